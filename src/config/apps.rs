@@ -1,0 +1,333 @@
+//! The apps of the static list, under Soketi's names in camelCase or snake_case.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Deserializer};
+
+use super::{Seconds, Secret};
+
+/// One app as configured: what is left out comes from `[limits]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppEntry {
+    /// Part of the path of API requests.
+    #[serde(deserialize_with = "text")]
+    pub id: String,
+    /// Part of the path of WebSocket connections.
+    #[serde(deserialize_with = "text")]
+    pub key: String,
+    /// Signs channels, users and API requests.
+    #[serde(deserialize_with = "secret")]
+    pub secret: Secret,
+    /// Further key and secret pairs, for changing them without a gap.
+    #[serde(default)]
+    pub keys: Vec<KeyPair>,
+    /// A disabled app refuses connections (4003) and API requests (403).
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// See [`Limits::enable_client_messages`], and so on for the fields below.
+    #[serde(default, alias = "enableClientMessages")]
+    pub enable_client_messages: Option<bool>,
+    #[serde(default, alias = "allowPublicClientEvents")]
+    allow_public_client_events: Option<bool>,
+    #[serde(default, alias = "enableUserAuthentication")]
+    enable_user_authentication: Option<bool>,
+    #[serde(default, alias = "userAuthenticationTimeoutSeconds")]
+    user_authentication_timeout_seconds: Option<Seconds>,
+    #[serde(default, alias = "enableSubscriptionCount")]
+    enable_subscription_count: Option<bool>,
+    #[serde(default, alias = "enableWatchlist")]
+    enable_watchlist: Option<bool>,
+    #[serde(default, alias = "requireTls")]
+    require_tls: Option<bool>,
+    #[serde(default, alias = "allowedOrigins")]
+    allowed_origins: Option<Vec<String>>,
+    #[serde(default, alias = "maxConnections")]
+    max_connections: Option<i64>,
+    #[serde(default, alias = "maxBackendEventsPerSecond", alias = "max_backend_events_per_sec")]
+    max_backend_events_per_second: Option<i64>,
+    #[serde(default, alias = "maxClientEventsPerSecond", alias = "max_client_events_per_sec")]
+    max_client_events_per_second: Option<i64>,
+    #[serde(default, alias = "maxReadRequestsPerSecond", alias = "max_read_req_per_sec")]
+    max_read_requests_per_second: Option<i64>,
+    #[serde(default, alias = "maxPresenceMembersPerChannel")]
+    max_presence_members_per_channel: Option<usize>,
+    #[serde(default, alias = "maxPresenceMemberSizeInKb")]
+    max_presence_member_size_in_kb: Option<f64>,
+    #[serde(default, alias = "maxPresenceUserIdLength")]
+    max_presence_user_id_length: Option<usize>,
+    #[serde(default, alias = "maxChannelNameLength")]
+    max_channel_name_length: Option<usize>,
+    #[serde(default, alias = "maxEventChannelsAtOnce")]
+    max_event_channels_at_once: Option<usize>,
+    #[serde(default, alias = "maxEventNameLength")]
+    max_event_name_length: Option<usize>,
+    #[serde(default, alias = "maxEventPayloadInKb")]
+    max_event_payload_in_kb: Option<f64>,
+    #[serde(default, alias = "maxEventBatchSize")]
+    max_event_batch_size: Option<usize>,
+    #[serde(default, alias = "maxWatchlistSize")]
+    max_watchlist_size: Option<usize>,
+    #[serde(default, alias = "cacheTtlSeconds")]
+    cache_ttl_seconds: Option<Seconds>,
+}
+
+/// One more key of an app, with its secret.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPair {
+    /// Part of the path of WebSocket connections.
+    #[serde(deserialize_with = "text")]
+    pub key: String,
+    /// Signs what names this key.
+    #[serde(deserialize_with = "secret")]
+    pub secret: Secret,
+}
+
+/// What holds for every app that does not say otherwise; Soketi's defaults where it has one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Whether clients may send events of their own.
+    pub enable_client_messages: bool,
+    /// Whether they may do so on public channels, as with Soketi.
+    pub allow_public_client_events: bool,
+    /// Connections must sign in or join a private or presence channel in time, else 4009.
+    pub enable_user_authentication: bool,
+    /// The time for that.
+    pub user_authentication_timeout_seconds: Seconds,
+    /// Whether subscribers hear how many they are.
+    pub enable_subscription_count: bool,
+    /// Whether signed-in users hear of the users on their watchlist.
+    pub enable_watchlist: bool,
+    /// Refuses connections that did not come over TLS (4000).
+    pub require_tls: bool,
+    /// Hosts that pages may connect from, such as `*.example.com`; `*` allows all, none included.
+    pub allowed_origins: Vec<String>,
+    /// Connections of the app; 0 or less for no limit.
+    pub max_connections: i64,
+    /// Events over the HTTP API, counted per channel; negative for no limit.
+    pub max_backend_events_per_second: i64,
+    /// Client events of one connection; negative for no limit.
+    pub max_client_events_per_second: i64,
+    /// GET requests to the HTTP API; negative for no limit.
+    pub max_read_requests_per_second: i64,
+    /// Distinct users of one presence channel.
+    pub max_presence_members_per_channel: usize,
+    /// `user_info` of one member, in KiB.
+    pub max_presence_member_size_in_kb: f64,
+    /// `user_id` of one member, in characters.
+    pub max_presence_user_id_length: usize,
+    /// Channel names, in characters.
+    pub max_channel_name_length: usize,
+    /// Channels of one event.
+    pub max_event_channels_at_once: usize,
+    /// Event names, in characters.
+    pub max_event_name_length: usize,
+    /// `data` of one event, in KiB.
+    pub max_event_payload_in_kb: f64,
+    /// Events of one batch.
+    pub max_event_batch_size: usize,
+    /// Users on one connection's watchlist.
+    pub max_watchlist_size: usize,
+    /// How long a cache channel remembers its last event.
+    pub cache_ttl_seconds: Seconds,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            enable_client_messages: false,
+            allow_public_client_events: false,
+            enable_user_authentication: false,
+            user_authentication_timeout_seconds: Seconds(30.0),
+            enable_subscription_count: false,
+            enable_watchlist: true,
+            require_tls: false,
+            allowed_origins: vec!["*".to_owned()],
+            max_connections: -1,
+            max_backend_events_per_second: -1,
+            max_client_events_per_second: -1,
+            max_read_requests_per_second: -1,
+            max_presence_members_per_channel: 100,
+            max_presence_member_size_in_kb: 2.0,
+            max_presence_user_id_length: 128,
+            max_channel_name_length: 200,
+            max_event_channels_at_once: 100,
+            max_event_name_length: 200,
+            max_event_payload_in_kb: 100.0,
+            max_event_batch_size: 10,
+            max_watchlist_size: 100,
+            cache_ttl_seconds: Seconds(3600.0),
+        }
+    }
+}
+
+/// An app with everything resolved.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Part of the path of API requests.
+    pub id: String,
+    /// Its keys with their secrets, the first one first; never empty.
+    pub keys: Vec<KeyPair>,
+    /// Whether it takes connections and requests.
+    pub enabled: bool,
+    /// What holds for it.
+    pub limits: Limits,
+}
+
+impl AppEntry {
+    /// An app with nothing but its identity.
+    pub fn new(id: &str, key: &str, secret: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            key: key.to_owned(),
+            secret: Secret::new(secret),
+            keys: Vec::new(),
+            enabled: true,
+            enable_client_messages: None,
+            allow_public_client_events: None,
+            enable_user_authentication: None,
+            user_authentication_timeout_seconds: None,
+            enable_subscription_count: None,
+            enable_watchlist: None,
+            require_tls: None,
+            allowed_origins: None,
+            max_connections: None,
+            max_backend_events_per_second: None,
+            max_client_events_per_second: None,
+            max_read_requests_per_second: None,
+            max_presence_members_per_channel: None,
+            max_presence_member_size_in_kb: None,
+            max_presence_user_id_length: None,
+            max_channel_name_length: None,
+            max_event_channels_at_once: None,
+            max_event_name_length: None,
+            max_event_payload_in_kb: None,
+            max_event_batch_size: None,
+            max_watchlist_size: None,
+            cache_ttl_seconds: None,
+        }
+    }
+
+    /// The app that Soketi serves when none is configured.
+    pub fn soketi_default() -> Self {
+        Self::new("app-id", "app-key", "app-secret")
+    }
+
+    /// The app with `limits` for what it leaves out.
+    pub fn resolve(&self, limits: &Limits) -> App {
+        macro_rules! own_or_default {
+            ($($field:ident),* $(,)?) => {
+                Limits { $($field: self.$field.clone().unwrap_or_else(|| limits.$field.clone())),* }
+            };
+        }
+        let first = KeyPair { key: self.key.clone(), secret: self.secret.clone() };
+        App {
+            id: self.id.clone(),
+            keys: std::iter::once(first).chain(self.keys.iter().cloned()).collect(),
+            enabled: self.enabled,
+            limits: own_or_default! {
+                enable_client_messages, allow_public_client_events, enable_user_authentication,
+                user_authentication_timeout_seconds, enable_subscription_count, enable_watchlist,
+                require_tls, allowed_origins, max_connections, max_backend_events_per_second,
+                max_client_events_per_second, max_read_requests_per_second,
+                max_presence_members_per_channel, max_presence_member_size_in_kb,
+                max_presence_user_id_length, max_channel_name_length, max_event_channels_at_once,
+                max_event_name_length, max_event_payload_in_kb, max_event_batch_size,
+                max_watchlist_size, cache_ttl_seconds,
+            },
+        }
+    }
+}
+
+impl Limits {
+    /// `data` of one event, in bytes.
+    pub fn event_bytes_max(&self) -> usize {
+        kib(self.max_event_payload_in_kb)
+    }
+
+    /// `user_info` of one member, in bytes.
+    pub fn member_bytes_max(&self) -> usize {
+        kib(self.max_presence_member_size_in_kb)
+    }
+
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        self.validate_under("limits", faults);
+    }
+
+    fn validate_under(&self, place: &str, faults: &mut Vec<String>) {
+        for (name, value) in [
+            ("max_channel_name_length", self.max_channel_name_length),
+            ("max_event_channels_at_once", self.max_event_channels_at_once),
+            ("max_event_name_length", self.max_event_name_length),
+            ("max_event_batch_size", self.max_event_batch_size),
+            ("max_presence_user_id_length", self.max_presence_user_id_length),
+        ] {
+            if value == 0 {
+                faults.push(format!("{place}.{name} must be at least 1"));
+            }
+        }
+        for (name, value) in [
+            ("max_event_payload_in_kb", self.max_event_payload_in_kb),
+            ("max_presence_member_size_in_kb", self.max_presence_member_size_in_kb),
+        ] {
+            if !(value > 0.0 && value <= 102_400.0) {
+                faults.push(format!("{place}.{name} is {value}; it must be more than 0 and at most 102400"));
+            }
+        }
+        let timeout = self.user_authentication_timeout_seconds;
+        timeout.validate(&format!("{place}.user_authentication_timeout_seconds"), 0.001, faults);
+        self.cache_ttl_seconds.validate(&format!("{place}.cache_ttl_seconds"), 0.0, faults);
+    }
+}
+
+/// Adds a fault for each app that lacks an identity or shares one with another.
+pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<String>) {
+    let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
+    for (index, app) in apps.iter().enumerate() {
+        let place = format!("apps.{index}");
+        if app.id.is_empty() {
+            faults.push(format!("{place}.id is empty; give the app an id"));
+        } else if !ids.insert(&app.id) {
+            faults.push(format!("{place}.id {:?} is used by two apps; ids must differ", app.id));
+        }
+        for key in std::iter::once(&app.key).chain(app.keys.iter().map(|pair| &pair.key)) {
+            if key.is_empty() {
+                faults.push(format!("{place}.key is empty; give the app a key"));
+            } else if !keys.insert(key) {
+                faults.push(format!("{place}.key {key:?} is used twice; keys must differ"));
+            }
+        }
+        if std::iter::once(&app.secret).chain(app.keys.iter().map(|pair| &pair.secret)).any(|s| s.expose().is_empty()) {
+            faults.push(format!("{place}.secret is empty; without a secret anybody could publish"));
+        }
+        app.resolve(&Limits::default()).limits.validate_under(&place, faults);
+    }
+}
+
+fn kib(value: f64) -> usize {
+    (value * 1024.0) as usize
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Text, or a number that was meant as text: ids, keys and secrets may be all digits.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Text(String),
+        Number(u64),
+    }
+    Ok(match Text::deserialize(deserializer)? {
+        Text::Text(text) => text,
+        Text::Number(number) => number.to_string(),
+    })
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    text(deserializer).map(Secret::new)
+}

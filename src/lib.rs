@@ -1,0 +1,3 @@
+//! gema: a WebSocket server that speaks the Pusher protocol.
+
+pub mod config;

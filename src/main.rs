@@ -1,0 +1,2 @@
+//! The `gema` program.
+fn main() {}
