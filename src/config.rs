@@ -1,18 +1,26 @@
 //! What the operator may say, parsed and checked once. Parts receive their own section, never the whole.
 
 mod apps;
+mod env;
+mod load;
+mod suggest;
+mod tree;
 mod values;
 
 pub use apps::{App, AppEntry, KeyPair, Limits};
+pub use env::process as process_environment;
+pub use load::{Faults, Loaded, load};
 pub use values::{Seconds, Secret};
 
+use std::fmt::Display;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything an operator can say.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Addresses, threads and the way of leaving.
@@ -32,10 +40,11 @@ pub struct Config {
 }
 
 /// Addresses, threads and the way of leaving.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// Address of the main port: IPv4 or IPv6.
+    #[serde(deserialize_with = "values::address")]
     pub host: IpAddr,
     /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
     pub port: u16,
@@ -46,6 +55,7 @@ pub struct Server {
     /// Connections that the kernel may hold until they are accepted.
     pub backlog: u32,
     /// Networks whose `X-Forwarded-Proto` is believed.
+    #[serde(deserialize_with = "values::networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// Time to leave in; connections are closed spread over the first half of it.
     pub drain_seconds: Seconds,
@@ -69,7 +79,7 @@ impl Default for Server {
 }
 
 /// What holds for each WebSocket connection.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connections {
     /// Told to clients: after so long without a message they send a ping. In whole seconds.
@@ -110,7 +120,7 @@ impl Default for Connections {
 }
 
 /// The signed HTTP API.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Largest request body, in bytes.
@@ -152,12 +162,13 @@ impl Default for Http {
 }
 
 /// The second port: metrics and memory use.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     /// Whether `/metrics` is served; `/usage` always is.
     pub enabled: bool,
     /// Address of the metrics port.
+    #[serde(deserialize_with = "values::address")]
     pub host: IpAddr,
     /// The metrics port; 0 takes any free one.
     pub port: u16,
@@ -172,7 +183,7 @@ impl Default for Metrics {
 }
 
 /// What is logged, and how.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// The least serious level that is printed.
@@ -182,7 +193,7 @@ pub struct Log {
 }
 
 /// How serious an event must be to be printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Someone must act.
@@ -199,7 +210,7 @@ pub enum LogLevel {
 }
 
 /// The form of a log line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -218,54 +229,96 @@ impl Config {
         self.apps.iter().map(|entry| entry.resolve(&self.limits)).collect()
     }
 
-    /// Every fault of the values, each a sentence that names its key and the remedy.
+    /// Every fault of the values, each a sentence that begins with its key and names the remedy.
     pub fn validate(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.server.validate(&mut faults);
         self.connections.validate(&mut faults);
         self.http.validate(&mut faults);
+        self.metrics.validate(&mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
+        let (server, metrics) = (&self.server, &self.metrics);
+        let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();
+        if server.port == metrics.port && server.port != 0 && same_host {
+            faults.push(format!("metrics.port is {}, as is server.port; give them different ports", metrics.port));
+        }
         faults
+    }
+
+    /// What can be served but is probably not meant, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let host = self.server.host;
+        for app in self.apps() {
+            let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
+            let public = AppEntry::soketi_default().secret;
+            if app.enabled && !host.is_loopback() && app.keys.iter().any(|pair| pair.secret == public) {
+                warnings.push(format!(
+                    "app {id:?} has Soketi's default secret, which everybody knows, and the server listens on {host}: \
+                     anybody can publish; set a secret of your own, or server.host to 127.0.0.1"
+                ));
+            }
+            if app.keys.iter().any(|pair| pair.secret.expose().trim_ascii() != pair.secret.expose()) {
+                warnings.push(format!(
+                    "app {id:?} has a secret that begins or ends with white space; signatures differ unless \
+                     publishers have the same, so remove it"
+                ));
+            }
+            if event_bytes_max > self.connections.outbox_bytes_max {
+                warnings.push(format!(
+                    "app {id:?} may send events larger than connections.outbox_bytes_max, which closes the connections \
+                     of all but the fastest clients; raise it above {event_bytes_max}"
+                ));
+            }
+            if event_bytes_max > self.http.request_bytes_max {
+                warnings.push(format!(
+                    "app {id:?} may send events larger than http.request_bytes_max, which are refused with 413; \
+                     raise it above {event_bytes_max}"
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+/// Adds a fault unless `value` lies within `bounds`.
+fn within<T: Copy + PartialOrd + Display>(key: &str, value: T, bounds: RangeInclusive<T>, faults: &mut Vec<String>) {
+    if !bounds.contains(&value) {
+        let (least, most) = bounds.into_inner();
+        faults.push(format!("{key} is {value}; it must be between {least} and {most}"));
     }
 }
 
 impl Server {
     fn validate(&self, faults: &mut Vec<String>) {
         let prefix = &self.path_prefix;
-        if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/')) {
+        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
+        let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));
+        if !around || prefix.contains("//") || !prefix.chars().all(allowed) {
             faults.push(format!(
-                "server.path_prefix is {prefix:?}; it must start with a slash and not end with one, such as \"/ws\""
+                "server.path_prefix is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
+                 digits and - . _ ~ between, such as \"/ws\""
             ));
         }
-        if self.backlog == 0 {
-            faults.push("server.backlog must be at least 1".to_owned());
-        }
-        if !(1.0..=100.0).contains(&self.accept_traffic_memory_percent) {
-            faults.push("server.accept_traffic_memory_percent must be between 1 and 100".to_owned());
-        }
+        // A thread each: more than a few per core only cost.
+        within("server.workers", self.workers, 0..=1024, faults);
+        // The kernel cuts it to net.core.somaxconn.
+        within("server.backlog", self.backlog, 1..=65_535, faults);
+        let percent = self.accept_traffic_memory_percent;
+        within("server.accept_traffic_memory_percent", percent, 1.0..=100.0, faults);
         self.drain_seconds.validate("server.drain_seconds", 0.0, faults);
     }
 }
 
 impl Connections {
     fn validate(&self, faults: &mut Vec<String>) {
-        if self.activity_timeout_seconds == 0 {
-            faults.push(
-                "connections.activity_timeout_seconds must be at least 1: pusher-js never gets ready with 0".to_owned(),
-            );
-        }
-        if self.message_bytes_max < 32 * 1024 {
-            faults.push(
-                "connections.message_bytes_max must be at least 32768, the largest legitimate message".to_owned(),
-            );
-        }
-        if self.outbox_bytes_max < 4 * 1024 {
-            faults.push("connections.outbox_bytes_max must be at least 4096".to_owned());
-        }
-        if self.channels_max == 0 {
-            faults.push("connections.channels_max must be at least 1".to_owned());
-        }
+        // pusher-js never gets ready with 0.
+        within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400, faults);
+        // From the largest legitimate message to what Soketi takes, with room for its frame.
+        within("connections.message_bytes_max", self.message_bytes_max, 32 * 1024..=128 * 1024 * 1024, faults);
+        within("connections.outbox_bytes_max", self.outbox_bytes_max, 4 * 1024..=1024 * 1024 * 1024, faults);
+        within("connections.channels_max", self.channels_max, 1..=10_000_000, faults);
         self.ping_seconds.validate("connections.ping_seconds", 1.0, faults);
         self.pong_seconds.validate("connections.pong_seconds", 1.0, faults);
         self.close_seconds.validate("connections.close_seconds", 1.0, faults);
@@ -274,12 +327,153 @@ impl Connections {
 
 impl Http {
     fn validate(&self, faults: &mut Vec<String>) {
-        if self.request_bytes_max < 1024 {
-            faults.push("http.request_bytes_max must be at least 1024".to_owned());
-        }
-        if self.timestamp_tolerance_seconds == 0 {
-            faults.push("http.timestamp_tolerance_seconds must be at least 1".to_owned());
-        }
+        within("http.request_bytes_max", self.request_bytes_max, 1024..=1024 * 1024 * 1024, faults);
+        // Ten years are as good as no limit.
+        within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=315_360_000, faults);
         self.request_seconds.validate("http.request_seconds", 1.0, faults);
+        if self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == "*") {
+            faults.push("http.cors_origins has * beside others; * allows all, so leave it or them out".to_owned());
+        }
+        let is_origin = |origin: &String| {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            let clean =
+                |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+            origin == "*" || host.is_some_and(clean)
+        };
+        if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
+            faults
+                .push(format!("http.cors_origins has {odd:?}; an origin is as in https://example.com, without a path"));
+        }
+        for (key, names) in [("http.cors_methods", &self.cors_methods), ("http.cors_headers", &self.cors_headers)] {
+            if let Some(odd) = names.iter().find(|name| !is_token(name)) {
+                faults.push(format!("{key} has {odd:?}; a name has only letters, digits and - between"));
+            }
+        }
+    }
+}
+
+impl Metrics {
+    fn validate(&self, faults: &mut Vec<String>) {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
+        if self.prefix.starts_with(|first: char| first.is_ascii_digit()) || !self.prefix.bytes().all(allowed) {
+            let prefix = &self.prefix;
+            faults.push(format!(
+                "metrics.prefix is {prefix:?}; Prometheus wants only letters, digits, _ and :, and no digit first"
+            ));
+        }
+    }
+}
+
+/// A name of a method or header, as HTTP has it.
+fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn shipped(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+    }
+
+    #[test]
+    fn default_toml_shows_every_key_with_its_default() {
+        let file = shipped("default.toml");
+        let name = file.display().to_string();
+        let loaded = load(&[file], []).unwrap();
+        for key in tree::keys() {
+            assert_eq!(loaded.origins.get(&key), Some(&name), "{key} is not in default.toml");
+        }
+        let mut sections = loaded.config.clone();
+        sections.apps.clear();
+        assert_eq!(tree::object(&sections), tree::object(&Config::default()));
+        let apps = |config: &Config| format!("{:?}", config.apps());
+        assert_eq!(apps(&loaded.config), apps(&Config::default()));
+        assert_eq!(loaded.config.apps()[0].keys[0].secret, AppEntry::soketi_default().secret);
+    }
+
+    #[test]
+    fn default_toml_shows_every_field_of_an_app_as_a_comment() {
+        let text = std::fs::read_to_string(shipped("default.toml")).unwrap();
+        let (_, app) = text.split_once("[[apps]]").unwrap();
+        let defaults = tree::app_fields();
+        for (field, default) in &defaults {
+            let line = app.lines().find_map(|line| line.trim_start_matches('#').strip_prefix(&format!("{field} = ")));
+            let shown = line.unwrap_or_else(|| panic!("{field} is not in default.toml"));
+            if !["id", "key", "secret"].contains(&field.as_str()) {
+                assert_eq!(shown, default.to_string(), "{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn default_toml_names_the_variables_of_every_key() {
+        let text = std::fs::read_to_string(shipped("default.toml")).unwrap();
+        let (mut section, mut above) = (String::new(), "");
+        let mut seen = Vec::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_matches(['[', ']']).replace("apps", "apps.0");
+            } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with("# ")) {
+                let key = format!("{section}.{}", key.trim_start_matches('#'));
+                for variable in env::variables_of(&key) {
+                    assert!(above.contains(&variable), "{variable} is not above {key}");
+                    seen.push(variable);
+                }
+            }
+            above = line;
+        }
+        let of_app = tree::app_fields().into_iter().map(|(field, _)| format!("apps.0.{field}"));
+        let keys = tree::keys().into_iter().chain(of_app);
+        assert_eq!(seen, keys.flat_map(|key| env::variables_of(&key)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn example_toml_has_neither_faults_nor_warnings() {
+        let loaded = load(&[shipped("example.toml")], []).unwrap();
+        assert_eq!(loaded.warnings, [""; 0]);
+        let app = &loaded.config.apps()[0];
+        assert_eq!(app.limits.max_client_events_per_second, 10);
+        assert!(app.limits.max_connections > 0 && app.limits.max_read_requests_per_second > 0);
+    }
+
+    #[test]
+    fn every_fault_begins_with_its_key() {
+        let mut config = Config::default();
+        config.server.path_prefix = "ws/".to_owned();
+        config.server.backlog = 0;
+        config.server.drain_seconds = Seconds(f64::NAN);
+        config.connections.activity_timeout_seconds = 0;
+        config.http.cors_origins = vec!["*".to_owned(), "https://a.example/x".to_owned()];
+        config.http.cors_methods = vec!["G T".to_owned()];
+        config.metrics.prefix = "9-".to_owned();
+        config.metrics.port = config.server.port;
+        config.limits.max_event_batch_size = 0;
+        config.limits.max_event_payload_in_kb = f64::INFINITY;
+        let faults = config.validate();
+        assert_eq!(faults.len(), 11, "{faults:#?}");
+        for fault in faults {
+            let key = fault.split(' ').next().unwrap();
+            assert!(tree::keys().iter().any(|known| known == key), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_public_secret_is_warned_of_where_others_can_reach_it() {
+        let mut config = Config::default();
+        assert!(config.warnings()[0].contains("Soketi's default secret"));
+        config.server.host = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn events_that_cannot_be_sent_or_delivered_are_warned_of() {
+        let mut config = Config { apps: vec![AppEntry::new("a", "k", " secret\n")], ..Config::default() };
+        config.limits.max_event_payload_in_kb = 20_000.0;
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), 3, "{warnings:#?}");
     }
 }

@@ -1,2 +1,7 @@
 //! The `gema` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gema::cli::run()
+}

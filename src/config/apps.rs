@@ -2,22 +2,20 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Serialize};
 
+use super::suggest;
 use super::{Seconds, Secret};
 
 /// One app as configured: what is left out comes from `[limits]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppEntry {
     /// Part of the path of API requests.
-    #[serde(deserialize_with = "text")]
     pub id: String,
     /// Part of the path of WebSocket connections.
-    #[serde(deserialize_with = "text")]
     pub key: String,
     /// Signs channels, users and API requests.
-    #[serde(deserialize_with = "secret")]
     pub secret: Secret,
     /// Further key and secret pairs, for changing them without a gap.
     #[serde(default)]
@@ -73,19 +71,17 @@ pub struct AppEntry {
 }
 
 /// One more key of an app, with its secret.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyPair {
     /// Part of the path of WebSocket connections.
-    #[serde(deserialize_with = "text")]
     pub key: String,
     /// Signs what names this key.
-    #[serde(deserialize_with = "secret")]
     pub secret: Secret,
 }
 
 /// What holds for every app that does not say otherwise; Soketi's defaults where it has one.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Whether clients may send events of their own.
@@ -215,6 +211,16 @@ impl AppEntry {
         Self::new("app-id", "app-key", "app-secret")
     }
 
+    /// The name of a field that may be in camelCase or shortened as in Soketi's SQL columns.
+    pub(super) fn field(name: &str) -> String {
+        let name = suggest::snake_case(name);
+        match name.as_str() {
+            "max_read_req_per_sec" => "max_read_requests_per_second".to_owned(),
+            "max_backend_events_per_sec" | "max_client_events_per_sec" => format!("{name}ond"),
+            _ => name,
+        }
+    }
+
     /// The app with `limits` for what it leaves out.
     pub fn resolve(&self, limits: &Limits) -> App {
         macro_rules! own_or_default {
@@ -278,7 +284,8 @@ impl Limits {
         }
         let timeout = self.user_authentication_timeout_seconds;
         timeout.validate(&format!("{place}.user_authentication_timeout_seconds"), 0.001, faults);
-        self.cache_ttl_seconds.validate(&format!("{place}.cache_ttl_seconds"), 0.0, faults);
+        // A year: what is kept longer belongs in a database.
+        self.cache_ttl_seconds.validate_within(&format!("{place}.cache_ttl_seconds"), 0.0..=31_536_000.0, faults);
     }
 }
 
@@ -287,22 +294,31 @@ pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<String>) {
     let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     for (index, app) in apps.iter().enumerate() {
         let place = format!("apps.{index}");
-        if app.id.is_empty() {
-            faults.push(format!("{place}.id is empty; give the app an id"));
-        } else if !ids.insert(&app.id) {
-            faults.push(format!("{place}.id {:?} is used by two apps; ids must differ", app.id));
-        }
-        for key in std::iter::once(&app.key).chain(app.keys.iter().map(|pair| &pair.key)) {
-            if key.is_empty() {
-                faults.push(format!("{place}.key is empty; give the app a key"));
-            } else if !keys.insert(key) {
-                faults.push(format!("{place}.key {key:?} is used twice; keys must differ"));
-            }
-        }
-        if std::iter::once(&app.secret).chain(app.keys.iter().map(|pair| &pair.secret)).any(|s| s.expose().is_empty()) {
-            faults.push(format!("{place}.secret is empty; without a secret anybody could publish"));
+        part_of_path(&format!("{place}.id"), &app.id, &mut ids, faults);
+        credentials(&place, &app.key, &app.secret, &mut keys, faults);
+        for (index, pair) in app.keys.iter().enumerate() {
+            credentials(&format!("{place}.keys.{index}"), &pair.key, &pair.secret, &mut keys, faults);
         }
         app.resolve(&Limits::default()).limits.validate_under(&place, faults);
+    }
+}
+
+fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut Vec<String>) {
+    part_of_path(&format!("{place}.key"), key, keys, faults);
+    if secret.expose().is_empty() {
+        faults.push(format!("{place}.secret is missing; without a secret anybody could publish"));
+    }
+}
+
+/// Adds a fault unless `text` is only there once and can stand in a path as it is.
+fn part_of_path<'a>(place: &str, text: &'a str, others: &mut HashSet<&'a str>, faults: &mut Vec<String>) {
+    if text.is_empty() {
+        faults.push(format!("{place} is missing; every app needs one"));
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(&byte)) {
+        faults
+            .push(format!("{place} is {text:?}; it is part of a path, so it must not hold spaces, / ? # % or accents"));
+    } else if !others.insert(text) {
+        faults.push(format!("{place} is {text:?}, which is used twice; each must differ"));
     }
 }
 
@@ -314,20 +330,64 @@ fn yes() -> bool {
     true
 }
 
-/// Text, or a number that was meant as text: ids, keys and secrets may be all digits.
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Text {
-        Text(String),
-        Number(u64),
-    }
-    Ok(match Text::deserialize(deserializer)? {
-        Text::Text(text) => text,
-        Text::Number(number) => number.to_string(),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-    text(deserializer).map(Secret::new)
+    fn faults(apps: &[AppEntry]) -> Vec<String> {
+        let mut faults = Vec::new();
+        validate(apps, &mut faults);
+        faults
+    }
+
+    #[test]
+    fn an_app_takes_from_the_limits_what_it_does_not_say() {
+        let limits = Limits { max_connections: 7, enable_client_messages: true, ..Limits::default() };
+        let entry = AppEntry { enable_client_messages: Some(false), ..AppEntry::new("id", "key", "secret") };
+        let app = entry.resolve(&limits);
+        assert_eq!(app.limits.max_connections, 7);
+        assert!(!app.limits.enable_client_messages);
+    }
+
+    #[test]
+    fn the_first_key_comes_before_further_keys() {
+        let further = KeyPair { key: "new".to_owned(), secret: Secret::new("s") };
+        let entry = AppEntry { keys: vec![further], ..AppEntry::new("id", "old", "secret") };
+        let keys: Vec<String> = entry.resolve(&Limits::default()).keys.into_iter().map(|pair| pair.key).collect();
+        assert_eq!(keys, ["old", "new"]);
+    }
+
+    #[test]
+    fn ids_and_keys_must_differ() {
+        let found = faults(&[AppEntry::new("a", "k", "s"), AppEntry::new("a", "k", "s")]);
+        assert_eq!(
+            found,
+            [
+                "apps.1.id is \"a\", which is used twice; each must differ",
+                "apps.1.key is \"k\", which is used twice; each must differ",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_app_without_a_secret_is_refused() {
+        assert_eq!(
+            faults(&[AppEntry::new("a", "k", "")]),
+            ["apps.0.secret is missing; without a secret anybody could publish"]
+        );
+    }
+
+    #[test]
+    fn a_key_that_no_path_can_hold_is_refused() {
+        for key in ["a/b", "a b", "a\n", "caf\u{e9}"] {
+            assert_eq!(faults(&[AppEntry::new("a", key, "s")]).len(), 1, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_field_has_one_name() {
+        assert_eq!(AppEntry::field("maxReadRequestsPerSecond"), "max_read_requests_per_second");
+        assert_eq!(AppEntry::field("max_read_req_per_sec"), "max_read_requests_per_second");
+        assert_eq!(AppEntry::field("max_client_events_per_sec"), "max_client_events_per_second");
+    }
 }

@@ -1,12 +1,16 @@
 //! Kinds of values that appear in several sections.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::de::{Error, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A time span in seconds, fractions allowed.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seconds(pub f64);
 
@@ -18,8 +22,14 @@ impl Seconds {
 
     /// Adds a fault unless the value lies between `least` and a day.
     pub(super) fn validate(self, key: &str, least: f64, faults: &mut Vec<String>) {
-        if !(least..=86_400.0).contains(&self.0) {
-            faults.push(format!("{key} is {}; it must be between {least} and 86400 seconds", self.0));
+        self.validate_within(key, least..=86_400.0, faults);
+    }
+
+    /// Adds a fault unless the value lies within `bounds`.
+    pub(super) fn validate_within(self, key: &str, bounds: RangeInclusive<f64>, faults: &mut Vec<String>) {
+        if !bounds.contains(&self.0) {
+            let (least, most) = bounds.into_inner();
+            faults.push(format!("{key} is {}; it must be between {least} and {most} seconds", self.0));
         }
     }
 }
@@ -44,5 +54,68 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
+    }
+}
+
+/// Serialises as `***`, so that whatever prints a configuration prints no secret.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// The words for yes and no that an environment may hold.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// An address to listen on; of names only `localhost`, the one that needs no network to resolve.
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let expected = "an IPv4 or IPv6 address, such as 127.0.0.1 or ::";
+    if text == "localhost" {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    text.parse().map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+}
+
+/// Networks; a bare address is a network of one.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| {
+        let one = || text.parse::<IpAddr>().map(IpNet::from);
+        let expected = "a list of networks, such as 10.0.0.0/8";
+        text.parse().or_else(|_| one()).map_err(|_| D::Error::invalid_value(Unexpected::Str(text), &expected))
+    };
+    Vec::<String>::deserialize(deserializer)?.iter().map(network).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::new("hush");
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), r#""***""#);
+        assert_eq!(secret.expose(), b"hush");
+    }
+
+    #[test]
+    fn words_for_yes_and_no_are_understood_in_any_case() {
+        assert_eq!(["FALSE", "no", "Off", "0"].map(boolean), [Some(false); 4]);
+        assert_eq!(["true", "YES", "on", " 1 "].map(boolean), [Some(true); 4]);
+        assert_eq!(["", "2", "nope"].map(boolean), [None; 3]);
+    }
+
+    #[test]
+    fn impossible_time_spans_count_as_zero() {
+        assert_eq!(Seconds(f64::NAN).duration(), Duration::ZERO);
+        assert_eq!(Seconds(-1.0).duration(), Duration::ZERO);
+        assert_eq!(Seconds(1.5).duration(), Duration::from_millis(1500));
     }
 }

@@ -1,0 +1,199 @@
+//! The command line: start, check, show, ask for health.
+
+use std::fmt::Display;
+use std::io;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::config::Config;
+use crate::config::Loaded;
+use crate::server::Drained;
+use crate::server::Server;
+use crate::telemetry;
+
+/// Longest wait for the answer of `gema health`; shorter than the usual limit of a health check, 5 s.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A WebSocket server that speaks the Pusher protocol.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// A TOML, JSON or YAML file; given several times, later files win. SOKETI_* and GEMA_* variables win over files.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts the server; so does no command at all.
+    Start,
+    /// Names every mistake in files and variables; exit code 1 if there is one.
+    Check,
+    /// Prints every value and who set it, without secrets.
+    Config,
+    /// Asks a running server whether it is ready; exit code 0 if it is.
+    Health {
+        /// What to ask; by default /ready on the configured port.
+        #[arg(long)]
+        url: Option<String>,
+    },
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let files = &arguments.config;
+    let done = match arguments.command.unwrap_or(Command::Start) {
+        Command::Start => load(files).and_then(|loaded| start(&loaded)),
+        Command::Check => load(files).and_then(|loaded| check(&loaded)),
+        Command::Config => load(files).and_then(|loaded| print(loaded.settings())),
+        Command::Health { url: Some(url) } => health(&url),
+        Command::Health { url: None } => load(files).and_then(|loaded| health(&ready_url(&loaded.config)?)),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The configuration, or an error that holds every fault and warning, a line each.
+fn load(files: &[PathBuf]) -> anyhow::Result<Loaded> {
+    Ok(config::load(files, config::process_environment())?)
+}
+
+fn check(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    let warnings = loaded.warnings.iter().map(|warning| format!("warning: {warning}"));
+    print(warnings.chain(["the configuration has no faults".to_owned()]))
+}
+
+fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCode> {
+    let mut output = io::stdout().lock();
+    for line in lines {
+        match writeln!(output, "{line}") {
+            // Whoever reads has seen enough, as in `gema config | head`.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            written => written?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves until a signal comes.
+fn start(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    telemetry::init(&loaded.config.log)?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(&loaded.config))
+}
+
+async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
+    // Before the start, so that a signal in the meantime is not lost.
+    let mut stop = Stop::listen()?;
+    let mut server = Server::start(config).await?;
+    let (address, metrics_address) = (server.address(), server.metrics_address());
+    let (workers, open_files) = (server.workers(), server.open_files());
+    let connections_max = config.connections.connections_max;
+    if u64::try_from(connections_max).is_ok_and(|connections| connections >= open_files) {
+        warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
+    }
+    info!(%address, %metrics_address, workers, open_files, "ready");
+    let signal = tokio::select! {
+        signal = stop.signal() => signal,
+        () = server.failed() => bail!("every worker has ended, though nobody asked for it"),
+    };
+    info!(signal, "stopping");
+    let Drained { connections, left, took } = server.drain().await;
+    info!(connections, left, ?took, "stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The signals that end the process. A hang-up does so as well, as with Soketi.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The name of the first that comes.
+    async fn signal(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// Where this configuration's server says whether it is ready.
+fn ready_url(config: &Config) -> anyhow::Result<String> {
+    let server = &config.server;
+    if server.port == 0 {
+        bail!("server.port is 0, any free port; say which with --url http://127.0.0.1:PORT/ready");
+    }
+    let host = match server.host {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    Ok(format!("http://{}{}/ready", SocketAddr::new(host, server.port), server.path_prefix))
+}
+
+/// Succeeds if a GET of `url` is answered with 200 in time.
+fn health(url: &str) -> anyhow::Result<ExitCode> {
+    let status = get_status(url).with_context(|| format!("{url} does not answer"))?;
+    if status != 200 {
+        bail!("{url} answers {status}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The status code of the answer, which must begin within `HEALTH_TIMEOUT`.
+fn get_status(url: &str) -> anyhow::Result<u16> {
+    let deadline = Instant::now() + HEALTH_TIMEOUT;
+    let Some(rest) = url.strip_prefix("http://") else { bail!("only http:// addresses can be asked") };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/" } else { path };
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { host.to_owned() } else { format!("{host}:80") };
+    // A name such as localhost may have several addresses, and the server listens on one of them.
+    let mut addresses = address.to_socket_addrs()?;
+    let connected = addresses.find_map(|address| TcpStream::connect_timeout(&address, HEALTH_TIMEOUT).ok());
+    let mut stream = connected.context("nothing listens there")?;
+    stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    // "HTTP/1.1 200" is all that matters.
+    let mut head = [0; 12];
+    let mut filled = 0;
+    while filled < head.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match stream.read(&mut head[filled..])? {
+            0 => bail!("the connection was closed"),
+            read => filled += read,
+        }
+    }
+    let head = String::from_utf8_lossy(&head);
+    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|status| status.parse().ok());
+    status.context("that is not an HTTP server")
+}

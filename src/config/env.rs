@@ -1,0 +1,443 @@
+//! From environment variables to keys: one table, and the only reader of the environment.
+
+use std::collections::BTreeMap;
+
+use config::Value;
+
+use super::suggest::did_you_mean;
+use super::tree;
+use super::values::boolean;
+
+/// The environment of this process, for [`super::load`].
+pub fn process() -> Vec<(String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+}
+
+/// What the environment says.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    /// Keys such as `server.port` and `apps.0.id` with their values.
+    pub(super) values: BTreeMap<String, Value>,
+    /// For those fields of the first app that nothing else gives.
+    pub(super) fallbacks: Vec<(&'static str, Value)>,
+    pub(super) faults: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Reads the variables that concern us; all others are somebody else's.
+pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Environment {
+    let keys = tree::keys();
+    let known = known(&keys);
+    let mut variables: Vec<_> = variables.into_iter().collect();
+    // Our own names come last, since they win.
+    variables.sort_by_key(|(name, _)| (name.starts_with("GEMA_"), name.clone()));
+    let mut environment = Environment::default();
+    for (name, raw) in variables {
+        match known.get(&name) {
+            Some(_) if is_service_link(&name, &raw) => environment.warnings.push(format!(
+                "{name} has no effect, because Kubernetes made it for a service of that name; \
+                 set it for the pod, or switch enableServiceLinks off"
+            )),
+            Some(means) => {
+                if let Some(value) = given(&raw) {
+                    environment.apply(&name, &value, means);
+                }
+            }
+            None if !name.starts_with("SOKETI_") && !name.starts_with("GEMA_") => (),
+            None if is_service_link(&name, &raw) => (),
+            None => {
+                let names: Vec<String> = keys.iter().map(|key| variable(key)).chain(soketis_names()).collect();
+                let meant = did_you_mean(&name, names.iter().map(String::as_str), "unset it");
+                environment.faults.push(format!("{name} is not a variable of gema; {meant}"));
+            }
+        }
+    }
+    environment
+}
+
+/// The variables that set `key`: Soketi's, where it has one, and ours.
+#[cfg(test)]
+pub(super) fn variables_of(key: &str) -> Vec<String> {
+    let sets = |means: &Means<'_>| match means {
+        Means::Key(other) | Means::Milliseconds(other) => *other == key,
+        Means::Talkative => key == "log.level",
+        _ => false,
+    };
+    let soketis = TABLE.iter().filter(|(_, means)| sets(means)).map(|(name, _)| format!("SOKETI_{name}"));
+    let own = (!key.starts_with("apps.")).then(|| variable(key));
+    soketis.chain(own).collect()
+}
+
+/// `GEMA_SERVER_PORT` for `server.port`.
+fn variable(key: &str) -> String {
+    format!("GEMA_{}", key.replace('.', "_").to_uppercase())
+}
+
+fn soketis_names() -> impl Iterator<Item = String> {
+    TABLE.iter().map(|(name, _)| format!("SOKETI_{name}"))
+}
+
+fn known(keys: &[String]) -> BTreeMap<String, Means<'_>> {
+    let soketis = soketis_names().zip(TABLE.iter().map(|(_, means)| *means));
+    let own = keys.iter().map(|key| (variable(key), Means::Key(key)));
+    let laravels = LARAVEL.iter().map(|(name, field)| ((*name).to_owned(), Means::Fallback(field)));
+    soketis.chain(own).chain(laravels).collect()
+}
+
+/// A value as Soketi reads it: empty and `null` are none, quotes around it belong to JSON.
+fn given(raw: &str) -> Option<String> {
+    match raw.trim() {
+        "" | "null" => None,
+        trimmed if trimmed.starts_with('"') => Some(serde_json::from_str(trimmed).unwrap_or_else(|_| raw.to_owned())),
+        _ => Some(raw.to_owned()),
+    }
+}
+
+/// Whether Kubernetes made the variable, which happens when a service is called `soketi` or `gema`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+    let is_url = PROTOCOLS.iter().any(|protocol| value.starts_with(&format!("{protocol}://")));
+    let of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| {
+        rest.starts_with(|digit: char| digit.is_ascii_digit())
+            && PROTOCOLS.iter().any(|protocol| rest.contains(&protocol.to_uppercase()))
+    });
+    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || of_port || (is_url && name.ends_with("_PORT"))
+}
+
+/// Whether two values mean the same, as `FALSE` and `false` do.
+fn same(a: &str, b: &str) -> bool {
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    a.trim() == b || (boolean(b).is_some() && boolean(a) == boolean(b)) || (json(b).is_some() && json(a) == json(b))
+}
+
+impl Environment {
+    fn apply(&mut self, name: &str, value: &str, means: &Means<'_>) {
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            return self.faults.push(format!("{name} is not UTF-8 text; set it anew"));
+        }
+        match *means {
+            Means::Key(key) => self.set(name, key, Value::new(Some(&name.to_owned()), value)),
+            Means::Fallback(field) => self.fallbacks.push((field, Value::new(Some(&name.to_owned()), value))),
+            Means::Milliseconds(key) => match value.trim().parse::<f64>() {
+                Ok(number) if number.is_finite() => {
+                    self.set(name, key, Value::new(Some(&name.to_owned()), number / 1000.0));
+                }
+                _ => self.faults.push(format!("{name} is {value:?}; it must be a number of milliseconds")),
+            },
+            Means::Talkative => match boolean(value) {
+                Some(true) => self.set(name, "log.level", Value::new(Some(&name.to_owned()), "debug")),
+                Some(false) => (),
+                None => self.faults.push(format!("{name} is {value:?}; it must be true or false")),
+            },
+            Means::Only(works, _) if works.iter().any(|works| same(value, works)) => (),
+            Means::Only([], because) => self.faults.push(format!("{name} must be left out: {because}")),
+            Means::Only(works, because) => {
+                self.faults.push(format!("{name} must be {} or left out: {because}", works.join(" or ")));
+            }
+            Means::Parameter(default, _) if same(value, default) => (),
+            Means::Parameter(_, because) => {
+                self.warnings.push(format!("{name} has no effect, because {because}"));
+            }
+        }
+    }
+
+    fn set(&mut self, name: &str, key: &str, value: Value) {
+        let before = self.values.insert(key.to_owned(), value);
+        if let Some(other) = before.as_ref().and_then(Value::origin) {
+            self.warnings.push(format!("{other} has no effect, because {name} sets {key}, too"));
+        }
+    }
+}
+
+/// What a variable does.
+#[derive(Debug, Clone, Copy)]
+enum Means<'a> {
+    /// Sets the key.
+    Key(&'a str),
+    /// Sets the key, which is in seconds.
+    Milliseconds(&'a str),
+    /// Sets the field of the first app if nothing else does.
+    Fallback(&'static str),
+    /// Makes the log talkative.
+    Talkative,
+    /// Selects what is there once; anything else than these values is a fault, for this reason.
+    Only(&'static [&'static str], &'static str),
+    /// Belongs to what is not selected: without effect, for this reason, unless it has Soketi's default.
+    Parameter(&'static str, &'static str),
+}
+
+use Means::{Key, Milliseconds, Only, Parameter, Talkative};
+
+const REDIS_ADAPTER: &str = "the adapter redis is not selected";
+const CLUSTER_ADAPTER: &str = "the adapter cluster is not selected";
+const NATS_ADAPTER: &str = "the adapter nats is not selected";
+const APP_CACHE: &str = "apps from files and variables need no cache";
+const DYNAMODB: &str = "the app manager dynamodb is not selected";
+const MYSQL: &str = "the app manager mysql is not selected";
+const POSTGRES: &str = "the app manager postgres is not selected";
+const SQL: &str = "no app manager with a database is selected";
+const REDIS: &str = "no driver that uses Redis is selected";
+const REDIS_CACHE: &str = "the cache driver redis is not selected";
+const REDIS_QUEUE: &str = "the queue driver redis is not selected";
+const SQS: &str = "the queue driver sqs is not selected";
+const REDIS_LIMITER: &str = "the rate limiter redis is not selected";
+const WEBHOOKS: &str = "gema sends no webhooks so far";
+const TLS: &str = "gema does not speak TLS itself so far; let a proxy in front of it do so";
+
+/// Laravel's names for the first app.
+const LARAVEL: [(&str, &str); 3] =
+    [("PUSHER_APP_ID", "id"), ("PUSHER_APP_KEY", "key"), ("PUSHER_APP_SECRET", "secret")];
+
+/// Every variable of Soketi 1.6.1, without the `SOKETI_` before it.
+const TABLE: [(&str, Means<'static>); 115] = [
+    ("ADAPTER_DRIVER", Only(&["local"], "gema runs as one node so far")),
+    ("ADAPTER_REDIS_REQUESTS_TIMEOUT", Parameter("5000", REDIS_ADAPTER)),
+    ("ADAPTER_REDIS_PREFIX", Parameter("", REDIS_ADAPTER)),
+    ("ADAPTER_REDIS_PUB_OPTIONS", Parameter("{}", REDIS_ADAPTER)),
+    ("ADAPTER_REDIS_SUB_OPTIONS", Parameter("{}", REDIS_ADAPTER)),
+    ("ADAPTER_REDIS_CLUSTER_MODE", Parameter("false", REDIS_ADAPTER)),
+    ("ADAPTER_CLUSTER_REQUESTS_TIMEOUT", Parameter("5000", CLUSTER_ADAPTER)),
+    ("ADAPTER_NATS_REQUESTS_TIMEOUT", Parameter("5000", NATS_ADAPTER)),
+    ("ADAPTER_NATS_PREFIX", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_SERVERS", Parameter(r#"["127.0.0.1:4222"]"#, NATS_ADAPTER)),
+    ("ADAPTER_NATS_USER", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_PASSWORD", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_TOKEN", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_TIMEOUT", Parameter("10000", NATS_ADAPTER)),
+    ("ADAPTER_NATS_NODES_NUMBER", Parameter("", NATS_ADAPTER)),
+    ("APP_MANAGER_DRIVER", Only(&["array"], "gema takes apps from files and variables only so far")),
+    ("APP_MANAGER_CACHE_ENABLED", Parameter("false", APP_CACHE)),
+    ("APP_MANAGER_CACHE_TTL", Parameter("-1", APP_CACHE)),
+    ("APP_MANAGER_DYNAMODB_TABLE", Parameter("apps", DYNAMODB)),
+    ("APP_MANAGER_DYNAMODB_REGION", Parameter("us-east-1", DYNAMODB)),
+    ("APP_MANAGER_DYNAMODB_ENDPOINT", Parameter("", DYNAMODB)),
+    ("APP_MANAGER_MYSQL_TABLE", Parameter("apps", MYSQL)),
+    ("APP_MANAGER_MYSQL_VERSION", Parameter("8.0", MYSQL)),
+    ("APP_MANAGER_MYSQL_USE_V2", Parameter("false", MYSQL)),
+    ("APP_MANAGER_POSTGRES_TABLE", Parameter("apps", POSTGRES)),
+    ("APP_MANAGER_POSTGRES_VERSION", Parameter("13.3", POSTGRES)),
+    ("CACHE_DRIVER", Only(&["memory"], "gema keeps cached events in its own memory so far")),
+    ("CACHE_REDIS_OPTIONS", Parameter("{}", REDIS_CACHE)),
+    ("CACHE_REDIS_CLUSTER_MODE", Parameter("false", REDIS_CACHE)),
+    ("CHANNEL_LIMITS_MAX_NAME_LENGTH", Key("limits.max_channel_name_length")),
+    ("CHANNEL_CACHE_TTL", Key("limits.cache_ttl_seconds")),
+    ("CLUSTER_HOST", Parameter("0.0.0.0", CLUSTER_ADAPTER)),
+    ("CLUSTER_KEEPALIVE_INTERVAL", Parameter("500", CLUSTER_ADAPTER)),
+    ("CLUSTER_CHECK_INTERVAL", Parameter("500", CLUSTER_ADAPTER)),
+    ("CLUSTER_NODE_TIMEOUT", Parameter("2000", CLUSTER_ADAPTER)),
+    ("CLUSTER_MASTER_TIMEOUT", Parameter("2000", CLUSTER_ADAPTER)),
+    ("CLUSTER_PORT", Parameter("11002", CLUSTER_ADAPTER)),
+    ("CLUSTER_PREFIX", Parameter("", CLUSTER_ADAPTER)),
+    ("CLUSTER_IGNORE_PROCESS", Parameter("true", CLUSTER_ADAPTER)),
+    ("CLUSTER_BROADCAST_ADDRESS", Parameter("255.255.255.255", CLUSTER_ADAPTER)),
+    ("CLUSTER_UNICAST_ADDRESSES", Parameter("", CLUSTER_ADAPTER)),
+    ("CLUSTER_MULTICAST_ADDRESS", Parameter("", CLUSTER_ADAPTER)),
+    ("DB_MYSQL_HOST", Parameter("127.0.0.1", MYSQL)),
+    ("DB_MYSQL_PORT", Parameter("3306", MYSQL)),
+    ("DB_MYSQL_USERNAME", Parameter("root", MYSQL)),
+    ("DB_MYSQL_PASSWORD", Parameter("password", MYSQL)),
+    ("DB_MYSQL_DATABASE", Parameter("main", MYSQL)),
+    ("DB_POSTGRES_HOST", Parameter("127.0.0.1", POSTGRES)),
+    ("DB_POSTGRES_PORT", Parameter("5432", POSTGRES)),
+    ("DB_POSTGRES_USERNAME", Parameter("postgres", POSTGRES)),
+    ("DB_POSTGRES_PASSWORD", Parameter("password", POSTGRES)),
+    ("DB_POSTGRES_DATABASE", Parameter("main", POSTGRES)),
+    ("DB_REDIS_HOST", Parameter("127.0.0.1", REDIS)),
+    ("DB_REDIS_PORT", Parameter("6379", REDIS)),
+    ("DB_REDIS_DB", Parameter("0", REDIS)),
+    ("DB_REDIS_USERNAME", Parameter("", REDIS)),
+    ("DB_REDIS_PASSWORD", Parameter("", REDIS)),
+    ("DB_REDIS_KEY_PREFIX", Parameter("", REDIS)),
+    ("DB_REDIS_SENTINELS", Parameter("", REDIS)),
+    ("DB_REDIS_SENTINEL_PASSWORD", Parameter("", REDIS)),
+    ("DB_REDIS_INSTANCE_NAME", Parameter("mymaster", REDIS)),
+    ("DB_REDIS_CLUSTER_NODES", Parameter("[]", REDIS)),
+    ("DB_POOLING_ENABLED", Parameter("false", SQL)),
+    ("DB_POOLING_MIN", Parameter("0", SQL)),
+    ("DB_POOLING_MAX", Parameter("7", SQL)),
+    ("DEBUG", Talkative),
+    ("EVENT_MAX_CHANNELS_AT_ONCE", Key("limits.max_event_channels_at_once")),
+    ("EVENT_MAX_NAME_LENGTH", Key("limits.max_event_name_length")),
+    ("EVENT_MAX_SIZE_IN_KB", Key("limits.max_event_payload_in_kb")),
+    ("EVENT_MAX_BATCH_SIZE", Key("limits.max_event_batch_size")),
+    ("HOST", Key("server.host")),
+    ("HTTP_ACCEPT_TRAFFIC_MEMORY_THRESHOLD", Key("server.accept_traffic_memory_percent")),
+    ("METRICS_ENABLED", Key("metrics.enabled")),
+    ("METRICS_DRIVER", Only(&["prometheus"], "there is no other")),
+    ("METRICS_HOST", Key("metrics.host")),
+    ("METRICS_PROMETHEUS_PREFIX", Key("metrics.prefix")),
+    ("METRICS_SERVER_PORT", Key("metrics.port")),
+    ("MODE", Only(&["full", "server"], "gema has no workers so far")),
+    ("PORT", Key("server.port")),
+    ("PATH_PREFIX", Key("server.path_prefix")),
+    ("PRESENCE_MAX_MEMBERS", Key("limits.max_presence_members_per_channel")),
+    ("PRESENCE_MAX_MEMBER_SIZE", Key("limits.max_presence_member_size_in_kb")),
+    ("QUEUE_DRIVER", Only(&["sync"], WEBHOOKS)),
+    ("QUEUE_REDIS_CONCURRENCY", Parameter("1", REDIS_QUEUE)),
+    ("QUEUE_REDIS_OPTIONS", Parameter("{}", REDIS_QUEUE)),
+    ("QUEUE_REDIS_CLUSTER_MODE", Parameter("false", REDIS_QUEUE)),
+    ("QUEUE_SQS_REGION", Parameter("us-east-1", SQS)),
+    ("QUEUE_SQS_ENDPOINT", Parameter("", SQS)),
+    ("QUEUE_SQS_CLIENT_OPTIONS", Parameter("{}", SQS)),
+    ("QUEUE_SQS_URL", Parameter("", SQS)),
+    ("QUEUE_SQS_PROCESS_BATCH", Parameter("false", SQS)),
+    ("QUEUE_SQS_BATCH_SIZE", Parameter("1", SQS)),
+    ("QUEUE_SQS_POLLING_WAIT_TIME_MS", Parameter("0", SQS)),
+    ("RATE_LIMITER_DRIVER", Only(&["local"], "gema runs as one node so far")),
+    ("RATE_LIMITER_REDIS_OPTIONS", Parameter("{}", REDIS_LIMITER)),
+    ("RATE_LIMITER_REDIS_CLUSTER_MODE", Parameter("false", REDIS_LIMITER)),
+    ("SHUTDOWN_GRACE_PERIOD", Milliseconds("server.drain_seconds")),
+    ("SSL_CERT", Only(&[], TLS)),
+    ("SSL_KEY", Only(&[], TLS)),
+    ("SSL_PASS", Parameter("", TLS)),
+    ("SSL_CA", Parameter("", TLS)),
+    ("USER_AUTHENTICATION_TIMEOUT", Milliseconds("limits.user_authentication_timeout_seconds")),
+    ("WEBHOOKS_BATCHING", Parameter("false", WEBHOOKS)),
+    ("WEBHOOKS_BATCHING_DURATION", Parameter("50", WEBHOOKS)),
+    ("DEFAULT_APP_ID", Key("apps.0.id")),
+    ("DEFAULT_APP_KEY", Key("apps.0.key")),
+    ("DEFAULT_APP_SECRET", Key("apps.0.secret")),
+    ("DEFAULT_APP_MAX_CONNS", Key("apps.0.max_connections")),
+    ("DEFAULT_APP_ENABLE_CLIENT_MESSAGES", Key("apps.0.enable_client_messages")),
+    ("DEFAULT_APP_ENABLED", Key("apps.0.enabled")),
+    ("DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC", Key("apps.0.max_backend_events_per_second")),
+    ("DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC", Key("apps.0.max_client_events_per_second")),
+    ("DEFAULT_APP_MAX_READ_REQ_PER_SEC", Key("apps.0.max_read_requests_per_second")),
+    ("DEFAULT_APP_USER_AUTHENTICATION", Key("apps.0.enable_user_authentication")),
+    ("DEFAULT_APP_WEBHOOKS", Only(&["[]"], WEBHOOKS)),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn read_all(variables: &[(&str, &str)]) -> Environment {
+        read(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    fn text(environment: &Environment, key: &str) -> String {
+        environment.values[key].kind.to_string()
+    }
+
+    #[test]
+    fn each_variable_is_there_once_and_sets_a_key_that_exists() {
+        let names: BTreeSet<&str> = TABLE.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), TABLE.len());
+        let (keys, fields) = (tree::keys(), tree::app_fields());
+        for (name, means) in TABLE {
+            if let Key(key) | Milliseconds(key) = means {
+                let field = key.strip_prefix("apps.0.");
+                assert!(
+                    field.map_or(keys.iter().any(|known| known == key), |field| fields.contains_key(field)),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn milliseconds_become_seconds() {
+        let environment = read_all(&[("SOKETI_SHUTDOWN_GRACE_PERIOD", "2500")]);
+        assert_eq!(text(&environment, "server.drain_seconds"), "2.5");
+        let environment = read_all(&[("SOKETI_SHUTDOWN_GRACE_PERIOD", "3s")]);
+        assert_eq!(environment.faults, ["SOKETI_SHUTDOWN_GRACE_PERIOD is \"3s\"; it must be a number of milliseconds"]);
+    }
+
+    #[test]
+    fn empty_and_null_are_not_set() {
+        let environment = read_all(&[("SOKETI_PORT", ""), ("SOKETI_HOST", "null"), ("PUSHER_APP_KEY", " ")]);
+        assert!(environment.values.is_empty() && environment.fallbacks.is_empty());
+    }
+
+    #[test]
+    fn quotes_are_taken_as_json() {
+        let environment =
+            read_all(&[("SOKETI_METRICS_PROMETHEUS_PREFIX", "\"\""), ("SOKETI_DEFAULT_APP_KEY", "\"k\"")]);
+        assert_eq!(text(&environment, "metrics.prefix"), "");
+        assert_eq!(text(&environment, "apps.0.key"), "k");
+    }
+
+    #[test]
+    fn what_soketi_has_by_default_is_accepted_without_a_word() {
+        for (name, means) in TABLE {
+            let default = match means {
+                Only(works, _) => works.first().copied().unwrap_or_default(),
+                Parameter(default, _) => default,
+                _ => continue,
+            };
+            let environment = read_all(&[(&format!("SOKETI_{name}"), default)]);
+            assert!(environment.faults.is_empty() && environment.warnings.is_empty(), "{name}");
+        }
+        let environment =
+            read_all(&[("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "FALSE"), ("SOKETI_CACHE_REDIS_OPTIONS", "{ }")]);
+        assert!(environment.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_feature_that_is_not_there_is_refused() {
+        for (name, value) in [
+            ("SOKETI_ADAPTER_DRIVER", "redis"),
+            ("SOKETI_APP_MANAGER_DRIVER", "mysql"),
+            ("SOKETI_CACHE_DRIVER", "redis"),
+            ("SOKETI_QUEUE_DRIVER", "sqs"),
+            ("SOKETI_RATE_LIMITER_DRIVER", "redis"),
+            ("SOKETI_MODE", "worker"),
+            ("SOKETI_SSL_CERT", "/cert.pem"),
+            ("SOKETI_DEFAULT_APP_WEBHOOKS", r#"[{"url":"https://hush.example"}]"#),
+        ] {
+            let environment = read_all(&[(name, value)]);
+            assert_eq!(environment.faults.len(), 1, "{name}");
+            assert!(environment.faults[0].starts_with(&format!("{name} must be ")), "{name}");
+            assert!(!environment.faults[0].contains("hush"), "a value may hold secrets");
+        }
+    }
+
+    #[test]
+    fn a_parameter_of_what_is_not_selected_is_warned_of() {
+        let environment = read_all(&[("SOKETI_DB_REDIS_PASSWORD", "hush"), ("SOKETI_DB_REDIS_PORT", "6379")]);
+        assert_eq!(
+            environment.warnings,
+            ["SOKETI_DB_REDIS_PASSWORD has no effect, because no driver that uses Redis is selected"]
+        );
+    }
+
+    #[test]
+    fn unknown_variables_of_ours_are_refused_and_those_of_others_are_not() {
+        let environment =
+            read_all(&[("SOKETI_PROT", "1"), ("GEMA_LOG_LEVLE", ""), ("PATH", "/bin"), ("PUSHER_HOST", "x")]);
+        assert_eq!(
+            environment.faults,
+            [
+                "SOKETI_PROT is not a variable of gema; did you mean SOKETI_PORT?",
+                "GEMA_LOG_LEVLE is not a variable of gema; did you mean GEMA_LOG_LEVEL?",
+            ]
+        );
+    }
+
+    #[test]
+    fn variables_that_kubernetes_makes_for_services_are_not_settings() {
+        let environment = read_all(&[
+            ("SOKETI_SERVICE_HOST", "10.0.0.1"),
+            ("SOKETI_SERVICE_PORT_HTTP", "6001"),
+            ("SOKETI_PORT_6001_TCP_ADDR", "10.0.0.1"),
+            ("GEMA_METRICS_SERVICE_PORT", "9601"),
+            ("GEMA_PORT", "tcp://10.0.0.1:6001"),
+            ("SOKETI_PORT", "tcp://10.0.0.1:6001"),
+        ]);
+        assert_eq!(environment.faults, [""; 0]);
+        assert!(environment.values.is_empty());
+        assert_eq!(environment.warnings.len(), 1, "only SOKETI_PORT could have been meant");
+        assert!(!TABLE.iter().any(|(name, _)| is_service_link(&format!("SOKETI_{name}"), "1")));
+        assert!(!tree::keys().iter().any(|key| is_service_link(&variable(key), "1")));
+    }
+
+    #[test]
+    fn our_own_name_wins_over_soketis_and_says_so() {
+        let environment = read_all(&[("GEMA_SERVER_PORT", "1"), ("SOKETI_PORT", "2")]);
+        assert_eq!(text(&environment, "server.port"), "1");
+        assert_eq!(environment.warnings, ["SOKETI_PORT has no effect, because GEMA_SERVER_PORT sets server.port, too"]);
+    }
+}

@@ -1,0 +1,316 @@
+//! Defaults, files and the environment become one checked `Config`; every mistake is found at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use config::builder::{ConfigBuilder, DefaultState};
+use config::{ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
+
+use serde_json::Value as Json;
+use serde_json::json;
+
+use super::AppEntry;
+use super::Config;
+use super::env;
+use super::env::Environment;
+use super::tree;
+
+/// A configuration that may be served.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// What the operator should know, a sentence each.
+    pub warnings: Vec<String>,
+    /// For each key that somebody set, the file or the variable that did.
+    pub origins: BTreeMap<String, String>,
+}
+
+impl Loaded {
+    /// A line for each value: key, value and who set it. Secrets are masked.
+    pub fn settings(&self) -> Vec<String> {
+        let mut values = tree::object(&self.config);
+        if self.config.apps.is_empty() {
+            values.insert("apps".to_owned(), json!([AppEntry::soketi_default()]));
+        }
+        let mut lines = Vec::new();
+        for (section, value) in &values {
+            self.describe(section, value, &mut lines);
+        }
+        lines
+    }
+
+    fn describe(&self, key: &str, value: &Json, lines: &mut Vec<String>) {
+        match value {
+            // What an app does not say is in the limits.
+            Json::Null => (),
+            Json::Object(fields) => fields.iter().for_each(|(name, value)| {
+                self.describe(&format!("{key}.{name}"), value, lines);
+            }),
+            Json::Array(items) if items.iter().any(Json::is_object) => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(index, item)| self.describe(&format!("{key}.{index}"), item, lines));
+            }
+            value => {
+                let origin = self.origins.get(key).map_or("default", String::as_str);
+                lines.push(format!("{:<60} # {origin}", format!("{key} = {value}")));
+            }
+        }
+    }
+}
+
+/// Why a configuration may not be served: every mistake, not just the first.
+#[derive(Debug, thiserror::Error)]
+pub struct Faults {
+    /// A sentence each, naming the file or variable, the key and the remedy.
+    pub faults: Vec<String>,
+    /// What would have been said without the faults.
+    pub warnings: Vec<String>,
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = self.faults.iter().map(|fault| format!("fault: {fault}"));
+        let warnings = self.warnings.iter().map(|warning| format!("warning: {warning}"));
+        f.write_str(&faults.chain(warnings).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Reads `files`, later ones over earlier ones, and puts `environment` over them.
+///
+/// ```
+/// let environment = [("SOKETI_PORT".to_owned(), "7001".to_owned())];
+/// let loaded = gema::config::load(&[], environment).unwrap();
+/// assert_eq!(loaded.config.server.port, 7001);
+/// assert_eq!(loaded.origins["server.port"], "SOKETI_PORT");
+/// ```
+pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Faults> {
+    let Environment { values, fallbacks, mut faults, mut warnings } = env::read(environment);
+    let mut layers: Vec<Layer> = Vec::new();
+    for file in files {
+        match read(file) {
+            Ok(layer) => layers.push(layer),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let identity = if layers.iter().any(Layer::has_apps) { Vec::new() } else { default_identity() };
+    layers.push(Layer::of_environment(values));
+    let mut merged = merge(layers, &mut faults);
+    complete_first_app(&mut merged, fallbacks, true);
+    complete_first_app(&mut merged, identity, false);
+
+    let checked = tree::check(merged);
+    faults.extend(checked.faults);
+    for fault in checked.config.validate() {
+        let key = fault.split(' ').next().unwrap_or_default();
+        match checked.origins.get(key) {
+            _ if checked.faulty.contains(key) => (),
+            Some(origin) => faults.push(fault.replacen(key, &format!("{key} (from {origin})"), 1)),
+            None => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Faults { faults, warnings });
+    }
+    warnings.extend(checked.config.warnings());
+    Ok(Loaded { config: checked.config, warnings, origins: checked.origins })
+}
+
+/// The values of one file or of the environment.
+#[derive(Debug, Clone)]
+struct Layer(Map<String, Value>);
+
+impl Layer {
+    /// From keys such as `apps.0.id`, which the `config` crate writes `apps[0].id`.
+    fn of_environment(values: BTreeMap<String, Value>) -> Self {
+        Self(values.into_iter().map(|(key, value)| (key.replacen("apps.0.", "apps[0].", 1), value)).collect())
+    }
+
+    fn has_apps(&self) -> bool {
+        matches!(self.0.get("apps").map(|apps| &apps.kind), Some(ValueKind::Array(apps)) if !apps.is_empty())
+    }
+
+    /// Gives the fields of apps one spelling, so that layers meet in it.
+    fn unify_app_fields(&mut self, file: &str) -> Result<(), String> {
+        let Some(Value { kind: ValueKind::Array(apps), .. }) = self.0.get_mut("apps") else { return Ok(()) };
+        let known = tree::app_fields();
+        for (index, app) in apps.iter_mut().enumerate() {
+            let ValueKind::Table(fields) = &mut app.kind else { continue };
+            let mut unified = Map::new();
+            for (name, value) in fields.drain() {
+                // What is unknown keeps its spelling, so that the operator finds it.
+                let field = Some(AppEntry::field(&name)).filter(|field| known.contains_key(field)).unwrap_or(name);
+                if unified.insert(field.clone(), value).is_some() {
+                    return Err(format!("apps.{index}.{field} is given twice in {file}, in two spellings; keep one"));
+                }
+            }
+            *fields = unified;
+        }
+        Ok(())
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+fn read(file: &Path) -> Result<Layer, String> {
+    let name = file.display().to_string();
+    let format = match file.extension().and_then(|extension| extension.to_str()) {
+        Some("toml") => FileFormat::Toml,
+        Some("json") => FileFormat::Json,
+        Some("yaml" | "yml") => FileFormat::Yaml,
+        _ => return Err(format!("{name} cannot be read: its name must end in .toml, .json, .yaml or .yml")),
+    };
+    let text = fs::read_to_string(file).map_err(|error| format!("{name} cannot be read: {error}"))?;
+    // Some editors begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
+    let values = Format::parse(&format, Some(&name), text)
+        .map_err(|error| format!("{name} cannot be read: {}", without_excerpt(&error.to_string())))?;
+    let mut layer = Layer(values);
+    layer.unify_app_fields(&name)?;
+    Ok(layer)
+}
+
+/// A parser's message without the lines that quote the file, since those may hold a secret.
+fn without_excerpt(message: &str) -> String {
+    let lines: Vec<&str> = message.lines().filter(|line| !line.contains('|')).collect();
+    lines.join(": ")
+}
+
+fn merge(layers: Vec<Layer>, faults: &mut Vec<String>) -> Map<String, Value> {
+    let builder = layers.into_iter().fold(config::Config::builder(), ConfigBuilder::<DefaultState>::add_source);
+    match builder.build().and_then(|merged| merged.cache.into_table()) {
+        Ok(merged) => merged,
+        Err(error) => {
+            faults.push(error.to_string());
+            Map::new()
+        }
+    }
+}
+
+/// What Soketi's default app is called where only some of its fields are given.
+fn default_identity() -> Vec<(&'static str, Value)> {
+    [("id", "app-id"), ("key", "app-key"), ("secret", "app-secret")]
+        .map(|(field, text)| (field, Value::new(None, text)))
+        .to_vec()
+}
+
+/// Gives the first app those of `fields` that it lacks; without an app, makes one if `make` says so.
+fn complete_first_app(root: &mut Map<String, Value>, fields: Vec<(&'static str, Value)>, make: bool) {
+    let none = || Value::new(None, ValueKind::Array(Vec::new()));
+    if make && !fields.is_empty() {
+        root.entry("apps".to_owned()).or_insert_with(none);
+    }
+    let Some(Value { kind: ValueKind::Array(apps), .. }) = root.get_mut("apps") else { return };
+    if make && apps.is_empty() && !fields.is_empty() {
+        apps.push(Value::new(None, ValueKind::Table(Map::new())));
+    }
+    let Some(Value { kind: ValueKind::Table(app), .. }) = apps.first_mut() else { return };
+    for (field, value) in fields {
+        let own = app.entry(field.to_owned()).or_insert_with(|| Value::new(None, ValueKind::Nil));
+        if own.kind == ValueKind::Nil {
+            *own = value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_env(variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
+        load(&[], variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn nothing_at_all_gives_soketis_default_app() {
+        let loaded = load_env(&[]).unwrap();
+        assert!(loaded.config.apps.is_empty() && loaded.origins.is_empty());
+        assert_eq!(loaded.config.apps()[0].id, "app-id");
+    }
+
+    #[test]
+    fn variables_become_what_their_keys_want() {
+        let loaded = load_env(&[
+            ("SOKETI_METRICS_ENABLED", "TRUE"),
+            ("SOKETI_EVENT_MAX_SIZE_IN_KB", "0.5"),
+            ("SOKETI_DEFAULT_APP_ENABLED", "no"),
+            ("SOKETI_DEFAULT_APP_SECRET", "007"),
+            ("SOKETI_DEBUG", "1"),
+            ("GEMA_HTTP_CORS_ORIGINS", "https://a.example, https://b.example"),
+            ("GEMA_LIMITS_ALLOWED_ORIGINS", r#"["a.example"]"#),
+            ("GEMA_SERVER_TRUSTED_PROXIES", "10.0.0.0/8,::1"),
+        ])
+        .unwrap();
+        let (config, app) = (&loaded.config, &loaded.config.apps()[0]);
+        assert!(config.metrics.enabled && !app.enabled);
+        assert_eq!(app.limits.event_bytes_max(), 512);
+        assert_eq!((app.id.as_str(), app.keys[0].secret.expose()), ("app-id", &b"007"[..]));
+        assert_eq!(config.log.level, super::super::LogLevel::Debug);
+        assert_eq!(config.http.cors_origins, ["https://a.example", "https://b.example"]);
+        assert_eq!(config.limits.allowed_origins, ["a.example"]);
+        assert_eq!(format!("{:?}", config.server.trusted_proxies), "[10.0.0.0/8, ::1/128]");
+    }
+
+    #[test]
+    fn laravels_names_count_where_soketis_are_missing() {
+        let loaded = load_env(&[
+            ("PUSHER_APP_ID", "laravel"),
+            ("PUSHER_APP_KEY", "null"),
+            ("PUSHER_APP_SECRET", "hush"),
+            ("SOKETI_DEFAULT_APP_SECRET", "mine"),
+        ])
+        .unwrap();
+        let app = &loaded.config.apps[0];
+        assert_eq!((app.id.as_str(), app.key.as_str(), app.secret.expose()), ("laravel", "app-key", &b"mine"[..]));
+        assert_eq!(loaded.origins["apps.0.id"], "PUSHER_APP_ID");
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_and_a_value_is_blamed_once() {
+        let faults = load_env(&[
+            ("SOKETI_PORT", "70000"),
+            ("SOKETI_PATH_PREFIX", "ws"),
+            ("SOKETI_PROT", "1"),
+            ("GEMA_SERVER_BACKLOG", "many"),
+            ("SOKETI_DEFAULT_APP_MAX_CONNS", "1.5"),
+        ])
+        .unwrap_err()
+        .faults;
+        assert_eq!(faults.len(), 5, "{faults:#?}");
+        assert!(faults.contains(
+            &"server.port (from SOKETI_PORT) is 70000; it must be a whole number from 0 to 65535".to_owned()
+        ));
+        assert!(
+            faults.iter().any(|fault| fault.starts_with("server.path_prefix (from SOKETI_PATH_PREFIX) is \"ws\";"))
+        );
+    }
+
+    #[test]
+    fn settings_show_values_and_origins_but_no_secrets() {
+        let lines = load_env(&[("SOKETI_PORT", "7001"), ("SOKETI_DEFAULT_APP_SECRET", "hush")]).unwrap().settings();
+        let line = |key: &str| lines.iter().find(|line| line.starts_with(key)).unwrap();
+        assert!(line("server.port = 7001 ").ends_with("# SOKETI_PORT"));
+        assert!(line("server.host = ").ends_with("# default"));
+        assert!(line("apps.0.secret = \"***\"").ends_with("# SOKETI_DEFAULT_APP_SECRET"));
+        assert!(!lines.join("").contains("hush"));
+    }
+
+    #[test]
+    fn a_parsers_excerpt_is_not_repeated() {
+        let message =
+            "TOML parse error at line 2, column 10\n  |\n2 | secret = \"hush\n  |          ^\ninvalid string\n";
+        assert_eq!(without_excerpt(message), "TOML parse error at line 2, column 10: invalid string");
+    }
+}

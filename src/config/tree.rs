@@ -1,0 +1,308 @@
+//! The merged values, checked one by one, so that one mistake does not hide the next.
+//!
+//! What keys there are, and of which kind, is read off the serialised defaults; what values a key
+//! takes is asked of its type by deserialising that one value. There is no second list to maintain.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use config::{Map, Value, ValueKind};
+use serde::Serialize;
+use serde_json::Value as Json;
+use serde_json::json;
+
+use super::AppEntry;
+use super::Config;
+use super::Limits;
+use super::suggest::did_you_mean;
+use super::values::boolean;
+
+type Object = serde_json::Map<String, Json>;
+
+/// The good values as a `Config`, the others as faults.
+pub(super) struct Checked {
+    pub(super) config: Config,
+    pub(super) faults: Vec<String>,
+    /// The keys that the faults are about.
+    pub(super) faulty: BTreeSet<String>,
+    /// Who set each key.
+    pub(super) origins: BTreeMap<String, String>,
+}
+
+/// Checks what files and environment say; keys that are missing keep their defaults.
+pub(super) fn check(merged: Map<String, Value>) -> Checked {
+    let mut check = Check { keys: keys(), ..Check::default() };
+    let good = check.root(merged);
+    let config = serde_json::from_value(Json::Object(good)).unwrap_or_else(|error| {
+        check.faults.push(error.to_string());
+        Config::default()
+    });
+    Checked { config, faults: check.faults, faulty: check.faulty, origins: check.origins }
+}
+
+/// Every key of every section except `apps`, such as `server.port`.
+pub(super) fn keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    for (section, values) in object(&Config::default()) {
+        keys.extend(values.as_object().into_iter().flatten().map(|(key, _)| format!("{section}.{key}")));
+    }
+    keys
+}
+
+/// Every field of an app with its default, as far as it has one.
+pub(super) fn app_fields() -> Object {
+    let limits = object(&Limits::default());
+    let mut fields = object(&AppEntry::new("", "", ""));
+    for (field, value) in &mut fields {
+        if let (Json::Null, Some(default)) = (&value, limits.get(field)) {
+            *value = default.clone();
+        }
+    }
+    fields
+}
+
+/// A struct as an object.
+pub(super) fn object(value: &impl Serialize) -> Object {
+    match serde_json::to_value(value) {
+        Ok(Json::Object(object)) => object,
+        _ => Object::new(),
+    }
+}
+
+#[derive(Default)]
+struct Check {
+    keys: Vec<String>,
+    faults: Vec<String>,
+    faulty: BTreeSet<String>,
+    origins: BTreeMap<String, String>,
+}
+
+impl Check {
+    fn root(&mut self, merged: Map<String, Value>) -> Object {
+        let (known, mut good) = (object(&Config::default()), Object::new());
+        for (name, value) in sorted(merged) {
+            let origin = origin(&value);
+            let checked = match (known.get(&name), value.kind) {
+                (_, ValueKind::Nil) => continue,
+                (Some(Json::Array(_)), kind) => self.apps(kind, &origin),
+                (Some(Json::Object(keys)), ValueKind::Table(table)) => self.section(&name, table, keys),
+                (Some(_), _) => {
+                    self.fault(&name, format!("{name}{origin} must be a group of settings"));
+                    continue;
+                }
+                (None, _) => {
+                    let known = known.keys().chain(&self.keys).map(String::as_str);
+                    let meant = did_you_mean(&name, known, "remove it");
+                    self.fault(&name, format!("{name}{origin} is not a setting; {meant}"));
+                    continue;
+                }
+            };
+            good.insert(name, checked);
+        }
+        good
+    }
+
+    fn section(&mut self, section: &str, table: Map<String, Value>, known: &Object) -> Json {
+        let mut good = Object::new();
+        for (name, value) in sorted(table) {
+            let key = format!("{section}.{name}");
+            let Some(like) = known.get(&name) else {
+                let meant = did_you_mean(&key, self.keys.iter().map(String::as_str), "remove it");
+                self.fault(&key, format!("{key}{} is not a setting; {meant}", origin(&value)));
+                continue;
+            };
+            let try_alone =
+                |leaf: &Json| serde_json::from_value(json!({ section: { &name: leaf } })).map(|_: Config| ());
+            if let Some(leaf) = self.leaf(&key, &value, like, &try_alone) {
+                good.insert(name, leaf);
+            }
+        }
+        Json::Object(good)
+    }
+
+    fn apps(&mut self, kind: ValueKind, origin: &str) -> Json {
+        let ValueKind::Array(apps) = kind else {
+            self.fault("apps", format!("apps{origin} must be a list of apps"));
+            return json!([]);
+        };
+        if apps.is_empty() {
+            self.fault(
+                "apps",
+                format!("apps{origin} is an empty list; add an app, or leave apps out for Soketi's own"),
+            );
+        }
+        let known = app_fields();
+        let apps = apps.into_iter().enumerate();
+        apps.filter_map(|(index, app)| self.app(&format!("apps.{index}"), app, &known)).collect()
+    }
+
+    fn app(&mut self, place: &str, app: Value, known: &Object) -> Option<Json> {
+        let (from, app_origin) = (origin(&app), source(&app).map(str::to_owned));
+        let ValueKind::Table(table) = app.kind else {
+            self.fault(place, format!("{place}{from} must be an app: a group of settings with id, key and secret"));
+            return None;
+        };
+        // What is missing stays empty, which validation then reports.
+        let mut good = object(&json!({ "id": "", "key": "", "secret": "" }));
+        for field in good.keys().filter(|field| !table.contains_key(*field)) {
+            self.origins.extend(app_origin.clone().map(|origin| (format!("{place}.{field}"), origin)));
+        }
+        for (field, value) in sorted(table) {
+            let key = format!("{place}.{field}");
+            let try_alone = |leaf: &Json| {
+                let mut app = object(&json!({ "id": "", "key": "", "secret": "" }));
+                app.insert(field.clone(), leaf.clone());
+                serde_json::from_value(Json::Object(app)).map(|_: AppEntry| ())
+            };
+            let leaf = match known.get(&field) {
+                None => {
+                    self.unknown_in(place, &field, &value, known.keys());
+                    None
+                }
+                Some(_) if field == "keys" => Some(self.key_pairs(&key, value)),
+                Some(like) => self.leaf(&key, &value, like, &try_alone),
+            };
+            good.extend(leaf.map(|leaf| (field.clone(), leaf)));
+        }
+        Some(Json::Object(good))
+    }
+
+    fn key_pairs(&mut self, place: &str, value: Value) -> Json {
+        let from = origin(&value);
+        let ValueKind::Array(pairs) = value.kind else {
+            self.fault(place, format!("{place}{from} must be a list of keys with their secrets"));
+            return json!([]);
+        };
+        let mut good = Vec::new();
+        for (index, pair) in pairs.into_iter().enumerate() {
+            let place = format!("{place}.{index}");
+            let ValueKind::Table(table) = pair.kind else {
+                self.fault(&place, format!("{place}{from} must be a group of a key and a secret"));
+                continue;
+            };
+            let mut good_pair = object(&json!({ "key": "", "secret": "" }));
+            let names: Vec<String> = good_pair.keys().cloned().collect();
+            for (field, value) in sorted(table) {
+                if !names.contains(&field) {
+                    self.unknown_in(&place, &field, &value, &names);
+                } else if let Some(leaf) = self.leaf(&format!("{place}.{field}"), &value, &json!(""), &|_| Ok(())) {
+                    good_pair.insert(field, leaf);
+                }
+            }
+            good.push(Json::Object(good_pair));
+        }
+        Json::Array(good)
+    }
+
+    fn leaf(&mut self, key: &str, value: &Value, like: &Json, try_alone: Try<'_>) -> Option<Json> {
+        if value.kind == ValueKind::Nil {
+            return None;
+        }
+        let (shown, must) = match coerce(value, like) {
+            Ok(leaf) => match try_alone(&leaf) {
+                Ok(()) => {
+                    self.origins.extend(value.origin().map(|origin| (key.to_owned(), origin.to_owned())));
+                    return Some(leaf);
+                }
+                Err(error) => (leaf.to_string(), expectation(key, &error.to_string())),
+            },
+            Err(must) => (shown(&value.kind), must.to_owned()),
+        };
+        let from = origin(value);
+        self.fault(
+            key,
+            match key.ends_with("secret") {
+                true => format!("{key}{from} must be {must}"),
+                false => format!("{key}{from} is {shown}; it must be {must}"),
+            },
+        );
+        None
+    }
+
+    fn unknown_in<'a>(&mut self, place: &str, field: &str, value: &Value, known: impl IntoIterator<Item = &'a String>) {
+        let key = format!("{place}.{field}");
+        let known: Vec<String> = known.into_iter().map(|name| format!("{place}.{name}")).collect();
+        let meant = did_you_mean(&key, known.iter().map(String::as_str), "remove it");
+        self.fault(&key, format!("{key}{} is not a setting of an app; {meant}", origin(value)));
+    }
+
+    fn fault(&mut self, key: &str, sentence: String) {
+        self.faulty.insert(key.to_owned());
+        self.faults.push(sentence);
+    }
+}
+
+/// Whether the type of a key takes a value.
+type Try<'a> = &'a dyn Fn(&Json) -> serde_json::Result<()>;
+
+/// The value as the kind that `like` has, or what it must be. Variables are text, whatever they mean.
+fn coerce(value: &Value, like: &Json) -> Result<Json, &'static str> {
+    let written = || value.kind.to_string().trim().to_owned();
+    match like {
+        Json::Bool(_) => boolean(&written()).map(Json::Bool).ok_or("true or false"),
+        Json::Number(number) if number.is_f64() => {
+            written().parse().ok().filter(|number: &f64| number.is_finite()).map(Json::from).ok_or("a number")
+        }
+        Json::Number(_) => {
+            let (signed, unsigned) = (written().parse::<i64>(), written().parse::<u64>());
+            signed.map(Json::from).or(unsigned.map(Json::from)).map_err(|_| "a whole number")
+        }
+        Json::Array(_) => match &value.kind {
+            ValueKind::Array(items) => items.iter().map(text).collect(),
+            ValueKind::String(text) if text.trim_start().starts_with('[') => {
+                let words: Vec<String> = serde_json::from_str(text).map_err(|_| LIST)?;
+                Ok(json!(words))
+            }
+            ValueKind::String(text) => Ok(text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect()),
+            _ => Err(LIST),
+        },
+        _ => text(value),
+    }
+}
+
+const LIST: &str = r#"a list of texts, such as ["a", "b"]"#;
+
+/// Text, or a whole number that was meant as text: ids, keys and secrets may be all digits.
+fn text(value: &Value) -> Result<Json, &'static str> {
+    let yaml = value.origin().is_some_and(|file| file.ends_with(".yaml") || file.ends_with(".yml"));
+    match &value.kind {
+        ValueKind::String(text) => Ok(json!(text)),
+        // YAML has already made 7 of 007.
+        ValueKind::I64(_) | ValueKind::U64(_) if !yaml => Ok(json!(value.kind.to_string())),
+        _ => Err("text in quotes"),
+    }
+}
+
+/// What serde expected, in the operator's words.
+fn expectation(key: &str, error: &str) -> String {
+    match error.rsplit_once("expected ") {
+        Some((_, expected)) => expected.to_owned(),
+        None if key.ends_with(".port") => "a whole number from 0 to 65535".to_owned(),
+        None => "a whole number, not negative and not this large".to_owned(),
+    }
+}
+
+fn shown(kind: &ValueKind) -> String {
+    match kind {
+        ValueKind::Table(_) => "a group of settings".to_owned(),
+        ValueKind::Array(_) => "a list".to_owned(),
+        ValueKind::String(text) => format!("{text:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// Who set a value, for a sentence.
+fn origin(value: &Value) -> String {
+    source(value).map(|origin| format!(" (from {origin})")).unwrap_or_default()
+}
+
+/// The file or variable of a value; a group that was merged only knows it of its members.
+fn source(value: &Value) -> Option<&str> {
+    value.origin().or_else(|| match &value.kind {
+        ValueKind::Table(table) => table.values().find_map(source),
+        _ => None,
+    })
+}
+
+fn sorted(table: Map<String, Value>) -> BTreeMap<String, Value> {
+    table.into_iter().collect()
+}

@@ -1,0 +1,114 @@
+//! The main port's HTTP side: the signed API, the WebSocket upgrade, health; and the metrics port.
+
+mod answer;
+mod auth;
+mod channels;
+mod events;
+mod health;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::HeaderName;
+use axum::http::HeaderValue;
+use axum::http::Method;
+use axum::routing::get;
+use axum::routing::post;
+use ipnet::IpNet;
+use tower_http::cors::AllowOrigin;
+use tower_http::cors::CorsLayer;
+
+use crate::config;
+use crate::node::Node;
+use crate::registry::address::ShardIndex;
+use crate::tasks::Tasks;
+
+/// What the handlers of one shard share.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    node: Arc<Node>,
+    shard: ShardIndex,
+    tasks: Tasks,
+    path_prefix: String,
+    trusted_proxies: Vec<IpNet>,
+    request_bytes_max: usize,
+    request_time: Duration,
+    timestamp_tolerance_seconds: u64,
+    accept_traffic_memory_percent: f64,
+    cors: config::Http,
+}
+
+/// The address of whoever sent a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+impl Api {
+    /// The handlers' share of the configuration. Upgraded connections go to this shard.
+    pub fn new(node: Arc<Node>, shard: ShardIndex, tasks: Tasks, server: &config::Server, http: &config::Http) -> Self {
+        Self(Arc::new(Shared {
+            node,
+            shard,
+            tasks,
+            path_prefix: server.path_prefix.clone(),
+            trusted_proxies: server.trusted_proxies.clone(),
+            request_bytes_max: http.request_bytes_max,
+            request_time: http.request_seconds.duration(),
+            timestamp_tolerance_seconds: http.timestamp_tolerance_seconds,
+            accept_traffic_memory_percent: server.accept_traffic_memory_percent,
+            cors: http.clone(),
+        }))
+    }
+
+    /// The routes of the main port, with and without the path prefix.
+    pub fn main_port(&self) -> Router {
+        let routes = Router::new()
+            .route("/app/{key}", get(upgrade::connect))
+            .route("/apps/{app_id}/events", post(events::publish))
+            .route("/apps/{app_id}/batch_events", post(events::publish_batch))
+            .route("/apps/{app_id}/channels", get(channels::list))
+            .route("/apps/{app_id}/channels/{channel}", get(channels::one))
+            .route("/apps/{app_id}/channels/{channel}/users", get(channels::users))
+            .route("/apps/{app_id}/users/{user_id}/terminate_connections", post(channels::terminate))
+            .route("/users/{user_id}/terminate_connections", post(channels::terminate_by_key))
+            .route("/", get(health::alive))
+            .route("/health/live", get(health::alive))
+            .route("/ready", get(health::ready))
+            .route("/accept-traffic", get(health::accept_traffic));
+        self.under_prefix(routes).fallback(upgrade::no_such_path).layer(self.cors()).with_state(self.clone())
+    }
+
+    /// The routes of the metrics port.
+    pub fn metrics_port(&self, metrics: bool) -> Router {
+        let routes = Router::new()
+            .route("/", get(health::alive))
+            .route("/ready", get(health::ready))
+            .route("/usage", get(health::usage));
+        let routes = if metrics { routes.route("/metrics", get(health::metrics)) } else { routes };
+        self.under_prefix(routes).fallback(answer::not_found).with_state(self.clone())
+    }
+
+    fn under_prefix(&self, routes: Router<Self>) -> Router<Self> {
+        match &*self.0.path_prefix {
+            "" => routes,
+            prefix => Router::new().nest(prefix, routes.clone()).merge(routes),
+        }
+    }
+
+    fn cors(&self) -> CorsLayer {
+        let cors = &self.0.cors;
+        let origins: Vec<HeaderValue> = cors.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+        let origins = match &*origins {
+            [any] if any == "*" => AllowOrigin::any(),
+            _ => AllowOrigin::list(origins.into_iter().filter(|origin| origin != "*")),
+        };
+        let methods: Vec<Method> = cors.cors_methods.iter().filter_map(|method| method.parse().ok()).collect();
+        let headers: Vec<HeaderName> = cors.cors_headers.iter().filter_map(|header| header.parse().ok()).collect();
+        CorsLayer::new().allow_origin(origins).allow_methods(methods).allow_headers(headers)
+    }
+}

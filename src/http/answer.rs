@@ -1,0 +1,129 @@
+//! Answers: JSON for what went well, one plain sentence for what did not.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::body::Bytes;
+use axum::http::HeaderValue;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::node::InfoError;
+use crate::node::PublishError;
+use crate::protocol::channel::NameError;
+
+/// Why a request is refused: the status, and what the client did wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    Unauthorized(String),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("The request did not come within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{message}")]
+    TooMany { message: String, retry_after: Duration },
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Refusal {
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::BadRequest(message.into())
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooMany { retry_after, .. } => Some(*retry_after),
+            Self::Unavailable(_) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+impl From<NameError> for Refusal {
+    fn from(error: NameError) -> Self {
+        Self::BadRequest(error.to_string())
+    }
+}
+
+impl From<InfoError> for Refusal {
+    fn from(error: InfoError) -> Self {
+        Self::BadRequest(error.to_string())
+    }
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        let message = error.to_string();
+        match error {
+            PublishError::Overloaded => Self::Unavailable(message),
+            PublishError::TooFast(retry_after) => Self::TooMany { message, retry_after },
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = text(self.status(), self.to_string());
+        if let Some(wait) = self.retry_after() {
+            // Whole seconds, rounded up: coming back too early would be refused again.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// A plain sentence.
+pub(super) fn text(status: StatusCode, message: impl Into<Body>) -> Response {
+    respond(status, "text/plain; charset=utf-8", message.into())
+}
+
+/// A JSON object with status 200, which is what every official library takes for success.
+pub(super) fn json(value: &impl Serialize) -> (Response, usize) {
+    let bytes = serde_json::to_vec(value).expect("answers always become JSON");
+    let length = bytes.len();
+    (respond(StatusCode::OK, "application/json", bytes.into()), length)
+}
+
+/// `{}` with status 200.
+pub(super) fn empty_object() -> (Response, usize) {
+    (respond(StatusCode::OK, "application/json", Bytes::from_static(b"{}").into()), 2)
+}
+
+/// An answer of any kind.
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// For paths that lead nowhere.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "Not found")
+}

@@ -1,0 +1,97 @@
+//! Asking for channels and users, and throwing users out (Pusher HTTP API).
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::extract::State;
+use axum::http::Request;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use serde_json::json;
+
+use std::time::Instant;
+
+use crate::http::Api;
+use crate::http::answer;
+use crate::http::answer::Refusal;
+use crate::http::auth;
+use crate::http::auth::Signed;
+use crate::node::InfoRequest;
+use crate::node::PublishError;
+use crate::protocol::channel::ChannelName;
+
+/// `GET /apps/{app_id}/channels`.
+pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
+    api.signed(request, &app_id, |signed| {
+        admit(signed)?;
+        let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
+        let channels = signed.app.channel_list(&prefix, InfoRequest::parse(&signed.info()))?;
+        Ok(answer::json(&json!({ "channels": channels })))
+    })
+    .await
+}
+
+/// `GET /apps/{app_id}/channels/{channel}`.
+pub(super) async fn one(
+    State(api): State<Api>,
+    Path((app_id, channel)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    api.signed(request, &app_id, |signed| {
+        admit(signed)?;
+        let facts = signed.app.channel_facts(&name(signed, &channel)?, InfoRequest::parse(&signed.info()))?;
+        Ok(answer::json(&facts))
+    })
+    .await
+}
+
+/// `GET /apps/{app_id}/channels/{channel}/users`.
+pub(super) async fn users(
+    State(api): State<Api>,
+    Path((app_id, channel)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    api.signed(request, &app_id, |signed| {
+        admit(signed)?;
+        let users = signed.app.channel_users(&name(signed, &channel)?)?;
+        let users: Vec<_> = users.iter().map(|id| json!({ "id": id })).collect();
+        Ok(answer::json(&json!({ "users": users })))
+    })
+    .await
+}
+
+/// `POST /apps/{app_id}/users/{user_id}/terminate_connections`.
+pub(super) async fn terminate(
+    State(api): State<Api>,
+    Path((app_id, user_id)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    api.signed(request, &app_id, |signed| Ok(terminated(signed, &user_id))).await
+}
+
+/// The same as Python's library asks for it: without the app's id, which its key stands for.
+pub(super) async fn terminate_by_key(
+    State(api): State<Api>,
+    Path(user_id): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    let Some(key) = auth::auth_key(request.uri().query()) else {
+        return Refusal::Unauthorized("Missing parameter: auth_key".to_owned()).into_response();
+    };
+    let Some(app) = api.0.node.app_by_key(&key).cloned() else {
+        return Refusal::Unauthorized("Unknown auth_key".to_owned()).into_response();
+    };
+    api.signed_for(app, request, |signed| Ok(terminated(signed, &user_id))).await
+}
+
+fn terminated(signed: &Signed, user_id: &str) -> (Response, usize) {
+    signed.app.terminate(user_id);
+    answer::empty_object()
+}
+
+fn admit(signed: &Signed) -> Result<(), Refusal> {
+    Ok(signed.app.take_read_request(Instant::now()).map_err(PublishError::TooFast)?)
+}
+
+fn name(signed: &Signed, channel: &str) -> Result<ChannelName, Refusal> {
+    Ok(ChannelName::parse(channel, signed.app.limits.max_channel_name_length)?)
+}

@@ -1,0 +1,98 @@
+//! What operators, orchestrators and Prometheus ask for.
+
+use axum::extract::Query;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::http::Api;
+use crate::http::answer;
+
+/// `GET /`: the process is there.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn alive() -> Response {
+    answer::text(StatusCode::OK, "OK")
+}
+
+/// `GET /ready`: it takes connections.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn ready(State(api): State<Api>) -> Response {
+    if api.0.node.is_leaving() {
+        return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
+    }
+    answer::text(StatusCode::OK, "OK")
+}
+
+/// `GET /accept-traffic`: it takes connections and has memory for more.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn accept_traffic(State(api): State<Api>) -> Response {
+    if api.0.node.is_leaving() {
+        return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
+    }
+    let Some(memory) = Memory::read() else {
+        return answer::text(StatusCode::OK, "OK");
+    };
+    if memory.percent() > api.0.accept_traffic_memory_percent {
+        return answer::text(StatusCode::SERVICE_UNAVAILABLE, "Low on memory here. Choose another server.");
+    }
+    let memory = json!({ "usedSize": memory.used, "totalSize": memory.total, "percentUsage": memory.percent() });
+    answer::json(&json!({ "memory": memory })).0
+}
+
+/// `GET /usage` on the metrics port.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn usage() -> Response {
+    let Some(memory) = Memory::read() else {
+        return answer::text(StatusCode::NOT_IMPLEMENTED, "This system does not tell how much memory is used");
+    };
+    let free = memory.total.saturating_sub(memory.used);
+    let memory = json!({ "free": free, "used": memory.used, "total": memory.total, "percent": memory.percent() });
+    answer::json(&json!({ "memory": memory })).0
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct MetricsQuery {
+    #[serde(default)]
+    json: String,
+}
+
+/// `GET /metrics` on the metrics port: Prometheus' text, or JSON with `?json=1`.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn metrics(State(api): State<Api>, Query(query): Query<MetricsQuery>) -> Response {
+    api.0.node.measure();
+    let metrics = api.0.node.metrics();
+    if query.json.is_empty() {
+        return answer::respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics.text().into());
+    }
+    answer::json(&metrics.json()).0
+}
+
+/// Memory in bytes.
+struct Memory {
+    used: u64,
+    total: u64,
+}
+
+impl Memory {
+    /// What the process uses, and what it may use: the container's limit, or all that the machine has.
+    #[cfg(target_os = "linux")]
+    fn read() -> Option<Self> {
+        use procfs::Current;
+        let used = procfs::process::Process::myself().ok()?.statm().ok()?.resident * procfs::page_size();
+        let machine = procfs::Meminfo::current().ok()?.mem_total;
+        let container = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+        let container = container.and_then(|limit| limit.trim().parse().ok()).unwrap_or(u64::MAX);
+        Some(Self { used, total: machine.min(container) })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn read() -> Option<Self> {
+        None
+    }
+
+    fn percent(&self) -> f64 {
+        self.used as f64 / self.total.max(1) as f64 * 100.0
+    }
+}

@@ -1,0 +1,142 @@
+//! From an HTTP request to a WebSocket (RFC 6455, 4.2; Pusher protocol, "Upgrade").
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::HeaderName;
+use axum::http::HeaderValue;
+use axum::http::Request;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::response::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::http::Api;
+use crate::http::Peer;
+use crate::http::answer;
+use crate::protocol::connect::ConnectRequest;
+use crate::registry::inbox::Letter;
+use crate::registry::inbox::Upgraded;
+
+/// The sub-protocols of Pusher's own clients start with this.
+const SUB_PROTOCOL: &str = "pusher-channels-protocol-";
+
+/// `GET /app/{key}`.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn connect(State(api): State<Api>, Path(key): Path<String>, request: Request<Body>) -> Response {
+    api.upgrade(Some(key), request)
+}
+
+/// Any other path: a WebSocket hears why after the upgrade, everybody else gets 404.
+#[expect(clippy::unused_async, reason = "handlers are async functions")]
+pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
+    if has_token(request.headers(), header::UPGRADE, "websocket") {
+        return api.upgrade(None, request);
+    }
+    answer::text(StatusCode::NOT_FOUND, "Not found")
+}
+
+impl Api {
+    /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
+    /// of the request is told by the shard, after the upgrade.
+    fn upgrade(&self, key: Option<String>, mut request: Request<Body>) -> Response {
+        let accept = match accept_key(request.headers()) {
+            Ok(accept) => accept,
+            Err(response) => return *response,
+        };
+        let sub_protocol = sub_protocol(request.headers());
+        let connect = self.connect_request(key, &request);
+        let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+            return answer::text(StatusCode::UPGRADE_REQUIRED, "A WebSocket upgrade is expected here");
+        };
+        self.hand_over(on_upgrade, connect);
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        if let Some(sub_protocol) = sub_protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, sub_protocol);
+        }
+        response
+    }
+
+    fn connect_request(&self, key: Option<String>, request: &Request<Body>) -> ConnectRequest {
+        let peer = request.extensions().get::<Peer>().map_or([0, 0, 0, 0].into(), |Peer(address)| address.ip());
+        let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let trusted = self.0.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()));
+        let forwarded = text(HeaderName::from_static("x-forwarded-proto")).and_then(|list| list.split(',').next());
+        let mut connect = ConnectRequest {
+            key,
+            protocol: None,
+            version: None,
+            origin: text(header::ORIGIN).map(str::to_owned),
+            secure: trusted && forwarded.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")),
+            peer,
+        };
+        connect.read_query(request.uri().query().unwrap_or_default());
+        connect
+    }
+
+    /// Waits for hyper to give the connection back, then puts it into the shard's inbox.
+    fn hand_over(&self, on_upgrade: OnUpgrade, request: ConnectRequest) {
+        let api = self.clone();
+        self.0.tasks.spawn(async move {
+            // A client that is gone before the upgrade is nobody's fault.
+            let Ok(upgraded) = on_upgrade.await else { return };
+            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+            match parts.io.into_inner().into_std() {
+                Ok(stream) => {
+                    let letter = Letter::Connect(Box::new(Upgraded { stream, read_ahead: parts.read_buf, request }));
+                    api.0.node.inboxes().send(api.0.shard, letter);
+                }
+                Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
+            }
+        });
+    }
+}
+
+/// The value of `Sec-WebSocket-Accept`, or why there is none.
+fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Box<Response>> {
+    let upgrade_required = |message: &'static str| {
+        let mut response = answer::text(StatusCode::UPGRADE_REQUIRED, message);
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        Err(Box::new(response))
+    };
+    if !has_token(headers, header::UPGRADE, "websocket") || !has_token(headers, header::CONNECTION, "upgrade") {
+        return upgrade_required("A WebSocket upgrade is expected here");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return upgrade_required("Sec-WebSocket-Version must be 13");
+    }
+    let accept = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .filter(|key| !key.is_empty())
+        .and_then(|key| derive_accept_key(key.as_bytes()).parse().ok());
+    accept.ok_or_else(|| Box::new(answer::text(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing")))
+}
+
+/// The first offered one of Pusher's, else the first offered one: some clients insist on an answer.
+fn sub_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let offered: Vec<&str> = lists
+        .filter_map(|list| list.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let own = offered.iter().find(|name| name.starts_with(SUB_PROTOCOL));
+    own.or(offered.first()).and_then(|name| name.parse().ok())
+}
+
+/// Whether one of a header's comma-separated tokens is this one, in any case.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let mut lists = headers.get_all(name).into_iter().filter_map(|list| list.to_str().ok());
+    lists.any(|list| list.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
+}

@@ -1,0 +1,274 @@
+//! What is counted, under Soketi's names where it has one. Gauges are set from the tables when somebody asks.
+
+use prometheus::Encoder;
+use prometheus::Gauge;
+use prometheus::GaugeVec;
+use prometheus::Histogram;
+use prometheus::HistogramOpts;
+use prometheus::IntCounter;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+use prometheus::Opts;
+use prometheus::Registry;
+use prometheus::TextEncoder;
+
+/// All counters of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    port: String,
+    by_app: ByApp,
+    /// From accepting an event to handing it to the sockets of a shard, in seconds.
+    pub publish_to_socket: Histogram,
+    /// Bytes that wait for slow clients.
+    pub outbox_bytes: IntGauge,
+    /// Connections closed because of a panic while serving them; each is a fault of gema.
+    pub panics: IntCounter,
+}
+
+/// What one app's traffic is counted in; the handles are made once.
+#[derive(Debug, Clone)]
+pub struct AppMeters {
+    /// Open connections.
+    pub connected: Gauge,
+    /// Connections opened.
+    pub new_connections: IntCounter,
+    /// Connections closed.
+    pub new_disconnections: IntCounter,
+    /// Bytes of messages from clients.
+    pub received_bytes: IntCounter,
+    /// Bytes of messages to clients.
+    pub transmitted_bytes: IntCounter,
+    /// Messages from clients.
+    pub messages_received: IntCounter,
+    /// Messages to clients.
+    pub messages_sent: IntCounter,
+    /// Bytes of API request bodies.
+    pub http_received_bytes: IntCounter,
+    /// Bytes of API answers.
+    pub http_transmitted_bytes: IntCounter,
+    /// API requests that succeeded.
+    pub http_calls: IntCounter,
+    /// Events handed to subscribers' sockets.
+    pub deliveries: IntCounter,
+    /// Occupied channels.
+    pub channels: Gauge,
+    /// Signed-in users.
+    pub users: Gauge,
+    refusals: IntCounterVec,
+    drops: IntCounterVec,
+    id: String,
+    port: String,
+}
+
+/// What the server or an app did not do, and why. The names are values of the label `cause`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A connection was refused.
+    Connection,
+    /// A subscription was refused.
+    Subscription,
+    /// A sign-in was refused.
+    SignIn,
+    /// A client event was refused.
+    ClientEvent,
+    /// A message that is not Pusher's.
+    InvalidMessage,
+    /// An API request was refused.
+    Request,
+    /// A message of another protocol was ignored.
+    ForeignMessage,
+    /// Events forgotten because their reader was too slow; its connection was closed with 4100.
+    SlowReader,
+    /// Events forgotten because their reader was gone.
+    Disconnected,
+}
+
+impl Cause {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Subscription => "subscription",
+            Self::SignIn => "sign_in",
+            Self::ClientEvent => "client_event",
+            Self::InvalidMessage => "invalid_message",
+            Self::Request => "request",
+            Self::ForeignMessage => "foreign_message",
+            Self::SlowReader => "slow_reader",
+            Self::Disconnected => "disconnected",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ByApp {
+    connected: GaugeVec,
+    new_connections: IntCounterVec,
+    new_disconnections: IntCounterVec,
+    received_bytes: IntCounterVec,
+    transmitted_bytes: IntCounterVec,
+    messages_received: IntCounterVec,
+    messages_sent: IntCounterVec,
+    http_received_bytes: IntCounterVec,
+    http_transmitted_bytes: IntCounterVec,
+    http_calls: IntCounterVec,
+    deliveries: IntCounterVec,
+    channels: GaugeVec,
+    users: GaugeVec,
+    refusals: IntCounterVec,
+    drops: IntCounterVec,
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a> {
+    registry: &'a Registry,
+    prefix: &'a str,
+}
+
+impl Maker<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("names and labels are fixed and valid");
+        self.registry.register(Box::new(collector.clone())).expect("each name is registered once");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(format!("{}{name}", self.prefix), help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.register(GaugeVec::new(Opts::new(format!("{}{name}", self.prefix), help), labels))
+    }
+}
+
+const APP: &[&str] = &["app_id", "port"];
+const APP_CAUSE: &[&str] = &["app_id", "port", "cause"];
+
+impl Metrics {
+    /// Counters at zero. `prefix` stands before Soketi's names, `port` is the main port, a label.
+    pub fn new(prefix: &str, port: u16) -> Self {
+        let registry = Registry::new();
+        let soketi = Maker { registry: &registry, prefix };
+        let own = Maker { registry: &registry, prefix: "gema_" };
+        let by_app = ByApp {
+            connected: soketi.gauge("connected", "Open connections", APP),
+            new_connections: soketi.counter("new_connections_total", "Connections opened", APP),
+            new_disconnections: soketi.counter("new_disconnections_total", "Connections closed", APP),
+            received_bytes: soketi.counter("socket_received_bytes", "Bytes of messages from clients", APP),
+            transmitted_bytes: soketi.counter("socket_transmitted_bytes", "Bytes of messages to clients", APP),
+            messages_received: soketi.counter("ws_messages_received_total", "Messages from clients", APP),
+            messages_sent: soketi.counter("ws_messages_sent_total", "Messages to clients", APP),
+            http_received_bytes: soketi.counter("http_received_bytes", "Bytes of API request bodies", APP),
+            http_transmitted_bytes: soketi.counter("http_transmitted_bytes", "Bytes of API answers", APP),
+            http_calls: soketi.counter("http_calls_received_total", "API requests that succeeded", APP),
+            deliveries: own.counter("deliveries_total", "Events handed to subscribers' sockets", APP),
+            channels: own.gauge("channels", "Occupied channels", APP),
+            users: own.gauge("users", "Signed-in users", APP),
+            refusals: own.counter("refusals_total", "What was refused, by cause", APP_CAUSE),
+            drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
+        };
+        let latency =
+            HistogramOpts::new("gema_publish_to_socket_seconds", "From accepting an event to writing it to sockets")
+                .buckets(vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]);
+        let publish_to_socket = own.register(Histogram::with_opts(latency));
+        let outbox_bytes = own.register(IntGauge::new("gema_outbox_bytes", "Bytes that wait for slow clients"));
+        let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection"));
+        register_process(&registry, prefix);
+        Self { by_app, publish_to_socket, outbox_bytes, panics, port: port.to_string(), registry }
+    }
+
+    /// The meters of one app.
+    pub fn app(&self, id: &str) -> AppMeters {
+        let labels = &[id, &self.port];
+        let by = &self.by_app;
+        AppMeters {
+            connected: by.connected.with_label_values(labels),
+            new_connections: by.new_connections.with_label_values(labels),
+            new_disconnections: by.new_disconnections.with_label_values(labels),
+            received_bytes: by.received_bytes.with_label_values(labels),
+            transmitted_bytes: by.transmitted_bytes.with_label_values(labels),
+            messages_received: by.messages_received.with_label_values(labels),
+            messages_sent: by.messages_sent.with_label_values(labels),
+            http_received_bytes: by.http_received_bytes.with_label_values(labels),
+            http_transmitted_bytes: by.http_transmitted_bytes.with_label_values(labels),
+            http_calls: by.http_calls.with_label_values(labels),
+            deliveries: by.deliveries.with_label_values(labels),
+            channels: by.channels.with_label_values(labels),
+            users: by.users.with_label_values(labels),
+            refusals: by.refusals.clone(),
+            drops: by.drops.clone(),
+            id: id.to_owned(),
+            port: self.port.clone(),
+        }
+    }
+
+    /// Prometheus' text format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a vector takes every byte");
+        text
+    }
+
+    /// What [`Metrics::text`] says, as Soketi's `?json=1` has it.
+    pub fn json(&self) -> serde_json::Value {
+        let families = self.registry.gather();
+        families.iter().map(json::family).collect()
+    }
+}
+
+impl AppMeters {
+    /// Counts one refusal.
+    pub fn refused(&self, cause: Cause) {
+        self.refusals.with_label_values(&[&self.id, &self.port, cause.label()]).inc();
+    }
+
+    /// Counts events that did not reach their reader.
+    pub fn dropped(&self, cause: Cause, events: u64) {
+        if events > 0 {
+            self.drops.with_label_values(&[&self.id, &self.port, cause.label()]).inc_by(events);
+        }
+    }
+}
+
+/// CPU, memory and open files of the process, where the system tells them.
+fn register_process(registry: &Registry, prefix: &str) {
+    #[cfg(target_os = "linux")]
+    {
+        let namespace = prefix.strip_suffix('_').unwrap_or(prefix);
+        let pid = std::process::id().try_into().unwrap_or_default();
+        let process = prometheus::process_collector::ProcessCollector::new(pid, namespace);
+        registry.register(Box::new(process)).expect("each name is registered once");
+    }
+}
+
+mod json {
+    //! Prometheus' families as JSON.
+
+    use prometheus::proto::Metric;
+    use prometheus::proto::MetricFamily;
+    use prometheus::proto::MetricType;
+    use serde_json::Value;
+    use serde_json::json;
+
+    pub(super) fn family(family: &MetricFamily) -> Value {
+        let kind = family.get_field_type();
+        let values: Vec<Value> =
+            family.get_metric().iter().flat_map(|metric| samples(family.name(), kind, metric)).collect();
+        let kind = format!("{kind:?}").to_lowercase();
+        json!({ "help": family.help(), "name": family.name(), "type": kind, "values": values, "aggregator": "sum" })
+    }
+
+    fn samples(name: &str, kind: MetricType, metric: &Metric) -> Vec<Value> {
+        let labels: serde_json::Map<String, Value> =
+            metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().into())).collect();
+        match kind {
+            MetricType::COUNTER => vec![json!({ "value": metric.get_counter().get_value(), "labels": labels })],
+            MetricType::HISTOGRAM => {
+                let histogram = metric.get_histogram();
+                let sample = |suffix: &str, value: f64| json!({ "metricName": format!("{name}_{suffix}"), "value": value, "labels": labels });
+                vec![sample("sum", histogram.get_sample_sum()), sample("count", histogram.get_sample_count() as f64)]
+            }
+            _ => vec![json!({ "value": metric.get_gauge().get_value(), "labels": labels })],
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Taking a connection, or refusing it (Pusher protocol, "Checks and their order").
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::node::App;
+use crate::node::Node;
+use crate::protocol::code::Close;
+use crate::protocol::code::CloseCode;
+use crate::protocol::connect::ConnectRequest;
+use crate::protocol::connect::origin_allowed;
+
+/// Protocol versions that clients still speak.
+const PROTOCOLS: std::ops::RangeInclusive<u8> = 4..=7;
+/// What a client speaks that does not say so.
+const PROTOCOL_DEFAULT: u8 = 7;
+
+impl Node {
+    /// Takes a connection: its app and the protocol version that it speaks. The first failing check decides.
+    pub fn connect(&self, request: &ConnectRequest) -> Result<(Arc<App>, u8), Close> {
+        let key = request.key.as_deref().ok_or(Close::new(CloseCode::PathNotFound, "Path not found"))?;
+        let app = self.app_by_key(key).ok_or_else(|| self.unknown_key(key))?;
+        let protocol =
+            self.check(request, app).inspect_err(|_| app.meters.refused(crate::metrics::Cause::Connection))?;
+        app.opened();
+        Ok((Arc::clone(app), protocol))
+    }
+
+    fn unknown_key(&self, key: &str) -> Close {
+        let shown: String = key.chars().take(64).collect();
+        if self.app_by_id(key).is_some() {
+            tracing::warn!(app_id = shown, "a client connects with an app id; clients need the app's key");
+        } else {
+            tracing::debug!(key = shown, "a client connects with an unknown key");
+        }
+        let reason = format!("App key {shown} not in this cluster. Did you forget to specify the cluster?");
+        Close { code: CloseCode::UnknownApp, reason: reason.into() }
+    }
+
+    fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Close> {
+        let refuse = |code, reason| Err(Close::new(code, reason));
+        if !app.enabled {
+            return refuse(CloseCode::AppDisabled, "Application disabled");
+        }
+        if app.limits.require_tls && !request.secure {
+            let reason = "Application only accepts SSL connections, reconnect using wss://";
+            return refuse(CloseCode::TlsRequired, reason);
+        }
+        let strict = self.connections.strict_protocol;
+        let protocol = match &request.protocol {
+            None if strict => return refuse(CloseCode::NoProtocol, "No protocol version supplied"),
+            None => PROTOCOL_DEFAULT,
+            Some(text) => match text.parse().ok().filter(|version| PROTOCOLS.contains(version)) {
+                Some(version) => version,
+                None => return refuse(CloseCode::UnsupportedProtocol, "Unsupported protocol version"),
+            },
+        };
+        if strict && !request.version_is_plausible() {
+            return refuse(CloseCode::InvalidVersion, "Invalid version string format");
+        }
+        if !origin_allowed(request.origin.as_deref(), &app.limits.allowed_origins) {
+            return refuse(CloseCode::Unauthorized, "Origin not allowed");
+        }
+        if self.is_leaving() {
+            return refuse(CloseCode::Reconnect, "Server is closing. Please reconnect shortly.");
+        }
+        if self.sockets() > self.sockets_max {
+            return refuse(CloseCode::OverCapacity, "Over capacity");
+        }
+        if !app.limits.enable_user_authentication {
+            self.count(app)?;
+        }
+        Ok(protocol)
+    }
+
+    /// Counts a connection towards its app's quota: at once, or when it has been authorized.
+    pub fn count(&self, app: &App) -> Result<(), Close> {
+        if app.state.connect(app.connections_max()) {
+            return Ok(());
+        }
+        Err(Close::new(CloseCode::OverQuota, "Application is over connection quota"))
+    }
+
+    /// Forgets a connection; `counted` tells whether it counts towards the quota.
+    pub fn disconnect(&self, app: &App, counted: bool) {
+        if counted {
+            app.state.disconnect();
+        }
+        app.closed();
+    }
+
+    /// One more WebSocket, accepted or not.
+    pub fn socket_opened(&self) {
+        self.sockets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One WebSocket less.
+    pub fn socket_closed(&self) {
+        self.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,71 @@
+//! Accepting an event and handing it to the subscribers' shards.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::node::App;
+use crate::node::Node;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event;
+use crate::protocol::frame::Frame;
+use crate::protocol::json;
+use crate::protocol::socket_id::SocketId;
+use crate::registry::inbox::Event;
+
+/// A publisher's event, checked.
+#[derive(Debug)]
+pub struct Publication<'a> {
+    /// The event's name.
+    pub name: &'a str,
+    /// A JSON string with its quotes, as the publisher wrote it.
+    pub data: &'a str,
+    /// The connection that must not get it.
+    pub except: Option<SocketId>,
+}
+
+/// Why an event is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Some shard lags too far behind.
+    #[error("The server cannot keep up with what is published, try again")]
+    Overloaded,
+    /// The app has used up what it may publish in a second.
+    #[error("The app publishes more than it may, try again in {} ms", .0.as_millis())]
+    TooFast(Duration),
+}
+
+impl Node {
+    /// Whether another event can be taken, which costs `events` of the app's rate.
+    pub fn admit(&self, app: &App, events: usize, now: Instant) -> Result<(), PublishError> {
+        if self.inboxes.is_full() {
+            return Err(PublishError::Overloaded);
+        }
+        app.take_backend_events(events, now).map_err(PublishError::TooFast)
+    }
+
+    /// Whether a client may send another event, as far as the server can keep up.
+    pub fn has_room(&self) -> bool {
+        !self.inboxes.is_full()
+    }
+}
+
+impl App {
+    /// Delivers a publisher's event; a cache channel remembers it.
+    pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
+        let frame = event::published(channel.as_str(), publication.name, publication.data);
+        let cache_for = channel.kind().cached.then(|| self.limits.cache_ttl_seconds.duration());
+        self.state.publish(channel, &Event { frame, except: publication.except, accepted }, cache_for);
+    }
+
+    /// Delivers a client's event to the others on the channel.
+    pub fn relay(&self, channel: &ChannelName, frame: Frame, sender: SocketId, accepted: Instant) {
+        self.state.publish(channel, &Event { frame, except: Some(sender), accepted }, None);
+    }
+
+    /// Whether `data`, a JSON string with its quotes, is larger than the app allows.
+    pub fn is_too_large(&self, data: &str) -> bool {
+        let max = self.limits.event_bytes_max();
+        // Escapes only ever shorten, so a short literal needs no counting.
+        data.len() - 2 > max && json::decoded_len(data) > max
+    }
+}

@@ -1,0 +1,60 @@
+//! Joining and leaving channels, signing in, and being thrown out.
+
+use std::time::Instant;
+
+use crate::node::App;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::code::Close;
+use crate::protocol::code::CloseCode;
+use crate::protocol::code::WATCHLIST_LIMIT;
+use crate::protocol::event;
+use crate::protocol::grant::Grant;
+use crate::protocol::grant::SubscribeError;
+use crate::protocol::grant::Verifier;
+use crate::protocol::identity::User;
+use crate::protocol::message::Subscribe;
+use crate::registry::address::Address;
+use crate::registry::inbox::ChannelId;
+
+impl App {
+    /// The right to join a channel, if the connection has it.
+    pub fn grant(&self, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
+        verifier.grant(subscribe, self.subscribe_limits())
+    }
+
+    /// Joins a channel; the answer comes through the connection's inbox.
+    pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<ChannelId, SubscribeError> {
+        self.state.join(grant, address, self.join_rules(), now).map_err(|_| SubscribeError::Full)
+    }
+
+    /// Leaves a channel, as `user_id` on a presence channel.
+    pub fn leave(&self, channel: &ChannelName, address: Address, user_id: Option<&str>, now: Instant) {
+        self.state.leave(channel, address, user_id, self.limits.enable_subscription_count, now);
+    }
+
+    /// Binds a connection to a user; the answers come through the connection's inbox. Returns the user as
+    /// remembered: with the watchlist cut to its limit.
+    pub fn sign_in(&self, address: Address, user_data: &str, mut user: User, before: Option<&User>) -> User {
+        let mut answers = vec![event::signin_success(user_data)];
+        let limit = self.limits.max_watchlist_size;
+        if !self.limits.enable_watchlist {
+            user.watchlist.clear();
+        } else if user.watchlist.len() > limit {
+            user.watchlist.truncate(limit);
+            let message = format!("Watchlist limit exceeded. Only the first {limit} user IDs are accepted.");
+            answers.push(event::error(Some(WATCHLIST_LIMIT), &message));
+        }
+        self.state.sign_in(address, &user, before, answers);
+        user
+    }
+
+    /// Ends what [`App::sign_in`] began.
+    pub fn sign_out(&self, address: Address, user: &User) {
+        self.state.sign_out(address, user);
+    }
+
+    /// Closes every connection signed in as this user; returns how many that are.
+    pub fn terminate(&self, user_id: &str) -> usize {
+        self.state.terminate(user_id, &Close::new(CloseCode::Unauthorized, "You got disconnected by the app."))
+    }
+}

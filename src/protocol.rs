@@ -1,0 +1,13 @@
+//! The wire: names, frames, events, codes, signatures. No I/O, no clock.
+
+pub mod channel;
+pub mod code;
+pub mod connect;
+pub mod event;
+pub mod frame;
+pub mod grant;
+pub mod identity;
+pub mod json;
+pub mod message;
+pub mod signature;
+pub mod socket_id;

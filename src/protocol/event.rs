@@ -1,0 +1,154 @@
+//! What the server says: each function builds one ready frame (Pusher protocol, "Summary of all event names").
+//! `data` is always a JSON string, in `pusher:error` alone an object.
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::protocol::frame::Frame;
+use crate::protocol::grant::SubscribeError;
+use crate::protocol::identity::Member;
+use crate::protocol::json::quote;
+use crate::protocol::socket_id::SocketId;
+
+/// `pusher:connection_established`, the first frame of every connection.
+pub fn connection_established(socket_id: SocketId, activity_timeout_seconds: u32) -> Frame {
+    let data = format!(r#"{{"socket_id":"{socket_id}","activity_timeout":{activity_timeout_seconds}}}"#);
+    internal("pusher:connection_established", &data, None)
+}
+
+/// `pusher:error`, with an integer code only when the documentation has one for it.
+pub fn error(code: Option<u16>, message: &str) -> Frame {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        event: &'static str,
+        data: ErrorData<'a>,
+    }
+    #[derive(Serialize)]
+    struct ErrorData<'a> {
+        code: Option<u16>,
+        message: &'a str,
+    }
+    let error = Error { event: "pusher:error", data: ErrorData { code, message } };
+    Frame::text(64 + message.len(), |out| {
+        serde_json::to_writer(out, &error).expect("text always becomes JSON");
+    })
+}
+
+/// The answer to `pusher:ping`.
+pub fn pong() -> Frame {
+    internal("pusher:pong", "{}", None)
+}
+
+/// The answer to a sign-in: `user_data` exactly as it was sent.
+pub fn signin_success(user_data: &str) -> Frame {
+    internal("pusher:signin_success", &json!({ "user_data": user_data }).to_string(), None)
+}
+
+/// Who of a watchlist is online and offline; `None` when nobody is named.
+pub fn watchlist_events<'a>(
+    online: impl IntoIterator<Item = &'a str>,
+    offline: impl IntoIterator<Item = &'a str>,
+) -> Option<Frame> {
+    let entry = |name: &str, ids: Vec<&str>| (!ids.is_empty()).then(|| json!({ "name": name, "user_ids": ids }));
+    let entries = [entry("online", online.into_iter().collect()), entry("offline", offline.into_iter().collect())];
+    let events: Vec<_> = entries.into_iter().flatten().collect();
+    let data = (!events.is_empty()).then(|| json!({ "events": events }).to_string())?;
+    Some(internal("pusher_internal:watchlist_events", &data, None))
+}
+
+/// The answer to a subscribe, on every kind of channel but presence.
+pub fn subscription_succeeded(channel: &str) -> Frame {
+    internal("pusher_internal:subscription_succeeded", "{}", Some(channel))
+}
+
+/// The answer to a subscribe on a presence channel. `ids` and `hash` are the inner text of the list and the
+/// object, already escaped for the `data` string.
+pub fn presence_succeeded(channel: &str, count: usize, ids: &[u8], hash: &[u8]) -> Frame {
+    Frame::text(160 + channel.len() + ids.len() + hash.len(), |out| {
+        out.extend_from_slice(
+            br#"{"event":"pusher_internal:subscription_succeeded","data":"{\"presence\":{\"count\":"#,
+        );
+        out.extend_from_slice(count.to_string().as_bytes());
+        out.extend_from_slice(br#",\"ids\":["#);
+        out.extend_from_slice(ids);
+        out.extend_from_slice(br#"],\"hash\":{"#);
+        out.extend_from_slice(hash);
+        out.extend_from_slice(br#"}}}","channel":"#);
+        quote(out, channel);
+        out.push(b'}');
+    })
+}
+
+/// Why a subscribe is refused, on its channel: what Echo's `.error()` hears.
+pub fn subscription_error(channel: &str, error: &SubscribeError) -> Frame {
+    let (kind, status) = error.kind();
+    let data = json!({ "type": kind, "error": error.to_string(), "status": status }).to_string();
+    internal("pusher:subscription_error", &data, Some(channel))
+}
+
+/// A user came to a presence channel.
+pub fn member_added(channel: &str, member: &Member) -> Frame {
+    let mut data = br#"{"user_id":"#.to_vec();
+    quote(&mut data, &member.user_id);
+    data.extend_from_slice(br#","user_info":"#);
+    data.extend_from_slice(member.user_info.as_bytes());
+    data.push(b'}');
+    internal("pusher_internal:member_added", &String::from_utf8_lossy(&data), Some(channel))
+}
+
+/// A user left a presence channel.
+pub fn member_removed(channel: &str, user_id: &str) -> Frame {
+    internal("pusher_internal:member_removed", &json!({ "user_id": user_id }).to_string(), Some(channel))
+}
+
+/// How many connections are subscribed.
+pub fn subscription_count(channel: &str, count: usize) -> Frame {
+    internal("pusher_internal:subscription_count", &format!(r#"{{"subscription_count":{count}}}"#), Some(channel))
+}
+
+/// A cache channel has nothing to tell.
+pub fn cache_miss(channel: &str) -> Frame {
+    internal("pusher:cache_miss", "{}", Some(channel))
+}
+
+/// A published event. `data` is a JSON string with its quotes, as the publisher wrote it.
+pub fn published(channel: &str, name: &str, data: &str) -> Frame {
+    event(name, data, channel, None)
+}
+
+/// A client's event, on a presence channel with its sender. `data` is a JSON string with its quotes.
+pub fn client_event(channel: &str, name: &str, data: &str, user_id: Option<&str>) -> Frame {
+    event(name, data, channel, user_id)
+}
+
+fn event(name: &str, data: &str, channel: &str, user_id: Option<&str>) -> Frame {
+    let length = 48 + name.len() + data.len() + channel.len() + user_id.map_or(0, str::len);
+    Frame::text(length, |out| {
+        out.extend_from_slice(br#"{"event":"#);
+        quote(out, name);
+        out.extend_from_slice(br#","data":"#);
+        out.extend_from_slice(data.as_bytes());
+        out.extend_from_slice(br#","channel":"#);
+        quote(out, channel);
+        if let Some(user_id) = user_id {
+            out.extend_from_slice(br#","user_id":"#);
+            quote(out, user_id);
+        }
+        out.push(b'}');
+    })
+}
+
+/// An event of the server's own: `data` becomes a JSON string.
+fn internal(name: &str, data: &str, channel: Option<&str>) -> Frame {
+    Frame::text(64 + name.len() + 2 * data.len(), |out| {
+        out.extend_from_slice(br#"{"event":"#);
+        quote(out, name);
+        out.extend_from_slice(br#","data":"#);
+        quote(out, data);
+        if let Some(channel) = channel {
+            out.extend_from_slice(br#","channel":"#);
+            quote(out, channel);
+        }
+        out.push(b'}');
+    })
+}

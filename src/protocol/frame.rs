@@ -1,0 +1,324 @@
+//! WebSocket frames (RFC 6455, 5): bytes in, messages out, and ready frames for the way back.
+//! Headers are tungstenite's; what is ours is putting frames together, and its checks.
+
+use std::borrow::Cow;
+use std::io::Cursor;
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode as Received, Control, Data, OpCode};
+
+use crate::protocol::code::Close;
+use crate::protocol::code::CloseCode;
+
+/// A complete frame, ready to be written to any number of sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+/// The longest header of an unmasked frame: two bytes and a 64-bit length.
+const HEADER_MAX: usize = 10;
+
+impl Frame {
+    /// A text frame with what `write` puts into the buffer, which is given room for about `length` bytes.
+    pub(crate) fn text(length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_MAX + length);
+        bytes.resize(HEADER_MAX, 0);
+        write(&mut bytes);
+        let header = header(OpCode::Data(Data::Text), bytes.len() - HEADER_MAX);
+        let start = HEADER_MAX - header.len();
+        bytes[start..HEADER_MAX].copy_from_slice(&header);
+        Self(Bytes::from(bytes).slice(start..))
+    }
+
+    /// A ping without payload.
+    pub fn ping() -> Self {
+        Self(Bytes::from_static(&[0x89, 0]))
+    }
+
+    /// The answer to a ping with this payload.
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::control(Control::Pong, payload)
+    }
+
+    /// A close frame; the reason is cut to what fits into one (123 bytes of UTF-8).
+    pub fn close(close: &Close) -> Self {
+        let mut end = close.reason.len().min(123);
+        while !close.reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut payload = close.code.number().to_be_bytes().to_vec();
+        payload.extend_from_slice(&close.reason.as_bytes()[..end]);
+        Self::control(Control::Close, &payload)
+    }
+
+    /// The answer to a peer's close frame: its own code.
+    pub fn close_answer(code: Option<u16>) -> Self {
+        Self::control(Control::Close, code.map(u16::to_be_bytes).as_ref().map_or(&[], |bytes| bytes))
+    }
+
+    fn control(opcode: Control, payload: &[u8]) -> Self {
+        let mut bytes = header(OpCode::Control(opcode), payload.len());
+        bytes.extend_from_slice(payload);
+        Self(bytes.into())
+    }
+
+    /// The frame as it goes over the wire.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// Bytes of the message in it, without the header.
+    pub fn payload_len(&self) -> usize {
+        payload_len(&self.0)
+    }
+}
+
+/// Bytes of the message in a frame of this server.
+pub fn payload_len(frame: &[u8]) -> usize {
+    let header = match frame[1] {
+        126 => 4,
+        127 => HEADER_MAX,
+        _ => 2,
+    };
+    frame.len() - header
+}
+
+/// Where each of the frames that `bytes` consist of ends. `bytes` are frames of this server, whole ones.
+pub fn frame_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let mut cursor = Cursor::new(&bytes[at..]);
+        let (_, length) = FrameHeader::parse(&mut cursor).ok()??;
+        at = at.saturating_add(cursor.position() as usize + length as usize).min(bytes.len());
+        Some(at)
+    })
+}
+
+fn header(opcode: OpCode, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_MAX);
+    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    header.format(length as u64, &mut bytes).expect("a vector takes every byte");
+    bytes
+}
+
+/// What a client sent, put together from its frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message<'b> {
+    /// A text message.
+    Text(Cow<'b, str>),
+    /// A binary message; its content does not matter here.
+    Binary,
+    /// A ping, to be answered with its payload.
+    Ping(&'b [u8]),
+    /// The answer to a ping.
+    Pong,
+    /// The peer is leaving, with this code if it gave one.
+    Close(Option<u16>),
+}
+
+/// Why a connection's bytes make no sense: it must be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// RFC 6455 forbids it.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// A text message that is not UTF-8.
+    #[error("A text message must be UTF-8")]
+    NotUtf8,
+    /// A message larger than allowed.
+    #[error("The message is larger than {0} bytes")]
+    TooBig(usize),
+}
+
+impl FrameError {
+    /// What to tell the peer.
+    pub fn close(self) -> Close {
+        let code = match self {
+            Self::Protocol(_) => CloseCode::ProtocolError,
+            Self::NotUtf8 => CloseCode::NotUtf8,
+            Self::TooBig(_) => CloseCode::TooBig,
+        };
+        Close { code, reason: self.to_string().into() }
+    }
+}
+
+/// What a connection must remember between two reads: nothing but the beginning of a frame or a message.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The beginning of a frame whose rest has not come yet.
+    partial: Vec<u8>,
+    /// The frames so far of a message whose last one has not come yet.
+    fragments: Option<Box<Fragments>>,
+}
+
+#[derive(Debug)]
+struct Fragments {
+    text: bool,
+    payload: Vec<u8>,
+}
+
+impl Decoder {
+    /// Feeds `input` and hands each complete message to `on_message`, until that returns false.
+    /// A message may hold up to `bytes_max` bytes; more is refused before it is collected.
+    pub fn decode(
+        &mut self,
+        input: &mut [u8],
+        bytes_max: usize,
+        mut on_message: impl FnMut(Message<'_>) -> bool,
+    ) -> Result<(), FrameError> {
+        if self.partial.is_empty() {
+            let used = self.decode_all(input, bytes_max, &mut on_message)?;
+            self.partial.extend_from_slice(&input[used..]);
+            return Ok(());
+        }
+        let mut bytes = std::mem::take(&mut self.partial);
+        bytes.extend_from_slice(input);
+        let used = self.decode_all(&mut bytes, bytes_max, &mut on_message)?;
+        if used < bytes.len() {
+            bytes.drain(..used);
+            self.partial = bytes;
+        }
+        Ok(())
+    }
+
+    /// Takes bytes in without looking at them; the next call of [`Decoder::decode`] does.
+    pub fn feed(&mut self, input: &[u8]) {
+        self.partial.extend_from_slice(input);
+    }
+
+    /// Bytes that wait for their rest.
+    pub fn waiting(&self) -> usize {
+        self.partial.len() + self.fragments.as_ref().map_or(0, |fragments| fragments.payload.len())
+    }
+
+    /// Returns how many bytes belonged to complete frames.
+    fn decode_all(
+        &mut self,
+        bytes: &mut [u8],
+        bytes_max: usize,
+        on_message: &mut impl FnMut(Message<'_>) -> bool,
+    ) -> Result<usize, FrameError> {
+        let mut used = 0;
+        while let Some((header, start, length)) = self.header(&bytes[used..], bytes_max)? {
+            let frame = &mut bytes[used..];
+            let Some(payload) = frame.get_mut(start..start + length) else { break };
+            unmask(payload, header.mask.unwrap_or_default());
+            used += start + length;
+            if let Some(message) = self.assemble(&header, payload)?
+                && !on_message(message)
+            {
+                return Ok(bytes.len());
+            }
+        }
+        Ok(used)
+    }
+
+    /// The next frame's header, where its payload starts and how long that is; `None` until it has come.
+    fn header(&self, bytes: &[u8], bytes_max: usize) -> Result<Option<(FrameHeader, usize, usize)>, FrameError> {
+        let mut cursor = Cursor::new(bytes);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| FrameError::Protocol("Unknown opcode"))?;
+        let Some((header, length)) = parsed else { return Ok(None) };
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(FrameError::Protocol("A reserved bit is set"));
+        }
+        if header.mask.is_none() {
+            return Err(FrameError::Protocol("Frames from a client must be masked"));
+        }
+        let collected = match header.opcode {
+            OpCode::Control(_) if !header.is_final => {
+                return Err(FrameError::Protocol("A control frame is fragmented"));
+            }
+            OpCode::Control(_) if length > 125 => {
+                return Err(FrameError::Protocol("A control frame is longer than 125 bytes"));
+            }
+            OpCode::Control(_) => 0,
+            OpCode::Data(_) => self.fragments.as_ref().map_or(0, |fragments| fragments.payload.len()),
+        };
+        match usize::try_from(length) {
+            Ok(length) if collected.saturating_add(length) <= bytes_max.max(125) => {
+                Ok(Some((header, cursor.position() as usize, length)))
+            }
+            _ => Err(FrameError::TooBig(bytes_max)),
+        }
+    }
+
+    /// Takes one frame in; returns the message that it completes.
+    fn assemble<'b>(&mut self, header: &FrameHeader, payload: &'b mut [u8]) -> Result<Option<Message<'b>>, FrameError> {
+        match header.opcode {
+            OpCode::Control(Control::Ping) => Ok(Some(Message::Ping(payload))),
+            OpCode::Control(Control::Close) => close_message(payload).map(Some),
+            OpCode::Control(_) => Ok(Some(Message::Pong)),
+            OpCode::Data(Data::Continue) => self.go_on(payload, header.is_final),
+            OpCode::Data(_) if self.fragments.is_some() => {
+                Err(FrameError::Protocol("A new message starts before the last one is complete"))
+            }
+            OpCode::Data(kind) => {
+                let text = kind == Data::Text;
+                if header.is_final {
+                    return data_message(text, Cow::Borrowed(payload)).map(Some);
+                }
+                self.fragments = Some(Box::new(Fragments { text, payload: payload.to_vec() }));
+                Ok(None)
+            }
+        }
+    }
+
+    fn go_on<'b>(&mut self, payload: &[u8], is_final: bool) -> Result<Option<Message<'b>>, FrameError> {
+        let Some(fragments) = &mut self.fragments else {
+            return Err(FrameError::Protocol("A continuation without a beginning"));
+        };
+        fragments.payload.extend_from_slice(payload);
+        if !is_final {
+            return Ok(None);
+        }
+        match self.fragments.take() {
+            Some(whole) => data_message(whole.text, Cow::Owned(whole.payload)).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+fn data_message(text: bool, payload: Cow<'_, [u8]>) -> Result<Message<'_>, FrameError> {
+    if !text {
+        return Ok(Message::Binary);
+    }
+    let text = match payload {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).ok(),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
+    };
+    text.map(Message::Text).ok_or(FrameError::NotUtf8)
+}
+
+fn close_message(payload: &[u8]) -> Result<Message<'static>, FrameError> {
+    match payload {
+        [] => Ok(Message::Close(None)),
+        [_] => Err(FrameError::Protocol("A close frame holds half a code")),
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            if !Received::from(code).is_allowed() {
+                return Err(FrameError::Protocol("A close frame holds a code that must not be sent"));
+            }
+            std::str::from_utf8(reason).map_err(|_| FrameError::NotUtf8)?;
+            Ok(Message::Close(Some(code)))
+        }
+    }
+}
+
+/// XORs eight bytes at a time, which the compiler turns into vector instructions.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = [a, b, c, d, a, b, c, d];
+    let mut chunks = payload.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        for (byte, mask) in chunk.iter_mut().zip(wide) {
+            *byte ^= mask;
+        }
+    }
+    for (byte, mask) in chunks.into_remainder().iter_mut().zip(wide) {
+        *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

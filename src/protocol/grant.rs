@@ -1,0 +1,214 @@
+//! The right to join a channel, and how it is earned (Pusher protocol, "Authentication").
+
+use crate::protocol::channel::Access;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::channel::NameError;
+use crate::protocol::identity::IdentityError;
+use crate::protocol::identity::Member;
+use crate::protocol::identity::MemberLimits;
+use crate::protocol::identity::User;
+use crate::protocol::message::SignIn;
+use crate::protocol::message::Subscribe;
+use crate::protocol::signature::Signer;
+use crate::protocol::socket_id::SocketId;
+
+/// The right to join one channel. Only [`Verifier::grant`] makes one, so no channel is joined unchecked.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    channel: ChannelName,
+    member: Option<Member>,
+}
+
+impl Grant {
+    /// The channel that may be joined.
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// Who joins, on a presence channel.
+    pub fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
+    }
+
+    /// The channel and the member.
+    pub fn into_parts(self) -> (ChannelName, Option<Member>) {
+        (self.channel, self.member)
+    }
+}
+
+/// Why a subscription is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// Not a channel name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The token is missing or wrong.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The member cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A user's own channel, for somebody else.
+    #[error("Not authorized to subscribe to {channel}")]
+    NotAuthorized {
+        /// The channel asked for, cut to a printable length.
+        channel: String,
+    },
+    /// The presence channel has as many members as it may.
+    #[error("Presence channel member limit reached")]
+    Full,
+    /// The connection has joined as many channels as it may.
+    #[error("A connection may join at most {limit} channels")]
+    TooManyChannels {
+        /// Channels that one connection may join.
+        limit: usize,
+    },
+}
+
+impl SubscribeError {
+    /// `type` and `status` of `pusher:subscription_error`.
+    pub fn kind(&self) -> (&'static str, u16) {
+        match self {
+            Self::Name(_) => ("InvalidChannel", 400),
+            Self::Auth(_) | Self::NotAuthorized { .. } | Self::Identity(IdentityError::Invalid { .. }) => {
+                ("AuthError", 401)
+            }
+            Self::Identity(IdentityError::TooLarge { .. }) => ("LimitReached", 413),
+            Self::Full | Self::TooManyChannels { .. } => ("LimitReached", 403),
+        }
+    }
+}
+
+/// Why a token is refused. Says what should have been signed, never the signature that would have been right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// A channel that needs a token, without one.
+    #[error("Auth info required to subscribe to {channel}")]
+    Missing {
+        /// The channel.
+        channel: ChannelName,
+    },
+    /// No colon in the token.
+    #[error("Invalid format: auth must have the format key:signature")]
+    Format,
+    /// The key is none of this app's.
+    #[error("Invalid key in subscription auth data: '{key}'")]
+    UnknownKey {
+        /// The key as given, cut to a printable length.
+        key: String,
+    },
+    /// The signature is not the right one.
+    #[error("Invalid signature: Expected HMAC SHA256 hex digest of {signed}")]
+    BadSignature {
+        /// What should have been signed.
+        signed: String,
+    },
+}
+
+/// Why a sign-in is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignInError {
+    /// The token is wrong.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The user cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A connection belongs to one user for life.
+    #[error("Connection is already signed in as another user")]
+    AnotherUser,
+}
+
+/// An app's active keys, each with what it signs.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(Vec<(String, Signer)>);
+
+impl Keys {
+    /// From pairs of key and secret.
+    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        Self(pairs.into_iter().map(|(key, secret)| (key.to_owned(), Signer::new(secret))).collect())
+    }
+
+    /// The signer of this key, if it is one of the app's.
+    pub fn signer(&self, key: &str) -> Option<&Signer> {
+        self.0.iter().find(|(own, _)| own == key).map(|(_, signer)| signer)
+    }
+}
+
+/// Checks what one connection claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Verifier<'a> {
+    /// The keys of the connection's app.
+    pub keys: &'a Keys,
+    /// The connection.
+    pub socket_id: SocketId,
+    /// Who is signed in on it.
+    pub user: Option<&'a User>,
+}
+
+/// Sizes that a subscription must keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct SubscribeLimits {
+    /// Characters of a channel's name.
+    pub name_length_max: usize,
+    /// Sizes of a member.
+    pub member: MemberLimits,
+}
+
+impl Verifier<'_> {
+    /// The right to join a channel, if the connection has it.
+    pub fn grant(&self, subscribe: &Subscribe, limits: SubscribeLimits) -> Result<Grant, SubscribeError> {
+        let channel = match ChannelName::parse(&subscribe.channel, limits.name_length_max) {
+            Err(NameError::Invalid { name }) if name.starts_with('#') => {
+                return Err(SubscribeError::NotAuthorized { channel: name });
+            }
+            parsed => parsed?,
+        };
+        let kind = channel.kind();
+        let channel_data = subscribe.channel_data.as_deref().filter(|data| !data.is_empty());
+        match kind.access {
+            Access::Public => (),
+            Access::User if channel.user() == self.user.map(|user| &*user.id) => (),
+            Access::User => return Err(SubscribeError::NotAuthorized { channel: channel.to_string() }),
+            Access::Signed => self.check_channel(&channel, subscribe.auth.as_deref(), channel_data)?,
+        }
+        let member = match (kind.presence, channel_data, self.user) {
+            (false, ..) => None,
+            (true, Some(data), _) => Some(Member::parse(data, limits.member)?),
+            (true, None, Some(user)) => Some(Member::from_user(user, limits.member)?),
+            (true, None, None) => return Err(IdentityError::Invalid { field: "channel_data" }.into()),
+        };
+        Ok(Grant { channel, member })
+    }
+
+    /// The user of a sign-in, if it is signed for this connection.
+    pub fn sign_in(&self, sign_in: &SignIn) -> Result<User, SignInError> {
+        let signed = format!("{}::user::{}", self.socket_id, sign_in.user_data);
+        self.check(&sign_in.auth, signed)?;
+        let user = User::parse(&sign_in.user_data)?;
+        match self.user {
+            Some(known) if known.id != user.id => Err(SignInError::AnotherUser),
+            _ => Ok(user),
+        }
+    }
+
+    fn check_channel(&self, channel: &ChannelName, auth: Option<&str>, data: Option<&str>) -> Result<(), AuthError> {
+        let auth =
+            auth.filter(|auth| !auth.is_empty()).ok_or_else(|| AuthError::Missing { channel: channel.clone() })?;
+        let signed = match data {
+            Some(data) => format!("{}:{channel}:{data}", self.socket_id),
+            None => format!("{}:{channel}", self.socket_id),
+        };
+        self.check(auth, signed)
+    }
+
+    fn check(&self, auth: &str, signed: String) -> Result<(), AuthError> {
+        let (key, signature) = auth.split_once(':').ok_or(AuthError::Format)?;
+        let unknown = || AuthError::UnknownKey { key: key.chars().take(64).collect() };
+        let signer = self.keys.signer(key).ok_or_else(unknown)?;
+        if signer.verify(&[signed.as_bytes()], signature) {
+            return Ok(());
+        }
+        Err(AuthError::BadSignature { signed })
+    }
+}

@@ -1,0 +1,141 @@
+//! Who is behind a connection: a member of a presence channel, or a signed-in user
+//! (Pusher protocol, "Presence: members" and "Sign-in").
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::protocol::json;
+
+/// A distinct user on one presence channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Always text, even if the application sent a number.
+    pub user_id: Arc<str>,
+    /// What the application tells about the user, as JSON.
+    pub user_info: Arc<str>,
+}
+
+/// Sizes that a member must keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct MemberLimits {
+    /// Characters of a `user_id`.
+    pub user_id_length_max: usize,
+    /// Bytes of a `user_info`, as JSON.
+    pub user_info_bytes_max: usize,
+}
+
+/// Why an identity cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Not a JSON object with a usable id.
+    #[error("Invalid {field}")]
+    Invalid {
+        /// `channel_data` or `user_data`.
+        field: &'static str,
+    },
+    /// A `user_id` or `user_info` beyond its limit.
+    #[error("The {field} of a presence member must not exceed {limit}")]
+    TooLarge {
+        /// `user_id` or `user_info`.
+        field: &'static str,
+        /// The limit with its unit.
+        limit: String,
+    },
+}
+
+impl Member {
+    /// Reads `channel_data`; a numeric `user_id` becomes its literal text.
+    ///
+    /// ```
+    /// use gema::protocol::identity::{Member, MemberLimits};
+    /// let limits = MemberLimits { user_id_length_max: 128, user_info_bytes_max: 1024 };
+    /// let member = Member::parse(r#"{"user_id":12345678901234567890}"#, limits).unwrap();
+    /// assert_eq!((&*member.user_id, &*member.user_info), ("12345678901234567890", "null"));
+    /// ```
+    pub fn parse(channel_data: &str, limits: MemberLimits) -> Result<Self, IdentityError> {
+        #[derive(Deserialize)]
+        struct ChannelData<'a> {
+            #[serde(borrow)]
+            user_id: &'a RawValue,
+            #[serde(borrow)]
+            user_info: Option<&'a RawValue>,
+        }
+        let invalid = IdentityError::Invalid { field: "channel_data" };
+        let data: ChannelData<'_> = json::object(channel_data).ok_or_else(|| invalid.clone())?;
+        let user_id = match data.user_id.get() {
+            number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => number.into(),
+            _ => json::text(data.user_id).ok_or_else(|| invalid.clone())?,
+        };
+        let user_info = match data.user_info {
+            Some(info) => json::compact(info).ok_or_else(|| invalid.clone())?,
+            None => "null".into(),
+        };
+        let member = Self { user_id: user_id.into(), user_info: user_info.into() };
+        if member.user_id.is_empty() {
+            return Err(invalid);
+        }
+        member.check(limits)
+    }
+
+    /// A signed-in user as a member.
+    pub fn from_user(user: &User, limits: MemberLimits) -> Result<Self, IdentityError> {
+        Self { user_id: Arc::clone(&user.id), user_info: Arc::clone(&user.info) }.check(limits)
+    }
+
+    fn check(self, limits: MemberLimits) -> Result<Self, IdentityError> {
+        if self.user_id.chars().count() > limits.user_id_length_max {
+            let limit = format!("{} characters", limits.user_id_length_max);
+            return Err(IdentityError::TooLarge { field: "user_id", limit });
+        }
+        if self.user_info.len() > limits.user_info_bytes_max {
+            let limit = format!("{} bytes", limits.user_info_bytes_max);
+            return Err(IdentityError::TooLarge { field: "user_info", limit });
+        }
+        Ok(self)
+    }
+}
+
+/// An identity bound to a connection by `pusher:signin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// 1 to 200 characters, no control characters.
+    pub id: Arc<str>,
+    /// `user_info`, as JSON; `null` when left out.
+    pub info: Arc<str>,
+    /// Users whose coming and going this connection wants to hear of.
+    pub watchlist: Vec<Arc<str>>,
+}
+
+/// Characters of a signed-in user's id.
+const USER_ID_LENGTH_MAX: usize = 200;
+
+impl User {
+    /// Reads `user_data`.
+    pub fn parse(user_data: &str) -> Result<Self, IdentityError> {
+        #[derive(Deserialize)]
+        struct UserData<'a> {
+            #[serde(borrow)]
+            id: &'a RawValue,
+            #[serde(borrow)]
+            user_info: Option<&'a RawValue>,
+            #[serde(borrow)]
+            watchlist: Option<Vec<&'a RawValue>>,
+        }
+        let invalid = || IdentityError::Invalid { field: "user_data" };
+        let data: UserData<'_> = json::object(user_data).ok_or_else(invalid)?;
+        let id = json::text(data.id).ok_or_else(invalid)?;
+        let length = id.chars().count();
+        if !(1..=USER_ID_LENGTH_MAX).contains(&length) || id.chars().any(char::is_control) {
+            return Err(invalid());
+        }
+        let info = match data.user_info {
+            Some(info) => json::compact(info).ok_or_else(invalid)?,
+            None => "null".into(),
+        };
+        let watchlist = data.watchlist.unwrap_or_default();
+        let watchlist = watchlist.into_iter().filter_map(json::text).map(Arc::from).collect();
+        Ok(Self { id: id.into(), info: info.into(), watchlist })
+    }
+}

@@ -1,0 +1,145 @@
+//! What flows down to the shards: one inbox for each, filled by anybody, emptied by its shard.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::protocol::code::Close;
+use crate::protocol::connect::ConnectRequest;
+use crate::protocol::frame::Frame;
+use crate::protocol::socket_id::SocketId;
+use crate::registry::address::Address;
+use crate::registry::address::ShardIndex;
+use crate::registry::address::Slot;
+
+/// A channel while it has subscribers; never used again for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ChannelId(pub u64);
+
+/// Something for a shard to do.
+#[derive(Debug)]
+pub enum Letter {
+    /// A WebSocket that has been upgraded.
+    Connect(Box<Upgraded>),
+    /// An event for the shard's subscribers of a channel.
+    Event(ChannelId, Event),
+    /// A connection has joined a channel: these frames, then the channel's events.
+    Joined(Slot, ChannelId, Vec<Frame>),
+    /// A frame for one connection.
+    Send(Slot, Frame),
+    /// Close one connection.
+    Close(Slot, Close),
+    /// Close all connections, spread over this time, and end.
+    Drain(Duration),
+}
+
+/// One event on its way to the subscribers of a channel.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The same bytes for everybody.
+    pub frame: Frame,
+    /// The connection that must not get it.
+    pub except: Option<SocketId>,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+/// A connection that hyper gave back after the upgrade.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The connection, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// What hyper had already read of it.
+    pub read_ahead: Bytes,
+    /// What the client said about itself.
+    pub request: ConnectRequest,
+}
+
+/// Events that may wait for one shard, in bytes. Beyond it publishers are told to come back later.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// One shard's inbox: swapped out whole, with one wake-up however much it holds.
+#[derive(Debug, Default)]
+struct Inbox {
+    letters: Mutex<Vec<Letter>>,
+    waiting_bytes: AtomicUsize,
+    filled: Notify,
+}
+
+/// The inboxes of all shards.
+#[derive(Debug)]
+pub struct Inboxes(Vec<Inbox>);
+
+/// Shards that sleep although their inbox has been filled, as bits. Wake them once no lock is held.
+#[derive(Debug, Default)]
+#[must_use = "a shard that is not woken may sleep over its letters"]
+pub struct Sleepers(u64);
+
+impl Inboxes {
+    /// Empty inboxes for so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self((0..shards).map(|_| Inbox::default()).collect())
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Puts a letter into a shard's inbox without waking it.
+    pub fn put(&self, shard: ShardIndex, letter: Letter, sleepers: &mut Sleepers) {
+        let inbox = &self.0[shard];
+        let mut letters = inbox.letters.lock();
+        if let Letter::Event(_, event) = &letter {
+            inbox.waiting_bytes.fetch_add(event.frame.bytes().len(), Ordering::Relaxed);
+        }
+        if letters.is_empty() {
+            sleepers.0 |= 1 << shard;
+        }
+        letters.push(letter);
+    }
+
+    /// Wakes the shards that have something new.
+    pub fn wake(&self, sleepers: Sleepers) {
+        let mut bits = sleepers.0;
+        while bits != 0 {
+            self.0[bits.trailing_zeros() as usize].filled.notify_one();
+            bits &= bits - 1;
+        }
+    }
+
+    /// Puts a letter into a shard's inbox and wakes it.
+    pub fn send(&self, shard: ShardIndex, letter: Letter) {
+        let mut sleepers = Sleepers::default();
+        self.put(shard, letter, &mut sleepers);
+        self.wake(sleepers);
+    }
+
+    /// Puts a letter for one connection.
+    pub(super) fn put_to(&self, address: Address, letter: impl FnOnce(Slot) -> Letter, sleepers: &mut Sleepers) {
+        self.put(usize::from(address.shard), letter(address.slot), sleepers);
+    }
+
+    /// Whether some shard lags so far behind that publishers should wait.
+    pub fn is_full(&self) -> bool {
+        self.0.iter().any(|inbox| inbox.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX)
+    }
+
+    /// Everything in a shard's inbox, by way of an empty vector that takes its place.
+    pub fn take(&self, shard: ShardIndex, empty: Vec<Letter>) -> Vec<Letter> {
+        let inbox = &self.0[shard];
+        let mut letters = inbox.letters.lock();
+        inbox.waiting_bytes.store(0, Ordering::Relaxed);
+        std::mem::replace(&mut *letters, empty)
+    }
+
+    /// Ends when a shard's inbox has been filled since it was last taken.
+    pub async fn filled(&self, shard: ShardIndex) {
+        self.0[shard].filled.notified().await;
+    }
+}

@@ -1,0 +1,194 @@
+//! Binds the ports, wires the parts together, and leaves in good order.
+
+mod listen;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::http::Api;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::registry::address::SHARDS_MAX;
+use crate::registry::inbox::Inboxes;
+use crate::registry::inbox::Letter;
+use crate::server::listen::Listener;
+use crate::shard::Shard;
+use crate::tasks::Tasks;
+
+/// Descriptors kept for the HTTP API, files and listeners, so that a flood of sockets can't stop publishing:
+/// a tenth of what the process may open, within these bounds.
+const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    metrics_address: SocketAddr,
+    node: Arc<Node>,
+    stop: CancellationToken,
+    tasks: Tasks,
+    /// Ends as soon as every shard has ended.
+    shards: mpsc::Receiver<()>,
+    drain_time: Duration,
+    open_files: u64,
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be had.
+    #[error("{key} {address} cannot be bound: {cause}; is another server running there?")]
+    Bind {
+        /// The configuration keys that say so.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The system refuses something else.
+    #[error("the server's threads cannot be started: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What was left when the server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections when the drain began.
+    pub connections: usize,
+    /// Connections that had to be cut.
+    pub left: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Server {
+    /// Binds and serves. Must be called inside a tokio runtime, which runs the metrics port.
+    #[expect(clippy::unused_async, reason = "must be called inside a runtime, which this makes plain")]
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
+        let workers = worker_count(config.server.workers);
+        let main = SocketAddr::new(config.server.host, config.server.port);
+        let bind = |key, address| {
+            listen::bind(address, config.server.backlog).map_err(|cause| StartError::Bind { key, address, cause })
+        };
+        let mut listeners = vec![bind("server.host and server.port", main)?];
+        let address = listeners[0].local_addr()?;
+        for _ in 1..workers {
+            listeners.push(bind("server.host and server.port", address)?);
+        }
+        let metrics_listener =
+            bind("metrics.host and metrics.port", SocketAddr::new(config.metrics.host, config.metrics.port))?;
+        let metrics_address = metrics_listener.local_addr()?;
+
+        let inboxes = Arc::new(Inboxes::new(workers));
+        let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port()));
+        let sockets_max = sockets_max(config.connections.connections_max, open_files);
+        let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
+        let stop = CancellationToken::new();
+        let (ended, shards) = mpsc::channel(1);
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let tasks = Tasks::new(stop.clone());
+            let api = Api::new(Arc::clone(&node), index, tasks.clone(), &config.server, &config.http);
+            let listener = Listener::new(listener, api.main_port(), tasks, config.http.request_seconds.duration());
+            run_shard(index, Arc::clone(&node), listener, ended.clone())?;
+        }
+        let tasks = Tasks::new(stop.clone());
+        let api = Api::new(Arc::clone(&node), 0, tasks.clone(), &config.server, &config.http);
+        let router = api.metrics_port(config.metrics.enabled);
+        Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
+        tasks.spawn(tick(Arc::clone(&node), stop.clone()));
+        let drain_time = config.server.drain_seconds.duration();
+        Ok(Self { address, metrics_address, node, stop, tasks, shards, drain_time, open_files })
+    }
+
+    /// The main port's address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The metrics port's address.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics_address
+    }
+
+    /// Threads that serve connections.
+    pub fn workers(&self) -> usize {
+        self.node.inboxes().shards()
+    }
+
+    /// Files and sockets that the process may have open.
+    pub fn open_files(&self) -> u64 {
+        self.open_files
+    }
+
+    /// Ends only when all shards have ended although nobody asked them to.
+    pub async fn failed(&mut self) {
+        let _ = self.shards.recv().await;
+    }
+
+    /// Leaves: not ready, stop accepting, close the connections spread over the first half of the time, and
+    /// wait for the rest. Ends within the configured time, whatever is left.
+    pub async fn drain(mut self) -> Drained {
+        let began = Instant::now();
+        let connections = self.node.sockets();
+        self.node.leave();
+        self.stop.cancel();
+        let inboxes = self.node.inboxes();
+        for shard in 0..inboxes.shards() {
+            inboxes.send(shard, Letter::Drain(self.drain_time / 2));
+        }
+        let _ = tokio::time::timeout(self.drain_time, self.shards.recv()).await;
+        self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
+        Drained { connections, left: self.node.sockets(), took: began.elapsed() }
+    }
+}
+
+fn worker_count(configured: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (if configured == 0 { cores } else { configured }).clamp(1, SHARDS_MAX)
+}
+
+fn sockets_max(configured: usize, open_files: u64) -> usize {
+    if configured > 0 {
+        return configured;
+    }
+    let reserve = (open_files / 10).clamp(*RESERVE.start(), *RESERVE.end());
+    usize::try_from(open_files.saturating_sub(reserve)).unwrap_or(usize::MAX)
+}
+
+/// One thread: a shard, and the HTTP side of its listener.
+fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: mpsc::Sender<()>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let name = format!("gema-shard-{index}");
+    std::thread::Builder::new().name(name).spawn(move || {
+        let _ended = ended;
+        let outcome = runtime.block_on(async {
+            let shard = Shard::new(index, node)?;
+            let tasks = listener.serve()?;
+            shard.run().await;
+            // Requests that came in before the end are answered, but nobody waits long for them.
+            tasks.finish(Duration::from_millis(500)).await;
+            io::Result::Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::error!(%error, shard = index, "a shard could not be started");
+        }
+    })?;
+    Ok(())
+}
+
+/// What the apps have to do about once a second.
+async fn tick(node: Arc<Node>, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        node.tick();
+    }
+}

@@ -1,0 +1,101 @@
+//! Ports, and the HTTP connections that come in there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use hyper_util::service::TowerToHyperService;
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::Socket;
+use socket2::Type;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+
+use crate::http::Peer;
+use crate::tasks::Tasks;
+
+/// Bytes that the kernel takes of a connection before it has sent them. A stalled reader then holds under
+/// half a megabyte of kernel memory instead of four; a lower mark costs speed.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Room for a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Pause after the system had no descriptor for a new connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Binds a port in such a way that each shard has a listener of its own on it.
+pub(super) fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// A bound port and who answers there.
+#[derive(Debug)]
+pub(super) struct Listener {
+    listener: std::net::TcpListener,
+    router: Router,
+    tasks: Tasks,
+    head_time: Duration,
+}
+
+impl Listener {
+    /// `head_time` is how long a client may take for a request's head.
+    pub(super) fn new(listener: std::net::TcpListener, router: Router, tasks: Tasks, head_time: Duration) -> Self {
+        Self { listener, router, tasks, head_time }
+    }
+
+    /// Accepts connections on the current runtime until the tasks are told to stop.
+    pub(super) fn serve(self) -> io::Result<Tasks> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let (router, tasks, head_time) = (self.router, self.tasks.clone(), self.head_time);
+        self.tasks.spawn(async move {
+            while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((stream, peer)) => {
+                        // Coalescing is ours, not Nagle's. Fails only when the peer is gone already.
+                        let _ = stream.set_nodelay(true);
+                        tasks.spawn(connection(stream, Peer(peer), router.clone(), tasks.clone(), head_time));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        });
+        Ok(self.tasks)
+    }
+}
+
+/// One HTTP connection, until it ends or becomes a WebSocket.
+async fn connection(stream: TcpStream, peer: Peer, router: Router, tasks: Tasks, head_time: Duration) {
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        service.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
+    if tasks.stop().run_until_cancelled(connection.as_mut()).await.is_none() {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    }
+}

@@ -1,0 +1,330 @@
+//! What one client message means. No socket inside: messages in, answers out.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::limiter::Bucket;
+use crate::metrics::AppMeters;
+use crate::metrics::Cause;
+use crate::node::App;
+use crate::node::Node;
+use crate::protocol::channel::Access;
+use crate::protocol::channel::ChannelKind;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::code::CLIENT_EVENT_RATE;
+use crate::protocol::code::Close;
+use crate::protocol::code::CloseCode;
+use crate::protocol::connect::ConnectRequest;
+use crate::protocol::event;
+use crate::protocol::frame::Frame;
+use crate::protocol::grant::SubscribeError;
+use crate::protocol::grant::Verifier;
+use crate::protocol::identity::User;
+use crate::protocol::json;
+use crate::protocol::message::ClientEvent;
+use crate::protocol::message::ClientMessage;
+use crate::protocol::message::SignIn;
+use crate::protocol::message::Subscribe;
+use crate::protocol::socket_id::SocketId;
+use crate::registry::address::Address;
+use crate::registry::inbox::ChannelId;
+
+/// The protocol version from which on a close is told by its code alone.
+const CLOSE_CODE_ALONE: u8 = 6;
+
+/// One established connection: who it is and what it listens to.
+#[derive(Debug)]
+pub struct Session {
+    app: Arc<App>,
+    address: Address,
+    socket_id: SocketId,
+    protocol: u8,
+    /// Whether the connection counts towards the app's quota, which it does once it is authorized.
+    counted: bool,
+    /// Sorted by name.
+    subscriptions: Vec<Subscription>,
+    user: Option<Box<User>>,
+    client_events: Option<Box<Bucket>>,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    name: ChannelName,
+    channel: ChannelId,
+    /// Who joined, on a presence channel.
+    user_id: Option<Arc<str>>,
+}
+
+/// What the shard has to do for the connection, in order.
+#[derive(Debug)]
+pub enum Answer {
+    /// Send this.
+    Send(Frame),
+    /// Empty the inbox: the answer is in there, in line with the events around it.
+    Arrived,
+    /// Hand over what is pending on this channel, then nothing more of it.
+    Left(ChannelId),
+}
+
+impl Session {
+    /// Takes a connection or says why not.
+    pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Frame), Close> {
+        let (app, protocol) = node.connect(request)?;
+        let socket_id = SocketId::random();
+        let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
+        let session = Self {
+            counted: !app.limits.enable_user_authentication,
+            client_events: Bucket::new(app.limits.max_client_events_per_second, Instant::now()).map(Box::new),
+            app,
+            address,
+            socket_id,
+            protocol,
+            subscriptions: Vec::new(),
+            user: None,
+        };
+        Ok((session, established))
+    }
+
+    /// The connection's public id.
+    pub fn socket_id(&self) -> SocketId {
+        self.socket_id
+    }
+
+    /// What the app's traffic is counted in.
+    pub fn meters(&self) -> &Arc<AppMeters> {
+        &self.app.meters
+    }
+
+    /// How many channels it listens to.
+    pub fn channel_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// How long the connection may go on without being authorized; `None` when it is, or need not be.
+    pub fn authorization_timeout(&self) -> Option<std::time::Duration> {
+        (!self.counted).then(|| self.app.limits.user_authentication_timeout_seconds.duration())
+    }
+
+    /// The frames that tell the client of a close by the server.
+    pub fn farewell(&self, close: &Close) -> Vec<Frame> {
+        let error = event::error(Some(close.code.number()), &close.reason);
+        let before = (self.protocol < CLOSE_CODE_ALONE).then_some(error);
+        before.into_iter().chain([Frame::close(close)]).collect()
+    }
+
+    /// Takes one text message.
+    pub fn on_text(&mut self, node: &Node, text: &str, now: Instant, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
+        self.app.meters.messages_received.inc();
+        self.app.meters.received_bytes.inc_by(text.len() as u64);
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ping) => answers.push(Answer::Send(event::pong())),
+            Ok(ClientMessage::Pong) => (),
+            Ok(ClientMessage::Subscribe(subscribe)) => return self.subscribe(node, &subscribe, now, answers),
+            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, now, answers),
+            Ok(ClientMessage::SignIn(sign_in)) => return self.sign_in(node, &sign_in, answers),
+            Ok(ClientMessage::Event(event)) => {
+                if let Err((code, message)) = self.client_event(node, &event, now) {
+                    self.refuse(Cause::ClientEvent, code, &message, answers);
+                }
+            }
+            Ok(ClientMessage::Foreign) => self.app.meters.refused(Cause::ForeignMessage),
+            Err(error) => self.refuse(Cause::InvalidMessage, None, &error.to_string(), answers),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes one binary message: nothing in this protocol is binary.
+    pub fn on_binary(&mut self, answers: &mut Vec<Answer>) {
+        self.app.meters.messages_received.inc();
+        self.refuse(Cause::InvalidMessage, None, "Binary messages are not supported", answers);
+    }
+
+    /// Leaves everything. The channels left are returned for the shard to forget.
+    pub fn end(&mut self, node: &Node, now: Instant) -> Vec<ChannelId> {
+        let left = std::mem::take(&mut self.subscriptions);
+        for subscription in &left {
+            self.app.leave(&subscription.name, self.address, subscription.user_id.as_deref(), now);
+        }
+        if let Some(user) = self.user.take() {
+            self.app.sign_out(self.address, &user);
+        }
+        node.disconnect(&self.app, self.counted);
+        left.into_iter().map(|subscription| subscription.channel).collect()
+    }
+
+    /// The channels that it listens to.
+    pub fn channels(&self) -> impl Iterator<Item = ChannelId> {
+        self.subscriptions.iter().map(|subscription| subscription.channel)
+    }
+
+    fn refuse(&self, cause: Cause, code: Option<u16>, message: &str, answers: &mut Vec<Answer>) {
+        self.app.meters.refused(cause);
+        answers.push(Answer::Send(event::error(code, message)));
+    }
+
+    fn find(&self, channel: &str) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by(|subscription| subscription.name.as_str().cmp(channel))
+    }
+
+    fn verifier(&self) -> Verifier<'_> {
+        Verifier { keys: &self.app.keys, socket_id: self.socket_id, user: self.user.as_deref() }
+    }
+
+    fn subscribe(
+        &mut self,
+        node: &Node,
+        subscribe: &Subscribe,
+        now: Instant,
+        answers: &mut Vec<Answer>,
+    ) -> ControlFlow<Close> {
+        let place = match self.find(&subscribe.channel) {
+            Ok(_) => {
+                let message = format!("Existing subscription to channel {}", subscribe.channel);
+                self.refuse(Cause::Subscription, None, &message, answers);
+                return ControlFlow::Continue(());
+            }
+            Err(place) => place,
+        };
+        match self.try_subscribe(node, subscribe, place, now) {
+            Ok(authorized) => {
+                answers.push(Answer::Arrived);
+                if authorized { self.authorized(node) } else { ControlFlow::Continue(()) }
+            }
+            Err(error) => {
+                answers.push(Answer::Send(event::subscription_error(&subscribe.channel, &error)));
+                self.refuse(Cause::Subscription, None, &error.to_string(), answers);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Returns whether joining this channel authorizes the connection.
+    fn try_subscribe(
+        &mut self,
+        node: &Node,
+        subscribe: &Subscribe,
+        place: usize,
+        now: Instant,
+    ) -> Result<bool, SubscribeError> {
+        let limit = node.connections().channels_max;
+        if self.subscriptions.len() >= limit {
+            return Err(SubscribeError::TooManyChannels { limit });
+        }
+        let grant = self.app.grant(self.verifier(), subscribe)?;
+        let name = grant.channel().clone();
+        let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
+        let channel = self.app.join(grant, self.address, now)?;
+        let authorized = name.kind().access == Access::Signed;
+        if self.subscriptions.is_empty() {
+            self.subscriptions.reserve_exact(1);
+        }
+        self.subscriptions.insert(place, Subscription { name, channel, user_id });
+        Ok(authorized)
+    }
+
+    fn unsubscribe(&mut self, channel: &str, now: Instant, answers: &mut Vec<Answer>) {
+        let Ok(place) = self.find(channel) else {
+            let message = format!("No current subscription to channel {channel}, or subscription in progress");
+            return self.refuse(Cause::Subscription, None, &message, answers);
+        };
+        let subscription = self.subscriptions.remove(place);
+        answers.push(Answer::Left(subscription.channel));
+        self.app.leave(&subscription.name, self.address, subscription.user_id.as_deref(), now);
+    }
+
+    fn sign_in(&mut self, node: &Node, sign_in: &SignIn, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
+        match self.verifier().sign_in(sign_in) {
+            Ok(user) => {
+                let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
+                self.user = Some(Box::new(user));
+                answers.push(Answer::Arrived);
+                self.authorized(node)
+            }
+            Err(error) => {
+                self.refuse(Cause::SignIn, None, &error.to_string(), answers);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// From now on the connection counts towards the app's quota, if it fits in.
+    fn authorized(&mut self, node: &Node) -> ControlFlow<Close> {
+        if self.counted {
+            return ControlFlow::Continue(());
+        }
+        match node.count(&self.app) {
+            Ok(()) => {
+                self.counted = true;
+                ControlFlow::Continue(())
+            }
+            Err(close) => ControlFlow::Break(close),
+        }
+    }
+
+    /// Relays a client's event, or says why not (Pusher protocol, "Client events").
+    fn client_event(
+        &mut self,
+        node: &Node,
+        event: &ClientEvent<'_>,
+        now: Instant,
+    ) -> Result<(), (Option<u16>, String)> {
+        let refuse = |message: &str| Err((None, message.to_owned()));
+        let limits = &self.app.limits;
+        let Some(channel) = &event.channel else {
+            return refuse("Invalid client event (must contain channel and data)");
+        };
+        if !event.name.starts_with("client-") {
+            return refuse("Client event rejected - event name must start with 'client-'");
+        }
+        if !limits.enable_client_messages {
+            return refuse("Client events are not enabled for this app; set enable_client_messages to allow them");
+        }
+        let kind = ChannelKind::of(channel);
+        let public_allowed = limits.allow_public_client_events && kind.access == Access::Public;
+        if !(kind.access == Access::Signed || public_allowed) || kind.encrypted {
+            return refuse("Client event rejected - only supported on private and presence channels");
+        }
+        let Ok(place) = self.find(channel) else {
+            return Err((None, format!("Client event rejected - not subscribed to {channel}")));
+        };
+        if event.name.chars().count() > limits.max_event_name_length {
+            return refuse("Event name too long");
+        }
+        let data = match event.data {
+            Some(data) => json::data_string(data),
+            None => Some(r#""null""#.into()),
+        };
+        let Some(data) = data else { return refuse("The data of this event is nested too deeply") };
+        if self.app.is_too_large(&data) {
+            let limit = limits.event_bytes_max();
+            return Err((None, format!("The data content of this event exceeds the allowed maximum ({limit} bytes)")));
+        }
+        if !node.has_room() {
+            return refuse("The server cannot keep up with what is published, try again");
+        }
+        if self.client_events.as_mut().is_some_and(|bucket| bucket.take(1, now).is_err()) {
+            return Err((Some(CLIENT_EVENT_RATE), "Client event rejected due to rate limit".to_owned()));
+        }
+        let subscription = &self.subscriptions[place];
+        let frame =
+            event::client_event(subscription.name.as_str(), &event.name, &data, subscription.user_id.as_deref());
+        self.app.relay(&subscription.name, frame, self.socket_id, now);
+        Ok(())
+    }
+}
+
+/// The frames of a refused connection: the error as an event, for clients that ignore close codes, and the close.
+pub fn refusal(close: &Close) -> [Frame; 2] {
+    [event::error(Some(close.code.number()), &close.reason), Frame::close(close)]
+}
+
+/// The connection was not authorized in time.
+pub const NOT_AUTHORIZED: Close = Close::new(CloseCode::Unauthorized, "Connection not authorized within timeout");
+/// The peer did not answer a ping.
+pub const PONG_MISSING: Close = Close::new(CloseCode::PongMissing, "Pong reply not received");
+/// The reader cannot keep up with what it subscribed to.
+pub const TOO_SLOW: Close =
+    Close::new(CloseCode::OverCapacity, "The connection is too slow for what it has subscribed to");
+/// The server is leaving.
+pub const LEAVING: Close = Close::new(CloseCode::Reconnect, "Server closed. Please reconnect shortly.");

@@ -1,0 +1,202 @@
+//! The socket loop, one per core. A shard owns its connections: no lock, no task and no timer of their own.
+//!
+//! A turn: inbox, sockets, timers, then what is pending on channels, then what is left in outboxes.
+
+mod batch;
+mod channel;
+mod closing;
+mod connection;
+mod delivery;
+mod outbox;
+mod reading;
+mod table;
+mod wheel;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::node::Node;
+use crate::registry::address::ShardIndex;
+use crate::registry::address::Slot;
+use crate::registry::inbox::ChannelId;
+use crate::registry::inbox::Letter;
+use crate::session::Answer;
+use crate::shard::channel::Channel;
+use crate::shard::closing::Drain;
+use crate::shard::connection::Connection;
+use crate::shard::table::Table;
+use crate::shard::wheel::Wheel;
+
+/// Readiness events taken from the kernel at once.
+const EVENTS_MAX: usize = 1024;
+/// One read buffer for all connections of a shard.
+const READ_BYTES: usize = 64 * 1024;
+
+/// One thread's connections and everything that belongs to them.
+#[derive(Debug)]
+pub struct Shard {
+    index: ShardIndex,
+    node: Arc<Node>,
+    /// Readiness of all sockets; to tokio it is a single descriptor.
+    poll: AsyncFd<mio::Poll>,
+    events: mio::Events,
+    connections: Table<Connection>,
+    channels: HashMap<ChannelId, Channel>,
+    /// Channels that something is pending on.
+    pending: Vec<ChannelId>,
+    /// Connections whose outbox got something in this turn.
+    unwritten: Vec<Slot>,
+    /// Connections that may have more to read.
+    unread: Vec<Slot>,
+    /// Connections whose outbox is over its limit.
+    evicted: Vec<Slot>,
+    /// Connections whose socket failed while it was written to.
+    broken: Vec<Slot>,
+    wheel: Wheel,
+    now: Instant,
+    drain: Option<Drain>,
+    buffer: Vec<u8>,
+    answers: Vec<Answer>,
+    letters: Vec<Letter>,
+    outbox_bytes: usize,
+    /// What the gauge of all shards knows of that.
+    outbox_bytes_reported: usize,
+}
+
+impl Shard {
+    /// A shard without connections. Must be called inside a tokio runtime.
+    pub fn new(index: ShardIndex, node: Arc<Node>) -> io::Result<Self> {
+        let now = Instant::now();
+        #[expect(deprecated, reason = "its successor is unsafe; the poll is owned, so the descriptor lives as long")]
+        let poll = AsyncFd::with_interest(mio::Poll::new()?, Interest::READABLE)?;
+        Ok(Self {
+            index,
+            node,
+            poll,
+            events: mio::Events::with_capacity(EVENTS_MAX),
+            connections: Table::new(),
+            channels: HashMap::new(),
+            pending: Vec::new(),
+            unwritten: Vec::new(),
+            unread: Vec::new(),
+            evicted: Vec::new(),
+            broken: Vec::new(),
+            wheel: Wheel::new(now),
+            now,
+            drain: None,
+            buffer: vec![0; READ_BYTES],
+            answers: Vec::new(),
+            letters: Vec::new(),
+            outbox_bytes: 0,
+            outbox_bytes_reported: 0,
+        })
+    }
+
+    /// Turns until it has been drained and its last connection is gone.
+    pub async fn run(mut self) {
+        while !self.is_done() {
+            let busy = self.turn();
+            if busy {
+                // HTTP on the same thread gets its share.
+                tokio::task::yield_now().await;
+            } else {
+                self.sleep().await;
+            }
+        }
+    }
+
+    /// Returns whether there is more to do at once.
+    fn turn(&mut self) -> bool {
+        self.now = Instant::now();
+        self.take_letters();
+        let more_events = self.take_events();
+        self.read_all();
+        self.wake_due();
+        self.drain_step();
+        self.flush_all();
+        self.write_all();
+        self.close_evicted();
+        more_events || !self.unread.is_empty() || !self.pending.is_empty() || !self.unwritten.is_empty()
+    }
+
+    async fn sleep(&mut self) {
+        let until = match &self.drain {
+            Some(_) => (self.now + Drain::STEP).min(self.wheel.next()),
+            None => self.wheel.next(),
+        };
+        let inboxes = Arc::clone(self.node.inboxes());
+        tokio::select! {
+            () = inboxes.filled(self.index) => (),
+            // The next turn takes the events and clears the readiness.
+            _ = self.poll.readable() => (),
+            () = tokio::time::sleep_until(until.into()) => (),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.drain.is_some() && self.connections.len() == 0
+    }
+
+    /// Empties the inbox. What is in there never asks to empty it again.
+    fn take_letters(&mut self) {
+        let empty = std::mem::take(&mut self.letters);
+        let mut letters = self.node.inboxes().take(self.index, empty);
+        for letter in letters.drain(..) {
+            match letter {
+                Letter::Connect(upgraded) => self.adopt(*upgraded),
+                Letter::Event(channel, event) => self.on_event(channel, event),
+                Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
+                Letter::Send(slot, frame) => self.send(slot, &frame),
+                Letter::Close(slot, close) => self.close(slot, &close),
+                Letter::Drain(over) => self.start_drain(over),
+            }
+        }
+        // A burst must not keep its room for good.
+        letters.shrink_to(EVENTS_MAX);
+        self.letters = letters;
+    }
+
+    /// Asks the kernel which sockets are ready. Returns whether it may know more.
+    fn take_events(&mut self) -> bool {
+        self.events.clear();
+        let events = &mut self.events;
+        let mut count = 0;
+        // Edge-triggered on both levels: readiness may be cleared only when the kernel had no more to tell.
+        let outcome = self.poll.try_io_mut(Interest::READABLE, |poll| {
+            match poll.poll(events, Some(Duration::ZERO)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+                polled => polled?,
+            }
+            count = events.iter().count();
+            if count < EVENTS_MAX { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(true) }
+        });
+        for event in &self.events {
+            let slot = connection::slot_of(event.token());
+            let Some(connection) = self.connections.get_mut(slot) else { continue };
+            if event.is_read_closed() || event.is_error() {
+                connection.hung_up = true;
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.unread.push(slot);
+            }
+            if event.is_writable() && connection.blocked {
+                connection.blocked = false;
+                self.unwritten.push(slot);
+            }
+        }
+        outcome.unwrap_or(false)
+    }
+
+    fn read_all(&mut self) {
+        let unread = std::mem::take(&mut self.unread);
+        for slot in unread {
+            self.read(slot);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The ways a connection ends. Whatever ends it, its session ends in one place, so no channel is forgotten.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::metrics::Cause;
+use crate::protocol::code::Close;
+use crate::protocol::frame::Frame;
+use crate::registry::address::Slot;
+use crate::session;
+use crate::session::Session;
+use crate::shard::Shard;
+use crate::shard::connection::Watch;
+use crate::shard::wheel::Tick;
+use crate::shard::wheel::Wheel;
+
+/// Closing all connections, spread over some time.
+#[derive(Debug)]
+pub(super) struct Drain {
+    began: Instant,
+    over: Duration,
+    left: Vec<Slot>,
+    total: usize,
+}
+
+impl Drain {
+    /// How often some more are closed.
+    pub(super) const STEP: Duration = Duration::from_millis(20);
+}
+
+impl Shard {
+    /// Closes a connection from our side: what is pending for it, then the close, then the peer's turn.
+    pub(super) fn close(&mut self, slot: Slot, close: &Close) {
+        let Some(session) = self.end_session(slot) else { return };
+        for frame in session.farewell(close) {
+            self.queue(slot, frame.bytes().clone());
+        }
+        self.end_within(slot, self.node.connections().close_seconds.duration());
+    }
+
+    /// The peer closes, or answers our close.
+    pub(super) fn on_close(&mut self, slot: Slot, code: Option<u16>) {
+        if self.end_session(slot).is_some() {
+            self.queue(slot, Frame::close_answer(code).bytes().clone());
+            self.end_within(slot, self.node.connections().close_seconds.duration());
+        }
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.finishing = true;
+        if connection.outbox.is_empty() {
+            self.remove(slot);
+        }
+    }
+
+    /// Closes the connections that cannot keep up: what they have not begun to read is forgotten and counted.
+    pub(super) fn close_evicted(&mut self) {
+        for slot in std::mem::take(&mut self.evicted) {
+            let Some(connection) = self.connections.get_mut(slot) else { continue };
+            let Some(session) = &connection.session else { continue };
+            let waiting = connection.outbox.waiting();
+            session.meters().dropped(Cause::SlowReader, connection.outbox.forget() as u64);
+            self.outbox_bytes -= waiting - connection.outbox.waiting();
+            connection.half_close = true;
+            // The kernel took no more than the low-water mark; now it may take the few bytes that are left.
+            let _ = socket2::SockRef::from(&connection.stream).set_tcp_notsent_lowat(u32::MAX);
+            connection.blocked = false;
+            self.forget_pending(slot);
+            self.close(slot, &session::TOO_SLOW);
+            self.unwritten.push(slot);
+        }
+    }
+
+    /// Forgets a connection at once.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let waiting = self.connections.get_mut(slot).map_or(0, |connection| connection.outbox.frames());
+        if let Some(session) = self.end_session(slot) {
+            session.meters().dropped(Cause::Disconnected, waiting as u64);
+        }
+        if let Some(mut connection) = self.connections.remove(slot) {
+            self.outbox_bytes -= connection.outbox.waiting();
+            // A descriptor that is about to be closed needs no deregistering to be forgotten; mio asks for it.
+            let _ = self.poll.get_ref().registry().deregister(&mut connection.stream);
+            self.node.socket_closed();
+        }
+    }
+
+    /// The one exit of every session: leaves all channels, signs out.
+    fn end_session(&mut self, slot: Slot) -> Option<Session> {
+        let session = self.connections.get_mut(slot)?.session.as_ref()?;
+        for channel in session.channels().collect::<Vec<_>>() {
+            self.hand_over(slot, channel);
+        }
+        let mut session = self.connections.get_mut(slot)?.session.take()?;
+        session.end(&self.node, self.now);
+        Some(session)
+    }
+
+    /// Leaves the channels on this shard without taking along what is pending.
+    fn forget_pending(&mut self, slot: Slot) {
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref()) else {
+            return;
+        };
+        let socket_id = session.socket_id();
+        for id in session.channels().collect::<Vec<_>>() {
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.leave(slot, socket_id);
+                if channel.subscribers.is_empty() {
+                    self.channels.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Looks after the connections whose time has come.
+    pub(super) fn wake_due(&mut self) {
+        for slot in self.wheel.advance(self.now) {
+            self.look_after(slot);
+        }
+    }
+
+    /// Does what is due for a connection, and sees to it that it is woken when something will be.
+    pub(super) fn look_after(&mut self, slot: Slot) {
+        let now = self.wheel.now();
+        let settings = self.node.connections();
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let timeout = connection.session.as_ref().and_then(Session::authorization_timeout);
+        let authorized_by = timeout.map_or(Tick::MAX, |timeout| Wheel::after(connection.opened, timeout));
+        match connection.watch {
+            Watch::End(at) if at <= now => return self.remove(slot),
+            Watch::End(at) => return self.wheel.wake(slot, at),
+            _ if authorized_by <= now => return self.close(slot, &session::NOT_AUTHORIZED),
+            Watch::Pong(at) if at <= now => return self.close(slot, &session::PONG_MISSING),
+            Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by)),
+            Watch::Idle => (),
+        }
+        let ping = settings.ping_seconds.duration();
+        // Connections that came together are not pinged together.
+        let jitter = slot.index % (ping.as_secs() / 10 + 1) as Tick;
+        let quiet_until = Wheel::after(connection.heard, ping) - jitter;
+        if quiet_until > now {
+            return self.wheel.wake(slot, quiet_until.min(authorized_by));
+        }
+        let answered_by = Wheel::after(now, settings.pong_seconds.duration());
+        connection.watch = Watch::Pong(answered_by);
+        self.wheel.wake(slot, answered_by.min(authorized_by));
+        self.queue(slot, Frame::ping().bytes().clone());
+    }
+
+    /// Begins to close all connections.
+    pub(super) fn start_drain(&mut self, over: Duration) {
+        let left: Vec<Slot> = self.connections.slots().collect();
+        self.drain = Some(Drain { began: self.now, over, total: left.len(), left });
+    }
+
+    /// Closes as many connections as the time that has passed asks for.
+    pub(super) fn drain_step(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let passed = self.now.duration_since(drain.began).as_secs_f64();
+        let share = if drain.over.is_zero() { 1.0 } else { (passed / drain.over.as_secs_f64()).min(1.0) };
+        let keep = ((1.0 - share) * drain.total as f64).floor() as usize;
+        let closing = drain.left.split_off(keep.min(drain.left.len()));
+        for slot in closing {
+            self.close(slot, &session::LEAVING);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! One connection: its socket, its session, and what waits in either direction.
+
+use std::time::Duration;
+
+use mio::Interest;
+use mio::Token;
+
+use crate::protocol::frame::Decoder;
+use crate::protocol::frame::Frame;
+use crate::registry::address::Address;
+use crate::registry::address::Slot;
+use crate::registry::inbox::Upgraded;
+use crate::session;
+use crate::session::Session;
+use crate::shard::Shard;
+use crate::shard::outbox::Outbox;
+use crate::shard::wheel::Tick;
+use crate::shard::wheel::Wheel;
+
+/// A connection in its shard's table.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: mio::net::TcpStream,
+    /// `None` once the connection is being closed.
+    pub(super) session: Option<Session>,
+    pub(super) decoder: Decoder,
+    /// The decoder holds what hyper had read before it gave the connection back.
+    pub(super) fed: bool,
+    pub(super) outbox: Outbox,
+    /// The tick in which it began.
+    pub(super) opened: Tick,
+    /// The last tick in which something came in.
+    pub(super) heard: Tick,
+    /// What happens when nothing comes in.
+    pub(super) watch: Watch,
+    /// The socket takes no more until it says so.
+    pub(super) blocked: bool,
+    /// The peer has closed its side, or the socket has failed.
+    pub(super) hung_up: bool,
+    /// Ends as soon as the outbox is empty.
+    pub(super) finishing: bool,
+    /// Tells the peer that nothing more will come as soon as the outbox is empty.
+    pub(super) half_close: bool,
+}
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// Anything; a ping is sent when nothing comes.
+    Idle,
+    /// The answer to a ping, until this tick.
+    Pong(Tick),
+    /// The end of the connection, by force at this tick.
+    End(Tick),
+}
+
+/// The events of a socket carry its slot.
+pub(super) fn slot_of(Token(token): Token) -> Slot {
+    Slot { index: token as u32, generation: (token >> 32) as u32 }
+}
+
+fn token_of(slot: Slot) -> Token {
+    Token((slot.generation as usize) << 32 | slot.index as usize)
+}
+
+impl Connection {
+    fn new(stream: mio::net::TcpStream, now: Tick) -> Self {
+        Self {
+            stream,
+            session: None,
+            decoder: Decoder::default(),
+            fed: false,
+            outbox: Outbox::default(),
+            opened: now,
+            heard: now,
+            watch: Watch::Idle,
+            blocked: false,
+            hung_up: false,
+            finishing: false,
+            half_close: false,
+        }
+    }
+}
+
+impl Shard {
+    /// Takes over a socket after the upgrade: establishes a connection, or refuses it.
+    pub(super) fn adopt(&mut self, upgraded: Upgraded) {
+        let mut stream = mio::net::TcpStream::from_std(upgraded.stream);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registry = self.poll.get_ref().registry();
+        let now = self.wheel.now();
+        let slot = self.connections.insert(|slot| {
+            // A socket that cannot be watched never gets ready; the timer ends it.
+            if let Err(error) = registry.register(&mut stream, token_of(slot), interest) {
+                tracing::warn!(%error, "a connection cannot be watched");
+            }
+            Connection::new(stream, now)
+        });
+        self.node.socket_opened();
+        let address = Address { shard: self.index as u16, slot };
+        match Session::open(&self.node, &upgraded.request, address) {
+            Ok((session, established)) => self.establish(slot, session, &established),
+            Err(close) => {
+                let [error, close] = session::refusal(&close);
+                self.queue(slot, error.bytes().clone());
+                self.queue(slot, close.bytes().clone());
+                self.end_within(slot, self.node.connections().close_seconds.duration());
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.fed = !upgraded.read_ahead.is_empty();
+            connection.decoder.feed(&upgraded.read_ahead);
+        }
+        self.unread.push(slot);
+    }
+
+    fn establish(&mut self, slot: Slot, session: Session, established: &Frame) {
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.session = Some(session);
+        }
+        self.send(slot, established);
+        self.look_after(slot);
+    }
+
+    /// The connection ends within this time, whatever the peer does.
+    pub(super) fn end_within(&mut self, slot: Slot, time: Duration) {
+        let at = Wheel::after(self.wheel.now(), time);
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.watch = Watch::End(at);
+            self.wheel.wake(slot, at);
+        }
+    }
+}

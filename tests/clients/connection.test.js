@@ -1,0 +1,157 @@
+// Connecting, staying, being refused and coming back.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Gema, startGema } from './gema.js';
+import { connected, errorCode, fresh, hear, join, subscribed, withPusher } from './pages.js';
+import { LIMIT_MS, until } from './wait.js';
+import { openWire } from './wire.js';
+
+const gema = await startGema();
+
+/** What each official client asks for (protocol.md, A.1). */
+const CLIENTS = {
+  'pusher-js 8': { query: 'protocol=7&client=js&version=8.6.0&flash=false' },
+  'pusher-js 7': { query: 'protocol=7&client=js&version=7.6.0&flash=false' },
+  Swift: {
+    query: 'client=pusher-websocket-swift&version=10.1.10&protocol=7',
+    subprotocol: 'pusher-channels-protocol-7',
+  },
+  Java: { query: 'client=java-client&protocol=5&version=2.4.4' },
+  '.NET': { query: 'protocol=5&client=pusher-dotnet-client&version=2.1.0' },
+  Pysher: { query: 'client=Pysher&version=1.0.8&protocol=6' },
+  'a hand-written client': { query: '' },
+};
+
+/** Codes after which clients return by themselves (protocol.md, A.7). */
+const bringsBack = (code) => code === 1001 || code === 1012 || (code >= 4100 && code <= 4299);
+
+withPusher('is connected within a second of connect() (G-69)', gema, async ({ open }) => {
+  const begin = performance.now();
+  const pusher = open();
+  await connected(pusher);
+  const took = performance.now() - begin;
+  assert.ok(took < 1_000, `connected after ${took} ms`);
+  assert.match(pusher.connection.socket_id, /^[1-9][0-9]*\.[1-9][0-9]*$/);
+});
+
+for (const [client, { query, subprotocol }] of Object.entries(CLIENTS)) {
+  test(`the query string of ${client} is accepted (G-66)`, async (t) => {
+    const wire = await openWire(t, gema.url(query), subprotocol);
+    assert.equal(wire.socket.protocol, subprotocol ?? '');
+    const { socket_id, activity_timeout } = await wire.established();
+    assert.match(socket_id, /^[1-9][0-9]*\.[1-9][0-9]*$/);
+    assert.ok(Number.isInteger(activity_timeout) && activity_timeout > 0);
+    await wire.join(fresh('public'));
+  });
+}
+
+test('a leaving server says to every client that it may come back (G-66)', async (t) => {
+  const leaving = await new Gema({}).start();
+  const wires = [];
+  for (const { query, subprotocol } of Object.values(CLIENTS)) {
+    const wire = await openWire(t, leaving.url(query), subprotocol);
+    await wire.socketId();
+    wires.push({ wire, query });
+  }
+  await leaving.stop();
+  for (const { wire, query } of wires) {
+    const { code } = await wire.end();
+    assert.ok(bringsBack(code), `${query} was closed with ${code}`);
+    // A client of protocol 5 hears it as an event first, one of protocol 7 as a close only (G-63, G-64).
+    const errors = wire.frames.all.filter(({ name }) => name === 'pusher:error');
+    const expected = query.includes('protocol=5') && code >= 4000 ? [code] : [];
+    assert.deepEqual(errors.map(({ data }) => data.code), expected, query);
+  }
+});
+
+withPusher('comes back by itself and subscribes again after the server restarted (G-70)', gema, async ({ t, open }) => {
+  const restarting = await startGema({ t });
+  const pusher = open({
+    user: 'ada',
+    wsPort: restarting.port,
+    channelAuthorization: { customHandler: ({ socketId, channelName }, answer) => {
+      const member = channelName.startsWith('presence-') ? { user_id: 'ada' } : undefined;
+      answer(null, restarting.api.authorizeChannel(socketId, channelName, member));
+    } },
+  });
+  const names = ['orders', 'private-orders', 'presence-orders'];
+  const channels = await Promise.all(names.map((name) => join(pusher, name)));
+  const heard = channels.map(hear);
+  const before = pusher.connection.socket_id;
+
+  await restarting.kill();
+  await restarting.start();
+  await until(() => pusher.connection.state === 'connected' && pusher.connection.socket_id !== before,
+    'pusher-js has a new connection', 2 * LIMIT_MS);
+  await Promise.all(channels.map(subscribed));
+  await restarting.api.trigger(names, 'after-restart', { n: 1 });
+
+  for (const inbox of heard) assert.deepEqual(await inbox.data('after-restart'), { n: 1 });
+  assert.equal(channels[2].members.count, 1);
+});
+
+withPusher('comes back by itself after the server was stopped and started (G-70)', gema, async ({ t, open }) => {
+  const restarting = await startGema({ t });
+  const pusher = open({ wsPort: restarting.port });
+  const channel = await join(pusher, 'orders');
+  const heard = hear(channel);
+  const before = pusher.connection.socket_id;
+
+  await restarting.stop();
+  await restarting.start();
+  // A try that finds nobody listening costs pusher-js 15 s.
+  await until(() => pusher.connection.state === 'connected' && pusher.connection.socket_id !== before,
+    'pusher-js has a new connection', 20_000);
+  await subscribed(channel);
+  await restarting.api.trigger('orders', 'after-restart', {});
+  await heard.take('after-restart');
+});
+
+withPusher('an unknown key ends in state disconnected, with the reason and without another try', gema, async ({ t, open }) => {
+  const stranger = await startGema({ t, app: { id: '7', key: 'another-key', secret: 'another-secret' } });
+  const pusher = open({ wsPort: stranger.port });
+  const heard = hear(pusher.connection);
+  assert.equal(errorCode(await heard.data('error')), 4001);
+  await until(() => pusher.connection.state === 'disconnected', 'pusher-js gives up');
+  assert.equal(heard.count('connecting_in'), 0);
+  assert.equal(pusher.connection.retryTimer ?? null, null);
+});
+
+withPusher('disconnect() and connect() give a new socket id and the same channels', gema, async ({ open }) => {
+  const pusher = open();
+  const name = fresh('public');
+  const channel = await join(pusher, name);
+  const heard = hear(channel);
+  const before = pusher.connection.socket_id;
+
+  pusher.disconnect();
+  await until(async () => {
+    const answer = await (await gema.api.get({ path: `/channels/${name}` })).json();
+    return answer.occupied === false;
+  }, 'the server has forgotten the connection');
+  pusher.connect();
+  await connected(pusher);
+  await subscribed(channel);
+
+  assert.notEqual(pusher.connection.socket_id, before);
+  await gema.api.trigger(name, 'again', {});
+  await heard.take('again');
+});
+
+withPusher('a quiet connection is kept alive by pusher:ping and pusher:pong', gema, async ({ open }) => {
+  // 50 ms instead of two minutes; a missing pong would end the connection after as long again.
+  const pusher = open({ activityTimeout: 50, pongTimeout: 2_000 });
+  const heard = hear(pusher.connection);
+  let pongs = 0;
+  pusher.connection.bind('message', ({ event }) => (pongs += event === 'pusher:pong'));
+  await until(() => pongs >= 3, 'three pongs');
+  assert.equal(heard.count('connected'), 1);
+  assert.equal(heard.count('error'), 0);
+  assert.equal(pusher.connection.state, 'connected');
+});
+
+withPusher('wsPath finds a server behind a path prefix', gema, async ({ t, open }) => {
+  const prefixed = await startGema({ t, env: { SOKETI_PATH_PREFIX: '/ws' } });
+  await connected(open({ wsPort: prefixed.port, wsPath: '/ws' }));
+});

@@ -1,0 +1,159 @@
+// One gema process for a test file: started on free ports, stopped by SIGTERM, which it has to leave with 0.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { after } from 'node:test';
+import Pusher from 'pusher';
+import { within } from './wait.js';
+
+const here = import.meta.dirname ?? new URL('.', import.meta.url).pathname;
+const binary = process.env.GEMA_BINARY
+  ? resolve(process.env.GEMA_BINARY)
+  : join(here, '../../target/debug/gema');
+
+/** Digits only: the libraries for Python and Go accept no other app id. */
+export const app = { id: '1001', key: 'clients-key', secret: 'clients-secret' };
+
+/** 32 bytes 0, 1, … 31: the master key of protocol.md, C.5. */
+export const masterKey = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=';
+
+/** How long a server may take to print its ready line, or to leave. */
+const START_STOP_MS = 20_000;
+
+/** Starts a server and stops it after the tests of the file (or of the test, if called inside one). */
+export async function startGema(options = {}) {
+  const gema = new Gema(options);
+  await gema.start();
+  (options.t ?? { after }).after(() => gema.stop());
+  return gema;
+}
+
+export class Gema {
+  host = '127.0.0.1';
+  /** The free port that the server took; it keeps it when started again. */
+  port = 0;
+  #child;
+  /** Resolves with the exit code or the signal. */
+  #ended;
+  #env;
+  #config;
+  #folder;
+  #log = [];
+
+  /**
+   * `env`: variables besides the app's; `config`: text of a TOML file, which then has to name the apps;
+   * `app`: another id, key and secret.
+   */
+  constructor({ env = {}, config, app: own = app }) {
+    this.app = own;
+    this.#config = config;
+    this.#env = config ? env : { ...appEnv(own), ...env };
+  }
+
+  async start() {
+    this.#child = spawn(binary, ['start', ...this.#configArgument()], {
+      env: {
+        PATH: process.env.PATH,
+        SOKETI_HOST: this.host,
+        SOKETI_PORT: String(this.port),
+        SOKETI_METRICS_SERVER_PORT: '0',
+        // Nobody waits for clients that have left; a stop is a matter of milliseconds.
+        SOKETI_SHUTDOWN_GRACE_PERIOD: '500',
+        GEMA_LOG_FORMAT: 'json',
+        ...this.#env,
+      },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const kill = () => this.#child.kill('SIGKILL');
+    process.once('exit', kill);
+    this.#ended = new Promise((resolve) => {
+      this.#child.once('error', (error) => resolve(`could not be started: ${error.message}`));
+      this.#child.once('exit', (code, signal) => resolve(signal ?? code));
+    }).finally(() => process.removeListener('exit', kill));
+    const ready = await within(
+      Promise.race([this.#readyLine(), this.#ended.then((how) => this.#fail(`ended before it was ready: ${how}`))]),
+      `${binary} prints its ready line`,
+      START_STOP_MS,
+    ).catch((error) => {
+      kill();
+      throw error;
+    });
+    this.port = Number(ready.address.split(':').at(-1));
+    this.api = new Pusher({
+      appId: this.app.id,
+      key: this.app.key,
+      secret: this.app.secret,
+      host: this.host,
+      port: this.port,
+      useTLS: false,
+      encryptionMasterKeyBase64: masterKey,
+    });
+    return this;
+  }
+
+  /** Asks the server to leave, and expects it to leave well. */
+  async stop() {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill('SIGTERM');
+    const how = await within(this.#ended, 'the server leaves after SIGTERM', START_STOP_MS);
+    if (this.#folder) rmSync(this.#folder, { recursive: true, force: true });
+    this.#folder = undefined;
+    assert.equal(how, 0, `exit code of the server; its last lines:\n${this.#log.slice(-20).join('\n')}`);
+  }
+
+  /** Ends the server as a crash would. */
+  async kill() {
+    this.#child.kill('SIGKILL');
+    await within(this.#ended, 'the server is gone after SIGKILL');
+  }
+
+  /** The address of a WebSocket, as a client without library writes it. */
+  url(query = 'protocol=7&client=js&version=8.6.0&flash=false', key = this.app.key) {
+    return `ws://${this.host}:${this.port}/app/${key}${query ? `?${query}` : ''}`;
+  }
+
+  #configArgument() {
+    if (!this.#config) return [];
+    this.#folder ??= mkdtempSync(join(tmpdir(), 'gema-clients-'));
+    const file = join(this.#folder, 'gema.toml');
+    writeFileSync(file, this.#config);
+    return [`--config=${file}`];
+  }
+
+  #readyLine() {
+    createInterface({ input: this.#child.stderr }).on('line', (line) => this.#log.push(line));
+    return new Promise((resolve) => {
+      createInterface({ input: this.#child.stdout }).on('line', (line) => {
+        this.#log.push(line);
+        const said = parsed(line);
+        if (said.message === 'ready') resolve(said);
+      });
+    });
+  }
+
+  #fail(what) {
+    throw new Error(`${binary} ${what}\n${this.#log.slice(-20).join('\n')}`);
+  }
+}
+
+function appEnv({ id, key, secret }) {
+  return {
+    SOKETI_DEFAULT_APP_ID: id,
+    SOKETI_DEFAULT_APP_KEY: key,
+    SOKETI_DEFAULT_APP_SECRET: secret,
+    SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES: 'true',
+  };
+}
+
+/** A log line as an object; its fields may stand at the top or under `fields`. */
+function parsed(line) {
+  try {
+    const said = JSON.parse(line);
+    return { ...said, ...said.fields };
+  } catch {
+    return {};
+  }
+}
