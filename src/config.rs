@@ -301,8 +301,8 @@ impl Server {
                  digits and - . _ ~ between, such as \"/ws\""
             ));
         }
-        // A thread each: more than a few per core only cost.
-        within("server.workers", self.workers, 0..=1024, faults);
+        // As many as the registry can address (`SHARDS_MAX`).
+        within("server.workers", self.workers, 0..=64, faults);
         // The kernel cuts it to net.core.somaxconn.
         within("server.backlog", self.backlog, 1..=65_535, faults);
         let percent = self.accept_traffic_memory_percent;

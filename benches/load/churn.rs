@@ -26,7 +26,7 @@ const AFTERWARDS_S: f64 = 3.0;
 pub(crate) fn run(options: &ChurnOptions) -> Result<Report> {
     let ChurnOptions { server, rate, live_ms, secs } = options;
     bounded(LIVE_MAX, *secs)?;
-    let process = server.process();
+    let process = server.process()?;
     process.reset_peak();
     let target = server.target()?;
     let mut report = Report::default();

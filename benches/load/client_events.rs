@@ -56,7 +56,7 @@ pub(crate) fn run(options: &ClientEventsOptions) -> Result<Report> {
     let ClientEventsOptions { server, pairs, payload, rate, secs, warmup } = options;
     ensure!(*pairs > 0, "--pairs must be at least 1");
     bounded(pairs * 2, warmup + secs)?;
-    let process = server.process();
+    let process = server.process()?;
     process.reset_peak();
     let mut report = Report::default();
     report.put("scenario", "client-events").put("label", server.label.as_str());

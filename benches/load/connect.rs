@@ -43,7 +43,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<Report> {
     let ConnectOptions { server, conns, channels, hold, touch } = options;
     let channels = (*channels).max(1);
     bounded(*conns, *hold)?;
-    let process = server.process();
+    let process = server.process()?;
     process.reset_peak();
     let mut report = Report::default();
     report.put("scenario", "connect").put("label", server.label.as_str());

@@ -30,7 +30,7 @@ pub(crate) fn channel(n: usize) -> String {
 
 /// Runs the scenario against a server.
 pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
-    let process = server.process();
+    let process = server.process()?;
     process.reset_peak();
     let mut report = Report::default();
     head(&mut report, server, fan)?;
@@ -191,7 +191,7 @@ impl Load<'_> {
         report.put(
             "slow",
             json!({
-                "sent_to_its_channel": report.number("deliveries").unwrap_or(0.0) / self.order.listeners as f64,
+                "sent_to_its_channel": report.number("expected").unwrap_or(0.0) as u64 / self.order.listeners,
                 "received_before_resume": before,
                 "received_after_resume": seen - before,
                 "closed": client.state == State::Closed,

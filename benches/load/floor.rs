@@ -60,7 +60,8 @@ impl Drop for FloorServer {
 
 /// Runs the fan-out against the floor.
 pub(crate) fn run(options: &FanOptions, fan: &Fan) -> Result<Report> {
-    let cpus = options.floor_cpus.clone().or_else(|| options.server.process().cpus());
+    let server = options.server.process()?;
+    let cpus = options.floor_cpus.clone().or_else(|| server.cpus());
     let floor = FloorServer::start(cpus.as_deref())?;
     fanout::run(&options.server.redirected(floor.port, floor.child.id()), fan)
 }

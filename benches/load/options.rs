@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -94,8 +95,11 @@ impl ServerOptions {
     }
 
     /// The server's process.
-    pub(crate) fn process(&self) -> Process {
-        Process::new(self.server_pid)
+    pub(crate) fn process(&self) -> Result<Process> {
+        if let Some(pid) = self.server_pid {
+            ensure!(Path::new("/proc").join(pid.to_string()).exists(), "there is no process {pid}");
+        }
+        Ok(Process::new(self.server_pid))
     }
 
     /// The same options for another server on this machine, the floor.

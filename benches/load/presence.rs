@@ -53,7 +53,7 @@ impl Receiver for Notices {
 pub(crate) fn run(options: &PresenceOptions) -> Result<Report> {
     let PresenceOptions { server, users } = options;
     bounded(*users, 0.0)?;
-    let process = server.process();
+    let process = server.process()?;
     process.reset_peak();
     let mut report = Report::default();
     report.put("scenario", "presence").put("label", server.label.as_str());

@@ -1,0 +1,174 @@
+//! A WebSocket client that sees every frame as it came.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use futures_util::StreamExt;
+use serde_json::Value;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::MaybeTlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderName;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::Response;
+
+use crate::server::channel_auth;
+use crate::server::user_auth;
+
+/// Longer than anything takes that happens at all.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The answer to the upgrade request.
+    pub response: Response<Option<Vec<u8>>>,
+    /// Known once the connection is established.
+    pub socket_id: String,
+}
+
+impl Client {
+    pub async fn open(address: SocketAddr, path_and_query: &str, headers: &[(&str, &str)]) -> Self {
+        let mut request = format!("ws://{address}{path_and_query}").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let (socket, response) = timeout(PATIENCE, connect_async(request)).await.expect("no answer").unwrap();
+        Self { socket, response, socket_id: String::new() }
+    }
+
+    /// Waits for `connection_established`.
+    pub async fn established(&mut self) {
+        let frame = self.next().await;
+        assert_eq!(frame["event"], "pusher:connection_established", "{frame}");
+        let data: Value = serde_json::from_str(frame["data"].as_str().unwrap()).unwrap();
+        self.socket_id = data["socket_id"].as_str().unwrap().to_owned();
+    }
+
+    /// The next WebSocket message of any kind.
+    pub async fn next_message(&mut self) -> Message {
+        let next = timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
+        next.expect("the connection ended").expect("the connection broke")
+    }
+
+    /// The exact text of the next text frame. Pings are answered and passed over.
+    pub async fn next_text(&mut self) -> String {
+        loop {
+            match self.next_message().await {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) | Message::Pong(_) => (),
+                other => panic!("a text frame was expected, not {other:?}"),
+            }
+        }
+    }
+
+    /// The next text frame as JSON.
+    pub async fn next(&mut self) -> Value {
+        let text = self.next_text().await;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The next text frame, which must be this event; returns its data, decoded if it is a JSON string.
+    pub async fn next_event(&mut self, event: &str) -> Value {
+        let frame = self.next().await;
+        assert_eq!(frame["event"], event, "{frame}");
+        match &frame["data"] {
+            Value::String(data) => serde_json::from_str(data).unwrap_or_else(|_| frame["data"].clone()),
+            data => data.clone(),
+        }
+    }
+
+    /// The next frame must be a close; returns its code and reason.
+    pub async fn next_close(&mut self) -> (u16, String) {
+        loop {
+            match self.next_message().await {
+                Message::Close(Some(close)) => return (close.code.into(), close.reason.to_string()),
+                Message::Ping(_) | Message::Pong(_) => (),
+                other => panic!("a close frame was expected, not {other:?}"),
+            }
+        }
+    }
+
+    /// Waits until the server has ended the TCP connection.
+    pub async fn ended(&mut self) {
+        while let Ok(Some(Ok(_))) = timeout(PATIENCE, self.socket.next()).await {}
+    }
+
+    /// Everything sent so far has been taken, and nothing had been received but the answer to this ping.
+    pub async fn nothing_came(&mut self) {
+        self.send(r#"{"event":"pusher:ping","data":{}}"#).await;
+        assert_eq!(self.next_text().await, r#"{"event":"pusher:pong","data":"{}"}"#);
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        self.send_message(Message::text(text)).await;
+    }
+
+    pub async fn send_json(&mut self, value: Value) {
+        self.send(&value.to_string()).await;
+    }
+
+    pub async fn send_message(&mut self, message: Message) {
+        timeout(PATIENCE, self.socket.send(message)).await.expect("the server does not read").unwrap();
+    }
+
+    /// The raw TCP connection below.
+    pub fn tcp(&mut self) -> &mut TcpStream {
+        match self.socket.get_mut() {
+            MaybeTlsStream::Plain(stream) => stream,
+            _ => panic!("the connection is not plain"),
+        }
+    }
+
+    pub async fn close(mut self) {
+        let _ = self.socket.close(None).await;
+        self.ended().await;
+    }
+
+    /// Sends a subscribe without waiting; signs it where the channel's name asks for it.
+    pub async fn send_subscribe(&mut self, channel: &str, channel_data: Option<&str>) {
+        let signed = channel.starts_with("private-") || channel.starts_with("presence-");
+        let auth = if signed { channel_auth(&self.socket_id, channel, channel_data) } else { String::new() };
+        let mut data = json!({ "auth": auth, "channel": channel });
+        if let Some(channel_data) = channel_data {
+            data["channel_data"] = channel_data.into();
+        }
+        self.send_json(json!({ "event": "pusher:subscribe", "data": data })).await;
+    }
+
+    /// Joins a channel that is not a presence channel.
+    pub async fn subscribe(&mut self, channel: &str) {
+        self.send_subscribe(channel, None).await;
+        assert_eq!(
+            self.next_text().await,
+            format!(r#"{{"event":"pusher_internal:subscription_succeeded","data":"{{}}","channel":"{channel}"}}"#)
+        );
+    }
+
+    /// Joins a presence channel as this user; returns the `presence` object.
+    pub async fn join(&mut self, channel: &str, user_id: &str) -> Value {
+        let channel_data = json!({ "user_id": user_id, "user_info": { "name": user_id } }).to_string();
+        self.send_subscribe(channel, Some(&channel_data)).await;
+        self.next_event("pusher_internal:subscription_succeeded").await["presence"].clone()
+    }
+
+    pub async fn unsubscribe(&mut self, channel: &str) {
+        self.send_json(json!({ "event": "pusher:unsubscribe", "data": { "channel": channel } })).await;
+    }
+
+    /// Signs in with this `user_data`, an object with at least an `id`.
+    pub async fn sign_in(&mut self, user_data: &Value) {
+        self.send_sign_in(&user_data.to_string()).await;
+        self.next_event("pusher:signin_success").await;
+    }
+
+    pub async fn send_sign_in(&mut self, user_data: &str) {
+        let auth = user_auth(&self.socket_id, user_data);
+        self.send_json(json!({ "event": "pusher:signin", "data": { "auth": auth, "user_data": user_data } })).await;
+    }
+}

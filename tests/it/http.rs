@@ -1,0 +1,161 @@
+//! An application's back end: signed requests, and requests that are signed wrongly on purpose.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use gema::protocol::signature::Signer;
+use gema::protocol::signature::body_md5;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::client::PATIENCE;
+
+/// An app's identity at one server.
+#[derive(Debug, Clone)]
+pub struct Api {
+    address: SocketAddr,
+    id: String,
+    key: String,
+    secret: String,
+}
+
+/// What a server answers.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The body of a success.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        self.json()
+    }
+
+    /// The sentence of a refusal with this status.
+    #[track_caller]
+    pub fn refused(&self, status: u16) -> &str {
+        assert_eq!(self.status, status, "{self:?}");
+        &self.body
+    }
+}
+
+impl Api {
+    pub fn new(address: SocketAddr, id: &str, key: &str, secret: &str) -> Self {
+        Self { address, id: id.to_owned(), key: key.to_owned(), secret: secret.to_owned() }
+    }
+
+    /// `/apps/{id}` and then this.
+    pub fn path(&self, rest: &str) -> String {
+        format!("/apps/{}{rest}", self.id)
+    }
+
+    /// A signed POST to `/apps/{id}{rest}`.
+    pub async fn post(&self, rest: &str, body: &str) -> Answer {
+        let path = self.path(rest);
+        let query = self.signed_query("POST", &path, &[], body);
+        request(self.address, "POST", &format!("{path}?{query}"), &[], body.as_bytes()).await
+    }
+
+    /// A signed GET of `/apps/{id}{rest}`; the parameters are sent and signed as they are.
+    pub async fn get(&self, rest: &str, parameters: &[(&str, &str)]) -> Answer {
+        let path = self.path(rest);
+        let query = self.signed_query("GET", &path, parameters, "");
+        request(self.address, "GET", &format!("{path}?{query}"), &[], b"").await
+    }
+
+    /// Publishes one event; it must be accepted.
+    pub async fn publish(&self, channel: &str, name: &str, data: &str) {
+        let body = serde_json::json!({ "name": name, "channel": channel, "data": data }).to_string();
+        assert_eq!(self.post("/events", &body).await.ok(), serde_json::json!({}));
+    }
+
+    /// A query with authentication, signed for this method, path and body.
+    pub fn signed_query(&self, method: &str, path: &str, parameters: &[(&str, &str)], body: &str) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        self.signed_query_at(now as i64, method, path, parameters, body)
+    }
+
+    /// The same with any timestamp.
+    pub fn signed_query_at(
+        &self,
+        timestamp: i64,
+        method: &str,
+        path: &str,
+        parameters: &[(&str, &str)],
+        body: &str,
+    ) -> String {
+        let mut all: Vec<(String, String)> = vec![
+            ("auth_key".to_owned(), self.key.clone()),
+            ("auth_timestamp".to_owned(), timestamp.to_string()),
+            ("auth_version".to_owned(), "1.0".to_owned()),
+        ];
+        if !body.is_empty() {
+            all.push(("body_md5".to_owned(), body_md5(body.as_bytes())));
+        }
+        all.extend(parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        all.sort();
+        let query = all.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&");
+        format!("{query}&auth_signature={}", self.signature(method, path, &query))
+    }
+
+    /// The signature of a string to sign, made of its three lines.
+    pub fn signature(&self, method: &str, path: &str, query: &str) -> String {
+        Signer::new(self.secret.as_bytes()).sign(&[format!("{method}\n{path}\n{query}").as_bytes()])
+    }
+}
+
+/// One request on a connection of its own.
+pub async fn request(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    raw(address, &[head.as_bytes(), body].concat()).await
+}
+
+/// Sends bytes as they are and reads one answer, until the server closes the connection.
+pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // A server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    };
+    parse(&timeout(PATIENCE, exchange).await.expect("no answer"))
+}
+
+/// Reads an answer with `Content-Length`, or until the end.
+pub fn parse(bytes: &[u8]) -> Answer {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text:?}"));
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    Answer { status, headers, body: body.to_owned() }
+}

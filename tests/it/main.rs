@@ -1,0 +1,25 @@
+//! Tests from outside: real servers on free ports, real sockets, exact wire text. `G-n` in a comment names
+//! the item of the conformance checklist that a test covers.
+
+#![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
+#![allow(missing_docs, unreachable_pub)]
+
+mod client;
+mod http;
+mod server;
+
+mod api_events;
+mod api_queries;
+mod api_signature;
+mod authentication;
+mod bad_input;
+mod cache;
+mod channels;
+mod client_events;
+mod connection;
+mod drain;
+mod liveness;
+mod metrics;
+mod presence;
+mod smoke;
+mod users;
