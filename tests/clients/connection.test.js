@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Gema, startGema } from './gema.js';
-import { connected, errorCode, fresh, hear, join, subscribed, withPusher } from './pages.js';
+import { connected, errorCode, fresh, hear, join, openEveryPusher, subscribed, withPusher } from './pages.js';
 import { LIMIT_MS, until } from './wait.js';
 import { openWire } from './wire.js';
 
@@ -91,21 +91,23 @@ withPusher('comes back by itself and subscribes again after the server restarted
   assert.equal(channels[2].members.count, 1);
 });
 
-withPusher('comes back by itself after the server was stopped and started (G-70)', gema, async ({ t, open }) => {
+test('every pusher-js comes back by itself after the server was stopped and started (G-70)', async (t) => {
   const restarting = await startGema({ t });
-  const pusher = open({ wsPort: restarting.port });
-  const channel = await join(pusher, 'orders');
-  const heard = hear(channel);
-  const before = pusher.connection.socket_id;
-
+  const pages = [];
+  for (const pusher of openEveryPusher(t, restarting)) {
+    const channel = await join(pusher, 'orders');
+    pages.push({ pusher, channel, heard: hear(channel), before: pusher.connection.socket_id });
+  }
   await restarting.stop();
   await restarting.start();
-  // A try that finds nobody listening costs pusher-js 15 s.
-  await until(() => pusher.connection.state === 'connected' && pusher.connection.socket_id !== before,
-    'pusher-js has a new connection', 20_000);
-  await subscribed(channel);
+  for (const { pusher, channel, before } of pages) {
+    // A try that finds nobody listening costs pusher-js 15 s.
+    await until(() => pusher.connection.state === 'connected' && pusher.connection.socket_id !== before,
+      'pusher-js has a new connection', 20_000);
+    await subscribed(channel);
+  }
   await restarting.api.trigger('orders', 'after-restart', {});
-  await heard.take('after-restart');
+  for (const { heard } of pages) await heard.take('after-restart');
 });
 
 withPusher('an unknown key ends in state disconnected, with the reason and without another try', gema, async ({ t, open }) => {
