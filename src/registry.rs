@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 pub use channels::ChannelInfo;
 pub use channels::Full;
 pub use channels::JoinRules;
+pub use channels::Leaver;
 
 use crate::registry::channels::Channels;
 use crate::registry::inbox::Inboxes;

@@ -27,6 +27,7 @@ use crate::protocol::message::ClientMessage;
 use crate::protocol::message::SignIn;
 use crate::protocol::message::Subscribe;
 use crate::protocol::socket_id::SocketId;
+use crate::registry::Leaver;
 use crate::registry::address::Address;
 use crate::registry::inbox::ChannelId;
 
@@ -54,6 +55,12 @@ struct Subscription {
     channel: ChannelId,
     /// Who joined, on a presence channel.
     user_id: Option<Arc<str>>,
+}
+
+impl Subscription {
+    fn leaver(&self, address: Address) -> Leaver<'_> {
+        Leaver { channel: &self.name, address, user_id: self.user_id.as_deref() }
+    }
 }
 
 /// What the shard has to do for the connection, in order.
@@ -144,7 +151,7 @@ impl Session {
     pub fn end(&mut self, node: &Node, now: Instant) -> Vec<ChannelId> {
         let left = std::mem::take(&mut self.subscriptions);
         for subscription in &left {
-            self.app.leave(&subscription.name, self.address, subscription.user_id.as_deref(), now);
+            self.app.leave(&subscription.leaver(self.address), now);
         }
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
@@ -178,13 +185,10 @@ impl Session {
         now: Instant,
         answers: &mut Vec<Answer>,
     ) -> ControlFlow<Close> {
-        let place = match self.find(&subscribe.channel) {
-            Ok(_) => {
-                let message = format!("Existing subscription to channel {}", subscribe.channel);
-                self.refuse(Cause::Subscription, None, &message, answers);
-                return ControlFlow::Continue(());
-            }
-            Err(place) => place,
+        let Err(place) = self.find(&subscribe.channel) else {
+            let message = format!("Existing subscription to channel {}", subscribe.channel);
+            self.refuse(Cause::Subscription, None, &message, answers);
+            return ControlFlow::Continue(());
         };
         match self.try_subscribe(node, subscribe, place, now) {
             Ok(authorized) => {
@@ -230,7 +234,7 @@ impl Session {
         };
         let subscription = self.subscriptions.remove(place);
         answers.push(Answer::Left(subscription.channel));
-        self.app.leave(&subscription.name, self.address, subscription.user_id.as_deref(), now);
+        self.app.leave(&subscription.leaver(self.address), now);
     }
 
     fn sign_in(&mut self, node: &Node, sign_in: &SignIn, answers: &mut Vec<Answer>) -> ControlFlow<Close> {

@@ -123,7 +123,6 @@ pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body
 }
 
 /// For paths that lead nowhere.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "Not found")
 }

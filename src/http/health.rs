@@ -11,13 +11,11 @@ use crate::http::Api;
 use crate::http::answer;
 
 /// `GET /`: the process is there.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn alive() -> Response {
     answer::text(StatusCode::OK, "OK")
 }
 
 /// `GET /ready`: it takes connections.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn ready(State(api): State<Api>) -> Response {
     if api.0.node.is_leaving() {
         return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
@@ -26,7 +24,6 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
 }
 
 /// `GET /accept-traffic`: it takes connections and has memory for more.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn accept_traffic(State(api): State<Api>) -> Response {
     if api.0.node.is_leaving() {
         return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
@@ -42,7 +39,6 @@ pub(super) async fn accept_traffic(State(api): State<Api>) -> Response {
 }
 
 /// `GET /usage` on the metrics port.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn usage() -> Response {
     let Some(memory) = Memory::read() else {
         return answer::text(StatusCode::NOT_IMPLEMENTED, "This system does not tell how much memory is used");
@@ -59,7 +55,6 @@ pub(super) struct MetricsQuery {
 }
 
 /// `GET /metrics` on the metrics port: Prometheus' text, or JSON with `?json=1`.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn metrics(State(api): State<Api>, Query(query): Query<MetricsQuery>) -> Response {
     api.0.node.measure();
     let metrics = api.0.node.metrics();

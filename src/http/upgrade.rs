@@ -26,13 +26,11 @@ use crate::registry::inbox::Upgraded;
 const SUB_PROTOCOL: &str = "pusher-channels-protocol-";
 
 /// `GET /app/{key}`.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn connect(State(api): State<Api>, Path(key): Path<String>, request: Request<Body>) -> Response {
     api.upgrade(Some(key), request)
 }
 
 /// Any other path: a WebSocket hears why after the upgrade, everybody else gets 404.
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
     if has_token(request.headers(), header::UPGRADE, "websocket") {
         return api.upgrade(None, request);

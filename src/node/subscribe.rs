@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use crate::node::App;
-use crate::protocol::channel::ChannelName;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::protocol::code::WATCHLIST_LIMIT;
@@ -13,6 +12,7 @@ use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
 use crate::protocol::identity::User;
 use crate::protocol::message::Subscribe;
+use crate::registry::Leaver;
 use crate::registry::address::Address;
 use crate::registry::inbox::ChannelId;
 
@@ -27,9 +27,9 @@ impl App {
         self.state.join(grant, address, self.join_rules(), now).map_err(|_| SubscribeError::Full)
     }
 
-    /// Leaves a channel, as `user_id` on a presence channel.
-    pub fn leave(&self, channel: &ChannelName, address: Address, user_id: Option<&str>, now: Instant) {
-        self.state.leave(channel, address, user_id, self.limits.enable_subscription_count, now);
+    /// Leaves a channel.
+    pub fn leave(&self, leaver: &Leaver<'_>, now: Instant) {
+        self.state.leave(leaver, self.limits.enable_subscription_count, now);
     }
 
     /// Binds a connection to a user; the answers come through the connection's inbox. Returns the user as

@@ -73,6 +73,17 @@ pub struct JoinRules {
     pub counted: bool,
 }
 
+/// A connection that leaves a channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaver<'a> {
+    /// The channel.
+    pub channel: &'a ChannelName,
+    /// The connection.
+    pub address: Address,
+    /// As whom it joined, on a presence channel.
+    pub user_id: Option<&'a str>,
+}
+
 /// The presence channel has as many members as it may.
 #[derive(Debug)]
 pub struct Full;
@@ -216,12 +227,13 @@ impl AppState {
             }
             Ok(channel.id)
         });
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
         joined
     }
 
-    /// Leaves a channel that was joined, as `user_id` on a presence channel.
-    pub fn leave(&self, name: &ChannelName, address: Address, user_id: Option<&str>, counted: bool, now: Instant) {
+    /// Leaves a channel that was joined; `counted` as in [`JoinRules`].
+    pub fn leave(&self, leaver: &Leaver<'_>, counted: bool, now: Instant) {
+        let Leaver { channel: name, address, user_id } = *leaver;
         let removed = user_id.map(|user_id| Event::of(event::member_removed(name.as_str(), user_id), now));
         let mut sleepers = Sleepers::default();
         self.channels.with(name.as_str(), |channels| {
@@ -241,7 +253,7 @@ impl AppState {
                 self.channels.uncounted.lock().push(name.clone());
             }
         });
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
     }
 
     /// Hands an event to the subscribers of a channel; a cache channel remembers it for `cache_for`, if given.
@@ -258,7 +270,7 @@ impl AppState {
                 channel.announce(&self.inboxes, event, &mut sleepers);
             }
         });
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
     }
 
     /// What can be told of one channel.
@@ -308,7 +320,7 @@ impl AppState {
                 self.channels.uncounted.lock().push(name);
             }
         }
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
         for part in &self.channels.parts {
             part.lock().retain(|_, channel| !channel.is_idle(now));
         }

@@ -80,6 +80,17 @@ pub struct Inboxes(Vec<Inbox>);
 #[must_use = "a shard that is not woken may sleep over its letters"]
 pub struct Sleepers(u64);
 
+impl Sleepers {
+    /// Wakes them.
+    pub fn wake(self, inboxes: &Inboxes) {
+        let mut bits = self.0;
+        while bits != 0 {
+            inboxes.0[bits.trailing_zeros() as usize].filled.notify_one();
+            bits &= bits - 1;
+        }
+    }
+}
+
 impl Inboxes {
     /// Empty inboxes for so many shards.
     pub fn new(shards: usize) -> Self {
@@ -104,20 +115,11 @@ impl Inboxes {
         letters.push(letter);
     }
 
-    /// Wakes the shards that have something new.
-    pub fn wake(&self, sleepers: Sleepers) {
-        let mut bits = sleepers.0;
-        while bits != 0 {
-            self.0[bits.trailing_zeros() as usize].filled.notify_one();
-            bits &= bits - 1;
-        }
-    }
-
     /// Puts a letter into a shard's inbox and wakes it.
     pub fn send(&self, shard: ShardIndex, letter: Letter) {
         let mut sleepers = Sleepers::default();
         self.put(shard, letter, &mut sleepers);
-        self.wake(sleepers);
+        sleepers.wake(self);
     }
 
     /// Puts a letter for one connection.

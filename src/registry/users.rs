@@ -85,7 +85,7 @@ impl AppState {
                 self.inboxes.put_to(address, |slot| Letter::Send(slot, frame), &mut sleepers);
             }
         }
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
     }
 
     /// Ends what [`AppState::sign_in`] began.
@@ -99,7 +99,7 @@ impl AppState {
                 users.tell_watchers(&user.id, offline, &self.inboxes, &mut sleepers);
             }
         }
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
     }
 
     /// Closes every connection signed in as this user; returns how many that are.
@@ -112,7 +112,7 @@ impl AppState {
         for &address in &addresses {
             self.inboxes.put_to(address, |slot| Letter::Close(slot, close.clone()), &mut sleepers);
         }
-        self.inboxes.wake(sleepers);
+        sleepers.wake(&self.inboxes);
         addresses.len()
     }
 }

@@ -99,10 +99,42 @@ impl Client {
         while let Ok(Some(Ok(_))) = timeout(PATIENCE, self.socket.next()).await {}
     }
 
-    /// Everything sent so far has been taken, and nothing had been received but the answer to this ping.
+    /// Everything that came in, once whatever has been accepted anywhere before this call has been delivered.
+    /// It takes three pings: an event may reach this connection's shard in the turn after the first one, and
+    /// goes out behind the answer to the second.
+    pub async fn settle(&mut self) -> Vec<String> {
+        let mut texts = Vec::new();
+        for _ in 0..3 {
+            self.send(r#"{"event":"pusher:ping","data":{}}"#).await;
+            loop {
+                match self.next_text().await {
+                    text if text == r#"{"event":"pusher:pong","data":"{}"}"# => break,
+                    text => texts.push(text),
+                }
+            }
+        }
+        texts
+    }
+
+    /// Everything sent so far has been taken, and nothing had been received but the answers to pings.
     pub async fn nothing_came(&mut self) {
-        self.send(r#"{"event":"pusher:ping","data":{}}"#).await;
-        assert_eq!(self.next_text().await, r#"{"event":"pusher:pong","data":"{}"}"#);
+        assert_eq!(self.settle().await, Vec::<String>::new());
+    }
+
+    /// The next frame must be this `pusher:error`; `None` stands for the code `null`.
+    pub async fn next_error(&mut self, code: Option<u16>, message: &str) {
+        let (code, message) = (json!(code), json!(message));
+        let error = format!(r#"{{"event":"pusher:error","data":{{"code":{code},"message":{message}}}}}"#);
+        assert_eq!(self.next_text().await, error);
+    }
+
+    /// The next two frames must refuse a subscription to this channel.
+    pub async fn next_refusal(&mut self, channel: &str, kind: &str, status: u16, message: &str) {
+        let data = json!({ "type": kind, "error": message, "status": status }).to_string();
+        let (name, data) = (json!(channel), json!(data));
+        let error = format!(r#"{{"event":"pusher:subscription_error","data":{data},"channel":{name}}}"#);
+        assert_eq!(self.next_text().await, error);
+        self.next_error(None, message).await;
     }
 
     pub async fn send(&mut self, text: &str) {
@@ -115,6 +147,14 @@ impl Client {
 
     pub async fn send_message(&mut self, message: Message) {
         timeout(PATIENCE, self.socket.send(message)).await.expect("the server does not read").unwrap();
+    }
+
+    /// Sends all of these in one write.
+    pub async fn send_together(&mut self, texts: &[String]) {
+        for text in texts {
+            self.socket.feed(Message::text(text)).await.unwrap();
+        }
+        timeout(PATIENCE, self.socket.flush()).await.expect("the server does not read").unwrap();
     }
 
     /// The raw TCP connection below.
