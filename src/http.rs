@@ -15,6 +15,7 @@ use axum::Router;
 use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Method;
+use axum::middleware;
 use axum::routing::get;
 use axum::routing::post;
 use ipnet::IpNet;
@@ -68,7 +69,6 @@ impl Api {
     /// The routes of the main port, with and without the path prefix.
     pub fn main_port(&self) -> Router {
         let routes = Router::new()
-            .route("/app/{key}", get(upgrade::connect))
             .route("/apps/{app_id}/events", post(events::publish))
             .route("/apps/{app_id}/batch_events", post(events::publish_batch))
             .route("/apps/{app_id}/channels", get(channels::list))
@@ -79,7 +79,9 @@ impl Api {
             .route("/", get(health::alive))
             .route("/health/live", get(health::alive))
             .route("/ready", get(health::ready))
-            .route("/accept-traffic", get(health::accept_traffic));
+            .route("/accept-traffic", get(health::accept_traffic))
+            .route_layer(middleware::from_fn_with_state(self.clone(), upgrade::not_here))
+            .route("/app/{key}", get(upgrade::connect));
         self.under_prefix(routes).fallback(upgrade::no_such_path).layer(self.cors()).with_state(self.clone())
     }
 

@@ -18,7 +18,6 @@ pub use publish::Publication;
 pub use publish::PublishError;
 pub use query::ChannelFacts;
 pub use query::InfoError;
-pub use query::InfoRequest;
 
 use crate::config::Config;
 use crate::config::Connections;

@@ -9,5 +9,7 @@ pub mod grant;
 pub mod identity;
 pub mod json;
 pub mod message;
+pub mod publish;
+pub mod request;
 pub mod signature;
 pub mod socket_id;

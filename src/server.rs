@@ -100,11 +100,12 @@ impl Server {
             let listener = Listener::new(listener, api.main_port(), tasks, config.http.request_seconds.duration());
             run_shard(index, Arc::clone(&node), listener, ended.clone())?;
         }
-        let tasks = Tasks::new(stop.clone());
+        // Health and metrics are told until the end of a drain.
+        let tasks = Tasks::new(CancellationToken::new());
         let api = Api::new(Arc::clone(&node), 0, tasks.clone(), &config.server, &config.http);
         let router = api.metrics_port(config.metrics.enabled);
         Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
-        tasks.spawn(tick(Arc::clone(&node), stop.clone()));
+        tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         let drain_time = config.server.drain_seconds.duration();
         Ok(Self { address, metrics_address, node, stop, tasks, shards, drain_time, open_files })
     }
@@ -146,6 +147,7 @@ impl Server {
             inboxes.send(shard, Letter::Drain(self.drain_time / 2));
         }
         let _ = tokio::time::timeout(self.drain_time, self.shards.recv()).await;
+        self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
     }

@@ -29,7 +29,6 @@ use crate::protocol::message::Subscribe;
 use crate::protocol::socket_id::SocketId;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
-use crate::registry::inbox::ChannelId;
 
 /// The protocol version from which on a close is told by its code alone.
 const CLOSE_CODE_ALONE: u8 = 6;
@@ -52,7 +51,6 @@ pub struct Session {
 #[derive(Debug)]
 struct Subscription {
     name: ChannelName,
-    channel: ChannelId,
     /// Who joined, on a presence channel.
     user_id: Option<Arc<str>>,
 }
@@ -68,10 +66,9 @@ impl Subscription {
 pub enum Answer {
     /// Send this.
     Send(Frame),
-    /// Empty the inbox: the answer is in there, in line with the events around it.
+    /// Empty the inbox: the answer to a join, or the end of a channel, is in there, in line with the events
+    /// around it.
     Arrived,
-    /// Hand over what is pending on this channel, then nothing more of it.
-    Left(ChannelId),
 }
 
 impl Session {
@@ -147,22 +144,15 @@ impl Session {
         self.refuse(Cause::InvalidMessage, None, "Binary messages are not supported", answers);
     }
 
-    /// Leaves everything. The channels left are returned for the shard to forget.
-    pub fn end(&mut self, node: &Node, now: Instant) -> Vec<ChannelId> {
-        let left = std::mem::take(&mut self.subscriptions);
-        for subscription in &left {
+    /// Leaves everything. What came before is still in the inbox.
+    pub fn end(&mut self, node: &Node, now: Instant) {
+        for subscription in std::mem::take(&mut self.subscriptions) {
             self.app.leave(&subscription.leaver(self.address), now);
         }
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
         }
         node.disconnect(&self.app, self.counted);
-        left.into_iter().map(|subscription| subscription.channel).collect()
-    }
-
-    /// The channels that it listens to.
-    pub fn channels(&self) -> impl Iterator<Item = ChannelId> {
-        self.subscriptions.iter().map(|subscription| subscription.channel)
     }
 
     fn refuse(&self, cause: Cause, code: Option<u16>, message: &str, answers: &mut Vec<Answer>) {
@@ -218,12 +208,12 @@ impl Session {
         let grant = self.app.grant(self.verifier(), subscribe)?;
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
-        let channel = self.app.join(grant, self.address, now)?;
+        self.app.join(grant, self.address, now)?;
         let authorized = name.kind().access == Access::Signed;
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
-        self.subscriptions.insert(place, Subscription { name, channel, user_id });
+        self.subscriptions.insert(place, Subscription { name, user_id });
         Ok(authorized)
     }
 
@@ -233,8 +223,8 @@ impl Session {
             return self.refuse(Cause::Subscription, None, &message, answers);
         };
         let subscription = self.subscriptions.remove(place);
-        answers.push(Answer::Left(subscription.channel));
         self.app.leave(&subscription.leaver(self.address), now);
+        answers.push(Answer::Arrived);
     }
 
     fn sign_in(&mut self, node: &Node, sign_in: &SignIn, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
@@ -295,13 +285,9 @@ impl Session {
         if event.name.chars().count() > limits.max_event_name_length {
             return refuse("Event name too long");
         }
-        let data = match event.data {
-            Some(data) => json::data_string(data),
-            None => Some(r#""null""#.into()),
-        };
-        let Some(data) = data else { return refuse("The data of this event is nested too deeply") };
-        if self.app.is_too_large(&data) {
-            let limit = limits.event_bytes_max();
+        let data = event.data.map_or(r#""null""#.into(), json::data_string);
+        let limit = limits.event_bytes_max();
+        if json::is_longer(&data, limit) {
             return Err((None, format!("The data content of this event exceeds the allowed maximum ({limit} bytes)")));
         }
         if !node.has_room() {

@@ -22,6 +22,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::node::Node;
+use crate::protocol::code::Close;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
@@ -56,6 +57,8 @@ pub struct Shard {
     unread: Vec<Slot>,
     /// Connections whose outbox is over its limit.
     evicted: Vec<Slot>,
+    /// Connections that somebody wants closed.
+    closing: Vec<(Slot, Close)>,
     /// Connections whose socket failed while it was written to.
     broken: Vec<Slot>,
     wheel: Wheel,
@@ -86,6 +89,7 @@ impl Shard {
             unwritten: Vec::new(),
             unread: Vec::new(),
             evicted: Vec::new(),
+            closing: Vec::new(),
             broken: Vec::new(),
             wheel: Wheel::new(now),
             now,
@@ -115,6 +119,7 @@ impl Shard {
     fn turn(&mut self) -> bool {
         self.now = Instant::now();
         self.take_letters();
+        self.close_asked();
         let more_events = self.take_events();
         self.read_all();
         self.wake_due();
@@ -143,7 +148,7 @@ impl Shard {
         self.drain.is_some() && self.connections.len() == 0
     }
 
-    /// Empties the inbox. What is in there never asks to empty it again.
+    /// Empties the inbox. Nothing in it may empty it again: that would put later letters before earlier ones.
     fn take_letters(&mut self) {
         let empty = std::mem::take(&mut self.letters);
         let mut letters = self.node.inboxes().take(self.index, empty);
@@ -152,8 +157,10 @@ impl Shard {
                 Letter::Connect(upgraded) => self.adopt(*upgraded),
                 Letter::Event(channel, event) => self.on_event(channel, event),
                 Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
+                Letter::Left(slot, channel) => self.on_left(slot, channel),
                 Letter::Send(slot, frame) => self.send(slot, &frame),
-                Letter::Close(slot, close) => self.close(slot, &close),
+                // Closing empties the inbox once more, so it waits until this is done.
+                Letter::Close(slot, close) => self.closing.push((slot, close)),
                 Letter::Drain(over) => self.start_drain(over),
             }
         }

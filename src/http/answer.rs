@@ -14,6 +14,8 @@ use serde::Serialize;
 use crate::node::InfoError;
 use crate::node::PublishError;
 use crate::protocol::channel::NameError;
+use crate::protocol::publish::BodyError;
+use crate::protocol::request::ClaimError;
 
 /// Why a request is refused: the status, and what the client did wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +68,21 @@ impl Refusal {
 impl From<NameError> for Refusal {
     fn from(error: NameError) -> Self {
         Self::BadRequest(error.to_string())
+    }
+}
+
+impl From<ClaimError> for Refusal {
+    fn from(error: ClaimError) -> Self {
+        Self::Unauthorized(error.to_string())
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::DataTooLarge(_) => Self::TooLarge(error.to_string()),
+            _ => Self::BadRequest(error.to_string()),
+        }
     }
 }
 

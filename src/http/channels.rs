@@ -13,18 +13,17 @@ use std::time::Instant;
 use crate::http::Api;
 use crate::http::answer;
 use crate::http::answer::Refusal;
-use crate::http::auth;
 use crate::http::auth::Signed;
-use crate::node::InfoRequest;
 use crate::node::PublishError;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::request;
 
 /// `GET /apps/{app_id}/channels`.
 pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
     api.signed(request, &app_id, |signed| {
         admit(signed)?;
         let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
-        let channels = signed.app.channel_list(&prefix, InfoRequest::parse(&signed.info()))?;
+        let channels = signed.app.channel_list(&prefix, signed.info())?;
         Ok(answer::json(&json!({ "channels": channels })))
     })
     .await
@@ -38,7 +37,7 @@ pub(super) async fn one(
 ) -> Response {
     api.signed(request, &app_id, |signed| {
         admit(signed)?;
-        let facts = signed.app.channel_facts(&name(signed, &channel)?, InfoRequest::parse(&signed.info()))?;
+        let facts = signed.app.channel_facts(&name(signed, &channel)?, signed.info())?;
         Ok(answer::json(&facts))
     })
     .await
@@ -74,7 +73,7 @@ pub(super) async fn terminate_by_key(
     Path(user_id): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    let Some(key) = auth::auth_key(request.uri().query()) else {
+    let Some(key) = request.uri().query().and_then(request::auth_key) else {
         return Refusal::Unauthorized("Missing parameter: auth_key".to_owned()).into_response();
     };
     let Some(app) = api.0.node.app_by_key(&key).cloned() else {

@@ -3,12 +3,14 @@
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::State;
+use axum::extract::rejection::PathRejection;
 use axum::http::HeaderMap;
 use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Request;
 use axum::http::StatusCode;
 use axum::http::header;
+use axum::middleware::Next;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -25,9 +27,21 @@ use crate::registry::inbox::Upgraded;
 /// The sub-protocols of Pusher's own clients start with this.
 const SUB_PROTOCOL: &str = "pusher-channels-protocol-";
 
-/// `GET /app/{key}`.
-pub(super) async fn connect(State(api): State<Api>, Path(key): Path<String>, request: Request<Body>) -> Response {
-    api.upgrade(Some(key), request)
+/// `GET /app/{key}`. A key that is not UTF-8 is no path of ours.
+pub(super) async fn connect(
+    State(api): State<Api>,
+    key: Result<Path<String>, PathRejection>,
+    request: Request<Body>,
+) -> Response {
+    api.upgrade(key.ok().map(|Path(key)| key), request)
+}
+
+/// A WebSocket on a path that is for plain requests.
+pub(super) async fn not_here(State(api): State<Api>, request: Request<Body>, next: Next) -> Response {
+    if has_token(request.headers(), header::UPGRADE, "websocket") {
+        return api.upgrade(None, request);
+    }
+    next.run(request).await
 }
 
 /// Any other path: a WebSocket hears why after the upgrade, everybody else gets 404.

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::protocol::grant::Keys;
 use crate::protocol::grant::SubscribeLimits;
 use crate::protocol::identity::MemberLimits;
+use crate::protocol::publish::PublishLimits;
 use crate::registry::AppState;
 use crate::registry::JoinRules;
 use crate::registry::inbox::Inboxes;
@@ -93,6 +94,17 @@ impl App {
                 user_id_length_max: self.limits.max_presence_user_id_length,
                 user_info_bytes_max: self.limits.member_bytes_max(),
             },
+        }
+    }
+
+    /// Sizes that the app's publishers must keep to.
+    pub fn publish_limits(&self) -> PublishLimits {
+        PublishLimits {
+            batch_events_max: self.limits.max_event_batch_size,
+            channels_max: self.limits.max_event_channels_at_once,
+            channel_name_length_max: self.limits.max_channel_name_length,
+            event_name_length_max: self.limits.max_event_name_length,
+            data_bytes_max: self.limits.event_bytes_max(),
         }
     }
 

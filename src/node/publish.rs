@@ -8,7 +8,6 @@ use crate::node::Node;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
-use crate::protocol::json;
 use crate::protocol::socket_id::SocketId;
 use crate::registry::inbox::Event;
 
@@ -60,12 +59,5 @@ impl App {
     /// Delivers a client's event to the others on the channel.
     pub fn relay(&self, channel: &ChannelName, frame: Frame, sender: SocketId, accepted: Instant) {
         self.state.publish(channel, &Event { frame, except: Some(sender), accepted }, None);
-    }
-
-    /// Whether `data`, a JSON string with its quotes, is larger than the app allows.
-    pub fn is_too_large(&self, data: &str) -> bool {
-        let max = self.limits.event_bytes_max();
-        // Escapes only ever shorten, so a short literal needs no counting.
-        data.len() - 2 > max && json::decoded_len(data) > max
     }
 }

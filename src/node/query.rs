@@ -10,17 +10,7 @@ use serde_json::Value;
 use crate::node::App;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
-
-/// The attributes that somebody asks for; unknown names are ignored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InfoRequest {
-    /// Distinct users of a presence channel.
-    pub user_count: bool,
-    /// Connections.
-    pub subscription_count: bool,
-    /// The remembered event of a cache channel.
-    pub cache: bool,
-}
+use crate::protocol::request::InfoRequest;
 
 /// Why an attribute cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,28 +33,6 @@ pub enum InfoError {
 
 /// The attributes of one channel, as they go into an answer.
 pub type ChannelFacts = Map<String, Value>;
-
-impl InfoRequest {
-    /// Reads a comma-separated list.
-    ///
-    /// ```
-    /// use gema::node::InfoRequest;
-    /// let info = InfoRequest::parse("user_count, shoe_size");
-    /// assert!(info.user_count && !info.subscription_count);
-    /// ```
-    pub fn parse(list: &str) -> Self {
-        let mut info = Self::default();
-        for name in list.split(',') {
-            match name.trim() {
-                "user_count" => info.user_count = true,
-                "subscription_count" => info.subscription_count = true,
-                "cache" => info.cache = true,
-                _ => (),
-            }
-        }
-        info
-    }
-}
 
 impl App {
     /// What applies to a channel of what a publisher asks for.

@@ -14,7 +14,6 @@ use crate::protocol::identity::User;
 use crate::protocol::message::Subscribe;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
-use crate::registry::inbox::ChannelId;
 
 impl App {
     /// The right to join a channel, if the connection has it.
@@ -23,7 +22,7 @@ impl App {
     }
 
     /// Joins a channel; the answer comes through the connection's inbox.
-    pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<ChannelId, SubscribeError> {
+    pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<(), SubscribeError> {
         self.state.join(grant, address, self.join_rules(), now).map_err(|_| SubscribeError::Full)
     }
 

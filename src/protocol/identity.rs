@@ -68,10 +68,7 @@ impl Member {
             number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => number.into(),
             _ => json::text(data.user_id).ok_or_else(|| invalid.clone())?,
         };
-        let user_info = match data.user_info {
-            Some(info) => json::compact(info).ok_or_else(|| invalid.clone())?,
-            None => "null".into(),
-        };
+        let user_info = data.user_info.map_or("null".into(), json::compact);
         let member = Self { user_id: user_id.into(), user_info: user_info.into() };
         if member.user_id.is_empty() {
             return Err(invalid);
@@ -130,10 +127,7 @@ impl User {
         if !(1..=USER_ID_LENGTH_MAX).contains(&length) || id.chars().any(char::is_control) {
             return Err(invalid());
         }
-        let info = match data.user_info {
-            Some(info) => json::compact(info).ok_or_else(invalid)?,
-            None => "null".into(),
-        };
+        let info = data.user_info.map_or("null".into(), json::compact);
         let watchlist = data.watchlist.unwrap_or_default();
         let watchlist = watchlist.into_iter().filter_map(json::text).map(Arc::from).collect();
         Ok(Self { id: id.into(), info: info.into(), watchlist })

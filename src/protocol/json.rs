@@ -28,30 +28,42 @@ pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// A value as the JSON string that goes into a frame's `data`: a string as it is, escapes included; any
-/// other value as its compact text. `None` when it is nested too deeply to be rewritten.
+/// other value as its compact text.
 ///
 /// ```
 /// use gema::protocol::json::data_string;
 /// let raw = |text| serde_json::value::RawValue::from_string(String::from(text)).unwrap();
-/// assert_eq!(data_string(&raw(r#""a\/b""#)).unwrap(), r#""a\/b""#);
-/// assert_eq!(data_string(&raw(r#"{"b": 1.0}"#)).unwrap(), r#""{\"b\":1.0}""#);
+/// assert_eq!(data_string(&raw(r#""a\/b""#)), r#""a\/b""#);
+/// assert_eq!(data_string(&raw(r#"{"b": 1.0}"#)), r#""{\"b\":1.0}""#);
 /// ```
-pub fn data_string(raw: &RawValue) -> Option<Cow<'_, str>> {
+pub fn data_string(raw: &RawValue) -> Cow<'_, str> {
     if is_string(raw) {
-        return Some(Cow::Borrowed(raw.get()));
+        return Cow::Borrowed(raw.get());
     }
-    let compact = compact(raw)?;
-    serde_json::to_string(&compact).ok().map(Cow::Owned)
+    let mut quoted = Vec::new();
+    quote(&mut quoted, &compact(raw));
+    Cow::Owned(String::from_utf8(quoted).expect("JSON is UTF-8"))
 }
 
-/// A value without white space between its parts; numbers keep their digits and keys their order.
-pub fn compact(raw: &RawValue) -> Option<Cow<'_, str>> {
+/// A value without white space between its parts, and otherwise as it was written.
+pub fn compact(raw: &RawValue) -> Cow<'_, str> {
     let text = raw.get();
     if !text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        return Some(Cow::Borrowed(text));
+        return Cow::Borrowed(text);
     }
-    let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    serde_json::to_string(&value).ok().map(Cow::Owned)
+    let (mut in_string, mut escaped) = (false, false);
+    let is_kept = |letter: &char| {
+        in_string ^= *letter == '"' && !escaped;
+        escaped = *letter == '\\' && !escaped;
+        in_string || !letter.is_ascii_whitespace()
+    };
+    Cow::Owned(text.chars().filter(is_kept).collect())
+}
+
+/// Whether a data string, a JSON string with its quotes, holds more than `max` bytes.
+pub fn is_longer(literal: &str, max: usize) -> bool {
+    // Escapes only ever shorten, so a short literal needs no counting.
+    literal.len() - 2 > max && decoded_len(literal) > max
 }
 
 /// UTF-8 bytes of a data string once its escapes are resolved. `literal` is the JSON string with its quotes.
@@ -98,6 +110,21 @@ mod tests {
     #[test]
     fn rewriting_keeps_digits_and_order() {
         let raw = RawValue::from_string(r#"{"z": 12345678901234567890.50, "a": [ true ]}"#.to_owned()).unwrap();
-        assert_eq!(compact(&raw).unwrap(), r#"{"z":12345678901234567890.50,"a":[true]}"#);
+        assert_eq!(compact(&raw), r#"{"z":12345678901234567890.50,"a":[true]}"#);
+    }
+
+    #[test]
+    fn strings_keep_their_white_space_and_keys_mean_nothing() {
+        let text = r#"{ "a b\\" : "\" c", "$serde_json::private::Number" : "1", "a b\\" : "\ud800 \/" }"#;
+        let raw = RawValue::from_string(text.to_owned()).unwrap();
+        let compacted = r#"{"a b\\":"\" c","$serde_json::private::Number":"1","a b\\":"\ud800 \/"}"#;
+        assert_eq!(compact(&raw), compacted);
+    }
+
+    #[test]
+    fn deep_values_are_rewritten_like_others() {
+        let deep = format!("{}{}", "[ ".repeat(100_000), "]".repeat(100_000));
+        let raw = RawValue::from_string(deep.clone()).unwrap();
+        assert_eq!(compact(&raw), deep.replace(' ', ""));
     }
 }

@@ -189,7 +189,7 @@ fn is_counted(name: &ChannelName) -> bool {
 impl AppState {
     /// Joins a channel. The answer, the member list and what the cache holds go into the connection's inbox,
     /// in line with the channel's events.
-    pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<ChannelId, Full> {
+    pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
         let (name, member) = grant.into_parts();
         let added = member.as_ref().map(|member| Event::of(event::member_added(name.as_str(), member), now));
         let mut sleepers = Sleepers::default();
@@ -225,13 +225,14 @@ impl AppState {
             {
                 self.channels.uncounted.lock().push(name.clone());
             }
-            Ok(channel.id)
+            Ok(())
         });
         sleepers.wake(&self.inboxes);
         joined
     }
 
-    /// Leaves a channel that was joined; `counted` as in [`JoinRules`].
+    /// Leaves a channel that was joined; `counted` as in [`JoinRules`]. The shard hears of it in line with the
+    /// channel's events.
     pub fn leave(&self, leaver: &Leaver<'_>, counted: bool, now: Instant) {
         let Leaver { channel: name, address, user_id } = *leaver;
         let removed = user_id.map(|user_id| Event::of(event::member_removed(name.as_str(), user_id), now));
@@ -239,6 +240,7 @@ impl AppState {
         self.channels.with(name.as_str(), |channels| {
             let Some(channel) = channels.get_mut(name.as_str()) else { return };
             channel.subscriptions[usize::from(address.shard)] -= 1;
+            self.inboxes.put_to(address, |slot| Letter::Left(slot, channel.id), &mut sleepers);
             if let (Some(user_id), Some(removed), Some(members)) = (user_id, &removed, &mut channel.members)
                 && members.leave(user_id)
             {

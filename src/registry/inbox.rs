@@ -30,6 +30,8 @@ pub enum Letter {
     Event(ChannelId, Event),
     /// A connection has joined a channel: these frames, then the channel's events.
     Joined(Slot, ChannelId, Vec<Frame>),
+    /// A connection has left a channel: the channel's events so far, then no more.
+    Left(Slot, ChannelId),
     /// A frame for one connection.
     Send(Slot, Frame),
     /// Close one connection.

@@ -60,17 +60,18 @@ impl Channel {
         self.pending_bytes > PENDING_BYTES_MAX
     }
 
-    /// What is pending for one connection that leaves.
-    pub(super) fn leave(&mut self, slot: Slot, socket_id: SocketId) -> Option<Vec<bytes::Bytes>> {
-        if !self.subscribers.swap_remove(&slot) || self.pending.is_empty() {
-            return None;
+    /// Forgets a connection; returns what is pending for it, if it is still there to take it.
+    pub(super) fn leave(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<bytes::Bytes> {
+        self.subscribers.swap_remove(&slot);
+        if self.pending.is_empty() {
+            return Vec::new();
         }
-        let frames: Vec<_> = self.pending.iter().map(|event| &event.frame).collect();
-        let from = self.late.iter().find(|(late, _)| *late == slot).map_or(0, |&(_, from)| from);
-        let holes = self.pending.iter().enumerate().filter(|(_, event)| event.except == Some(socket_id));
-        let pieces = Batch::new(&frames).pieces(from, holes.map(|(at, _)| at));
-        self.late.retain(|(late, _)| *late != slot);
-        Some(pieces)
+        let from = self.late.iter().position(|(late, _)| *late == slot).map_or(0, |at| self.late.swap_remove(at).1);
+        let Some(socket_id) = socket_id else { return Vec::new() };
+        let events = &self.pending[from..];
+        let frames: Vec<_> = events.iter().map(|event| &event.frame).collect();
+        let holes = events.iter().enumerate().filter(|(_, event)| event.except == Some(socket_id));
+        Batch::new(&frames).pieces(0, holes.map(|(at, _)| at))
     }
 
     /// Takes everything that is pending.

@@ -63,7 +63,6 @@ impl Shard {
             // The kernel took no more than the low-water mark; now it may take the few bytes that are left.
             let _ = socket2::SockRef::from(&connection.stream).set_tcp_notsent_lowat(u32::MAX);
             connection.blocked = false;
-            self.forget_pending(slot);
             self.close(slot, &session::TOO_SLOW);
             self.unwritten.push(slot);
         }
@@ -83,31 +82,20 @@ impl Shard {
         }
     }
 
-    /// The one exit of every session: leaves all channels, signs out.
-    fn end_session(&mut self, slot: Slot) -> Option<Session> {
-        let session = self.connections.get_mut(slot)?.session.as_ref()?;
-        for channel in session.channels().collect::<Vec<_>>() {
-            self.hand_over(slot, channel);
+    /// Closes the connections that somebody wants closed.
+    pub(super) fn close_asked(&mut self) {
+        for (slot, close) in std::mem::take(&mut self.closing) {
+            self.close(slot, &close);
         }
-        let mut session = self.connections.get_mut(slot)?.session.take()?;
-        session.end(&self.node, self.now);
-        Some(session)
     }
 
-    /// Leaves the channels on this shard without taking along what is pending.
-    fn forget_pending(&mut self, slot: Slot) {
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref()) else {
-            return;
-        };
-        let socket_id = session.socket_id();
-        for id in session.channels().collect::<Vec<_>>() {
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.leave(slot, socket_id);
-                if channel.subscribers.is_empty() {
-                    self.channels.remove(&id);
-                }
-            }
-        }
+    /// The one exit of every session: it leaves all channels and signs out.
+    fn end_session(&mut self, slot: Slot) -> Option<Session> {
+        let connection = self.connections.get_mut(slot)?;
+        connection.session.as_mut()?.end(&self.node, self.now);
+        // What was sent to its channels before it left is still for it.
+        self.take_letters();
+        self.connections.get_mut(slot)?.session.take()
     }
 
     /// Looks after the connections whose time has come.
@@ -124,15 +112,16 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let timeout = connection.session.as_ref().and_then(Session::authorization_timeout);
         let authorized_by = timeout.map_or(Tick::MAX, |timeout| Wheel::after(connection.opened, timeout));
+        let ping = settings.ping_seconds.duration();
         match connection.watch {
             Watch::End(at) if at <= now => return self.remove(slot),
             Watch::End(at) => return self.wheel.wake(slot, at),
             _ if authorized_by <= now => return self.close(slot, &session::NOT_AUTHORIZED),
             Watch::Pong(at) if at <= now => return self.close(slot, &session::PONG_MISSING),
-            Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by)),
+            // The answer may come early, and the next ping be due before this one's time is over.
+            Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by).min(Wheel::after(now, ping))),
             Watch::Idle => (),
         }
-        let ping = settings.ping_seconds.duration();
         // Connections that came together are not pinged together.
         let jitter = slot.index % (ping.as_secs() / 10 + 1) as Tick;
         let quiet_until = Wheel::after(connection.heard, ping) - jitter;
@@ -141,7 +130,7 @@ impl Shard {
         }
         let answered_by = Wheel::after(now, settings.pong_seconds.duration());
         connection.watch = Watch::Pong(answered_by);
-        self.wheel.wake(slot, answered_by.min(authorized_by));
+        self.wheel.wake(slot, answered_by.min(authorized_by).min(Wheel::after(now, ping)));
         self.queue(slot, Frame::ping().bytes().clone());
     }
 

@@ -10,6 +10,7 @@ use crate::protocol::frame::payload_len;
 use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
+use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::channel::Channel;
 use crate::shard::channel::Flush;
@@ -38,17 +39,16 @@ impl Shard {
         }
     }
 
-    /// A connection leaves a channel: it gets what is pending, then nothing more.
-    pub(super) fn hand_over(&mut self, slot: Slot, id: ChannelId) {
-        let connection = self.connections.get_mut(slot);
-        let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else { return };
-        let socket_id = session.socket_id();
+    /// A connection has left a channel: it gets what is pending, then nothing more.
+    pub(super) fn on_left(&mut self, slot: Slot, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        let connection = self.connections.get_mut(slot).filter(|connection| !connection.half_close);
+        let socket_id = connection.and_then(|connection| connection.session.as_ref()).map(Session::socket_id);
         let pieces = channel.leave(slot, socket_id);
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
         }
-        for piece in pieces.into_iter().flatten() {
+        for piece in pieces {
             self.queue(slot, piece);
         }
     }

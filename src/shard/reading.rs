@@ -99,7 +99,6 @@ impl Shard {
             match answer {
                 Answer::Send(frame) => self.send(slot, &frame),
                 Answer::Arrived => self.take_letters(),
-                Answer::Left(channel) => self.hand_over(slot, channel),
             }
         }
         self.answers = answers;

@@ -153,7 +153,7 @@ withPusher('a quiet connection is kept alive by pusher:ping and pusher:pong', ge
   assert.equal(pusher.connection.state, 'connected');
 });
 
-withPusher('wsPath finds a server behind a path prefix', gema, async ({ t, open }) => {
+withPusher('wsPath finds a server behind a path prefix (G-2)', gema, async ({ t, open }) => {
   const prefixed = await startGema({ t, env: { SOKETI_PATH_PREFIX: '/ws' } });
   await connected(open({ wsPort: prefixed.port, wsPath: '/ws' }));
 });

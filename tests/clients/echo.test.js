@@ -223,7 +223,9 @@ withEcho('leave() unsubscribes, and a following private() subscribes again (G-31
   const [second, secondHeard] = listener('e');
   await ready(echo.private(name).listen('.e', second));
   await laravel.broadcast([`private-${name}`], 'e', { n: 1 });
+  await laravel.broadcast([`private-${name}`], 'e', { n: 2 });
   assert.deepEqual(await secondHeard.data('e'), { n: 1 });
+  assert.deepEqual(await secondHeard.data('e'), { n: 2 });
   assert.equal(firstHeard.all.length, 0);
 });
 

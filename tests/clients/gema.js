@@ -21,6 +21,9 @@ export const app = { id: '1001', key: 'clients-key', secret: 'clients-secret' };
 /** 32 bytes 0, 1, … 31: the master key of protocol.md, C.5. */
 export const masterKey = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=';
 
+// The runner ends a file that takes too long by SIGTERM; its servers end with it.
+process.once('SIGTERM', () => process.exit(143));
+
 /** How long a server may take to print its ready line, or to leave. */
 const START_STOP_MS = 20_000;
 

@@ -169,10 +169,11 @@ function objectVars(value) {
   return value;
 }
 
-const rfc3986 = (text) =>
+export const rfc3986 = (text) =>
   encodeURIComponent(text).replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`);
 
-function request(options, body) {
+/** One HTTP request; answers its status and text. */
+export function request(options, body) {
   return new Promise((resolve, reject) => {
     const headers = { ...options.headers, ...(body && { 'Content-Length': Buffer.byteLength(body) }) };
     const sent = http.request({ ...options, headers }, (answer) => {

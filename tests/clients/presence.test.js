@@ -78,19 +78,20 @@ withPusher('a numeric user id is a string for everybody else', gema, async ({ op
 
 // What each library's JSON encoder makes of the same member; the signature is over these very characters.
 const CHANNEL_DATA = {
-  Node: '{"user_id":"u/1","user_info":{"name":"Zoë 😀"}}',
-  PHP: String.raw`{"user_id":"u\/1","user_info":{"name":"Zo\u00eb \ud83d\ude00"}}`,
-  Python: String.raw`{"user_id": "u/1", "user_info": {"name": "Zo\u00eb \ud83d\ude00"}}`,
+  'Node and Ruby': '{"user_id":"u/1","user_info":{"name":"Zoë 😀 <&>"}}',
+  PHP: String.raw`{"user_id":"u\/1","user_info":{"name":"Zo\u00eb \ud83d\ude00 <&>"}}`,
+  Python: String.raw`{"user_id": "u/1", "user_info": {"name": "Zo\u00eb \ud83d\ude00 <&>"}}`,
+  Go: String.raw`{"user_id":"u/1","user_info":{"name":"Zoë 😀 \u003c\u0026\u003e"}}`,
 };
 
 for (const [library, channelData] of Object.entries(CHANNEL_DATA)) {
-  test(`channel_data as ${library} writes it passes, and not with a byte changed (G-194, G-203)`, async (t) => {
+  test(`channel_data as written by ${library} passes, and not with a byte changed (G-194, G-203)`, async (t) => {
     const php = new PhpPusher(gema);
     const name = fresh('presence');
     const wire = await openWire(t, gema.url());
     const fields = php.authorizeChannel(name, await wire.socketId(), channelData);
     const { data } = await wire.join(name, fields);
-    assert.deepEqual(JSON.parse(data).presence, { count: 1, ids: ['u/1'], hash: { 'u/1': { name: 'Zoë 😀' } } });
+    assert.deepEqual(JSON.parse(data).presence, { count: 1, ids: ['u/1'], hash: { 'u/1': { name: 'Zoë 😀 <&>' } } });
 
     const other = fresh('presence');
     const signed = php.authorizeChannel(other, await wire.socketId(), channelData);

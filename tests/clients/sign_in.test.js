@@ -124,10 +124,10 @@ withPusher('terminateUserConnections() ends the user’s pages for good, and no 
   await connected(pages[0]);
 });
 
-withPusher('where connections must be authorised, an idle one is ended and a signed-in one stays', gema, async ({ t, open }) => {
+withPusher('where connections must be authorised, an idle one is ended and a signed-in one stays (G-67, G-68)', gema, async ({ t, open }) => {
   const strict = await startGema({
     t,
-    env: { SOKETI_DEFAULT_APP_USER_AUTHENTICATION: 'true', SOKETI_USER_AUTHENTICATION_TIMEOUT: '1000' },
+    env: { SOKETI_DEFAULT_APP_USER_AUTHENTICATION: 'true', SOKETI_USER_AUTHENTICATION_TIMEOUT: '2000' },
   });
   const idle = open({ wsPort: strict.port });
   const signedIn = open({ wsPort: strict.port, signIn: { id: freshUser() } });

@@ -24,6 +24,18 @@ use crate::server::user_auth;
 /// Longer than anything takes that happens at all.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What holds for every text frame of the server.
+pub fn assert_well_formed(text: &str) {
+    let frame: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert!(frame["event"].is_string(), "{text}");
+    if frame["event"] == "pusher:error" {
+        let data = frame["data"].as_object().unwrap_or_else(|| panic!("the data must be an object: {text}"));
+        assert!(data.contains_key("code") && data["message"].is_string(), "{text}");
+    } else {
+        assert!(frame["data"].is_string(), "the data must be a string: {text}");
+    }
+}
+
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// The answer to the upgrade request.
@@ -60,7 +72,10 @@ impl Client {
     pub async fn next_text(&mut self) -> String {
         loop {
             match self.next_message().await {
-                Message::Text(text) => return text.to_string(),
+                Message::Text(text) => {
+                    assert_well_formed(&text);
+                    return text.to_string();
+                }
                 Message::Ping(_) | Message::Pong(_) => (),
                 other => panic!("a text frame was expected, not {other:?}"),
             }
@@ -87,7 +102,11 @@ impl Client {
     pub async fn next_close(&mut self) -> (u16, String) {
         loop {
             match self.next_message().await {
-                Message::Close(Some(close)) => return (close.code.into(), close.reason.to_string()),
+                Message::Close(Some(close)) => {
+                    let code = u16::from(close.code);
+                    assert!(!(4300..4400).contains(&code), "pusher-js never returns after a close with {code}");
+                    return (code, close.reason.to_string());
+                }
                 Message::Ping(_) | Message::Pong(_) => (),
                 other => panic!("a close frame was expected, not {other:?}"),
             }

@@ -6,7 +6,9 @@
 
 mod client;
 mod http;
+mod process;
 mod server;
+mod wire;
 
 mod api_events;
 mod api_queries;

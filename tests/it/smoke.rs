@@ -14,3 +14,30 @@ async fn a_published_event_reaches_its_subscriber() {
     );
     client.nothing_came().await;
 }
+
+#[tokio::test]
+async fn whoever_leaves_has_heard_of_everybody_who_left_before() {
+    const USERS: usize = 60;
+    let server = TestServer::start().await;
+    let mut clients = Vec::new();
+    for user in 0..USERS {
+        let mut client = server.connect().await;
+        client.join("presence-room", &user.to_string()).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.unsubscribe("presence-room").await;
+        client.send(r#"{"event":"pusher:ping","data":{}}"#).await;
+    }
+    let mut removed = 0;
+    for client in &mut clients {
+        loop {
+            match client.next().await["event"].as_str() {
+                Some("pusher:pong") => break,
+                Some("pusher_internal:member_removed") => removed += 1,
+                other => assert_eq!(other, Some("pusher_internal:member_added")),
+            }
+        }
+    }
+    assert_eq!(removed, USERS * (USERS - 1) / 2);
+}

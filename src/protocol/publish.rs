@@ -1,0 +1,243 @@
+//! What a publisher sends: the bodies of `POST /events` and `POST /batch_events` (Pusher HTTP API).
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::channel::NameError;
+use crate::protocol::json;
+use crate::protocol::request::InfoRequest;
+use crate::protocol::socket_id::SocketId;
+
+/// An event that may be delivered.
+#[derive(Debug)]
+pub struct PublisherEvent<'a> {
+    /// Any name but those of Pusher's own events. Never empty.
+    pub name: Cow<'a, str>,
+    /// A JSON string with its quotes.
+    pub data: Cow<'a, str>,
+    /// At least one, none twice; an encrypted one is the only one.
+    pub channels: Vec<ChannelName>,
+    /// The connection that must not get it.
+    pub except: Option<SocketId>,
+    /// What the publisher wants to know of the channels.
+    pub info: Option<InfoRequest>,
+}
+
+/// Sizes that a publisher must keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishLimits {
+    /// Events of one batch.
+    pub batch_events_max: usize,
+    /// Channels of one event.
+    pub channels_max: usize,
+    /// Characters of a channel's name.
+    pub channel_name_length_max: usize,
+    /// Characters of an event's name.
+    pub event_name_length_max: usize,
+    /// Bytes of `data` as UTF-8.
+    pub data_bytes_max: usize,
+}
+
+/// Why a body is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Not UTF-8.
+    #[error("The request body is not UTF-8")]
+    NotUtf8,
+    /// Not a JSON object.
+    #[error("The request body must be a JSON object")]
+    NotAnObject,
+    /// Not JSON, or a field of a kind that it cannot be.
+    #[error("The request body is not valid: {0}")]
+    Invalid(String),
+    /// A parameter is not there, or `null`.
+    #[error("Missing required parameter: {0}")]
+    Missing(&'static str),
+    /// A parameter of another kind.
+    #[error("Expected {0} parameter to be a string")]
+    NotText(&'static str),
+    /// `channels` of another kind.
+    #[error("Expected channels parameter to be an array of strings")]
+    NotTexts,
+    /// Too many channels for one event.
+    #[error("The number of channels exceeds the limit of {0}")]
+    TooManyChannels(usize),
+    /// Too many events for one batch.
+    #[error("Batch too large ({events} > {limit})")]
+    BatchTooLarge {
+        /// As sent.
+        events: usize,
+        /// As allowed.
+        limit: usize,
+    },
+    /// Not a channel name.
+    #[error(transparent)]
+    Channel(#[from] NameError),
+    /// Each encrypted channel has a key of its own.
+    #[error("An event on an encrypted channel must name no other channel")]
+    EncryptedAmongOthers,
+    /// An event without a name.
+    #[error("The name parameter must not be empty")]
+    EmptyName,
+    /// More characters than the app allows.
+    #[error("Event name is too long, at most {0} characters are allowed")]
+    NameTooLong(usize),
+    /// The name of an event that only the server sends.
+    #[error("Event names starting with pusher: or pusher_internal: are reserved")]
+    ReservedName,
+    /// More bytes than the app allows.
+    #[error("The data content of this event exceeds the allowed maximum ({0} bytes)")]
+    DataTooLarge(usize),
+    /// Not the id of a connection.
+    #[error("Invalid socket_id, two numbers joined by a dot are expected")]
+    BadSocketId,
+}
+
+/// An event as sent; `null` counts as absent, unknown fields are ignored.
+#[derive(Debug, Deserialize)]
+struct EventBody<'a> {
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channel: Option<&'a RawValue>,
+    #[serde(borrow)]
+    socket_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    info: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+struct BatchBody<'a> {
+    #[serde(borrow)]
+    batch: Option<Vec<&'a RawValue>>,
+}
+
+impl<'a> PublisherEvent<'a> {
+    /// Reads the body of `POST /events`.
+    ///
+    /// ```
+    /// use gema::protocol::publish::{PublishLimits, PublisherEvent};
+    /// let limits = PublishLimits {
+    ///     batch_events_max: 10,
+    ///     channels_max: 100,
+    ///     channel_name_length_max: 200,
+    ///     event_name_length_max: 200,
+    ///     data_bytes_max: 10_240,
+    /// };
+    /// let event = PublisherEvent::parse(br#"{"name":"e","channel":"c","data":{"a": 1}}"#, limits).unwrap();
+    /// assert_eq!(event.data, r#""{\"a\":1}""#);
+    /// assert!(PublisherEvent::parse(br#"{"name":"e","channel":"c"}"#, limits).is_err());
+    /// ```
+    pub fn parse(body: &'a [u8], limits: PublishLimits) -> Result<Self, BodyError> {
+        let body: EventBody<'_> = parse(text(body)?)?;
+        body.check(body.channels(limits)?, limits)
+    }
+
+    /// Reads the body of `POST /batch_events`, whose events have one channel each. One that is wrong makes all of
+    /// them wrong.
+    pub fn parse_batch(body: &'a [u8], limits: PublishLimits) -> Result<Vec<Self>, BodyError> {
+        let body: BatchBody<'_> = parse(text(body)?)?;
+        let events = body.batch.ok_or(BodyError::Missing("batch"))?;
+        let limit = limits.batch_events_max;
+        if events.len() > limit {
+            return Err(BodyError::BatchTooLarge { events: events.len(), limit });
+        }
+        let events = events.into_iter().map(|event| {
+            let body: EventBody<'_> = parse(event.get())?;
+            body.check(vec![body.channel(limits)?], limits)
+        });
+        events.collect()
+    }
+}
+
+impl<'a> EventBody<'a> {
+    /// The distinct channels of an event: `channels` as an array or a single name, else `channel`.
+    fn channels(&self, limits: PublishLimits) -> Result<Vec<ChannelName>, BodyError> {
+        let Some(list) = self.channels else { return Ok(vec![self.channel(limits)?]) };
+        let names = match json::text(list) {
+            Some(name) => vec![name],
+            None => texts(list, limits.channels_max)?,
+        };
+        let mut channels: Vec<ChannelName> = Vec::with_capacity(names.len());
+        for name in names {
+            if !channels.iter().any(|channel| channel.as_str() == name) {
+                channels.push(ChannelName::parse(&name, limits.channel_name_length_max)?);
+            }
+        }
+        if channels.is_empty() {
+            return Err(BodyError::Missing("channels"));
+        }
+        Ok(channels)
+    }
+
+    fn channel(&self, limits: PublishLimits) -> Result<ChannelName, BodyError> {
+        let channel = self.channel.ok_or(BodyError::Missing("channel"))?;
+        let name = json::text(channel).ok_or(BodyError::NotText("channel"))?;
+        Ok(ChannelName::parse(&name, limits.channel_name_length_max)?)
+    }
+
+    fn check(&self, channels: Vec<ChannelName>, limits: PublishLimits) -> Result<PublisherEvent<'a>, BodyError> {
+        if channels.len() > 1 && channels.iter().any(|channel| channel.kind().encrypted) {
+            return Err(BodyError::EncryptedAmongOthers);
+        }
+        let name = self.name(limits.event_name_length_max)?;
+        let data = json::data_string(self.data.ok_or(BodyError::Missing("data"))?);
+        if json::is_longer(&data, limits.data_bytes_max) {
+            return Err(BodyError::DataTooLarge(limits.data_bytes_max));
+        }
+        Ok(PublisherEvent { name, data, channels, except: self.except()?, info: self.info() })
+    }
+
+    fn name(&self, length_max: usize) -> Result<Cow<'a, str>, BodyError> {
+        let name = self.name.ok_or(BodyError::Missing("name"))?;
+        let name = json::text(name).ok_or(BodyError::NotText("name"))?;
+        if name.is_empty() {
+            return Err(BodyError::EmptyName);
+        }
+        if name.len() > length_max && name.chars().count() > length_max {
+            return Err(BodyError::NameTooLong(length_max));
+        }
+        if name.starts_with("pusher:") || name.starts_with("pusher_internal:") {
+            return Err(BodyError::ReservedName);
+        }
+        Ok(name)
+    }
+
+    fn except(&self) -> Result<Option<SocketId>, BodyError> {
+        let Some(raw) = self.socket_id else { return Ok(None) };
+        let socket_id = json::text(raw).and_then(|text| SocketId::parse(&text));
+        socket_id.map(Some).ok_or(BodyError::BadSocketId)
+    }
+
+    fn info(&self) -> Option<InfoRequest> {
+        let list = self.info.and_then(json::text).filter(|list| !list.is_empty())?;
+        Some(InfoRequest::parse(&list))
+    }
+}
+
+fn text(body: &[u8]) -> Result<&str, BodyError> {
+    std::str::from_utf8(body).map_err(|_| BodyError::NotUtf8)
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BodyError> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(BodyError::NotAnObject);
+    }
+    serde_json::from_str(text).map_err(|error| BodyError::Invalid(error.to_string()))
+}
+
+/// The strings of an array with up to `max` of them.
+fn texts(list: &RawValue, max: usize) -> Result<Vec<Cow<'_, str>>, BodyError> {
+    let list: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| BodyError::NotTexts)?;
+    if list.len() > max {
+        return Err(BodyError::TooManyChannels(max));
+    }
+    list.into_iter().map(json::text).collect::<Option<_>>().ok_or(BodyError::NotTexts)
+}

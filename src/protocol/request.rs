@@ -1,0 +1,243 @@
+//! What a request to the HTTP API says about itself: who sends it, proven by a signature over method, path and
+//! query, and which attributes it asks for (Pusher HTTP API, "Request signing" and "Attributes").
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::time::Duration;
+use std::time::UNIX_EPOCH;
+
+use crate::protocol::grant::Keys;
+use crate::protocol::signature::Signer;
+use crate::protocol::signature::body_md5;
+
+/// A request and what it claims about itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// In upper case.
+    pub method: &'a str,
+    /// As sent, without a configured prefix.
+    pub path: &'a str,
+    /// As sent.
+    pub query: &'a str,
+    /// As sent.
+    pub body: &'a [u8],
+}
+
+/// The server's time, and how far a request's time may be from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Since 1970.
+    pub now_seconds: u64,
+    /// A request so far off is refused already.
+    pub tolerance_seconds: u64,
+}
+
+/// Why a request is not believed, in the words of Pusher's own signing gem.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// A parameter is not there.
+    #[error("Missing parameter: {0}")]
+    Missing(&'static str),
+    /// The key is none of this app's.
+    #[error("Unknown auth_key")]
+    UnknownKey,
+    /// No `auth_version`.
+    #[error("Version required")]
+    NoVersion,
+    /// An `auth_version` other than `1.0`.
+    #[error("Version not supported")]
+    OtherVersion,
+    /// No `auth_timestamp` that is an integer.
+    #[error("Timestamp required")]
+    NoTimestamp,
+    /// A request of long ago, or of the future.
+    #[error(
+        "Timestamp expired: Given timestamp ({}) not within {}s of server time ({})",
+        shown(u64::try_from(*.given_seconds).unwrap_or_default()), .clock.tolerance_seconds, shown(.clock.now_seconds)
+    )]
+    Expired {
+        /// The request's time.
+        given_seconds: i64,
+        /// The server's.
+        clock: Clock,
+    },
+    /// The signature is not the right one.
+    #[error(
+        "Invalid signature: you should have sent HmacSHA256Hex(\"{}\", your_secret_key), but you sent {sent:?}",
+        .signed.escape_debug()
+    )]
+    BadSignature {
+        /// What should have been signed.
+        signed: String,
+        /// The signature as sent.
+        sent: String,
+    },
+    /// The body is another one than that which was signed.
+    #[error("Invalid body_md5")]
+    OtherBody,
+}
+
+type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+impl Claim<'_> {
+    /// Whether one of the app's `keys` signed this request, not long ago. The order of the checks is Pusher's.
+    ///
+    /// ```
+    /// use gema::protocol::grant::Keys;
+    /// use gema::protocol::request::{Claim, Clock};
+    /// let keys = Keys::new([("278d425bdf160c739803", &b"7ad3773142a6692b25b8"[..])]);
+    /// let query = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0\
+    ///              &auth_signature=5567dd30e7f8575e66be615d2aac3f608a0c311c31ddab8513a278b022e9597e";
+    /// let claim = Claim { method: "GET", path: "/apps/3/channels/presence-foobar/users", query, body: b"" };
+    /// let clock = |now_seconds| Clock { now_seconds, tolerance_seconds: 600 };
+    /// assert_eq!(claim.check(&keys, clock(1353088179)), Ok(()));
+    /// assert!(claim.check(&keys, clock(1353088179 + 600)).is_err());
+    /// ```
+    pub fn check(&self, keys: &Keys, clock: Clock) -> Result<(), ClaimError> {
+        let mut parameters: Parameters<'_> = form_urlencoded::parse(self.query.as_bytes()).collect();
+        for (key, _) in &mut parameters {
+            if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                key.to_mut().make_ascii_lowercase();
+            }
+        }
+        let find = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
+        let key = find("auth_key").ok_or(ClaimError::Missing("auth_key"))?;
+        let signer = keys.signer(key).ok_or(ClaimError::UnknownKey)?;
+        if find("auth_version").ok_or(ClaimError::NoVersion)? != "1.0" {
+            return Err(ClaimError::OtherVersion);
+        }
+        let timestamp = find("auth_timestamp").and_then(|text| text.parse().ok()).ok_or(ClaimError::NoTimestamp)?;
+        clock.check(timestamp)?;
+        let signature = find("auth_signature").map(str::to_owned).ok_or(ClaimError::Missing("auth_signature"))?;
+        let claimed_md5 = find("body_md5").map(str::to_owned);
+        self.check_signature(signer, parameters, signature)?;
+        match claimed_md5 {
+            None if !self.body.is_empty() => Err(ClaimError::Missing("body_md5")),
+            Some(claimed) if claimed != body_md5(self.body) => Err(ClaimError::OtherBody),
+            _ => Ok(()),
+        }
+    }
+
+    /// Libraries sign the path as they built it, and send it escaped; PHP signs an array as a list.
+    fn check_signature(&self, signer: &Signer, mut parameters: Parameters<'_>, sent: String) -> Result<(), ClaimError> {
+        parameters.retain(|(key, _)| key != "auth_signature");
+        parameters.sort_by(|(left, _), (right, _)| left.cmp(right));
+        let decoded_path = percent_encoding::percent_decode_str(self.path).decode_utf8_lossy();
+        let plain = joined(&parameters);
+        let is_signed = |path: &str, query: &str| {
+            signer.verify(&[self.method.as_bytes(), b"\n", path.as_bytes(), b"\n", query.as_bytes()], &sent)
+        };
+        if is_signed(self.path, &plain) || (decoded_path != self.path && is_signed(&decoded_path, &plain)) {
+            return Ok(());
+        }
+        if let Some(collapsed) = collapsed(&parameters)
+            && (is_signed(self.path, &collapsed) || is_signed(&decoded_path, &collapsed))
+        {
+            return Ok(());
+        }
+        let signed = format!("{}\n{}\n{plain}", self.method, self.path);
+        Err(ClaimError::BadSignature { signed, sent })
+    }
+}
+
+impl Clock {
+    fn check(self, given_seconds: i64) -> Result<(), ClaimError> {
+        let apart = given_seconds.abs_diff(i64::try_from(self.now_seconds).unwrap_or(i64::MAX));
+        if apart < self.tolerance_seconds { Ok(()) } else { Err(ClaimError::Expired { given_seconds, clock: self }) }
+    }
+}
+
+fn shown(seconds: u64) -> impl std::fmt::Display {
+    // Years beyond 9999 cannot be shown.
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(time)
+}
+
+fn joined(parameters: &Parameters<'_>) -> String {
+    let mut text = String::with_capacity(192);
+    for (key, value) in parameters {
+        let separator = if text.is_empty() { "" } else { "&" };
+        let _ = write!(text, "{separator}{key}={value}"); // writing to a string cannot fail
+    }
+    text
+}
+
+/// `info[0]=a&info[1]=b` as `info=a,b`; `None` when there is no such key.
+fn collapsed(parameters: &Parameters<'_>) -> Option<String> {
+    parameters.iter().any(|(key, _)| array_name(key).is_some()).then_some(())?;
+    let mut lists: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
+    for (key, value) in parameters {
+        let name = array_name(key);
+        match lists.last_mut() {
+            Some((last, list)) if name == Some(last) => *list = format!("{list},{value}").into(),
+            _ => lists.push((name.unwrap_or(key).to_owned().into(), value.clone())),
+        }
+    }
+    lists.sort_by(|(left, _), (right, _)| left.cmp(right));
+    Some(joined(&lists))
+}
+
+/// `info` of `info[0]`.
+fn array_name(key: &str) -> Option<&str> {
+    let (name, index) = key.strip_suffix(']')?.split_once('[')?;
+    index.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
+}
+
+/// The first value of a query parameter.
+pub fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// The key that a query is signed with, for a request without an app id in its path.
+pub fn auth_key(query: &str) -> Option<Cow<'_, str>> {
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(key, _)| key.eq_ignore_ascii_case("auth_key"))
+        .map(|(_, value)| value)
+}
+
+/// The attributes that somebody asks for; unknown names are ignored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InfoRequest {
+    /// Distinct users of a presence channel.
+    pub user_count: bool,
+    /// Connections.
+    pub subscription_count: bool,
+    /// The remembered event of a cache channel.
+    pub cache: bool,
+}
+
+impl InfoRequest {
+    /// Reads a comma-separated list.
+    ///
+    /// ```
+    /// use gema::protocol::request::InfoRequest;
+    /// let info = InfoRequest::parse("user_count, shoe_size");
+    /// assert!(info.user_count && !info.subscription_count);
+    /// ```
+    pub fn parse(list: &str) -> Self {
+        let mut info = Self::default();
+        for name in list.split(',') {
+            match name.trim() {
+                "user_count" => info.user_count = true,
+                "subscription_count" => info.subscription_count = true,
+                "cache" => info.cache = true,
+                _ => (),
+            }
+        }
+        info
+    }
+
+    /// Reads `info` of a query: a list, or PHP's array.
+    ///
+    /// ```
+    /// use gema::protocol::request::InfoRequest;
+    /// let info = InfoRequest::parse("user_count,subscription_count");
+    /// assert_eq!(InfoRequest::from_query("info=user_count%2Csubscription_count"), info);
+    /// assert_eq!(InfoRequest::from_query("info[0]=user_count&info[1]=subscription_count"), info);
+    /// ```
+    pub fn from_query(query: &str) -> Self {
+        let asked = form_urlencoded::parse(query.as_bytes())
+            .filter(|(key, _)| key == "info" || array_name(key).is_some_and(|name| name == "info"));
+        Self::parse(&asked.map(|(_, value)| value.into_owned()).collect::<Vec<_>>().join(","))
+    }
+}
