@@ -76,7 +76,7 @@ pub enum Cause {
     InvalidMessage,
     /// An API request was refused.
     Request,
-    /// A message of another protocol was ignored.
+    /// A message of another protocol, such as a home-made heartbeat; it is answered with an error and ignored.
     ForeignMessage,
     /// Events forgotten because their reader was too slow; its connection was closed with 4100.
     SlowReader,

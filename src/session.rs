@@ -24,6 +24,7 @@ use crate::protocol::identity::User;
 use crate::protocol::json;
 use crate::protocol::message::ClientEvent;
 use crate::protocol::message::ClientMessage;
+use crate::protocol::message::MessageError;
 use crate::protocol::message::SignIn;
 use crate::protocol::message::Subscribe;
 use crate::protocol::socket_id::SocketId;
@@ -132,7 +133,9 @@ impl Session {
                     self.refuse(Cause::ClientEvent, code, &message, answers);
                 }
             }
-            Ok(ClientMessage::Foreign) => self.app.meters.refused(Cause::ForeignMessage),
+            Ok(ClientMessage::Foreign) => {
+                self.refuse(Cause::ForeignMessage, None, &MessageError::InvalidJson.to_string(), answers);
+            }
             Err(error) => self.refuse(Cause::InvalidMessage, None, &error.to_string(), answers),
         }
         ControlFlow::Continue(())

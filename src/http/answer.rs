@@ -104,7 +104,9 @@ impl From<PublishError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = text(self.status(), self.to_string());
+        // One line, whatever the client sent that is repeated in it.
+        let sentence = self.to_string().replace(char::is_control, " ");
+        let mut response = text(self.status(), sentence);
         if let Some(wait) = self.retry_after() {
             // Whole seconds, rounded up: coming back too early would be refused again.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);

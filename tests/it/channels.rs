@@ -678,27 +678,31 @@ fn names(frames: &[String]) -> Vec<String> {
     frames.iter().map(name).collect()
 }
 
-/// Between each success and the next: a run of the common order, each one behind the one before, the last up to
-/// the end. The connection's own events and those published around it are not in it.
+/// Between each success and the next: a run of the common order without the connection's own events and those
+/// published around it. It holds what came between the first and the last event of its own of that visit, and
+/// nothing that came before the visit or behind it.
 fn assert_runs(frames: &[String], order: &[String], index: usize, channel: &str) {
     let (own, around) = (format!("client-{index}-"), format!("back-{index}-"));
-    let for_it: Vec<&String> =
-        order.iter().filter(|name| !name.starts_with(&own) && !name.starts_with(&around)).collect();
+    let is_for_it = |name: &&String| !name.starts_with(&own) && !name.starts_with(&around);
+    let for_it: Vec<&String> = order.iter().filter(is_for_it).collect();
+    // How many events that are for it came before this one of its own.
+    let before = |visit: usize, event: usize| {
+        let own = format!("{own}{visit}-{event}");
+        order.iter().take_while(|name| **name != own).filter(is_for_it).count()
+    };
     assert_eq!(frames.first(), Some(&succeeded(channel)));
     let visits: Vec<Vec<String>> = frames.split(|frame| *frame == succeeded(channel)).skip(1).map(names).collect();
     assert_eq!(visits.len(), VISITS, "{frames:?}");
-    let mut from = 0;
     for (visit, heard) in visits.iter().enumerate() {
-        let Some(first) = heard.first() else { continue };
-        let at = for_it.iter().position(|name| *name == first).unwrap_or_else(|| panic!("{first} is not for it"));
-        assert!(at >= from, "visit {visit} begins with {first}, which belongs before it");
-        from = at + heard.len();
-        assert!(from <= for_it.len() && heard.iter().eq(for_it[at..from].iter().copied()), "visit {visit}: {heard:?}");
+        let least = before(visit, 0)..before(visit, visit);
+        let earliest = visit.checked_sub(1).map_or(0, |visit| before(visit, visit));
+        let latest = if visit + 1 < VISITS { before(visit + 1, 0) } else { for_it.len() };
+        let first = heard.first().map_or(least.start, |first| for_it.iter().position(|name| *name == first).unwrap());
+        let end = first + heard.len();
+        assert!(first >= earliest && end <= latest, "visit {visit} of {own} holds what came before or behind it");
+        assert!(heard.iter().eq(for_it[first..end].iter().copied()), "visit {visit}: {heard:?}");
+        assert!(first <= least.start && end >= least.end, "visit {visit} of {own} lacks something: {heard:?}");
     }
-    // It was there when it sent its first event of the last visit, so it heard all that came behind.
-    let last_came = format!("{own}{}-0", VISITS - 1);
-    let behind = order.iter().skip_while(|name| **name != last_came);
-    let behind = behind.filter(|name| for_it.contains(name)).count();
-    assert!(visits[VISITS - 1].len() >= behind, "{behind} events behind {last_came}, {visits:?}");
-    assert!(visits[VISITS - 1].is_empty() || from == for_it.len(), "the last visit ends too early");
+    let last = visits[VISITS - 1].len();
+    assert!(last >= for_it.len() - before(VISITS - 1, 0), "the last visit lacks something at its end");
 }

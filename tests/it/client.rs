@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::connect_async;
+use tokio_tungstenite::connect_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderName;
@@ -50,7 +50,9 @@ impl Client {
         for (name, value) in headers {
             request.headers_mut().insert(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        let (socket, response) = timeout(PATIENCE, connect_async(request)).await.expect("no answer").unwrap();
+        // Without Nagle's algorithm, which would hold back what follows a small frame.
+        let connecting = connect_async_with_config(request, None, true);
+        let (socket, response) = timeout(PATIENCE, connecting).await.expect("no answer").unwrap();
         Self { socket, response, socket_id: String::new() }
     }
 

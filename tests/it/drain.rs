@@ -1,1 +1,237 @@
+//! Leaving: nobody new comes in, everybody is told, nothing accepted is lost, and it ends in time.
 
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use gema::config::Seconds;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::client::PATIENCE;
+use crate::http;
+use crate::process::Process;
+use crate::server::TestServer;
+use crate::wire::Wire;
+use crate::wire::upgrade_head;
+
+const PATH: &str = "/app/app-key?protocol=7";
+const CLOSED: &str = "Server closed. Please reconnect shortly.";
+
+async fn server_with(drain_seconds: f64) -> TestServer {
+    TestServer::start_with(|config| {
+        config.server.drain_seconds = Seconds(drain_seconds);
+        // Each shard spreads its own connections; here there shall be one order for all.
+        config.server.workers = 1;
+    })
+    .await
+}
+
+// G-60
+#[tokio::test]
+async fn connections_are_closed_spread_over_the_first_half_of_the_time() {
+    const CLIENTS: usize = 60;
+    let server = server_with(2.0).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(server.connect().await);
+    }
+    let began = Instant::now();
+    let closes = clients.into_iter().map(async |mut client| {
+        assert_eq!(client.next_close().await, (4200, CLOSED.to_owned()));
+        let closed = began.elapsed();
+        client.ended().await;
+        closed
+    });
+    let (mut closes, drained) = tokio::join!(join_all(closes), server.drain());
+    assert_eq!((drained.connections, drained.left), (CLIENTS, 0));
+    assert!(drained.took < Duration::from_secs(2), "{drained:?}");
+    closes.sort();
+    assert!(closes[CLIENTS - 1] >= Duration::from_millis(900), "{closes:?}");
+    let waves = closes.chunk_by(|a, b| *b - *a < Duration::from_millis(5)).count();
+    assert!(waves >= 5, "{waves} waves: {closes:?}");
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_is_delivered_before_the_close() {
+    const EVENTS: usize = 200;
+    let server = server_with(1.0).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = server.connect().await;
+        client.subscribe("private-orders").await;
+        clients.push(client);
+    }
+    let mut sender = clients.pop().unwrap();
+    for number in 0..EVENTS {
+        server.api().publish("private-orders", "e", &number.to_string()).await;
+    }
+    for number in 0..EVENTS {
+        sender.send(&format!(r#"{{"event":"client-e","channel":"private-orders","data":"{number}"}}"#)).await;
+    }
+    sender.settle().await;
+    let hear = clients.into_iter().map(async |mut client| {
+        for name in ["e", "client-e"] {
+            for number in 0..EVENTS {
+                assert_eq!(
+                    client.next_text().await,
+                    format!(r#"{{"event":"{name}","data":"{number}","channel":"private-orders"}}"#)
+                );
+            }
+        }
+        assert_eq!(client.next_close().await.0, 4200);
+        client.ended().await;
+    });
+    let leave = async {
+        assert_eq!(sender.next_close().await.0, 4200);
+        sender.ended().await;
+    };
+    let (_, (), drained) = tokio::join!(join_all(hear), leave, server.drain());
+    assert_eq!(drained.left, 0);
+}
+
+// G-61
+#[tokio::test]
+async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
+    let server = server_with(4.0).await;
+    let (address, metrics_address) = (server.address(), server.metrics_address());
+    let ready = async || http::request(metrics_address, "GET", "/ready", &[], b"").await;
+    assert_eq!((ready().await.status, ready().await.body.as_str()), (200, "OK"));
+    // One of two is closed at once; the other one stays for two seconds.
+    let mut clients = vec![server.connect().await, server.connect().await];
+    let watch = async {
+        let (first, at, _) =
+            futures_util::future::select_all(clients.iter_mut().map(|c| Box::pin(c.next_close()))).await;
+        assert_eq!(first.0, 4200);
+        let mut gone = clients.remove(at);
+        let answer = ready().await;
+        assert_eq!(answer.refused(503), "The server is closing. Choose another server.");
+        let metrics = http::request(metrics_address, "GET", "/metrics", &[], b"").await;
+        assert!(metrics.body.contains("\nsoketi_connected{"), "{metrics:?}");
+        for _ in 0..20 {
+            assert_refused(address).await;
+        }
+        // All that was still within the drain.
+        let mut last = clients.remove(0);
+        last.nothing_came().await;
+        assert_eq!(last.next_close().await.0, 4200);
+        tokio::join!(gone.ended(), last.ended());
+    };
+    let ((), drained) = tokio::join!(watch, server.drain());
+    assert_eq!((drained.connections, drained.left), (2, 0));
+    assert_refused(address).await;
+    assert!(TcpStream::connect(metrics_address).await.is_err(), "the metrics port is still open");
+}
+
+/// A newcomer finds no open port, or is sent away without having been established.
+async fn assert_refused(address: SocketAddr) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(upgrade_head(PATH, &[]).as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        io::Result::Ok(answer)
+    };
+    if let Ok(answer) = timeout(PATIENCE, exchange).await.expect("neither refused nor served") {
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.contains(r#""code":4200"#), "{answer}");
+        assert!(!answer.contains("connection_established"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
+    let server = server_with(2.0).await;
+    let mut clients = vec![server.connect().await, server.connect().await];
+    for client in &mut clients {
+        client.subscribe("a").await;
+    }
+    let body = r#"{"name":"late","channel":"a","data":"1"}"#;
+    let path = server.api().path("/events");
+    let query = server.api().signed_query("POST", &path, &[], body);
+    let head = format!("POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(format!("{head}{}", &body[..5]).as_bytes()).await.unwrap();
+    let publish = async {
+        let (closed, at, _) =
+            futures_util::future::select_all(clients.iter_mut().map(|c| Box::pin(c.next_close()))).await;
+        assert_eq!(closed.0, 4200);
+        let mut gone = clients.remove(at);
+        stream.write_all(&body.as_bytes()[5..]).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end").unwrap();
+        assert_eq!(http::parse(&answer).ok(), serde_json::json!({}));
+        let mut left = clients.remove(0);
+        assert_eq!(left.next_text().await, r#"{"event":"late","data":"1","channel":"a"}"#);
+        assert_eq!(left.next_close().await.0, 4200);
+        tokio::join!(gone.ended(), left.ended());
+    };
+    let ((), drained) = tokio::join!(publish, server.drain());
+    assert_eq!(drained.left, 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_answer_the_close_costs_no_more_than_the_configured_time() {
+    let server = server_with(1.0).await;
+    let mut deaf = Wire::connect(server.address(), PATH).await;
+    let stalled_request = TcpStream::connect(server.address()).await.unwrap();
+    let idle_metrics = TcpStream::connect(server.metrics_address()).await.unwrap();
+    let drained = timeout(PATIENCE, server.drain()).await.expect("the drain does not end");
+    assert_eq!((drained.connections, drained.left), (1, 1));
+    let took = drained.took;
+    assert!(Duration::from_millis(900) < took && took < Duration::from_millis(3000), "{took:?}");
+    assert_eq!(deaf.next_close().await.0, 4200);
+    drop((stalled_request, idle_metrics));
+}
+
+#[tokio::test]
+async fn a_server_without_connections_leaves_at_once() {
+    let server = server_with(60.0).await;
+    server.connect().await.close().await;
+    let drained = timeout(PATIENCE, server.drain()).await.expect("the drain does not end");
+    assert_eq!((drained.connections, drained.left), (0, 0));
+}
+
+// G-60, G-61
+#[tokio::test]
+async fn sigterm_ends_the_program_in_good_order() {
+    let process = Process::start(&[("GEMA_SERVER_DRAIN_SECONDS", "1")]).await;
+    let address = process.address;
+    let ready = http::request(process.metrics_address, "GET", "/ready", &[], b"").await;
+    assert_eq!(ready.status, 200);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::open(address, PATH, &[]).await;
+        client.established().await;
+        clients.push(client);
+    }
+    process.terminate().await;
+    let hear = clients.into_iter().map(async |mut client| {
+        assert_eq!(client.next_close().await, (4200, CLOSED.to_owned()));
+        client.ended().await;
+    });
+    let (_, stopped) = tokio::join!(join_all(hear), process.stopped());
+    assert_eq!((&stopped["connections"], &stopped["left"]), (&10.into(), &0.into()), "{stopped}");
+    assert!(TcpStream::connect(address).await.is_err(), "the port is still open");
+}
+
+// G-62
+#[tokio::test]
+async fn a_full_server_refuses_until_somebody_leaves() {
+    let server = TestServer::start_with(|config| config.connections.connections_max = 2).await;
+    let mut first = server.connect().await;
+    let second = server.connect().await;
+    let mut third = server.open(PATH).await;
+    third.next_error(Some(4100), "Over capacity").await;
+    assert_eq!(third.next_close().await, (4100, "Over capacity".to_owned()));
+    third.ended().await;
+    first.nothing_came().await;
+    second.close().await;
+    let mut fourth = server.connect().await;
+    fourth.nothing_came().await;
+}

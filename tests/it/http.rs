@@ -147,6 +147,48 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
     parse(&timeout(PATIENCE, exchange).await.expect("no answer"))
 }
 
+/// A connection for several requests. What is sent over it is up to the test.
+pub struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), received: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.expect("the server does not read").unwrap();
+    }
+
+    /// The next answer, which may be an interim one.
+    pub async fn answer(&mut self) -> Answer {
+        loop {
+            if let Some(head) = self.received.windows(4).position(|four| four == b"\r\n\r\n") {
+                let answer = parse(&self.received[..head + 4]);
+                let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+                let end = head + 4 + length;
+                if self.received.len() >= end {
+                    let bytes: Vec<u8> = self.received.drain(..end).collect();
+                    return parse(&bytes);
+                }
+            }
+            assert!(self.read().await > 0, "the connection ended: {:?}", String::from_utf8_lossy(&self.received));
+        }
+    }
+
+    /// The server has ended the connection, and said nothing more.
+    pub async fn ended(&mut self) {
+        while self.read().await > 0 {}
+        assert_eq!(String::from_utf8_lossy(&self.received), "");
+    }
+
+    async fn read(&mut self) -> usize {
+        timeout(PATIENCE, self.stream.read_buf(&mut self.received)).await.expect("nothing came").unwrap()
+    }
+}
+
 /// Reads an answer with `Content-Length`, or until the end.
 pub fn parse(bytes: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(bytes);

@@ -1,1 +1,254 @@
+//! What operators, orchestrators and Prometheus see: Soketi's names, truthful numbers, plain answers.
 
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::http;
+use crate::http::Answer;
+use crate::server::TestServer;
+use crate::wire::Wire;
+
+const PATH: &str = "/app/app-key?protocol=7";
+
+async fn get(address: SocketAddr, path: &str) -> Answer {
+    http::request(address, "GET", path, &[], b"").await
+}
+
+async fn metrics(server: &TestServer) -> Answer {
+    get(server.metrics_address(), "/metrics").await
+}
+
+#[tokio::test]
+async fn soketis_names_have_soketis_labels_and_kinds() {
+    let server = TestServer::start().await;
+    let answer = metrics(&server).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let port = server.address().port();
+    for (name, kind) in [
+        ("connected", "gauge"),
+        ("new_connections_total", "counter"),
+        ("new_disconnections_total", "counter"),
+        ("socket_received_bytes", "counter"),
+        ("socket_transmitted_bytes", "counter"),
+        ("ws_messages_received_total", "counter"),
+        ("ws_messages_sent_total", "counter"),
+        ("http_received_bytes", "counter"),
+        ("http_transmitted_bytes", "counter"),
+        ("http_calls_received_total", "counter"),
+    ] {
+        let lines = format!("# TYPE soketi_{name} {kind}\nsoketi_{name}{{app_id=\"app-id\",port=\"{port}\"}} 0\n");
+        assert!(answer.body.contains(&lines), "{lines}{}", answer.body);
+    }
+    if cfg!(target_os = "linux") {
+        for name in ["cpu_seconds_total", "resident_memory_bytes", "virtual_memory_bytes", "open_fds", "max_fds"] {
+            assert!(answer.body.contains(&format!("\nsoketi_process_{name} ")), "{name}\n{}", answer.body);
+        }
+    }
+}
+
+#[tokio::test]
+async fn traffic_is_counted_to_the_byte() {
+    let server = TestServer::start().await;
+    let mut client = server.open(PATH).await;
+    let mut received = vec![client.next_text().await];
+    let sent = [r#"{"event":"pusher:subscribe","data":{"channel":"a"}}"#, r#"{"event":"pusher:ping","data":{}}"#, "é"];
+    for text in sent {
+        client.send(text).await;
+        received.push(client.next_text().await);
+    }
+    let body = r#"{"name":"e","channel":"a","data":"1"}"#;
+    server.api().post("/events", body).await.ok();
+    received.push(client.next_text().await);
+    let channels = server.api().get("/channels", &[]).await;
+    assert_eq!(channels.ok(), json!({ "channels": { "a": {} } }));
+
+    let bytes = |texts: &[&str]| texts.iter().map(|text| text.len()).sum::<usize>() as f64;
+    let received: Vec<&str> = received.iter().map(String::as_str).collect();
+    for (name, value) in [
+        ("soketi_connected", 1.0),
+        ("soketi_new_connections_total", 1.0),
+        ("soketi_new_disconnections_total", 0.0),
+        ("soketi_ws_messages_received_total", 3.0),
+        ("soketi_socket_received_bytes", bytes(&sent)),
+        ("soketi_ws_messages_sent_total", 5.0),
+        ("soketi_socket_transmitted_bytes", bytes(&received)),
+        ("soketi_http_calls_received_total", 2.0),
+        ("soketi_http_received_bytes", body.len() as f64),
+        ("soketi_http_transmitted_bytes", (2 + channels.body.len()) as f64),
+        ("gema_deliveries_total", 1.0),
+        ("gema_channels", 1.0),
+    ] {
+        // What a turn has sent is counted before the turn ends, not before it is heard.
+        server.metric_becomes(name, None, value).await;
+    }
+    client.close().await;
+    for (name, value) in [("soketi_connected", 0.0), ("soketi_new_disconnections_total", 1.0), ("gema_channels", 0.0)] {
+        assert_eq!(server.metric(name, None).await, value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn json_has_the_shape_that_soketi_gives_it() {
+    let server = TestServer::start().await;
+    let _client = server.connect().await;
+    for query in ["json=1", "json=true", "x=y&json=no"] {
+        let families = get(server.metrics_address(), &format!("/metrics?{query}")).await.ok();
+        let families = families.as_array().unwrap();
+        let connected = families.iter().find(|family| family["name"] == "soketi_connected").unwrap();
+        let labels = json!({ "app_id": "app-id", "port": server.address().port().to_string() });
+        let values = json!([{ "value": 1.0, "labels": labels }]);
+        assert_eq!(
+            *connected,
+            json!({
+                "help": "Open connections", "name": "soketi_connected", "type": "gauge", "values": values,
+                "aggregator": "sum",
+            })
+        );
+        let latency = families.iter().find(|family| family["name"] == "gema_publish_to_socket_seconds").unwrap();
+        assert_eq!(latency["type"], "histogram");
+        assert!(families.iter().all(|family| family["values"].is_array() && family["help"].is_string()));
+    }
+    assert_ne!(get(server.metrics_address(), "/metrics?json=").await.header("content-type"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn another_prefix_takes_the_place_of_soketis() {
+    let server = TestServer::start_with(|config| config.metrics.prefix = "chat_".to_owned()).await;
+    let _client = server.connect().await;
+    assert_eq!(server.metric("chat_connected", None).await, 1.0);
+    assert!(!metrics(&server).await.body.contains("soketi_"));
+}
+
+#[tokio::test]
+async fn refused_connections_leave_the_gauges_as_they_are() {
+    let server = TestServer::start_with(|config| {
+        config.limits.max_connections = 1;
+        config.connections.connections_max = 3;
+    })
+    .await;
+    let client = server.connect().await;
+    for (path, code) in [("/app/nobody", 4001), ("/nothing", 4005), (PATH, 4004), ("/app/app-key?protocol=9", 4007)] {
+        let mut refused = server.open(path).await;
+        refused.next_event("pusher:error").await;
+        assert_eq!(refused.next_close().await.0, code);
+        assert_eq!(server.metric("soketi_connected", None).await, 1.0, "{path}");
+        refused.ended().await;
+        assert_eq!(server.metric("soketi_connected", None).await, 1.0, "{path}");
+    }
+    // 4004 and 4007; the other two belong to no app.
+    assert_eq!(server.metric("gema_refusals_total", Some("connection")).await, 2.0);
+    client.close().await;
+    let text = metrics(&server).await.body;
+    assert!(!text.lines().any(|line| line.contains(" -")), "something is negative: {text}");
+    assert_eq!(server.metric("soketi_connected", None).await, 0.0);
+    assert_eq!(server.metric("soketi_new_connections_total", None).await, 1.0);
+    assert_eq!(server.metric("soketi_new_disconnections_total", None).await, 1.0);
+}
+
+#[tokio::test]
+async fn refusals_are_counted_by_cause() {
+    let server = TestServer::start().await;
+    let mut client = server.connect().await;
+    let causes = [
+        ("subscription", r#"{"event":"pusher:subscribe","data":{"channel":"private-a"}}"#, 2),
+        ("subscription", r#"{"event":"pusher:unsubscribe","data":{"channel":"a"}}"#, 1),
+        ("sign_in", r#"{"event":"pusher:signin","data":{"auth":"x:y","user_data":"{\"id\":\"1\"}"}}"#, 1),
+        ("client_event", r#"{"event":"client-a","channel":"private-a","data":1}"#, 1),
+        ("invalid_message", "nonsense", 1),
+        ("foreign_message", r#"{"type":"heartbeat"}"#, 0),
+    ];
+    for (cause, message, answers) in causes {
+        let before = server.metric("gema_refusals_total", Some(cause)).await;
+        client.send(message).await;
+        assert_eq!(client.settle().await.len(), answers, "{message}");
+        assert_eq!(server.metric("gema_refusals_total", Some(cause)).await, before + 1.0, "{message}");
+    }
+    assert_eq!(server.api_of("app-id", "app-key", "wrong").get("/channels", &[]).await.status, 401);
+    assert_eq!(server.api().post("/events", "{}").await.status, 400);
+    assert_eq!(server.metric("gema_refusals_total", Some("request")).await, 2.0);
+    assert_eq!(server.metric("soketi_http_calls_received_total", None).await, 0.0);
+}
+
+#[tokio::test]
+async fn events_for_a_reader_that_is_gone_are_counted() {
+    const EVENTS: usize = 64;
+    let server = TestServer::start_with(|config| {
+        config.connections.outbox_bytes_max = 64 * 1024 * 1024;
+        config.server.workers = 1;
+    })
+    .await;
+    let mut stalled = Wire::connect_narrow(server.address(), PATH).await;
+    stalled.subscribe("a").await;
+    let data = "x".repeat(90_000);
+    for _ in 0..EVENTS {
+        server.api().publish("a", "e", &data).await;
+    }
+    // The answer comes at the end of a turn in which everything before it has been put down.
+    server.connect().await.nothing_came().await;
+    let waiting = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("gema_outbox_bytes ")).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse::<usize>().unwrap()
+    };
+    let outbox = waiting(&metrics(&server).await.body);
+    let frame = format!(r#"{{"event":"e","data":"{data}","channel":"a"}}"#).len() + 10;
+    assert!((frame..frame * EVENTS).contains(&outbox), "the reader has not stalled: {outbox}");
+    drop(stalled);
+    server.metric_becomes("soketi_connected", None, 0.0).await;
+    // The first of them has been begun, maybe.
+    let dropped = server.metric("gema_drops_total", Some("disconnected")).await;
+    assert_eq!(dropped, outbox.div_ceil(frame) as f64, "{outbox}");
+    assert_eq!(waiting(&metrics(&server).await.body), 0);
+}
+
+#[tokio::test]
+async fn health_is_told_on_both_ports_and_metrics_on_one() {
+    let server = TestServer::start().await;
+    let (main, second) = (server.address(), server.metrics_address());
+    for (address, path) in [(main, "/"), (main, "/health/live"), (main, "/ready"), (second, "/"), (second, "/ready")] {
+        let answer = get(address, path).await;
+        assert_eq!((answer.status, &*answer.body), (200, "OK"), "{path}");
+    }
+    let usage = get(second, "/usage").await.ok();
+    let memory = &usage["memory"];
+    let number = |name: &str| memory[name].as_f64().unwrap();
+    assert_eq!(memory.as_object().unwrap().len(), 4, "{memory}");
+    assert_eq!(number("free") + number("used"), number("total"));
+    assert!((number("percent") - number("used") / number("total") * 100.0).abs() < 1e-9, "{memory}");
+    assert!(number("used") > 1e6, "{memory}");
+    for (address, path) in [(main, "/metrics"), (main, "/usage"), (second, "/apps/app-id/channels"), (second, "/x")] {
+        assert_eq!(get(address, path).await.refused(404), "Not found", "{path}");
+    }
+    assert_eq!(http::request(main, "POST", "/ready", &[], b"").await.status, 405);
+}
+
+#[tokio::test]
+async fn metrics_can_be_off_while_the_rest_of_their_port_works() {
+    let server = TestServer::start_with(|config| {
+        config.metrics.enabled = false;
+        config.server.path_prefix = "/ws".to_owned();
+    })
+    .await;
+    assert_eq!(get(server.metrics_address(), "/metrics").await.status, 404);
+    assert!(get(server.metrics_address(), "/ws/usage").await.ok()["memory"].is_object());
+    assert_eq!(get(server.metrics_address(), "/usage").await.status, 200);
+    assert_eq!(get(server.address(), "/ws/ready").await.body, "OK");
+}
+
+#[tokio::test]
+async fn traffic_is_accepted_up_to_a_share_of_the_memory() {
+    let server = TestServer::start_with(|config| config.server.accept_traffic_memory_percent = 100.0).await;
+    let answer = get(server.address(), "/accept-traffic").await.ok();
+    let memory = &answer["memory"];
+    let number = |name: &str| memory[name].as_f64().unwrap();
+    assert_eq!(memory.as_object().unwrap().len(), 3, "{memory}");
+    assert!((number("percentUsage") - number("usedSize") / number("totalSize") * 100.0).abs() < 1e-9, "{memory}");
+
+    let narrow = TestServer::start_with(|config| config.server.accept_traffic_memory_percent = 1.0).await;
+    let percent_of_all = vec![1_u8; (number("totalSize") / 100.0) as usize];
+    let answer = get(narrow.address(), "/accept-traffic").await;
+    assert_eq!(answer.refused(503), "Low on memory here. Choose another server.");
+    assert_eq!(get(narrow.address(), "/ready").await.status, 200);
+    assert_eq!(percent_of_all.last(), Some(&1));
+}

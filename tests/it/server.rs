@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::Instant;
 
 use gema::config::AppEntry;
 use gema::config::Config;
@@ -10,7 +12,9 @@ use gema::server::Drained;
 use gema::server::Server;
 
 use crate::client::Client;
+use crate::client::PATIENCE;
 use crate::http::Api;
+use crate::http::request;
 
 pub const APP_ID: &str = "app-id";
 pub const APP_KEY: &str = "app-key";
@@ -81,6 +85,28 @@ impl TestServer {
     /// The back end of another app.
     pub fn api_of(&self, id: &str, key: &str, secret: &str) -> Api {
         Api::new(self.address(), id, key, secret)
+    }
+
+    /// What the default app's series of this name says now; 0 when there is none. Of those with a `cause`, name it.
+    pub async fn metric(&self, name: &str, cause: Option<&str>) -> f64 {
+        let text = request(self.metrics_address(), "GET", "/metrics", &[], b"").await.body;
+        let cause = cause.map(|cause| format!("cause=\"{cause}\","));
+        let start = format!("{name}{{app_id=\"{APP_ID}\",{}port=", cause.unwrap_or_default());
+        let line = text.lines().find(|line| line.starts_with(&start));
+        line.map_or(0.0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+    }
+
+    /// Waits until that is so.
+    pub async fn metric_becomes(&self, name: &str, cause: Option<&str>, value: f64) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = self.metric(name, cause).await;
+            if now == value {
+                return;
+            }
+            assert!(Instant::now() < until, "{name} {cause:?} is {now}, not {value}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Stops as SIGTERM would.
