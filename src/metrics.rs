@@ -202,6 +202,11 @@ impl Metrics {
         }
     }
 
+    /// Counts the refusal of somebody who names no app of this server; its label is empty.
+    pub fn refused_without_app(&self, cause: Cause) {
+        self.by_app.refusals.with_label_values(&["", &self.port, cause.label()]).inc();
+    }
+
     /// Prometheus' text format.
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();

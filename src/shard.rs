@@ -197,7 +197,15 @@ impl Shard {
                 self.unwritten.push(slot);
             }
         }
-        outcome.unwrap_or(false)
+        match outcome {
+            Ok(more) => more,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    tracing::error!(%error, "the system does not tell which sockets are ready");
+                }
+                false
+            }
+        }
     }
 
     fn read_all(&mut self) {

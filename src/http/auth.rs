@@ -53,7 +53,10 @@ impl Api {
     ) -> Response {
         match self.0.node.app_by_id(app_id).cloned() {
             Some(app) => self.signed_for(app, request, answer).await,
-            None => Refusal::NotFound("Unknown app".to_owned()).into_response(),
+            None => {
+                self.0.node.metrics().refused_without_app(Cause::Request);
+                Refusal::NotFound("Unknown app".to_owned()).into_response()
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Node;
 use crate::protocol::code::Close;
@@ -18,12 +19,15 @@ const PROTOCOL_DEFAULT: u8 = 7;
 impl Node {
     /// Takes a connection: its app and the protocol version that it speaks. The first failing check decides.
     pub fn connect(&self, request: &ConnectRequest) -> Result<(Arc<App>, u8), Close> {
-        let key = request.key.as_deref().ok_or(Close::new(CloseCode::PathNotFound, "Path not found"))?;
-        let app = self.app_by_key(key).ok_or_else(|| self.unknown_key(key))?;
-        let protocol =
-            self.check(request, app).inspect_err(|_| app.meters.refused(crate::metrics::Cause::Connection))?;
+        let app = self.app_of(request).inspect_err(|_| self.metrics.refused_without_app(Cause::Connection))?;
+        let protocol = self.check(request, app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
         app.opened();
         Ok((Arc::clone(app), protocol))
+    }
+
+    fn app_of(&self, request: &ConnectRequest) -> Result<&Arc<App>, Close> {
+        let key = request.key.as_deref().ok_or(Close::new(CloseCode::PathNotFound, "Path not found"))?;
+        self.app_by_key(key).ok_or_else(|| self.unknown_key(key))
     }
 
     fn unknown_key(&self, key: &str) -> Close {

@@ -426,6 +426,7 @@ async fn what_is_no_object_with_a_string_event_is_invalid_and_costs_nothing() {
         r#"[{"event":"pusher:ping"}]"#,
         "{}",
         r#"{"data":{}}"#,
+        r#"{"type":"heartbeat"}"#,
         r#"{"event":null}"#,
         r#"{"event":5}"#,
         r#"{"event":{"pusher":"ping"}}"#,

@@ -154,15 +154,19 @@ async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
     let body = r#"{"name":"late","channel":"a","data":"1"}"#;
     let path = server.api().path("/events");
     let query = server.api().signed_query("POST", &path, &[], body);
-    let head = format!("POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    let headers = format!("Host: localhost\r\nExpect: 100-continue\r\nContent-Length: {}\r\n", body.len());
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    stream.write_all(format!("{head}{}", &body[..5]).as_bytes()).await.unwrap();
+    stream.write_all(format!("POST {path}?{query} HTTP/1.1\r\n{headers}\r\n").as_bytes()).await.unwrap();
+    // The server waits for the body now.
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     let publish = async {
         let (closed, at, _) =
             futures_util::future::select_all(clients.iter_mut().map(|c| Box::pin(c.next_close()))).await;
         assert_eq!(closed.0, 4200);
         let mut gone = clients.remove(at);
-        stream.write_all(&body.as_bytes()[5..]).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end").unwrap();
         assert_eq!(http::parse(&answer).ok(), serde_json::json!({}));
