@@ -158,7 +158,8 @@ struct Fragments {
 }
 
 impl Decoder {
-    /// Feeds `input` and hands each complete message to `on_message`, until that returns false.
+    /// Feeds `input` and hands each complete message to `on_message`, until that returns false; what comes
+    /// behind that message is for the next call.
     /// A message may hold up to `bytes_max` bytes; more is refused before it is collected.
     pub fn decode(
         &mut self,
@@ -207,7 +208,7 @@ impl Decoder {
             if let Some(message) = self.assemble(&header, payload)?
                 && !on_message(message)
             {
-                return Ok(bytes.len());
+                return Ok(used);
             }
         }
         Ok(used)

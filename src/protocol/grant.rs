@@ -100,7 +100,7 @@ pub enum AuthError {
     /// The signature is not the right one.
     #[error("Invalid signature: Expected HMAC SHA256 hex digest of {signed}")]
     BadSignature {
-        /// What should have been signed.
+        /// What should have been signed, cut to a printable length.
         signed: String,
     },
 }
@@ -118,6 +118,9 @@ pub enum SignInError {
     #[error("Connection is already signed in as another user")]
     AnotherUser,
 }
+
+/// Characters of a string to sign that an error shows.
+const SHOWN_MAX: usize = 1024;
 
 /// An app's active keys, each with what it signs.
 #[derive(Debug, Clone, Default)]
@@ -209,6 +212,7 @@ impl Verifier<'_> {
         if signer.verify(&[signed.as_bytes()], signature) {
             return Ok(());
         }
+        let signed = signed.chars().take(SHOWN_MAX).collect();
         Err(AuthError::BadSignature { signed })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use indexmap::IndexSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -101,7 +102,7 @@ pub struct User {
     pub id: Arc<str>,
     /// `user_info`, as JSON; `null` when left out.
     pub info: Arc<str>,
-    /// Users whose coming and going this connection wants to hear of.
+    /// Users whose coming and going this connection wants to hear of, each of them once.
     pub watchlist: Vec<Arc<str>>,
 }
 
@@ -129,7 +130,7 @@ impl User {
         }
         let info = data.user_info.map_or("null".into(), json::compact);
         let watchlist = data.watchlist.unwrap_or_default();
-        let watchlist = watchlist.into_iter().filter_map(json::text).map(Arc::from).collect();
-        Ok(Self { id: id.into(), info: info.into(), watchlist })
+        let watchlist: IndexSet<Arc<str>> = watchlist.into_iter().filter_map(json::text).map(Arc::from).collect();
+        Ok(Self { id: id.into(), info: info.into(), watchlist: watchlist.into_iter().collect() })
     }
 }

@@ -57,6 +57,10 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
             let Some(session) = &connection.session else { continue };
             let waiting = connection.outbox.waiting();
+            if waiting <= self.node.connections().outbox_bytes_max {
+                // The socket has taken in the meantime what this turn put in.
+                continue;
+            }
             session.meters().dropped(Cause::SlowReader, connection.outbox.forget() as u64);
             self.outbox_bytes -= waiting - connection.outbox.waiting();
             connection.half_close = true;

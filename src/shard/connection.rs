@@ -24,8 +24,11 @@ pub(super) struct Connection {
     /// `None` once the connection is being closed.
     pub(super) session: Option<Session>,
     pub(super) decoder: Decoder,
-    /// The decoder holds what hyper had read before it gave the connection back.
+    /// The decoder holds what has not been looked at: what hyper had read before it gave the connection
+    /// back, or what came behind the message that made it wait.
     pub(super) fed: bool,
+    /// Has so many answers waiting that its next messages wait, too.
+    pub(super) paused: bool,
     pub(super) outbox: Outbox,
     /// The tick in which it began.
     pub(super) opened: Tick,
@@ -70,6 +73,7 @@ impl Connection {
             session: None,
             decoder: Decoder::default(),
             fed: false,
+            paused: false,
             outbox: Outbox::default(),
             opened: now,
             heard: now,

@@ -182,6 +182,10 @@ impl Shard {
             Ok(written) => self.outbox_bytes -= written,
             Err(_) => return self.remove(slot),
         }
+        if connection.paused && connection.outbox.waiting() <= self.node.connections().outbox_bytes_max / 2 {
+            connection.paused = false;
+            self.unread.push(slot);
+        }
         connection.blocked = !connection.outbox.is_empty();
         if connection.blocked {
             return;

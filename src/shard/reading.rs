@@ -34,11 +34,15 @@ impl Shard {
     fn read_into(&mut self, slot: Slot, buffer: &mut [u8]) {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.connections.get_mut(slot) else { return };
+            let hung_up = connection.hung_up;
+            if connection.paused && !hung_up {
+                return;
+            }
+            connection.paused = false;
             if std::mem::take(&mut connection.fed) {
                 self.digest(slot, &mut []);
                 continue;
             }
-            let hung_up = connection.hung_up;
             match connection.stream.read(buffer) {
                 Ok(0) => return self.remove(slot),
                 Ok(count) => {
@@ -68,6 +72,7 @@ impl Shard {
         let outcome = decoder.decode(bytes, bytes_max, |message| self.on_message(slot, message));
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.decoder = decoder;
+            connection.fed = connection.paused;
         }
         if let Err(error) = outcome {
             self.close(slot, &error.close());
@@ -103,11 +108,20 @@ impl Shard {
         }
         self.answers = answers;
         match outcome {
-            ControlFlow::Continue(()) => !self.evicted.contains(&slot),
+            ControlFlow::Continue(()) => !self.pause(slot),
             ControlFlow::Break(close) => {
                 self.close(slot, &close);
                 false
             }
         }
+    }
+
+    /// Lets a connection's next messages wait while many answers do. Who asks for much at once and reads it is
+    /// no slow reader. Nobody waits for a peer that has hung up.
+    fn pause(&mut self, slot: Slot) -> bool {
+        let enough = self.node.connections().outbox_bytes_max / 2;
+        let Some(connection) = self.connections.get_mut(slot) else { return true };
+        connection.paused = !connection.hung_up && connection.outbox.waiting() > enough;
+        connection.paused
     }
 }

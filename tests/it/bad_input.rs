@@ -330,17 +330,28 @@ async fn connections_that_never_send_a_request_are_none_of_ours() {
 }
 
 #[tokio::test]
-async fn a_flood_of_invalid_messages_that_reads_no_answer_is_closed() {
-    let server = TestServer::start_with(|config| config.connections.outbox_bytes_max = 64 * 1024).await;
+async fn a_flood_of_messages_that_reads_no_answer_is_no_longer_read_and_then_closed() {
+    let server = TestServer::start_with(|config| {
+        config.connections.outbox_bytes_max = 64 * 1024;
+        config.connections.ping_seconds = Seconds(1.0);
+        config.connections.pong_seconds = Seconds(1.0);
+    })
+    .await;
     let mut wire = Wire::connect_narrow(server.address(), PATH).await;
-    let flood = masked(TEXT, b"x").repeat(10_000);
-    for _ in 0..100 {
-        wire.send_in_vain(&flood).await;
-        if server.metric("soketi_connected", None).await == 0.0 {
-            break;
+    let messages = masked(TEXT, b"x").repeat(10_000);
+    let flood = async {
+        loop {
+            wire.send_in_vain(&messages).await;
+            tokio::task::yield_now().await;
         }
+    };
+    tokio::select! {
+        () = flood => unreachable!("a flood has no end"),
+        () = server.metric_becomes("soketi_connected", None, 0.0) => (),
     }
-    server.metric_becomes("soketi_connected", None, 0.0).await;
+    let taken = server.metric("soketi_ws_messages_received_total", None).await;
+    assert!(taken < 200_000.0, "{taken} messages were answered although nobody read");
+    assert_eq!(server.metric("gema_drops_total", Some("slow_reader")).await, 0.0);
     assert_still_serves(&server).await;
 }
 
@@ -415,7 +426,7 @@ async fn lists_and_notices_agree_with_each_other_in_a_storm_of_joins_and_leaves(
                 client.unsubscribe("presence-storm").await;
             }
         }
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             view.join(&mut client, &user_id).await;
         }
         // Whatever was asked for has been done.
@@ -500,4 +511,22 @@ async fn no_bytes_whatever_harm_the_http_side() {
         drop(stream);
     }
     assert_still_serves(&server).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_much_at_once_and_reads_it_is_served() {
+    const CHANNELS: usize = 60;
+    let server = TestServer::start().await;
+    let data = "x".repeat(90_000);
+    for number in 0..CHANNELS {
+        server.api().publish(&format!("cache-{number}"), "e", &data).await;
+    }
+    let mut client = server.connect().await;
+    let subscribe =
+        |number| json!({ "event": "pusher:subscribe", "data": { "channel": format!("cache-{number}") } }).to_string();
+    client.send_together(&(0..CHANNELS).map(subscribe).collect::<Vec<_>>()).await;
+    for number in 0..CHANNELS {
+        client.next_event("pusher_internal:subscription_succeeded").await;
+        assert_eq!(client.next_text().await, format!(r#"{{"event":"e","data":"{data}","channel":"cache-{number}"}}"#));
+    }
 }
