@@ -274,10 +274,13 @@ fn text(value: &Value) -> Result<Json, &'static str> {
 
 /// What serde expected, in the operator's words.
 fn expectation(key: &str, error: &str) -> String {
-    match error.rsplit_once("expected ") {
-        Some((_, expected)) => expected.to_owned(),
-        None if key.ends_with(".port") => "a whole number from 0 to 65535".to_owned(),
-        None => "a whole number, not negative and not this large".to_owned(),
+    match error.rsplit_once("expected ").map(|(_, expected)| expected) {
+        // Rust's names of numbers mean nothing to an operator.
+        Some("u16") if key.ends_with(".port") => "a whole number from 0 to 65535".to_owned(),
+        Some("u8" | "u16" | "u32" | "u64" | "usize" | "i64") | None => {
+            "a whole number, not negative and not this large".to_owned()
+        }
+        Some(expected) => expected.to_owned(),
     }
 }
 

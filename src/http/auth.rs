@@ -92,8 +92,8 @@ impl Api {
         let (parts, body) = request.into_parts();
         let body = self.read(body).await?;
         let query = parts.uri.query().unwrap_or_default().to_owned();
+        // Without the prefix, which the router has taken off.
         let path = parts.uri.path();
-        let path = path.strip_prefix(&*self.0.path_prefix).filter(|rest| rest.starts_with('/')).unwrap_or(path);
         let claim = Claim { method: parts.method.as_str(), path, query: &query, body: &body };
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use gema::config::AppEntry;
+use gema::config::KeyPair;
+use gema::config::Secret;
 use gema::protocol::signature::Signer;
 use gema::protocol::signature::body_md5;
 use serde_json::json;
@@ -199,7 +201,14 @@ async fn each_parameter_is_needed_and_must_be_as_it_should() {
 // G-207
 #[tokio::test]
 async fn a_key_must_be_one_of_the_app_in_the_path() {
-    let server = TestServer::start_with(|config| config.apps.push(AppEntry::new("b", "b-key", APP_SECRET))).await;
+    let server = TestServer::start_with(|config| {
+        config.apps[0].keys.push(KeyPair { key: "second-key".to_owned(), secret: Secret::new("second-secret") });
+        config.apps.push(AppEntry::new("b", "b-key", APP_SECRET));
+    })
+    .await;
+    let second = |secret: &str| server.api_of(APP_ID, "second-key", secret);
+    assert_eq!(second("second-secret").get("/channels", &[]).await.ok(), json!({ "channels": {} }));
+    assert!(second(APP_SECRET).get("/channels", &[]).await.refused(401).starts_with("Invalid signature"));
     for key in ["nobody", "b-key", "APP-KEY", ""] {
         let query = auth().replace(APP_KEY, key);
         assert_eq!(get(&query).send(&server).await.refused(401), "Unknown auth_key", "{key}");

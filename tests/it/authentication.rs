@@ -567,7 +567,7 @@ async fn provoke_api(server: &TestServer) -> Vec<Answer> {
         server.api_of("nobody", "hush-key", "wrong").get("/channels", &[]).await,
     ];
     let path = right.path("/events");
-    let old = right.signed_query_at(1, "POST", &path, &[], body);
+    let old = right.at(1).signed_query("POST", &path, &[], body);
     let other_body = right.signed_query("POST", &path, &[], "{}");
     for query in [&*old, &*other_body, "", "auth_key=hush-key"] {
         answers.push(request(server.address(), "POST", &format!("{path}?{query}"), &[], body.as_bytes()).await);

@@ -631,6 +631,7 @@ async fn the_data_of_commands_may_be_a_string_that_holds_json() {
     server.api().publish("private-a", "e", "1").await;
     assert_eq!(client.next_text().await, r#"{"event":"e","data":"1","channel":"private-a"}"#);
     client.send(r#"{"event":"pusher:unsubscribe","data":"{\"channel\":\"private-a\"}"}"#).await;
+    client.nothing_came().await;
     server.api().publish("private-a", "e", "2").await;
     client.nothing_came().await;
 }

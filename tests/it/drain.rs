@@ -102,6 +102,10 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
     let (address, metrics_address) = (server.address(), server.metrics_address());
     let ready = async || http::request(metrics_address, "GET", "/ready", &[], b"").await;
     assert_eq!((ready().await.status, ready().await.body.as_str()), (200, "OK"));
+    // Accepted before those that come now, but not yet a WebSocket.
+    let head = upgrade_head(PATH, &[]);
+    let mut late = TcpStream::connect(address).await.unwrap();
+    late.write_all(&head.as_bytes()[..20]).await.unwrap();
     // One of two is closed at once; the other one stays for two seconds.
     let mut clients = vec![server.connect().await, server.connect().await];
     let watch = async {
@@ -116,6 +120,8 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
         for _ in 0..20 {
             assert_refused(address).await;
         }
+        late.write_all(&head.as_bytes()[20..]).await.unwrap();
+        assert_sent_away(late).await;
         // All that was still within the drain.
         let mut last = clients.remove(0);
         last.nothing_came().await;
@@ -126,6 +132,17 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
     assert_eq!((drained.connections, drained.left), (2, 0));
     assert_refused(address).await;
     assert!(TcpStream::connect(metrics_address).await.is_err(), "the metrics port is still open");
+}
+
+/// Who had not finished the handshake hears an error, then the close.
+async fn assert_sent_away(mut stream: TcpStream) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"Please reconnect shortly.") {
+        let count = timeout(PATIENCE, stream.read_buf(&mut answer)).await.expect("no refusal").unwrap();
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains(r#"{"event":"pusher:error","data":{"code":4200,"#), "{answer}");
 }
 
 /// A newcomer finds no open port, or is sent away without having been established.

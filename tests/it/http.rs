@@ -20,6 +20,8 @@ pub struct Api {
     id: String,
     key: String,
     secret: String,
+    /// The time of its requests, where it is not the time they are made at.
+    timestamp: Option<u64>,
 }
 
 /// What a server answers.
@@ -58,7 +60,7 @@ impl Answer {
 
 impl Api {
     pub fn new(address: SocketAddr, id: &str, key: &str, secret: &str) -> Self {
-        Self { address, id: id.to_owned(), key: key.to_owned(), secret: secret.to_owned() }
+        Self { address, id: id.to_owned(), key: key.to_owned(), secret: secret.to_owned(), timestamp: None }
     }
 
     /// `/apps/{id}` and then this.
@@ -86,21 +88,15 @@ impl Api {
         assert_eq!(self.post("/events", &body).await.ok(), serde_json::json!({}));
     }
 
-    /// A query with authentication, signed for this method, path and body.
-    pub fn signed_query(&self, method: &str, path: &str, parameters: &[(&str, &str)], body: &str) -> String {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        self.signed_query_at(now as i64, method, path, parameters, body)
+    /// The same with requests of another time.
+    pub fn at(&self, timestamp: u64) -> Self {
+        Self { timestamp: Some(timestamp), ..self.clone() }
     }
 
-    /// The same with any timestamp.
-    pub fn signed_query_at(
-        &self,
-        timestamp: i64,
-        method: &str,
-        path: &str,
-        parameters: &[(&str, &str)],
-        body: &str,
-    ) -> String {
+    /// A query with authentication, signed for this method, path and body.
+    pub fn signed_query(&self, method: &str, path: &str, parameters: &[(&str, &str)], body: &str) -> String {
+        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let timestamp = self.timestamp.unwrap_or_else(now);
         let mut all: Vec<(String, String)> = vec![
             ("auth_key".to_owned(), self.key.clone()),
             ("auth_timestamp".to_owned(), timestamp.to_string()),

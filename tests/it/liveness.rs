@@ -7,9 +7,11 @@ use gema::config::Config;
 use gema::config::Seconds;
 use serde_json::json;
 use tokio::time::interval;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Client;
+use crate::client::PATIENCE;
 use crate::http;
 use crate::server::TestServer;
 use crate::wire::BINARY;
@@ -35,7 +37,8 @@ async fn impatient_server() -> TestServer {
 #[tokio::test]
 async fn who_answers_no_ping_is_closed_whether_or_not_it_receives() {
     let server = impatient_server().await;
-    tokio::join!(silent(&server), receiving(&server), talking(&server));
+    let all = async { tokio::join!(silent(&server), receiving(&server), talking(&server)) };
+    timeout(PATIENCE, all).await.expect("somebody is not closed");
 }
 
 async fn silent(server: &TestServer) {
@@ -135,7 +138,7 @@ async fn nothing_is_left_of_a_connection_that_was_closed_for_its_silence() {
     assert!(users(&server).await.ends_with(" 1"));
     // Nobody reads `silent`, so nobody answers for it; whoever reads `observer` answers.
     assert_eq!(
-        observer.next_text().await,
+        timeout(PATIENCE, observer.next_text()).await.expect("the silent one is not closed"),
         r#"{"event":"pusher_internal:member_removed","data":"{\"user_id\":\"silent\"}","channel":"presence-room"}"#
     );
     let room = json!({ "channels": { "presence-room": { "user_count": 1 } } });

@@ -21,6 +21,7 @@ mod checklist;
 mod client_events;
 mod connection;
 mod drain;
+mod fuzz;
 mod liveness;
 mod metrics;
 mod presence;

@@ -1,0 +1,78 @@
+//! The properties of the fuzz targets, on their seeds and on mutations of them. See tests/fuzz/Cargo.toml.
+
+#[path = "../fuzz/properties.rs"]
+mod properties;
+
+use std::fs;
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::sample::select;
+use proptest::test_runner::TestRunner;
+
+/// Mutations of each target's seeds: about a second's work.
+const MUTATIONS: u32 = 3000;
+
+#[test]
+fn however_its_bytes_are_split_a_stream_of_frames_means_the_same() {
+    holds("frames", properties::frames);
+}
+
+#[test]
+fn a_clients_message_is_read_in_one_way_only() {
+    holds("client_messages", properties::client_messages);
+}
+
+#[test]
+fn no_body_gets_an_event_past_the_limits() {
+    holds("api_bodies", properties::api_bodies);
+}
+
+#[test]
+fn a_request_is_believed_with_its_own_signature_only() {
+    holds("query_strings", properties::query_strings);
+}
+
+fn holds(target: &str, property: fn(&[u8])) {
+    let seeds = seeds(target);
+    for seed in &seeds {
+        property(seed);
+    }
+    let config = ProptestConfig { cases: MUTATIONS, failure_persistence: None, ..ProptestConfig::default() };
+    let outcome = TestRunner::new(config).run(&mutated(seeds), |input| {
+        property(&input);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{target}: {error}"));
+}
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
+    let seeds: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    assert!(!seeds.is_empty(), "{target} has no seeds");
+    seeds
+}
+
+/// A seed in which some pieces are replaced: by nothing, by other bytes, or by pieces of another seed.
+fn mutated(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let piece = (select(seeds.clone()), any::<Index>(), 0..16_usize).prop_map(|(seed, start, length)| {
+        let start = start.index(seed.len() + 1);
+        seed[start..(start + length).min(seed.len())].to_vec()
+    });
+    let bytes = prop_oneof![
+        Just(Vec::new()),
+        vec(any::<u8>(), 1..4),
+        vec(select(b"\"\\{}[],:&=%+. 09aA".to_vec()), 1..4),
+        piece
+    ];
+    let edits = vec((any::<Index>(), 0..8_usize, bytes), 1..6);
+    (select(seeds), edits).prop_map(|(mut seed, edits)| {
+        for (start, length, bytes) in edits {
+            let start = start.index(seed.len() + 1);
+            seed.splice(start..(start + length).min(seed.len()), bytes);
+        }
+        seed
+    })
+}
