@@ -187,7 +187,7 @@ impl Verifier<'_> {
     /// The user of a sign-in, if it is signed for this connection.
     pub fn sign_in(&self, sign_in: &SignIn) -> Result<User, SignInError> {
         let signed = format!("{}::user::{}", self.socket_id, sign_in.user_data);
-        self.check(&sign_in.auth, signed)?;
+        self.check(&sign_in.auth, &signed)?;
         let user = User::parse(&sign_in.user_data)?;
         match self.user {
             Some(known) if known.id != user.id => Err(SignInError::AnotherUser),
@@ -202,10 +202,10 @@ impl Verifier<'_> {
             Some(data) => format!("{}:{channel}:{data}", self.socket_id),
             None => format!("{}:{channel}", self.socket_id),
         };
-        self.check(auth, signed)
+        self.check(auth, &signed)
     }
 
-    fn check(&self, auth: &str, signed: String) -> Result<(), AuthError> {
+    fn check(&self, auth: &str, signed: &str) -> Result<(), AuthError> {
         let (key, signature) = auth.split_once(':').ok_or(AuthError::Format)?;
         let unknown = || AuthError::UnknownKey { key: key.chars().take(64).collect() };
         let signer = self.keys.signer(key).ok_or_else(unknown)?;
