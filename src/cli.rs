@@ -111,7 +111,7 @@ async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
     info!(%address, %metrics_address, workers, open_files, "ready");
     let signal = tokio::select! {
         signal = stop.signal() => signal,
-        () = server.failed() => bail!("every worker has ended, though nobody asked for it"),
+        () = server.failed() => bail!("a worker has ended, though nobody asked for it"),
     };
     info!(signal, "stopping");
     let Drained { connections, left, took } = server.drain().await;

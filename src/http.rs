@@ -15,7 +15,7 @@ use axum::Router;
 use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Method;
-use axum::middleware;
+use axum::http::Request;
 use axum::routing::get;
 use axum::routing::post;
 use ipnet::IpNet;
@@ -45,6 +45,22 @@ struct Shared {
     cors: config::Http,
 }
 
+/// What a port answers. A WebSocket hears what is wrong with its path after the upgrade, whatever a plain
+/// request would get there.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    requests: Router,
+    upgrades: Router,
+}
+
+impl Routes {
+    /// Who answers this request.
+    pub fn of<B>(&self, request: &Request<B>) -> Router {
+        let routes = if upgrade::is_wanted(request.headers()) { &self.upgrades } else { &self.requests };
+        routes.clone()
+    }
+}
+
 /// The address of whoever sent a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
@@ -67,8 +83,9 @@ impl Api {
     }
 
     /// The routes of the main port, with and without the path prefix.
-    pub fn main_port(&self) -> Router {
-        let routes = Router::new()
+    pub fn main_port(&self) -> Routes {
+        let requests = Router::new()
+            .route("/app/{key}", get(upgrade::connect))
             .route("/apps/{app_id}/events", post(events::publish))
             .route("/apps/{app_id}/batch_events", post(events::publish_batch))
             .route("/apps/{app_id}/channels", get(channels::list))
@@ -79,20 +96,22 @@ impl Api {
             .route("/", get(health::alive))
             .route("/health/live", get(health::alive))
             .route("/ready", get(health::ready))
-            .route("/accept-traffic", get(health::accept_traffic))
-            .route_layer(middleware::from_fn_with_state(self.clone(), upgrade::not_here))
-            .route("/app/{key}", get(upgrade::connect));
-        self.under_prefix(routes).fallback(upgrade::no_such_path).layer(self.cors()).with_state(self.clone())
+            .route("/accept-traffic", get(health::accept_traffic));
+        let requests = self.under_prefix(requests).fallback(answer::not_found).layer(self.cors());
+        let upgrades = self.under_prefix(Router::new().route("/app/{key}", get(upgrade::connect)));
+        let upgrades = upgrades.fallback(upgrade::no_such_path);
+        Routes { requests: requests.with_state(self.clone()), upgrades: upgrades.with_state(self.clone()) }
     }
 
     /// The routes of the metrics port.
-    pub fn metrics_port(&self, metrics: bool) -> Router {
+    pub fn metrics_port(&self, metrics: bool) -> Routes {
         let routes = Router::new()
             .route("/", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/usage", get(health::usage));
         let routes = if metrics { routes.route("/metrics", get(health::metrics)) } else { routes };
-        self.under_prefix(routes).fallback(answer::not_found).with_state(self.clone())
+        let routes = self.under_prefix(routes).fallback(answer::not_found).with_state(self.clone());
+        Routes { requests: routes.clone(), upgrades: routes }
     }
 
     fn under_prefix(&self, routes: Router<Self>) -> Router<Self> {

@@ -52,11 +52,6 @@ impl AppState {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Connections that count towards the quota.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
     /// Signed-in users.
     pub fn users_online(&self) -> usize {
         self.users.lock().online()

@@ -22,7 +22,7 @@ use crate::server::listen::Listener;
 use crate::shard::Shard;
 use crate::tasks::Tasks;
 
-/// Descriptors kept for the HTTP API, files and listeners, so that a flood of sockets can't stop publishing:
+/// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that they can't stop publishing:
 /// a tenth of what the process may open, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
@@ -34,7 +34,7 @@ pub struct Server {
     node: Arc<Node>,
     stop: CancellationToken,
     tasks: Tasks,
-    /// Ends as soon as every shard has ended.
+    /// Hears of each shard that ends.
     shards: mpsc::Receiver<()>,
     drain_time: Duration,
     open_files: u64,
@@ -76,16 +76,18 @@ impl Server {
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
         let main = SocketAddr::new(config.server.host, config.server.port);
-        let bind = |key, address| {
-            listen::bind(address, config.server.backlog).map_err(|cause| StartError::Bind { key, address, cause })
+        let bind = |key, address, count| {
+            listen::bind(address, config.server.backlog, count).map_err(|cause| StartError::Bind {
+                key,
+                address,
+                cause,
+            })
         };
-        let mut listeners = vec![bind("server.host and server.port", main)?];
+        let listeners = bind("server.host and server.port", main, workers)?;
         let address = listeners[0].local_addr()?;
-        for _ in 1..workers {
-            listeners.push(bind("server.host and server.port", address)?);
-        }
         let metrics_listener =
-            bind("metrics.host and metrics.port", SocketAddr::new(config.metrics.host, config.metrics.port))?;
+            bind("metrics.host and metrics.port", SocketAddr::new(config.metrics.host, config.metrics.port), 1)?
+                .remove(0);
         let metrics_address = metrics_listener.local_addr()?;
 
         let inboxes = Arc::new(Inboxes::new(workers));
@@ -93,12 +95,12 @@ impl Server {
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
         let stop = CancellationToken::new();
-        let (ended, shards) = mpsc::channel(1);
+        let (ended, shards) = mpsc::channel(workers);
         for (index, listener) in listeners.into_iter().enumerate() {
             let tasks = Tasks::new(stop.clone());
             let api = Api::new(Arc::clone(&node), index, tasks.clone(), &config.server, &config.http);
             let listener = Listener::new(listener, api.main_port(), tasks, config.http.request_seconds.duration());
-            run_shard(index, Arc::clone(&node), listener, ended.clone())?;
+            run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;
         }
         // Health and metrics are told until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
@@ -130,7 +132,8 @@ impl Server {
         self.open_files
     }
 
-    /// Ends only when all shards have ended although nobody asked them to.
+    /// Ends only when a shard has ended although nobody asked it to. What it served is lost, so the process
+    /// should end, too.
     pub async fn failed(&mut self) {
         let _ = self.shards.recv().await;
     }
@@ -146,7 +149,8 @@ impl Server {
         for shard in 0..inboxes.shards() {
             inboxes.send(shard, Letter::Drain(self.drain_time / 2));
         }
-        let _ = tokio::time::timeout(self.drain_time, self.shards.recv()).await;
+        let all_ended = async { while self.shards.recv().await.is_some() {} };
+        let _ = tokio::time::timeout(self.drain_time, all_ended).await;
         self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
@@ -166,18 +170,30 @@ fn sockets_max(configured: usize, open_files: u64) -> usize {
     usize::try_from(open_files.saturating_sub(reserve)).unwrap_or(usize::MAX)
 }
 
+/// Tells the server that a shard has ended, by a panic too.
+struct Ended(mpsc::Sender<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // There is room for a word of each shard; without a server nobody wants to know.
+        let _ = self.0.try_send(());
+    }
+}
+
 /// One thread: a shard, and the HTTP side of its listener.
-fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: mpsc::Sender<()>) -> io::Result<()> {
+fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let name = format!("gema-shard-{index}");
     std::thread::Builder::new().name(name).spawn(move || {
         let _ended = ended;
         let outcome = runtime.block_on(async {
-            let shard = Shard::new(index, node)?;
+            let mut shard = Shard::new(index, node)?;
             let tasks = listener.serve()?;
             shard.run().await;
             // Requests that came in before the end are answered, but nobody waits long for them.
             tasks.finish(Duration::from_millis(500)).await;
+            // Whoever became a WebSocket in the meantime is told to go elsewhere.
+            shard.run().await;
             io::Result::Ok(())
         });
         if let Err(error) = outcome {

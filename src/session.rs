@@ -42,7 +42,7 @@ pub struct Session {
     socket_id: SocketId,
     protocol: u8,
     /// Whether the connection counts towards the app's quota, which it does once it is authorized.
-    counted: bool,
+    in_quota: bool,
     /// Sorted by name.
     subscriptions: Vec<Subscription>,
     user: Option<Box<User>>,
@@ -79,7 +79,7 @@ impl Session {
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
         let session = Self {
-            counted: !app.limits.enable_user_authentication,
+            in_quota: !app.limits.enable_user_authentication,
             client_events: Bucket::new(app.limits.max_client_events_per_second, Instant::now()).map(Box::new),
             app,
             address,
@@ -108,7 +108,7 @@ impl Session {
 
     /// How long the connection may go on without being authorized; `None` when it is, or need not be.
     pub fn authorization_timeout(&self) -> Option<std::time::Duration> {
-        (!self.counted).then(|| self.app.limits.user_authentication_timeout_seconds.duration())
+        (!self.in_quota).then(|| self.app.limits.user_authentication_timeout_seconds.duration())
     }
 
     /// The frames that tell the client of a close by the server.
@@ -155,7 +155,7 @@ impl Session {
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
         }
-        node.disconnect(&self.app, self.counted);
+        node.disconnect(&self.app, self.in_quota);
     }
 
     fn refuse(&self, cause: Cause, code: Option<u16>, message: &str, answers: &mut Vec<Answer>) {
@@ -247,12 +247,12 @@ impl Session {
 
     /// From now on the connection counts towards the app's quota, if it fits in.
     fn authorized(&mut self, node: &Node) -> ControlFlow<Close> {
-        if self.counted {
+        if self.in_quota {
             return ControlFlow::Continue(());
         }
         match node.count(&self.app) {
             Ok(()) => {
-                self.counted = true;
+                self.in_quota = true;
                 ControlFlow::Continue(())
             }
             Err(close) => ControlFlow::Break(close),

@@ -103,9 +103,12 @@ impl Shard {
     }
 
     /// Turns until it has been drained and its last connection is gone.
-    pub async fn run(mut self) {
-        while !self.is_done() {
+    pub async fn run(&mut self) {
+        loop {
             let busy = self.turn();
+            if self.is_done() {
+                return;
+            }
             if busy {
                 // HTTP on the same thread gets its share.
                 tokio::task::yield_now().await;
@@ -135,9 +138,8 @@ impl Shard {
             Some(_) => (self.now + Drain::STEP).min(self.wheel.next()),
             None => self.wheel.next(),
         };
-        let inboxes = Arc::clone(self.node.inboxes());
         tokio::select! {
-            () = inboxes.filled(self.index) => (),
+            () = self.node.inboxes().filled(self.index) => (),
             // The next turn takes the events and clears the readiness.
             _ = self.poll.readable() => (),
             () = tokio::time::sleep_until(until.into()) => (),

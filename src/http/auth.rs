@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::body::Bytes;
 use axum::body::HttpBody;
 use axum::http::Request;
+use axum::http::Uri;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use http_body_util::BodyExt;
@@ -28,18 +29,18 @@ use crate::protocol::request::InfoRequest;
 pub(super) struct Signed {
     pub(super) app: Arc<App>,
     pub(super) body: Bytes,
-    query: String,
+    uri: Uri,
 }
 
 impl Signed {
     /// The first value of a query parameter.
     pub(super) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        request::parameter(&self.query, name)
+        request::parameter(self.uri.query().unwrap_or_default(), name)
     }
 
     /// The attributes that it asks for.
     pub(super) fn info(&self) -> InfoRequest {
-        InfoRequest::from_query(&self.query)
+        InfoRequest::from_query(self.uri.query().unwrap_or_default())
     }
 }
 
@@ -90,18 +91,19 @@ impl Api {
 
     async fn check(&self, app: Arc<App>, request: Request<Body>) -> Result<Signed, Refusal> {
         let (parts, body) = request.into_parts();
-        let body = self.read(body).await?;
-        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let query = parts.uri.query().unwrap_or_default();
         // Without the prefix, which the router has taken off.
         let path = parts.uri.path();
-        let claim = Claim { method: parts.method.as_str(), path, query: &query, body: &body };
+        let claim = Claim { method: parts.method.as_str(), path, query };
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
-        claim.check(&app.keys, Clock { now_seconds, tolerance_seconds })?;
+        let signed_body = claim.check(&app.keys, Clock { now_seconds, tolerance_seconds })?;
+        let body = self.read(body).await?;
+        signed_body.check(&body)?;
         if !app.enabled {
             return Err(Refusal::Forbidden("App disabled".to_owned()));
         }
-        Ok(Signed { app, body, query })
+        Ok(Signed { app, body, uri: parts.uri })
     }
 
     /// Reads a body, limited in size while it comes, and in time.

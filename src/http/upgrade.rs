@@ -10,7 +10,6 @@ use axum::http::HeaderValue;
 use axum::http::Request;
 use axum::http::StatusCode;
 use axum::http::header;
-use axum::middleware::Next;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -36,20 +35,14 @@ pub(super) async fn connect(
     api.upgrade(key.ok().map(|Path(key)| key), request)
 }
 
-/// A WebSocket on a path that is for plain requests.
-pub(super) async fn not_here(State(api): State<Api>, request: Request<Body>, next: Next) -> Response {
-    if has_token(request.headers(), header::UPGRADE, "websocket") {
-        return api.upgrade(None, request);
-    }
-    next.run(request).await
+/// A WebSocket on any other path.
+pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
+    api.upgrade(None, request)
 }
 
-/// Any other path: a WebSocket hears why after the upgrade, everybody else gets 404.
-pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
-    if has_token(request.headers(), header::UPGRADE, "websocket") {
-        return api.upgrade(None, request);
-    }
-    answer::text(StatusCode::NOT_FOUND, "Not found")
+/// Whether a request asks for a WebSocket.
+pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+    has_token(headers, header::UPGRADE, "websocket")
 }
 
 impl Api {
@@ -89,7 +82,6 @@ impl Api {
             version: None,
             origin: text(header::ORIGIN).map(str::to_owned),
             secure: trusted && forwarded.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")),
-            peer,
         };
         connect.read_query(request.uri().query().unwrap_or_default());
         connect
@@ -121,7 +113,7 @@ fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Box<Response>> {
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         Err(Box::new(response))
     };
-    if !has_token(headers, header::UPGRADE, "websocket") || !has_token(headers, header::CONNECTION, "upgrade") {
+    if !is_wanted(headers) || !has_token(headers, header::CONNECTION, "upgrade") {
         return upgrade_required("A WebSocket upgrade is expected here");
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {

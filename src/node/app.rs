@@ -36,8 +36,8 @@ pub struct App {
     pub meters: Arc<AppMeters>,
     pub(super) state: AppState,
     open: AtomicUsize,
-    backend_events: Mutex<Option<Bucket>>,
-    read_requests: Mutex<Option<Bucket>>,
+    backend_events: Option<Mutex<Bucket>>,
+    read_requests: Option<Mutex<Bucket>>,
 }
 
 impl App {
@@ -51,20 +51,20 @@ impl App {
             keys,
             state: AppState::new(inboxes),
             open: AtomicUsize::new(0),
-            backend_events: Mutex::new(Bucket::new(app.limits.max_backend_events_per_second, now)),
-            read_requests: Mutex::new(Bucket::new(app.limits.max_read_requests_per_second, now)),
+            backend_events: Bucket::new(app.limits.max_backend_events_per_second, now).map(Mutex::new),
+            read_requests: Bucket::new(app.limits.max_read_requests_per_second, now).map(Mutex::new),
             limits: app.limits,
         }
     }
 
     /// Uses up `events` of what the app may publish in a second; otherwise says how long to wait.
     pub fn take_backend_events(&self, events: usize, now: Instant) -> Result<(), Duration> {
-        self.backend_events.lock().as_mut().map_or(Ok(()), |bucket| bucket.take(events, now))
+        self.backend_events.as_ref().map_or(Ok(()), |bucket| bucket.lock().take(events, now))
     }
 
     /// Uses up one of the requests that the app may make in a second; otherwise says how long to wait.
     pub fn take_read_request(&self, now: Instant) -> Result<(), Duration> {
-        self.read_requests.lock().as_mut().map_or(Ok(()), |bucket| bucket.take(1, now))
+        self.read_requests.as_ref().map_or(Ok(()), |bucket| bucket.lock().take(1, now))
     }
 
     /// Established connections, those not authorized yet included.

@@ -85,9 +85,9 @@ impl Node {
         Err(Close::new(CloseCode::OverQuota, "Application is over connection quota"))
     }
 
-    /// Forgets a connection; `counted` tells whether it counts towards the quota.
-    pub fn disconnect(&self, app: &App, counted: bool) {
-        if counted {
+    /// Forgets a connection; `in_quota` tells whether it counts towards the quota.
+    pub fn disconnect(&self, app: &App, in_quota: bool) {
+        if in_quota {
             app.state.disconnect();
         }
         app.closed();

@@ -52,8 +52,8 @@ impl App {
         self.state.sign_out(address, user);
     }
 
-    /// Closes every connection signed in as this user; returns how many that are.
-    pub fn terminate(&self, user_id: &str) -> usize {
-        self.state.terminate(user_id, &Close::new(CloseCode::Unauthorized, "You got disconnected by the app."))
+    /// Closes every connection signed in as this user.
+    pub fn terminate(&self, user_id: &str) {
+        self.state.terminate(user_id, &Close::new(CloseCode::Unauthorized, "You got disconnected by the app."));
     }
 }

@@ -66,11 +66,6 @@ impl ChannelName {
         Err(NameError::Invalid { name: name.chars().take(64).collect() })
     }
 
-    /// The channel of the user with this id.
-    pub fn of_user(user_id: &str) -> Self {
-        Self(format!("{USER_CHANNEL_PREFIX}{user_id}").into())
-    }
-
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

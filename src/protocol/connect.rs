@@ -1,7 +1,5 @@
 //! What a client says about itself when it connects (Pusher protocol, "Connection").
 
-use std::net::IpAddr;
-
 /// A WebSocket upgrade request, reduced to what decides over it.
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
@@ -15,8 +13,6 @@ pub struct ConnectRequest {
     pub origin: Option<String>,
     /// Whether the connection came over TLS, as far as a trusted proxy says so.
     pub secure: bool,
-    /// The peer's address.
-    pub peer: IpAddr,
 }
 
 impl ConnectRequest {
@@ -107,7 +103,6 @@ mod tests {
             version: Some(version.to_owned()),
             origin: None,
             secure: false,
-            peer: IpAddr::from([127, 0, 0, 1]),
         };
         for version in ["8.6.0", "0.0.0-dev", "v1", "10.1.10"] {
             assert!(with(version).version_is_plausible(), "{version}");

@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -39,6 +40,8 @@ pub(super) struct Channels {
     parts: Vec<Mutex<HashMap<ChannelName, Channel>>>,
     /// Channels whose subscribers still have to hear how many they are.
     uncounted: Mutex<Vec<ChannelName>>,
+    /// Counts the parts that have been rid of what has outlived its time.
+    swept: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -102,7 +105,7 @@ pub struct ChannelInfo {
 impl Default for Channels {
     fn default() -> Self {
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
-        Self { hasher: RandomState::new(), parts, uncounted: Mutex::default() }
+        Self { hasher: RandomState::new(), parts, uncounted: Mutex::default(), swept: AtomicUsize::new(0) }
     }
 }
 
@@ -308,7 +311,7 @@ impl AppState {
     }
 
     /// What is due from time to time: numbers of subscribers that were held back, and cached events that
-    /// have outlived their time. Call it about once a second.
+    /// have outlived their time, in one part after the other. Call it about once a second.
     pub fn tick(&self, now: Instant) {
         let stale = std::mem::take(&mut *self.channels.uncounted.lock());
         let mut sleepers = Sleepers::default();
@@ -323,8 +326,7 @@ impl AppState {
             }
         }
         sleepers.wake(&self.inboxes);
-        for part in &self.channels.parts {
-            part.lock().retain(|_, channel| !channel.is_idle(now));
-        }
+        let part = self.channels.swept.fetch_add(1, Ordering::Relaxed) % PARTS;
+        self.channels.parts[part].lock().retain(|_, channel| !channel.is_idle(now));
     }
 }

@@ -39,8 +39,10 @@ impl Users {
         }
     }
 
-    fn tell_watchers(&self, id: &str, frame: Option<Frame>, inboxes: &Inboxes, sleepers: &mut Sleepers) {
-        let (Some(watchers), Some(frame)) = (self.watchers.get(id), frame) else { return };
+    fn tell_watchers(&self, id: &str, online: bool, inboxes: &Inboxes, sleepers: &mut Sleepers) {
+        let Some(watchers) = self.watchers.get(id) else { return };
+        let (came, went) = if online { (Some(id), None) } else { (None, Some(id)) };
+        let Some(frame) = event::watchlist_events(came, went) else { return };
         for &watcher in watchers {
             inboxes.put_to(watcher, |slot| Letter::Send(slot, frame.clone()), sleepers);
         }
@@ -78,7 +80,7 @@ impl AppState {
             let first = connections.is_empty();
             connections.insert(address);
             if first {
-                users.tell_watchers(&user.id, event::watchlist_events([&*user.id], []), &self.inboxes, &mut sleepers);
+                users.tell_watchers(&user.id, true, &self.inboxes, &mut sleepers);
             }
             users.watch(user, address);
             for frame in answers.into_iter().chain(users.watched(user)) {
@@ -95,15 +97,14 @@ impl AppState {
             let mut users = self.users.lock();
             users.unwatch(user, address);
             if remove(&mut users.online, &user.id, address) {
-                let offline = event::watchlist_events([], [&*user.id]);
-                users.tell_watchers(&user.id, offline, &self.inboxes, &mut sleepers);
+                users.tell_watchers(&user.id, false, &self.inboxes, &mut sleepers);
             }
         }
         sleepers.wake(&self.inboxes);
     }
 
-    /// Closes every connection signed in as this user; returns how many that are.
-    pub fn terminate(&self, user_id: &str, close: &Close) -> usize {
+    /// Closes every connection signed in as this user.
+    pub fn terminate(&self, user_id: &str, close: &Close) {
         let mut sleepers = Sleepers::default();
         let addresses: Vec<Address> = {
             let users = self.users.lock();
@@ -113,6 +114,5 @@ impl AppState {
             self.inboxes.put_to(address, |slot| Letter::Close(slot, close.clone()), &mut sleepers);
         }
         sleepers.wake(&self.inboxes);
-        addresses.len()
     }
 }

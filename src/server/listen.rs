@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::service::service_fn;
@@ -19,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
 use crate::http::Peer;
+use crate::http::Routes;
 use crate::tasks::Tasks;
 
 /// Bytes that the kernel takes of a connection before it has sent them. A stalled reader then holds under
@@ -29,44 +29,63 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Pause after the system had no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Binds a port in such a way that each shard has a listener of its own on it.
-pub(super) fn bind(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+/// How long a peer may leave what it was sent unacknowledged, or not take it at all: longer than the default
+/// time for a ping and its answer, which end a WebSocket before.
+const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(180);
+
+/// Binds a port so many times: each shard has a listener of its own. Fails when another process listens there.
+pub(super) fn bind(address: SocketAddr, backlog: u32, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // The kernel lets two processes share a port if both want to; each would then see half of the clients.
+    let first = socket(address, false)?;
+    let address = first.local_addr()?;
+    drop(first);
+    let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let listen = |_| {
+        let socket = socket(address, true)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Ok(socket.into())
+    };
+    (0..count).map(listen).collect()
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Connections inherit both from their listener.
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// A bound port and who answers there.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: std::net::TcpListener,
-    router: Router,
+    routes: Routes,
     tasks: Tasks,
     head_time: Duration,
 }
 
 impl Listener {
     /// `head_time` is how long a client may take for a request's head.
-    pub(super) fn new(listener: std::net::TcpListener, router: Router, tasks: Tasks, head_time: Duration) -> Self {
-        Self { listener, router, tasks, head_time }
+    pub(super) fn new(listener: std::net::TcpListener, routes: Routes, tasks: Tasks, head_time: Duration) -> Self {
+        Self { listener, routes, tasks, head_time }
     }
 
     /// Accepts connections on the current runtime until the tasks are told to stop.
     pub(super) fn serve(self) -> io::Result<Tasks> {
         let listener = TcpListener::from_std(self.listener)?;
-        let (router, tasks, head_time) = (self.router, self.tasks.clone(), self.head_time);
+        let (routes, tasks, head_time) = (self.routes, self.tasks.clone(), self.head_time);
         self.tasks.spawn(async move {
             while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
                 match accepted {
                     Ok((stream, peer)) => {
                         // Coalescing is ours, not Nagle's. Fails only when the peer is gone already.
                         let _ = stream.set_nodelay(true);
-                        tasks.spawn(connection(stream, Peer(peer), router.clone(), tasks.clone(), head_time));
+                        tasks.spawn(connection(stream, Peer(peer), routes.clone(), tasks.clone(), head_time));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
@@ -80,11 +99,10 @@ impl Listener {
 }
 
 /// One HTTP connection, until it ends or becomes a WebSocket.
-async fn connection(stream: TcpStream, peer: Peer, router: Router, tasks: Tasks, head_time: Duration) {
-    let service = TowerToHyperService::new(router);
+async fn connection(stream: TcpStream, peer: Peer, routes: Routes, tasks: Tasks, head_time: Duration) {
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
-        service.call(request)
+        TowerToHyperService::new(routes.of(&request)).call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

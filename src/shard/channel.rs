@@ -68,10 +68,8 @@ impl Channel {
         }
         let from = self.late.iter().position(|(late, _)| *late == slot).map_or(0, |at| self.late.swap_remove(at).1);
         let Some(socket_id) = socket_id else { return Vec::new() };
-        let events = &self.pending[from..];
-        let frames: Vec<_> = events.iter().map(|event| &event.frame).collect();
-        let holes = events.iter().enumerate().filter(|(_, event)| event.except == Some(socket_id));
-        Batch::new(&frames).pieces(0, holes.map(|(at, _)| at))
+        let own = self.pending[from..].iter().filter(|event| event.except != Some(socket_id));
+        own.map(|event| event.frame.bytes().clone()).collect()
     }
 
     /// Takes everything that is pending.

@@ -57,7 +57,7 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
             let Some(session) = &connection.session else { continue };
             let waiting = connection.outbox.waiting();
-            if waiting <= self.node.connections().outbox_bytes_max {
+            if connection.outbox.backlog() <= self.node.connections().outbox_bytes_max {
                 // The socket has taken in the meantime what this turn put in.
                 continue;
             }
@@ -74,16 +74,16 @@ impl Shard {
 
     /// Forgets a connection at once.
     pub(super) fn remove(&mut self, slot: Slot) {
-        let waiting = self.connections.get_mut(slot).map_or(0, |connection| connection.outbox.frames());
-        if let Some(session) = self.end_session(slot) {
-            session.meters().dropped(Cause::Disconnected, waiting as u64);
+        let Some(mut connection) = self.connections.remove(slot) else { return };
+        if let Some(session) = &mut connection.session {
+            session.meters().dropped(Cause::Disconnected, connection.outbox.frames() as u64);
+            // Its channels hear of it through the inbox, and find nobody to hand anything over to.
+            session.end(&self.node, self.now);
         }
-        if let Some(mut connection) = self.connections.remove(slot) {
-            self.outbox_bytes -= connection.outbox.waiting();
-            // A descriptor that is about to be closed needs no deregistering to be forgotten; mio asks for it.
-            let _ = self.poll.get_ref().registry().deregister(&mut connection.stream);
-            self.node.socket_closed();
-        }
+        self.outbox_bytes -= connection.outbox.waiting();
+        // A descriptor that is about to be closed needs no deregistering to be forgotten; mio asks for it.
+        let _ = self.poll.get_ref().registry().deregister(&mut connection.stream);
+        self.node.socket_closed();
     }
 
     /// Closes the connections that somebody wants closed.
@@ -93,11 +93,10 @@ impl Shard {
         }
     }
 
-    /// The one exit of every session: it leaves all channels and signs out.
+    /// Ends a session whose connection still takes what was sent to its channels before.
     fn end_session(&mut self, slot: Slot) -> Option<Session> {
         let connection = self.connections.get_mut(slot)?;
         connection.session.as_mut()?.end(&self.node, self.now);
-        // What was sent to its channels before it left is still for it.
         self.take_letters();
         self.connections.get_mut(slot)?.session.take()
     }

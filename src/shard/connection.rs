@@ -5,6 +5,7 @@ use std::time::Duration;
 use mio::Interest;
 use mio::Token;
 
+use crate::protocol::code::CloseCode;
 use crate::protocol::frame::Decoder;
 use crate::protocol::frame::Frame;
 use crate::registry::address::Address;
@@ -105,10 +106,14 @@ impl Shard {
         match Session::open(&self.node, &upgraded.request, address) {
             Ok((session, established)) => self.establish(slot, session, &established),
             Err(close) => {
-                let [error, close] = session::refusal(&close);
-                self.queue(slot, error.bytes().clone());
-                self.queue(slot, close.bytes().clone());
+                for frame in session::refusal(&close) {
+                    self.queue(slot, frame.bytes().clone());
+                }
                 self.end_within(slot, self.node.connections().close_seconds.duration());
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    // When there is no room, nobody waits for an answer to the close.
+                    connection.finishing = close.code == CloseCode::OverCapacity;
+                }
             }
         }
         if let Some(connection) = self.connections.get_mut(slot) {

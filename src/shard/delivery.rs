@@ -1,6 +1,7 @@
 //! From events to sockets.
 
 use std::io::Write;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -71,7 +72,7 @@ impl Shard {
         }
         self.outbox_bytes += piece.len();
         connection.outbox.push(piece);
-        if connection.outbox.waiting() > self.node.connections().outbox_bytes_max && connection.session.is_some() {
+        if connection.outbox.backlog() > self.node.connections().outbox_bytes_max && connection.session.is_some() {
             self.evicted.push(slot);
         }
     }
@@ -107,8 +108,9 @@ impl Shard {
         meters.messages_sent.inc_by(sent.frames);
         meters.transmitted_bytes.inc_by(sent.payload_bytes);
         let latency = &self.node.metrics().publish_to_socket;
+        let now = Instant::now();
         for event in &flush.events {
-            latency.observe(event.accepted.elapsed().as_secs_f64());
+            latency.observe(now.duration_since(event.accepted).as_secs_f64());
         }
     }
 
@@ -119,7 +121,9 @@ impl Shard {
         if let Some(pieces) = part {
             for piece in pieces {
                 sent.count_piece(&piece);
-                self.queue(slot, piece);
+                // A small part must not keep a large batch alive.
+                let small = piece.len() < flush.batch.whole().len() / 2;
+                self.queue(slot, if small { Bytes::copy_from_slice(&piece) } else { piece });
             }
             return;
         }
@@ -146,9 +150,6 @@ impl Shard {
         self.outbox_bytes += rest;
         connection.outbox.push_rest(bytes.clone(), written);
         self.unwritten.push(slot);
-        if rest > self.node.connections().outbox_bytes_max {
-            self.evicted.push(slot);
-        }
     }
 
     /// Writes the outboxes that got something in this turn, or whose sockets take more again.
@@ -173,14 +174,17 @@ impl Shard {
         }
     }
 
-    fn write(&mut self, slot: Slot) {
+    /// Writes what waits for a connection, as far as its socket takes it.
+    pub(super) fn write(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if connection.blocked || connection.outbox.is_empty() {
             return;
         }
-        match connection.outbox.write_to(&mut connection.stream) {
-            Ok(written) => self.outbox_bytes -= written,
-            Err(_) => return self.remove(slot),
+        let before = connection.outbox.waiting();
+        let outcome = connection.outbox.write_to(&mut connection.stream);
+        self.outbox_bytes -= before - connection.outbox.waiting();
+        if outcome.is_err() {
+            return self.remove(slot);
         }
         if connection.paused && connection.outbox.waiting() <= self.node.connections().outbox_bytes_max / 2 {
             connection.paused = false;

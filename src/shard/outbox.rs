@@ -32,6 +32,11 @@ impl Outbox {
         self.waiting
     }
 
+    /// Bytes behind the piece that is being written: one answer, however large, is no backlog.
+    pub(super) fn backlog(&self) -> usize {
+        self.waiting - self.pieces.front().map_or(0, |first| first.len() - self.written)
+    }
+
     /// Appends whole frames.
     pub(super) fn push(&mut self, piece: Bytes) {
         self.push_rest(piece, 0);
@@ -47,9 +52,8 @@ impl Outbox {
         self.pieces.push_back(piece);
     }
 
-    /// Writes until the box is empty or the socket takes no more. Returns the bytes written.
-    pub(super) fn write_to(&mut self, mut socket: impl Write) -> io::Result<usize> {
-        let before = self.waiting;
+    /// Writes until the box is empty or the socket takes no more.
+    pub(super) fn write_to(&mut self, mut socket: impl Write) -> io::Result<()> {
         while !self.pieces.is_empty() {
             let result = match self.pieces.len() {
                 1 => socket.write(&self.pieces[0][self.written..]),
@@ -63,7 +67,7 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
-        Ok(before - self.waiting)
+        Ok(())
     }
 
     fn write_many(&self, socket: &mut impl Write) -> io::Result<usize> {

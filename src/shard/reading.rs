@@ -44,7 +44,11 @@ impl Shard {
                 continue;
             }
             match connection.stream.read(buffer) {
-                Ok(0) => return self.remove(slot),
+                Ok(0) => {
+                    // The answer to a close that came right before the end.
+                    self.write(slot);
+                    return self.remove(slot);
+                }
                 Ok(count) => {
                     self.digest(slot, &mut buffer[..count]);
                     // A short read means that there was no more, unless the peer has hung up behind it.
