@@ -239,7 +239,11 @@ async fn oversized_heads_and_bodies_are_refused() {
         assert!([414, 431].contains(&status), "{status}: {start}");
     }
     assert_eq!(send("nonsense\r\n\r\n".to_owned()).await.status, 400);
-    let head = "POST /apps/app-id/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    let path = "/apps/app-id/events";
+    let head = |query: &str| format!("POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    // Of somebody unknown nobody wants to see a body at all.
+    assert_eq!(send(format!("{}Content-Length: 9000\r\n\r\n", head(""))).await.status, 401);
+    let head = head(&server.api().signed_query("POST", path, &[], ""));
     let too_large = "The request body exceeds the allowed maximum (10000 bytes)";
     assert_eq!(send(format!("{head}Content-Length: 1000000000\r\n\r\n")).await.refused(413), too_large);
     let chunk = format!("2711\r\n{}\r\n", "x".repeat(0x2711));
