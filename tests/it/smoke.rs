@@ -1,5 +1,8 @@
 //! The way of one event, end to end.
 
+use gema::config::Config;
+use gema::server::Server;
+
 use crate::server::TestServer;
 
 #[tokio::test]
@@ -40,4 +43,15 @@ async fn whoever_leaves_has_heard_of_everybody_who_left_before() {
         }
     }
     assert_eq!(removed, USERS * (USERS - 1) / 2);
+}
+
+#[tokio::test]
+async fn a_port_that_another_gema_listens_on_stops_the_start() {
+    let server = TestServer::start().await;
+    let mut config = Config::default();
+    config.server.host = server.address().ip();
+    config.server.port = server.address().port();
+    config.metrics.port = 0;
+    let error = Server::start(&config).await.expect_err("two servers share a port").to_string();
+    assert!(error.contains("server.port") && error.contains("cannot be bound"), "{error}");
 }
