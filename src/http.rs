@@ -16,6 +16,7 @@ use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Method;
 use axum::http::Request;
+use axum::http::header;
 use axum::routing::get;
 use axum::routing::post;
 use ipnet::IpNet;
@@ -50,14 +51,22 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct Routes {
     requests: Router,
+    /// The same for browsers on pages of other origins.
+    cross_origin: Router,
     upgrades: Router,
 }
 
 impl Routes {
     /// Who answers this request.
     pub fn of<B>(&self, request: &Request<B>) -> Router {
-        let routes = if upgrade::is_wanted(request.headers()) { &self.upgrades } else { &self.requests };
-        routes.clone()
+        let headers = request.headers();
+        if upgrade::is_wanted(headers) {
+            self.upgrades.clone()
+        } else if headers.contains_key(header::ORIGIN) {
+            self.cross_origin.clone()
+        } else {
+            self.requests.clone()
+        }
     }
 }
 
@@ -97,10 +106,11 @@ impl Api {
             .route("/health/live", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/accept-traffic", get(health::accept_traffic));
-        let requests = self.under_prefix(requests).fallback(answer::not_found).layer(self.cors());
+        let requests = self.under_prefix(requests).fallback(answer::not_found).with_state(self.clone());
+        let cross_origin = requests.clone().layer(self.cors());
         let upgrades = self.under_prefix(Router::new().route("/app/{key}", get(upgrade::connect)));
         let upgrades = upgrades.fallback(upgrade::no_such_path);
-        Routes { requests: requests.with_state(self.clone()), upgrades: upgrades.with_state(self.clone()) }
+        Routes { requests, cross_origin, upgrades: upgrades.with_state(self.clone()) }
     }
 
     /// The routes of the metrics port.
@@ -111,7 +121,7 @@ impl Api {
             .route("/usage", get(health::usage));
         let routes = if metrics { routes.route("/metrics", get(health::metrics)) } else { routes };
         let routes = self.under_prefix(routes).fallback(answer::not_found).with_state(self.clone());
-        Routes { requests: routes.clone(), upgrades: routes }
+        Routes { requests: routes.clone(), cross_origin: routes.clone(), upgrades: routes }
     }
 
     fn under_prefix(&self, routes: Router<Self>) -> Router<Self> {

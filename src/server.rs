@@ -97,7 +97,8 @@ impl Server {
         let stop = CancellationToken::new();
         let (ended, shards) = mpsc::channel(workers);
         for (index, listener) in listeners.into_iter().enumerate() {
-            let tasks = Tasks::new(stop.clone());
+            // A token of its own, so that the shards do not share its lock.
+            let tasks = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, tasks.clone(), &config.server, &config.http);
             let listener = Listener::new(listener, api.main_port(), tasks, config.http.request_seconds.duration());
             run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;

@@ -53,7 +53,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    // Connections inherit both from their listener.
+    // Connections inherit these from their listener. Coalescing is ours, not Nagle's.
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
     socket.bind(&address.into())?;
@@ -83,8 +84,6 @@ impl Listener {
             while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
                 match accepted {
                     Ok((stream, peer)) => {
-                        // Coalescing is ours, not Nagle's. Fails only when the peer is gone already.
-                        let _ = stream.set_nodelay(true);
                         tasks.spawn(connection(stream, Peer(peer), routes.clone(), tasks.clone(), head_time));
                     }
                     Err(error) => {
