@@ -35,17 +35,21 @@ const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// Binds a port so many times: each shard has a listener of its own. Fails when another process listens there.
 pub(super) fn bind(address: SocketAddr, backlog: u32, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    // The kernel lets two processes share a port if both want to; each would then see half of the clients.
-    let first = socket(address, false)?;
-    let address = first.local_addr()?;
-    drop(first);
-    let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let listen = |_| {
-        let socket = socket(address, true)?;
+    if address.port() != 0 {
+        // The kernel lets two processes share a port if both want to; each would then see half of the clients.
+        // One that it chooses itself nobody else has.
+        drop(socket(address, false)?);
+    }
+    let mut sockets = vec![socket(address, true)?];
+    let address = sockets[0].local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    for _ in 1..count {
+        sockets.push(socket(address, true)?);
+    }
+    let listen = |socket: Socket| {
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(socket.into())
     };
-    (0..count).map(listen).collect()
+    sockets.into_iter().map(listen).collect()
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -18,7 +18,7 @@ use crate::shard::connection::Watch;
 const READS_PER_TURN: usize = 4;
 
 impl Shard {
-    /// Reads what a connection has sent. A fault of ours costs this connection, nobody else.
+    /// Reads what a connection has sent. A fault of ours ends this connection, not the shard.
     pub(super) fn read(&mut self, slot: Slot) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BYTES, 0);
