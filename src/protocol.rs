@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod code;
 pub mod connect;
+pub mod envelope;
 pub mod event;
 pub mod frame;
 pub mod grant;

@@ -30,6 +30,16 @@ impl Frame {
         Self(Bytes::from(bytes).slice(start..))
     }
 
+    /// A frame that another node has made: one whole text frame with JSON in it, or nothing.
+    pub fn received(bytes: Bytes) -> Option<Self> {
+        let mut cursor = Cursor::new(&*bytes);
+        let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
+        let payload = &bytes[cursor.position() as usize..];
+        let plain = header == FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+        let whole = plain && payload.len() as u64 == length;
+        (whole && serde_json::from_slice::<&serde_json::value::RawValue>(payload).is_ok()).then(|| Self(bytes.clone()))
+    }
+
     /// A ping without payload.
     pub fn ping() -> Self {
         Self(Bytes::from_static(&[0x89, 0]))

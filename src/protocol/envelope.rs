@@ -1,0 +1,339 @@
+//! What travels between nodes: a line of text that says what it is, then the bytes it speaks of.
+//! Whatever does not fit to the letter is refused; nothing here is trusted.
+//!
+//! ```text
+//! gema/1 event <node> <number> <accepted, µs since 1970> <except|-> <cached for, ms> <length>\n<frame>
+//! gema/1 member <by> <version> <node> <id length> <info length>\n<id><info>
+//! gema/1 count <node> <connections>\n
+//! gema/1 hello|here|gone <node> <of>\n
+//! gema/1 terminate|terminated <node> <request> <number> <app length> <user length>\n<app><user>
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::frame::Frame;
+use crate::protocol::socket_id::SocketId;
+
+/// What every message of this version begins with.
+pub const MAGIC: &str = "gema/1 ";
+/// The longest first line.
+const HEAD_MAX: usize = 256;
+
+/// One run of one process of a cluster. Never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// 16 hexadecimal digits in lower case.
+    ///
+    /// ```
+    /// use gema::protocol::envelope::NodeId;
+    /// let node = NodeId::random();
+    /// assert_eq!(NodeId::parse(&node.to_string()), Some(node));
+    /// assert_eq!(NodeId::parse("1"), None);
+    /// ```
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        u64::from_str_radix(text, 16).ok().filter(|_| plain).map(Self)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A message between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Envelope {
+    /// An event for the subscribers of the topic's channel.
+    Event(RemoteEvent),
+    /// A user came to the topic or left it, on one node.
+    Member(Change),
+    /// How many connections a node has on the topic's channel.
+    Count(NodeId, u32),
+    /// A node has come into the cluster, or back to it.
+    Hello(NodeId, NodeId),
+    /// The answer to that, for the node named second.
+    Here(NodeId, NodeId),
+    /// The node named second is dead, says the first.
+    Gone(NodeId, NodeId),
+    /// Close the connections of a user, and answer.
+    Terminate(Termination),
+    /// So many have been closed.
+    Terminated(Termination),
+}
+
+/// An event that another node has accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteEvent {
+    /// Who accepted it.
+    pub node: NodeId,
+    /// Grows with each event of that node.
+    pub number: u64,
+    /// When, in microseconds since 1970 by the clock of that node.
+    pub accepted_micros: u64,
+    /// The connection that must not get it.
+    pub except: Option<SocketId>,
+    /// How long a cache channel remembers it, in milliseconds; 0 on other channels.
+    pub cached_for_ms: u64,
+    /// The same bytes for everybody.
+    pub frame: Frame,
+}
+
+/// One change of who is on a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Who made it: the node itself, or who buries it.
+    pub by: NodeId,
+    /// One more than that of the change before it.
+    pub version: u64,
+    /// The node that the user's connections are on.
+    pub node: NodeId,
+    /// The user.
+    pub user_id: Arc<str>,
+    /// JSON about a user that came; none for one that left.
+    pub user_info: Option<Arc<str>>,
+}
+
+/// Closing a user's connections everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Termination {
+    /// Who asks, or answers.
+    pub node: NodeId,
+    /// Ties the answers to the question.
+    pub request: u64,
+    /// Connections closed, in an answer.
+    pub closed: u64,
+    /// The app's id.
+    pub app: Arc<str>,
+    /// The user's id.
+    pub user_id: Arc<str>,
+}
+
+/// Why a message is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Of another version of gema.
+    #[error("of another version of gema")]
+    Version,
+    /// Of somebody else, or damaged.
+    #[error("not of gema, or damaged")]
+    Malformed,
+}
+
+impl Envelope {
+    /// The bytes that other nodes read.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Event(event) => event.encode(),
+            Self::Member(change) => {
+                let info = change.user_info.as_deref().unwrap_or_default();
+                let Change { version, node, user_id, .. } = change;
+                let (head, ids, infos) = (member_head(change.by), user_id.len(), info.len());
+                format!("{head}{version} {node} {ids} {infos}\n{user_id}{info}").into_bytes()
+            }
+            Self::Count(node, count) => format!("{MAGIC}count {node} {count}\n").into_bytes(),
+            Self::Hello(node, of) => format!("{MAGIC}hello {node} {of}\n").into_bytes(),
+            Self::Here(node, of) => format!("{MAGIC}here {node} {of}\n").into_bytes(),
+            Self::Gone(node, of) => format!("{MAGIC}gone {node} {of}\n").into_bytes(),
+            Self::Terminate(what) => what.encode("terminate"),
+            Self::Terminated(what) => what.encode("terminated"),
+        }
+    }
+
+    /// Reads a message.
+    pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
+        let first = &bytes[..bytes.len().min(HEAD_MAX)];
+        let malformed = EnvelopeError::Malformed;
+        let end = first.iter().position(|&byte| byte == b'\n').ok_or(malformed)?;
+        let head = std::str::from_utf8(&first[..end]).map_err(|_| malformed)?;
+        let Some(fields) = head.strip_prefix(MAGIC) else {
+            let other = head.strip_prefix("gema/").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+            return Err(if other { EnvelopeError::Version } else { malformed });
+        };
+        Self::read(fields, &bytes.slice(end + 1..)).ok_or(malformed)
+    }
+
+    fn read(fields: &str, body: &Bytes) -> Option<Self> {
+        let mut fields = Fields(fields.split(' '));
+        let kind = fields.text()?;
+        let node = fields.node()?;
+        let envelope = match kind {
+            "event" => {
+                let number = fields.number()?;
+                let accepted_micros = fields.number()?;
+                let except = match fields.text()? {
+                    "-" => None,
+                    id => Some(SocketId::parse(id)?),
+                };
+                let cached_for_ms = fields.number()?;
+                let length: usize = fields.number()?;
+                let frame = Frame::received(body.clone()).filter(|_| length == body.len())?;
+                Self::Event(RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame })
+            }
+            "member" => {
+                let (version, of) = (fields.number()?, fields.node()?);
+                let (user_id, info) = two_texts(&mut fields, body)?;
+                let user_info = (!info.is_empty()).then(|| info.into());
+                Self::Member(Change { by: node, version, node: of, user_id: user_id.into(), user_info })
+            }
+            "count" => Self::Count(node, fields.number().filter(|_| body.is_empty())?),
+            "hello" => Self::Hello(node, fields.node().filter(|_| body.is_empty())?),
+            "here" => Self::Here(node, fields.node().filter(|_| body.is_empty())?),
+            "gone" => Self::Gone(node, fields.node().filter(|_| body.is_empty())?),
+            "terminate" | "terminated" => {
+                let (request, closed) = (fields.number()?, fields.number()?);
+                let (app, user_id) = two_texts(&mut fields, body)?;
+                let what = Termination { node, request, closed, app: app.into(), user_id: user_id.into() };
+                if kind == "terminate" { Self::Terminate(what) } else { Self::Terminated(what) }
+            }
+            _ => return None,
+        };
+        fields.0.next().is_none().then_some(envelope)
+    }
+}
+
+impl RemoteEvent {
+    /// The bytes that other nodes read.
+    pub fn encode(&self) -> Vec<u8> {
+        use std::io::Write;
+        let frame = self.frame.bytes();
+        let mut bytes = Vec::with_capacity(128 + frame.len());
+        let Self { node, number, accepted_micros, cached_for_ms, .. } = self;
+        write!(bytes, "{MAGIC}event {node} {number} {accepted_micros} ").expect("a vector takes every byte");
+        match self.except {
+            Some(except) => write!(bytes, "{except}"),
+            None => write!(bytes, "-"),
+        }
+        .expect("a vector takes every byte");
+        writeln!(bytes, " {cached_for_ms} {}", frame.len()).expect("a vector takes every byte");
+        bytes.extend_from_slice(frame);
+        bytes
+    }
+}
+
+impl Termination {
+    fn encode(&self, kind: &str) -> Vec<u8> {
+        let Self { node, request, closed, app, user_id } = self;
+        format!("{MAGIC}{kind} {node} {request} {closed} {} {}\n{app}{user_id}", app.len(), user_id.len()).into_bytes()
+    }
+}
+
+/// The beginning of a change's message; Redis itself adds the rest.
+pub fn member_head(by: NodeId) -> String {
+    format!("{MAGIC}member {by} ")
+}
+
+/// What a first line holds, by and by.
+struct Fields<'a>(std::str::Split<'a, char>);
+
+impl<'a> Fields<'a> {
+    fn text(&mut self) -> Option<&'a str> {
+        self.0.next()
+    }
+
+    fn number<N: std::str::FromStr>(&mut self) -> Option<N> {
+        let text = self.0.next()?;
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    }
+
+    fn node(&mut self) -> Option<NodeId> {
+        NodeId::parse(self.0.next()?)
+    }
+}
+
+/// The two texts that a body consists of.
+fn two_texts<'b>(fields: &mut Fields<'_>, body: &'b [u8]) -> Option<(&'b str, &'b str)> {
+    let (first, second): (usize, usize) = (fields.number()?, fields.number()?);
+    let fits = first.checked_add(second) == Some(body.len());
+    let (first, second) = body.split_at_checked(first).filter(|_| fits)?;
+    Some((std::str::from_utf8(first).ok()?, std::str::from_utf8(second).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event;
+
+    fn node(text: &str) -> NodeId {
+        NodeId::parse(text).unwrap()
+    }
+
+    fn samples() -> Vec<Envelope> {
+        let (one, other) = (node("0123456789abcdef"), node("fedcba9876543210"));
+        let frame = event::published("orders", "shipped", r#""{}""#);
+        let event =
+            RemoteEvent { node: one, number: 7, accepted_micros: 1, except: None, cached_for_ms: 0, frame };
+        let except = RemoteEvent { except: SocketId::parse("12.34"), cached_for_ms: 1_800_000, ..event.clone() };
+        let came = Change {
+            by: one,
+            version: 9,
+            node: one,
+            user_id: "Budi \n 1".into(),
+            user_info: Some(r#"{"name":"Budi"}"#.into()),
+        };
+        let went = Change { by: other, user_info: None, ..came.clone() };
+        let what = Termination { node: one, request: 3, closed: 0, app: "app-id".into(), user_id: "Siti".into() };
+        vec![
+            Envelope::Event(event),
+            Envelope::Event(except),
+            Envelope::Member(came),
+            Envelope::Member(went),
+            Envelope::Count(one, 12),
+            Envelope::Hello(one, one),
+            Envelope::Here(one, other),
+            Envelope::Gone(one, other),
+            Envelope::Terminate(what.clone()),
+            Envelope::Terminated(what),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for sample in samples() {
+            assert_eq!(Envelope::decode(&sample.encode().into()), Ok(sample));
+        }
+    }
+
+    #[test]
+    fn whatever_is_cut_or_longer_is_refused() {
+        for sample in samples() {
+            let bytes = sample.encode();
+            for end in 0..bytes.len() {
+                let cut = Bytes::copy_from_slice(&bytes[..end]);
+                assert_eq!(Envelope::decode(&cut), Err(EnvelopeError::Malformed), "{sample:?} {end}");
+            }
+            let longer = [&bytes[..], b"x"].concat().into();
+            assert_eq!(Envelope::decode(&longer), Err(EnvelopeError::Malformed), "{sample:?}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_from_damage() {
+        assert_eq!(Envelope::decode(&Bytes::from_static(b"gema/2 event x\n")), Err(EnvelopeError::Version));
+        assert_eq!(Envelope::decode(&Bytes::from_static(b"gema/ event x\n")), Err(EnvelopeError::Malformed));
+        assert_eq!(Envelope::decode(&Bytes::from_static(b"{}\n")), Err(EnvelopeError::Malformed));
+    }
+
+    #[test]
+    fn a_frame_that_is_not_one_text_frame_with_json_is_refused() {
+        let event = |frame: &[u8]| {
+            let head = format!("gema/1 event 0123456789abcdef 1 1 - 0 {}\n", frame.len());
+            Envelope::decode(&[head.as_bytes(), frame].concat().into())
+        };
+        assert!(event(b"\x81\x02{}").is_ok());
+        for frame in [&b"\x81\x03{}"[..], b"\x82\x02{}", b"\x01\x02{}", b"\x81\x82\0\0\0\0{}", b"\x81\x02{x", b""] {
+            assert_eq!(event(frame), Err(EnvelopeError::Malformed), "{frame:?}");
+        }
+    }
+}
