@@ -1,13 +1,16 @@
 //! What the operator may say, parsed and checked once. Parts receive their own section, never the whole.
 
 mod apps;
+mod cluster;
 mod env;
+mod fallback;
 mod load;
 mod suggest;
 mod tree;
 mod values;
 
 pub use apps::{App, AppEntry, KeyPair, Limits};
+pub use cluster::{Cluster, ClusterDriver, Redis, host_and_port};
 pub use env::process as process_environment;
 pub use load::{Faults, Loaded, load};
 pub use values::{Seconds, Secret};
@@ -33,6 +36,10 @@ pub struct Config {
     pub metrics: Metrics,
     /// What is logged, and how.
     pub log: Log,
+    /// Several nodes as one server.
+    pub cluster: Cluster,
+    /// Where Redis is, and how it lets us in.
+    pub redis: Redis,
     /// What holds for every app that does not say otherwise.
     pub limits: Limits,
     /// The apps; without any, Soketi's default app.
@@ -236,6 +243,8 @@ impl Config {
         self.connections.validate(&mut faults);
         self.http.validate(&mut faults);
         self.metrics.validate(&mut faults);
+        self.cluster.validate(&mut faults);
+        self.redis.validate(&mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
@@ -250,6 +259,11 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let host = self.server.host;
+        let clustered = self.cluster.driver == ClusterDriver::Redis;
+        if clustered && !self.redis.password.is_trimmed() {
+            warnings
+                .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
+        }
         for app in self.apps() {
             let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
             let public = AppEntry::soketi_default().secret;
@@ -259,7 +273,7 @@ impl Config {
                      anybody can publish; set a secret of your own, or server.host to 127.0.0.1"
                 ));
             }
-            if app.keys.iter().any(|pair| pair.secret.expose().trim_ascii() != pair.secret.expose()) {
+            if app.keys.iter().any(|pair| !pair.secret.is_trimmed()) {
                 warnings.push(format!(
                     "app {id:?} has a secret that begins or ends with white space; signatures differ unless \
                      publishers have the same, so remove it"
@@ -274,6 +288,12 @@ impl Config {
             if event_bytes_max > self.http.request_bytes_max {
                 warnings.push(format!(
                     "app {id:?} may send events larger than http.request_bytes_max, which are refused with 413; \
+                     raise it above {event_bytes_max}"
+                ));
+            }
+            if clustered && event_bytes_max > self.cluster.buffer_bytes_max {
+                warnings.push(format!(
+                    "app {id:?} may send events larger than cluster.buffer_bytes_max, which never reach other nodes; \
                      raise it above {event_bytes_max}"
                 ));
             }
@@ -441,6 +461,19 @@ mod tests {
     }
 
     #[test]
+    fn the_comments_of_example_toml_have_neither_faults_nor_warnings() {
+        let text = std::fs::read_to_string(shipped("example.toml")).unwrap();
+        let setting = |line: &str| line.starts_with("#[") || (line.starts_with('#') && !line.starts_with("# "));
+        let lines = text.lines().map(|line| if setting(line) { &line[1..] } else { line });
+        let file = std::env::temp_dir().join(format!("gema-example-{}.toml", std::process::id()));
+        std::fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let loaded = load(std::slice::from_ref(&file), []);
+        std::fs::remove_file(file).unwrap();
+        let loaded = loaded.unwrap();
+        assert_eq!((loaded.config.cluster.driver, loaded.warnings), (ClusterDriver::Redis, Vec::new()));
+    }
+
+    #[test]
     fn every_fault_begins_with_its_key() {
         let mut config = Config::default();
         config.server.path_prefix = "ws/".to_owned();
@@ -475,5 +508,11 @@ mod tests {
         config.limits.max_event_payload_in_kb = 20_000.0;
         let warnings = config.warnings();
         assert_eq!(warnings.len(), 3, "{warnings:#?}");
+        config.cluster.driver = ClusterDriver::Redis;
+        config.cluster.buffer_bytes_max = 1024 * 1024;
+        config.redis.password = Secret::new("hush\n");
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), 5, "{warnings:#?}");
+        assert!(warnings[0].starts_with("redis.password ") && !warnings.concat().contains("hush"), "{warnings:#?}");
     }
 }

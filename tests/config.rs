@@ -140,6 +140,142 @@ fn secrets_are_masked_wherever_they_are() {
     assert_eq!(setting(&printed, "apps.0.keys.0.secret"), ("\"***\"".to_owned(), file));
 }
 
+/// Variables of Soketi that select Redis, and more of them.
+fn on_redis<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    [&[("SOKETI_HOST", "127.0.0.1"), ("SOKETI_ADAPTER_DRIVER", "redis")], more].concat()
+}
+
+/// What `gema check` prints where there are no faults, without the line that says so.
+fn warnings(files: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
+    let arguments = files.iter().flat_map(|file| ["--config", file]);
+    let output = gema(&["check"].into_iter().chain(arguments).collect::<Vec<_>>(), environment);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let lines = printed.lines().filter_map(|line| line.strip_prefix("warning: "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn soketis_variables_switch_redis_on() {
+    let environment = on_redis(&[
+        ("SOKETI_ADAPTER_REDIS_PREFIX", "shop"),
+        ("SOKETI_ADAPTER_REDIS_PUB_OPTIONS", r#"{"tls":{}}"#),
+        ("SOKETI_DB_REDIS_HOST", "redis"),
+        ("SOKETI_DB_REDIS_PORT", "6380"),
+        ("SOKETI_DB_REDIS_DB", "3"),
+        ("SOKETI_DB_REDIS_USERNAME", "gema"),
+        ("SOKETI_DB_REDIS_PASSWORD", "0012345"),
+        ("SOKETI_DB_REDIS_KEY_PREFIX", "shop:"),
+    ]);
+    let printed = settings(&[], &environment);
+    for (key, value, origin) in [
+        ("cluster.driver", "\"redis\"", "SOKETI_ADAPTER_DRIVER"),
+        ("cluster.name", "\"shop\"", "SOKETI_ADAPTER_REDIS_PREFIX"),
+        ("redis.tls", "true", "SOKETI_ADAPTER_REDIS_PUB_OPTIONS"),
+        ("redis.host", "\"redis\"", "SOKETI_DB_REDIS_HOST"),
+        ("redis.port", "6380", "SOKETI_DB_REDIS_PORT"),
+        ("redis.db", "3", "SOKETI_DB_REDIS_DB"),
+        ("redis.username", "\"gema\"", "SOKETI_DB_REDIS_USERNAME"),
+        ("redis.password", "\"***\"", "SOKETI_DB_REDIS_PASSWORD"),
+        ("redis.key_prefix", "\"shop:\"", "SOKETI_DB_REDIS_KEY_PREFIX"),
+        ("redis.url", "\"\"", "default"),
+    ] {
+        assert_eq!(setting(&printed, key), (value.to_owned(), origin.to_owned()), "{key}");
+    }
+    assert_eq!(warnings(&[], &environment), [""; 0]);
+}
+
+#[test]
+fn sentinels_and_cluster_nodes_come_in_soketis_form_and_in_ours() {
+    let soketis = [
+        ("SOKETI_DB_REDIS_SENTINELS", r#"[{"host":"s-1","port":26379},{"host":"s-2","port":"26380"}]"#),
+        ("SOKETI_DB_REDIS_SENTINEL_PASSWORD", "hush"),
+        ("SOKETI_DB_REDIS_INSTANCE_NAME", "shop"),
+    ];
+    let printed = settings(&[], &on_redis(&soketis));
+    assert_eq!(setting(&printed, "redis.sentinels").0, r#"["s-1:26379","s-2:26380"]"#);
+    assert_eq!(setting(&printed, "redis.sentinel_password").0, "\"***\"");
+    assert_eq!(setting(&printed, "redis.sentinel_master").0, "\"shop\"");
+    let soketis = [
+        ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "true"),
+        ("SOKETI_DB_REDIS_CLUSTER_NODES", r#"[{"host":"c-1","port":6379},{"host":"::1","port":6379}]"#),
+    ];
+    let printed = settings(&[], &on_redis(&soketis));
+    assert_eq!(setting(&printed, "redis.cluster_nodes").0, r#"["c-1:6379","[::1]:6379"]"#);
+    for list in ["c-1:6379, c-2:6379", r#"["c-1:6379", "c-2:6379"]"#] {
+        let printed = settings(&[], &on_redis(&[("GEMA_REDIS_CLUSTER_NODES", list)]));
+        assert_eq!(setting(&printed, "redis.cluster_nodes").0, r#"["c-1:6379","c-2:6379"]"#);
+    }
+}
+
+#[test]
+fn laravels_redis_is_the_last_resort() {
+    let laravels = [("REDIS_HOST", "laravel"), ("REDIS_PORT", "6380"), ("REDIS_PASSWORD", "null"), ("REDIS_DB", "1")];
+    let file = file("redis.toml", "[redis]\nport = 6381\n");
+    let environment = on_redis(&[&laravels[..], &[("SOKETI_DB_REDIS_DB", "2")]].concat());
+    let printed = settings(&[&file], &environment);
+    assert_eq!(setting(&printed, "redis.host"), ("\"laravel\"".to_owned(), "REDIS_HOST".to_owned()));
+    assert_eq!(setting(&printed, "redis.port"), ("6381".to_owned(), file));
+    assert_eq!(setting(&printed, "redis.db"), ("2".to_owned(), "SOKETI_DB_REDIS_DB".to_owned()));
+    assert_eq!(setting(&printed, "redis.password"), ("\"\"".to_owned(), "default".to_owned()));
+    let alone = [&laravels[..], &[("SOKETI_HOST", "127.0.0.1")]].concat();
+    assert_eq!(warnings(&[], &alone), [""; 0], "Laravel's Redis says nothing about gema");
+}
+
+#[test]
+fn redis_faults_name_key_origin_and_remedy_and_hold_no_secret() {
+    let file = file(
+        "redis-faults.toml",
+        "[cluster]\ndriver = 'nats'\nname = '{a}'\nbuffer_seconds = 0\n\
+         [redis]\nurl = 'http://:hush@redis'\npassword = ['hush']\nsentinels = ['u:hush@a']\nhots = 'a'\n",
+    );
+    let environment = [
+        ("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", r#"{"password":"hush"}"#),
+        ("SOKETI_DB_REDIS_CLUSTER_NODES", r#"["hush"#),
+        ("SOKETI_DB_REDIS_PORT", "0"),
+    ];
+    let found = faults(&["check", "--config", &file], &environment);
+    let prefixes = [
+        "SOKETI_ADAPTER_REDIS_SUB_OPTIONS has password, which is set elsewhere; remove it there and set GEMA_REDIS_PASSWORD"
+            .to_owned(),
+        "SOKETI_DB_REDIS_CLUSTER_NODES must be a JSON array of hosts and ports".to_owned(),
+        format!("cluster.driver (from {file}) is \"nats\"; it must be `local` or `redis`"),
+        format!("cluster.name (from {file}) is \"{{a}}\"; it must have 1 to 64 characters"),
+        format!("cluster.buffer_seconds (from {file}) is 0; it must be between 0.1 and 600 seconds"),
+        format!("redis.url (from {file}) must begin with redis://"),
+        format!("redis.url (from {file}) cannot stand beside redis.sentinels; leave one of them out"),
+        format!("redis.password (from {file}) must be text in quotes"),
+        format!("redis.sentinels (from {file}) must be HOST:PORT each"),
+        "redis.port (from SOKETI_DB_REDIS_PORT) is 0; it must be between 1 and 65535".to_owned(),
+        format!("redis.hots (from {file}) is not a setting; did you mean redis.host?"),
+    ];
+    for prefix in &prefixes {
+        assert!(found.iter().any(|fault| fault.starts_with(&format!("fault: {prefix}"))), "{prefix}: {found:#?}");
+    }
+    assert_eq!(found.len(), prefixes.len(), "{found:#?}");
+    assert!(!found.concat().contains("hush"), "{found:#?}");
+}
+
+#[test]
+fn adapters_that_are_not_there_stop_the_start() {
+    for adapter in ["cluster", "nats", "Redis"] {
+        let found = faults(&["start"], &[("SOKETI_ADAPTER_DRIVER", adapter)]);
+        let fault = "fault: SOKETI_ADAPTER_DRIVER must be local or redis or left out: nodes meet in Redis; use redis";
+        assert_eq!(found, [fault]);
+    }
+}
+
+#[test]
+fn redis_in_a_file_of_a_single_node_is_warned_of() {
+    let file = file("redis-idle.toml", "[redis]\nhost = 'redis'\nport = 6379\n");
+    let because = "has no effect, because cluster.driver is local; set it to redis to run several nodes as one";
+    let environment = [("SOKETI_HOST", "127.0.0.1"), ("GEMA_REDIS_PASSWORD", "hush")];
+    let found = warnings(&[&file], &environment);
+    assert_eq!(found, [format!("redis.host (from {file}) {because}"), format!("GEMA_REDIS_PASSWORD {because}")]);
+    let found = warnings(&[&file], &[environment[0], ("GEMA_CLUSTER_DRIVER", "redis")]);
+    assert_eq!(found, [""; 0]);
+}
+
 #[test]
 fn a_digit_only_secret_stays_text() {
     let environment = [("SOKETI_DEFAULT_APP_SECRET", "0012345".to_owned())];

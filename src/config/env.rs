@@ -1,5 +1,6 @@
 //! From environment variables to keys: the only reader of the environment.
 
+mod ioredis;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,13 +18,18 @@ pub fn process() -> Vec<(String, String)> {
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
+/// With it Soketi looks for a Redis Cluster.
+pub(super) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
+
 /// What the environment says.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
     /// Keys such as `server.port` and `apps.0.id` with their values.
     pub(super) values: BTreeMap<String, Value>,
-    /// For those fields of the first app that nothing else gives.
+    /// Keys with the values that they have if nothing else gives them one.
     pub(super) fallbacks: Vec<(&'static str, Value)>,
+    /// Whether `CLUSTER_MODE` is true.
+    pub(super) cluster_mode: bool,
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -38,6 +44,8 @@ pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Env
     let mut environment = Environment::default();
     for (name, raw) in variables {
         match known.get(&name) {
+            // A service called `redis` is not what Laravel means.
+            Some(Means::Fallback(_)) if is_service_link(&name, &raw) => (),
             Some(_) if is_service_link(&name, &raw) => environment.warnings.push(format!(
                 "{name} has no effect, because Kubernetes made it for a service of that name; \
                  set it for the pod, or switch enableServiceLinks off"
@@ -56,20 +64,17 @@ pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Env
             }
         }
     }
+    environment.settle_cluster_mode();
     environment
 }
 
-/// The variables that set `key`: Soketi's, where it has one, and ours.
+/// The variables that set `key`: Soketi's and Laravel's, where they have one, and ours.
 #[cfg(test)]
 pub(super) fn variables_of(key: &str) -> Vec<String> {
-    let sets = |means: &Means<'_>| match means {
-        Means::Key(other) | Means::Milliseconds(other) => *other == key,
-        Means::Talkative => key == "log.level",
-        _ => false,
-    };
-    let soketis = TABLE.iter().filter(|(_, means)| sets(means)).map(|(name, _)| format!("SOKETI_{name}"));
+    let soketis = TABLE.iter().filter(|(_, means)| means.key() == Some(key)).map(|(name, _)| format!("SOKETI_{name}"));
+    let laravels = LARAVEL.iter().filter(|(_, other)| *other == key).map(|(name, _)| (*name).to_owned());
     let own = (!key.starts_with("apps.")).then(|| variable(key));
-    soketis.chain(own).collect()
+    soketis.chain(laravels).chain(own).collect()
 }
 
 /// `GEMA_SERVER_PORT` for `server.port`.
@@ -84,7 +89,7 @@ fn soketis_names() -> impl Iterator<Item = String> {
 fn known(keys: &[String]) -> BTreeMap<String, Means<'_>> {
     let soketis = soketis_names().zip(TABLE.iter().map(|(_, means)| *means));
     let own = keys.iter().map(|key| (variable(key), Means::Key(key)));
-    let laravels = LARAVEL.iter().map(|(name, field)| ((*name).to_owned(), Means::Fallback(field)));
+    let laravels = LARAVEL.iter().map(|(name, key)| ((*name).to_owned(), Means::Fallback(key)));
     soketis.chain(own).chain(laravels).collect()
 }
 
@@ -121,7 +126,25 @@ impl Environment {
         }
         match *means {
             Means::Key(key) => self.set(name, key, Value::new(Some(&name.to_owned()), value)),
-            Means::Fallback(field) => self.fallbacks.push((field, Value::new(Some(&name.to_owned()), value))),
+            Means::Fallback(key) => self.fallbacks.push((key, Value::new(Some(&name.to_owned()), value))),
+            Means::Choice(key, choices, _) if choices.contains(&value.trim()) => {
+                self.set(name, key, Value::new(Some(&name.to_owned()), value.trim()));
+            }
+            Means::Choice(_, choices, because) => {
+                self.faults.push(format!("{name} must be {} or left out: {because}", choices.join(" or ")));
+            }
+            Means::Nodes(key, port) => match ioredis::nodes(value, port) {
+                Some(nodes) if nodes.is_empty() => (),
+                Some(nodes) => self.set(name, key, Value::new(Some(&name.to_owned()), nodes)),
+                None => self.faults.push(format!(
+                    "{name} must be a JSON array of hosts and ports, such as [{{\"host\":\"redis-1\",\"port\":{port}}}]"
+                )),
+            },
+            Means::Options => self.options(name, value),
+            Means::ClusterMode => match boolean(value) {
+                Some(mode) => self.cluster_mode = mode,
+                None => self.faults.push(format!("{name} is {value:?}; it must be true or false")),
+            },
             Means::Milliseconds(key) => match value.trim().parse::<f64>() {
                 Ok(number) if number.is_finite() => {
                     self.set(name, key, Value::new(Some(&name.to_owned()), number / 1000.0));
@@ -145,10 +168,29 @@ impl Environment {
         }
     }
 
+    /// Sets `key`; two variables that say the same do not contradict each other.
     fn set(&mut self, name: &str, key: &str, value: Value) {
-        let before = self.values.insert(key.to_owned(), value);
+        let kind = value.kind.clone();
+        let before = self.values.insert(key.to_owned(), value).filter(|before| before.kind != kind);
         if let Some(other) = before.as_ref().and_then(Value::origin) {
             self.warnings.push(format!("{other} has no effect, because {name} sets {key}, too"));
+        }
+    }
+
+    fn options(&mut self, name: &str, value: &str) {
+        let options = ioredis::options(value);
+        self.faults.extend(options.faults.into_iter().map(|fault| format!("{name} {fault}")));
+        if options.tls {
+            self.set(name, "redis.tls", Value::new(Some(&name.to_owned()), "true"));
+        }
+    }
+
+    /// Soketi looks at its cluster nodes in cluster mode only; for us it is the list that counts.
+    fn settle_cluster_mode(&mut self) {
+        let nodes = self.values.get("redis.cluster_nodes").and_then(Value::origin);
+        if let Some(name) = nodes.filter(|name| name.starts_with("SOKETI_") && !self.cluster_mode) {
+            self.warnings.push(format!("{name} has no effect, because {CLUSTER_MODE} is not true"));
+            self.values.remove("redis.cluster_nodes");
         }
     }
 }
@@ -158,7 +200,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use Means::{Key, Milliseconds, Only, Parameter};
+    use Means::{Only, Parameter};
 
     fn read_all(variables: &[(&str, &str)]) -> Environment {
         read(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
@@ -174,7 +216,7 @@ mod tests {
         assert_eq!(names.len(), TABLE.len());
         let (keys, fields) = (tree::keys(), tree::app_fields());
         for (name, means) in TABLE {
-            if let Key(key) | Milliseconds(key) = means {
+            if let Some(key) = means.key() {
                 let field = key.strip_prefix("apps.0.");
                 assert!(
                     field.map_or(keys.iter().any(|known| known == key), |field| fields.contains_key(field)),
@@ -225,7 +267,8 @@ mod tests {
     #[test]
     fn a_feature_that_is_not_there_is_refused() {
         for (name, value) in [
-            ("SOKETI_ADAPTER_DRIVER", "redis"),
+            ("SOKETI_ADAPTER_DRIVER", "nats"),
+            ("SOKETI_ADAPTER_DRIVER", "cluster"),
             ("SOKETI_APP_MANAGER_DRIVER", "mysql"),
             ("SOKETI_CACHE_DRIVER", "redis"),
             ("SOKETI_QUEUE_DRIVER", "sqs"),
@@ -243,11 +286,88 @@ mod tests {
 
     #[test]
     fn a_parameter_of_what_is_not_selected_is_warned_of() {
-        let environment = read_all(&[("SOKETI_DB_REDIS_PASSWORD", "hush"), ("SOKETI_DB_REDIS_PORT", "6379")]);
+        let environment = read_all(&[("SOKETI_DB_MYSQL_PASSWORD", "hush"), ("SOKETI_DB_MYSQL_PORT", "3306")]);
         assert_eq!(
             environment.warnings,
-            ["SOKETI_DB_REDIS_PASSWORD has no effect, because no driver that uses Redis is selected"]
+            ["SOKETI_DB_MYSQL_PASSWORD has no effect, because the app manager mysql is not selected"]
         );
+    }
+
+    #[test]
+    fn soketis_redis_adapter_is_understood() {
+        let environment = read_all(&[
+            ("SOKETI_ADAPTER_DRIVER", "redis"),
+            ("SOKETI_ADAPTER_REDIS_PREFIX", "shop"),
+            ("SOKETI_ADAPTER_REDIS_PUB_OPTIONS", r#"{"tls":{}}"#),
+            ("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", r#"{"tls":{}}"#),
+            ("SOKETI_DB_REDIS_PASSWORD", "0012"),
+            ("SOKETI_DB_REDIS_USERNAME", "null"),
+            ("SOKETI_DB_REDIS_SENTINELS", r#"[{"host":"a","port":1},{"host":"b"}]"#),
+        ]);
+        assert!(environment.faults.is_empty() && environment.warnings.is_empty(), "{environment:?}");
+        let text = |key| text(&environment, key);
+        assert_eq!((text("cluster.driver"), text("cluster.name")), ("redis".to_owned(), "shop".to_owned()));
+        assert_eq!((text("redis.tls"), text("redis.password")), ("true".to_owned(), "0012".to_owned()));
+        let sentinels = environment.values["redis.sentinels"].clone().into_array().unwrap();
+        assert_eq!(sentinels.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:26379"]);
+        assert!(!environment.values.contains_key("redis.username"));
+    }
+
+    #[test]
+    fn what_soketi_has_by_default_for_redis_sets_nothing_odd() {
+        let environment = read_all(&[
+            ("SOKETI_ADAPTER_REDIS_PREFIX", ""),
+            ("SOKETI_ADAPTER_REDIS_PUB_OPTIONS", "{}"),
+            ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "false"),
+            ("SOKETI_DB_REDIS_SENTINELS", "null"),
+            ("SOKETI_DB_REDIS_CLUSTER_NODES", "[]"),
+        ]);
+        assert!(environment.values.is_empty() && environment.faults.is_empty() && environment.warnings.is_empty());
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_there_is_refused_with_a_remedy() {
+        let environment = read_all(&[
+            ("SOKETI_ADAPTER_DRIVER", "nats"),
+            ("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", r#"{"password":"hush"}"#),
+            ("SOKETI_DB_REDIS_SENTINELS", "hush:1"),
+            ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "maybe"),
+        ]);
+        assert_eq!(
+            environment.faults,
+            [
+                "SOKETI_ADAPTER_DRIVER must be local or redis or left out: nodes meet in Redis; use redis",
+                "SOKETI_ADAPTER_REDIS_CLUSTER_MODE is \"maybe\"; it must be true or false",
+                "SOKETI_ADAPTER_REDIS_SUB_OPTIONS has password, which is set elsewhere; remove it there and set \
+                 GEMA_REDIS_PASSWORD",
+                "SOKETI_DB_REDIS_SENTINELS must be a JSON array of hosts and ports, such as \
+                 [{\"host\":\"redis-1\",\"port\":26379}]",
+            ]
+        );
+    }
+
+    #[test]
+    fn other_nodes_are_not_asked_so_their_time_has_no_effect() {
+        let environment = read_all(&[("SOKETI_ADAPTER_REDIS_REQUESTS_TIMEOUT", "100")]);
+        assert_eq!(
+            environment.warnings,
+            ["SOKETI_ADAPTER_REDIS_REQUESTS_TIMEOUT has no effect, because gema asks no other nodes"]
+        );
+    }
+
+    #[test]
+    fn soketis_cluster_nodes_count_in_its_cluster_mode_only() {
+        let nodes = ("SOKETI_DB_REDIS_CLUSTER_NODES", r#"[{"host":"a","port":1}]"#);
+        let environment = read_all(&[nodes]);
+        assert!(environment.values.is_empty());
+        assert_eq!(
+            environment.warnings,
+            ["SOKETI_DB_REDIS_CLUSTER_NODES has no effect, because SOKETI_ADAPTER_REDIS_CLUSTER_MODE is not true"]
+        );
+        let environment = read_all(&[nodes, ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "TRUE")]);
+        assert!(environment.values.contains_key("redis.cluster_nodes") && environment.warnings.is_empty());
+        let environment = read_all(&[("GEMA_REDIS_CLUSTER_NODES", "a:1")]);
+        assert!(environment.values.contains_key("redis.cluster_nodes"), "our own list needs no mode");
     }
 
     #[test]
@@ -272,9 +392,10 @@ mod tests {
             ("GEMA_METRICS_SERVICE_PORT", "9601"),
             ("GEMA_PORT", "tcp://10.0.0.1:6001"),
             ("SOKETI_PORT", "tcp://10.0.0.1:6001"),
+            ("REDIS_PORT", "tcp://10.0.0.1:6379"),
         ]);
         assert_eq!(environment.faults, [""; 0]);
-        assert!(environment.values.is_empty());
+        assert!(environment.values.is_empty() && environment.fallbacks.is_empty());
         assert_eq!(environment.warnings.len(), 1, "only SOKETI_PORT could have been meant");
         assert!(!TABLE.iter().any(|(name, _)| is_service_link(&format!("SOKETI_{name}"), "1")));
         assert!(!tree::keys().iter().any(|key| is_service_link(&variable(key), "1")));

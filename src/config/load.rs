@@ -12,9 +12,14 @@ use serde_json::Value as Json;
 use serde_json::json;
 
 use super::AppEntry;
+use super::ClusterDriver;
 use super::Config;
+use super::cluster;
+use super::cluster::LOCAL;
 use super::env;
+use super::env::CLUSTER_MODE;
 use super::env::Environment;
+use super::fallback;
 use super::tree;
 
 /// A configuration that may be served.
@@ -89,7 +94,7 @@ impl fmt::Display for Faults {
 /// assert_eq!(loaded.origins["server.port"], "SOKETI_PORT");
 /// ```
 pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Faults> {
-    let Environment { values, fallbacks, mut faults, mut warnings } = env::read(environment);
+    let Environment { values, fallbacks, cluster_mode, mut faults, mut warnings } = env::read(environment);
     let mut layers: Vec<Layer> = Vec::new();
     for file in files {
         match read(file) {
@@ -97,11 +102,10 @@ pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, St
             Err(fault) => faults.push(fault),
         }
     }
-    let identity = if layers.iter().any(Layer::has_apps) { Vec::new() } else { default_identity() };
+    let files_have_apps = layers.iter().any(Layer::has_apps);
     layers.push(Layer::of_environment(values));
     let mut merged = merge(layers, &mut faults);
-    complete_first_app(&mut merged, fallbacks, true);
-    complete_first_app(&mut merged, identity, false);
+    fallback::complete(&mut merged, &fallbacks, files_have_apps);
 
     let checked = tree::check(merged);
     faults.extend(checked.faults);
@@ -113,11 +117,37 @@ pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, St
             None => faults.push(fault),
         }
     }
+    if cluster_mode && checked.config.redis.cluster_nodes.is_empty() {
+        match checked.config.cluster.driver {
+            ClusterDriver::Local => warnings.push(format!("{CLUSTER_MODE} has no effect, because {LOCAL}")),
+            ClusterDriver::Redis if checked.faulty.contains("redis.cluster_nodes") => (),
+            ClusterDriver::Redis => faults.push(format!(
+                "{CLUSTER_MODE} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
+            )),
+        }
+    }
     if !faults.is_empty() {
         return Err(Faults { faults, warnings });
     }
+    warnings.extend(idle(&checked.config, &checked.origins));
     warnings.extend(checked.config.warnings());
     Ok(Loaded { config: checked.config, warnings, origins: checked.origins })
+}
+
+/// A warning for each setting that is not the default and has no effect beside the others.
+fn idle(config: &Config, origins: &BTreeMap<String, String>) -> Vec<String> {
+    let (values, defaults) = (tree::object(config), tree::object(&Config::default()));
+    let value_of = |values: &tree::Object, key: &str| {
+        let (section, field) = key.split_once('.')?;
+        values.get(section)?.get(field).cloned()
+    };
+    let warning = |(key, origin): (&String, &String)| {
+        let because = cluster::without_effect(key, config)?;
+        // Only files have an extension.
+        let who = if origin.contains('.') { format!("{key} (from {origin})") } else { origin.clone() };
+        (value_of(&values, key) != value_of(&defaults, key)).then(|| format!("{who} has no effect, because {because}"))
+    };
+    origins.iter().filter_map(warning).collect()
 }
 
 /// The values of one file or of the environment.
@@ -195,32 +225,6 @@ fn merge(layers: Vec<Layer>, faults: &mut Vec<String>) -> Map<String, Value> {
         Err(error) => {
             faults.push(error.to_string());
             Map::new()
-        }
-    }
-}
-
-/// What Soketi's default app is called where only some of its fields are given.
-fn default_identity() -> Vec<(&'static str, Value)> {
-    [("id", "app-id"), ("key", "app-key"), ("secret", "app-secret")]
-        .map(|(field, text)| (field, Value::new(None, text)))
-        .to_vec()
-}
-
-/// Gives the first app those of `fields` that it lacks; without an app, makes one if `make` says so.
-fn complete_first_app(root: &mut Map<String, Value>, fields: Vec<(&'static str, Value)>, make: bool) {
-    let none = || Value::new(None, ValueKind::Array(Vec::new()));
-    if make && !fields.is_empty() {
-        root.entry("apps".to_owned()).or_insert_with(none);
-    }
-    let Some(Value { kind: ValueKind::Array(apps), .. }) = root.get_mut("apps") else { return };
-    if make && apps.is_empty() && !fields.is_empty() {
-        apps.push(Value::new(None, ValueKind::Table(Map::new())));
-    }
-    let Some(Value { kind: ValueKind::Table(app), .. }) = apps.first_mut() else { return };
-    for (field, value) in fields {
-        let own = app.entry(field.to_owned()).or_insert_with(|| Value::new(None, ValueKind::Nil));
-        if own.kind == ValueKind::Nil {
-            *own = value;
         }
     }
 }
@@ -305,6 +309,64 @@ mod tests {
         assert!(line("server.host = ").ends_with("# default"));
         assert!(line("apps.0.secret = \"***\"").ends_with("# SOKETI_DEFAULT_APP_SECRET"));
         assert!(!lines.join("").contains("hush"));
+    }
+
+    #[test]
+    fn redis_has_no_effect_on_a_single_node() {
+        let loaded = load_env(&[
+            ("SOKETI_HOST", "127.0.0.1"),
+            ("SOKETI_ADAPTER_REDIS_PREFIX", "shop"),
+            ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "true"),
+            ("SOKETI_DB_REDIS_HOST", "redis"),
+            ("SOKETI_DB_REDIS_PORT", "6379"),
+            ("GEMA_REDIS_PASSWORD", "hush"),
+        ])
+        .unwrap();
+        let because = "has no effect, because cluster.driver is local; set it to redis to run several nodes as one";
+        let idle = [CLUSTER_MODE, "SOKETI_ADAPTER_REDIS_PREFIX", "SOKETI_DB_REDIS_HOST", "GEMA_REDIS_PASSWORD"];
+        assert_eq!(loaded.warnings, idle.map(|who| format!("{who} {because}")), "a default is not worth a word");
+    }
+
+    #[test]
+    fn what_another_way_to_redis_outweighs_has_no_effect() {
+        let loaded = load_env(&[
+            ("SOKETI_HOST", "127.0.0.1"),
+            ("SOKETI_ADAPTER_DRIVER", "redis"),
+            ("SOKETI_DB_REDIS_HOST", "redis"),
+            ("SOKETI_DB_REDIS_INSTANCE_NAME", "shop"),
+            ("GEMA_REDIS_URL", "redis://elsewhere"),
+            ("GEMA_REDIS_KEY_PREFIX", "shop:"),
+        ])
+        .unwrap();
+        assert_eq!(
+            loaded.warnings,
+            [
+                "SOKETI_DB_REDIS_HOST has no effect, because redis.url is set, which says it",
+                "SOKETI_DB_REDIS_INSTANCE_NAME has no effect, because redis.sentinels is empty",
+            ]
+        );
+        let nobody =
+            [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_ADAPTER_DRIVER", "redis"), ("GEMA_REDIS_USERNAME", "gema")];
+        let warnings = load_env(&nobody).unwrap().warnings;
+        assert_eq!(warnings, ["GEMA_REDIS_USERNAME has no effect, because redis.password is empty"]);
+    }
+
+    #[test]
+    fn cluster_mode_needs_nodes_from_wherever() {
+        let mode = [("SOKETI_ADAPTER_DRIVER", "redis"), (CLUSTER_MODE, "1")];
+        let faults = load_env(&mode).unwrap_err().faults;
+        assert_eq!(
+            faults,
+            [format!(
+                "{CLUSTER_MODE} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
+            )]
+        );
+        for nodes in
+            [("GEMA_REDIS_CLUSTER_NODES", "a:1"), ("SOKETI_DB_REDIS_CLUSTER_NODES", r#"[{"host":"a","port":1}]"#)]
+        {
+            let loaded = load_env(&[mode[0], mode[1], nodes]).unwrap();
+            assert_eq!(loaded.config.redis.cluster_nodes, ["a:1"]);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::Limits;
 use super::suggest::did_you_mean;
 use super::values::boolean;
 
-type Object = serde_json::Map<String, Json>;
+pub(super) type Object = serde_json::Map<String, Json>;
 
 /// The good values as a `Config`, the others as faults.
 pub(super) struct Checked {
@@ -210,7 +210,7 @@ impl Check {
         let from = origin(value);
         self.fault(
             key,
-            match key.ends_with("secret") {
+            match is_secret(key) {
                 true => format!("{key}{from} must be {must}"),
                 false => format!("{key}{from} is {shown}; it must be {must}"),
             },
@@ -291,6 +291,11 @@ fn shown(kind: &ValueKind) -> String {
         ValueKind::String(text) => format!("{text:?}"),
         other => other.to_string(),
     }
+}
+
+/// Whether no message may show the key's value.
+fn is_secret(key: &str) -> bool {
+    ["secret", "password", "url"].iter().any(|word| key.ends_with(word))
 }
 
 /// Who set a value, for a sentence.

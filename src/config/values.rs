@@ -49,6 +49,21 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
     }
+
+    /// The secret as text, for handing it on.
+    pub fn expose_text(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it neither begins nor ends with white space, as what was copied from a file often does.
+    pub(super) fn is_trimmed(&self) -> bool {
+        self.0.trim_ascii() == self.0
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -57,10 +72,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Serialises as `***`, so that whatever prints a configuration prints no secret.
+/// Serialises as `***`, so that whatever prints a configuration prints no secret; none at all as nothing.
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
+        serializer.serialize_str(if self.is_empty() { "" } else { "***" })
     }
 }
 
@@ -102,7 +117,8 @@ mod tests {
         let secret = Secret::new("hush");
         assert_eq!(format!("{secret:?}"), "Secret(..)");
         assert_eq!(serde_json::to_string(&secret).unwrap(), r#""***""#);
-        assert_eq!(secret.expose(), b"hush");
+        assert_eq!((secret.expose(), secret.expose_text()), (&b"hush"[..], "hush"));
+        assert_eq!(serde_json::to_string(&Secret::new("")).unwrap(), r#""""#);
     }
 
     #[test]

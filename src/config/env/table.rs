@@ -7,8 +7,16 @@ pub(super) enum Means<'a> {
     Key(&'a str),
     /// Sets the key, which is in seconds.
     Milliseconds(&'a str),
-    /// Sets the field of the first app if nothing else does.
+    /// Sets the key if nothing else does.
     Fallback(&'static str),
+    /// Sets the key to one of these values; any other is a fault, for this reason.
+    Choice(&'static str, &'static [&'static str], &'static str),
+    /// Sets the key to the hosts and ports of a JSON array; a host without a port has this one.
+    Nodes(&'static str, u16),
+    /// Options of ioredis, of which TLS counts.
+    Options,
+    /// Whether Soketi looks at its cluster nodes.
+    ClusterMode,
     /// Makes the log talkative.
     Talkative,
     /// Selects what is there once; anything else than these values is a fault, for this reason.
@@ -17,9 +25,24 @@ pub(super) enum Means<'a> {
     Parameter(&'static str, &'static str),
 }
 
-use Means::{Key, Milliseconds, Only, Parameter, Talkative};
+#[cfg(test)]
+impl<'a> Means<'a> {
+    /// The key that it sets.
+    pub(super) fn key(self) -> Option<&'a str> {
+        match self {
+            Key(key) | Milliseconds(key) | Fallback(key) | Choice(key, ..) | Nodes(key, _) => Some(key),
+            Talkative => Some("log.level"),
+            Options => Some("redis.tls"),
+            ClusterMode | Only(..) | Parameter(..) => None,
+        }
+    }
+}
 
-const REDIS_ADAPTER: &str = "the adapter redis is not selected";
+#[cfg(test)]
+use Means::Fallback;
+use Means::{Choice, ClusterMode, Key, Milliseconds, Nodes, Only, Options, Parameter, Talkative};
+
+const ADAPTERS: &str = "nodes meet in Redis; use redis";
 const CLUSTER_ADAPTER: &str = "the adapter cluster is not selected";
 const NATS_ADAPTER: &str = "the adapter nats is not selected";
 const APP_CACHE: &str = "apps from files and variables need no cache";
@@ -27,7 +50,6 @@ const DYNAMODB: &str = "the app manager dynamodb is not selected";
 const MYSQL: &str = "the app manager mysql is not selected";
 const POSTGRES: &str = "the app manager postgres is not selected";
 const SQL: &str = "no app manager with a database is selected";
-const REDIS: &str = "no driver that uses Redis is selected";
 const REDIS_CACHE: &str = "the cache driver redis is not selected";
 const REDIS_QUEUE: &str = "the queue driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
@@ -35,18 +57,27 @@ const REDIS_LIMITER: &str = "the rate limiter redis is not selected";
 const WEBHOOKS: &str = "gema sends no webhooks so far";
 const TLS: &str = "gema does not speak TLS itself so far; let a proxy in front of it do so";
 
-/// Laravel's names for the first app.
-pub(super) const LARAVEL: [(&str, &str); 3] =
-    [("PUSHER_APP_ID", "id"), ("PUSHER_APP_KEY", "key"), ("PUSHER_APP_SECRET", "secret")];
+/// Laravel's names for the first app and for Redis.
+pub(super) const LARAVEL: [(&str, &str); 9] = [
+    ("PUSHER_APP_ID", "apps.0.id"),
+    ("PUSHER_APP_KEY", "apps.0.key"),
+    ("PUSHER_APP_SECRET", "apps.0.secret"),
+    ("REDIS_URL", "redis.url"),
+    ("REDIS_HOST", "redis.host"),
+    ("REDIS_PORT", "redis.port"),
+    ("REDIS_DB", "redis.db"),
+    ("REDIS_USERNAME", "redis.username"),
+    ("REDIS_PASSWORD", "redis.password"),
+];
 
 /// Every variable of Soketi 1.6.1, without the `SOKETI_` before it.
 pub(super) const TABLE: [(&str, Means<'static>); 115] = [
-    ("ADAPTER_DRIVER", Only(&["local"], "gema runs as one node so far")),
-    ("ADAPTER_REDIS_REQUESTS_TIMEOUT", Parameter("5000", REDIS_ADAPTER)),
-    ("ADAPTER_REDIS_PREFIX", Parameter("", REDIS_ADAPTER)),
-    ("ADAPTER_REDIS_PUB_OPTIONS", Parameter("{}", REDIS_ADAPTER)),
-    ("ADAPTER_REDIS_SUB_OPTIONS", Parameter("{}", REDIS_ADAPTER)),
-    ("ADAPTER_REDIS_CLUSTER_MODE", Parameter("false", REDIS_ADAPTER)),
+    ("ADAPTER_DRIVER", Choice("cluster.driver", &["local", "redis"], ADAPTERS)),
+    ("ADAPTER_REDIS_REQUESTS_TIMEOUT", Parameter("5000", "gema asks no other nodes")),
+    ("ADAPTER_REDIS_PREFIX", Key("cluster.name")),
+    ("ADAPTER_REDIS_PUB_OPTIONS", Options),
+    ("ADAPTER_REDIS_SUB_OPTIONS", Options),
+    ("ADAPTER_REDIS_CLUSTER_MODE", ClusterMode),
     ("ADAPTER_CLUSTER_REQUESTS_TIMEOUT", Parameter("5000", CLUSTER_ADAPTER)),
     ("ADAPTER_NATS_REQUESTS_TIMEOUT", Parameter("5000", NATS_ADAPTER)),
     ("ADAPTER_NATS_PREFIX", Parameter("", NATS_ADAPTER)),
@@ -93,16 +124,16 @@ pub(super) const TABLE: [(&str, Means<'static>); 115] = [
     ("DB_POSTGRES_USERNAME", Parameter("postgres", POSTGRES)),
     ("DB_POSTGRES_PASSWORD", Parameter("password", POSTGRES)),
     ("DB_POSTGRES_DATABASE", Parameter("main", POSTGRES)),
-    ("DB_REDIS_HOST", Parameter("127.0.0.1", REDIS)),
-    ("DB_REDIS_PORT", Parameter("6379", REDIS)),
-    ("DB_REDIS_DB", Parameter("0", REDIS)),
-    ("DB_REDIS_USERNAME", Parameter("", REDIS)),
-    ("DB_REDIS_PASSWORD", Parameter("", REDIS)),
-    ("DB_REDIS_KEY_PREFIX", Parameter("", REDIS)),
-    ("DB_REDIS_SENTINELS", Parameter("", REDIS)),
-    ("DB_REDIS_SENTINEL_PASSWORD", Parameter("", REDIS)),
-    ("DB_REDIS_INSTANCE_NAME", Parameter("mymaster", REDIS)),
-    ("DB_REDIS_CLUSTER_NODES", Parameter("[]", REDIS)),
+    ("DB_REDIS_HOST", Key("redis.host")),
+    ("DB_REDIS_PORT", Key("redis.port")),
+    ("DB_REDIS_DB", Key("redis.db")),
+    ("DB_REDIS_USERNAME", Key("redis.username")),
+    ("DB_REDIS_PASSWORD", Key("redis.password")),
+    ("DB_REDIS_KEY_PREFIX", Key("redis.key_prefix")),
+    ("DB_REDIS_SENTINELS", Nodes("redis.sentinels", 26379)),
+    ("DB_REDIS_SENTINEL_PASSWORD", Key("redis.sentinel_password")),
+    ("DB_REDIS_INSTANCE_NAME", Key("redis.sentinel_master")),
+    ("DB_REDIS_CLUSTER_NODES", Nodes("redis.cluster_nodes", 6379)),
     ("DB_POOLING_ENABLED", Parameter("false", SQL)),
     ("DB_POOLING_MIN", Parameter("0", SQL)),
     ("DB_POOLING_MAX", Parameter("7", SQL)),
@@ -134,7 +165,7 @@ pub(super) const TABLE: [(&str, Means<'static>); 115] = [
     ("QUEUE_SQS_PROCESS_BATCH", Parameter("false", SQS)),
     ("QUEUE_SQS_BATCH_SIZE", Parameter("1", SQS)),
     ("QUEUE_SQS_POLLING_WAIT_TIME_MS", Parameter("0", SQS)),
-    ("RATE_LIMITER_DRIVER", Only(&["local"], "gema runs as one node so far")),
+    ("RATE_LIMITER_DRIVER", Only(&["local"], "each node counts for itself so far")),
     ("RATE_LIMITER_REDIS_OPTIONS", Parameter("{}", REDIS_LIMITER)),
     ("RATE_LIMITER_REDIS_CLUSTER_MODE", Parameter("false", REDIS_LIMITER)),
     ("SHUTDOWN_GRACE_PERIOD", Milliseconds("server.drain_seconds")),

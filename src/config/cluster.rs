@@ -1,0 +1,402 @@
+//! Several nodes as one server, and the Redis between them.
+
+use std::net::Ipv6Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::values::{Seconds, Secret};
+use super::within;
+
+/// Several nodes as one server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// How the nodes hear of each other.
+    pub driver: ClusterDriver,
+    /// Nodes with the same name on the same Redis are one server; others never hear them.
+    pub name: String,
+    /// Events that may wait for Redis, in bytes. Beyond it publishers are told to come back later.
+    pub buffer_bytes_max: usize,
+    /// How long Redis may be away until publishers are told to come back later.
+    pub buffer_seconds: Seconds,
+    /// Whether `/ready` answers 503 while Redis is away.
+    pub strict: bool,
+}
+
+/// How nodes hear of each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterDriver {
+    /// There is this node only.
+    #[default]
+    Local,
+    /// By way of Redis, which `[redis]` describes.
+    Redis,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            driver: ClusterDriver::Local,
+            name: "gema".to_owned(),
+            buffer_bytes_max: 32 * 1024 * 1024,
+            buffer_seconds: Seconds(5.0),
+            strict: false,
+        }
+    }
+}
+
+/// Where Redis is, and how it lets us in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://`, `rediss://` or `redis+unix://`; wins over the fields below. May hold a password.
+    pub url: Secret,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Number of the database; pub/sub ignores it.
+    pub db: i64,
+    /// Name of the ACL user; empty for the default user.
+    pub username: String,
+    /// Empty for none.
+    pub password: Secret,
+    /// Put before every key; not before the names of pub/sub channels.
+    pub key_prefix: String,
+    /// Whether to speak TLS, with the system's certificate authorities.
+    pub tls: bool,
+    /// Sentinels as `host:port`; any of them switches Sentinel on.
+    pub sentinels: Vec<String>,
+    /// Password of the Sentinels; empty for none.
+    pub sentinel_password: Secret,
+    /// The name of the master that the Sentinels watch.
+    pub sentinel_master: String,
+    /// Nodes of a Redis Cluster as `host:port`; any of them switches Redis Cluster on.
+    pub cluster_nodes: Vec<String>,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: Secret::new(""),
+            host: "127.0.0.1".to_owned(),
+            port: 6379,
+            db: 0,
+            username: String::new(),
+            password: Secret::new(""),
+            key_prefix: String::new(),
+            tls: false,
+            sentinels: Vec::new(),
+            sentinel_password: Secret::new(""),
+            sentinel_master: "mymaster".to_owned(),
+            cluster_nodes: Vec::new(),
+        }
+    }
+}
+
+/// Host and port of an entry of `sentinels` or `cluster_nodes`; an IPv6 address loses its brackets.
+///
+/// ```
+/// use gema::config::host_and_port;
+///
+/// assert_eq!(host_and_port("redis-1:6379"), Some(("redis-1", 6379)));
+/// assert_eq!(host_and_port("[::1]:6379"), Some(("::1", 6379)));
+/// assert_eq!(host_and_port("redis-1"), None);
+/// ```
+pub fn host_and_port(node: &str) -> Option<(&str, u16)> {
+    let (host, port) = node.rsplit_once(':')?;
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| is_number && *port != 0)?;
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok().then_some((address, port)),
+        None => is_name(host).then_some((host, port)),
+    }
+}
+
+/// Why a setting of these sections has no effect beside the others, if it has none.
+pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str> {
+    let redis = &config.redis;
+    let (section, field) = key.split_once('.')?;
+    match (section, field) {
+        ("cluster", "driver") => None,
+        ("cluster" | "redis", _) if config.cluster.driver == ClusterDriver::Local => Some(LOCAL),
+        ("redis", "host" | "port" | "db" | "username" | "password") if !redis.url.is_empty() => {
+            Some("redis.url is set, which says it")
+        }
+        ("redis", "host" | "port") if !redis.sentinels.is_empty() => Some("redis.sentinels is set"),
+        ("redis", "host" | "port") if !redis.cluster_nodes.is_empty() => Some("redis.cluster_nodes is set"),
+        ("redis", "username") if redis.password.is_empty() => Some("redis.password is empty"),
+        ("redis", "sentinel_password" | "sentinel_master") if redis.sentinels.is_empty() => {
+            Some("redis.sentinels is empty")
+        }
+        _ => None,
+    }
+}
+
+/// Why nothing about Redis has an effect.
+pub(super) const LOCAL: &str = "cluster.driver is local; set it to redis to run several nodes as one";
+
+impl Cluster {
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        let name = &self.name;
+        // Braces choose the slot in a Redis Cluster; the others are for patterns.
+        let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "{}*?[]\\".contains(letter);
+        if name.is_empty() || name.chars().count() > 64 || name.contains(odd) {
+            faults.push(format!(
+                "cluster.name is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"
+            ));
+        }
+        // From an ordinary batch of events to what a small machine can spare.
+        within("cluster.buffer_bytes_max", self.buffer_bytes_max, 1024 * 1024..=1024 * 1024 * 1024, faults);
+        // Events that are older than ten minutes are no news.
+        self.buffer_seconds.validate_within("cluster.buffer_seconds", 0.1..=600.0, faults);
+    }
+}
+
+impl Redis {
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
+            faults.push(
+                "redis.host must be a host name or an address alone; a port belongs into redis.port, a URL into \
+                 redis.url, and redis.tls switches TLS on"
+                    .to_owned(),
+            );
+        }
+        within("redis.port", self.port, 1..=u16::MAX, faults);
+        // Redis itself counts them with 32 bits.
+        within("redis.db", self.db, 0..=i64::from(i32::MAX), faults);
+        if self.key_prefix.contains(|letter: char| letter.is_control() || "{}".contains(letter)) {
+            let prefix = &self.key_prefix;
+            faults.push(format!("redis.key_prefix is {prefix:?}; it must not hold control characters and {{ }}"));
+        }
+        if self.sentinel_master.is_empty() || self.sentinel_master.contains(char::is_whitespace) {
+            let master = &self.sentinel_master;
+            faults.push(format!(
+                "redis.sentinel_master is {master:?}; it must be the name that follows `sentinel monitor` in the \
+                 Sentinels' configuration"
+            ));
+        }
+        for (key, nodes) in [("sentinels", &self.sentinels), ("cluster_nodes", &self.cluster_nodes)] {
+            // By its number, since somebody may have written a password into it.
+            if let Some(index) = nodes.iter().position(|node| host_and_port(node).is_none()) {
+                faults.push(format!(
+                    "redis.{key} must be HOST:PORT each, such as redis-1:6379; number {} is not",
+                    index + 1
+                ));
+            }
+        }
+        self.validate_url(faults);
+        self.validate_together(faults);
+    }
+
+    /// The URL may hold a password, so nothing of it is repeated.
+    fn validate_url(&self, faults: &mut Vec<String>) {
+        if self.url.is_empty() {
+            return;
+        }
+        if let Some(must) = url_must(self.url.expose_text()) {
+            faults.push(format!("redis.url must {must}"));
+        } else if self.tls && !self.url.expose_text().starts_with("rediss:") {
+            faults.push("redis.tls is true, but redis.url is without TLS; let the URL begin with rediss://".to_owned());
+        }
+    }
+
+    /// There is one Redis, found in one way.
+    fn validate_together(&self, faults: &mut Vec<String>) {
+        let ways = [
+            ("redis.url", !self.url.is_empty()),
+            ("redis.sentinels", !self.sentinels.is_empty()),
+            ("redis.cluster_nodes", !self.cluster_nodes.is_empty()),
+        ];
+        let mut set = ways.iter().filter(|(_, set)| *set);
+        if let (Some((one, _)), Some((other, _))) = (set.next(), set.next()) {
+            faults.push(format!("{one} cannot stand beside {other}; leave one of them out"));
+        }
+        if self.db != 0 && !self.cluster_nodes.is_empty() {
+            faults.push(format!("redis.db is {}, but a Redis Cluster has database 0 only; leave it out", self.db));
+        }
+    }
+}
+
+/// What a URL must do and does not.
+fn url_must(url: &str) -> Option<&'static str> {
+    if url.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+        return Some("not hold white space; remove it, the end of the line included");
+    }
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    match scheme {
+        "redis" | "rediss" => {
+            let (place, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+            let has_port = !place.ends_with(']') && place.contains(':');
+            let place = if has_port { place.to_owned() } else { format!("{place}:6379") };
+            let db = path.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
+            if host_and_port(&place).is_none() {
+                return Some(
+                    "name a host, and a port from 1 to 65535 if any, such as redis://:PASSWORD@HOST:6379/0; within a \
+                     password / ? # @ : are written as %2F %3F %23 %40 %3A",
+                );
+            }
+            let is_number = db.is_empty() || db.parse::<i32>().is_ok_and(|db| db >= 0);
+            (!is_number).then_some("have the number of a database behind the host, such as redis://HOST:6379/0")
+        }
+        "unix" | "redis+unix" => {
+            let names_file = rest.starts_with('/') && !rest.starts_with("/?") && rest.len() > 1;
+            (!names_file).then_some("name the absolute path of a socket, such as unix:///run/redis.sock")
+        }
+        _ => Some("begin with redis://, rediss:// (for TLS), unix:// or redis+unix://"),
+    }
+}
+
+/// Whether `text` is a host's name or an IPv4 address.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|letter| letter.is_alphanumeric() || "-._".contains(letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Cluster, &mut Redis)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config.cluster, &mut config.redis);
+        config.validate()
+    }
+
+    fn url_faults(url: &str) -> Vec<String> {
+        faults(|_, redis| redis.url = Secret::new(url))
+    }
+
+    #[test]
+    fn the_defaults_have_no_faults() {
+        assert_eq!(faults(|_, _| ()), [""; 0]);
+    }
+
+    #[test]
+    fn a_cluster_has_a_plain_name() {
+        let long = "x".repeat(65);
+        for name in ["", "{shop}", "a b", "a*", "a?", "a[b", "a\\", "a\u{7}", &long] {
+            let found = faults(|cluster, _| cluster.name = name.to_owned());
+            assert_eq!(found.len(), 1, "{name:?}");
+            assert!(found[0].starts_with("cluster.name is "), "{found:?}");
+        }
+        for name in ["shop", "shop:eu-1#x", "toko-\u{e9}", &long[1..]] {
+            assert_eq!(faults(|cluster, _| cluster.name = name.to_owned()), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_waits_for_redis_is_bounded() {
+        let found = faults(|cluster, _| {
+            cluster.buffer_bytes_max = 1;
+            cluster.buffer_seconds = Seconds(0.0);
+        });
+        assert_eq!(
+            found,
+            [
+                "cluster.buffer_bytes_max is 1; it must be between 1048576 and 1073741824",
+                "cluster.buffer_seconds is 0; it must be between 0.1 and 600 seconds",
+            ]
+        );
+        assert_eq!(faults(|cluster, _| cluster.buffer_seconds = Seconds(f64::NAN)).len(), 1);
+    }
+
+    #[test]
+    fn urls_that_redis_understands_are_taken() {
+        for url in [
+            "redis://redis",
+            "redis://redis:6380",
+            "redis://:p%40ss@redis:6380/3",
+            "rediss://user:pass@[::1]:6380/0?protocol=resp3",
+            "redis://[::1]",
+            "redis://10.0.0.1/",
+            "unix:///run/redis.sock",
+            "redis+unix:///run/redis.sock?db=1",
+        ] {
+            assert_eq!(url_faults(url), [""; 0], "{url}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_is_told_without_showing_it() {
+        for (url, must) in [
+            ("hush", "begin with redis://"),
+            ("http://hush", "begin with redis://"),
+            ("tcp://:hush@redis", "begin with redis://"),
+            ("redis://", "name a host"),
+            ("redis://:hush@", "name a host"),
+            ("redis://:hu/sh@redis", "name a host"),
+            ("redis://:hush@redis:0", "name a host"),
+            ("redis://:hush@redis:70000", "name a host"),
+            ("redis://:hush@redis/x", "have the number of a database"),
+            ("redis://:hush@redis/-1", "have the number of a database"),
+            ("redis://:hush@redis\n", "not hold white space"),
+            ("unix://hush", "name the absolute path"),
+            ("redis+unix:///?pass=hush", "name the absolute path"),
+        ] {
+            let found = url_faults(url);
+            assert_eq!(found.len(), 1, "{url}");
+            assert!(found[0].starts_with(&format!("redis.url must {must}")), "{url}: {found:?}");
+            assert!(!found[0].contains("hush"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_host_alone() {
+        for host in ["redis_1.example", "10.0.0.1", "::1"] {
+            assert_eq!(faults(|_, redis| redis.host = host.to_owned()), [""; 0], "{host}");
+        }
+        for host in ["", "tls://redis", "redis:6379", "user:hush@redis", "re dis", "[::1]", "/run/redis.sock"] {
+            let found = faults(|_, redis| redis.host = host.to_owned());
+            assert_eq!(found.len(), 1, "{host}");
+            assert!(found[0].starts_with("redis.host must be ") && !found[0].contains("hush"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn ports_databases_and_names_have_bounds() {
+        let found = faults(|_, redis| {
+            redis.port = 0;
+            redis.db = -1;
+            redis.key_prefix = "{a}".to_owned();
+            redis.sentinel_master = String::new();
+        });
+        let keys: Vec<&str> = found.iter().filter_map(|fault| fault.split(' ').next()).collect();
+        assert_eq!(keys, ["redis.port", "redis.db", "redis.key_prefix", "redis.sentinel_master"]);
+        assert_eq!(found[0], "redis.port is 0; it must be between 1 and 65535");
+    }
+
+    #[test]
+    fn nodes_are_hosts_with_ports() {
+        let list = |nodes: &[&str]| nodes.iter().map(|&node| node.to_owned()).collect::<Vec<_>>();
+        assert_eq!(faults(|_, redis| redis.sentinels = list(&["a:1", "[::1]:26379"])), [""; 0]);
+        for node in ["a", "a:", ":1", "a:0", "a:x", "a:+1", "a:70000", "::1:6379", "[a]:1", "redis://a:1", "u:hush@a:1"]
+        {
+            let found = faults(|_, redis| redis.cluster_nodes = list(&["b:1", node]));
+            assert_eq!(
+                found,
+                ["redis.cluster_nodes must be HOST:PORT each, such as redis-1:6379; number 2 is not"],
+                "{node}"
+            );
+        }
+    }
+
+    #[test]
+    fn there_is_one_way_to_redis() {
+        let (url, node) = (Secret::new("redis://a"), vec!["a:1".to_owned()]);
+        let found = faults(|_, redis| (redis.url, redis.sentinels) = (url.clone(), node.clone()));
+        assert_eq!(found, ["redis.url cannot stand beside redis.sentinels; leave one of them out"]);
+        let found = faults(|_, redis| (redis.url, redis.cluster_nodes) = (url.clone(), node.clone()));
+        assert_eq!(found, ["redis.url cannot stand beside redis.cluster_nodes; leave one of them out"]);
+        let found = faults(|_, redis| (redis.sentinels, redis.cluster_nodes) = (node.clone(), node.clone()));
+        assert_eq!(found, ["redis.sentinels cannot stand beside redis.cluster_nodes; leave one of them out"]);
+        let found = faults(|_, redis| (redis.db, redis.cluster_nodes) = (2, node.clone()));
+        assert_eq!(found, ["redis.db is 2, but a Redis Cluster has database 0 only; leave it out"]);
+        let found = faults(|_, redis| (redis.url, redis.tls) = (url.clone(), true));
+        assert_eq!(found, ["redis.tls is true, but redis.url is without TLS; let the URL begin with rediss://"]);
+        assert_eq!(faults(|_, redis| (redis.url, redis.tls) = (Secret::new("rediss://a"), true)), [""; 0]);
+    }
+}

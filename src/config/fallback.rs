@@ -1,0 +1,154 @@
+//! What counts where nothing else says it: Laravel's variables, and what Soketi calls its default app.
+
+use config::{Map, Value, ValueKind};
+
+type Table = Map<String, Value>;
+type Fields = Vec<(&'static str, Value)>;
+
+/// Gives those keys of `fallbacks` a value that have none. Soketi's default app has its names where
+/// no file has apps.
+pub(super) fn complete(root: &mut Table, fallbacks: &[(&'static str, Value)], files_have_apps: bool) {
+    let below = |place: &str| -> Fields {
+        fallbacks.iter().filter_map(|(key, value)| Some((key.strip_prefix(place)?, value.clone()))).collect()
+    };
+    first_app(root, below("apps.0."), true);
+    if !files_have_apps {
+        let names = [("id", "app-id"), ("key", "app-key"), ("secret", "app-secret")];
+        first_app(root, names.map(|(field, text)| (field, Value::new(None, text))).to_vec(), false);
+    }
+    // Laravel's own Redis is nobody's business on a node that needs none.
+    if needs_redis(root) {
+        redis(root, below("redis."));
+    }
+}
+
+/// Gives the first app those of `fields` that it lacks; without an app, makes one if `make` says so.
+fn first_app(root: &mut Table, fields: Fields, make: bool) {
+    let none = || Value::new(None, ValueKind::Array(Vec::new()));
+    if make && !fields.is_empty() {
+        root.entry("apps".to_owned()).or_insert_with(none);
+    }
+    let Some(Value { kind: ValueKind::Array(apps), .. }) = root.get_mut("apps") else { return };
+    if make && apps.is_empty() && !fields.is_empty() {
+        apps.push(Value::new(None, ValueKind::Table(Map::new())));
+    }
+    let Some(Value { kind: ValueKind::Table(app), .. }) = apps.first_mut() else { return };
+    for (field, value) in fields {
+        put_missing(app, field, value);
+    }
+}
+
+fn needs_redis(root: &Table) -> bool {
+    let Some(ValueKind::Table(cluster)) = root.get("cluster").map(|cluster| &cluster.kind) else { return false };
+    matches!(cluster.get("driver").map(|driver| &driver.kind), Some(ValueKind::String(driver)) if driver == "redis")
+}
+
+/// Laravel's variables describe one server: they complete what is said of it, and never contradict it.
+fn redis(root: &mut Table, mut fields: Fields) {
+    let none = || Value::new(None, ValueKind::Table(Map::new()));
+    let ValueKind::Table(redis) = &mut root.entry("redis".to_owned()).or_insert_with(none).kind else { return };
+    // As in Laravel a URL wins over the rest.
+    fields.sort_by_key(|(field, _)| *field != "url");
+    for (field, value) in fields {
+        let others: &[&str] = match field {
+            "url" => &["host", "port", "db", "username", "password", "sentinels", "cluster_nodes"],
+            "host" | "port" => &["url", "sentinels", "cluster_nodes"],
+            "db" => &["url", "cluster_nodes"],
+            _ => &["url"],
+        };
+        if !others.iter().any(|other| redis.get(*other).is_some_and(says_something)) {
+            put_missing(redis, field, value);
+        }
+    }
+}
+
+fn says_something(value: &Value) -> bool {
+    match &value.kind {
+        ValueKind::Nil => false,
+        ValueKind::String(text) => !text.is_empty(),
+        ValueKind::Array(items) => !items.is_empty(),
+        _ => true,
+    }
+}
+
+fn put_missing(table: &mut Table, field: &str, value: Value) {
+    let own = table.entry(field.to_owned()).or_insert_with(|| Value::new(None, ValueKind::Nil));
+    if own.kind == ValueKind::Nil {
+        *own = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Loaded, load};
+
+    fn load_with(variables: &[(&str, &str)]) -> Loaded {
+        load_for("redis", variables)
+    }
+
+    fn load_for(driver: &str, variables: &[(&str, &str)]) -> Loaded {
+        let environment = [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_ADAPTER_DRIVER", driver)];
+        let variables = environment.iter().chain(variables);
+        load(&[], variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap()
+    }
+
+    /// Who says where Redis is and how it is entered.
+    fn origins(loaded: &Loaded) -> Vec<(&str, &str)> {
+        let of_redis = loaded.origins.iter().filter(|(key, _)| key.starts_with("redis."));
+        of_redis.map(|(key, origin)| (key.as_str(), origin.as_str())).collect()
+    }
+
+    #[test]
+    fn laravels_redis_counts_where_nothing_else_says_it() {
+        let loaded = load_with(&[
+            ("REDIS_HOST", "laravel"),
+            ("REDIS_PORT", "6380"),
+            ("REDIS_PASSWORD", "0012"),
+            ("REDIS_USERNAME", "null"),
+            ("REDIS_DB", "2"),
+            ("SOKETI_DB_REDIS_HOST", "soketi"),
+        ]);
+        let redis = &loaded.config.redis;
+        assert_eq!((redis.host.as_str(), redis.port, redis.db, redis.username.as_str()), ("soketi", 6380, 2, ""));
+        assert_eq!(redis.password.expose(), b"0012");
+        assert_eq!(loaded.origins["redis.port"], "REDIS_PORT");
+    }
+
+    #[test]
+    fn laravels_url_wins_over_its_other_variables_only() {
+        let laravels = [("REDIS_URL", "redis://a:1"), ("REDIS_HOST", "b"), ("REDIS_PASSWORD", "hush")];
+        assert_eq!(origins(&load_with(&laravels)), [("redis.url", "REDIS_URL")]);
+        let own = [&laravels[..], &[("SOKETI_DB_REDIS_PORT", "2")]].concat();
+        assert_eq!(
+            origins(&load_with(&own)),
+            [
+                ("redis.host", "REDIS_HOST"),
+                ("redis.password", "REDIS_PASSWORD"),
+                ("redis.port", "SOKETI_DB_REDIS_PORT")
+            ]
+        );
+        let own = [&laravels[..], &[("GEMA_REDIS_URL", "redis://c")]].concat();
+        assert_eq!(origins(&load_with(&own)), [("redis.url", "GEMA_REDIS_URL")]);
+    }
+
+    #[test]
+    fn laravels_redis_never_contradicts_sentinels_or_a_cluster() {
+        let laravels = [("REDIS_URL", "redis://a"), ("REDIS_HOST", "b"), ("REDIS_DB", "2"), ("REDIS_PASSWORD", "hush")];
+        let sentinels = [&laravels[..], &[("GEMA_REDIS_SENTINELS", "s:1, t:2")]].concat();
+        let loaded = load_with(&sentinels);
+        assert_eq!(loaded.config.redis.sentinels, ["s:1", "t:2"]);
+        assert_eq!((loaded.config.redis.db, loaded.config.redis.host.as_str()), (2, "127.0.0.1"));
+        let nodes = [&laravels[..], &[("GEMA_REDIS_CLUSTER_NODES", r#"["c:1"]"#)]].concat();
+        assert_eq!(
+            origins(&load_with(&nodes)),
+            [("redis.cluster_nodes", "GEMA_REDIS_CLUSTER_NODES"), ("redis.password", "REDIS_PASSWORD")]
+        );
+    }
+
+    #[test]
+    fn laravels_redis_is_not_looked_at_by_a_node_that_needs_none() {
+        let loaded = load_for("local", &[("REDIS_URL", "tcp://predis"), ("REDIS_HOST", "/run/redis.sock")]);
+        assert_eq!(origins(&loaded), []);
+        assert_eq!(loaded.warnings, [""; 0]);
+    }
+}
