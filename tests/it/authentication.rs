@@ -446,7 +446,7 @@ async fn encrypted_payloads_pass_through_unread_and_no_key_is_asked_for() {
 
     let config = Config { apps: vec![AppEntry::soketi_default()], ..Config::default() };
     let config = serde_json::to_string(&config).unwrap();
-    assert!(!config.contains("encrypt") && !config.contains("master"), "{config}");
+    assert!(!config.contains("encrypt") && !config.contains("master_key"), "{config}");
 }
 
 /// What all secrets of the next test contain, and nothing else.
