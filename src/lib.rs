@@ -26,6 +26,7 @@
 //! * *letter*: one thing in an inbox. *turn*: one round of a shard's loop.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod limiter;

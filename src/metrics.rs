@@ -1,5 +1,7 @@
 //! What is counted, under Soketi's names where it has one. Gauges are set from the tables when somebody asks.
 
+mod cluster;
+
 use prometheus::Encoder;
 use prometheus::Gauge;
 use prometheus::GaugeVec;
@@ -11,6 +13,9 @@ use prometheus::IntGauge;
 use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
+
+pub use cluster::ClusterMeters;
+pub use cluster::Dropped;
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub struct Metrics {
     pub outbox_bytes: IntGauge,
     /// Connections closed because of a panic while serving them; each is a fault of gema.
     pub panics: IntCounter,
+    /// The link to the other nodes, where there are any.
+    pub cluster: Option<ClusterMeters>,
 }
 
 /// What one app's traffic is counted in; the handles are made once.
@@ -145,8 +152,9 @@ const APP: &[&str] = &["app_id", "port"];
 const APP_CAUSE: &[&str] = &["app_id", "port", "cause"];
 
 impl Metrics {
-    /// Counters at zero. `prefix` stands before Soketi's names, `port` is the main port, a label.
-    pub fn new(prefix: &str, port: u16) -> Self {
+    /// Counters at zero. `prefix` stands before Soketi's names, `port` is the main port, a label; `clustered`
+    /// where there are other nodes.
+    pub fn new(prefix: &str, port: u16, clustered: bool) -> Self {
         let registry = Registry::new();
         let soketi = Maker { registry: &registry, prefix };
         let own = Maker { registry: &registry, prefix: "gema_" };
@@ -173,8 +181,9 @@ impl Metrics {
         let publish_to_socket = own.register(Histogram::with_opts(latency));
         let outbox_bytes = own.register(IntGauge::new("gema_outbox_bytes", "Bytes that wait for slow clients"));
         let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection"));
+        let cluster = clustered.then(|| ClusterMeters::new(&own));
         register_process(&registry, prefix);
-        Self { by_app, publish_to_socket, outbox_bytes, panics, port: port.to_string(), registry }
+        Self { by_app, publish_to_socket, outbox_bytes, panics, cluster, port: port.to_string(), registry }
     }
 
     /// The meters of one app.

@@ -19,6 +19,7 @@ pub use publish::PublishError;
 pub use query::ChannelFacts;
 pub use query::InfoError;
 
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ pub struct Node {
     sockets_max: usize,
     leaving: AtomicBool,
     inboxes: Arc<Inboxes>,
+    cluster: Option<Arc<Cluster>>,
     metrics: Arc<Metrics>,
 }
 
@@ -41,9 +43,13 @@ impl Node {
     /// A node with the configured apps. `sockets_max` bounds the WebSocket connections of the process.
     pub fn new(config: &Config, inboxes: Arc<Inboxes>, metrics: Arc<Metrics>, sockets_max: usize) -> Self {
         let (mut by_id, mut by_key) = (HashMap::new(), HashMap::new());
+        let cluster = metrics
+            .cluster
+            .clone()
+            .map(|meters| Arc::new(Cluster::new(&config.cluster, &config.redis, Arc::clone(&inboxes), meters)));
         for app in config.apps() {
             let keys: Vec<String> = app.keys.iter().map(|pair| pair.key.clone()).collect();
-            let app = Arc::new(App::new(app, Arc::clone(&inboxes), &metrics));
+            let app = Arc::new(App::new(app, Arc::clone(&inboxes), cluster.clone(), &metrics));
             by_id.insert(app.id.clone(), Arc::clone(&app));
             by_key.extend(keys.into_iter().map(|key| (key, Arc::clone(&app))));
         }
@@ -55,6 +61,7 @@ impl Node {
             sockets_max,
             leaving: AtomicBool::new(false),
             inboxes,
+            cluster,
             metrics,
         }
     }
@@ -84,6 +91,11 @@ impl Node {
         &self.inboxes
     }
 
+    /// The other nodes, where there are any.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
     /// Takes no new connections from now on.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
@@ -109,6 +121,9 @@ impl Node {
 
     /// Sets the gauges to what the tables hold now.
     pub fn measure(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.measure();
+        }
         for app in self.by_id.values() {
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);

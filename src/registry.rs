@@ -3,17 +3,25 @@
 //!
 //! Invariant: what a change announces is put into the shards' inboxes under the same lock as the change
 //! itself. So every shard hears of changes and events in the order in which they happened, and a new
-//! subscriber's list and the notices behind it never overlap and never leave a gap.
+//! subscriber's list and the notices behind it never overlap and never leave a gap. What other nodes have to
+//! hear is put into the outgoing queue under that lock, too.
 
 pub mod address;
+mod channel;
 mod channels;
+mod hearing;
 pub mod inbox;
 mod members;
+pub mod outgoing;
+mod replica;
+mod shared;
 mod users;
+mod word;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -21,15 +29,24 @@ pub use channels::ChannelInfo;
 pub use channels::Full;
 pub use channels::JoinRules;
 pub use channels::Leaver;
+pub use replica::Entry;
+pub use word::Heard;
+pub use word::Own;
+pub use word::Placed;
+pub use word::Snapshot;
 
 use crate::registry::channels::Channels;
 use crate::registry::inbox::Inboxes;
+use crate::registry::outgoing::Outgoing;
 use crate::registry::users::Users;
 
 /// The state of one app in this process.
 #[derive(Debug)]
 pub struct AppState {
+    id: Arc<str>,
     inboxes: Arc<Inboxes>,
+    /// Where other nodes have a say.
+    outgoing: Option<Arc<Outgoing>>,
     channels: Channels,
     users: Mutex<Users>,
     connections: AtomicUsize,
@@ -37,8 +54,14 @@ pub struct AppState {
 
 impl AppState {
     /// An app that nobody is connected to.
-    pub fn new(inboxes: Arc<Inboxes>) -> Self {
-        Self { inboxes, channels: Channels::default(), users: Mutex::default(), connections: AtomicUsize::new(0) }
+    pub fn new(id: &str, inboxes: Arc<Inboxes>, outgoing: Option<Arc<Outgoing>>) -> Self {
+        let (channels, users, connections) = (Channels::default(), Mutex::default(), AtomicUsize::new(0));
+        Self { id: id.into(), inboxes, outgoing, channels, users, connections }
+    }
+
+    /// The app's id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
     }
 
     /// Counts one more connection, unless there are `max` already.
@@ -55,5 +78,17 @@ impl AppState {
     /// Signed-in users.
     pub fn users_online(&self) -> usize {
         self.users.lock().online()
+    }
+
+    /// The link to the other nodes is there: tells what is here, and listens to what matters here.
+    pub fn linked(&self, now: Instant) {
+        self.open_channels(now);
+        self.open_users();
+    }
+
+    /// The link is lost: what is here counts.
+    pub fn unlinked(&self, now: Instant) {
+        self.settle_channels(now);
+        self.settle_users();
     }
 }

@@ -9,8 +9,12 @@ use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
+use crate::cluster::Cluster;
+use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::http::Api;
 use crate::metrics::Metrics;
@@ -26,6 +30,9 @@ use crate::tasks::Tasks;
 /// a tenth of what the process may open, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
+/// How long leaving the cluster may take, even if no time is left.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -36,6 +43,7 @@ pub struct Server {
     tasks: Tasks,
     /// Hears of each shard that ends.
     shards: mpsc::Receiver<()>,
+    link: Option<ClusterLink>,
     drain_time: Duration,
     open_files: u64,
 }
@@ -91,9 +99,11 @@ impl Server {
         let metrics_address = metrics_listener.local_addr()?;
 
         let inboxes = Arc::new(Inboxes::new(workers));
-        let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port()));
+        let clustered = config.cluster.driver == ClusterDriver::Redis;
+        let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
+        let link = node.cluster().cloned().map(ClusterLink::start).transpose()?;
         let stop = CancellationToken::new();
         let (ended, shards) = mpsc::channel(workers);
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -110,7 +120,7 @@ impl Server {
         Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         let drain_time = config.server.drain_seconds.duration();
-        Ok(Self { address, metrics_address, node, stop, tasks, shards, drain_time, open_files })
+        Ok(Self { address, metrics_address, node, stop, tasks, shards, link, drain_time, open_files })
     }
 
     /// The main port's address.
@@ -152,6 +162,9 @@ impl Server {
         }
         let all_ended = async { while self.shards.recv().await.is_some() {} };
         let _ = tokio::time::timeout(self.drain_time, all_ended).await;
+        if let Some(link) = self.link.take() {
+            link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
+        }
         self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
@@ -178,6 +191,40 @@ impl Drop for Ended {
     fn drop(&mut self) {
         // There is room for a word of each shard; without a server nobody wants to know.
         let _ = self.0.try_send(());
+    }
+}
+
+/// The threads that keep the link to the other nodes. What comes from them may wait for a shard there, and
+/// holds up nobody else.
+#[derive(Debug)]
+struct ClusterLink {
+    stop: DropGuard,
+    ended: oneshot::Receiver<()>,
+}
+
+impl ClusterLink {
+    fn start(cluster: Arc<Cluster>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("gema-cluster")
+            .enable_all()
+            .build()?;
+        let stop = CancellationToken::new();
+        let (end, ended) = oneshot::channel();
+        let until = stop.clone();
+        std::thread::Builder::new().name("gema-link".to_owned()).spawn(move || {
+            runtime.block_on(cluster.run(until));
+            runtime.shutdown_background();
+            // Without a server nobody wants to know.
+            let _ = end.send(());
+        })?;
+        Ok(Self { stop: stop.drop_guard(), ended })
+    }
+
+    /// Leaves the cluster, within this time.
+    async fn end(self, at_most: Duration) {
+        drop(self.stop);
+        let _ = tokio::time::timeout(at_most, self.ended).await;
     }
 }
 

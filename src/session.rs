@@ -147,6 +147,15 @@ impl Session {
         self.refuse(Cause::InvalidMessage, None, "Binary messages are not supported", answers);
     }
 
+    /// There was no room on a channel that it wanted to join.
+    pub fn on_refused(&mut self, channel: &ChannelName) -> Vec<Frame> {
+        let Ok(place) = self.find(channel.as_str()) else { return Vec::new() };
+        self.subscriptions.remove(place);
+        self.app.meters.refused(Cause::Subscription);
+        let error = SubscribeError::Full;
+        vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
+    }
+
     /// Leaves everything. What came before is still in the inbox.
     pub fn end(&mut self, node: &Node, now: Instant) {
         for subscription in std::mem::take(&mut self.subscriptions) {

@@ -160,6 +160,7 @@ impl Shard {
                 Letter::Event(channel, event) => self.on_event(channel, event),
                 Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
                 Letter::Left(slot, channel) => self.on_left(slot, channel),
+                Letter::Refused(slot, channel) => self.on_refused(slot, &channel),
                 Letter::Send(slot, frame) => self.send(slot, &frame),
                 // Closing empties the inbox once more, so it waits until this is done.
                 Letter::Close(slot, close) => self.closing.push((slot, close)),

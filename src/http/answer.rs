@@ -96,7 +96,7 @@ impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         let message = error.to_string();
         match error {
-            PublishError::Overloaded => Self::Unavailable(message),
+            PublishError::Overloaded | PublishError::CutOff => Self::Unavailable(message),
             PublishError::TooFast(retry_after) => Self::TooMany { message, retry_after },
         }
     }

@@ -50,7 +50,7 @@ impl Api {
         &self,
         request: Request<Body>,
         app_id: &str,
-        answer: impl FnOnce(&Signed) -> Result<(Response, usize), Refusal>,
+        answer: impl AsyncFnOnce(&Signed) -> Result<(Response, usize), Refusal>,
     ) -> Response {
         match self.0.node.app_by_id(app_id).cloned() {
             Some(app) => self.signed_for(app, request, answer).await,
@@ -66,11 +66,11 @@ impl Api {
         &self,
         app: Arc<App>,
         request: Request<Body>,
-        answer: impl FnOnce(&Signed) -> Result<(Response, usize), Refusal>,
+        answer: impl AsyncFnOnce(&Signed) -> Result<(Response, usize), Refusal>,
     ) -> Response {
         let meters = Arc::clone(&app.meters);
         let outcome = match self.check(app, request).await {
-            Ok(signed) => answer(&signed).map(|answered| (answered, signed.body.len())),
+            Ok(signed) => answer(&signed).await.map(|answered| (answered, signed.body.len())),
             Err(refusal) => Err(refusal),
         };
         match outcome {

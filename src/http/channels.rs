@@ -20,10 +20,10 @@ use crate::protocol::request;
 
 /// `GET /apps/{app_id}/channels`.
 pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
-    api.signed(request, &app_id, |signed| {
+    api.signed(request, &app_id, async |signed| {
         admit(signed)?;
         let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
-        let channels = signed.app.channel_list(&prefix, signed.info())?;
+        let channels = signed.app.channel_list(&prefix, signed.info()).await?;
         Ok(answer::json(&json!({ "channels": channels })))
     })
     .await
@@ -35,9 +35,9 @@ pub(super) async fn one(
     Path((app_id, channel)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    api.signed(request, &app_id, |signed| {
+    api.signed(request, &app_id, async |signed| {
         admit(signed)?;
-        let facts = signed.app.channel_facts(&name(signed, &channel)?, signed.info())?;
+        let facts = signed.app.channel_facts(&name(signed, &channel)?, signed.info()).await?;
         Ok(answer::json(&facts))
     })
     .await
@@ -49,9 +49,9 @@ pub(super) async fn users(
     Path((app_id, channel)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    api.signed(request, &app_id, |signed| {
+    api.signed(request, &app_id, async |signed| {
         admit(signed)?;
-        let users = signed.app.channel_users(&name(signed, &channel)?)?;
+        let users = signed.app.channel_users(&name(signed, &channel)?).await?;
         let users: Vec<_> = users.iter().map(|id| json!({ "id": id })).collect();
         Ok(answer::json(&json!({ "users": users })))
     })
@@ -64,7 +64,7 @@ pub(super) async fn terminate(
     Path((app_id, user_id)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    api.signed(request, &app_id, |signed| Ok(terminated(signed, &user_id))).await
+    api.signed(request, &app_id, async |signed| Ok(terminated(signed, &user_id).await)).await
 }
 
 /// The same as Python's library asks for it: without the app's id, which its key stands for.
@@ -79,11 +79,11 @@ pub(super) async fn terminate_by_key(
     let Some(app) = api.0.node.app_by_key(&key).cloned() else {
         return Refusal::Unauthorized("Unknown auth_key".to_owned()).into_response();
     };
-    api.signed_for(app, request, |signed| Ok(terminated(signed, &user_id))).await
+    api.signed_for(app, request, async |signed| Ok(terminated(signed, &user_id).await)).await
 }
 
-fn terminated(signed: &Signed, user_id: &str) -> (Response, usize) {
-    signed.app.terminate(user_id);
+async fn terminated(signed: &Signed, user_id: &str) -> (Response, usize) {
+    signed.app.terminate(user_id).await;
     answer::empty_object()
 }
 

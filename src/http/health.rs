@@ -20,7 +20,13 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
     if api.0.node.is_leaving() {
         return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
     }
-    answer::text(StatusCode::OK, "OK")
+    match api.0.node.cluster() {
+        Some(cluster) if !cluster.is_linked() && cluster.is_strict() => {
+            answer::text(StatusCode::SERVICE_UNAVAILABLE, "Redis is away. Choose another server.")
+        }
+        Some(cluster) if !cluster.is_linked() => answer::text(StatusCode::OK, "OK, degraded: Redis is away"),
+        _ => answer::text(StatusCode::OK, "OK"),
+    }
 }
 
 /// `GET /accept-traffic`: it takes connections and has memory for more.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::cluster::Cluster;
 use crate::config;
 use crate::config::Limits;
 use crate::limiter::Bucket;
@@ -34,22 +35,35 @@ pub struct App {
     pub keys: Keys,
     /// What is counted.
     pub meters: Arc<AppMeters>,
-    pub(super) state: AppState,
+    pub(super) state: Arc<AppState>,
+    /// The other nodes, where there are any.
+    pub(super) cluster: Option<Arc<Cluster>>,
     open: AtomicUsize,
     backend_events: Option<Mutex<Bucket>>,
     read_requests: Option<Mutex<Bucket>>,
 }
 
 impl App {
-    pub(super) fn new(app: config::App, inboxes: Arc<Inboxes>, metrics: &Metrics) -> Self {
+    pub(super) fn new(
+        app: config::App,
+        inboxes: Arc<Inboxes>,
+        cluster: Option<Arc<Cluster>>,
+        metrics: &Metrics,
+    ) -> Self {
         let now = Instant::now();
         let keys = Keys::new(app.keys.iter().map(|pair| (&*pair.key, pair.secret.expose())));
+        let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
+        let state = Arc::new(AppState::new(&app.id, inboxes, outgoing));
+        if let Some(cluster) = &cluster {
+            cluster.add(Arc::clone(&state));
+        }
         Self {
             meters: Arc::new(metrics.app(&app.id)),
             id: app.id,
             enabled: app.enabled,
             keys,
-            state: AppState::new(inboxes),
+            state,
+            cluster,
             open: AtomicUsize::new(0),
             backend_events: Bucket::new(app.limits.max_backend_events_per_second, now).map(Mutex::new),
             read_requests: Bucket::new(app.limits.max_read_requests_per_second, now).map(Mutex::new),

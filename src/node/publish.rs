@@ -28,6 +28,9 @@ pub enum PublishError {
     /// Some shard lags too far behind.
     #[error("The server cannot keep up with what is published, try again")]
     Overloaded,
+    /// The other nodes cannot be reached, and too much waits for them already.
+    #[error("The other nodes cannot be reached, because Redis is away; try again")]
+    CutOff,
     /// The app has used up what it may publish in a second.
     #[error("The app publishes more than it may, try again in {} ms", .0.as_millis())]
     TooFast(Duration),
@@ -39,12 +42,15 @@ impl Node {
         if self.inboxes.is_full() {
             return Err(PublishError::Overloaded);
         }
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.outgoing().is_full()) {
+            return Err(PublishError::CutOff);
+        }
         app.take_backend_events(events, now).map_err(PublishError::TooFast)
     }
 
     /// Whether a client may send another event, as far as the server can keep up.
     pub fn has_room(&self) -> bool {
-        !self.inboxes.is_full()
+        !self.inboxes.is_full() && !self.cluster.as_ref().is_some_and(|cluster| cluster.outgoing().is_full())
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the application may ask about its channels (Pusher HTTP API, "Attributes").
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::time::Duration;
 use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Map;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::node::App;
 use crate::protocol::channel::ChannelName;
@@ -36,24 +38,39 @@ pub type ChannelFacts = Map<String, Value>;
 
 impl App {
     /// What applies to a channel of what a publisher asks for.
-    pub fn facts_after_publish(&self, channel: &ChannelName, info: InfoRequest) -> ChannelFacts {
-        let found = self.state.channel(channel.as_str(), Instant::now());
-        facts(channel, info, found.users, found.subscriptions)
+    pub async fn facts_after_publish(&self, channel: &ChannelName, info: InfoRequest) -> ChannelFacts {
+        facts(channel, info, &self.counts(channel, info).await)
     }
 
     /// The occupied channels whose names start with `prefix`.
-    pub fn channel_list(&self, prefix: &str, info: InfoRequest) -> Result<Map<String, Value>, InfoError> {
+    pub async fn channel_list(&self, prefix: &str, info: InfoRequest) -> Result<Map<String, Value>, InfoError> {
         if info.user_count && !prefix.starts_with("presence-") {
             return Err(InfoError::PrefixNotPresence);
         }
-        let found = self.state.channels(prefix).into_iter();
-        Ok(found
-            .map(|(name, found)| (name.to_string(), facts(&name, info, found.users, found.subscriptions).into()))
-            .collect())
+        let mut found: BTreeMap<ChannelName, Counts> = BTreeMap::new();
+        for (name, here) in self.state.channels(prefix) {
+            found.insert(name, Counts { users: here.users, subscriptions: here.subscriptions });
+        }
+        if let Some(cluster) = &self.cluster
+            && let Some(elsewhere) = cluster.channels_elsewhere(&self.id).await
+        {
+            for (name, count) in elsewhere {
+                if name.as_str().starts_with(prefix) && name.user().is_none() {
+                    found.entry(name).or_default().subscriptions += count;
+                }
+            }
+            let names: Vec<ChannelName> =
+                found.keys().filter(|name| info.user_count && name.kind().presence).cloned().collect();
+            let users = cluster.user_counts(&self.id, &names).await.unwrap_or_default();
+            for (name, users) in names.iter().zip(users) {
+                found.entry(name.clone()).or_default().users = users;
+            }
+        }
+        Ok(found.iter().map(|(name, counts)| (name.to_string(), facts(name, info, counts).into())).collect())
     }
 
     /// One channel, occupied or not.
-    pub fn channel_facts(&self, channel: &ChannelName, info: InfoRequest) -> Result<ChannelFacts, InfoError> {
+    pub async fn channel_facts(&self, channel: &ChannelName, info: InfoRequest) -> Result<ChannelFacts, InfoError> {
         let kind = channel.kind();
         if info.user_count && !kind.presence {
             return Err(InfoError::NotPresence);
@@ -61,33 +78,70 @@ impl App {
         if info.cache && !kind.cached {
             return Err(InfoError::NotCached);
         }
-        let found = self.state.channel(channel.as_str(), Instant::now());
+        let found = self.counts(channel, InfoRequest { subscription_count: true, ..info }).await;
         let mut answer = Map::from_iter([("occupied".to_owned(), Value::from(found.subscriptions > 0))]);
-        answer.extend(facts(channel, info, found.users, found.subscriptions));
+        answer.extend(facts(channel, info, &found));
         if info.cache {
-            let cached =
-                found.cached.map(|(frame, left)| serde_json::json!({ "data": data_of(&frame), "ttl": left.as_secs() }));
-            answer.insert("cache".to_owned(), cached.unwrap_or_default());
+            let cached = self.cached(channel).await;
+            let told = cached.map(|(frame, left)| json!({ "data": data_of(&frame), "ttl": left.as_secs() }));
+            answer.insert("cache".to_owned(), told.unwrap_or_default());
         }
         Ok(answer)
     }
 
     /// The distinct users of a presence channel.
-    pub fn channel_users(&self, channel: &ChannelName) -> Result<Vec<Arc<str>>, InfoError> {
+    pub async fn channel_users(&self, channel: &ChannelName) -> Result<Vec<String>, InfoError> {
         if !channel.kind().presence {
             return Err(InfoError::NoUsers);
         }
-        Ok(self.state.members(channel.as_str()))
+        if let Some(cluster) = &self.cluster
+            && let Some(users) = cluster.users(&self.id, channel).await
+        {
+            return Ok(users);
+        }
+        Ok(self.state.members(channel.as_str()).iter().map(ToString::to_string).collect())
+    }
+
+    /// How many are on a channel, on all nodes; what nobody asks for may be of this node only.
+    async fn counts(&self, channel: &ChannelName, info: InfoRequest) -> Counts {
+        let here = self.state.channel(channel.as_str(), Instant::now());
+        let mut counts = Counts { users: here.users, subscriptions: here.subscriptions };
+        let Some(cluster) = &self.cluster else { return counts };
+        if info.subscription_count {
+            counts.subscriptions += cluster.subscriptions_elsewhere(&self.id, channel).await.unwrap_or_default();
+        }
+        if info.user_count && channel.kind().presence {
+            let users = cluster.user_counts(&self.id, std::slice::from_ref(channel)).await;
+            counts.users = users.and_then(|users| users.first().copied()).unwrap_or(counts.users);
+        }
+        counts
+    }
+
+    /// What a cache channel remembers, and how long it will.
+    async fn cached(&self, channel: &ChannelName) -> Option<(Frame, Duration)> {
+        if let Some(cluster) = &self.cluster
+            && let Some(cached) = cluster.cached(&self.id, channel).await
+        {
+            return cached;
+        }
+        self.state.channel(channel.as_str(), Instant::now()).cached
     }
 }
 
-fn facts(channel: &ChannelName, info: InfoRequest, users: usize, subscriptions: usize) -> ChannelFacts {
+/// How many are on a channel.
+#[derive(Debug, Default)]
+struct Counts {
+    users: usize,
+    subscriptions: usize,
+}
+
+fn facts(channel: &ChannelName, info: InfoRequest, counts: &Counts) -> ChannelFacts {
     let mut facts = Map::new();
     if info.user_count && channel.kind().presence {
-        facts.insert("user_count".to_owned(), users.into());
+        facts.insert("user_count".to_owned(), counts.users.into());
     }
     if info.subscription_count {
-        facts.insert("subscription_count".to_owned(), subscriptions.into());
+        facts.insert("subscription_count".to_owned(), counts.subscriptions.into());
     }
     facts
 }

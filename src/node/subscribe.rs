@@ -3,8 +3,6 @@
 use std::time::Instant;
 
 use crate::node::App;
-use crate::protocol::code::Close;
-use crate::protocol::code::CloseCode;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
@@ -52,8 +50,12 @@ impl App {
         self.state.sign_out(address, user);
     }
 
-    /// Closes every connection signed in as this user.
-    pub fn terminate(&self, user_id: &str) {
-        self.state.terminate(user_id, &Close::new(CloseCode::Unauthorized, "You got disconnected by the app."));
+    /// Closes every connection signed in as this user, on all nodes. Returns how many there were.
+    pub async fn terminate(&self, user_id: &str) -> u64 {
+        let here = self.state.terminate(user_id) as u64;
+        match &self.cluster {
+            Some(cluster) => here + cluster.terminate(&self.state, user_id).await,
+            None => here,
+        }
     }
 }

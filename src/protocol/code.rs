@@ -57,6 +57,9 @@ pub struct Close {
     pub reason: std::borrow::Cow<'static, str>,
 }
 
+/// The application wants the user's connections closed.
+pub const TERMINATED: Close = Close::new(CloseCode::Unauthorized, "You got disconnected by the app.");
+
 impl Close {
     /// A close with a fixed reason.
     pub const fn new(code: CloseCode, reason: &'static str) -> Self {

@@ -23,7 +23,7 @@ pub const MAGIC: &str = "gema/1 ";
 const HEAD_MAX: usize = 256;
 
 /// One run of one process of a cluster. Never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
 
 impl NodeId {
@@ -178,13 +178,16 @@ impl Envelope {
                 };
                 let cached_for_ms = fields.number()?;
                 let length: usize = fields.number()?;
-                let frame = Frame::received(body.clone()).filter(|_| length == body.len())?;
+                let frame = Frame::received(body).filter(|_| length == body.len())?;
                 Self::Event(RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame })
             }
             "member" => {
                 let (version, of) = (fields.number()?, fields.node()?);
                 let (user_id, info) = two_texts(&mut fields, body)?;
-                let user_info = (!info.is_empty()).then(|| info.into());
+                let user_info = match info {
+                    "" => None,
+                    info => Some(json(info)?),
+                };
                 Self::Member(Change { by: node, version, node: of, user_id: user_id.into(), user_info })
             }
             "count" => Self::Count(node, fields.number().filter(|_| body.is_empty())?),
@@ -234,6 +237,11 @@ pub fn member_head(by: NodeId) -> String {
     format!("{MAGIC}member {by} ")
 }
 
+/// What is told about a user, if it is JSON.
+pub fn json(text: &str) -> Option<Arc<str>> {
+    serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok().then(|| text.into())
+}
+
 /// What a first line holds, by and by.
 struct Fields<'a>(std::str::Split<'a, char>);
 
@@ -272,8 +280,7 @@ mod tests {
     fn samples() -> Vec<Envelope> {
         let (one, other) = (node("0123456789abcdef"), node("fedcba9876543210"));
         let frame = event::published("orders", "shipped", r#""{}""#);
-        let event =
-            RemoteEvent { node: one, number: 7, accepted_micros: 1, except: None, cached_for_ms: 0, frame };
+        let event = RemoteEvent { node: one, number: 7, accepted_micros: 1, except: None, cached_for_ms: 0, frame };
         let except = RemoteEvent { except: SocketId::parse("12.34"), cached_for_ms: 1_800_000, ..event.clone() };
         let came = Change {
             by: one,

@@ -31,8 +31,8 @@ impl Frame {
     }
 
     /// A frame that another node has made: one whole text frame with JSON in it, or nothing.
-    pub fn received(bytes: Bytes) -> Option<Self> {
-        let mut cursor = Cursor::new(&*bytes);
+    pub fn received(bytes: &Bytes) -> Option<Self> {
+        let mut cursor = Cursor::new(&bytes[..]);
         let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
         let payload = &bytes[cursor.position() as usize..];
         let plain = header == FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };

@@ -1,10 +1,9 @@
-//! The channels of one app: how many listen on which shard, who is present, what is cached.
+//! The channels of one app.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::hash::RandomState;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,26 +11,26 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::event;
+use crate::protocol::envelope::NodeId;
 use crate::protocol::frame::Frame;
 use crate::protocol::grant::Grant;
 use crate::registry::AppState;
 use crate::registry::address::Address;
-use crate::registry::inbox::ChannelId;
+use crate::registry::channel::Channel;
+use crate::registry::channel::Joiner;
+use crate::registry::channel::Scope;
 use crate::registry::inbox::Event;
-use crate::registry::inbox::Inboxes;
-use crate::registry::inbox::Letter;
 use crate::registry::inbox::Sleepers;
-use crate::registry::members::Members;
+use crate::registry::outgoing::Placement;
+use crate::registry::outgoing::Task;
+use crate::registry::word::Heard;
+use crate::registry::word::Own;
+use crate::registry::word::Placed;
+use crate::registry::word::Snapshot;
 
 /// Locks that the channels of an app are spread over.
 const PARTS: usize = 32;
-/// Above so many subscribers their number is told at most once in [`COUNT_PAUSE`].
-const COUNT_AT_ONCE_MAX: usize = 100;
-/// See [`COUNT_AT_ONCE_MAX`]; both are Pusher's figures.
-const COUNT_PAUSE: Duration = Duration::from_secs(5);
 
 /// All channels of an app.
 #[derive(Debug)]
@@ -40,31 +39,10 @@ pub(super) struct Channels {
     parts: Vec<Mutex<HashMap<ChannelName, Channel>>>,
     /// Channels whose subscribers still have to hear how many they are.
     uncounted: Mutex<Vec<ChannelName>>,
+    /// Channels with something unclear between the nodes.
+    uneasy: Mutex<Vec<ChannelName>>,
     /// Counts the parts that have been rid of what has outlived its time.
     swept: AtomicUsize,
-}
-
-#[derive(Debug)]
-struct Channel {
-    id: ChannelId,
-    /// Subscriptions on each shard.
-    subscriptions: Box<[u32]>,
-    members: Option<Box<Members>>,
-    cached: Option<Box<Cached>>,
-    counted: Option<Box<Counted>>,
-}
-
-#[derive(Debug)]
-struct Cached {
-    frame: Frame,
-    until: Instant,
-}
-
-/// When the subscribers last heard how many they are, and whether that has changed since.
-#[derive(Debug)]
-struct Counted {
-    at: Instant,
-    stale: bool,
 }
 
 /// What a join or leave has to keep to.
@@ -105,7 +83,13 @@ pub struct ChannelInfo {
 impl Default for Channels {
     fn default() -> Self {
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
-        Self { hasher: RandomState::new(), parts, uncounted: Mutex::default(), swept: AtomicUsize::new(0) }
+        Self {
+            hasher: RandomState::new(),
+            parts,
+            uncounted: Mutex::default(),
+            uneasy: Mutex::default(),
+            swept: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -115,167 +99,104 @@ impl Channels {
     fn with<R>(&self, name: &str, f: impl FnOnce(&mut HashMap<ChannelName, Channel>) -> R) -> R {
         f(&mut self.parts[self.hasher.hash_one(name) as usize % PARTS].lock())
     }
-}
 
-impl Channel {
-    fn new(shards: usize) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self {
-            id: ChannelId(NEXT.fetch_add(1, Ordering::Relaxed)),
-            subscriptions: vec![0; shards].into(),
-            members: None,
-            cached: None,
-            counted: None,
-        }
+    fn names(&self) -> Vec<ChannelName> {
+        self.parts.iter().flat_map(|part| part.lock().keys().cloned().collect::<Vec<_>>()).collect()
     }
-
-    fn total(&self) -> usize {
-        self.subscriptions.iter().map(|&count| count as usize).sum()
-    }
-
-    fn users(&self) -> usize {
-        self.members.as_ref().map_or(0, |members| members.count())
-    }
-
-    fn cached(&mut self, now: Instant) -> Option<&Cached> {
-        self.cached.take_if(|cached| cached.until <= now);
-        self.cached.as_deref()
-    }
-
-    /// Nothing needs the entry any more.
-    fn is_idle(&mut self, now: Instant) -> bool {
-        self.total() == 0 && self.cached(now).is_none()
-    }
-
-    /// Puts an event into the inbox of each shard that has subscribers.
-    fn announce(&self, inboxes: &Inboxes, event: &Event, sleepers: &mut Sleepers) {
-        for (shard, &count) in self.subscriptions.iter().enumerate() {
-            if count > 0 {
-                inboxes.put(shard, Letter::Event(self.id, event.clone()), sleepers);
-            }
-        }
-    }
-
-    /// Tells the subscribers how many they are, now or, for a large channel, a little later.
-    /// Returns whether somebody must come back for it.
-    fn announce_count(&mut self, name: &str, inboxes: &Inboxes, now: Instant, sleepers: &mut Sleepers) -> bool {
-        let total = self.total();
-        if total == 0 {
-            self.counted = None;
-            return false;
-        }
-        if let Some(counted) = &mut self.counted
-            && total > COUNT_AT_ONCE_MAX
-            && now.duration_since(counted.at) < COUNT_PAUSE
-        {
-            return !std::mem::replace(&mut counted.stale, true);
-        }
-        self.counted = Some(Box::new(Counted { at: now, stale: false }));
-        self.announce(inboxes, &Event::of(event::subscription_count(name, total), now), sleepers);
-        false
-    }
-}
-
-impl Event {
-    /// An event for everybody.
-    fn of(frame: Frame, accepted: Instant) -> Self {
-        Self { frame, except: None, accepted }
-    }
-}
-
-/// Whether the subscribers of a channel of this name hear how many they are, where that is switched on.
-fn is_counted(name: &ChannelName) -> bool {
-    let kind = name.kind();
-    !kind.presence && kind.access != Access::User
 }
 
 impl AppState {
+    fn scope(&self, now: Instant) -> Scope<'_> {
+        Scope {
+            inboxes: &self.inboxes,
+            outgoing: self.outgoing.as_deref(),
+            app: &self.id,
+            now,
+            sleepers: Sleepers::default(),
+            uncounted: false,
+            uneasy: false,
+        }
+    }
+
+    /// Runs `f` under the lock of the channel called `name`, and does afterwards what it leaves to do.
+    fn change<R>(
+        &self,
+        name: &ChannelName,
+        now: Instant,
+        f: impl FnOnce(&mut HashMap<ChannelName, Channel>, &mut Scope<'_>) -> R,
+    ) -> R {
+        let mut scope = self.scope(now);
+        let outcome = self.channels.with(name.as_str(), |channels| f(channels, &mut scope));
+        if scope.uncounted {
+            self.channels.uncounted.lock().push(name.clone());
+        }
+        if scope.uneasy {
+            self.channels.uneasy.lock().push(name.clone());
+        }
+        scope.sleepers.wake(&self.inboxes);
+        outcome
+    }
+
+    /// The same for a channel that must be there.
+    fn change_known(&self, name: &ChannelName, now: Instant, f: impl FnOnce(&mut Channel, &mut Scope<'_>)) {
+        self.change(name, now, |channels, scope| {
+            if let Some(channel) = channels.get_mut(name.as_str()) {
+                f(channel, scope);
+            }
+        });
+    }
+
     /// Joins a channel. The answer, the member list and what the cache holds go into the connection's inbox,
     /// in line with the channel's events.
     pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
         let (name, member) = grant.into_parts();
-        let added = member.as_ref().map(|member| Event::of(event::member_added(name.as_str(), member), now));
-        let mut sleepers = Sleepers::default();
-        let joined = self.channels.with(name.as_str(), |channels| {
-            let shards = self.inboxes.shards();
-            let channel = channels.entry(name.clone()).or_insert_with(|| Channel::new(shards));
-            let mut answers = Vec::with_capacity(1);
-            if let (Some(member), Some(added)) = (&member, &added) {
-                let members = channel.members.get_or_insert_default();
-                if members.count() >= rules.members_max && !members.contains(&member.user_id) {
-                    if channel.is_idle(now) {
-                        channels.remove(&name);
-                    }
-                    return Err(Full);
+        self.change(&name, now, |channels, scope| {
+            let channel = channels.entry(name.clone()).or_insert_with(|| {
+                let mut channel = Channel::new(scope);
+                if scope.is_linked() {
+                    channel.open(&name, scope);
                 }
-                let first = members.join(member);
-                answers.push(members.succeeded(name.as_str()));
-                if first {
-                    channel.announce(&self.inboxes, added, &mut sleepers);
-                }
-            } else {
-                answers.push(event::subscription_succeeded(name.as_str()));
+                channel
+            });
+            if member.as_ref().is_some_and(|member| !channel.has_room(member, rules.members_max)) {
+                return Err(Full);
             }
-            if name.kind().cached {
-                let cached = channel.cached(now).map(|cached| cached.frame.clone());
-                answers.push(cached.unwrap_or_else(|| event::cache_miss(name.as_str())));
-            }
-            channel.subscriptions[usize::from(address.shard)] += 1;
-            self.inboxes.put_to(address, |slot| Letter::Joined(slot, channel.id, answers), &mut sleepers);
-            if rules.counted
-                && is_counted(&name)
-                && channel.announce_count(name.as_str(), &self.inboxes, now, &mut sleepers)
-            {
-                self.channels.uncounted.lock().push(name.clone());
-            }
+            let user_id = member.as_ref().map(|member| Arc::clone(&member.user_id));
+            let joiner = Joiner { address, user_id, rules };
+            channel.join(&name, joiner, member.as_ref(), scope);
             Ok(())
-        });
-        sleepers.wake(&self.inboxes);
-        joined
+        })
     }
 
     /// Leaves a channel that was joined; `counted` as in [`JoinRules`]. The shard hears of it in line with the
     /// channel's events.
     pub fn leave(&self, leaver: &Leaver<'_>, counted: bool, now: Instant) {
-        let Leaver { channel: name, address, user_id } = *leaver;
-        let removed = user_id.map(|user_id| Event::of(event::member_removed(name.as_str(), user_id), now));
-        let mut sleepers = Sleepers::default();
-        self.channels.with(name.as_str(), |channels| {
+        let name = leaver.channel;
+        self.change(name, now, |channels, scope| {
             let Some(channel) = channels.get_mut(name.as_str()) else { return };
-            channel.subscriptions[usize::from(address.shard)] -= 1;
-            self.inboxes.put_to(address, |slot| Letter::Left(slot, channel.id), &mut sleepers);
-            if let (Some(user_id), Some(removed), Some(members)) = (user_id, &removed, &mut channel.members)
-                && members.leave(user_id)
-            {
-                channel.announce(&self.inboxes, removed, &mut sleepers);
-            }
-            if channel.is_idle(now) {
+            channel.leave(name, leaver, counted, scope);
+            if channel.is_idle(scope) {
                 channels.remove(name.as_str());
-            } else if counted
-                && is_counted(name)
-                && channel.announce_count(name.as_str(), &self.inboxes, now, &mut sleepers)
-            {
-                self.channels.uncounted.lock().push(name.clone());
             }
         });
-        sleepers.wake(&self.inboxes);
     }
 
     /// Hands an event to the subscribers of a channel; a cache channel remembers it for `cache_for`, if given.
     pub fn publish(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
-        let mut sleepers = Sleepers::default();
-        self.channels.with(name.as_str(), |channels| {
-            if let Some(cache_for) = cache_for {
-                let shards = self.inboxes.shards();
-                let channel = channels.entry(name.clone()).or_insert_with(|| Channel::new(shards));
-                let until = event.accepted + cache_for;
-                channel.cached = Some(Box::new(Cached { frame: event.frame.clone(), until }));
+        self.change(name, event.accepted, |channels, scope| {
+            if cache_for.is_some() && !scope.is_linked() {
+                channels.entry(name.clone()).or_insert_with(|| Channel::new(scope));
             }
-            if let Some(channel) = channels.get(name.as_str()) {
-                channel.announce(&self.inboxes, event, &mut sleepers);
+            if let Some(channel) = channels.get_mut(name.as_str()) {
+                if let Some(cache_for) = cache_for {
+                    channel.remember(&event.frame, event.accepted + cache_for);
+                }
+                channel.announce(event, scope);
+            }
+            if let Some(outgoing) = scope.outgoing {
+                outgoing.publish(scope.app, name, event, cache_for);
             }
         });
-        sleepers.wake(&self.inboxes);
     }
 
     /// What can be told of one channel.
@@ -306,27 +227,95 @@ impl AppState {
     pub fn members(&self, name: &str) -> Vec<Arc<str>> {
         self.channels.with(name, |channels| {
             let members = channels.get(name).and_then(|channel| channel.members.as_ref());
-            members.map_or_else(Vec::new, |members| members.ids().cloned().collect())
+            members.map_or_else(Vec::new, |members| members.replica.ids().cloned().collect())
         })
     }
 
-    /// What is due from time to time: numbers of subscribers that were held back, and cached events that
-    /// have outlived their time, in one part after the other. Call it about once a second.
+    /// What is due from time to time: numbers of subscribers that were held back, what is unclear between
+    /// nodes, and what has outlived its time, in one part after the other. Call it about once a second.
     pub fn tick(&self, now: Instant) {
-        let stale = std::mem::take(&mut *self.channels.uncounted.lock());
-        let mut sleepers = Sleepers::default();
-        for name in stale {
-            let again = self.channels.with(name.as_str(), |channels| {
-                let Some(channel) = channels.get_mut(name.as_str()) else { return false };
-                let held_back = channel.counted.as_mut().is_some_and(|counted| std::mem::take(&mut counted.stale));
-                held_back && channel.announce_count(name.as_str(), &self.inboxes, now, &mut sleepers)
+        let uncounted = std::mem::take(&mut *self.channels.uncounted.lock());
+        for name in uncounted {
+            self.change_known(&name, now, |channel, scope| {
+                if channel.counted.as_mut().is_some_and(|counted| std::mem::take(&mut counted.stale)) {
+                    channel.announce_count(&name, scope);
+                }
             });
-            if again {
-                self.channels.uncounted.lock().push(name);
-            }
         }
-        sleepers.wake(&self.inboxes);
+        let uneasy = std::mem::take(&mut *self.channels.uneasy.lock());
+        for name in uneasy {
+            self.change_known(&name, now, |channel, scope| channel.look_after(&name, scope));
+        }
+        self.tick_users(now);
         let part = self.channels.swept.fetch_add(1, Ordering::Relaxed) % PARTS;
-        self.channels.parts[part].lock().retain(|_, channel| !channel.is_idle(now));
+        let scope = self.scope(now);
+        self.channels.parts[part].lock().retain(|name, channel| {
+            let idle = channel.is_idle(&scope);
+            if idle {
+                scope.order(name, Task::Forget);
+            }
+            !idle
+        });
+    }
+}
+
+/// What the cluster has to say.
+impl AppState {
+    /// What to tell the others of what is on a channel here.
+    pub fn own(&self, name: &ChannelName) -> Own {
+        self.channels.with(name.as_str(), |channels| channels.get(name.as_str()).map(Channel::own)).unwrap_or_default()
+    }
+
+    /// A channel is listened to; without a snapshot what the others know cannot be had.
+    pub fn opened(&self, name: &ChannelName, snapshot: Option<Snapshot>, now: Instant) {
+        self.change_known(name, now, |channel, scope| match snapshot {
+            Some(snapshot) => channel.opened(name, snapshot, scope),
+            None => channel.not_opened(name, scope),
+        });
+    }
+
+    /// An order to place a user has been done, or not.
+    pub fn placed(&self, name: &ChannelName, placement: &Placement, outcome: Placed, now: Instant) {
+        self.change_known(name, now, |channel, scope| channel.placed(name, placement, outcome, scope));
+    }
+
+    /// The number of connections on a channel here, as the others are to know it.
+    pub fn take_count(&self, name: &ChannelName) -> usize {
+        self.channels.with(name.as_str(), |channels| channels.get_mut(name.as_str()).map_or(0, Channel::take_count))
+    }
+
+    /// Word from another node. Returns false when it has been heard before.
+    pub fn hear(&self, name: &ChannelName, heard: Heard, now: Instant) -> bool {
+        let mut is_new = true;
+        self.change_known(name, now, |channel, scope| is_new = channel.hear(name, heard, scope));
+        is_new
+    }
+
+    /// The link is there: listens to everything.
+    pub(super) fn open_channels(&self, now: Instant) {
+        for name in self.channels.names() {
+            self.change(&name, now, |channels, scope| {
+                let Some(channel) = channels.get_mut(name.as_str()) else { return };
+                if channel.is_idle(scope) {
+                    channels.remove(name.as_str());
+                } else {
+                    channel.open(&name, scope);
+                }
+            });
+        }
+    }
+
+    /// The link is lost: what is here counts.
+    pub(super) fn settle_channels(&self, now: Instant) {
+        for name in self.channels.names() {
+            self.change_known(&name, now, |channel, scope| channel.settle(&name, scope));
+        }
+    }
+
+    /// A node is dead.
+    pub fn bury(&self, node: NodeId, now: Instant) {
+        for name in self.channels.names() {
+            self.change_known(&name, now, |channel, scope| channel.bury(&name, node, scope));
+        }
     }
 }

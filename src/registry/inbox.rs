@@ -9,6 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::protocol::channel::ChannelName;
 use crate::protocol::code::Close;
 use crate::protocol::connect::ConnectRequest;
 use crate::protocol::frame::Frame;
@@ -32,6 +33,8 @@ pub enum Letter {
     Joined(Slot, ChannelId, Vec<Frame>),
     /// A connection has left a channel: the channel's events so far, then no more.
     Left(Slot, ChannelId),
+    /// A connection cannot join a channel, because there are as many members as there may be.
+    Refused(Slot, ChannelName),
     /// A frame for one connection.
     Send(Slot, Frame),
     /// Close one connection.

@@ -1,24 +1,30 @@
 //! The members of one presence channel, with the text of their list kept ready.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-
-use indexmap::IndexMap;
 
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
+use crate::registry::replica::Effect;
+use crate::registry::replica::Replica;
 
 /// Who is on a presence channel. A user counts once, however many connections they have on it.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    present: IndexMap<Arc<str>, Present>,
+    pub(super) replica: Replica,
+    /// Users with connections on this node, those that still wait to be members included.
+    pub(super) here: HashMap<Arc<str>, Here>,
     listed: Option<Listed>,
 }
 
+/// One user's connections on this node.
 #[derive(Debug)]
-struct Present {
-    user_info: Arc<str>,
-    connections: u32,
+pub(super) struct Here {
+    pub(super) user_info: Arc<str>,
+    pub(super) connections: u32,
+    /// The order that makes the user a member, while it is under way.
+    pub(super) order: Option<u64>,
 }
 
 /// `ids` and `hash` of the member list, escaped for the `data` string. Grows with each newcomer, is made
@@ -30,57 +36,50 @@ struct Listed {
 }
 
 impl Members {
-    /// Distinct users.
-    pub(super) fn count(&self) -> usize {
-        self.present.len()
+    /// One more connection of this user on this node.
+    pub(super) fn arrive(&mut self, member: &Member) -> &mut Here {
+        let here = self.here.entry(Arc::clone(&member.user_id)).or_insert_with(|| Here {
+            user_info: Arc::clone(&member.user_info),
+            connections: 0,
+            order: None,
+        });
+        here.connections += 1;
+        here
     }
 
-    /// Their ids.
-    pub(super) fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.present.keys()
-    }
-
-    /// Whether this user is here already.
-    pub(super) fn contains(&self, user_id: &str) -> bool {
-        self.present.contains_key(user_id)
-    }
-
-    /// One more connection of this user. True when it is their first.
-    pub(super) fn join(&mut self, member: &Member) -> bool {
-        if let Some(present) = self.present.get_mut(&member.user_id) {
-            present.connections += 1;
-            return false;
+    /// One connection of this user on this node less. True when it was the last one.
+    pub(super) fn depart(&mut self, user_id: &str) -> bool {
+        let Some(here) = self.here.get_mut(user_id) else { return false };
+        here.connections -= 1;
+        let last = here.connections == 0;
+        if last {
+            self.here.remove(user_id);
         }
-        if let Some(listed) = &mut self.listed {
-            listed.push(&member.user_id, &member.user_info);
-        }
-        let present = Present { user_info: Arc::clone(&member.user_info), connections: 1 };
-        self.present.insert(Arc::clone(&member.user_id), present);
-        true
+        last
     }
 
-    /// One connection of this user less. True when it was their last.
-    pub(super) fn leave(&mut self, user_id: &str) -> bool {
-        let Some(present) = self.present.get_mut(user_id) else { return false };
-        present.connections -= 1;
-        if present.connections > 0 {
-            return false;
+    /// Keeps the text of the list in step with a change.
+    pub(super) fn relist(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Came(member) => {
+                if let Some(listed) = &mut self.listed {
+                    listed.push(&member.user_id, &member.user_info);
+                }
+            }
+            Effect::Went(_) => self.listed = None,
         }
-        self.present.swap_remove(user_id);
-        self.listed = None;
-        true
     }
 
     /// The success frame with the current list.
     pub(super) fn succeeded(&mut self, channel: &str) -> Frame {
         let listed = self.listed.get_or_insert_with(|| {
             let mut listed = Listed::default();
-            for (user_id, present) in &self.present {
-                listed.push(user_id, &present.user_info);
+            for (user_id, user_info) in self.replica.iter() {
+                listed.push(user_id, user_info);
             }
             listed
         });
-        event::presence_succeeded(channel, self.present.len(), &listed.ids, &listed.hash)
+        event::presence_succeeded(channel, self.replica.count(), &listed.ids, &listed.hash)
     }
 }
 

@@ -3,22 +3,139 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::protocol::code::Close;
+use crate::protocol::code::TERMINATED;
+use crate::protocol::envelope::Change;
+use crate::protocol::envelope::NodeId;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
+use crate::protocol::identity::Member;
 use crate::protocol::identity::User;
 use crate::registry::AppState;
 use crate::registry::address::Address;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Sleepers;
+use crate::registry::outgoing::Order;
+use crate::registry::outgoing::Outgoing;
+use crate::registry::outgoing::Placement;
+use crate::registry::outgoing::Task;
+use crate::registry::outgoing::Topic;
+use crate::registry::replica::Effect;
+use crate::registry::replica::Gap;
+use crate::registry::replica::Replica;
+use crate::registry::shared::DOUBT;
+use crate::registry::word::Placed;
+use crate::registry::word::Snapshot;
 
-/// Users with at least one connection that is signed in, and the connections that watch a user.
+/// Users with at least one connection that is signed in here, and the users that somebody here watches.
 #[derive(Debug, Default)]
 pub(super) struct Users {
     online: HashMap<Arc<str>, HashSet<Address>>,
-    watchers: HashMap<Arc<str>, HashSet<Address>>,
+    watched: HashMap<Arc<str>, Watched>,
+    /// Connections that still have to hear who of their watchlist is online.
+    untold: Vec<(Address, Vec<Arc<str>>)>,
+}
+
+/// A user that connections of this node watch.
+#[derive(Debug, Default)]
+struct Watched {
+    watchers: HashSet<Address>,
+    /// The nodes that the user is signed in on.
+    replica: Replica,
+    /// Not known yet.
+    opening: bool,
+    /// What was heard in the meantime.
+    held: Vec<Change>,
+    /// When nodes that have not come back since count as gone.
+    settle_at: Option<Instant>,
+}
+
+/// What a change under the lock needs.
+struct Scope<'a> {
+    inboxes: &'a Inboxes,
+    outgoing: Option<&'a Outgoing>,
+    app: &'a Arc<str>,
+    sleepers: Sleepers,
+}
+
+impl Scope<'_> {
+    fn node(&self) -> NodeId {
+        self.outgoing.map_or_else(NodeId::default, Outgoing::node)
+    }
+
+    fn is_linked(&self) -> bool {
+        self.outgoing.is_some_and(Outgoing::is_linked)
+    }
+
+    fn order(&self, user_id: &Arc<str>, task: Task) {
+        if let Some(outgoing) = self.outgoing {
+            outgoing.put(Order { app: Arc::clone(self.app), topic: Topic::User(Arc::clone(user_id)), task });
+        }
+    }
+
+    fn send(&mut self, address: Address, frame: Frame) {
+        self.inboxes.put_to(address, |slot| Letter::Send(slot, frame), &mut self.sleepers);
+    }
+}
+
+impl Watched {
+    fn tell(&self, effect: Option<&Effect>, scope: &mut Scope<'_>) {
+        let frame = match effect {
+            Some(Effect::Came(member)) => event::watchlist_events(Some(&*member.user_id), None),
+            Some(Effect::Went(user_id)) => event::watchlist_events(None, Some(&**user_id)),
+            None => None,
+        };
+        let Some(frame) = frame else { return };
+        for &watcher in &self.watchers {
+            scope.send(watcher, frame.clone());
+        }
+    }
+
+    /// The user is signed in here, or is not.
+    fn set(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
+        let effect = if online {
+            self.replica.add(scope.node(), &member(user_id))
+        } else {
+            self.replica.remove(scope.node(), user_id)
+        };
+        self.tell(effect.as_ref(), scope);
+    }
+
+    fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
+        if !self.opening {
+            self.opening = true;
+            scope.order(user_id, Task::Listen);
+        }
+    }
+
+    fn hear(&mut self, user_id: &Arc<str>, change: Change, scope: &mut Scope<'_>) {
+        if self.opening {
+            return self.held.push(change);
+        }
+        if change.node == scope.node() && change.by != change.node {
+            // Somebody takes this node for dead, and has removed what is here.
+            return self.open(user_id, scope);
+        }
+        match self.replica.apply(&change) {
+            Ok(effect) => self.tell(effect.as_ref(), scope),
+            Err(Gap) => {
+                self.open(user_id, scope);
+                self.held.push(change);
+            }
+        }
+    }
+}
+
+/// A signed-in user as the nodes know it: nothing is told about it.
+fn member(user_id: &Arc<str>) -> Member {
+    Member { user_id: Arc::clone(user_id), user_info: "{}".into() }
+}
+
+fn placement(user_id: &Arc<str>, online: bool) -> Task {
+    let Member { user_id, user_info } = member(user_id);
+    Task::Member(Placement { number: 0, user_id, user_info: online.then_some(user_info), members_max: usize::MAX })
 }
 
 impl Users {
@@ -27,92 +144,220 @@ impl Users {
         self.online.len()
     }
 
-    fn watch(&mut self, user: &User, address: Address) {
+    /// The first connection of a user has come, or the last one has gone.
+    fn turn(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
+        if scope.is_linked() {
+            // Its watchers hear of it when the other nodes do.
+            scope.order(user_id, placement(user_id, online));
+        } else if let Some(watched) = self.watched.get_mut(user_id) {
+            watched.set(user_id, online, scope);
+        }
+    }
+
+    fn watch(&mut self, address: Address, ids: Vec<Arc<str>>, scope: &mut Scope<'_>) {
+        for id in &ids {
+            let watched = self.watched.entry(Arc::clone(id)).or_insert_with(|| {
+                let mut watched = Watched::default();
+                if scope.is_linked() {
+                    watched.open(id, scope);
+                } else if self.online.contains_key(id) {
+                    watched.replica.add(scope.node(), &member(id));
+                }
+                watched
+            });
+            if !watched.opening {
+                watched.watchers.insert(address);
+            }
+        }
+        self.untold.push((address, ids));
+        self.tell_untold(scope);
+    }
+
+    /// Tells who of a watchlist is online, as soon as it is known of all of them.
+    fn tell_untold(&mut self, scope: &mut Scope<'_>) {
+        let untold = std::mem::take(&mut self.untold);
+        for (address, ids) in untold {
+            if ids.iter().any(|id| self.watched.get(id).is_none_or(|watched| watched.opening)) {
+                self.untold.push((address, ids));
+                continue;
+            }
+            let is_online = |id: &&Arc<str>| self.watched.get(*id).is_some_and(|watched| watched.replica.contains(id));
+            let (online, offline): (Vec<_>, Vec<_>) = ids.iter().partition(is_online);
+            let frame =
+                event::watchlist_events(online.into_iter().map(|id| &**id), offline.into_iter().map(|id| &**id));
+            if let Some(frame) = frame {
+                scope.send(address, frame);
+            }
+            for id in &ids {
+                if let Some(watched) = self.watched.get_mut(id) {
+                    watched.watchers.insert(address);
+                }
+            }
+        }
+    }
+
+    fn unwatch(&mut self, user: &User, address: Address, scope: &Scope<'_>) {
+        self.untold.retain(|(untold, _)| *untold != address);
         for id in &user.watchlist {
-            self.watchers.entry(Arc::clone(id)).or_default().insert(address);
+            let Some(watched) = self.watched.get_mut(id) else { continue };
+            watched.watchers.remove(&address);
+            if watched.watchers.is_empty() && !self.untold.iter().any(|(_, ids)| ids.contains(id)) {
+                self.watched.remove(id);
+                scope.order(id, Task::Forget);
+            }
         }
     }
 
-    fn unwatch(&mut self, user: &User, address: Address) {
-        for id in &user.watchlist {
-            remove(&mut self.watchers, id, address);
+    fn opened(&mut self, user_id: &Arc<str>, snapshot: &Snapshot, now: Instant, scope: &mut Scope<'_>) {
+        let Some(watched) = self.watched.get_mut(user_id).filter(|watched| watched.opening) else { return };
+        watched.opening = false;
+        for effect in watched.replica.compare(snapshot.version, &snapshot.entries, scope.node()) {
+            watched.tell(Some(&effect), scope);
         }
-    }
-
-    fn tell_watchers(&self, id: &str, online: bool, inboxes: &Inboxes, sleepers: &mut Sleepers) {
-        let Some(watchers) = self.watchers.get(id) else { return };
-        let (came, went) = if online { (Some(id), None) } else { (None, Some(id)) };
-        let Some(frame) = event::watchlist_events(came, went) else { return };
-        for &watcher in watchers {
-            inboxes.put_to(watcher, |slot| Letter::Send(slot, frame.clone()), sleepers);
+        watched.settle_at = watched.replica.is_in_doubt().then(|| now + DOUBT);
+        for change in std::mem::take(&mut watched.held) {
+            watched.hear(user_id, change, scope);
         }
+        let online = self.online.contains_key(user_id);
+        if !watched.opening && watched.replica.holds(scope.node(), user_id) != online {
+            scope.order(user_id, placement(user_id, online));
+        }
+        self.tell_untold(scope);
     }
 
-    /// Who of a watchlist is online and who is not.
-    fn watched(&self, user: &User) -> Option<Frame> {
-        let ids = || user.watchlist.iter().map(|id| &**id);
-        let is_online = |id: &&str| self.online.contains_key(*id);
-        event::watchlist_events(ids().filter(is_online), ids().filter(|id| !is_online(id)))
+    /// What is here counts.
+    fn settle(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
+        let online = self.online.contains_key(user_id);
+        if let Some(watched) = self.watched.get_mut(user_id) {
+            watched.opening = false;
+            watched.held.clear();
+            watched.set(user_id, online, scope);
+        }
+        self.tell_untold(scope);
     }
-}
-
-/// Takes one connection out of a user's set. True when it was the last one.
-fn remove(sets: &mut HashMap<Arc<str>, HashSet<Address>>, id: &str, address: Address) -> bool {
-    let Some(set) = sets.get_mut(id) else { return false };
-    let last = set.remove(&address) && set.is_empty();
-    if last {
-        sets.remove(id);
-    }
-    last
 }
 
 impl AppState {
+    /// Runs `f` under the lock of the users.
+    fn change_users<R>(&self, f: impl FnOnce(&mut Users, &mut Scope<'_>) -> R) -> R {
+        let (inboxes, outgoing) = (&*self.inboxes, self.outgoing.as_deref());
+        let mut scope = Scope { inboxes, outgoing, app: &self.id, sleepers: Sleepers::default() };
+        let outcome = f(&mut self.users.lock(), &mut scope);
+        scope.sleepers.wake(&self.inboxes);
+        outcome
+    }
+
     /// Binds a connection to a user. The answers and the state of the watchlist go into the connection's
     /// inbox, in line with later news of the watched users. `before` is what the connection's last sign-in said.
     pub fn sign_in(&self, address: Address, user: &User, before: Option<&User>, answers: Vec<Frame>) {
-        let mut sleepers = Sleepers::default();
-        {
-            let mut users = self.users.lock();
+        self.change_users(|users, scope| {
             if let Some(before) = before {
-                users.unwatch(before, address);
+                users.unwatch(before, address, scope);
             }
             let connections = users.online.entry(Arc::clone(&user.id)).or_default();
             let first = connections.is_empty();
             connections.insert(address);
             if first {
-                users.tell_watchers(&user.id, true, &self.inboxes, &mut sleepers);
+                users.turn(&user.id, true, scope);
             }
-            users.watch(user, address);
-            for frame in answers.into_iter().chain(users.watched(user)) {
-                self.inboxes.put_to(address, |slot| Letter::Send(slot, frame), &mut sleepers);
+            for frame in answers {
+                scope.send(address, frame);
             }
-        }
-        sleepers.wake(&self.inboxes);
+            if !user.watchlist.is_empty() {
+                users.watch(address, user.watchlist.iter().cloned().collect(), scope);
+            }
+        });
     }
 
     /// Ends what [`AppState::sign_in`] began.
     pub fn sign_out(&self, address: Address, user: &User) {
-        let mut sleepers = Sleepers::default();
-        {
-            let mut users = self.users.lock();
-            users.unwatch(user, address);
-            if remove(&mut users.online, &user.id, address) {
-                users.tell_watchers(&user.id, false, &self.inboxes, &mut sleepers);
+        self.change_users(|users, scope| {
+            users.unwatch(user, address, scope);
+            let Some(connections) = users.online.get_mut(&user.id) else { return };
+            if connections.remove(&address) && connections.is_empty() {
+                users.online.remove(&user.id);
+                users.turn(&user.id, false, scope);
             }
-        }
-        sleepers.wake(&self.inboxes);
+        });
     }
 
-    /// Closes every connection signed in as this user.
-    pub fn terminate(&self, user_id: &str, close: &Close) {
+    /// Closes every connection of this node that is signed in as this user. Returns how many.
+    pub fn terminate(&self, user_id: &str) -> usize {
         let mut sleepers = Sleepers::default();
         let addresses: Vec<Address> = {
             let users = self.users.lock();
             users.online.get(user_id).map(|set| set.iter().copied().collect()).unwrap_or_default()
         };
         for &address in &addresses {
-            self.inboxes.put_to(address, |slot| Letter::Close(slot, close.clone()), &mut sleepers);
+            self.inboxes.put_to(address, |slot| Letter::Close(slot, TERMINATED), &mut sleepers);
         }
         sleepers.wake(&self.inboxes);
+        addresses.len()
+    }
+}
+
+/// What the cluster has to say.
+impl AppState {
+    /// Whether a user is signed in on this node.
+    pub fn is_online(&self, user_id: &str) -> bool {
+        self.users.lock().online.contains_key(user_id)
+    }
+
+    /// A user is listened to; without a snapshot what the others know cannot be had.
+    pub fn user_opened(&self, user_id: &Arc<str>, snapshot: Option<&Snapshot>, now: Instant) {
+        self.change_users(|users, scope| match snapshot {
+            Some(snapshot) => users.opened(user_id, snapshot, now, scope),
+            None => users.settle(user_id, scope),
+        });
+    }
+
+    /// An order to place a user has been done, or not.
+    pub fn user_placed(&self, placement: &Placement, outcome: Placed) {
+        if matches!(outcome, Placed::Failed) {
+            self.change_users(|users, scope| users.settle(&placement.user_id, scope));
+        }
+    }
+
+    /// Word of a user that is watched here.
+    pub fn hear_of_user(&self, user_id: &Arc<str>, change: Change) {
+        self.change_users(|users, scope| {
+            if let Some(watched) = users.watched.get_mut(user_id) {
+                watched.hear(user_id, change, scope);
+            }
+        });
+    }
+
+    /// The link is there: tells who is here, and listens to who is watched.
+    pub(super) fn open_users(&self) {
+        self.change_users(|users, scope| {
+            for user_id in users.online.keys().filter(|user_id| !users.watched.contains_key(*user_id)) {
+                scope.order(user_id, placement(user_id, true));
+            }
+            for (user_id, watched) in &mut users.watched {
+                watched.open(user_id, scope);
+            }
+        });
+    }
+
+    /// The link is lost: what is here counts.
+    pub(super) fn settle_users(&self) {
+        self.change_users(|users, scope| {
+            let watched: Vec<Arc<str>> = users.watched.keys().cloned().collect();
+            for user_id in watched {
+                users.settle(&user_id, scope);
+            }
+        });
+    }
+
+    /// Nodes that have not come back in time count as gone.
+    pub(super) fn tick_users(&self, now: Instant) {
+        self.change_users(|users, scope| {
+            for watched in users.watched.values_mut().filter(|watched| watched.settle_at.is_some_and(|at| at <= now)) {
+                watched.settle_at = None;
+                for effect in watched.replica.give_up_doubted() {
+                    watched.tell(Some(&effect), scope);
+                }
+            }
+        });
     }
 }

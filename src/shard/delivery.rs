@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
 use crate::protocol::frame::frame_ends;
 use crate::protocol::frame::payload_len;
@@ -37,6 +38,15 @@ impl Shard {
         channel.join(slot);
         for frame in answers {
             self.send(slot, frame);
+        }
+    }
+
+    /// A connection does not get into a channel.
+    pub(super) fn on_refused(&mut self, slot: Slot, channel: &ChannelName) {
+        let connection = self.connections.get_mut(slot);
+        let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
+        for frame in session.on_refused(channel) {
+            self.send(slot, &frame);
         }
     }
 

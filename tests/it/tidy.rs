@@ -9,6 +9,7 @@ const ROWS: &[&[&str]] = &[
     &["protocol", "metrics", "tasks"],
     &["config"],
     &["registry", "limiter"],
+    &["cluster"],
     &["node"],
     &["session", "http"],
     &["shard"],

@@ -1,0 +1,192 @@
+//! Several nodes as one server. What happens here is told to the other nodes by way of Redis, and what they
+//! tell is handed to the registry. Nobody here decides who hears what: the registry does, under its locks.
+//!
+//! One task keeps a link to Redis: a connection that tells and asks, and one that hears. Everything that this
+//! node has to say goes through one queue ([`Outgoing`]) and one pipeline, so others hear it in that order.
+
+mod connection;
+mod lease;
+mod link;
+mod listener;
+mod names;
+mod orders;
+mod query;
+
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::connection::Connection;
+use crate::cluster::names::Names;
+use crate::config;
+use crate::metrics::ClusterMeters;
+use crate::metrics::Dropped;
+use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Termination;
+use crate::registry::AppState;
+use crate::registry::inbox::Inboxes;
+use crate::registry::outgoing::Outgoing;
+use crate::registry::outgoing::Patience;
+
+/// How long the other nodes have to answer a question.
+const ANSWERS_WAIT: Duration = Duration::from_secs(1);
+
+/// This node's part in its cluster.
+pub struct Cluster {
+    names: Names,
+    options: config::Redis,
+    strict: bool,
+    outgoing: Arc<Outgoing>,
+    inboxes: Arc<Inboxes>,
+    meters: ClusterMeters,
+    apps: RwLock<HashMap<Arc<str>, Arc<AppState>>>,
+    /// The other nodes that live, as far as this one knows.
+    peers: Mutex<BTreeSet<NodeId>>,
+    /// Those of them that have said since the last link that they listen.
+    here: Mutex<BTreeSet<NodeId>>,
+    heard_here: tokio::sync::Notify,
+    /// Whether this node listens to all that matters to it.
+    listening: AtomicBool,
+    /// For questions, while there is a link.
+    asking: Mutex<Option<Connection>>,
+    /// For what this node has to say to the others at once, while there is a link.
+    telling: Mutex<Option<mpsc::Sender<Envelope>>>,
+    requests: AtomicU64,
+    terminations: Mutex<HashMap<u64, mpsc::Sender<u64>>>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("node", &self.outgoing.node()).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// A node of the configured cluster, without a link yet.
+    pub fn new(cluster: &config::Cluster, redis: &config::Redis, inboxes: Arc<Inboxes>, meters: ClusterMeters) -> Self {
+        let patience = Patience { bytes_max: cluster.buffer_bytes_max, time: cluster.buffer_seconds.duration() };
+        Self {
+            names: Names::new(&cluster.name, &redis.key_prefix),
+            options: redis.clone(),
+            strict: cluster.strict,
+            outgoing: Arc::new(Outgoing::new(NodeId::random(), patience)),
+            inboxes,
+            meters,
+            apps: RwLock::default(),
+            peers: Mutex::default(),
+            here: Mutex::default(),
+            heard_here: tokio::sync::Notify::new(),
+            listening: AtomicBool::new(false),
+            asking: Mutex::new(None),
+            telling: Mutex::new(None),
+            requests: AtomicU64::new(0),
+            terminations: Mutex::default(),
+        }
+    }
+
+    /// What this node has to tell.
+    pub fn outgoing(&self) -> &Arc<Outgoing> {
+        &self.outgoing
+    }
+
+    /// An app whose nodes are to be one.
+    pub fn add(&self, app: Arc<AppState>) {
+        self.apps.write().insert(Arc::clone(app.id()), app);
+    }
+
+    /// Keeps the link to the other nodes until `stop` is cancelled, then leaves the cluster.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        link::keep(self, stop).await;
+    }
+
+    /// Whether there is a link to the other nodes.
+    pub fn is_linked(&self) -> bool {
+        self.outgoing.is_linked()
+    }
+
+    /// Whether the operator wants no traffic here without a link.
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Sets the gauges to what is so now.
+    pub fn measure(&self) {
+        let (orders, bytes) = self.outgoing.waiting();
+        self.meters.waiting.set(i64::try_from(orders).unwrap_or(i64::MAX));
+        self.meters.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.meters.up.set(self.is_linked().into());
+        self.meters.nodes.set(i64::try_from(self.peers.lock().len() + 1).unwrap_or(i64::MAX));
+        self.meters.dropped(Dropped::Unheard, self.outgoing.take_unheard());
+    }
+
+    /// Has the connections of a user closed on the other nodes. Returns how many there were, as far as the
+    /// nodes have answered in time.
+    pub async fn terminate(&self, app: &AppState, user_id: &str) -> u64 {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+        let awaited = self.peers.lock().len();
+        let (answers, mut answered) = mpsc::channel(awaited.max(1));
+        self.terminations.lock().insert(request, answers);
+        self.tell(Envelope::Terminate(Termination {
+            node: self.node(),
+            request,
+            closed: 0,
+            app: Arc::clone(app.id()),
+            user_id: user_id.into(),
+        }));
+        let mut closed = 0;
+        let all = async {
+            for _ in 0..awaited {
+                closed += answered.recv().await.unwrap_or_default();
+            }
+        };
+        let _ = tokio::time::timeout(ANSWERS_WAIT, all).await;
+        self.terminations.lock().remove(&request);
+        closed
+    }
+
+    fn on_terminated(&self, what: &Termination) {
+        if let Some(answers) = self.terminations.lock().get(&what.request).filter(|_| what.node != self.node()) {
+            // Whoever asked may have gone.
+            let _ = answers.try_send(what.closed);
+        }
+    }
+
+    fn on_here(&self, node: NodeId) {
+        self.here.lock().insert(node);
+        self.heard_here.notify_one();
+    }
+
+    fn listens(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
+    }
+
+    /// Says something to the other nodes, if there is a link.
+    fn tell(&self, envelope: Envelope) {
+        if let Some(telling) = &*self.telling.lock() {
+            // A link that takes no more is about to end.
+            let _ = telling.try_send(envelope);
+        }
+    }
+
+    fn app(&self, id: &str) -> Option<Arc<AppState>> {
+        self.apps.read().get(id).cloned()
+    }
+
+    fn apps(&self) -> Vec<Arc<AppState>> {
+        self.apps.read().values().cloned().collect()
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        self.peers.lock().iter().copied().collect()
+    }
+}

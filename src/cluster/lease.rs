@@ -1,0 +1,174 @@
+//! Which nodes live. Each has a lease that it renews; when one has ended, a survivor removes what the node has
+//! left behind, and everybody hears who is no longer there.
+
+use std::convert::Infallible;
+use std::time::Duration;
+use std::time::Instant;
+
+use redis::RedisResult;
+use redis::Value;
+use redis::cmd;
+
+use crate::cluster::link::Link;
+use crate::cluster::link::is_full;
+use crate::cluster::names;
+use crate::cluster::orders::Statement;
+use crate::cluster::orders::text;
+use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
+use crate::registry::outgoing::Topic;
+
+/// How long a lease is.
+const LEASE: Duration = Duration::from_secs(10);
+/// How often it is renewed.
+const RENEW: Duration = Duration::from_secs(2);
+/// Topics of a dead node that are cleared in one round trip.
+const CLEARED_AT_ONCE: usize = 500;
+
+/// What the lease's script answers.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    /// This node was not known.
+    added: bool,
+    dead: Vec<NodeId>,
+}
+
+impl Link {
+    /// Renews the lease, and looks after the dead.
+    pub(super) async fn keep_lease(&self) -> RedisResult<Infallible> {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            let leases = self.renew_lease().await?;
+            if leases.added {
+                tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
+                for app in self.cluster.apps() {
+                    app.linked(Instant::now());
+                }
+            }
+            // After a time without Redis every lease has ended, and the nodes come back one after the other.
+            if self.since.elapsed() > LEASE && !leases.dead.is_empty() {
+                self.bury_all(&leases.dead).await?;
+            }
+        }
+    }
+
+    /// Renews the lease.
+    pub(super) async fn renew_lease(&self) -> RedisResult<Leases> {
+        let (cluster, mut out) = (&self.cluster, self.out.clone());
+        let mut command = cmd("EVALSHA");
+        command.arg(&self.scripts.lease).arg(1).arg(cluster.names.leases());
+        command.arg(cluster.node().to_string()).arg(LEASE.as_millis() as u64);
+        let answer = match out.ask_one(command).await {
+            Err(error) if is_full(&error) => {
+                tracing::warn!("Redis is out of memory: it does not take what changes here; raise its maxmemory");
+                return Ok(Leases::default());
+            }
+            answer => answer?,
+        };
+        let Value::Array(parts) = &answer else { return Ok(Leases::default()) };
+        let [Value::Int(added), living, dead] = parts.as_slice() else { return Ok(Leases::default()) };
+        let me = cluster.node();
+        let mut peers = cluster.peers.lock();
+        peers.extend(nodes(living).into_iter().filter(|node| *node != me));
+        Ok(Leases { added: *added > 0, dead: nodes(dead) })
+    }
+
+    /// Removes what dead nodes have left behind, unless another survivor is about to.
+    async fn bury_all(&self, dead: &[NodeId]) -> RedisResult<()> {
+        let mut out = self.out.clone();
+        let mut lock = cmd("SET");
+        lock.arg(self.cluster.names.undertaker()).arg(self.cluster.node().to_string());
+        lock.arg("NX").arg("PX").arg(LEASE.as_millis() as u64);
+        if out.ask_one(lock).await? == Value::Nil {
+            return Ok(());
+        }
+        for &node in dead {
+            tracing::warn!(%node, "a node is dead; its connections no longer count");
+            self.bury(node).await?;
+        }
+        out.ask_one(cmd("DEL").arg(self.cluster.names.undertaker()).take()).await?;
+        Ok(())
+    }
+
+    /// Removes what a node has left behind, and tells everybody.
+    pub(super) async fn bury(&self, node: NodeId) -> RedisResult<()> {
+        let (names, mut out) = (&self.cluster.names, self.out.clone());
+        let apps = out.ask_one(cmd("SMEMBERS").arg(names.apps(node)).take()).await?;
+        for app in texts(&apps) {
+            let fields = out.ask_one(cmd("HKEYS").arg(names.topics(node, &app)).take()).await?;
+            let topics: Vec<Topic> = texts(&fields).iter().filter_map(|field| names::topic_of(field)).collect();
+            self.clear(node, &app, topics).await?;
+            out.ask_one(cmd("DEL").arg(names.topics(node, &app)).take()).await?;
+        }
+        let gone = Envelope::Gone(self.cluster.node(), node).encode();
+        out.ask(vec![
+            cmd("DEL").arg(names.apps(node)).take(),
+            cmd("ZREM").arg(names.leases()).arg(node.to_string()).take(),
+            cmd(self.scripts.publish).arg(names.control()).arg(gone).take(),
+        ])
+        .await?;
+        Ok(())
+    }
+
+    /// A node has no users on these topics any more.
+    async fn clear(&self, node: NodeId, app: &str, mut topics: Vec<Topic>) -> RedisResult<()> {
+        topics.retain(|topic| match topic {
+            Topic::Channel(name) => name.kind().presence,
+            Topic::User(_) => true,
+        });
+        let nobody = || Statement { node, members_max: 0, whole: true, all: false, users: Vec::new() };
+        for some in topics.chunks(CLEARED_AT_ONCE) {
+            let each = some.iter().map(|topic| self.cluster.statement(&self.scripts, app, topic, &nobody()));
+            for answer in self.out.clone().ask(each.collect()).await? {
+                match answer {
+                    Err(error) if !is_full(&error) => return Err(error),
+                    _ => (),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what this node has said before its last link was lost; what is still so is said anew.
+    pub(super) async fn forget_past(&self) -> RedisResult<()> {
+        let (cluster, names, mut out) = (&self.cluster, &self.cluster.names, self.out.clone());
+        let me = cluster.node();
+        for app in cluster.apps() {
+            let fields = out.ask_one(cmd("HKEYS").arg(names.topics(me, app.id())).take()).await?;
+            let mut topics: Vec<Topic> = texts(&fields).iter().filter_map(|field| names::topic_of(field)).collect();
+            topics.retain(|topic| match topic {
+                Topic::Channel(name) => app.own(name).members.is_empty(),
+                Topic::User(user_id) => !app.is_online(user_id),
+            });
+            self.clear(me, app.id(), topics).await?;
+            out.ask(vec![
+                cmd("DEL").arg(names.topics(me, app.id())).take(),
+                cmd("SADD").arg(names.apps(me)).arg(&**app.id()).take(),
+            ])
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Warns of a Soketi server that seems to be meant as a part of this cluster.
+    pub(super) async fn look_for_soketi(&self) -> RedisResult<()> {
+        let topics = self.cluster.names.soketi();
+        let answer = self.out.clone().ask_one(cmd("PUBSUB").arg("NUMSUB").arg(&topics[..]).take()).await?;
+        let listeners = |value: &Value| matches!(value, Value::Int(count) if *count > 0);
+        if matches!(&answer, Value::Array(parts) if parts.iter().any(listeners)) {
+            tracing::warn!("a Soketi server uses the same Redis and prefix; it and gema do not hear each other");
+        }
+        Ok(())
+    }
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(values) | Value::Set(values) => values.iter().filter_map(text).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn nodes(value: &Value) -> Vec<NodeId> {
+    texts(value).iter().filter_map(|node| NodeId::parse(node)).collect()
+}

@@ -1,0 +1,325 @@
+//! The link to the other nodes: made, kept, lost, made again.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use parking_lot::Mutex;
+use redis::RedisError;
+use redis::RedisResult;
+use redis::Value;
+use redis::cmd;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
+use crate::cluster::connection::ANSWER_TIME;
+use crate::cluster::connection::Connection;
+use crate::cluster::listener::Listener;
+use crate::cluster::listener::Subject;
+use crate::cluster::orders::Expected;
+use crate::cluster::orders::Scripts;
+use crate::protocol::envelope::Envelope;
+use crate::registry::outgoing::Order;
+use crate::registry::outgoing::Task;
+
+/// Between two tries to make a link: from the first to the second, and so on.
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
+/// How often the hearing connection is asked whether it still lives.
+const PING: Duration = Duration::from_secs(2);
+/// How long a node that is back waits with its events for the others to be back.
+const OTHERS_WAIT: Duration = Duration::from_secs(3);
+/// How long a node that leaves may take to say what it still has to say.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Words to the other nodes that may wait besides the queue.
+const WORDS_MAX: usize = 1024;
+
+/// One link.
+pub(super) struct Link {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) listener: Arc<Listener>,
+    pub(super) scripts: Scripts,
+    /// Tells and asks.
+    pub(super) out: Connection,
+    /// Hears.
+    hearing: Connection,
+    telling: mpsc::Receiver<Envelope>,
+    /// What has been sent and not been answered.
+    under_way: Mutex<Vec<Order>>,
+    pub(super) since: Instant,
+}
+
+/// Keeps a link until `stop` is cancelled, then leaves the cluster.
+pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
+    let mut pause = *RETRY.start();
+    let mut told = false;
+    while !stop.is_cancelled() {
+        match stop.run_until_cancelled(Link::open(&cluster)).await {
+            Some(Ok(mut link)) => {
+                pause = *RETRY.start();
+                told = true;
+                tracing::info!(node = %cluster.node(), "linked to the cluster");
+                if let Err(error) = link.serve(&stop).await {
+                    tracing::warn!(%error, "the link to Redis is lost; this node serves its own connections meanwhile");
+                }
+                link.end();
+            }
+            Some(Err(error)) if !told => {
+                told = true;
+                tracing::warn!(%error, "there is no link to Redis; this node serves its own connections meanwhile");
+            }
+            Some(Err(error)) => tracing::debug!(%error, "there is still no link to Redis"),
+            None => return,
+        }
+        let jitter = rand::random_range(0.75..1.25);
+        stop.run_until_cancelled(tokio::time::sleep(pause.mul_f64(jitter))).await;
+        pause = (pause * 2).min(*RETRY.end());
+    }
+}
+
+fn fault(text: &'static str) -> RedisError {
+    io::Error::other(text).into()
+}
+
+impl Link {
+    /// Connects, and makes sure that this node hears what it says.
+    async fn open(cluster: &Arc<Cluster>) -> RedisResult<Self> {
+        let listener = Arc::new(Listener::new(Arc::clone(cluster)));
+        let hears = Arc::clone(&listener);
+        let mut hearing = Connection::open(&cluster.options, move |push| hears.hear(push)).await?;
+        let mut out = Connection::open(&cluster.options, |_| ()).await?;
+        let scripts = load(&mut out).await?;
+        let control = cluster.names.control();
+        hearing.subscribe(std::slice::from_ref(&control)).await?;
+        let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
+        out.ask_one(cmd(scripts.publish).arg(control).arg(hello).take()).await?;
+        let heard = timeout(ANSWER_TIME, listener.greeted.notified()).await;
+        heard.map_err(|_| fault("what is published is not heard; does the user's ACL allow these channels?"))?;
+        let (tell, telling) = mpsc::channel(WORDS_MAX);
+        let link = Self {
+            cluster: Arc::clone(cluster),
+            listener,
+            scripts,
+            out,
+            hearing,
+            telling,
+            under_way: Mutex::default(),
+            since: Instant::now(),
+        };
+        link.renew_lease().await?;
+        link.forget_past().await?;
+        link.look_for_soketi().await?;
+        *cluster.telling.lock() = Some(tell);
+        *cluster.asking.lock() = Some(link.out.clone());
+        cluster.here.lock().clear();
+        cluster.meters.connects.inc();
+        cluster.outgoing.link();
+        for app in cluster.apps() {
+            app.linked(Instant::now());
+        }
+        Ok(link)
+    }
+
+    /// Ends when the link is lost, or when everything has been said after `stop`.
+    async fn serve(&mut self, stop: &CancellationToken) -> RedisResult<()> {
+        let (_, none) = mpsc::channel(1);
+        let telling = std::mem::replace(&mut self.telling, none);
+        let link = &*self;
+        tokio::select! {
+            lost = link.write() => lost.map(|never| match never {}),
+            lost = link.tell(telling) => lost.map(|never| match never {}),
+            lost = link.ping() => lost.map(|never| match never {}),
+            lost = link.keep_lease() => lost.map(|never| match never {}),
+            () = link.listener.lost.cancelled() => Err(fault("Redis has ended the connection, or a subscription")),
+            left = link.leave(stop) => left,
+        }
+    }
+
+    /// From now on what is here counts.
+    fn end(&self) {
+        let cluster = &self.cluster;
+        self.listener.lost.cancel();
+        *cluster.telling.lock() = None;
+        *cluster.asking.lock() = None;
+        cluster.listening.store(false, Ordering::Release);
+        cluster.outgoing.unlink(std::mem::take(&mut *self.under_way.lock()));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        cluster.meters.last_lost.set(now.as_secs_f64());
+        for app in cluster.apps() {
+            app.unlinked(Instant::now());
+        }
+    }
+
+    /// Tells the other nodes what happens here. After a time without a link the events wait for the others,
+    /// who may be about to come back, too.
+    async fn write(&self) -> RedisResult<Infallible> {
+        let outgoing = &self.cluster.outgoing;
+        let others = self.others_are_back();
+        tokio::pin!(others);
+        if outgoing.waiting().0 == 0 {
+            self.say_here();
+        }
+        loop {
+            tokio::select! {
+                () = &mut others => break,
+                () = outgoing.filled() => {
+                    self.under_way.lock().extend(outgoing.take());
+                    self.carry_out(|order| !matches!(order.task, Task::Publish(_))).await?;
+                    self.say_here();
+                }
+            }
+        }
+        self.carry_out(|_| true).await?;
+        loop {
+            outgoing.filled().await;
+            *self.under_way.lock() = outgoing.take();
+            self.carry_out(|_| true).await?;
+        }
+    }
+
+    /// Tells the others once that this node listens to all that matters to it.
+    fn say_here(&self) {
+        if !self.cluster.listening.swap(true, Ordering::AcqRel) {
+            let me = self.cluster.node();
+            self.cluster.tell(Envelope::Here(me, me));
+            self.cluster.heard_here.notify_one();
+        }
+    }
+
+    /// Ends when every node that was known listens again, or when they have had time enough.
+    async fn others_are_back(&self) {
+        let cluster = &self.cluster;
+        let back = async {
+            loop {
+                let heard = cluster.heard_here.notified();
+                if cluster.listens() && cluster.peers.lock().is_subset(&cluster.here.lock()) {
+                    return;
+                }
+                heard.await;
+            }
+        };
+        let _ = timeout(OTHERS_WAIT, back).await;
+    }
+
+    /// Carries out those orders under way that `now` chooses; the others stay.
+    async fn carry_out(&self, now: impl Fn(&Order) -> bool) -> RedisResult<()> {
+        let (cluster, mut hearing, mut out) = (&self.cluster, self.hearing.clone(), self.out.clone());
+        let (mut listen, mut forget) = (Vec::new(), Vec::new());
+        for order in self.under_way.lock().iter().filter(|order| now(order)) {
+            let name = cluster.names.topic(&order.app, &order.topic);
+            match order.task {
+                Task::Listen => {
+                    if let Some(app) = cluster.app(&order.app) {
+                        self.listener.add(&name, Subject { app, topic: order.topic.clone() });
+                    }
+                    forget.retain(|other| *other != name);
+                    listen.push(name);
+                }
+                Task::Forget => forget.push(name),
+                _ => (),
+            }
+        }
+        if !listen.is_empty() {
+            hearing.subscribe(&listen).await?;
+        }
+        // What is here is said only now that everything is heard that comes after it.
+        let (mut commands, mut expected) = (Vec::new(), Vec::new());
+        for order in self.under_way.lock().iter().filter(|order| now(order)) {
+            let before = commands.len();
+            let what = cluster.commands(&self.scripts, order, &mut commands);
+            expected.push((what, commands.len() - before));
+        }
+        let answers = if commands.is_empty() { Vec::new() } else { out.ask(commands).await? };
+        let (done, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *self.under_way.lock()).into_iter().partition(|order| now(order));
+        *self.under_way.lock() = kept;
+        self.conclude(&done, &expected, &answers)?;
+        for name in &forget {
+            self.listener.remove(name);
+        }
+        if !forget.is_empty() {
+            hearing.unsubscribe(&forget).await?;
+        }
+        Ok(())
+    }
+
+    fn conclude(
+        &self,
+        orders: &[Order],
+        expected: &[(Expected, usize)],
+        answers: &[RedisResult<Value>],
+    ) -> RedisResult<()> {
+        let mut answers = answers;
+        for (order, (expected, count)) in orders.iter().zip(expected) {
+            let (own, rest) = answers.split_at_checked(*count).ok_or(fault("Redis has left out answers"))?;
+            answers = rest;
+            self.cluster.done(order, expected, own);
+            self.cluster.outgoing.done(order);
+            if let Some(Err(error)) = own.iter().find(|answer| answer.as_ref().is_err_and(is_no_use)) {
+                return Err(error.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Says to the others what cannot wait for the queue.
+    async fn tell(&self, mut telling: mpsc::Receiver<Envelope>) -> RedisResult<Infallible> {
+        let (control, mut out) = (self.cluster.names.control(), self.out.clone());
+        while let Some(envelope) = telling.recv().await {
+            out.ask_one(cmd(self.scripts.publish).arg(&control).arg(envelope.encode()).take()).await?;
+        }
+        Err(fault("nobody has anything more to say"))
+    }
+
+    /// Makes sure that the hearing connection lives.
+    async fn ping(&self) -> RedisResult<Infallible> {
+        let mut hearing = self.hearing.clone();
+        loop {
+            tokio::time::sleep(PING).await;
+            hearing.ask_one(cmd("PING")).await?;
+        }
+    }
+
+    /// After `stop`: waits until everything has been said, and leaves the cluster.
+    async fn leave(&self, stop: &CancellationToken) -> RedisResult<()> {
+        stop.cancelled().await;
+        let said = async {
+            while self.cluster.outgoing.waiting().0 > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(FAREWELL, said).await.is_err() {
+            tracing::warn!("Redis is too slow; the other nodes do not hear the end of what happened here");
+        }
+        self.bury(self.cluster.node()).await
+    }
+}
+
+/// Whether this Redis is of no use any more: restarted, a replica now, out of its cluster, or shut to us.
+fn is_no_use(error: &RedisError) -> bool {
+    let codes = ["NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "NOPERM"];
+    error.code().is_some_and(|code| codes.contains(&code))
+}
+
+/// Whether Redis has no memory left. It still tells what is published.
+pub(super) fn is_full(error: &RedisError) -> bool {
+    error.code() == Some("OOM")
+}
+
+async fn load(out: &mut Connection) -> RedisResult<Scripts> {
+    let sources = [include_str!("member.lua"), include_str!("cache.lua"), include_str!("lease.lua")];
+    let mut hashes = Vec::new();
+    for source in sources {
+        let hash = out.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
+        hashes.push(redis::from_redis_value::<String>(hash)?);
+    }
+    let [member, cache, lease] = hashes.try_into().map_err(|_| fault("Redis has not loaded the scripts"))?;
+    Ok(Scripts { member, cache, lease, publish: out.publish() })
+}

@@ -1,0 +1,219 @@
+//! What comes from the other nodes, by way of one link. Nothing of it is trusted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::PushInfo;
+use redis::PushKind;
+use redis::Value;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
+use crate::metrics::Dropped;
+use crate::protocol::envelope::Change;
+use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::EnvelopeError;
+use crate::protocol::envelope::MAGIC;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::envelope::Termination;
+use crate::registry::AppState;
+use crate::registry::Heard;
+use crate::registry::outgoing::Topic;
+
+/// How long word from other nodes waits for shards that lag too far behind.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Who hears what comes over one link.
+#[derive(Debug)]
+pub(super) struct Listener {
+    cluster: Arc<Cluster>,
+    control: String,
+    /// What this node's own events begin with: they come back if it listens to their topic.
+    own_event: String,
+    topics: Mutex<HashMap<Vec<u8>, Subject>>,
+    /// Cancelled when the link is lost.
+    pub(super) lost: CancellationToken,
+    /// This node has heard itself.
+    pub(super) greeted: Notify,
+}
+
+/// What a topic is about.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) app: Arc<AppState>,
+    pub(super) topic: Topic,
+}
+
+impl Listener {
+    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
+        Self {
+            control: cluster.names.control(),
+            own_event: format!("{MAGIC}event {} ", cluster.node()),
+            cluster,
+            topics: Mutex::default(),
+            lost: CancellationToken::new(),
+            greeted: Notify::new(),
+        }
+    }
+
+    /// From now on word on this topic matters.
+    pub(super) fn add(&self, name: &str, subject: Subject) {
+        self.topics.lock().insert(name.as_bytes().to_vec(), subject);
+    }
+
+    /// Word on this topic no longer matters.
+    pub(super) fn remove(&self, name: &str) {
+        self.topics.lock().remove(name.as_bytes());
+    }
+
+    /// What Redis says unasked.
+    pub(super) fn hear(&self, push: PushInfo) {
+        if self.lost.is_cancelled() {
+            return;
+        }
+        let mut data = push.data.into_iter();
+        match (push.kind, data.next(), data.next()) {
+            (
+                PushKind::Message | PushKind::SMessage,
+                Some(Value::BulkString(topic)),
+                Some(Value::BulkString(message)),
+            ) => {
+                self.on_message(&topic, &message.into());
+            }
+            (PushKind::Disconnection, ..) => self.lost.cancel(),
+            // Redis has taken a subscription away, such as when a slot of a Redis Cluster moves.
+            (PushKind::Unsubscribe | PushKind::SUnsubscribe, Some(Value::BulkString(topic)), _)
+                if self.topics.lock().contains_key(&topic) =>
+            {
+                self.lost.cancel();
+            }
+            _ => (),
+        }
+    }
+
+    fn on_message(&self, topic: &[u8], message: &Bytes) {
+        let subject = self.topics.lock().get(topic).cloned();
+        let is_own = message.starts_with(self.own_event.as_bytes());
+        if is_own && subject.as_ref().is_none_or(|subject| !subject.is_cached()) {
+            return;
+        }
+        let envelope = match Envelope::decode(message) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.drop(topic, error),
+        };
+        match (envelope, subject) {
+            (Envelope::Event(event), Some(subject)) => self.on_event(&subject, event),
+            (Envelope::Member(change), Some(subject)) => subject.on_change(change),
+            (Envelope::Count(node, count), Some(Subject { app, topic: Topic::Channel(name) })) => {
+                if node != self.cluster.node() {
+                    app.hear(&name, Heard::Count(node, count), Instant::now());
+                }
+            }
+            (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
+            // It is no longer listened to.
+            (_, None) => (),
+            _ => self.drop(topic, EnvelopeError::Malformed),
+        }
+    }
+
+    fn drop(&self, topic: &[u8], error: EnvelopeError) {
+        let cause = match error {
+            EnvelopeError::Version => Dropped::Version,
+            EnvelopeError::Malformed => Dropped::Malformed,
+        };
+        self.cluster.meters.dropped(cause, 1);
+        let topic = String::from_utf8_lossy(topic);
+        tracing::warn!(%topic, "a message on a topic of this cluster is {error}; give each cluster a name of its own");
+    }
+
+    fn on_event(&self, subject: &Subject, event: RemoteEvent) {
+        let Topic::Channel(name) = &subject.topic else { return };
+        let meters = &self.cluster.meters;
+        if !self.has_room() {
+            meters.dropped(Dropped::Overloaded, 1);
+            return;
+        }
+        let is_own = event.node == self.cluster.node();
+        let accepted = Duration::from_micros(event.accepted_micros);
+        if !subject.app.hear(name, Heard::Event(event), Instant::now()) {
+            meters.dropped(Dropped::Duplicate, 1);
+        } else if !is_own {
+            meters.heard(1);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            meters.latency.observe(now.saturating_sub(accepted).as_secs_f64());
+        }
+    }
+
+    /// Waits until the shards have room. While it does, Redis keeps what is to come.
+    fn has_room(&self) -> bool {
+        let began = Instant::now();
+        while self.cluster.inboxes.is_full() {
+            if began.elapsed() > WAIT_MAX {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn on_control(&self, envelope: Envelope) {
+        let cluster = &self.cluster;
+        let me = cluster.node();
+        match envelope {
+            Envelope::Hello(node, _) if node == me => self.greeted.notify_one(),
+            Envelope::Hello(node, _) => {
+                cluster.peers.lock().insert(node);
+                if cluster.listens() {
+                    cluster.tell(Envelope::Here(me, node));
+                }
+            }
+            Envelope::Here(node, of) if node != me && (of == me || of == node) => {
+                cluster.peers.lock().insert(node);
+                cluster.on_here(node);
+            }
+            Envelope::Gone(_, node) if node != me => {
+                cluster.peers.lock().remove(&node);
+                for app in cluster.apps() {
+                    app.bury(node, Instant::now());
+                }
+            }
+            Envelope::Terminate(what) if what.node != me => {
+                let Some(app) = cluster.app(&what.app) else { return };
+                let closed = app.terminate(&what.user_id) as u64;
+                cluster.tell(Envelope::Terminated(Termination { node: me, closed, ..what }));
+            }
+            Envelope::Terminated(what) => cluster.on_terminated(&what),
+            _ => (),
+        }
+    }
+}
+
+impl Subject {
+    fn is_cached(&self) -> bool {
+        matches!(&self.topic, Topic::Channel(name) if name.kind().cached)
+    }
+
+    fn on_change(&self, change: Change) {
+        match &self.topic {
+            Topic::Channel(name) => {
+                self.app.hear(name, Heard::Member(change), Instant::now());
+            }
+            Topic::User(user_id) => self.app.hear_of_user(user_id, change),
+        }
+    }
+}
+
+impl Cluster {
+    /// Whether a message's author is this node.
+    pub(super) fn node(&self) -> NodeId {
+        self.outgoing.node()
+    }
+}

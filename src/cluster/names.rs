@@ -1,0 +1,135 @@
+//! What topics and keys are called. Everything of one topic has the same hash tag, so that in a Redis Cluster
+//! a script finds it in one slot.
+
+use std::sync::Arc;
+
+use percent_encoding::AsciiSet;
+use percent_encoding::CONTROLS;
+use percent_encoding::percent_decode_str;
+use percent_encoding::utf8_percent_encode;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
+use crate::registry::outgoing::Topic;
+
+/// What would be taken for a part of the name.
+const PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b':').add(b'{').add(b'}').add(b' ');
+/// What a user's topic begins with; no channel's name does.
+const USER: char = '~';
+/// The longest channel name that another node may have.
+const NAME_LENGTH_MAX: usize = 1024;
+
+/// The names of one cluster.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// Before topics.
+    name: String,
+    /// Before keys.
+    key_start: String,
+}
+
+impl Names {
+    pub(super) fn new(name: &str, key_prefix: &str) -> Self {
+        Self { name: name.to_owned(), key_start: format!("{key_prefix}{name}") }
+    }
+
+    /// `<cluster>:nodes`: what the nodes have to say to each other.
+    pub(super) fn control(&self) -> String {
+        format!("{}:nodes", self.name)
+    }
+
+    /// `<cluster>:{<app>:<channel>}`, or `~` and the user.
+    pub(super) fn topic(&self, app: &str, topic: &Topic) -> String {
+        format!("{}:{}", self.name, tag(app, topic))
+    }
+
+    /// Hash: who is on a topic, and on which node.
+    pub(super) fn members(&self, app: &str, topic: &Topic) -> String {
+        format!("{}:{}:members", self.key_start, tag(app, topic))
+    }
+
+    /// Hash: the users of a topic, and on how many nodes they are.
+    pub(super) fn users(&self, app: &str, topic: &Topic) -> String {
+        format!("{}:{}:users", self.key_start, tag(app, topic))
+    }
+
+    /// The remembered event of a cache channel, as it was told.
+    pub(super) fn cached(&self, app: &str, topic: &Topic) -> String {
+        format!("{}:{}:cached", self.key_start, tag(app, topic))
+    }
+
+    /// Sorted set: the nodes, by the end of their lease.
+    pub(super) fn leases(&self) -> String {
+        format!("{}:{{nodes}}:leases", self.key_start)
+    }
+
+    /// Who buries the dead.
+    pub(super) fn undertaker(&self) -> String {
+        format!("{}:{{nodes}}:undertaker", self.key_start)
+    }
+
+    /// Set: the apps of a node.
+    pub(super) fn apps(&self, node: NodeId) -> String {
+        format!("{}:{{node:{node}}}:apps", self.key_start)
+    }
+
+    /// Hash: what a node listens to of an app or has users on, with the number of its connections.
+    pub(super) fn topics(&self, node: NodeId, app: &str) -> String {
+        format!("{}:{{node:{node}}}:app:{app}", self.key_start)
+    }
+
+    /// Topics that a Soketi server listens to whose prefix is the name of this cluster, or who has none.
+    pub(super) fn soketi(&self) -> [String; 2] {
+        let topic = "redis-adapter#comms#req";
+        [format!("{}#{topic}", self.name), topic.to_owned()]
+    }
+}
+
+/// A topic as a field of [`Names::topics`].
+pub(super) fn field(topic: &Topic) -> String {
+    match topic {
+        Topic::Channel(name) => utf8_percent_encode(name.as_str(), PARTS).to_string(),
+        Topic::User(user_id) => format!("{USER}{}", utf8_percent_encode(user_id, PARTS)),
+    }
+}
+
+/// What [`field`] has written; nothing when somebody else has.
+pub(super) fn topic_of(field: &str) -> Option<Topic> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| Arc::<str>::from(&*text));
+    match field.strip_prefix(USER) {
+        Some(user_id) => decoded(user_id).map(Topic::User),
+        None => ChannelName::parse(&decoded(field)?, NAME_LENGTH_MAX).ok().map(Topic::Channel),
+    }
+}
+
+fn tag(app: &str, topic: &Topic) -> String {
+    format!("{{{}:{}}}", utf8_percent_encode(app, PARTS), field(topic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_different_things_differ() {
+        let names = Names::new("gema", "k:");
+        let channel = |name: &str| Topic::Channel(ChannelName::parse(name, 200).unwrap());
+        assert_eq!(names.topic("app-id", &channel("orders")), "gema:{app-id:orders}");
+        assert_eq!(names.members("app-id", &channel("presence-a")), "k:gema:{app-id:presence-a}:members");
+        assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
+        assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "gema:{a:#server-to-user-x%3Ay}");
+    }
+
+    #[test]
+    fn a_field_tells_its_topic() {
+        for topic in [
+            Topic::Channel(ChannelName::parse("presence-a.b;c", 200).unwrap()),
+            Topic::Channel(ChannelName::parse("#server-to-user-é ~:", 200).unwrap()),
+            Topic::User("~ü{}%41".into()),
+        ] {
+            assert_eq!(topic_of(&field(&topic)), Some(topic));
+        }
+        assert_eq!(topic_of("not a channel"), None);
+        assert_eq!(topic_of("%ff"), None);
+    }
+}

@@ -1,0 +1,306 @@
+//! From orders to Redis' commands, and from its answers to what they mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use redis::Cmd;
+use redis::RedisResult;
+use redis::Value;
+use redis::cmd;
+
+use crate::cluster::Cluster;
+use crate::cluster::names;
+use crate::protocol::envelope;
+use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::envelope::json;
+use crate::protocol::identity::Member;
+use crate::registry::AppState;
+use crate::registry::Entry;
+use crate::registry::Own;
+use crate::registry::Placed;
+use crate::registry::Snapshot;
+use crate::registry::outgoing::Order;
+use crate::registry::outgoing::Placement;
+use crate::registry::outgoing::Publish;
+use crate::registry::outgoing::Task;
+use crate::registry::outgoing::Topic;
+
+/// The scripts of one link, by the hashes that Redis has given them.
+#[derive(Debug, Clone)]
+pub(super) struct Scripts {
+    pub(super) member: String,
+    pub(super) cache: String,
+    pub(super) lease: String,
+    /// `PUBLISH` or `SPUBLISH`.
+    pub(super) publish: &'static str,
+}
+
+/// What a node says at once of who is on a topic.
+pub(super) struct Statement<'a> {
+    pub(super) node: NodeId,
+    pub(super) members_max: usize,
+    /// Whoever is not named has left.
+    pub(super) whole: bool,
+    /// Whether to answer with all that are on the topic.
+    pub(super) all: bool,
+    /// Users with what is told about them; nothing about those that leave.
+    pub(super) users: Vec<(&'a str, &'a str)>,
+}
+
+/// What an order still needs to know when its answers come.
+#[derive(Debug)]
+pub(super) enum Expected {
+    Published,
+    Opened { has_members: bool, has_cache: bool, peers: Vec<NodeId> },
+    Placed,
+    Done,
+}
+
+impl Cluster {
+    /// Who says what of a topic, as a command.
+    pub(super) fn statement(&self, scripts: &Scripts, app: &str, topic: &Topic, says: &Statement<'_>) -> Cmd {
+        let flag = |set: bool| if set { "1" } else { "" };
+        let mut command = cmd("EVALSHA");
+        command
+            .arg(&scripts.member)
+            .arg(2)
+            .arg(self.names.members(app, topic))
+            .arg(self.names.users(app, topic))
+            .arg(self.names.topic(app, topic))
+            .arg(scripts.publish)
+            .arg(envelope::member_head(self.node()))
+            .arg(says.node.to_string())
+            // As many as a script can count.
+            .arg(says.members_max.min(1 << 50))
+            .arg(flag(says.whole))
+            .arg(flag(says.all));
+        for (user_id, user_info) in &says.users {
+            command.arg(user_id).arg(user_info);
+        }
+        command
+    }
+
+    /// The commands of an order, and what to make of the answers: one for each command.
+    pub(super) fn commands(&self, scripts: &Scripts, order: &Order, commands: &mut Vec<Cmd>) -> Expected {
+        let Order { app, topic, task } = order;
+        match task {
+            Task::Publish(publish) => {
+                commands.push(self.publish(scripts, app, topic, publish));
+                Expected::Published
+            }
+            Task::Listen => self.listen(scripts, app, topic, commands),
+            Task::Forget => {
+                let still = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
+                if !still {
+                    commands.push(self.forget(app, topic));
+                }
+                Expected::Done
+            }
+            Task::Member(placement) => {
+                if let Topic::User(_) = topic {
+                    commands.push(match &placement.user_info {
+                        Some(_) => self.note(app, topic, 0),
+                        None => self.forget(app, topic),
+                    });
+                }
+                commands.push(self.place(scripts, app, topic, placement));
+                Expected::Placed
+            }
+            Task::Count => {
+                let Topic::Channel(name) = topic else { return Expected::Done };
+                let Some(state) = self.app(app) else { return Expected::Done };
+                let count = u32::try_from(state.take_count(name)).unwrap_or(u32::MAX);
+                commands.push(self.note(app, topic, count));
+                let word = Envelope::Count(self.node(), count).encode();
+                commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(word).take());
+                Expected::Done
+            }
+        }
+    }
+
+    fn publish(&self, scripts: &Scripts, app: &str, topic: &Topic, publish: &Publish) -> Cmd {
+        let cached_for_ms = publish.cache_for.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let accepted = since.saturating_sub(publish.event.accepted.elapsed());
+        let event = RemoteEvent {
+            node: self.node(),
+            number: publish.number,
+            accepted_micros: u64::try_from(accepted.as_micros()).unwrap_or(u64::MAX),
+            except: publish.event.except,
+            cached_for_ms,
+            frame: publish.event.frame.clone(),
+        };
+        let name = self.names.topic(app, topic);
+        match cached_for_ms {
+            0 => cmd(scripts.publish).arg(name).arg(event.encode()).take(),
+            time => cmd("EVALSHA")
+                .arg(&scripts.cache)
+                .arg(1)
+                .arg(self.names.cached(app, topic))
+                .arg(name)
+                .arg(scripts.publish)
+                .arg(event.encode())
+                .arg(time)
+                .take(),
+        }
+    }
+
+    /// A topic that is listened to: says what is here, and asks for what is elsewhere.
+    fn listen(&self, scripts: &Scripts, app: &str, topic: &Topic, commands: &mut Vec<Cmd>) -> Expected {
+        let own = self.own(app, topic);
+        let has_members = match topic {
+            Topic::Channel(name) => name.kind().presence,
+            Topic::User(_) => true,
+        };
+        let has_cache = matches!(topic, Topic::Channel(name) if name.kind().cached);
+        if matches!(topic, Topic::Channel(_)) || !own.members.is_empty() {
+            commands.push(self.note(app, topic, 0));
+        }
+        if has_members {
+            let users = own.members.iter().map(|member| (&*member.user_id, &*member.user_info)).collect();
+            let says = Statement { node: self.node(), members_max: own.members_max, whole: true, all: true, users };
+            commands.push(self.statement(scripts, app, topic, &says));
+        }
+        let peers: Vec<NodeId> = if own.counted { self.peers() } else { Vec::new() };
+        for peer in &peers {
+            commands.push(cmd("HGET").arg(self.names.topics(*peer, app)).arg(names::field(topic)).take());
+        }
+        if has_cache {
+            let key = self.names.cached(app, topic);
+            commands.push(cmd("GET").arg(&key).take());
+            commands.push(cmd("PTTL").arg(key).take());
+        }
+        Expected::Opened { has_members, has_cache, peers }
+    }
+
+    fn place(&self, scripts: &Scripts, app: &str, topic: &Topic, placement: &Placement) -> Cmd {
+        let info = placement.user_info.as_deref().unwrap_or_default();
+        let users = vec![(&*placement.user_id, info)];
+        let says = Statement { node: self.node(), members_max: placement.members_max, whole: false, all: false, users };
+        self.statement(scripts, app, topic, &says)
+    }
+
+    /// Notes that this node has to do with a topic, so that what it leaves behind can be found.
+    fn note(&self, app: &str, topic: &Topic, connections: u32) -> Cmd {
+        cmd("HSET").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).arg(connections).take()
+    }
+
+    fn forget(&self, app: &str, topic: &Topic) -> Cmd {
+        cmd("HDEL").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).take()
+    }
+
+    fn own(&self, app: &str, topic: &Topic) -> Own {
+        let state = self.app(app);
+        match topic {
+            Topic::Channel(name) => state.map(|state| state.own(name)).unwrap_or_default(),
+            Topic::User(user_id) => {
+                let online = state.is_some_and(|state| state.is_online(user_id));
+                let member = || Member { user_id: Arc::clone(user_id), user_info: "{}".into() };
+                Own { members: online.then(member).into_iter().collect(), members_max: usize::MAX, counted: false }
+            }
+        }
+    }
+
+    fn is_online(&self, app: &str, user_id: &str) -> bool {
+        self.app(app).is_some_and(|state| state.is_online(user_id))
+    }
+
+    /// An order has been done, with these answers.
+    pub(super) fn done(&self, order: &Order, expected: &Expected, answers: &[RedisResult<Value>]) {
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            self.meters.refused();
+            tracing::warn!(%error, "Redis refuses a command; what it was for is tried again or served from here");
+        }
+        let Some(state) = self.app(&order.app) else { return };
+        match (expected, &order.task) {
+            (Expected::Published, _) => self.meters.told(1),
+            (Expected::Opened { has_members, has_cache, peers }, _) => {
+                let snapshot = snapshot(answers, *has_members, *has_cache, peers);
+                match &order.topic {
+                    Topic::Channel(name) => state.opened(name, snapshot, Instant::now()),
+                    Topic::User(user_id) => state.user_opened(user_id, snapshot.as_ref(), Instant::now()),
+                }
+            }
+            (Expected::Placed, Task::Member(placement)) => {
+                let outcome = answers.last().and_then(|answer| placed(answer.as_ref().ok()?));
+                on_placed(&state, &order.topic, placement, outcome.unwrap_or(Placed::Failed));
+            }
+            _ => (),
+        }
+    }
+}
+
+fn on_placed(state: &AppState, topic: &Topic, placement: &Placement, outcome: Placed) {
+    match topic {
+        Topic::Channel(name) => state.placed(name, placement, outcome, Instant::now()),
+        Topic::User(_) => state.user_placed(placement, outcome),
+    }
+}
+
+/// The script's answer to a single change.
+fn placed(answer: &Value) -> Option<Placed> {
+    let (version, refused, _) = statement_answer(answer)?;
+    Some(if refused.is_empty() { Placed::At(version) } else { Placed::Refused })
+}
+
+/// What the nodes together know, from the answers to [`Cluster::listen`].
+fn snapshot(answers: &[RedisResult<Value>], has_members: bool, has_cache: bool, peers: &[NodeId]) -> Option<Snapshot> {
+    let values: Vec<&Value> = answers.iter().map(|answer| answer.as_ref().ok()).collect::<Option<_>>()?;
+    let mut values = values.as_slice();
+    let mut snapshot = Snapshot::default();
+    if has_cache {
+        let (rest, [cached, left]) = values.split_last_chunk()?;
+        snapshot.cached = cached_event(cached, left);
+        values = rest;
+    }
+    let (rest, counts) = values.split_at_checked(values.len().checked_sub(peers.len())?)?;
+    snapshot.counts = peers
+        .iter()
+        .zip(counts)
+        .filter_map(|(peer, count)| Some((*peer, text(count)?.parse().ok().filter(|&count| count > 0)?)))
+        .collect();
+    if has_members {
+        let (version, refused, found) = statement_answer(rest.last()?)?;
+        snapshot.version = version;
+        snapshot.refused = refused;
+        snapshot.entries = found;
+    }
+    Some(snapshot)
+}
+
+/// The event that a cache channel remembers, and how long it will be.
+pub(super) fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Duration)> {
+    let (Value::BulkString(bytes), Value::Int(left)) = (cached, left) else { return None };
+    let Ok(Envelope::Event(event)) = Envelope::decode(&Bytes::copy_from_slice(bytes)) else { return None };
+    Some((event, Duration::from_millis(u64::try_from(*left).ok()?)))
+}
+
+/// The version, the users refused, and who is on the topic where that was asked for.
+fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<Entry>)> {
+    let Value::Array(parts) = answer else { return None };
+    let [version, Value::Array(refused), Value::Array(found)] = parts.as_slice() else { return None };
+    let version = text(version)?.parse().ok()?;
+    let refused = refused.iter().filter_map(text).map(Arc::from).collect();
+    let entries = found.chunks_exact(2).filter_map(|pair| entry(text(&pair[0])?, text(&pair[1])?)).collect();
+    Some((version, refused, entries))
+}
+
+fn entry(field: &str, user_info: &str) -> Option<Entry> {
+    let (node, user_id) = field.split_once(':')?;
+    Some((NodeId::parse(node)?, Member { user_id: user_id.into(), user_info: json(user_info)? }))
+}
+
+/// A value as text, if it is.
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}

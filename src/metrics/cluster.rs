@@ -1,0 +1,106 @@
+//! What is counted of the link to the other nodes.
+
+use prometheus::Gauge;
+use prometheus::Histogram;
+use prometheus::HistogramOpts;
+use prometheus::IntCounter;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+
+use super::Maker;
+
+/// The link to Redis and to the other nodes.
+#[derive(Debug, Clone)]
+pub struct ClusterMeters {
+    /// 1 while there is a link.
+    pub up: IntGauge,
+    /// Links made.
+    pub connects: IntCounter,
+    /// When the link was last lost, in seconds since 1970.
+    pub last_lost: Gauge,
+    /// Nodes of the cluster, this one included.
+    pub nodes: IntGauge,
+    /// Orders that Redis has not taken yet.
+    pub waiting: IntGauge,
+    /// Bytes of the events among them.
+    pub waiting_bytes: IntGauge,
+    /// From another node's accepting an event to handing it to the shards here, in seconds.
+    pub latency: Histogram,
+    messages: IntCounterVec,
+    dropped: IntCounterVec,
+    errors: IntCounter,
+}
+
+/// Why word from another node, or for one, is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Not of gema, or damaged.
+    Malformed,
+    /// Of another version of gema.
+    Version,
+    /// Heard before.
+    Duplicate,
+    /// The shards here lag too far behind.
+    Overloaded,
+    /// Accepted before there was any link, and too much of it.
+    Unheard,
+}
+
+impl Dropped {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::Duplicate => "duplicate",
+            Self::Overloaded => "overloaded",
+            Self::Unheard => "unheard",
+        }
+    }
+}
+
+impl ClusterMeters {
+    pub(super) fn new(own: &Maker<'_>) -> Self {
+        let gauge = |name: &str, help: &str| own.register(IntGauge::new(format!("gema_{name}"), help));
+        let counter = |name: &str, help: &str| own.register(IntCounter::new(format!("gema_{name}"), help));
+        let latency = HistogramOpts::new(
+            "gema_cluster_publish_to_delivery_seconds",
+            "From another node's accepting an event to handing it to the shards here, by the clocks of both",
+        )
+        .buckets(vec![0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+        Self {
+            up: gauge("redis_up", "Whether there is a link to Redis"),
+            connects: counter("redis_connects_total", "Links to Redis made"),
+            last_lost: own.register(Gauge::new(
+                "gema_redis_last_lost_timestamp_seconds",
+                "When the link to Redis was last lost; 0 for never",
+            )),
+            errors: counter("redis_errors_total", "Commands that Redis has refused"),
+            nodes: gauge("cluster_nodes", "Nodes of the cluster, this one included"),
+            waiting: gauge("cluster_waiting", "Orders for the other nodes that Redis has not taken yet"),
+            waiting_bytes: gauge("cluster_waiting_bytes", "Bytes of the events among them"),
+            latency: own.register(Histogram::with_opts(latency)),
+            messages: own.counter("cluster_messages_total", "Events from and to other nodes", &["direction"]),
+            dropped: own.counter("cluster_dropped_total", "Word between nodes that was dropped, by cause", &["cause"]),
+        }
+    }
+
+    /// Counts events that other nodes have sent.
+    pub fn heard(&self, events: u64) {
+        self.messages.with_label_values(&["in"]).inc_by(events);
+    }
+
+    /// Counts events that Redis has taken for other nodes.
+    pub fn told(&self, events: u64) {
+        self.messages.with_label_values(&["out"]).inc_by(events);
+    }
+
+    /// Counts what was dropped.
+    pub fn dropped(&self, cause: Dropped, messages: u64) {
+        self.dropped.with_label_values(&[cause.label()]).inc_by(messages);
+    }
+
+    /// Counts a command that Redis has refused.
+    pub fn refused(&self) {
+        self.errors.inc();
+    }
+}

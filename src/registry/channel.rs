@@ -1,0 +1,287 @@
+//! One channel of an app: how many listen on which shard, who is present, what is cached.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::protocol::channel::Access;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::event;
+use crate::protocol::frame::Frame;
+use crate::protocol::identity::Member;
+use crate::registry::JoinRules;
+use crate::registry::Leaver;
+use crate::registry::address::Address;
+use crate::registry::inbox::ChannelId;
+use crate::registry::inbox::Event;
+use crate::registry::inbox::Inboxes;
+use crate::registry::inbox::Letter;
+use crate::registry::inbox::Sleepers;
+use crate::registry::members::Members;
+use crate::registry::outgoing::Order;
+use crate::registry::outgoing::Outgoing;
+use crate::registry::outgoing::Task;
+use crate::registry::outgoing::Topic;
+use crate::registry::replica::Effect;
+use crate::registry::shared::Shared;
+
+/// Above so many subscribers their number is told at most once in [`COUNT_PAUSE`].
+const COUNT_AT_ONCE_MAX: usize = 100;
+/// See [`COUNT_AT_ONCE_MAX`]; both are Pusher's figures.
+const COUNT_PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    id: ChannelId,
+    /// Subscriptions on each shard.
+    subscriptions: Box<[u32]>,
+    pub(super) members: Option<Box<Members>>,
+    pub(super) cached: Option<Box<Cached>>,
+    pub(super) counted: Option<Box<Counted>>,
+    /// What the channel has to do with other nodes, where there are any.
+    pub(super) shared: Option<Box<Shared>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Cached {
+    pub(super) frame: Frame,
+    pub(super) until: Instant,
+}
+
+/// When the subscribers last heard how many they are, and whether that has changed since.
+#[derive(Debug)]
+pub(super) struct Counted {
+    at: Instant,
+    pub(super) stale: bool,
+}
+
+/// A connection that joins.
+#[derive(Debug)]
+pub(super) struct Joiner {
+    pub(super) address: Address,
+    pub(super) user_id: Option<Arc<str>>,
+    pub(super) rules: JoinRules,
+}
+
+/// What a change under the lock of a channel needs, and leaves to be done when the lock is gone.
+pub(super) struct Scope<'a> {
+    pub(super) inboxes: &'a Inboxes,
+    pub(super) outgoing: Option<&'a Outgoing>,
+    pub(super) app: &'a Arc<str>,
+    pub(super) now: Instant,
+    pub(super) sleepers: Sleepers,
+    /// Somebody must come back to tell the number of subscribers.
+    pub(super) uncounted: bool,
+    /// Somebody must come back to settle what is unclear between the nodes.
+    pub(super) uneasy: bool,
+}
+
+impl Scope<'_> {
+    /// This node.
+    pub(super) fn node(&self) -> NodeId {
+        self.outgoing.map_or_else(NodeId::default, Outgoing::node)
+    }
+
+    /// Whether other nodes have a say in what happens.
+    pub(super) fn is_linked(&self) -> bool {
+        self.outgoing.is_some_and(Outgoing::is_linked)
+    }
+
+    /// Leaves something for the cluster to do.
+    pub(super) fn order(&self, name: &ChannelName, task: Task) {
+        if let Some(outgoing) = self.outgoing {
+            outgoing.put(Order { app: Arc::clone(self.app), topic: Topic::Channel(name.clone()), task });
+        }
+    }
+}
+
+impl Channel {
+    /// A channel without subscribers.
+    pub(super) fn new(scope: &Scope<'_>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: ChannelId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            subscriptions: vec![0; scope.inboxes.shards()].into(),
+            members: None,
+            cached: None,
+            counted: None,
+            shared: scope.outgoing.map(|_| Box::default()),
+        }
+    }
+
+    /// Subscriptions on this node.
+    pub(super) fn total(&self) -> usize {
+        self.subscriptions.iter().map(|&count| count as usize).sum()
+    }
+
+    /// Subscriptions on all nodes, as far as this one knows.
+    fn total_everywhere(&self) -> usize {
+        self.total() + self.shared.as_ref().map_or(0, |shared| shared.elsewhere())
+    }
+
+    pub(super) fn users(&self) -> usize {
+        self.members.as_ref().map_or(0, |members| members.replica.count())
+    }
+
+    pub(super) fn cached(&mut self, now: Instant) -> Option<&Cached> {
+        self.cached.take_if(|cached| cached.until <= now);
+        self.cached.as_deref()
+    }
+
+    /// Remembers an event.
+    pub(super) fn remember(&mut self, frame: &Frame, until: Instant) {
+        self.cached = Some(Box::new(Cached { frame: frame.clone(), until }));
+        if let Some(shared) = &mut self.shared {
+            shared.cached_anew = true;
+        }
+    }
+
+    /// Nothing needs the entry any more.
+    pub(super) fn is_idle(&mut self, scope: &Scope<'_>) -> bool {
+        let lingered = self.shared.as_ref().is_none_or(|shared| shared.has_lingered(scope.now));
+        // The other nodes remember a cached event as well.
+        self.total() == 0 && lingered && (scope.is_linked() || self.cached(scope.now).is_none())
+    }
+
+    /// Whether another member fits in.
+    pub(super) fn has_room(&self, member: &Member, members_max: usize) -> bool {
+        let full =
+            |members: &Members| members.replica.count() >= members_max && !members.replica.contains(&member.user_id);
+        !self.members.as_deref().is_some_and(full)
+    }
+
+    /// A connection joins: at once, or when the other nodes know.
+    pub(super) fn join(&mut self, name: &ChannelName, joiner: Joiner, member: Option<&Member>, scope: &mut Scope<'_>) {
+        let first = member.map(|member| self.members.get_or_insert_default().arrive(member).connections == 1);
+        if scope.is_linked()
+            && let Some(order) = self.waits_for(name, member.zip(first), joiner.rules, scope)
+        {
+            return self.keep(joiner, order);
+        }
+        if let Some(member) = member {
+            self.place(name, member, scope);
+        }
+        self.admit(name, &joiner, scope);
+    }
+
+    /// A member is there, on this node.
+    pub(super) fn place(&mut self, name: &ChannelName, member: &Member, scope: &mut Scope<'_>) {
+        let members = self.members.get_or_insert_default();
+        let effect = members.replica.add(scope.node(), member);
+        self.tell_effect(name, effect, scope);
+    }
+
+    /// A member is no longer there, on this node.
+    pub(super) fn displace(&mut self, name: &ChannelName, user_id: &str, scope: &mut Scope<'_>) {
+        let Some(members) = &mut self.members else { return };
+        let effect = members.replica.remove(scope.node(), user_id);
+        self.tell_effect(name, effect, scope);
+    }
+
+    /// Tells the subscribers who came or went.
+    pub(super) fn tell_effect(&mut self, name: &ChannelName, effect: Option<Effect>, scope: &mut Scope<'_>) {
+        let (Some(effect), Some(members)) = (effect, &mut self.members) else { return };
+        members.relist(&effect);
+        let frame = match &effect {
+            Effect::Came(member) => event::member_added(name.as_str(), member),
+            Effect::Went(user_id) => event::member_removed(name.as_str(), user_id),
+        };
+        self.announce(&Event::of(frame, scope.now), scope);
+    }
+
+    /// The joiner is in: the answer goes into its inbox, in line with the channel's events.
+    pub(super) fn admit(&mut self, name: &ChannelName, joiner: &Joiner, scope: &mut Scope<'_>) {
+        let mut answers = Vec::with_capacity(1);
+        answers.push(match &mut self.members {
+            Some(members) => members.succeeded(name.as_str()),
+            None => event::subscription_succeeded(name.as_str()),
+        });
+        if name.kind().cached {
+            let cached = self.cached(scope.now).map(|cached| cached.frame.clone());
+            answers.push(cached.unwrap_or_else(|| event::cache_miss(name.as_str())));
+        }
+        self.subscriptions[usize::from(joiner.address.shard)] += 1;
+        let id = self.id;
+        scope.inboxes.put_to(joiner.address, |slot| Letter::Joined(slot, id, answers), &mut scope.sleepers);
+        self.tell_count(name, joiner.rules.counted, scope);
+    }
+
+    /// A connection leaves, or no longer wants to join.
+    pub(super) fn leave(&mut self, name: &ChannelName, leaver: &Leaver<'_>, counted: bool, scope: &mut Scope<'_>) {
+        let Leaver { address, user_id, .. } = *leaver;
+        if !self.shared.as_mut().is_some_and(|shared| shared.forget_joiner(address)) {
+            self.subscriptions[usize::from(address.shard)] -= 1;
+            let id = self.id;
+            scope.inboxes.put_to(address, |slot| Letter::Left(slot, id), &mut scope.sleepers);
+            self.tell_count(name, counted, scope);
+        }
+        if let (Some(user_id), Some(members)) = (user_id, &mut self.members)
+            && members.depart(user_id)
+        {
+            match &mut self.shared {
+                Some(shared) if scope.is_linked() => shared.withdraw(name, user_id, scope),
+                _ => self.displace(name, user_id, scope),
+            }
+        }
+        if let Some(shared) = &mut self.shared {
+            shared.rested_at = Some(scope.now);
+        }
+    }
+
+    /// Puts an event into the inbox of each shard that has subscribers.
+    pub(super) fn announce(&self, event: &Event, scope: &mut Scope<'_>) {
+        for (shard, &count) in self.subscriptions.iter().enumerate() {
+            if count > 0 {
+                scope.inboxes.put(shard, Letter::Event(self.id, event.clone()), &mut scope.sleepers);
+            }
+        }
+    }
+
+    /// The number of subscribers here has changed: tells the other nodes and, if `counted`, the subscribers.
+    fn tell_count(&mut self, name: &ChannelName, counted: bool, scope: &mut Scope<'_>) {
+        if let Some(shared) = &mut self.shared {
+            shared.counted = counted;
+            shared.order_count(name, scope);
+        }
+        if counted {
+            self.announce_count(name, scope);
+        }
+    }
+
+    /// Tells the subscribers how many they are, now or, for a large channel, a little later.
+    pub(super) fn announce_count(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        if !is_counted(name) {
+            return;
+        }
+        if self.total() == 0 {
+            self.counted = None;
+            return;
+        }
+        let total = self.total_everywhere();
+        if let Some(counted) = &mut self.counted
+            && total > COUNT_AT_ONCE_MAX
+            && scope.now.duration_since(counted.at) < COUNT_PAUSE
+        {
+            scope.uncounted |= !std::mem::replace(&mut counted.stale, true);
+            return;
+        }
+        self.counted = Some(Box::new(Counted { at: scope.now, stale: false }));
+        self.announce(&Event::of(event::subscription_count(name.as_str(), total), scope.now), scope);
+    }
+}
+
+impl Event {
+    /// An event for everybody.
+    pub(super) fn of(frame: Frame, accepted: Instant) -> Self {
+        Self { frame, except: None, accepted }
+    }
+}
+
+/// Whether the subscribers of a channel of this name hear how many they are, where that is switched on.
+fn is_counted(name: &ChannelName) -> bool {
+    let kind = name.kind();
+    !kind.presence && kind.access != Access::User
+}

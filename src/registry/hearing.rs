@@ -1,0 +1,129 @@
+//! What a channel hears from the other nodes, and what becomes of it when they cannot be heard.
+
+use std::time::Duration;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
+use crate::registry::channel::Channel;
+use crate::registry::channel::Scope;
+use crate::registry::inbox::Event;
+use crate::registry::replica::Gap;
+use crate::registry::shared::RETRY;
+use crate::registry::word::Heard;
+
+impl Channel {
+    /// Word from a node. Returns false when it has been heard before.
+    pub(super) fn hear(&mut self, name: &ChannelName, heard: Heard, scope: &mut Scope<'_>) -> bool {
+        let shared = self.shared.get_or_insert_default();
+        match heard {
+            Heard::Event(event) => {
+                if event.node != scope.node() && !shared.is_new(event.node, event.number) {
+                    return false;
+                }
+                if event.cached_for_ms > 0 {
+                    self.remember(&event.frame, scope.now + Duration::from_millis(event.cached_for_ms));
+                }
+                // Its own subscribers have it; what has come back settles what is remembered everywhere.
+                if event.node != scope.node() {
+                    self.announce(&Event { frame: event.frame, except: event.except, accepted: scope.now }, scope);
+                }
+            }
+            heard if shared.opening => shared.held.push(heard),
+            Heard::Member(change) => {
+                let Some(members) = &mut self.members else { return true };
+                if change.node == scope.node() && change.by != change.node {
+                    // Somebody takes this node for dead, and has removed what is here.
+                    self.open(name, scope);
+                    return true;
+                }
+                match members.replica.apply(&change) {
+                    Ok(effect) => self.tell_effect(name, effect, scope),
+                    Err(Gap) => {
+                        self.open(name, scope);
+                        self.shared_mut().held.push(Heard::Member(change));
+                    }
+                }
+                self.admit_ready(name, scope);
+            }
+            Heard::Count(node, count) => {
+                if shared.set_count(node, count) && shared.counted {
+                    self.announce_count(name, scope);
+                }
+            }
+        }
+        true
+    }
+
+    /// The number of connections here, to be told to the others.
+    pub(super) fn take_count(&mut self) -> usize {
+        self.shared_mut().count_ordered = false;
+        self.total()
+    }
+
+    /// The link is lost, or what the others know cannot be had: what is here counts.
+    pub(super) fn settle(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        let shared = self.shared_mut();
+        shared.opening = false;
+        shared.count_ordered = false;
+        shared.held.clear();
+        let mut joiners = std::mem::take(&mut shared.arriving);
+        joiners.extend(std::mem::take(&mut shared.waiting).into_values().flat_map(|waiting| waiting.joiners));
+        if let Some(members) = &mut self.members {
+            let node = scope.node();
+            let gone: Vec<_> = members.replica.held_by(node);
+            let gone: Vec<_> = gone.into_iter().filter(|user_id| !members.here.contains_key(user_id)).collect();
+            for here in members.here.values_mut() {
+                here.order = None;
+            }
+            for user_id in gone {
+                self.displace(name, &user_id, scope);
+            }
+            for member in self.own().members {
+                self.place(name, &member, scope);
+            }
+        }
+        for joiner in joiners {
+            self.admit(name, &joiner, scope);
+        }
+    }
+
+    /// The same, and it is tried again in a while.
+    pub(super) fn not_opened(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        self.settle(name, scope);
+        self.shared_mut().unwritten = true;
+        self.settle_after(RETRY, scope);
+    }
+
+    pub(super) fn settle_after(&mut self, time: Duration, scope: &mut Scope<'_>) {
+        self.shared_mut().settle_at.get_or_insert(scope.now + time);
+        scope.uneasy = true;
+    }
+
+    /// Settles what is unclear when its time has come.
+    pub(super) fn look_after(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        let shared = self.shared_mut();
+        match shared.settle_at {
+            Some(at) if at > scope.now => scope.uneasy = true,
+            Some(_) => {
+                shared.settle_at = None;
+                if std::mem::take(&mut shared.unwritten) && scope.is_linked() {
+                    return self.open(name, scope);
+                }
+                let doubted = self.members.as_mut().map(|members| members.replica.give_up_doubted());
+                for effect in doubted.unwrap_or_default() {
+                    self.tell_effect(name, Some(effect), scope);
+                }
+            }
+            None => (),
+        }
+    }
+
+    /// A node is dead: its connections no longer count.
+    pub(super) fn bury(&mut self, name: &ChannelName, node: NodeId, scope: &mut Scope<'_>) {
+        let shared = self.shared_mut();
+        shared.seen.retain(|(known, _)| *known != node);
+        if shared.set_count(node, 0) && shared.counted {
+            self.announce_count(name, scope);
+        }
+    }
+}

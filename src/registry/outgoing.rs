@@ -1,0 +1,238 @@
+//! What flows up to the other nodes: one queue, filled under the locks of the channels, emptied by the cluster.
+//! So other nodes hear of a channel in the order in which things happened here.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
+use crate::registry::inbox::Event;
+
+/// What nodes share word about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// A channel: its events, members and number of connections.
+    Channel(ChannelName),
+    /// A user that may be signed in somewhere.
+    User(Arc<str>),
+}
+
+/// Something for the cluster to do.
+#[derive(Debug)]
+pub struct Order {
+    /// The app's id.
+    pub app: Arc<str>,
+    /// What it is about.
+    pub topic: Topic,
+    /// What to do.
+    pub task: Task,
+}
+
+/// See [`Order`].
+#[derive(Debug)]
+pub enum Task {
+    /// Hand an event to the other nodes with subscribers.
+    Publish(Publish),
+    /// Begin to hear of the topic.
+    Listen,
+    /// Hear of it no longer.
+    Forget,
+    /// A user's first connection came, or the last one went.
+    Member(Placement),
+    /// Tell how many connections are on the channel here.
+    Count,
+}
+
+/// An event for other nodes.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Grows with each event of this node.
+    pub number: u64,
+    /// The event.
+    pub event: Event,
+    /// How long a cache channel remembers it.
+    pub cache_for: Option<Duration>,
+}
+
+/// A user's first connection on this node, or the end of the last one.
+#[derive(Debug)]
+pub struct Placement {
+    /// Ties the answer to those who wait for it.
+    pub number: u64,
+    /// The user.
+    pub user_id: Arc<str>,
+    /// JSON about a user that comes; none for one that goes.
+    pub user_info: Option<Arc<str>>,
+    /// Distinct users that the channel may have.
+    pub members_max: usize,
+}
+
+/// What one round trip to Redis carries at most.
+const ROUND_ORDERS_MAX: usize = 2000;
+/// See [`ROUND_ORDERS_MAX`]; a single event may be larger.
+const ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// When publishers have to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Bytes of events that may wait for the link.
+    pub bytes_max: usize,
+    /// How long the link may be away.
+    pub time: Duration,
+}
+
+/// What waits for the other nodes to hear it.
+#[derive(Debug)]
+pub struct Outgoing {
+    node: NodeId,
+    patience: Patience,
+    queue: Mutex<Queue>,
+    linked: AtomicBool,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    orders: Vec<Order>,
+    /// Bytes of the events in it, and of those that are under way.
+    bytes: usize,
+    under_way: usize,
+    numbers: u64,
+    lost_at: Option<Instant>,
+    /// Whether there has been a link at all.
+    joined: bool,
+    /// Events forgotten before there was a link.
+    unheard: u64,
+}
+
+impl Outgoing {
+    /// An empty queue without a link.
+    pub fn new(node: NodeId, patience: Patience) -> Self {
+        let (queue, linked, filled) = (Mutex::default(), AtomicBool::new(false), Notify::new());
+        Self { node, patience, queue, linked, filled }
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether there is a link to the other nodes. Without one everything is decided here.
+    pub fn is_linked(&self) -> bool {
+        self.linked.load(Ordering::Acquire)
+    }
+
+    /// Whether publishers must wait, because too much waits for the link already or it has been away too long.
+    pub fn is_full(&self) -> bool {
+        let queue = self.queue.lock();
+        let too_long = queue.joined && queue.lost_at.is_some_and(|lost| lost.elapsed() > self.patience.time);
+        too_long || (queue.joined && queue.bytes > self.patience.bytes_max)
+    }
+
+    /// Puts in an order. Without a link only events wait; the rest is told anew when it is back.
+    pub(super) fn put(&self, order: Order) {
+        let mut queue = self.queue.lock();
+        if self.is_linked() {
+            queue.orders.push(order);
+            drop(queue);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Puts in an event.
+    pub(super) fn publish(&self, app: &Arc<str>, channel: &ChannelName, event: &Event, cache_for: Option<Duration>) {
+        let mut queue = self.queue.lock();
+        if !queue.joined && queue.bytes > self.patience.bytes_max {
+            // Nobody has ever heard of this node, so nobody waits for what it has to say.
+            queue.unheard += queue.orders.len() as u64;
+            queue.orders.clear();
+            queue.bytes = 0;
+        }
+        queue.numbers += 1;
+        queue.bytes += event.frame.bytes().len();
+        let publish = Publish { number: queue.numbers, event: event.clone(), cache_for };
+        let topic = Topic::Channel(channel.clone());
+        queue.orders.push(Order { app: Arc::clone(app), topic, task: Task::Publish(publish) });
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Takes what waits, at most as much as one round trip should carry, and counts it as under way.
+    pub fn take(&self) -> Vec<Order> {
+        let mut queue = self.queue.lock();
+        let mut bytes = 0;
+        let fits = |order: &&Order| {
+            bytes += order.event_bytes();
+            bytes <= ROUND_BYTES_MAX
+        };
+        let count = queue.orders.iter().take(ROUND_ORDERS_MAX).take_while(fits).count().max(1).min(queue.orders.len());
+        queue.under_way += count;
+        if count == queue.orders.len() {
+            return std::mem::take(&mut queue.orders);
+        }
+        queue.orders.drain(..count).collect()
+    }
+
+    /// An order that was under way has been done.
+    pub fn done(&self, order: &Order) {
+        let mut queue = self.queue.lock();
+        queue.under_way -= 1;
+        queue.bytes -= order.event_bytes();
+    }
+
+    /// Ends when there is something to take.
+    pub async fn filled(&self) {
+        loop {
+            if !self.queue.lock().orders.is_empty() {
+                return;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// From now on everything is told to the others.
+    pub fn link(&self) {
+        let mut queue = self.queue.lock();
+        self.linked.store(true, Ordering::Release);
+        queue.joined = true;
+        queue.lost_at = None;
+    }
+
+    /// From now on everything is decided here. `under_way` are the events that may not have been heard; they
+    /// and those that wait are kept for the next link.
+    pub fn unlink(&self, mut under_way: Vec<Order>) {
+        let mut queue = self.queue.lock();
+        self.linked.store(false, Ordering::Release);
+        queue.lost_at.get_or_insert_with(Instant::now);
+        queue.under_way = 0;
+        under_way.append(&mut queue.orders);
+        under_way.retain(|order| matches!(order.task, Task::Publish(_)));
+        queue.orders = under_way;
+    }
+
+    /// Orders that wait or are under way, and the bytes of their events.
+    pub fn waiting(&self) -> (usize, usize) {
+        let queue = self.queue.lock();
+        (queue.orders.len() + queue.under_way, queue.bytes)
+    }
+
+    /// Events forgotten before there was a link, since the last time.
+    pub fn take_unheard(&self) -> u64 {
+        std::mem::take(&mut self.queue.lock().unheard)
+    }
+}
+
+impl Order {
+    fn event_bytes(&self) -> usize {
+        match &self.task {
+            Task::Publish(publish) => publish.event.frame.bytes().len(),
+            _ => 0,
+        }
+    }
+}

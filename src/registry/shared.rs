@@ -1,0 +1,359 @@
+//! What a channel has to do with other nodes. While there is a link to them, a connection joins when they
+//! know, and members come and go when their change comes back from the other side, in the order of all nodes.
+//! Without a link everything is decided here, and told when it is back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::identity::Member;
+use crate::registry::JoinRules;
+use crate::registry::address::Address;
+use crate::registry::channel::Channel;
+use crate::registry::channel::Joiner;
+use crate::registry::channel::Scope;
+use crate::registry::inbox::Letter;
+use crate::registry::outgoing::Placement;
+use crate::registry::outgoing::Task;
+use crate::registry::word::Heard;
+use crate::registry::word::Own;
+use crate::registry::word::Placed;
+use crate::registry::word::Snapshot;
+
+/// How long a channel without subscribers is still listened to.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long members that a comparison did not find have until they count as gone: their node has as long to
+/// come back.
+pub(super) const DOUBT: Duration = Duration::from_secs(12);
+/// Until what could not be written is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(3);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The topic is being listened to and compared; until then nobody joins.
+    pub(super) opening: bool,
+    /// What was heard in the meantime.
+    pub(super) held: Vec<Heard>,
+    /// Who joins when it is open.
+    pub(super) arriving: Vec<Joiner>,
+    /// Who joins when the order of this number has been done.
+    pub(super) waiting: BTreeMap<u64, Waiting>,
+    orders: u64,
+    /// Subscriptions on the other nodes.
+    pub(super) counts: Vec<(NodeId, u32)>,
+    /// Whether subscribers hear how many they are.
+    pub(super) counted: bool,
+    /// Distinct users that the channel may have.
+    members_max: usize,
+    /// An order to tell the number is under way.
+    pub(super) count_ordered: bool,
+    /// The last event of each other node.
+    pub(super) seen: Vec<(NodeId, u64)>,
+    /// An event has been remembered since the topic began to open.
+    pub(super) cached_anew: bool,
+    /// When somebody last left.
+    pub(super) rested_at: Option<Instant>,
+    /// When to look after what is unclear.
+    pub(super) settle_at: Option<Instant>,
+    /// What is here could not be written.
+    pub(super) unwritten: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// The version of the members that the joiners' list must have.
+    until: Option<u64>,
+    pub(super) joiners: Vec<Joiner>,
+}
+
+impl Shared {
+    pub(super) fn elsewhere(&self) -> usize {
+        self.counts.iter().map(|(_, count)| *count as usize).sum()
+    }
+
+    pub(super) fn has_lingered(&self, now: Instant) -> bool {
+        let rested = self.rested_at.is_none_or(|at| now.saturating_duration_since(at) >= LINGER);
+        rested && self.arriving.is_empty() && self.waiting.is_empty()
+    }
+
+    fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
+        self.counted = joiner.rules.counted;
+        match order {
+            Some(number) => self.waiting.entry(number).or_default().joiners.push(joiner),
+            None => self.arriving.push(joiner),
+        }
+    }
+
+    /// Forgets a joiner. False when there is none, because it has joined already.
+    pub(super) fn forget_joiner(&mut self, address: Address) -> bool {
+        let forget = |joiners: &mut Vec<Joiner>| {
+            let found = joiners.iter().position(|joiner| joiner.address == address);
+            found.map(|place| joiners.swap_remove(place)).is_some()
+        };
+        forget(&mut self.arriving) || self.waiting.values_mut().any(|waiting| forget(&mut waiting.joiners))
+    }
+
+    /// The last connection of a user here is gone.
+    pub(super) fn withdraw(&mut self, name: &ChannelName, user_id: &str, scope: &Scope<'_>) {
+        if !self.opening {
+            self.displace(name, user_id.into(), scope);
+        }
+    }
+
+    /// Orders that a user comes; returns the order's number.
+    fn place(&mut self, name: &ChannelName, member: Member, members_max: usize, scope: &Scope<'_>) -> u64 {
+        let Member { user_id, user_info } = member;
+        self.order(name, Placement { number: 0, user_id, user_info: Some(user_info), members_max }, scope)
+    }
+
+    /// Orders that a user goes.
+    fn displace(&mut self, name: &ChannelName, user_id: Arc<str>, scope: &Scope<'_>) {
+        self.order(name, Placement { number: 0, user_id, user_info: None, members_max: 0 }, scope);
+    }
+
+    fn order(&mut self, name: &ChannelName, placement: Placement, scope: &Scope<'_>) -> u64 {
+        self.orders += 1;
+        scope.order(name, Task::Member(Placement { number: self.orders, ..placement }));
+        self.orders
+    }
+
+    /// Has the other nodes told how many connections there are here.
+    pub(super) fn order_count(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+        if !self.opening && !self.count_ordered && scope.is_linked() {
+            self.count_ordered = true;
+            scope.order(name, Task::Count);
+        }
+    }
+
+    /// Returns whether that is news.
+    pub(super) fn set_count(&mut self, node: NodeId, count: u32) -> bool {
+        let before = self.counts.iter().find(|(known, _)| *known == node).map_or(0, |(_, count)| *count);
+        self.counts.retain(|(known, _)| *known != node);
+        if count > 0 {
+            self.counts.push((node, count));
+        }
+        count != before
+    }
+
+    /// Notes an event of a node. False when it has been heard before.
+    pub(super) fn is_new(&mut self, node: NodeId, number: u64) -> bool {
+        match self.seen.iter_mut().find(|(known, _)| *known == node) {
+            Some((_, last)) if *last >= number => false,
+            Some((_, last)) => {
+                *last = number;
+                true
+            }
+            None => {
+                self.seen.push((node, number));
+                true
+            }
+        }
+    }
+}
+
+impl Channel {
+    pub(super) fn shared_mut(&mut self) -> &mut Shared {
+        self.shared.get_or_insert_default()
+    }
+
+    /// Keeps a joiner until the order of this number is done, or until the topic is open.
+    pub(super) fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
+        self.shared_mut().keep(joiner, order);
+    }
+
+    /// Begins to listen, and to compare what is here with what the others have.
+    pub(super) fn open(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+        let shared = self.shared_mut();
+        if !shared.opening {
+            shared.opening = true;
+            shared.cached_anew = false;
+            shared.settle_at = None;
+            shared.unwritten = false;
+            scope.order(name, Task::Listen);
+        }
+    }
+
+    /// Whether a joiner has to wait, and the order that it waits for. `member` comes with what
+    /// [`Channel::join`] found out: whether it is the user's first connection here, and the order under way.
+    pub(super) fn waits_for(
+        &mut self,
+        name: &ChannelName,
+        member: Option<(&Member, bool)>,
+        rules: JoinRules,
+        scope: &Scope<'_>,
+    ) -> Option<Option<u64>> {
+        let shared = self.shared.as_deref_mut()?;
+        if shared.opening {
+            shared.members_max = rules.members_max;
+            return Some(None);
+        }
+        let (member, first) = member?;
+        let here = self.members.as_mut()?.here.get_mut(&member.user_id)?;
+        if first {
+            here.order = Some(shared.place(name, member.clone(), rules.members_max, scope));
+        }
+        here.order.map(Some)
+    }
+
+    /// What to tell the others of what is here.
+    pub(super) fn own(&self) -> Own {
+        let here = self.members.iter().flat_map(|members| &members.here);
+        let member = |(user_id, here): (&Arc<str>, &super::members::Here)| Member {
+            user_id: Arc::clone(user_id),
+            user_info: Arc::clone(&here.user_info),
+        };
+        let (first, counted) = self.shared.as_ref().map_or((0, false), |shared| (shared.members_max, shared.counted));
+        // Who is a member already stays one, even if Redis has forgotten.
+        let members_max = if self.total() == 0 { first } else { usize::MAX };
+        Own { members: here.map(member).collect(), members_max, counted }
+    }
+
+    /// The topic is listened to, and this is what the nodes together know.
+    pub(super) fn opened(&mut self, name: &ChannelName, snapshot: Snapshot, scope: &mut Scope<'_>) {
+        let nobody = self.total() == 0;
+        let shared = self.shared_mut();
+        if !shared.opening {
+            return;
+        }
+        shared.opening = false;
+        let elsewhere = shared.elsewhere();
+        shared.counts = snapshot.counts;
+        if let Some((event, left)) = snapshot.cached
+            && !shared.cached_anew
+        {
+            if nobody && event.node != scope.node() {
+                // It may still be on its way here; then it must not come twice.
+                shared.is_new(event.node, event.number);
+            }
+            self.remember(&event.frame, scope.now + left);
+        }
+        if let Some(members) = &mut self.members {
+            let effects = members.replica.compare(snapshot.version, &snapshot.entries, scope.node());
+            if members.replica.is_in_doubt() {
+                self.settle_after(DOUBT, scope);
+            }
+            for effect in effects {
+                self.tell_effect(name, Some(effect), scope);
+            }
+        }
+        for heard in std::mem::take(&mut self.shared_mut().held) {
+            self.hear(name, heard, scope);
+        }
+        if self.shared_mut().opening {
+            return;
+        }
+        self.refuse(name, &snapshot.refused, scope);
+        self.reconcile(name, scope);
+        let arriving = std::mem::take(&mut self.shared_mut().arriving);
+        if arriving.is_empty() && self.shared_mut().elsewhere() != elsewhere && self.shared_mut().counted {
+            self.announce_count(name, scope);
+        }
+        for joiner in arriving {
+            match self.order_of(&joiner) {
+                None => self.admit(name, &joiner, scope),
+                order => self.keep(joiner, order),
+            }
+        }
+        self.admit_ready(name, scope);
+        self.shared_mut().order_count(name, scope);
+    }
+
+    fn order_of(&self, joiner: &Joiner) -> Option<u64> {
+        self.members.as_ref()?.here.get(joiner.user_id.as_ref()?)?.order
+    }
+
+    /// Orders what differs between who is here and who is known to be.
+    fn reconcile(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+        let (Some(members), Some(shared)) = (&mut self.members, &mut self.shared) else { return };
+        if shared.opening {
+            return;
+        }
+        let node = scope.node();
+        for user_id in members.replica.held_by(node) {
+            if !members.here.contains_key(&user_id) {
+                shared.displace(name, user_id, scope);
+            }
+        }
+        for (user_id, here) in &mut members.here {
+            if !members.replica.holds(node, user_id) && here.order.is_none() {
+                let member = Member { user_id: Arc::clone(user_id), user_info: Arc::clone(&here.user_info) };
+                here.order = Some(shared.place(name, member, usize::MAX, scope));
+            }
+        }
+    }
+
+    /// There is no room for these users.
+    fn refuse(&mut self, name: &ChannelName, users: &[Arc<str>], scope: &mut Scope<'_>) {
+        let (Some(members), Some(shared)) = (&mut self.members, &mut self.shared) else { return };
+        let joiners = shared.waiting.values_mut().map(|waiting| &mut waiting.joiners);
+        for joiners in joiners.chain([&mut shared.arriving]) {
+            joiners.retain(|joiner| {
+                let Some(user_id) = joiner.user_id.as_ref().filter(|user_id| users.contains(user_id)) else {
+                    return true;
+                };
+                members.depart(user_id);
+                scope.inboxes.put_to(joiner.address, |slot| Letter::Refused(slot, name.clone()), &mut scope.sleepers);
+                false
+            });
+        }
+    }
+
+    /// An order to place a user has been done, or not.
+    pub(super) fn placed(&mut self, name: &ChannelName, placement: &Placement, outcome: Placed, scope: &mut Scope<'_>) {
+        let shared = self.shared_mut();
+        let user_id = &placement.user_id;
+        match outcome {
+            Placed::At(version) => {
+                if let Some(waiting) = shared.waiting.get_mut(&placement.number) {
+                    waiting.until = Some(version);
+                }
+            }
+            Placed::Refused => {
+                self.refuse(name, std::slice::from_ref(user_id), scope);
+                self.shared_mut().waiting.remove(&placement.number);
+            }
+            Placed::Failed => {
+                shared.unwritten = true;
+                if let Some(waiting) = shared.waiting.get_mut(&placement.number) {
+                    waiting.until = Some(0);
+                }
+                match &placement.user_info {
+                    Some(user_info) => {
+                        let member = Member { user_id: Arc::clone(user_id), user_info: Arc::clone(user_info) };
+                        self.place(name, &member, scope);
+                    }
+                    None => self.displace(name, user_id, scope),
+                }
+                self.settle_after(RETRY, scope);
+            }
+        }
+        self.admit_ready(name, scope);
+    }
+
+    /// Lets in whose order has been done, once the list has got so far.
+    pub(super) fn admit_ready(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        loop {
+            let (Some(members), Some(shared)) = (&mut self.members, &mut self.shared) else { return };
+            let version = members.replica.version();
+            let Some(first) = shared.waiting.first_entry() else { return };
+            if shared.opening || first.get().until.is_none_or(|until| until > version) {
+                return;
+            }
+            let number = *first.key();
+            let joiners = first.remove().joiners;
+            for joiner in joiners {
+                if let Some(members) = &mut self.members
+                    && let Some(here) = joiner.user_id.as_ref().and_then(|user_id| members.here.get_mut(user_id))
+                    && here.order == Some(number)
+                {
+                    here.order = None;
+                }
+                self.admit(name, &joiner, scope);
+            }
+        }
+    }
+}
