@@ -264,7 +264,7 @@ impl AppState {
                 scope.send(address, frame);
             }
             if !user.watchlist.is_empty() {
-                users.watch(address, user.watchlist.iter().cloned().collect(), scope);
+                users.watch(address, user.watchlist.to_vec(), scope);
             }
         });
     }
