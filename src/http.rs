@@ -7,7 +7,6 @@ mod events;
 mod health;
 mod upgrade;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +18,16 @@ use axum::http::Request;
 use axum::http::header;
 use axum::routing::get;
 use axum::routing::post;
+use hyper::body::Incoming;
 use ipnet::IpNet;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
 
+pub use upgrade::Client;
+
 use crate::config;
 use crate::node::Node;
 use crate::registry::address::ShardIndex;
-use crate::tasks::Tasks;
 
 /// What the handlers of one shard share.
 #[derive(Debug, Clone)]
@@ -36,7 +37,6 @@ pub struct Api(Arc<Shared>);
 struct Shared {
     node: Arc<Node>,
     shard: ShardIndex,
-    tasks: Tasks,
     path_prefix: String,
     trusted_proxies: Vec<IpNet>,
     request_bytes_max: usize,
@@ -58,9 +58,10 @@ pub struct Routes {
 
 impl Routes {
     /// Who answers this request.
-    pub fn of<B>(&self, request: &Request<B>) -> Router {
+    pub fn of(&self, request: &mut Request<Incoming>, client: &Client) -> Router {
         let headers = request.headers();
         if upgrade::is_wanted(headers) {
+            request.extensions_mut().insert(client.clone());
             self.upgrades.clone()
         } else if headers.contains_key(header::ORIGIN) {
             self.cross_origin.clone()
@@ -70,17 +71,12 @@ impl Routes {
     }
 }
 
-/// The address of whoever sent a request.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
-
 impl Api {
     /// The handlers' share of the configuration. Upgraded connections go to this shard.
-    pub fn new(node: Arc<Node>, shard: ShardIndex, tasks: Tasks, server: &config::Server, http: &config::Http) -> Self {
+    pub fn new(node: Arc<Node>, shard: ShardIndex, server: &config::Server, http: &config::Http) -> Self {
         Self(Arc::new(Shared {
             node,
             shard,
-            tasks,
             path_prefix: server.path_prefix.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
             request_bytes_max: http.request_bytes_max,

@@ -1,6 +1,7 @@
 //! Binds the ports, wires the parts together, and leaves in good order.
 
 mod listen;
+mod stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -109,13 +110,13 @@ impl Server {
         for (index, listener) in listeners.into_iter().enumerate() {
             // A token of its own, so that the shards do not share its lock.
             let tasks = Tasks::new(stop.child_token());
-            let api = Api::new(Arc::clone(&node), index, tasks.clone(), &config.server, &config.http);
+            let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
             let listener = Listener::new(listener, api.main_port(), tasks, config.http.request_seconds.duration());
             run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;
         }
         // Health and metrics are told until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
-        let api = Api::new(Arc::clone(&node), 0, tasks.clone(), &config.server, &config.http);
+        let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
         let router = api.metrics_port(config.metrics.enabled);
         Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));

@@ -1,6 +1,10 @@
 //! From an HTTP request to a WebSocket (RFC 6455, 4.2; Pusher protocol, "Upgrade").
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::Path;
 use axum::extract::State;
 use axum::extract::rejection::PathRejection;
@@ -12,12 +16,10 @@ use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use parking_lot::Mutex;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::Api;
-use crate::http::Peer;
 use crate::http::answer;
 use crate::protocol::connect::ConnectRequest;
 use crate::registry::inbox::Letter;
@@ -26,18 +28,47 @@ use crate::registry::inbox::Upgraded;
 /// The sub-protocols of Pusher's own clients start with this.
 const SUB_PROTOCOL: &str = "pusher-channels-protocol-";
 
+/// Whoever is at the other end of an HTTP connection, which may become a WebSocket.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    address: SocketAddr,
+    accepted: Mutex<Option<(Api, ConnectRequest)>>,
+}
+
+impl Client {
+    /// Somebody at this address.
+    pub fn new(address: SocketAddr) -> Self {
+        Self(Arc::new(Peer { address, accepted: Mutex::new(None) }))
+    }
+
+    /// Whether what hyper writes now is the answer to an upgrade, the last one on the connection.
+    pub fn is_accepted(&self) -> bool {
+        self.0.accepted.lock().is_some()
+    }
+
+    /// Puts the connection into the shard's inbox after the upgrade.
+    pub fn hand_over(&self, stream: std::net::TcpStream, answer: Vec<u8>, read_ahead: Bytes) {
+        let Some((api, request)) = self.0.accepted.lock().take() else { return };
+        let letter = Letter::Connect(Box::new(Upgraded { stream, answer, read_ahead, request }));
+        api.0.node.inboxes().send(api.0.shard, letter);
+    }
+}
+
 /// `GET /app/{key}`. A key that is not UTF-8 is no path of ours.
 pub(super) async fn connect(
     State(api): State<Api>,
     key: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Response {
-    api.upgrade(key.ok().map(|Path(key)| key), request)
+    api.upgrade(key.ok().map(|Path(key)| key), &request)
 }
 
 /// A WebSocket on any other path.
 pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
-    api.upgrade(None, request)
+    api.upgrade(None, &request)
 }
 
 /// Whether a request asks for a WebSocket.
@@ -48,17 +79,19 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
 impl Api {
     /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
     /// of the request is told by the shard, after the upgrade.
-    fn upgrade(&self, key: Option<String>, mut request: Request<Body>) -> Response {
+    fn upgrade(&self, key: Option<String>, request: &Request<Body>) -> Response {
         let accept = match accept_key(request.headers()) {
             Ok(accept) => accept,
             Err(response) => return *response,
         };
         let sub_protocol = sub_protocol(request.headers());
-        let connect = self.connect_request(key, &request);
-        let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        // hyper says so itself: not every version of HTTP can be upgraded.
+        let extensions = request.extensions();
+        let (Some(client), Some(_)) = (extensions.get::<Client>(), extensions.get::<OnUpgrade>()) else {
             return answer::text(StatusCode::UPGRADE_REQUIRED, "A WebSocket upgrade is expected here");
         };
-        self.hand_over(on_upgrade, connect);
+        let connect = self.connect_request(key, request, client);
+        *client.0.accepted.lock() = Some((self.clone(), connect));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -71,10 +104,10 @@ impl Api {
         response
     }
 
-    fn connect_request(&self, key: Option<String>, request: &Request<Body>) -> ConnectRequest {
-        let peer = request.extensions().get::<Peer>().map_or([0, 0, 0, 0].into(), |Peer(address)| address.ip());
+    fn connect_request(&self, key: Option<String>, request: &Request<Body>, client: &Client) -> ConnectRequest {
         let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let trusted = self.0.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()));
+        let address = client.0.address.ip().to_canonical();
+        let trusted = self.0.trusted_proxies.iter().any(|network| network.contains(&address));
         let forwarded = text(HeaderName::from_static("x-forwarded-proto")).and_then(|list| list.split(',').next());
         let mut connect = ConnectRequest {
             key,
@@ -85,23 +118,6 @@ impl Api {
         };
         connect.read_query(request.uri().query().unwrap_or_default());
         connect
-    }
-
-    /// Waits for hyper to give the connection back, then puts it into the shard's inbox.
-    fn hand_over(&self, on_upgrade: OnUpgrade, request: ConnectRequest) {
-        let api = self.clone();
-        self.0.tasks.spawn(async move {
-            // A client that is gone before the upgrade is nobody's fault.
-            let Ok(upgraded) = on_upgrade.await else { return };
-            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-            match parts.io.into_inner().into_std() {
-                Ok(stream) => {
-                    let letter = Letter::Connect(Box::new(Upgraded { stream, read_ahead: parts.read_buf, request }));
-                    api.0.node.inboxes().send(api.0.shard, letter);
-                }
-                Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
-            }
-        });
     }
 }
 

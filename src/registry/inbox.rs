@@ -59,6 +59,8 @@ pub struct Event {
 pub struct Upgraded {
     /// The connection, non-blocking.
     pub stream: std::net::TcpStream,
+    /// The answer to the upgrade, which goes out with the first frame.
+    pub answer: Vec<u8>,
     /// What hyper had already read of it.
     pub read_ahead: Bytes,
     /// What the client said about itself.

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use hyper_util::service::TowerToHyperService;
 use socket2::Domain;
@@ -17,8 +17,9 @@ use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
-use crate::http::Peer;
+use crate::http::Client;
 use crate::http::Routes;
+use crate::server::stream::Stream;
 use crate::tasks::Tasks;
 
 /// Bytes that the kernel takes of a connection before it has sent them. A stalled reader then holds under
@@ -88,7 +89,7 @@ impl Listener {
             while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
                 match accepted {
                     Ok((stream, peer)) => {
-                        tasks.spawn(connection(stream, Peer(peer), routes.clone(), tasks.clone(), head_time));
+                        tasks.spawn(connection(stream, Client::new(peer), routes.clone(), tasks.clone(), head_time));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
@@ -102,21 +103,26 @@ impl Listener {
 }
 
 /// One HTTP connection, until it ends or becomes a WebSocket.
-async fn connection(stream: TcpStream, peer: Peer, routes: Routes, tasks: Tasks, head_time: Duration) {
+async fn connection(stream: TcpStream, client: Client, routes: Routes, tasks: Tasks, head_time: Duration) {
+    let stream = Stream::new(stream, client.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer);
-        TowerToHyperService::new(routes.of(&request)).call(request)
+        TowerToHyperService::new(routes.of(&mut request, &client)).call(request)
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_time)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+        .serve_connection(stream, service);
+    let outcome = match tasks.stop().run_until_cancelled(&mut connection).await {
+        Some(outcome) => outcome,
+        None => {
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
     // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
-    if tasks.stop().run_until_cancelled(connection.as_mut()).await.is_none() {
-        connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+    if outcome.is_ok() {
+        let parts = connection.into_parts();
+        parts.io.hand_over(parts.read_buf);
     }
 }

@@ -121,6 +121,7 @@ impl Shard {
             connection.decoder.feed(&upgraded.read_ahead);
         }
         self.unread.push(slot);
+        self.greet(slot, upgraded.answer);
     }
 
     fn establish(&mut self, slot: Slot, session: Session, established: &Frame) {

@@ -193,9 +193,23 @@ impl Shard {
         let before = connection.outbox.waiting();
         let outcome = connection.outbox.write_to(&mut connection.stream);
         self.outbox_bytes -= before - connection.outbox.waiting();
-        if outcome.is_err() {
+        self.after_write(slot, outcome.is_ok());
+    }
+
+    /// Writes the answer to the upgrade and, in the same packet, the first frames.
+    pub(super) fn greet(&mut self, slot: Slot, answer: Vec<u8>) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let before = connection.outbox.waiting();
+        let outcome = connection.outbox.write_behind(answer, &mut connection.stream);
+        self.outbox_bytes -= before - connection.outbox.waiting();
+        self.after_write(slot, outcome.is_ok());
+    }
+
+    fn after_write(&mut self, slot: Slot, intact: bool) {
+        if !intact {
             return self.remove(slot);
         }
+        let Some(connection) = self.connections.get_mut(slot) else { return };
         if connection.paused && connection.outbox.waiting() <= self.node.connections().outbox_bytes_max / 2 {
             connection.paused = false;
             self.unread.push(slot);

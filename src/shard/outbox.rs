@@ -70,6 +70,16 @@ impl Outbox {
         Ok(())
     }
 
+    /// Writes what comes before the first frame, and with it what waits. A new socket that does not even take the
+    /// former is broken.
+    pub(super) fn write_behind(&mut self, mut head: Vec<u8>, mut socket: impl Write) -> io::Result<()> {
+        let length = head.len();
+        self.pieces.iter().for_each(|piece| head.extend_from_slice(piece));
+        let written = socket.write(&head)?.checked_sub(length).ok_or(io::ErrorKind::WriteZero)?;
+        self.advance(written);
+        Ok(())
+    }
+
     fn write_many(&self, socket: &mut impl Write) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
         let mut count = 0;
@@ -140,6 +150,23 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_comes_before_the_first_frame_is_written_whole_or_the_socket_is_broken() {
+        let frame = event::published("c", "e", "\"\"").bytes().clone();
+        for taken in 1..4 + frame.len() {
+            let mut outbox = Outbox::default();
+            outbox.push(frame.clone());
+            let mut socket = Narrow(taken, Vec::new());
+            assert_eq!(outbox.write_behind(b"head".to_vec(), &mut socket).is_ok(), taken >= 4);
+            if taken >= 4 {
+                socket.0 = usize::MAX;
+                outbox.write_to(&mut socket).unwrap();
+                assert_eq!(socket.1, [b"head", &frame[..]].concat(), "after {taken} bytes");
+                assert!(outbox.is_empty() && outbox.waiting() == 0);
+            }
         }
     }
 
