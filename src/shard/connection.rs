@@ -120,7 +120,10 @@ impl Shard {
             connection.fed = !upgraded.read_ahead.is_empty();
             connection.decoder.feed(&upgraded.read_ahead);
         }
-        self.unread.push(slot);
+        // What comes from now on, and what has come to the socket already, is an event of the poll.
+        if !upgraded.read_ahead.is_empty() {
+            self.unread.push(slot);
+        }
         self.greet(slot, upgraded.answer);
     }
 
