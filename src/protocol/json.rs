@@ -24,6 +24,10 @@ pub fn is_string(raw: &RawValue) -> bool {
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(serde::Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    // serde_json would spend more on saying what it is instead than on a string.
+    if !is_string(raw) {
+        return None;
+    }
     serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
 }
 
