@@ -1,5 +1,6 @@
 //! Publishing: `POST /events` and `POST /batch_events` (Pusher HTTP API).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use serde_json::Map;
 use crate::http::Api;
 use crate::http::answer;
 use crate::http::answer::Refusal;
+use crate::http::auth::Signed;
 use crate::node::App;
 use crate::node::Node;
 use crate::node::Publication;
@@ -19,18 +21,23 @@ use crate::protocol::publish::PublisherEvent;
 
 /// `POST /apps/{app_id}/events`.
 pub(super) async fn publish(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
-    let node = &api.0.node;
-    api.signed(request, &app_id, async |signed| {
-        let event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
-        deliver(node, &signed.app, std::slice::from_ref(&event))?;
-        let Some(info) = event.info else { return Ok(answer::empty_object()) };
-        let mut channels = Map::new();
-        for channel in &event.channels {
-            channels.insert(channel.to_string(), signed.app.facts_after_publish(channel, info).await.into());
-        }
-        Ok(answer::json(&serde_json::json!({ "channels": channels })))
-    })
-    .await
+    api.signed(request, &app_id, async |signed| one(&api.0.node, signed).await).await
+}
+
+/// The same for an app that is known already.
+pub(super) async fn publish_to(api: &Api, app: Arc<App>, request: Request<Body>) -> Response {
+    api.signed_for(app, request, async |signed| one(&api.0.node, signed).await).await
+}
+
+async fn one(node: &Node, signed: &Signed) -> Result<(Response, usize), Refusal> {
+    let event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
+    deliver(node, &signed.app, std::slice::from_ref(&event))?;
+    let Some(info) = event.info else { return Ok(answer::empty_object()) };
+    let mut channels = Map::new();
+    for channel in &event.channels {
+        channels.insert(channel.to_string(), signed.app.facts_after_publish(channel, info).await.into());
+    }
+    Ok(answer::json(&serde_json::json!({ "channels": channels })))
 }
 
 /// `POST /apps/{app_id}/batch_events`: all of them or none.

@@ -1,15 +1,15 @@
 //! Ports, and the HTTP connections that come in there.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper::service::Service;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use hyper_util::service::TowerToHyperService;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
@@ -84,12 +84,18 @@ impl Listener {
     /// Accepts connections on the current runtime until the tasks are told to stop.
     pub(super) fn serve(self) -> io::Result<Tasks> {
         let listener = TcpListener::from_std(self.listener)?;
-        let (routes, tasks, head_time) = (self.routes, self.tasks.clone(), self.head_time);
+        let (routes, tasks, head_time) = (Arc::new(self.routes), self.tasks.clone(), self.head_time);
         self.tasks.spawn(async move {
             while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
                 match accepted {
                     Ok((stream, peer)) => {
-                        tasks.spawn(connection(stream, Client::new(peer), routes.clone(), tasks.clone(), head_time));
+                        tasks.spawn(connection(
+                            stream,
+                            Client::new(peer),
+                            Arc::clone(&routes),
+                            tasks.clone(),
+                            head_time,
+                        ));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
@@ -103,10 +109,11 @@ impl Listener {
 }
 
 /// One HTTP connection, until it ends or becomes a WebSocket.
-async fn connection(stream: TcpStream, client: Client, routes: Routes, tasks: Tasks, head_time: Duration) {
+async fn connection(stream: TcpStream, client: Client, routes: Arc<Routes>, tasks: Tasks, head_time: Duration) {
     let stream = Stream::new(stream, client.clone());
-    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        TowerToHyperService::new(routes.of(&mut request, &client)).call(request)
+    let service = service_fn(move |request| {
+        let (routes, client) = (Arc::clone(&routes), client.clone());
+        async move { Ok::<_, Infallible>(routes.answer(request, &client).await) }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
