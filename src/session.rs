@@ -45,6 +45,10 @@ pub struct Session {
     in_quota: bool,
     /// Sorted by name.
     subscriptions: Vec<Subscription>,
+    /// Subscriptions whose answer is still to come: it may depend on other nodes.
+    joining: u32,
+    /// A message that must not overtake that answer.
+    deferred: Option<Box<str>>,
     user: Option<Box<User>>,
     client_events: Option<Box<Bucket>>,
 }
@@ -86,6 +90,8 @@ impl Session {
             socket_id,
             protocol,
             subscriptions: Vec::new(),
+            joining: 0,
+            deferred: None,
             user: None,
         };
         Ok((session, established))
@@ -122,7 +128,54 @@ impl Session {
     pub fn on_text(&mut self, node: &Node, text: &str, now: Instant, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
         self.app.meters.messages_received.inc();
         self.app.meters.received_bytes.inc_by(text.len() as u64);
-        match ClientMessage::parse(text) {
+        let message = ClientMessage::parse(text);
+        if self.joining > 0 && !self.may_overtake(&message) {
+            self.deferred = Some(text.into());
+            return ControlFlow::Continue(());
+        }
+        self.act(node, message, now, answers)
+    }
+
+    /// Takes the message that had to wait.
+    pub fn on_deferred(&mut self, node: &Node, now: Instant, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
+        match self.deferred.take() {
+            Some(text) => self.act(node, ClientMessage::parse(&text), now, answers),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Whether a message waits for the answer to a subscription; no other must be taken then.
+    pub fn is_waiting(&self) -> bool {
+        self.deferred.is_some() && self.joining > 0
+    }
+
+    /// Whether there is a message that had to wait.
+    pub fn has_deferred(&self) -> bool {
+        self.deferred.is_some()
+    }
+
+    /// The answer to a subscription has come.
+    pub fn on_joined(&mut self) {
+        self.joining = self.joining.saturating_sub(1);
+    }
+
+    /// Many subscriptions may be under way at once; all else waits for them.
+    fn may_overtake(&self, message: &Result<ClientMessage<'_>, MessageError>) -> bool {
+        match message {
+            Ok(ClientMessage::Subscribe(subscribe)) => self.find(&subscribe.channel).is_err(),
+            Ok(ClientMessage::Ping | ClientMessage::Pong) => true,
+            _ => false,
+        }
+    }
+
+    fn act(
+        &mut self,
+        node: &Node,
+        message: Result<ClientMessage<'_>, MessageError>,
+        now: Instant,
+        answers: &mut Vec<Answer>,
+    ) -> ControlFlow<Close> {
+        match message {
             Ok(ClientMessage::Ping) => answers.push(Answer::Send(event::pong())),
             Ok(ClientMessage::Pong) => (),
             Ok(ClientMessage::Subscribe(subscribe)) => return self.subscribe(node, &subscribe, now, answers),
@@ -149,6 +202,7 @@ impl Session {
 
     /// There was no room on a channel that it wanted to join.
     pub fn on_refused(&mut self, channel: &ChannelName) -> Vec<Frame> {
+        self.on_joined();
         let Ok(place) = self.find(channel.as_str()) else { return Vec::new() };
         self.subscriptions.remove(place);
         self.app.meters.refused(Cause::Subscription);
@@ -221,6 +275,7 @@ impl Session {
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
         self.app.join(grant, self.address, now)?;
+        self.joining += 1;
         let authorized = name.kind().access == Access::Signed;
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);

@@ -115,10 +115,13 @@ impl Cluster {
             Task::Count => {
                 let Topic::Channel(name) = topic else { return Expected::Done };
                 let Some(state) = self.app(app) else { return Expected::Done };
-                let count = u32::try_from(state.take_count(name)).unwrap_or(u32::MAX);
+                let (count, counted) = state.take_count(name);
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
                 commands.push(self.note(app, topic, count));
-                let word = Envelope::Count(self.node(), count).encode();
-                commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(word).take());
+                if counted {
+                    let word = Envelope::Count(self.node(), count).encode();
+                    commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(word).take());
+                }
                 Expected::Done
             }
         }

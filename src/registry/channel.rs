@@ -228,6 +228,7 @@ impl Channel {
         }
         if let Some(shared) = &mut self.shared {
             shared.rested_at = Some(scope.now);
+            scope.uneasy |= self.total() == 0;
         }
     }
 
@@ -281,7 +282,7 @@ impl Event {
 }
 
 /// Whether the subscribers of a channel of this name hear how many they are, where that is switched on.
-fn is_counted(name: &ChannelName) -> bool {
+pub(super) fn is_counted(name: &ChannelName) -> bool {
     let kind = name.kind();
     !kind.presence && kind.access != Access::User
 }

@@ -242,9 +242,18 @@ impl AppState {
                 }
             });
         }
-        let uneasy = std::mem::take(&mut *self.channels.uneasy.lock());
+        let mut uneasy = std::mem::take(&mut *self.channels.uneasy.lock());
+        uneasy.sort_unstable();
+        uneasy.dedup();
         for name in uneasy {
-            self.change_known(&name, now, |channel, scope| channel.look_after(&name, scope));
+            self.change(&name, now, |channels, scope| {
+                let Some(channel) = channels.get_mut(name.as_str()) else { return };
+                channel.look_after(&name, scope);
+                if channel.is_idle(scope) {
+                    scope.order(&name, Task::Forget);
+                    channels.remove(name.as_str());
+                }
+            });
         }
         self.tick_users(now);
         let part = self.channels.swept.fetch_add(1, Ordering::Relaxed) % PARTS;
@@ -279,9 +288,12 @@ impl AppState {
         self.change_known(name, now, |channel, scope| channel.placed(name, placement, outcome, scope));
     }
 
-    /// The number of connections on a channel here, as the others are to know it.
-    pub fn take_count(&self, name: &ChannelName) -> usize {
-        self.channels.with(name.as_str(), |channels| channels.get_mut(name.as_str()).map_or(0, Channel::take_count))
+    /// The number of connections on a channel here, as the others are to know it, and whether their subscribers
+    /// are to hear of it.
+    pub fn take_count(&self, name: &ChannelName) -> (usize, bool) {
+        self.channels.with(name.as_str(), |channels| {
+            channels.get_mut(name.as_str()).map_or((0, false), |channel| channel.take_count(name))
+        })
     }
 
     /// Word from another node. Returns false when it has been heard before.

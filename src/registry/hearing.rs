@@ -6,6 +6,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::registry::channel::Channel;
 use crate::registry::channel::Scope;
+use crate::registry::channel::is_counted;
 use crate::registry::inbox::Event;
 use crate::registry::replica::Gap;
 use crate::registry::shared::RETRY;
@@ -54,10 +55,12 @@ impl Channel {
         true
     }
 
-    /// The number of connections here, to be told to the others.
-    pub(super) fn take_count(&mut self) -> usize {
-        self.shared_mut().count_ordered = false;
-        self.total()
+    /// The number of connections here, and whether subscribers elsewhere are to hear of it.
+    pub(super) fn take_count(&mut self, name: &ChannelName) -> (usize, bool) {
+        let shared = self.shared_mut();
+        shared.count_ordered = false;
+        let counted = shared.counted && is_counted(name);
+        (self.total(), counted)
     }
 
     /// The link is lost, or what the others know cannot be had: what is here counts.
@@ -101,7 +104,10 @@ impl Channel {
 
     /// Settles what is unclear when its time has come.
     pub(super) fn look_after(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        let nobody = self.total() == 0;
         let shared = self.shared_mut();
+        // It is looked after again until it has lingered long enough.
+        scope.uneasy |= nobody && !shared.has_lingered(scope.now);
         match shared.settle_at {
             Some(at) if at > scope.now => scope.uneasy = true,
             Some(_) => {

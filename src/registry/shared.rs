@@ -24,7 +24,7 @@ use crate::registry::word::Placed;
 use crate::registry::word::Snapshot;
 
 /// How long a channel without subscribers is still listened to.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(4);
 /// How long members that a comparison did not find have until they count as gone: their node has as long to
 /// come back.
 pub(super) const DOUBT: Duration = Duration::from_secs(12);

@@ -33,7 +33,11 @@ impl Shard {
     /// A connection has joined a channel: its answers first, then the channel's events.
     pub(super) fn on_joined(&mut self, slot: Slot, id: ChannelId, answers: &[Frame]) {
         let connection = self.connections.get_mut(slot);
-        let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else { return };
+        let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
+        session.on_joined();
+        if session.has_deferred() {
+            self.unread.push(slot);
+        }
         let channel = self.channels.entry(id).or_insert_with(|| Channel::new(session.meters().clone()));
         channel.join(slot);
         for frame in answers {
@@ -45,7 +49,11 @@ impl Shard {
     pub(super) fn on_refused(&mut self, slot: Slot, channel: &ChannelName) {
         let connection = self.connections.get_mut(slot);
         let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
-        for frame in session.on_refused(channel) {
+        let frames = session.on_refused(channel);
+        if session.has_deferred() {
+            self.unread.push(slot);
+        }
+        for frame in frames {
             self.send(slot, &frame);
         }
     }

@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
+use crate::protocol::code::Close;
 use crate::protocol::frame::Frame;
 use crate::protocol::frame::Message;
 use crate::registry::address::Slot;
 use crate::session::Answer;
+use crate::session::Session;
 use crate::shard::READ_BYTES;
 use crate::shard::Shard;
 use crate::shard::connection::Watch;
@@ -35,10 +37,15 @@ impl Shard {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.connections.get_mut(slot) else { return };
             let hung_up = connection.hung_up;
-            if connection.paused && !hung_up {
+            let session = connection.session.as_ref();
+            if (connection.paused || session.is_some_and(Session::is_waiting)) && !hung_up {
                 return;
             }
             connection.paused = false;
+            if session.is_some_and(Session::has_deferred) {
+                self.on_deferred(slot);
+                continue;
+            }
             if std::mem::take(&mut connection.fed) {
                 self.digest(slot, &mut []);
                 continue;
@@ -76,7 +83,7 @@ impl Shard {
         let outcome = decoder.decode(bytes, bytes_max, |message| self.on_message(slot, message));
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.decoder = decoder;
-            connection.fed = connection.paused;
+            connection.fed = connection.paused || connection.session.as_ref().is_some_and(Session::has_deferred);
         }
         if let Err(error) = outcome {
             self.close(slot, &error.close());
@@ -104,6 +111,20 @@ impl Shard {
             }
             Message::Pong | Message::Close(_) => ControlFlow::Continue(()),
         };
+        self.answer(slot, answers, outcome)
+    }
+
+    /// Acts on the message that had to wait for the answer to an earlier one.
+    fn on_deferred(&mut self, slot: Slot) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(session) = &mut connection.session else { return };
+        let mut answers = std::mem::take(&mut self.answers);
+        let outcome = session.on_deferred(&self.node, self.now, &mut answers);
+        self.answer(slot, answers, outcome);
+    }
+
+    /// Sends what a message has brought about. Returns whether to go on with the connection's next message.
+    fn answer(&mut self, slot: Slot, mut answers: Vec<Answer>, outcome: ControlFlow<Close>) -> bool {
         for answer in answers.drain(..) {
             match answer {
                 Answer::Send(frame) => self.send(slot, &frame),
@@ -120,12 +141,12 @@ impl Shard {
         }
     }
 
-    /// Lets a connection's next messages wait while many answers do. Who asks for much at once and reads it is
-    /// no slow reader. Nobody waits for a peer that has hung up.
+    /// Lets a connection's next messages wait while many answers do, or while one of them does. Who asks for
+    /// much at once and reads it is no slow reader. Nobody waits for a peer that has hung up.
     fn pause(&mut self, slot: Slot) -> bool {
         let enough = self.node.connections().outbox_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(slot) else { return true };
         connection.paused = !connection.hung_up && connection.outbox.waiting() > enough;
-        connection.paused
+        connection.paused || connection.session.as_ref().is_some_and(Session::has_deferred)
     }
 }
