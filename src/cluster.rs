@@ -4,6 +4,7 @@
 //! One task keeps a link to Redis: a connection that tells and asks, and one that hears. Everything that this
 //! node has to say goes through one queue ([`Outgoing`]) and one pipeline, so others hear it in that order.
 
+pub mod answers;
 mod connection;
 mod lease;
 mod link;

@@ -9,11 +9,13 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
+use crate::cluster::answers;
+use crate::cluster::answers::Leases;
+use crate::cluster::answers::texts;
 use crate::cluster::link::Link;
 use crate::cluster::link::is_full;
 use crate::cluster::names;
 use crate::cluster::orders::Statement;
-use crate::cluster::orders::text;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::registry::outgoing::Topic;
@@ -24,14 +26,6 @@ const LEASE: Duration = Duration::from_secs(10);
 const RENEW: Duration = Duration::from_secs(2);
 /// Topics of a dead node that are cleared in one round trip.
 const CLEARED_AT_ONCE: usize = 500;
-
-/// What the lease's script answers.
-#[derive(Debug, Default)]
-pub(super) struct Leases {
-    /// This node was not known.
-    added: bool,
-    dead: Vec<NodeId>,
-}
 
 impl Link {
     /// Renews the lease, and looks after the dead.
@@ -65,12 +59,10 @@ impl Link {
             }
             answer => answer?,
         };
-        let Value::Array(parts) = &answer else { return Ok(Leases::default()) };
-        let [Value::Int(added), living, dead] = parts.as_slice() else { return Ok(Leases::default()) };
+        let leases = answers::leases(&answer);
         let me = cluster.node();
-        let mut peers = cluster.peers.lock();
-        peers.extend(nodes(living).into_iter().filter(|node| *node != me));
-        Ok(Leases { added: *added > 0, dead: nodes(dead) })
+        cluster.peers.lock().extend(leases.living.iter().filter(|node| **node != me));
+        Ok(leases)
     }
 
     /// Removes what dead nodes have left behind, unless another survivor is about to.
@@ -160,15 +152,4 @@ impl Link {
         }
         Ok(())
     }
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::Array(values) | Value::Set(values) => values.iter().filter_map(text).map(str::to_owned).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn nodes(value: &Value) -> Vec<NodeId> {
-    texts(value).iter().filter_map(|node| NodeId::parse(node)).collect()
 }

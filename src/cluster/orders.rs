@@ -1,30 +1,27 @@
 //! From orders to Redis' commands, and from its answers to what they mean.
 
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use bytes::Bytes;
 use redis::Cmd;
 use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
 use crate::cluster::Cluster;
+use crate::cluster::answers;
 use crate::cluster::names;
 use crate::protocol::envelope;
+use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
-use crate::protocol::envelope::json;
 use crate::protocol::identity::Member;
 use crate::registry::AppState;
-use crate::registry::Entry;
 use crate::registry::Own;
 use crate::registry::Placed;
-use crate::registry::Snapshot;
 use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Placement;
 use crate::registry::outgoing::Publish;
@@ -129,6 +126,7 @@ impl Cluster {
 
     fn publish(&self, scripts: &Scripts, app: &str, topic: &Topic, publish: &Publish) -> Cmd {
         let cached_for_ms = publish.cache_for.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let cached_for_ms = cached_for_ms.min(CACHED_MS_MAX);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let accepted = since.saturating_sub(publish.event.accepted.elapsed());
         let event = RemoteEvent {
@@ -224,14 +222,14 @@ impl Cluster {
         match (expected, &order.task) {
             (Expected::Published, _) => self.meters.told(1),
             (Expected::Opened { has_members, has_cache, peers }, _) => {
-                let snapshot = snapshot(answers, *has_members, *has_cache, peers);
+                let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
                 match &order.topic {
                     Topic::Channel(name) => state.opened(name, snapshot, Instant::now()),
                     Topic::User(user_id) => state.user_opened(user_id, snapshot.as_ref(), Instant::now()),
                 }
             }
             (Expected::Placed, Task::Member(placement)) => {
-                let outcome = answers.last().and_then(|answer| placed(answer.as_ref().ok()?));
+                let outcome = answers.last().and_then(|answer| answers::placed(answer.as_ref().ok()?));
                 on_placed(&state, &order.topic, placement, outcome.unwrap_or(Placed::Failed));
             }
             _ => (),
@@ -243,67 +241,5 @@ fn on_placed(state: &AppState, topic: &Topic, placement: &Placement, outcome: Pl
     match topic {
         Topic::Channel(name) => state.placed(name, placement, outcome, Instant::now()),
         Topic::User(_) => state.user_placed(placement, outcome),
-    }
-}
-
-/// The script's answer to a single change.
-fn placed(answer: &Value) -> Option<Placed> {
-    let (version, refused, _) = statement_answer(answer)?;
-    Some(if refused.is_empty() { Placed::At(version) } else { Placed::Refused })
-}
-
-/// What the nodes together know, from the answers to [`Cluster::listen`].
-fn snapshot(answers: &[RedisResult<Value>], has_members: bool, has_cache: bool, peers: &[NodeId]) -> Option<Snapshot> {
-    let values: Vec<&Value> = answers.iter().map(|answer| answer.as_ref().ok()).collect::<Option<_>>()?;
-    let mut values = values.as_slice();
-    let mut snapshot = Snapshot::default();
-    if has_cache {
-        let (rest, [cached, left]) = values.split_last_chunk()?;
-        snapshot.cached = cached_event(cached, left);
-        values = rest;
-    }
-    let (rest, counts) = values.split_at_checked(values.len().checked_sub(peers.len())?)?;
-    snapshot.counts = peers
-        .iter()
-        .zip(counts)
-        .filter_map(|(peer, count)| Some((*peer, text(count)?.parse().ok().filter(|&count| count > 0)?)))
-        .collect();
-    if has_members {
-        let (version, refused, found) = statement_answer(rest.last()?)?;
-        snapshot.version = version;
-        snapshot.refused = refused;
-        snapshot.entries = found;
-    }
-    Some(snapshot)
-}
-
-/// The event that a cache channel remembers, and how long it will be.
-pub(super) fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Duration)> {
-    let (Value::BulkString(bytes), Value::Int(left)) = (cached, left) else { return None };
-    let Ok(Envelope::Event(event)) = Envelope::decode(&Bytes::copy_from_slice(bytes)) else { return None };
-    Some((event, Duration::from_millis(u64::try_from(*left).ok()?)))
-}
-
-/// The version, the users refused, and who is on the topic where that was asked for.
-fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<Entry>)> {
-    let Value::Array(parts) = answer else { return None };
-    let [version, Value::Array(refused), Value::Array(found)] = parts.as_slice() else { return None };
-    let version = text(version)?.parse().ok()?;
-    let refused = refused.iter().filter_map(text).map(Arc::from).collect();
-    let entries = found.chunks_exact(2).filter_map(|pair| entry(text(&pair[0])?, text(&pair[1])?)).collect();
-    Some((version, refused, entries))
-}
-
-fn entry(field: &str, user_info: &str) -> Option<Entry> {
-    let (node, user_id) = field.split_once(':')?;
-    Some((NodeId::parse(node)?, Member { user_id: user_id.into(), user_info: json(user_info)? }))
-}
-
-/// A value as text, if it is.
-pub(super) fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
     }
 }

@@ -9,9 +9,10 @@ use redis::Value;
 use redis::cmd;
 
 use crate::cluster::Cluster;
+use crate::cluster::answers;
+use crate::cluster::answers::cached_event;
+use crate::cluster::answers::number;
 use crate::cluster::names;
-use crate::cluster::orders::cached_event;
-use crate::cluster::orders::text;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
 use crate::registry::outgoing::Topic;
@@ -30,11 +31,8 @@ impl Cluster {
         let ask = |peer| cmd("HGETALL").arg(self.names.topics(peer, app)).take();
         let answers = self.ask(self.peers().into_iter().map(ask).collect()).await?;
         let mut channels = HashMap::new();
-        for (field, count) in answers.into_iter().flat_map(pairs) {
-            let topic = text(&field).and_then(names::topic_of);
-            if let (Some(Topic::Channel(name)), Some(count)) = (topic, number(&count).filter(|&count| count > 0)) {
-                *channels.entry(name).or_default() += count;
-            }
+        for (name, count) in answers.iter().flat_map(answers::channels) {
+            *channels.entry(name).or_default() += count;
         }
         Some(channels)
     }
@@ -49,10 +47,7 @@ impl Cluster {
     /// The users of a presence channel, on all nodes.
     pub async fn users(&self, app: &str, channel: &ChannelName) -> Option<Vec<String>> {
         let key = self.names.users(app, &Topic::Channel(channel.clone()));
-        match self.ask(vec![cmd("HKEYS").arg(key).take()]).await?.pop()? {
-            Value::Array(users) => Some(users.iter().filter_map(text).map(str::to_owned).collect()),
-            _ => None,
-        }
+        Some(answers::texts(&self.ask(vec![cmd("HKEYS").arg(key).take()]).await?.pop()?))
     }
 
     /// The event that a cache channel remembers, and how long it will be. The outer nothing is for no answer.
@@ -72,19 +67,5 @@ impl Cluster {
         let answers =
             connection.ask(commands).await.and_then(|answers| answers.into_iter().collect::<RedisResult<_>>());
         answers.inspect_err(|error| tracing::warn!(%error, "Redis does not tell what is on the other nodes")).ok()
-    }
-}
-
-fn pairs(answer: Value) -> Vec<(Value, Value)> {
-    match answer {
-        Value::Map(pairs) => pairs,
-        _ => Vec::new(),
-    }
-}
-
-fn number(value: &Value) -> Option<usize> {
-    match value {
-        Value::Int(number) => usize::try_from(*number).ok(),
-        value => text(value)?.parse().ok(),
     }
 }

@@ -19,6 +19,8 @@ use crate::protocol::socket_id::SocketId;
 
 /// What every message of this version begins with.
 pub const MAGIC: &str = "gema/1 ";
+/// The longest that an event is remembered: over thirty years.
+pub const CACHED_MS_MAX: u64 = 1 << 40;
 /// The longest first line.
 const HEAD_MAX: usize = 256;
 
@@ -176,7 +178,7 @@ impl Envelope {
                     "-" => None,
                     id => Some(SocketId::parse(id)?),
                 };
-                let cached_for_ms = fields.number()?;
+                let cached_for_ms = fields.number().filter(|&time| time <= CACHED_MS_MAX)?;
                 let length: usize = fields.number()?;
                 let frame = Frame::received(body).filter(|_| length == body.len())?;
                 Self::Event(RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame })

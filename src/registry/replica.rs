@@ -105,7 +105,7 @@ impl Replica {
         if change.version <= self.version {
             return Ok(None);
         }
-        if change.version != self.version + 1 {
+        if change.version - 1 != self.version {
             return Err(Gap);
         }
         self.version = change.version;

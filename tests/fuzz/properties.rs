@@ -3,6 +3,8 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
+use gema::cluster::answers;
 use gema::protocol::channel::Access;
 use gema::protocol::channel::ChannelName;
 use gema::protocol::channel::NameError;
@@ -10,6 +12,9 @@ use gema::protocol::channel::USER_CHANNEL_PREFIX;
 use gema::protocol::code::Close;
 use gema::protocol::code::CloseCode;
 use gema::protocol::connect::origin_allowed;
+use gema::protocol::envelope::Envelope;
+use gema::protocol::envelope::NodeId;
+use gema::protocol::envelope::RemoteEvent;
 use gema::protocol::event;
 use gema::protocol::frame::Decoder;
 use gema::protocol::frame::Frame;
@@ -508,4 +513,63 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// What another node says means one thing only, and the frame that it hands on is one that clients understand.
+pub fn envelopes(input: &[u8]) {
+    let Ok(envelope) = Envelope::decode(&Bytes::copy_from_slice(input)) else { return };
+    // Numbers may be written with zeros before them, so the bytes need not be the same.
+    assert_eq!(Envelope::decode(&envelope.encode().into()).as_ref(), Ok(&envelope));
+    match &envelope {
+        Envelope::Event(event) => assert_fit_for_clients(event),
+        Envelope::Member(change) => {
+            let info = change.user_info.as_deref().unwrap_or("null");
+            assert!(serde_json::from_str::<&RawValue>(info).is_ok(), "{info}");
+        }
+        _ => (),
+    }
+}
+
+/// Whatever Redis answers, what is taken from it is fit for clients. The input: how many other nodes are asked,
+/// and answers as they come over the wire.
+pub fn redis_answers(input: &[u8]) {
+    let Some((&peers, wire)) = input.split_first() else { return };
+    let mut parser = redis::Parser::new();
+    let mut wire = wire;
+    let mut values = Vec::new();
+    while let Ok(value) = parser.parse_value(&mut wire) {
+        values.push(value);
+    }
+    for value in &values {
+        let leases = answers::leases(value);
+        assert!(leases.living.len() + leases.dead.len() <= input.len());
+        let subscriptions: usize = answers::channels(value).iter().map(|(_, count)| count).sum();
+        assert!(subscriptions <= input.len() << 32);
+        answers::texts(value);
+        answers::number(value);
+        answers::placed(value);
+    }
+    if let [cached, left] = values.as_slice()
+        && let Some((event, _)) = answers::cached_event(cached, left)
+    {
+        assert_fit_for_clients(&event);
+    }
+    let peers: Vec<NodeId> = (0..peers % 4).map(|_| NodeId::default()).collect();
+    let values: Vec<_> = values.into_iter().map(Ok).collect();
+    for (has_members, has_cache) in [(false, false), (true, false), (false, true), (true, true)] {
+        let Some(snapshot) = answers::snapshot(&values, has_members, has_cache, &peers) else { continue };
+        for (_, member) in &snapshot.entries {
+            assert!(serde_json::from_str::<&RawValue>(&member.user_info).is_ok(), "{member:?}");
+        }
+        if let Some((event, _)) = &snapshot.cached {
+            assert_fit_for_clients(event);
+        }
+    }
+}
+
+fn assert_fit_for_clients(event: &RemoteEvent) {
+    assert_well_formed(&event.frame);
+    let bytes = event.frame.bytes();
+    assert_eq!(bytes[0], 0x81, "a whole text frame");
+    assert!(serde_json::from_slice::<&RawValue>(&bytes[bytes.len() - event.frame.payload_len()..]).is_ok());
 }

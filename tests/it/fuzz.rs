@@ -35,6 +35,16 @@ fn a_request_is_believed_with_its_own_signature_only() {
     holds("query_strings", properties::query_strings);
 }
 
+#[test]
+fn what_another_node_says_means_one_thing_only() {
+    holds("envelopes", properties::envelopes);
+}
+
+#[test]
+fn whatever_redis_answers_is_fit_for_clients() {
+    holds("redis_answers", properties::redis_answers);
+}
+
 fn holds(target: &str, property: fn(&[u8])) {
     let seeds = seeds(target);
     for seed in &seeds {

@@ -1,0 +1,139 @@
+//! What Redis answers. Whoever can write to it may have written anything, so whatever does not fit is left out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::RedisResult;
+use redis::Value;
+
+use crate::cluster::names;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::CACHED_MS_MAX;
+use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::envelope::json;
+use crate::protocol::identity::Member;
+use crate::registry::Entry;
+use crate::registry::Placed;
+use crate::registry::Snapshot;
+use crate::registry::outgoing::Topic;
+
+/// What the lease's script answers.
+#[derive(Debug, Default)]
+pub struct Leases {
+    /// This node was not known.
+    pub added: bool,
+    /// Nodes that live, this one included.
+    pub living: Vec<NodeId>,
+    /// Nodes whose lease has ended.
+    pub dead: Vec<NodeId>,
+}
+
+/// The script's answer to a single change.
+pub fn placed(answer: &Value) -> Option<Placed> {
+    let (version, refused, _) = statement_answer(answer)?;
+    Some(if refused.is_empty() { Placed::At(version) } else { Placed::Refused })
+}
+
+/// What the nodes together know, from the answers to what is asked when a topic begins to be listened to: for a topic
+/// with members the script's, then a count of each of `peers`, then for a cache channel the event and its time.
+pub fn snapshot(
+    answers: &[RedisResult<Value>],
+    has_members: bool,
+    has_cache: bool,
+    peers: &[NodeId],
+) -> Option<Snapshot> {
+    let values: Vec<&Value> = answers.iter().map(|answer| answer.as_ref().ok()).collect::<Option<_>>()?;
+    let mut values = values.as_slice();
+    let mut snapshot = Snapshot::default();
+    if has_cache {
+        let (rest, [cached, left]) = values.split_last_chunk()?;
+        snapshot.cached = cached_event(cached, left);
+        values = rest;
+    }
+    let (rest, counts) = values.split_at_checked(values.len().checked_sub(peers.len())?)?;
+    snapshot.counts = peers
+        .iter()
+        .zip(counts)
+        .filter_map(|(peer, count)| Some((*peer, text(count)?.parse().ok().filter(|&count| count > 0)?)))
+        .collect();
+    if has_members {
+        let (version, refused, found) = statement_answer(rest.last()?)?;
+        snapshot.version = version;
+        snapshot.refused = refused;
+        snapshot.entries = found;
+    }
+    Some(snapshot)
+}
+
+/// The event that a cache channel remembers, and how long it will be.
+pub fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Duration)> {
+    let (Value::BulkString(bytes), Value::Int(left)) = (cached, left) else { return None };
+    let Ok(Envelope::Event(event)) = Envelope::decode(&Bytes::copy_from_slice(bytes)) else { return None };
+    let left = u64::try_from(*left).ok().filter(|&left| left <= CACHED_MS_MAX)?;
+    Some((event, Duration::from_millis(left)))
+}
+
+/// The version, the users refused, and who is on the topic where that was asked for.
+fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<Entry>)> {
+    let Value::Array(parts) = answer else { return None };
+    let [version, Value::Array(refused), Value::Array(found)] = parts.as_slice() else { return None };
+    let version = text(version)?.parse().ok()?;
+    let refused = refused.iter().filter_map(text).map(Arc::from).collect();
+    let entries = found.chunks_exact(2).filter_map(|pair| entry(text(&pair[0])?, text(&pair[1])?)).collect();
+    Some((version, refused, entries))
+}
+
+fn entry(field: &str, user_info: &str) -> Option<Entry> {
+    let (node, user_id) = field.split_once(':')?;
+    Some((NodeId::parse(node)?, Member { user_id: user_id.into(), user_info: json(user_info)? }))
+}
+
+/// A value as text, if it is.
+pub fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Which nodes live and which do not.
+pub fn leases(answer: &Value) -> Leases {
+    let Value::Array(parts) = answer else { return Leases::default() };
+    let [Value::Int(added), living, dead] = parts.as_slice() else { return Leases::default() };
+    Leases { added: *added > 0, living: nodes(living), dead: nodes(dead) }
+}
+
+fn nodes(value: &Value) -> Vec<NodeId> {
+    texts(value).iter().filter_map(|node| NodeId::parse(node)).collect()
+}
+
+/// The occupied channels of one node, with its connections on them.
+pub fn channels(answer: &Value) -> Vec<(ChannelName, usize)> {
+    let Value::Map(pairs) = answer else { return Vec::new() };
+    let channel = |(field, count): &(Value, Value)| match names::topic_of(text(field)?)? {
+        Topic::Channel(name) => Some((name, number(count).filter(|&count| count > 0)?)),
+        Topic::User(_) => None,
+    };
+    pairs.iter().filter_map(channel).collect()
+}
+
+/// Those values of a list or set that are text.
+pub fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(values) | Value::Set(values) => values.iter().filter_map(text).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A value as a number of connections or users.
+pub fn number(value: &Value) -> Option<usize> {
+    let number = match value {
+        Value::Int(number) => u32::try_from(*number).ok(),
+        value => text(value)?.parse().ok(),
+    };
+    number.and_then(|number| usize::try_from(number).ok())
+}
