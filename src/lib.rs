@@ -1,14 +1,15 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter` · `node` · `session`, `http` · `shard` ·
-//! `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
+//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter` · `cluster` · `node` · `session`, `http` ·
+//! `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
 //! A publisher's request is checked in [`http`], becomes one WebSocket frame in [`node`], and is put by the
 //! [`registry`] into the inbox of each [`shard`] that has subscribers. The shard hands what is pending on a
 //! channel to every subscriber in one write at the end of its turn. A client's message goes from its shard's
-//! socket loop to its [`session`], which decides what it means and answers.
+//! socket loop to its [`session`], which decides what it means and answers. What other nodes have to hear goes
+//! from the [`registry`] to the [`cluster`], and comes back the same way.
 //!
 //! # Invariants
 //! * Announcements enter the inboxes under the lock of the change that they announce.

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::State;
+use axum::http::HeaderName;
 use axum::http::Request;
 use axum::response::IntoResponse;
 use axum::response::Response;
@@ -17,6 +18,9 @@ use crate::http::auth::Signed;
 use crate::node::PublishError;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::request;
+
+/// Tells how many connections have been closed; the body is Pusher's, which has no room for it.
+const CONNECTIONS_CLOSED: HeaderName = HeaderName::from_static("x-connections-closed");
 
 /// `GET /apps/{app_id}/channels`.
 pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
@@ -83,8 +87,10 @@ pub(super) async fn terminate_by_key(
 }
 
 async fn terminated(signed: &Signed, user_id: &str) -> (Response, usize) {
-    signed.app.terminate(user_id).await;
-    answer::empty_object()
+    let closed = signed.app.terminate(user_id).await;
+    let (mut response, length) = answer::empty_object();
+    response.headers_mut().insert(CONNECTIONS_CLOSED, closed.into());
+    (response, length)
 }
 
 fn admit(signed: &Signed) -> Result<(), Refusal> {

@@ -149,7 +149,7 @@ impl Outgoing {
     pub(super) fn publish(&self, app: &Arc<str>, channel: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         let mut queue = self.queue.lock();
         if !queue.joined && queue.bytes > self.patience.bytes_max {
-            // Nobody has ever heard of this node, so nobody waits for what it has to say.
+            // Nobody has ever heard of this node, so nobody misses what it has to say.
             queue.unheard += queue.orders.len() as u64;
             queue.orders.clear();
             queue.bytes = 0;
