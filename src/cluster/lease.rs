@@ -9,12 +9,15 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
+use crate::cluster::Cluster;
 use crate::cluster::answers;
 use crate::cluster::answers::Leases;
 use crate::cluster::answers::texts;
+use crate::cluster::connection::Connection;
 use crate::cluster::link::Link;
 use crate::cluster::link::is_full;
 use crate::cluster::names;
+use crate::cluster::orders::Scripts;
 use crate::cluster::orders::Statement;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
@@ -32,7 +35,8 @@ impl Link {
     pub(super) async fn keep_lease(&self) -> RedisResult<Infallible> {
         loop {
             tokio::time::sleep(RENEW).await;
-            let leases = self.renew_lease().await?;
+            let leases = renew_lease(&self.cluster, &self.scripts, &mut self.out.clone()).await?;
+            self.cluster.know(&leases);
             if leases.added {
                 tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
                 for app in self.cluster.apps() {
@@ -44,25 +48,6 @@ impl Link {
                 self.bury_all(&leases.dead).await?;
             }
         }
-    }
-
-    /// Renews the lease.
-    pub(super) async fn renew_lease(&self) -> RedisResult<Leases> {
-        let (cluster, mut out) = (&self.cluster, self.out.clone());
-        let mut command = cmd("EVALSHA");
-        command.arg(&self.scripts.lease).arg(1).arg(cluster.names.leases());
-        command.arg(cluster.node().to_string()).arg(LEASE.as_millis() as u64);
-        let answer = match out.ask_one(command).await {
-            Err(error) if is_full(&error) => {
-                tracing::warn!("Redis is out of memory: it does not take what changes here; raise its maxmemory");
-                return Ok(Leases::default());
-            }
-            answer => answer?,
-        };
-        let leases = answers::leases(&answer);
-        let me = cluster.node();
-        cluster.peers.lock().extend(leases.living.iter().filter(|node| **node != me));
-        Ok(leases)
     }
 
     /// Removes what dead nodes have left behind, unless another survivor is about to.
@@ -151,5 +136,30 @@ impl Link {
             tracing::warn!("a Soketi server uses the same Redis and prefix; it and gema do not hear each other");
         }
         Ok(())
+    }
+}
+
+impl Cluster {
+    /// These are the nodes that there are: those that live, and those that nobody has buried yet.
+    pub(super) fn know(&self, leases: &Leases) {
+        let me = self.node();
+        if leases.living.contains(&me) {
+            let others = leases.living.iter().chain(&leases.dead).filter(|node| **node != me);
+            *self.peers.lock() = others.copied().collect();
+        }
+    }
+}
+
+/// Renews the lease.
+pub(super) async fn renew_lease(cluster: &Cluster, scripts: &Scripts, out: &mut Connection) -> RedisResult<Leases> {
+    let mut command = cmd("EVALSHA");
+    command.arg(&scripts.lease).arg(1).arg(cluster.names.leases());
+    command.arg(cluster.node().to_string()).arg(LEASE.as_millis() as u64);
+    match out.ask_one(command).await {
+        Err(error) if is_full(&error) => {
+            tracing::warn!("Redis is out of memory: it does not take what changes here; raise its maxmemory");
+            Ok(Leases::default())
+        }
+        answer => Ok(answers::leases(&answer?)),
     }
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use crate::cluster::connection::ANSWER_TIME;
 use crate::cluster::connection::Connection;
+use crate::cluster::lease::renew_lease;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::Subject;
 use crate::cluster::orders::Expected;
@@ -54,6 +55,8 @@ pub(super) struct Link {
     /// What has been sent and not been answered.
     under_way: Mutex<Vec<Order>>,
     pub(super) since: Instant,
+    /// It is not the first one.
+    returns: bool,
 }
 
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
@@ -96,6 +99,8 @@ impl Link {
         let mut hearing = Connection::open(&cluster.options, move |push| hears.hear(push)).await?;
         let mut out = Connection::open(&cluster.options, |_| ()).await?;
         let scripts = load(&mut out).await?;
+        let leases = renew_lease(cluster, &scripts, &mut out).await?;
+        cluster.know(&leases);
         let control = cluster.names.control();
         hearing.subscribe(std::slice::from_ref(&control)).await?;
         let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
@@ -103,7 +108,7 @@ impl Link {
         let heard = timeout(ANSWER_TIME, listener.greeted.notified()).await;
         heard.map_err(|_| fault("what is published is not heard; does the user's ACL allow these channels?"))?;
         let (tell, telling) = mpsc::channel(WORDS_MAX);
-        let link = Self {
+        let mut link = Self {
             cluster: Arc::clone(cluster),
             listener,
             scripts,
@@ -112,15 +117,15 @@ impl Link {
             telling,
             under_way: Mutex::default(),
             since: Instant::now(),
+            returns: false,
         };
-        link.renew_lease().await?;
         link.forget_past().await?;
         link.look_for_soketi().await?;
         *cluster.telling.lock() = Some(tell);
         *cluster.asking.lock() = Some(link.out.clone());
         cluster.here.lock().clear();
         cluster.meters.connects.inc();
-        cluster.outgoing.link();
+        link.returns = cluster.outgoing.link();
         for app in cluster.apps() {
             app.linked(Instant::now());
         }
@@ -196,6 +201,9 @@ impl Link {
     /// Ends when every node that was known listens again, or when they have had time enough.
     async fn others_are_back(&self) {
         let cluster = &self.cluster;
+        if !self.returns {
+            return;
+        }
         let back = async {
             loop {
                 let heard = cluster.heard_here.notified();

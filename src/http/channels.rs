@@ -68,7 +68,7 @@ pub(super) async fn terminate(
     Path((app_id, user_id)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    api.signed(request, &app_id, async |signed| Ok(terminated(signed, &user_id).await)).await
+    api.signed(request, &app_id, async |signed| terminated(signed, &user_id).await).await
 }
 
 /// The same as Python's library asks for it: without the app's id, which its key stands for.
@@ -83,14 +83,14 @@ pub(super) async fn terminate_by_key(
     let Some(app) = api.0.node.app_by_key(&key).cloned() else {
         return Refusal::Unauthorized("Unknown auth_key".to_owned()).into_response();
     };
-    api.signed_for(app, request, async |signed| Ok(terminated(signed, &user_id).await)).await
+    api.signed_for(app, request, async |signed| terminated(signed, &user_id).await).await
 }
 
-async fn terminated(signed: &Signed, user_id: &str) -> (Response, usize) {
-    let closed = signed.app.terminate(user_id).await;
+async fn terminated(signed: &Signed, user_id: &str) -> Result<(Response, usize), Refusal> {
+    let closed = signed.app.terminate(user_id).await?;
     let (mut response, length) = answer::empty_object();
     response.headers_mut().insert(CONNECTIONS_CLOSED, closed.into());
-    (response, length)
+    Ok((response, length))
 }
 
 fn admit(signed: &Signed) -> Result<(), Refusal> {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::node::App;
+use crate::node::PublishError;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
@@ -50,12 +51,12 @@ impl App {
         self.state.sign_out(address, user);
     }
 
-    /// Closes every connection signed in as this user, on all nodes. Returns how many there were.
-    pub async fn terminate(&self, user_id: &str) -> u64 {
-        let here = self.state.terminate(user_id) as u64;
-        match &self.cluster {
-            Some(cluster) => here + cluster.terminate(&self.state, user_id).await,
-            None => here,
+    /// Closes every connection signed in as this user, on all nodes or on none. Returns how many there were.
+    pub async fn terminate(&self, user_id: &str) -> Result<u64, PublishError> {
+        let Some(cluster) = &self.cluster else { return Ok(self.state.terminate(user_id) as u64) };
+        if !cluster.is_linked() {
+            return Err(PublishError::CutOff);
         }
+        Ok(self.state.terminate(user_id) as u64 + cluster.terminate(&self.state, user_id).await)
     }
 }

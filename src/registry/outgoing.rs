@@ -196,12 +196,12 @@ impl Outgoing {
         }
     }
 
-    /// From now on everything is told to the others.
-    pub fn link(&self) {
+    /// From now on everything is told to the others. Returns whether it has been so before.
+    pub fn link(&self) -> bool {
         let mut queue = self.queue.lock();
         self.linked.store(true, Ordering::Release);
-        queue.joined = true;
         queue.lost_at = None;
+        std::mem::replace(&mut queue.joined, true)
     }
 
     /// From now on everything is decided here. `under_way` are the events that may not have been heard; they
