@@ -1,6 +1,7 @@
 //! A WebSocket client that sees every frame as it came.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::SinkExt;
@@ -18,6 +19,7 @@ use tokio_tungstenite::tungstenite::http::HeaderName;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::Response;
 
+use crate::barrier::Barrier;
 use crate::server::channel_auth;
 use crate::server::user_auth;
 
@@ -42,6 +44,8 @@ pub struct Client {
     pub response: Response<Option<Vec<u8>>>,
     /// Known once the connection is established.
     pub socket_id: String,
+    /// Where the server has several nodes.
+    pub barrier: Option<Arc<Barrier>>,
 }
 
 impl Client {
@@ -53,7 +57,7 @@ impl Client {
         // Without Nagle's algorithm, which would hold back what follows a small frame.
         let connecting = connect_async_with_config(request, None, true);
         let (socket, response) = timeout(PATIENCE, connecting).await.expect("no answer").unwrap();
-        Self { socket, response, socket_id: String::new() }
+        Self { socket, response, socket_id: String::new(), barrier: None }
     }
 
     /// Waits for `connection_established`.
@@ -66,14 +70,22 @@ impl Client {
 
     /// The next WebSocket message of any kind.
     pub async fn next_message(&mut self) -> Message {
-        let next = timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
+        self.message_within(PATIENCE).await
+    }
+
+    async fn message_within(&mut self, patience: Duration) -> Message {
+        let next = timeout(patience, self.socket.next()).await.expect("nothing came");
         next.expect("the connection ended").expect("the connection broke")
     }
 
     /// The exact text of the next text frame. Pings are answered and passed over.
     pub async fn next_text(&mut self) -> String {
+        self.text_within(PATIENCE).await
+    }
+
+    async fn text_within(&mut self, patience: Duration) -> String {
         loop {
-            match self.next_message().await {
+            match self.message_within(patience).await {
                 Message::Text(text) => {
                     assert_well_formed(&text);
                     return text.to_string();
@@ -86,7 +98,12 @@ impl Client {
 
     /// The next text frame as JSON.
     pub async fn next(&mut self) -> Value {
-        let text = self.next_text().await;
+        self.next_within(PATIENCE).await
+    }
+
+    /// The same where it may take longer than usual.
+    pub async fn next_within(&mut self, patience: Duration) -> Value {
+        let text = self.text_within(patience).await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
@@ -125,16 +142,26 @@ impl Client {
     /// goes out behind the answer to the second.
     pub async fn settle(&mut self) -> Vec<String> {
         let mut texts = Vec::new();
+        if let Some(barrier) = self.barrier.clone() {
+            // What this connection itself has sent must be on its way to the other nodes before they are asked.
+            self.ping(&mut texts).await;
+            barrier.pass().await;
+        }
         for _ in 0..3 {
-            self.send(r#"{"event":"pusher:ping","data":{}}"#).await;
-            loop {
-                match self.next_text().await {
-                    text if text == r#"{"event":"pusher:pong","data":"{}"}"# => break,
-                    text => texts.push(text),
-                }
-            }
+            self.ping(&mut texts).await;
         }
         texts
+    }
+
+    /// Sends a ping, and takes what comes before the answer.
+    async fn ping(&mut self, texts: &mut Vec<String>) {
+        self.send(r#"{"event":"pusher:ping","data":{}}"#).await;
+        loop {
+            match self.next_text().await {
+                text if text == r#"{"event":"pusher:pong","data":"{}"}"# => break,
+                text => texts.push(text),
+            }
+        }
     }
 
     /// Everything sent so far has been taken, and nothing had been received but the answers to pings.

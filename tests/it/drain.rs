@@ -231,7 +231,7 @@ async fn sigterm_ends_the_program_in_good_order() {
         client.established().await;
         clients.push(client);
     }
-    process.terminate().await;
+    process.terminate();
     let hear = clients.into_iter().map(async |mut client| {
         assert_eq!(client.next_close().await, (4200, CLOSED.to_owned()));
         client.ended().await;

@@ -1,6 +1,9 @@
 //! An application's back end: signed requests, and requests that are signed wrongly on purpose.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use gema::protocol::signature::Signer;
@@ -11,12 +14,18 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::barrier::Barrier;
 use crate::client::PATIENCE;
 
 /// An app's identity at one server.
 #[derive(Debug, Clone)]
 pub struct Api {
-    address: SocketAddr,
+    /// Of each node.
+    addresses: Vec<SocketAddr>,
+    /// Counts the requests: they go to one node after the other.
+    turn: Arc<AtomicUsize>,
+    /// Where requests to several nodes are to take effect one after the other.
+    barrier: Option<Arc<Barrier>>,
     id: String,
     key: String,
     secret: String,
@@ -60,7 +69,21 @@ impl Answer {
 
 impl Api {
     pub fn new(address: SocketAddr, id: &str, key: &str, secret: &str) -> Self {
-        Self { address, id: id.to_owned(), key: key.to_owned(), secret: secret.to_owned(), timestamp: None }
+        let (id, key, secret) = (id.to_owned(), key.to_owned(), secret.to_owned());
+        Self { addresses: vec![address], turn: Arc::default(), barrier: None, id, key, secret, timestamp: None }
+    }
+
+    /// The same at a server of several nodes.
+    pub fn at_nodes(self, addresses: Vec<SocketAddr>, turn: Arc<AtomicUsize>, barrier: Option<Arc<Barrier>>) -> Self {
+        Self { addresses, turn, barrier, ..self }
+    }
+
+    /// The node whose turn it is, once everything before is done.
+    async fn address(&self) -> SocketAddr {
+        if let Some(barrier) = &self.barrier {
+            barrier.pass().await;
+        }
+        self.addresses[self.turn.fetch_add(1, Ordering::Relaxed) % self.addresses.len()]
     }
 
     /// `/apps/{id}` and then this.
@@ -72,14 +95,22 @@ impl Api {
     pub async fn post(&self, rest: &str, body: &str) -> Answer {
         let path = self.path(rest);
         let query = self.signed_query("POST", &path, &[], body);
-        request(self.address, "POST", &format!("{path}?{query}"), &[], body.as_bytes()).await
+        request(self.address().await, "POST", &format!("{path}?{query}"), &[], body.as_bytes()).await
     }
 
     /// A signed GET of `/apps/{id}{rest}`; the parameters are sent and signed as they are.
     pub async fn get(&self, rest: &str, parameters: &[(&str, &str)]) -> Answer {
         let path = self.path(rest);
         let query = self.signed_query("GET", &path, parameters, "");
-        request(self.address, "GET", &format!("{path}?{query}"), &[], b"").await
+        request(self.address().await, "GET", &format!("{path}?{query}"), &[], b"").await
+    }
+
+    /// A signed POST for a connection that stays open.
+    pub fn post_bytes(&self, rest: &str, body: &str) -> String {
+        let path = self.path(rest);
+        let query = self.signed_query("POST", &path, &[], body);
+        let length = body.len();
+        format!("POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
     }
 
     /// Publishes one event; it must be accepted.

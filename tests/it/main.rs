@@ -4,9 +4,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod barrier;
 mod client;
 mod http;
 mod process;
+mod proxy;
+mod redis_server;
 mod server;
 mod wire;
 

@@ -1,13 +1,15 @@
 //! The program itself, started as an operator would.
 
 use std::net::SocketAddr;
-use std::process::Output;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::BufReader;
-use tokio::io::Lines;
 use tokio::process::Child;
 use tokio::process::ChildStdout;
 use tokio::process::Command;
@@ -18,7 +20,7 @@ use crate::client::PATIENCE;
 /// A running `gema` with Soketi's default app. Ends with the test.
 pub struct Process {
     child: Child,
-    log: Lines<BufReader<ChildStdout>>,
+    log: Log,
     pub address: SocketAddr,
     pub metrics_address: SocketAddr,
 }
@@ -35,36 +37,75 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = line(&mut log, "ready").await;
+        let log = Log::default();
+        tokio::spawn(log.clone().read(child.stdout.take().unwrap()));
+        let ready = log.line("ready").await;
         let address = |field: &str| ready[field].as_str().unwrap().parse().unwrap();
         Self { child, address: address("address"), metrics_address: address("metrics_address"), log }
     }
 
     /// Sends SIGTERM.
-    pub async fn terminate(&self) {
-        let pid = self.child.id().unwrap().to_string();
-        let Output { status, .. } = Command::new("kill").args(["-TERM", &pid]).output().await.unwrap();
-        assert!(status.success());
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends any signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id().expect("the process is there"), name);
+    }
+
+    /// Ends it as SIGKILL does.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
     }
 
     /// Waits for the end, which must be one without an error; returns the line that says how it went.
     pub async fn stopped(mut self) -> Value {
-        let stopped = line(&mut self.log, "stopped").await;
+        let stopped = self.log.line("stopped").await;
         let status = timeout(PATIENCE, self.child.wait()).await.expect("the process does not end").unwrap();
         assert!(status.success(), "{status}");
         stopped
     }
+
+    /// All that has been logged so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lines()
+    }
 }
 
-/// The next line of the log with this message.
-async fn line(log: &mut Lines<BufReader<ChildStdout>>, message: &str) -> Value {
-    loop {
-        let next = timeout(PATIENCE, log.next_line()).await.unwrap_or_else(|_| panic!("no line {message:?}"));
-        let line = next.unwrap().unwrap_or_else(|| panic!("the process ended without a line {message:?}"));
-        let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        if line["message"] == message {
-            return line;
+/// Sends a signal, such as `STOP`, to a process.
+pub fn signal(pid: u32, name: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "{name} cannot be sent to {pid}");
+}
+
+/// What a process has logged. It is read at once, so that nobody waits for room in the pipe.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<Value>>>);
+
+impl Log {
+    async fn read(self, stdout: ChildStdout) {
+        let mut lines = BufReader::new(stdout).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let line = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// The first line with this message.
+    async fn line(&self, message: &str) -> Value {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.lines();
+            if let Some(line) = lines.iter().find(|line| line["message"] == message) {
+                return line.clone();
+            }
+            assert!(Instant::now() < until, "no line {message:?}: {lines:#?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

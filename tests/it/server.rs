@@ -2,27 +2,43 @@
 
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use gema::config::AppEntry;
 use gema::config::Config;
 use gema::protocol::signature::Signer;
 use gema::server::Drained;
 use gema::server::Server;
 
+use crate::barrier::Barrier;
+use crate::barrier::Figures;
 use crate::client::Client;
 use crate::client::PATIENCE;
 use crate::http::Api;
-use crate::http::request;
+use crate::redis_server::TestRedis;
+use crate::redis_server::cluster_name;
 
 pub const APP_ID: &str = "app-id";
 pub const APP_KEY: &str = "app-key";
 pub const APP_SECRET: &str = "app-secret";
 
 /// A server on free ports of the loopback. Ends with the test.
+///
+/// With `GEMA_TEST_NODES=2` in the environment it consists of two nodes, and connections and API calls go to one
+/// after the other, so that every test is one of several nodes, too.
 pub struct TestServer {
-    server: Server,
+    nodes: Vec<Server>,
+    cluster: String,
+    barrier: Option<Arc<Barrier>>,
+    /// Counts connections.
+    connections: AtomicUsize,
+    /// Counts API calls. It starts at the second node: what the first connection made happen is to be seen there.
+    calls: Arc<AtomicUsize>,
 }
 
 impl TestServer {
@@ -33,26 +49,73 @@ impl TestServer {
 
     /// The same with changes to the configuration.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        config.server.host = Ipv4Addr::LOCALHOST.into();
-        config.server.port = 0;
-        config.server.workers = 2;
-        config.metrics.host = Ipv4Addr::LOCALHOST.into();
-        config.metrics.port = 0;
-        config.metrics.enabled = true;
-        config.limits.enable_client_messages = true;
-        config.apps = vec![AppEntry::new(APP_ID, APP_KEY, APP_SECRET)];
+        match nodes() {
+            0 | 1 => Self::start_single_with(change).await,
+            nodes => Self::start_cluster_with(nodes, change).await,
+        }
+    }
+
+    /// One node, whatever the environment says: for tests of what each node does for itself.
+    pub async fn start_single() -> Self {
+        Self::start_single_with(|_| ()).await
+    }
+
+    /// The same with changes to the configuration.
+    pub async fn start_single_with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = configuration();
         change(&mut config);
-        assert_eq!(config.validate(), Vec::<String>::new());
-        Self { server: Server::start(&config).await.expect("the server starts") }
+        Self {
+            nodes: vec![start(&config).await],
+            cluster: String::new(),
+            barrier: None,
+            connections: AtomicUsize::new(0),
+            calls: Arc::default(),
+        }
     }
 
+    /// So many nodes on the Redis that all tests share.
+    pub async fn start_cluster(nodes: usize) -> Self {
+        Self::start_cluster_with(nodes, |_| ()).await
+    }
+
+    /// The same with changes to the configuration.
+    pub async fn start_cluster_with(nodes: usize, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_cluster_on(TestRedis::shared().await, nodes, change).await
+    }
+
+    /// The same on a Redis of the test's own.
+    pub async fn start_cluster_on(redis: &TestRedis, count: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let cluster = cluster_name();
+        let mut config = configuration();
+        redis.configure(&mut config, &cluster);
+        change(&mut config);
+        let nodes = join_all((0..count).map(|_| start(&config))).await;
+        let server = Self {
+            barrier: Some(Arc::new(Barrier::new(metrics_ports(&nodes), redis, &cluster).await)),
+            nodes,
+            cluster,
+            connections: AtomicUsize::new(0),
+            calls: Arc::new(AtomicUsize::new(1)),
+        };
+        for node in 0..count {
+            server.figure_becomes(node, "gema_cluster_nodes", "", count as f64).await;
+        }
+        server
+    }
+
+    /// The first node's.
     pub fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.nodes[0].address()
     }
 
+    /// The first node's.
     pub fn metrics_address(&self) -> SocketAddr {
-        self.server.metrics_address()
+        self.nodes[0].metrics_address()
+    }
+
+    /// What the nodes of this server have in common on Redis.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     /// An established connection to the default app.
@@ -62,38 +125,74 @@ impl TestServer {
 
     /// An established connection to the app with this key.
     pub async fn connect_to(&self, key: &str) -> Client {
-        let mut client = self.open(&format!("/app/{key}?protocol=7&client=js&version=8.6.0&flash=false")).await;
+        self.established(self.next_node(), key).await
+    }
+
+    /// An established connection to the default app on this node.
+    pub async fn connect_at(&self, node: usize) -> Client {
+        self.established(node, APP_KEY).await
+    }
+
+    async fn established(&self, node: usize, key: &str) -> Client {
+        let path = format!("/app/{key}?protocol=7&client=js&version=8.6.0&flash=false");
+        let mut client = self.open_at(node, &path, &[]).await;
         client.established().await;
         client
     }
 
     /// A WebSocket on any path; nothing has been received yet.
     pub async fn open(&self, path_and_query: &str) -> Client {
-        Client::open(self.address(), path_and_query, &[]).await
+        self.open_with(path_and_query, &[]).await
     }
 
     /// A WebSocket with further request headers.
     pub async fn open_with(&self, path_and_query: &str, headers: &[(&str, &str)]) -> Client {
-        Client::open(self.address(), path_and_query, headers).await
+        self.open_at(self.next_node(), path_and_query, headers).await
+    }
+
+    async fn open_at(&self, node: usize, path_and_query: &str, headers: &[(&str, &str)]) -> Client {
+        let mut client = Client::open(self.nodes[node].address(), path_and_query, headers).await;
+        client.barrier.clone_from(&self.barrier);
+        client
+    }
+
+    fn next_node(&self) -> usize {
+        self.connections.fetch_add(1, Ordering::Relaxed) % self.nodes.len()
     }
 
     /// The default app's back end.
     pub fn api(&self) -> Api {
-        Api::new(self.address(), APP_ID, APP_KEY, APP_SECRET)
+        self.api_of(APP_ID, APP_KEY, APP_SECRET)
     }
 
     /// The back end of another app.
     pub fn api_of(&self, id: &str, key: &str, secret: &str) -> Api {
-        Api::new(self.address(), id, key, secret)
+        let addresses = self.nodes.iter().map(Server::address).collect();
+        let api = Api::new(self.address(), id, key, secret);
+        api.at_nodes(addresses, Arc::clone(&self.calls), self.barrier.clone())
     }
 
-    /// What the default app's series of this name says now; 0 when there is none. Of those with a `cause`, name it.
+    /// The default app's back end, at one node and without waiting for what is on its way between the nodes.
+    pub fn api_at(&self, node: usize) -> Api {
+        Api::new(self.nodes[node].address(), APP_ID, APP_KEY, APP_SECRET)
+    }
+
+    /// Waits until whatever has been accepted on any node has been handled on all of them.
+    pub async fn quiet(&self) {
+        if let Some(barrier) = &self.barrier {
+            barrier.pass().await;
+        }
+    }
+
+    /// What the default app's series of this name says now, on all nodes together; 0 when there is none. Of those
+    /// with a `cause`, name it.
     pub async fn metric(&self, name: &str, cause: Option<&str>) -> f64 {
-        let text = request(self.metrics_address(), "GET", "/metrics", &[], b"").await.body;
-        let cause = cause.map(|cause| format!("cause=\"{cause}\","));
-        let start = format!("{name}{{app_id=\"{APP_ID}\",{}port=", cause.unwrap_or_default());
-        let line = text.lines().find(|line| line.starts_with(&start));
-        line.map_or(0.0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+        let mut sum = 0.0;
+        for node in &self.nodes {
+            let figures = Figures::of(node.metrics_address()).await;
+            sum += figures.of_app(name, APP_ID, cause).unwrap_or_default();
+        }
+        sum
     }
 
     /// Waits until that is so.
@@ -109,10 +208,53 @@ impl TestServer {
         }
     }
 
-    /// Stops as SIGTERM would.
-    pub async fn drain(self) -> Drained {
-        self.server.drain().await
+    /// What one node's series of this name with this label say now, such as `direction="in"`.
+    pub async fn figure(&self, node: usize, name: &str, label: &str) -> f64 {
+        Figures::of(self.nodes[node].metrics_address()).await.sum(name, label)
     }
+
+    /// Waits until that is so.
+    pub async fn figure_becomes(&self, node: usize, name: &str, label: &str, value: f64) {
+        Figures::become_so(self.nodes[node].metrics_address(), name, label, PATIENCE, |now| now == value).await;
+    }
+
+    /// Stops as SIGTERM would; several nodes at the same time.
+    pub async fn drain(self) -> Drained {
+        let all = join_all(self.nodes.into_iter().map(Server::drain)).await;
+        let together = |a: Drained, b: Drained| Drained {
+            connections: a.connections + b.connections,
+            left: a.left + b.left,
+            took: a.took.max(b.took),
+        };
+        all.into_iter().reduce(together).expect("there is a node")
+    }
+}
+
+/// How many nodes a server has that is one to its test.
+fn nodes() -> usize {
+    std::env::var("GEMA_TEST_NODES").map_or(1, |nodes| nodes.parse().expect("GEMA_TEST_NODES is a number"))
+}
+
+fn configuration() -> Config {
+    let mut config = Config::default();
+    config.server.host = Ipv4Addr::LOCALHOST.into();
+    config.server.port = 0;
+    config.server.workers = 2;
+    config.metrics.host = Ipv4Addr::LOCALHOST.into();
+    config.metrics.port = 0;
+    config.metrics.enabled = true;
+    config.limits.enable_client_messages = true;
+    config.apps = vec![AppEntry::new(APP_ID, APP_KEY, APP_SECRET)];
+    config
+}
+
+async fn start(config: &Config) -> Server {
+    assert_eq!(config.validate(), Vec::<String>::new());
+    Server::start(config).await.expect("the server starts")
+}
+
+fn metrics_ports(nodes: &[Server]) -> Vec<SocketAddr> {
+    nodes.iter().map(Server::metrics_address).collect()
 }
 
 /// A token of the default app for joining a channel, with or without `channel_data`.

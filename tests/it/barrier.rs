@@ -1,0 +1,108 @@
+//! Makes several nodes look like one to a test: what has been accepted anywhere has been handled everywhere.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::Instant;
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use crate::client::PATIENCE;
+use crate::http::request;
+use crate::redis_server::TestRedis;
+use crate::redis_server::run;
+
+/// No message of any version of gema.
+const JUNK: &str = "not an envelope";
+
+/// Stands between two steps of a test.
+#[derive(Debug)]
+pub struct Barrier {
+    /// The metrics port of each node.
+    nodes: Vec<SocketAddr>,
+    cluster: String,
+    /// One at a time: the next one's junk would be taken for one's own.
+    redis: Mutex<MultiplexedConnection>,
+}
+
+impl Barrier {
+    pub async fn new(nodes: Vec<SocketAddr>, redis: &TestRedis, cluster: &str) -> Self {
+        Self { nodes, cluster: cluster.to_owned(), redis: Mutex::new(redis.connection().await) }
+    }
+
+    /// Waits until every node has handed everything to Redis, and then until every node has read something that
+    /// was sent after that. A node reads in order, on one connection.
+    pub async fn pass(&self) {
+        let mut redis = self.redis.lock().await;
+        let until = Instant::now() + PATIENCE;
+        let mut read = Vec::new();
+        for node in &self.nodes {
+            loop {
+                let figures = Figures::of(*node).await;
+                if figures.sum("gema_cluster_waiting", "") == 0.0 {
+                    read.push(malformed(&figures));
+                    break;
+                }
+                assert!(Instant::now() < until, "a node has something left for Redis");
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let heard: usize = run(&mut redis, &["PUBLISH", &format!("{}:nodes", self.cluster), JUNK]).await;
+        assert_eq!(heard, self.nodes.len(), "nodes listen");
+        for (node, before) in self.nodes.iter().zip(read) {
+            while malformed(&Figures::of(*node).await) <= before {
+                assert!(Instant::now() < until, "a node does not hear Redis");
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+}
+
+fn malformed(figures: &Figures) -> f64 {
+    figures.sum("gema_cluster_dropped_total", r#"cause="malformed""#)
+}
+
+/// What a node's metrics say at one moment.
+pub struct Figures(String);
+
+impl Figures {
+    /// Asks a metrics port.
+    pub async fn of(metrics: SocketAddr) -> Self {
+        Self(request(metrics, "GET", "/metrics", &[], b"").await.body)
+    }
+
+    /// The sum of all series of this name that have this label, such as `cause="malformed"`; 0 without any.
+    pub fn sum(&self, name: &str, label: &str) -> f64 {
+        let series = self.0.lines().filter_map(|line| line.strip_prefix(name));
+        let series = series.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label));
+        series.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
+    /// What the series of this name says of one app. Of those with a `cause`, name it.
+    pub fn of_app(&self, name: &str, app_id: &str, cause: Option<&str>) -> Option<f64> {
+        let cause = cause.map(|cause| format!("cause=\"{cause}\","));
+        let start = format!("{name}{{app_id=\"{app_id}\",{}port=", cause.unwrap_or_default());
+        let line = self.0.lines().find(|line| line.starts_with(&start))?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    /// Waits until a sum is as it should be; returns it.
+    pub async fn become_so(
+        metrics: SocketAddr,
+        name: &str,
+        label: &str,
+        patience: Duration,
+        so: impl Fn(f64) -> bool,
+    ) -> f64 {
+        let until = Instant::now() + patience;
+        loop {
+            let now = Self::of(metrics).await.sum(name, label);
+            if so(now) {
+                return now;
+            }
+            assert!(Instant::now() < until, "{name} {label} is still {now} after {patience:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

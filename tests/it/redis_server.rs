@@ -1,0 +1,275 @@
+//! A Redis of the tests' own: it can be killed, paused, locked and emptied without harming anybody else.
+
+use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use gema::config::ClusterDriver;
+use gema::config::Config;
+use gema::config::Secret;
+use redis::AsyncConnectionConfig;
+use redis::FromRedisValue;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::OnceCell;
+
+use crate::client::PATIENCE;
+use crate::process::signal;
+
+/// Ports below those that Linux gives to outgoing connections. While Redis is away nobody else can come to sit on
+/// its port, and a client that tries to connect to it cannot get that very port as its own end.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Starts Redis and ends it, and removes its folder, as soon as the test process is gone, however it went: then
+/// nobody holds the other end of the standard input any more.
+const GUARD: &str = r#"
+    trap '' INT TERM
+    folder=$1; shift
+    redis-server "$@" </dev/null >/dev/null & redis=$!
+    echo $redis
+    cat >/dev/null
+    kill -KILL $redis
+    wait $redis 2>/dev/null
+    rm -rf "$folder"
+"#;
+
+/// The Redis for all tests that do not disturb it.
+static SHARED: OnceCell<TestRedis> = OnceCell::const_new();
+
+/// A redis-server on a port of the loopback, with nothing on disk. Ends with the test.
+pub struct TestRedis {
+    port: u16,
+    password: String,
+    running: Option<Running>,
+}
+
+struct Running {
+    guard: Child,
+    pid: u32,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+    }
+}
+
+impl TestRedis {
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with a password.
+    pub async fn start_with(password: &str) -> Self {
+        loop {
+            let mut redis = Self::absent(password);
+            // Somebody else may have taken the port in between.
+            if redis.try_start().await {
+                return redis;
+            }
+        }
+    }
+
+    /// A Redis that does not run yet, with a port of its own.
+    pub fn absent(password: &str) -> Self {
+        Self { port: free_port(), password: password.to_owned(), running: None }
+    }
+
+    /// The one that all tests of this process share.
+    pub async fn shared() -> &'static Self {
+        SHARED.get_or_init(Self::start).await
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it, empty, on its own port.
+    pub async fn restart(&mut self) {
+        assert!(self.try_start().await, "redis-server does not start");
+    }
+
+    /// The same; from now on only this password lets anybody in.
+    pub async fn restart_with(&mut self, password: &str) {
+        password.clone_into(&mut self.password);
+        self.restart().await;
+    }
+
+    /// Ends it at once, as SIGKILL does.
+    pub fn kill(&mut self) {
+        assert!(self.running.take().is_some(), "Redis is not running");
+    }
+
+    /// It answers nobody any more, but its connections stay.
+    pub fn pause(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    pub fn resume(&self) {
+        signal(self.pid(), "CONT");
+    }
+
+    /// A connection of the test.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        self.connect().await.expect("Redis lets the test in")
+    }
+
+    /// Runs one command, such as `["CONFIG", "SET", "maxmemory", "1"]`.
+    pub async fn run<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        run(&mut self.connection().await, command).await
+    }
+
+    /// What `INFO commandstats` says: calls by command, in capitals, those within scripts included.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.run(&["INFO", "commandstats"]).await;
+        let start = format!("cmdstat_{}:calls=", command.to_lowercase());
+        let line = stats.lines().find_map(|line| line.strip_prefix(&start));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    }
+
+    /// Makes this Redis the one between the nodes of a cluster.
+    pub fn configure(&self, config: &mut Config, cluster: &str) {
+        config.cluster.driver = ClusterDriver::Redis;
+        config.cluster.name = cluster.to_owned();
+        config.redis.host = "127.0.0.1".to_owned();
+        config.redis.port = self.port;
+        config.redis.password = Secret::new(&self.password);
+    }
+
+    fn pid(&self) -> u32 {
+        self.running.as_ref().expect("Redis is not running").pid
+    }
+
+    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let password = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
+        let client = redis::Client::open(format!("redis://{password}127.0.0.1:{}", self.port))?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    async fn try_start(&mut self) -> bool {
+        assert!(self.running.is_none(), "Redis runs already");
+        let running = self.spawn();
+        let pid = running.pid;
+        self.running = Some(running);
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Ok(mut connection) = self.connect().await {
+                let info: String = run(&mut connection, &["INFO", "server"]).await;
+                if info.contains(&format!("process_id:{pid}\r\n")) {
+                    return true;
+                }
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.running = None;
+        false
+    }
+
+    fn spawn(&self) -> Running {
+        static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let folder: PathBuf = std::env::temp_dir().join(format!("gema-redis-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let mut guard = Command::new("sh")
+            .args(["-c", GUARD, "sh"])
+            .arg(&folder)
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--dir"])
+            .arg(&folder)
+            .args(["--save", "", "--appendonly", "no", "--requirepass", &self.password])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pid = String::new();
+        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        Running { guard, pid: pid.trim().parse().expect("redis-server is installed; tests/run does it") }
+    }
+}
+
+/// Runs one command on a connection.
+pub async fn run<T: FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> T {
+    let mut words = redis::cmd(command[0]);
+    words.arg(&command[1..]);
+    words.query_async(connection).await.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// A cluster's name that no other test has.
+pub fn cluster_name() -> String {
+    static NAMES: AtomicUsize = AtomicUsize::new(0);
+    format!("test-{}", NAMES.fetch_add(1, Ordering::Relaxed))
+}
+
+fn free_port() -> u16 {
+    std::iter::repeat_with(|| rand::random_range(PORTS))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .unwrap()
+}
+
+mod tests {
+    use std::time::Duration;
+    use std::time::Instant;
+
+    use super::TestRedis;
+    use super::run;
+    use crate::proxy::Proxy;
+
+    #[tokio::test]
+    async fn a_private_redis_does_what_a_test_asks_of_it() {
+        let mut redis = TestRedis::start().await;
+        redis.run::<()>(&["SET", "a", "1"]).await;
+        assert_eq!(redis.run::<String>(&["GET", "a"]).await, "1");
+        assert_eq!(redis.calls("GET").await, 1);
+        redis.pause();
+        let asked = tokio::time::timeout(Duration::from_millis(100), redis.run::<String>(&["GET", "a"])).await;
+        assert!(asked.is_err(), "a paused Redis answers");
+        redis.resume();
+        assert_eq!(redis.run::<String>(&["GET", "a"]).await, "1");
+        let port = redis.port();
+        redis.kill();
+        assert!(redis.connect().await.is_err());
+        redis.restart_with("secret").await;
+        assert_eq!(redis.port(), port);
+        assert_eq!(redis.run::<Option<String>>(&["GET", "a"]).await, None);
+        let nobody = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+        let mut nobody = nobody.get_multiplexed_async_connection().await.unwrap();
+        let refused = redis::cmd("PING").query_async::<String>(&mut nobody).await;
+        assert!(refused.is_err(), "it needs no password");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_as_slow_and_as_deaf_as_it_is_told_to_be() {
+        let redis = TestRedis::start().await;
+        let proxy = Proxy::start(redis.port()).await;
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", proxy.port())).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        proxy.delay(Duration::from_millis(50));
+        let began = Instant::now();
+        run::<String>(&mut connection, &["PING"]).await;
+        assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
+        proxy.delay(Duration::ZERO);
+        proxy.freeze();
+        let mut other = connection.clone();
+        let ping = ["INCR", "a"];
+        let asked = tokio::time::timeout(Duration::from_millis(100), run::<u64>(&mut other, &ping)).await;
+        assert!(asked.is_err(), "a frozen proxy passes something on");
+        proxy.thaw();
+        assert_eq!(run::<u64>(&mut connection, &["INCR", "a"]).await, 2, "what was held back arrives first");
+        proxy.cut();
+        let cut = redis::cmd("PING").query_async::<String>(&mut connection).await;
+        assert!(cut.is_err(), "the connection has not been cut");
+        assert_eq!(proxy.connections(), 1);
+        assert!(proxy.bytes() > 0);
+    }
+}
