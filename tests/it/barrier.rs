@@ -1,6 +1,8 @@
 //! Makes several nodes look like one to a test: what has been accepted anywhere has been handled everywhere.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -22,19 +24,40 @@ pub struct Barrier {
     /// The metrics port of each node.
     nodes: Vec<SocketAddr>,
     cluster: String,
-    /// One at a time: the next one's junk would be taken for one's own.
-    redis: Mutex<MultiplexedConnection>,
+    /// Counts the rounds that have begun.
+    begun: AtomicU64,
+    /// One round at a time: the next one's junk would be taken for one's own.
+    round: Mutex<Round>,
+}
+
+#[derive(Debug)]
+struct Round {
+    redis: MultiplexedConnection,
+    /// The last one that has ended.
+    ended: u64,
 }
 
 impl Barrier {
     pub async fn new(nodes: Vec<SocketAddr>, redis: &TestRedis, cluster: &str) -> Self {
-        Self { nodes, cluster: cluster.to_owned(), redis: Mutex::new(redis.connection().await) }
+        let round = Round { redis: redis.connection().await, ended: 0 };
+        Self { nodes, cluster: cluster.to_owned(), begun: AtomicU64::new(0), round: Mutex::new(round) }
     }
 
     /// Waits until every node has handed everything to Redis, and then until every node has read something that
     /// was sent after that. A node reads in order, on one connection.
     pub async fn pass(&self) {
-        let mut redis = self.redis.lock().await;
+        let came = self.begun.load(Ordering::SeqCst);
+        let mut round = self.round.lock().await;
+        if round.ended > came {
+            // Somebody else's round, which began later, will do.
+            return;
+        }
+        let own = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        self.go_round(&mut round.redis).await;
+        round.ended = own;
+    }
+
+    async fn go_round(&self, redis: &mut MultiplexedConnection) {
         let until = Instant::now() + PATIENCE;
         let mut read = Vec::new();
         for node in &self.nodes {
@@ -48,7 +71,7 @@ impl Barrier {
                 sleep(Duration::from_millis(2)).await;
             }
         }
-        let heard: usize = run(&mut redis, &["PUBLISH", &format!("{}:nodes", self.cluster), JUNK]).await;
+        let heard: usize = run(redis, &["PUBLISH", &format!("{}:nodes", self.cluster), JUNK]).await;
         assert_eq!(heard, self.nodes.len(), "nodes listen");
         for (node, before) in self.nodes.iter().zip(read) {
             while malformed(&Figures::of(*node).await) <= before {
@@ -76,7 +99,9 @@ impl Figures {
     pub fn sum(&self, name: &str, label: &str) -> f64 {
         let series = self.0.lines().filter_map(|line| line.strip_prefix(name));
         let series = series.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label));
-        series.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+        let numbers = series.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
+        // The sum of nothing would be -0.
+        numbers.fold(0.0, |sum, number| sum + number)
     }
 
     /// What the series of this name says of one app. Of those with a `cause`, name it.

@@ -10,6 +10,7 @@ mod http;
 mod process;
 mod proxy;
 mod redis_server;
+mod sequence;
 mod server;
 mod wire;
 
@@ -22,6 +23,9 @@ mod cache;
 mod channels;
 mod checklist;
 mod client_events;
+mod cluster;
+mod cluster_presence;
+mod cluster_traffic;
 mod connection;
 mod drain;
 mod fuzz;

@@ -9,6 +9,8 @@ use std::time::Instant;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
+use proptest::test_runner::RngAlgorithm;
+use proptest::test_runner::TestRng;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use serde_json::json;
@@ -477,9 +479,10 @@ async fn play(
 
         let present: BTreeSet<String> = visitors.iter().filter_map(|visitor| visitor.member.clone()).collect();
         let connections = visitors.iter().filter(|visitor| visitor.member.is_some()).count();
-        for visitor in &mut visitors {
-            // What the others did may still be on its way to this one.
-            for frame in visitor.client.settle().await {
+        // What the others did may still be on its way to one who is done.
+        let rest = futures_util::future::join_all(visitors.iter_mut().map(|visitor| visitor.client.settle())).await;
+        for (visitor, rest) in visitors.iter_mut().zip(rest) {
+            for frame in rest {
                 assert!(visitor.member.is_some(), "told after it had left: {frame}");
                 visitor.view.hear(&frame, &mut std::iter::empty());
             }
@@ -499,21 +502,29 @@ async fn play(
             visitor.client.unsubscribe(channel).await;
         }
     }
-    for visitor in &mut visitors {
-        visitor.client.settle().await;
-    }
+    futures_util::future::join_all(visitors.iter_mut().map(|visitor| visitor.client.settle())).await;
     visitors.into_iter().map(|visitor| visitor.client).collect()
 }
 
 // G-106, G-114, G-116, G-117, G-118, G-119, G-120
 #[test]
 fn everybody_hears_of_each_member_exactly_once_however_connections_come_and_go() {
+    holds(TestServer::start());
+}
+
+/// Plays random cases on the server that this starts.
+pub fn holds(start: impl Future<Output = TestServer>) {
+    let seed: u64 = std::env::var("GEMA_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("to see the same cases again: GEMA_TEST_SEED={seed}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let server = runtime.block_on(TestServer::start());
+    let server = runtime.block_on(start);
     let config = Config { cases: 200, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let case = Cell::new(0);
     let clients = Cell::new(Vec::new());
-    let outcome = TestRunner::new(config).run(&rounds(), |rounds| {
+    let outcome = TestRunner::new_with_rng(config, random).run(&rounds(), |rounds| {
         case.set(case.get() + 1);
         let channel = format!("presence-{}", case.get());
         // A case that fails takes its connections along, and the next one opens new ones.

@@ -113,6 +113,10 @@ impl TestServer {
         self.nodes[0].metrics_address()
     }
 
+    pub fn address_at(&self, node: usize) -> SocketAddr {
+        self.nodes[node].address()
+    }
+
     /// What the nodes of this server have in common on Redis.
     pub fn cluster(&self) -> &str {
         &self.cluster

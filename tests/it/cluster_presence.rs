@@ -1,0 +1,111 @@
+//! Presence over several nodes: exact for every observer, at the same price however many nodes there are.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::presence;
+use crate::redis_server::TestRedis;
+use crate::server::TestServer;
+
+const ROOM: &str = "presence-room";
+
+// G-106, G-114, G-116, G-117, G-118, G-119, G-120, G-178
+#[test]
+fn on_three_nodes_everybody_hears_of_each_member_exactly_once_however_connections_come_and_go() {
+    presence::holds(TestServer::start_cluster(3));
+}
+
+// G-178
+#[tokio::test]
+async fn of_many_who_come_and_go_at_once_on_all_nodes_each_is_seen_exactly_once() {
+    const USERS: usize = 90;
+    const NODES: usize = 3;
+    let server = TestServer::start_cluster(NODES).await;
+    let mut observers = Vec::new();
+    for node in 0..NODES {
+        let mut client = server.connect_at(node).await;
+        client.join(ROOM, &format!("observer-{node}")).await;
+        observers.push(client);
+    }
+    for observer in &mut observers {
+        observer.settle().await;
+    }
+    let come = (0..USERS).map(async |user| {
+        let mut client = server.connect_at(user % NODES).await;
+        client.join(ROOM, &user.to_string()).await;
+        client
+    });
+    let mut clients = join_all(come).await;
+    for observer in &mut observers {
+        assert_eq!(seen(observer, "pusher_internal:member_added").await, everybody(USERS));
+    }
+    join_all(clients.iter_mut().map(|client| client.unsubscribe(ROOM))).await;
+    // Those who leave at the same time may still hear of each other, but then the observers must hear of all.
+    join_all(clients.iter_mut().map(Client::settle)).await;
+    for observer in &mut observers {
+        assert_eq!(seen(observer, "pusher_internal:member_removed").await, everybody(USERS));
+    }
+}
+
+fn everybody(users: usize) -> Vec<String> {
+    let mut ids: Vec<String> = (0..users).map(|user| user.to_string()).collect();
+    ids.sort();
+    ids
+}
+
+/// The users of all frames that an observer got, which must be of this kind.
+async fn seen(observer: &mut Client, event: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    for frame in observer.settle().await {
+        let frame: Value = serde_json::from_str(&frame).unwrap();
+        assert_eq!(frame["event"], event, "{frame}");
+        let data: Value = serde_json::from_str(frame["data"].as_str().unwrap()).unwrap();
+        ids.push(data["user_id"].as_str().unwrap().to_owned());
+    }
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn a_join_costs_the_same_one_round_trip_whatever_the_number_of_nodes() {
+    let (two, three) = (commands_of_joins(2).await, commands_of_joins(3).await);
+    assert_eq!(two.len(), JOINS, "{two:#?}");
+    assert_eq!(three.len(), JOINS, "{three:#?}");
+}
+
+const JOINS: usize = 10;
+
+/// What nodes say to Redis about a channel while users join it on one of them, without what scripts do in Redis.
+async fn commands_of_joins(nodes: usize) -> Vec<String> {
+    let redis = TestRedis::start().await;
+    let server = TestServer::start_cluster_on(&redis, nodes, |_| ()).await;
+    let mut observers = Vec::new();
+    for node in 0..nodes {
+        let mut observer = server.connect_at(node).await;
+        observer.join(ROOM, &format!("observer-{node}")).await;
+        observers.push(observer);
+    }
+    let mut joiners = Vec::new();
+    for _ in 0..JOINS {
+        joiners.push(server.connect_at(0).await);
+    }
+    server.quiet().await;
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port())).unwrap();
+    let mut commands = client.get_async_monitor().await.unwrap().into_on_message::<String>();
+    for (number, joiner) in joiners.iter_mut().enumerate() {
+        joiner.join(ROOM, &number.to_string()).await;
+    }
+    server.quiet().await;
+    let mut about = Vec::new();
+    while let Ok(Some(command)) = timeout(Duration::from_millis(300), commands.next()).await {
+        if command.contains(ROOM) && !command.contains(" lua] ") {
+            about.push(command);
+        }
+    }
+    about
+}
