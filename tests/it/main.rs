@@ -29,6 +29,7 @@ mod cluster_traffic;
 mod connection;
 mod drain;
 mod fuzz;
+mod harness;
 mod liveness;
 mod metrics;
 mod presence;

@@ -94,6 +94,10 @@ impl TestRedis {
         self.port
     }
 
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
     /// Starts it, empty, on its own port.
     pub async fn restart(&mut self) {
         assert!(self.try_start().await, "redis-server does not start");
@@ -121,7 +125,14 @@ impl TestRedis {
 
     /// A connection of the test.
     pub async fn connection(&self) -> MultiplexedConnection {
-        self.connect().await.expect("Redis lets the test in")
+        self.try_connection().await.expect("Redis lets the test in")
+    }
+
+    pub async fn try_connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let password = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
+        let client = redis::Client::open(format!("redis://{password}127.0.0.1:{}", self.port))?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// Runs one command, such as `["CONFIG", "SET", "maxmemory", "1"]`.
@@ -150,13 +161,6 @@ impl TestRedis {
         self.running.as_ref().expect("Redis is not running").pid
     }
 
-    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let password = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
-        let client = redis::Client::open(format!("redis://{password}127.0.0.1:{}", self.port))?;
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
-        client.get_multiplexed_async_connection_with_config(&config).await
-    }
-
     async fn try_start(&mut self) -> bool {
         assert!(self.running.is_none(), "Redis runs already");
         let running = self.spawn();
@@ -164,7 +168,7 @@ impl TestRedis {
         self.running = Some(running);
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if let Ok(mut connection) = self.connect().await {
+            if let Ok(mut connection) = self.try_connection().await {
                 let info: String = run(&mut connection, &["INFO", "server"]).await;
                 if info.contains(&format!("process_id:{pid}\r\n")) {
                     return true;
@@ -215,61 +219,4 @@ fn free_port() -> u16 {
     std::iter::repeat_with(|| rand::random_range(PORTS))
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .unwrap()
-}
-
-mod tests {
-    use std::time::Duration;
-    use std::time::Instant;
-
-    use super::TestRedis;
-    use super::run;
-    use crate::proxy::Proxy;
-
-    #[tokio::test]
-    async fn a_private_redis_does_what_a_test_asks_of_it() {
-        let mut redis = TestRedis::start().await;
-        redis.run::<()>(&["SET", "a", "1"]).await;
-        assert_eq!(redis.run::<String>(&["GET", "a"]).await, "1");
-        assert_eq!(redis.calls("GET").await, 1);
-        redis.pause();
-        let asked = tokio::time::timeout(Duration::from_millis(100), redis.run::<String>(&["GET", "a"])).await;
-        assert!(asked.is_err(), "a paused Redis answers");
-        redis.resume();
-        assert_eq!(redis.run::<String>(&["GET", "a"]).await, "1");
-        let port = redis.port();
-        redis.kill();
-        assert!(redis.connect().await.is_err());
-        redis.restart_with("secret").await;
-        assert_eq!(redis.port(), port);
-        assert_eq!(redis.run::<Option<String>>(&["GET", "a"]).await, None);
-        let nobody = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-        let mut nobody = nobody.get_multiplexed_async_connection().await.unwrap();
-        let refused = redis::cmd("PING").query_async::<String>(&mut nobody).await;
-        assert!(refused.is_err(), "it needs no password");
-    }
-
-    #[tokio::test]
-    async fn a_proxy_is_as_slow_and_as_deaf_as_it_is_told_to_be() {
-        let redis = TestRedis::start().await;
-        let proxy = Proxy::start(redis.port()).await;
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", proxy.port())).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        proxy.delay(Duration::from_millis(50));
-        let began = Instant::now();
-        run::<String>(&mut connection, &["PING"]).await;
-        assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
-        proxy.delay(Duration::ZERO);
-        proxy.freeze();
-        let mut other = connection.clone();
-        let ping = ["INCR", "a"];
-        let asked = tokio::time::timeout(Duration::from_millis(100), run::<u64>(&mut other, &ping)).await;
-        assert!(asked.is_err(), "a frozen proxy passes something on");
-        proxy.thaw();
-        assert_eq!(run::<u64>(&mut connection, &["INCR", "a"]).await, 2, "what was held back arrives first");
-        proxy.cut();
-        let cut = redis::cmd("PING").query_async::<String>(&mut connection).await;
-        assert!(cut.is_err(), "the connection has not been cut");
-        assert_eq!(proxy.connections(), 1);
-        assert!(proxy.bytes() > 0);
-    }
 }

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::client::Client;
@@ -75,6 +79,25 @@ impl Publisher {
         }
     }
 
+    /// Goes on publishing, one event after each pause, until the flow is stopped.
+    pub fn flow(mut self, pause: Duration) -> Flow {
+        let (stop, stopped) = oneshot::channel();
+        let at = Arc::new(AtomicU64::new(self.next));
+        let progress = Arc::clone(&at);
+        let task = tokio::spawn(async move {
+            let mut stopped = stopped;
+            let mut ticks = tokio::time::interval(pause);
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => return self,
+                    _ = ticks.tick() => self.publish().await,
+                };
+                progress.store(self.next, Ordering::Relaxed);
+            }
+        });
+        Flow { stop, task, at }
+    }
+
     /// Publishes what tells listeners that nothing more comes from here.
     pub async fn end(&mut self) {
         assert!(self.post("/events", &self.event(END, self.next)).await, "the last event is refused");
@@ -89,6 +112,34 @@ impl Publisher {
         let answer = self.connection.answer().await;
         assert!([200, 503].contains(&answer.status), "{answer:?}");
         answer.status == 200
+    }
+}
+
+/// A publisher at work.
+pub struct Flow {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Publisher>,
+    at: Arc<AtomicU64>,
+}
+
+impl Flow {
+    /// The number of the next event.
+    pub fn at(&self) -> u64 {
+        self.at.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more have been published.
+    pub async fn goes_on(&self, events: u64) {
+        let until = self.at() + events;
+        while self.at() < until {
+            assert!(!self.task.is_finished(), "the publisher has ended");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub async fn stop(self) -> Publisher {
+        let _ = self.stop.send(());
+        self.task.await.unwrap()
     }
 }
 
@@ -131,23 +182,30 @@ impl Heard {
     /// It has heard exactly these of one source, in their order.
     #[track_caller]
     pub fn assert_exactly(&self, source: &str, numbers: &[u64]) {
+        let missing = self.missing(source, numbers);
+        assert!(
+            missing.is_empty(),
+            "{} of {} events of {source:?} are missing: {missing:?}",
+            missing.len(),
+            numbers.len()
+        );
+    }
+
+    /// Those of these that it has not heard. It has heard no others, none twice, and all in their order.
+    #[track_caller]
+    pub fn missing(&self, source: &str, numbers: &[u64]) -> Vec<u64> {
         let start = format!("{source}:");
         let heard = self.0.iter().filter_map(|data| data.strip_prefix(&start));
         let heard: Vec<u64> = heard.map(|number| number.parse().unwrap()).collect();
-        if heard == numbers {
-            return;
-        }
-        let (expected, got): (BTreeSet<u64>, BTreeSet<u64>) =
-            (numbers.iter().copied().collect(), heard.iter().copied().collect());
-        let missing: Vec<_> = expected.difference(&got).collect();
-        let unexpected: Vec<_> = got.difference(&expected).collect();
-        let doubled = heard.len() - got.len();
         let turns: Vec<_> = heard.windows(2).filter(|two| two[1] <= two[0]).collect();
-        panic!(
-            "of {} events of {source:?} {} are missing {missing:?}, {doubled} came twice, out of order {turns:?}, \
-             unexpected {unexpected:?}",
-            numbers.len(),
-            missing.len()
+        assert!(turns.is_empty(), "events of {source:?} came twice or out of order: {turns:?}");
+        let (expected, got): (BTreeSet<u64>, BTreeSet<u64>) =
+            (numbers.iter().copied().collect(), heard.into_iter().collect());
+        let unexpected: Vec<_> = got.difference(&expected).collect();
+        assert!(
+            unexpected.is_empty(),
+            "events of {source:?} were delivered although they were refused: {unexpected:?}"
         );
+        expected.difference(&got).copied().collect()
     }
 }

@@ -1,0 +1,118 @@
+//! What gema promises while nodes, Redis and the network between them fail: real processes, each test with a Redis of
+//! its own. Most of the time all of them wait, so they run at the same time, which Rust's own harness does not do on a
+//! machine with few cores. Names on the command line choose tests, as there.
+
+#![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+#[path = "../it/barrier.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod barrier;
+#[path = "../it/client.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod client;
+#[path = "../it/http.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod http;
+#[path = "../it/process.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod process;
+#[path = "../it/proxy.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod proxy;
+#[path = "../it/redis_server.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod redis_server;
+#[path = "../it/sequence.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod sequence;
+#[path = "../it/server.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod server;
+
+mod crashes;
+mod network;
+mod node;
+mod nodes;
+mod observer;
+mod outages;
+
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// A name, and what runs it on a runtime of its own.
+type Test = (&'static str, fn());
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident),* $(,)?;)*) => {
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), || run($module::$name()))),*),*]
+    };
+}
+
+const TESTS: &[Test] = tests! {
+    nodes:
+        a_killed_node_is_gone_everywhere_and_its_members_leave_once,
+        a_node_that_was_stopped_comes_back_with_its_members;
+    outages:
+        when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were,
+        a_redis_with_another_password_is_one_that_is_away,
+        a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up,
+        a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwards,
+        a_server_starts_without_redis_and_becomes_one_when_it_comes,
+        beyond_the_time_of_the_buffer_publishers_are_told_to_come_back,
+        beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back,
+        a_strict_node_is_not_ready_without_redis;
+    network:
+        a_slow_redis_does_not_slow_local_delivery,
+        a_half_open_link_is_noticed_and_replaced,
+        links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them;
+    crashes:
+        however_nodes_crash_every_observer_ends_with_the_truth;
+};
+
+fn main() -> ExitCode {
+    let (flags, parts): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
+    let chosen = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()));
+    let chosen: Vec<Test> = TESTS.iter().copied().filter(|(name, _)| chosen(name)).collect();
+    if flags.iter().any(|flag| flag == "--list") {
+        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    println!("\nrunning {} tests", chosen.len());
+    let began = Instant::now();
+    let mut failed = 0;
+    for (name, passed, took) in all_at_once(&chosen) {
+        println!("test {name} ... {} ({:.1} s)", if passed { "ok" } else { "FAILED" }, took.as_secs_f64());
+        failed += usize::from(!passed);
+    }
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    let (passed, left) = (chosen.len() - failed, TESTS.len() - chosen.len());
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {left} filtered out; \
+         finished in {took:.2}s\n"
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs each test on a thread that has its name; tells whether it has passed, as soon as it has ended.
+fn all_at_once(tests: &[Test]) -> mpsc::Receiver<(&'static str, bool, Duration)> {
+    let (tell, told) = mpsc::channel();
+    for &(name, test) in tests {
+        let tell = tell.clone();
+        let run = move || {
+            let began = Instant::now();
+            let passed = std::panic::catch_unwind(test).is_ok();
+            tell.send((name, passed, began.elapsed())).expect("somebody waits for the outcome");
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(run).unwrap();
+    }
+    told
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}

@@ -1,0 +1,221 @@
+//! Nodes of a cluster, each a process of its own.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::barrier::Figures;
+use crate::client::Client;
+use crate::client::PATIENCE;
+use crate::http;
+use crate::http::Answer;
+use crate::http::Api;
+use crate::process::Process;
+use crate::redis_server::TestRedis;
+use crate::redis_server::cluster_name;
+use crate::sequence::Listener;
+use crate::sequence::Publisher;
+use crate::server::APP_ID;
+use crate::server::APP_KEY;
+use crate::server::APP_SECRET;
+
+/// A dead node's members have left everywhere after this time at the latest.
+pub const GONE_MAX: Duration = Duration::from_secs(30);
+/// A node has noticed after this time that Redis is away, however it went.
+pub const NOTICED_MAX: Duration = Duration::from_secs(10);
+/// A client gets its answer within this time, with Redis or without.
+pub const ANSWERED_MAX: Duration = Duration::from_secs(2);
+/// After this time everything is as it should be again once Redis, or a node, has come back.
+pub const BACK_MAX: Duration = Duration::from_secs(10);
+/// Takes the time of a debug build and of everything else that runs here into account; locally there is nothing to
+/// wait for.
+pub const LOCAL_MAX: Duration = Duration::from_millis(500);
+
+/// How to reach the other nodes, and what else all nodes are told.
+#[derive(Clone)]
+pub struct Cluster {
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Cluster {
+    pub fn on(redis: &TestRedis) -> Self {
+        let variables = vec![
+            ("GEMA_CLUSTER_DRIVER", "redis".to_owned()),
+            ("GEMA_CLUSTER_NAME", cluster_name()),
+            ("GEMA_REDIS_HOST", "127.0.0.1".to_owned()),
+            ("GEMA_REDIS_PORT", redis.port().to_string()),
+            ("GEMA_REDIS_PASSWORD", redis.password().to_owned()),
+            ("GEMA_METRICS_ENABLED", "true".to_owned()),
+            ("GEMA_SERVER_WORKERS", "2".to_owned()),
+            ("GEMA_SERVER_DRAIN_SECONDS", "1".to_owned()),
+            ("GEMA_LOG_LEVEL", "debug".to_owned()),
+        ];
+        Self { variables }
+    }
+
+    /// The same where something is different.
+    pub fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut variables = self.variables.clone();
+        variables.retain(|(own, _)| *own != name);
+        variables.push((name, value.to_owned()));
+        Self { variables }
+    }
+
+    /// The same by another way, such as a proxy.
+    pub fn over(&self, port: u16) -> Self {
+        self.with("GEMA_REDIS_PORT", &port.to_string())
+    }
+
+    /// Starts one node.
+    pub async fn node(&self) -> Node {
+        let variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Node(Process::start(&variables).await)
+    }
+
+    /// Starts so many; each knows of all others.
+    pub async fn nodes<const COUNT: usize>(&self) -> [Node; COUNT] {
+        let mut nodes = Vec::new();
+        for _ in 0..COUNT {
+            nodes.push(self.node().await);
+        }
+        know_each_other(&nodes).await;
+        nodes.try_into().ok().expect("so many were started")
+    }
+}
+
+/// Waits until each of these nodes knows of all of them, and of no other.
+pub async fn know_each_other(nodes: impl IntoIterator<Item = &Node>) {
+    let nodes: Vec<&Node> = nodes.into_iter().collect();
+    for node in &nodes {
+        node.becomes("gema_cluster_nodes", "", GONE_MAX, |now| now == nodes.len() as f64).await;
+    }
+}
+
+/// A running node. Ends with the test.
+pub struct Node(Process);
+
+impl Node {
+    /// An established connection.
+    pub async fn connect(&self) -> Client {
+        let mut client = Client::open(self.0.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
+        client.established().await;
+        client
+    }
+
+    /// A connection on a channel.
+    pub async fn subscribed(&self, channel: &str) -> Client {
+        let mut client = self.connect().await;
+        client.subscribe(channel).await;
+        client
+    }
+
+    /// A connection that is a member of a presence channel.
+    pub async fn member(&self, channel: &str, user_id: &str) -> Client {
+        let mut client = self.connect().await;
+        client.join(channel, user_id).await;
+        client
+    }
+
+    pub fn api(&self) -> Api {
+        Api::new(self.0.address, APP_ID, APP_KEY, APP_SECRET)
+    }
+
+    pub async fn publisher(&self, channel: &str, source: &str) -> Publisher {
+        Publisher::new(self.0.address, self.api(), channel, source).await
+    }
+
+    pub async fn listener(&self, channel: &str, sources: usize) -> Listener {
+        Listener::start(self.subscribed(channel).await, sources)
+    }
+
+    pub async fn figures(&self) -> Figures {
+        Figures::of(self.0.metrics_address).await
+    }
+
+    pub async fn becomes(&self, name: &str, label: &str, patience: Duration, so: impl Fn(f64) -> bool) -> f64 {
+        Figures::become_so(self.0.metrics_address, name, label, patience, so).await
+    }
+
+    /// Waits until it knows that Redis is there, or that it is not.
+    pub async fn redis_is(&self, up: bool, patience: Duration) {
+        self.becomes("gema_redis_up", "", patience, |now| now == f64::from(u8::from(up))).await;
+    }
+
+    pub async fn ready(&self) -> Answer {
+        http::request(self.0.address, "GET", "/ready", &[], b"").await
+    }
+
+    /// Users of a presence channel by id, sorted, as the back end is told.
+    pub async fn users(&self, channel: &str) -> Vec<String> {
+        let answer = self.api().get(&format!("/channels/{channel}/users"), &[]).await.ok();
+        let users = answer["users"].as_array().unwrap().iter();
+        let mut users: Vec<String> = users.map(|user| user["id"].as_str().unwrap().to_owned()).collect();
+        users.sort();
+        users
+    }
+
+    /// Connections on a channel.
+    pub async fn subscriptions(&self, channel: &str) -> u64 {
+        let info = [("info", "subscription_count")];
+        let answer = self.api().get(&format!("/channels/{channel}"), &info).await.ok();
+        answer["subscription_count"].as_u64().unwrap()
+    }
+
+    /// A connection on one channel, and an event on it: both take no longer than they may, whatever Redis does.
+    pub async fn serves_locally(&self, channel: &str) {
+        let began = Instant::now();
+        let mut client = self.subscribed(channel).await;
+        assert!(began.elapsed() < ANSWERED_MAX, "a subscription took {:?}", began.elapsed());
+        let began = Instant::now();
+        self.api().publish(channel, "e", "1").await;
+        client.next_event("e").await;
+        assert!(began.elapsed() < LOCAL_MAX, "a local event took {:?}", began.elapsed());
+    }
+
+    /// An event that this node accepts reaches a client of the other one. Before they know each other it may not.
+    pub async fn reaches(&self, other: &Self, channel: &str) {
+        let mut client = other.subscribed(channel).await;
+        self.api().publish(channel, "e", "1").await;
+        client.next_event("e").await;
+        client.close().await;
+    }
+
+    /// As SIGSTOP does: it does nothing any more, but its connections stay.
+    pub fn pause(&self) {
+        self.0.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.0.signal("CONT");
+    }
+
+    pub async fn kill(self) {
+        self.0.kill().await;
+    }
+
+    /// What it has logged, as one text.
+    pub fn log(&self) -> String {
+        self.0.log().iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// Waits until it is so.
+pub async fn eventually(what: &str, patience: Duration, mut so: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + patience;
+    while !so().await {
+        assert!(Instant::now() < until, "{what}: not within {patience:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Lets so much time of an outage pass.
+pub async fn outlast(began: Instant, time: Duration) {
+    tokio::time::sleep_until((began + time).into()).await;
+}
+
+/// An answer to a question of a client that may take longer than usual, but not longer than `PATIENCE`.
+pub async fn in_time<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what} takes for ever"));
+    assert!(began.elapsed() < limit, "{what} took {:?}", began.elapsed());
+    done
+}

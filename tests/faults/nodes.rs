@@ -1,0 +1,144 @@
+//! Nodes that die, and nodes that only seem to.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::client::Client;
+use crate::node::ANSWERED_MAX;
+use crate::node::BACK_MAX;
+use crate::node::Cluster;
+use crate::node::GONE_MAX;
+use crate::node::Node;
+use crate::node::eventually;
+use crate::node::in_time;
+use crate::node::know_each_other;
+use crate::node::outlast;
+use crate::observer::Observer;
+use crate::redis_server::TestRedis;
+
+const ROOM: &str = "presence-room";
+
+/// How long a node does nothing. Longer than the others wait for a sign of life.
+const STOPPED: Duration = Duration::from_secs(20);
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn members(node: &Node, users: &[&str]) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for user in users {
+        clients.push(node.member(ROOM, user).await);
+    }
+    clients
+}
+
+// G-183, G-275
+pub async fn a_killed_node_is_gone_everywhere_and_its_members_leave_once() {
+    let redis = TestRedis::start().await;
+    let cluster = Cluster::on(&redis);
+    let [dying, here, there] = cluster.nodes().await;
+    let observers = [Observer::start(&here, ROOM, "here").await, Observer::start(&there, ROOM, "there").await];
+    let own = ["ada", "bob", "eve"];
+    let _members = members(&dying, &own).await;
+    let _of_both = [members(&dying, &["both"]).await, members(&here, &["both"]).await];
+    let _news = [dying.subscribed("news").await, here.subscribed("news").await, dying.subscribed("only-there").await];
+    let mut user = dying.connect().await;
+    user.sign_in(&json!({ "id": "7" })).await;
+    let mut watcher = there.connect().await;
+    watcher.sign_in(&json!({ "id": "watcher", "watchlist": ["7"] })).await;
+    let state = watcher.next_event("pusher_internal:watchlist_events").await;
+    assert_eq!(state["events"][0]["name"], "online");
+    for observer in &observers {
+        observer.sees(&names(&["here", "there", "both", "ada", "bob", "eve"]), BACK_MAX).await;
+    }
+    eventually("everybody is counted", BACK_MAX, async || there.subscriptions("news").await == 2).await;
+
+    let killed = Instant::now();
+    dying.kill().await;
+    for observer in &observers {
+        observer.sees(&names(&["here", "there", "both"]), GONE_MAX).await;
+    }
+    println!("a killed node's members have left after {:?}", killed.elapsed());
+    let offline = watcher.next_within(GONE_MAX).await;
+    assert!(offline["data"].as_str().unwrap().contains("offline"), "{offline}");
+    for node in [&here, &there] {
+        let all_gone = async || {
+            let only_there = node.api().get("/channels/only-there", &[]).await.ok()["occupied"] == false;
+            only_there && node.subscriptions("news").await == 1 && node.subscriptions(ROOM).await == 3
+        };
+        eventually("its connections are no longer counted", GONE_MAX.saturating_sub(killed.elapsed()), all_gone).await;
+        assert_eq!(node.users(ROOM).await, names(&["both", "here", "there"]));
+    }
+    know_each_other([&here, &there]).await;
+
+    // A node that takes its place is like any other.
+    let new = cluster.node().await;
+    know_each_other([&here, &there, &new]).await;
+    let _back = members(&new, &["ada"]).await;
+    for observer in &observers {
+        observer.sees(&names(&["here", "there", "both", "ada"]), BACK_MAX).await;
+        for (user, news) in [("ada", (2, 1)), ("bob", (1, 1)), ("eve", (1, 1)), ("both", (1, 0))] {
+            assert_eq!(observer.news_of(user), news, "{user}");
+        }
+    }
+    here.reaches(&new, "x").await;
+    new.reaches(&there, "x").await;
+}
+
+pub async fn a_node_that_was_stopped_comes_back_with_its_members() {
+    let redis = TestRedis::start().await;
+    let [sleeper, here, there] = Cluster::on(&redis).nodes().await;
+    let observers = [
+        Observer::start(&here, ROOM, "here").await,
+        Observer::start(&there, ROOM, "there").await,
+        Observer::start(&sleeper, ROOM, "asleep").await,
+    ];
+    let own = ["ada", "bob", "eve"];
+    let _members = members(&sleeper, &own).await;
+    let leaver = here.member(ROOM, "leaver").await;
+    let everybody = names(&["here", "there", "asleep", "ada", "bob", "eve", "leaver"]);
+    for observer in &observers {
+        observer.sees(&everybody, BACK_MAX).await;
+    }
+    let mut reader = sleeper.subscribed("news").await;
+    let _other_reader = there.subscribed("news").await;
+
+    sleeper.pause();
+    let stopped = Instant::now();
+    for observer in &observers[..2] {
+        observer.sees(&names(&["here", "there", "leaver"]), STOPPED).await;
+    }
+    println!("a stopped node's members have left after {:?}", stopped.elapsed());
+    eventually("its connections are no longer counted", STOPPED, async || there.subscriptions("news").await == 1).await;
+    leaver.close().await;
+    let _comer = in_time("a join", ANSWERED_MAX, there.member(ROOM, "comer")).await;
+    outlast(stopped, STOPPED).await;
+    sleeper.resume();
+
+    let everybody = names(&["here", "there", "asleep", "ada", "bob", "eve", "comer"]);
+    for observer in &observers {
+        observer.sees(&everybody, BACK_MAX).await;
+        assert_eq!(observer.news_of("comer"), (1, 0));
+        assert_eq!(observer.news_of("leaver").1, 1);
+    }
+    for user in own {
+        for observer in &observers[..2] {
+            assert_eq!(observer.news_of(user), (2, 1), "{user}");
+        }
+        // For their own node they were never away.
+        assert_eq!(observers[2].news_of(user), (1, 0), "{user}");
+    }
+    know_each_other([&sleeper, &here, &there]).await;
+    for node in [&sleeper, &here, &there] {
+        let mut expected = everybody.clone();
+        expected.sort();
+        assert_eq!(node.users(ROOM).await, expected);
+        eventually("its connections are counted again", BACK_MAX, async || node.subscriptions("news").await == 2).await;
+    }
+    here.api().publish("news", "e", "1").await;
+    reader.next_event("e").await;
+    sleeper.reaches(&there, "x").await;
+}

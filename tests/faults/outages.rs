@@ -1,0 +1,334 @@
+//! Redis goes away in every way there is, and comes back.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::client::Client;
+use crate::node::ANSWERED_MAX;
+use crate::node::BACK_MAX;
+use crate::node::Cluster;
+use crate::node::NOTICED_MAX;
+use crate::node::Node;
+use crate::node::eventually;
+use crate::node::in_time;
+use crate::node::know_each_other;
+use crate::node::outlast;
+use crate::observer::Observer;
+use crate::redis_server::TestRedis;
+use crate::sequence::Flow;
+use crate::sequence::Listener;
+
+const ROOM: &str = "presence-room";
+const NUMBERS: &str = "numbers";
+
+/// Between two events of a publisher.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Longer than any outage here, where nothing is to be refused.
+const BUFFER_SECONDS: &str = "60";
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A publisher and a listener on each of two nodes.
+struct Traffic {
+    flows: [Flow; 2],
+    listeners: [Listener; 2],
+}
+
+/// Sources by node.
+const SOURCES: [&str; 2] = ["one", "two"];
+
+impl Traffic {
+    async fn start(nodes: &[Node; 2]) -> Self {
+        let listeners = [nodes[0].listener(NUMBERS, 2).await, nodes[1].listener(NUMBERS, 2).await];
+        let flow = async |node: usize| nodes[node].publisher(NUMBERS, SOURCES[node]).await.flow(PAUSE);
+        let flows = [flow(0).await, flow(1).await];
+        let traffic = Self { flows, listeners };
+        traffic.goes_on().await;
+        traffic
+    }
+
+    async fn goes_on(&self) {
+        for flow in &self.flows {
+            flow.goes_on(20).await;
+        }
+    }
+
+    /// Ends it: on both nodes everything that was accepted has arrived, in order, once. Returns how many events
+    /// were refused.
+    async fn arrives(self) -> usize {
+        self.goes_on().await;
+        let mut publishers = Vec::new();
+        for flow in self.flows {
+            let mut publisher = flow.stop().await;
+            publisher.end().await;
+            publishers.push(publisher);
+        }
+        for listener in self.listeners {
+            let (_, heard) = listener.heard().await;
+            for (publisher, source) in publishers.iter().zip(SOURCES) {
+                heard.assert_exactly(source, &publisher.accepted);
+            }
+        }
+        publishers.iter().map(|publisher| publisher.refused.len()).sum()
+    }
+}
+
+/// Members who stay on each node, one of the first who leaves and one of the second who comes while Redis is away.
+struct Room {
+    observers: [Observer; 2],
+    _staying: [Client; 2],
+    leaver: Option<Client>,
+    comer: Option<Client>,
+}
+
+impl Room {
+    async fn start(nodes: &[Node; 2]) -> Self {
+        let [here, there] = nodes;
+        let room = Self {
+            observers: [Observer::start(here, ROOM, "here").await, Observer::start(there, ROOM, "there").await],
+            _staying: [here.member(ROOM, "ada").await, there.member(ROOM, "bob").await],
+            leaver: Some(here.member(ROOM, "leaver").await),
+            comer: None,
+        };
+        for observer in &room.observers {
+            observer.sees(&names(&["here", "there", "ada", "bob", "leaver"]), BACK_MAX).await;
+        }
+        room
+    }
+
+    async fn changes(&mut self, nodes: &[Node; 2]) {
+        self.leaver.take().expect("the room changes once").close().await;
+        self.comer = Some(in_time("a join", ANSWERED_MAX, nodes[1].member(ROOM, "comer")).await);
+    }
+
+    /// Everybody sees the truth in the end and was told no more than what has changed.
+    async fn is_right(&self, nodes: &[Node; 2]) {
+        let everybody = names(&["ada", "bob", "comer", "here", "there"]);
+        for (observer, node) in self.observers.iter().zip(nodes) {
+            observer.sees(&everybody, BACK_MAX).await;
+            eventually("the list is right", BACK_MAX, async || node.users(ROOM).await == everybody).await;
+            eventually("connections are counted", BACK_MAX, async || node.subscriptions(ROOM).await == 5).await;
+            assert_eq!(observer.news_of("leaver").1, 1);
+            assert_eq!(observer.news_of("comer"), (1, 0));
+            for staying in ["ada", "bob", "here", "there"] {
+                assert_eq!(observer.news_of(staying).1, 0, "{staying} has not been away");
+            }
+        }
+    }
+}
+
+async fn all_know(nodes: &[Node; 2], up: bool, patience: Duration) {
+    for node in nodes {
+        node.redis_is(up, patience).await;
+        let ready = node.ready().await;
+        assert_eq!((ready.status, ready.body.contains("degraded")), (200, !up), "{}", ready.body);
+    }
+}
+
+/// Waits until events cross in both directions.
+async fn together_again(nodes: &[Node; 2]) {
+    know_each_other(nodes).await;
+    nodes[0].reaches(&nodes[1], "x").await;
+    nodes[1].reaches(&nodes[0], "x").await;
+}
+
+pub async fn when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were() {
+    /// Within the time that events are kept for Redis, unless configured otherwise.
+    const AWAY: Duration = Duration::from_secs(3);
+    let mut redis = TestRedis::start().await;
+    let nodes: [Node; 2] = Cluster::on(&redis).nodes().await;
+    let traffic = Traffic::start(&nodes).await;
+    let mut room = Room::start(&nodes).await;
+    let lost = nodes[0].figures().await.sum("gema_redis_last_lost_timestamp_seconds", "");
+
+    redis.kill();
+    let killed = Instant::now();
+    all_know(&nodes, false, NOTICED_MAX).await;
+    nodes[0].serves_locally("local").await;
+    room.changes(&nodes).await;
+    outlast(killed, AWAY).await;
+    redis.restart().await;
+
+    all_know(&nodes, true, BACK_MAX).await;
+    room.is_right(&nodes).await;
+    together_again(&nodes).await;
+    assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
+    let figures = nodes[0].figures().await;
+    assert!(figures.sum("gema_redis_last_lost_timestamp_seconds", "") > lost);
+    assert!(figures.sum("gema_redis_connects_total", "") >= 2.0);
+    for node in &nodes {
+        eventually("its listener is counted", BACK_MAX, async || node.subscriptions("local").await == 0).await;
+    }
+}
+
+pub async fn a_redis_with_another_password_is_one_that_is_away() {
+    const PASSWORD: &str = "the-right-one";
+    const OTHER: &str = "another-one";
+    let mut redis = TestRedis::start_with(PASSWORD).await;
+    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+    let traffic = Traffic::start(&nodes).await;
+    let mut room = Room::start(&nodes).await;
+    redis.kill();
+    redis.restart_with(OTHER).await;
+    all_know(&nodes, false, NOTICED_MAX).await;
+    nodes[0].serves_locally("local").await;
+    room.changes(&nodes).await;
+    let refusals = async |node: &Node| node.log().contains("WARN");
+    eventually("the refusal is logged", NOTICED_MAX, async || refusals(&nodes[0]).await).await;
+    redis.kill();
+    redis.restart_with(PASSWORD).await;
+    all_know(&nodes, true, BACK_MAX).await;
+    room.is_right(&nodes).await;
+    together_again(&nodes).await;
+    assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
+    for node in &nodes {
+        assert!(!node.log().contains(PASSWORD), "{}", node.log());
+    }
+}
+
+pub async fn a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up() {
+    let redis = TestRedis::start().await;
+    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+    let traffic = Traffic::start(&nodes).await;
+    let mut room = Room::start(&nodes).await;
+    redis.pause();
+    // Nobody knows it yet.
+    nodes[0].serves_locally("local").await;
+    room.changes(&nodes).await;
+    all_know(&nodes, false, NOTICED_MAX).await;
+    nodes[1].serves_locally("local").await;
+    redis.resume();
+    all_know(&nodes, true, BACK_MAX).await;
+    room.is_right(&nodes).await;
+    together_again(&nodes).await;
+    assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
+}
+
+pub async fn a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwards() {
+    /// Long enough for several attempts.
+    const FULL: Duration = Duration::from_secs(3);
+    let redis = TestRedis::start().await;
+    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+    let traffic = Traffic::start(&nodes).await;
+    let mut room = Room::start(&nodes).await;
+    redis.run::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let full = Instant::now();
+    room.changes(&nodes).await;
+    nodes[0].serves_locally("local").await;
+    outlast(full, FULL).await;
+    traffic.goes_on().await;
+    redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    room.is_right(&nodes).await;
+    together_again(&nodes).await;
+    assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
+}
+
+pub async fn a_server_starts_without_redis_and_becomes_one_when_it_comes() {
+    let mut redis = TestRedis::absent("");
+    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let nodes = [cluster.node().await, cluster.node().await];
+    all_know(&nodes, false, NOTICED_MAX).await;
+    for node in &nodes {
+        node.serves_locally("local").await;
+    }
+    let observers = [Observer::start(&nodes[0], ROOM, "here").await, Observer::start(&nodes[1], ROOM, "there").await];
+    let _members = [nodes[0].member(ROOM, "ada").await, nodes[1].member(ROOM, "bob").await];
+    let _both = [nodes[0].member(ROOM, "both").await, nodes[1].member(ROOM, "both").await];
+    observers[0].sees(&names(&["here", "ada", "both"]), ANSWERED_MAX).await;
+    observers[1].sees(&names(&["there", "bob", "both"]), ANSWERED_MAX).await;
+    redis.restart().await;
+    all_know(&nodes, true, BACK_MAX).await;
+    let everybody = names(&["ada", "bob", "both", "here", "there"]);
+    for (observer, node) in observers.iter().zip(&nodes) {
+        observer.sees(&everybody, BACK_MAX).await;
+        assert_eq!(observer.news_of("both"), (1, 0));
+        assert_eq!(node.users(ROOM).await, everybody);
+        eventually("all are counted", BACK_MAX, async || node.subscriptions(ROOM).await == 6).await;
+    }
+    together_again(&nodes).await;
+    let traffic = Traffic::start(&nodes).await;
+    assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
+}
+
+pub async fn beyond_the_time_of_the_buffer_publishers_are_told_to_come_back() {
+    const KEPT: Duration = Duration::from_secs(1);
+    let mut redis = TestRedis::start().await;
+    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "1").nodes().await;
+    let traffic = Traffic::start(&nodes).await;
+    redis.kill();
+    let killed = Instant::now();
+    refuses(&nodes[0], KEPT * 2 + NOTICED_MAX).await;
+    assert!(killed.elapsed() >= KEPT, "refused after {:?}", killed.elapsed());
+    // Clients come and go, and are told what does not need the other nodes.
+    nodes[0].connect().await.join(ROOM, "ada").await;
+    redis.restart().await;
+    all_know(&nodes, true, BACK_MAX).await;
+    together_again(&nodes).await;
+    assert!(traffic.arrives().await > 0, "nothing was refused");
+}
+
+pub async fn beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back() {
+    const EVENT_BYTES: usize = 50_000;
+    let mut redis = TestRedis::start().await;
+    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let nodes: [Node; 2] = cluster.with("GEMA_CLUSTER_BUFFER_BYTES_MAX", "1000000").nodes().await;
+    let mut readers = [nodes[0].subscribed("large").await, nodes[1].subscribed("large").await];
+    redis.kill();
+    nodes[0].redis_is(false, NOTICED_MAX).await;
+    let large = "x".repeat(EVENT_BYTES);
+    let mut accepted = Vec::new();
+    // Some more than there is room for.
+    for number in 0..30 {
+        let event = serde_json::json!({ "name": "e", "channel": "large", "data": format!("{number} {large}") });
+        match nodes[0].api().post("/events", &event.to_string()).await.status {
+            200 => accepted.push(number),
+            status => assert_eq!(status, 503),
+        }
+    }
+    assert!((10..=20).contains(&accepted.len()), "{accepted:?}");
+    assert!(nodes[0].figures().await.sum("gema_cluster_waiting_bytes", "") >= (EVENT_BYTES * accepted.len()) as f64);
+    refuses(&nodes[0], ANSWERED_MAX).await;
+    redis.restart().await;
+    all_know(&nodes, true, BACK_MAX).await;
+    for reader in &mut readers {
+        for number in &accepted {
+            let frame = reader.next_within(BACK_MAX).await;
+            assert!(frame["data"].as_str().unwrap().starts_with(&format!("{number} ")), "{number}");
+        }
+        reader.nothing_came().await;
+    }
+    nodes[0].becomes("gema_cluster_waiting_bytes", "", BACK_MAX, |now| now == 0.0).await;
+}
+
+/// Waits until the API says 503 for something large, with a sentence that tells why.
+async fn refuses(node: &Node, patience: Duration) {
+    let event = serde_json::json!({ "name": "e", "channel": "nobody", "data": "x".repeat(90_000) }).to_string();
+    let mut client = node.subscribed("refused").await;
+    eventually("publishers are refused", patience, async || node.api().post("/events", &event).await.status == 503)
+        .await;
+    let event = event.replace("nobody", "refused");
+    let batch = format!(r#"{{"batch":[{event}]}}"#);
+    for (path, body) in [("/events", &event), ("/batch_events", &batch)] {
+        let answer = node.api().post(path, body).await;
+        assert!(answer.refused(503).len() > 10, "{answer:?}");
+    }
+    client.nothing_came().await;
+}
+
+pub async fn a_strict_node_is_not_ready_without_redis() {
+    let mut redis = TestRedis::absent("");
+    let node = Cluster::on(&redis).with("GEMA_CLUSTER_STRICT", "true").node().await;
+    assert_eq!(node.ready().await.status, 503);
+    redis.restart().await;
+    node.redis_is(true, BACK_MAX).await;
+    assert_eq!(node.ready().await.status, 200);
+    redis.kill();
+    node.redis_is(false, NOTICED_MAX).await;
+    assert_eq!(node.ready().await.status, 503);
+    // What it has is served all the same.
+    node.serves_locally("local").await;
+}
