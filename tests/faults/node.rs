@@ -43,7 +43,7 @@ impl Cluster {
             ("GEMA_CLUSTER_NAME", cluster_name()),
             ("GEMA_REDIS_HOST", "127.0.0.1".to_owned()),
             ("GEMA_REDIS_PORT", redis.port().to_string()),
-            ("GEMA_REDIS_PASSWORD", redis.password().to_owned()),
+            ("GEMA_REDIS_PASSWORD", redis.password.clone()),
             ("GEMA_METRICS_ENABLED", "true".to_owned()),
             ("GEMA_SERVER_WORKERS", "2".to_owned()),
             ("GEMA_SERVER_DRAIN_SECONDS", "1".to_owned()),
@@ -188,13 +188,14 @@ impl Node {
         self.0.signal("CONT");
     }
 
-    pub async fn kill(self) {
-        self.0.kill().await;
+    /// As SIGKILL does.
+    pub async fn kill(mut self) {
+        self.0.child.kill().await.unwrap();
     }
 
     /// What it has logged, as one text.
     pub fn log(&self) -> String {
-        self.0.log().iter().map(|line| format!("{line}\n")).collect()
+        self.0.log.lines().iter().map(|line| format!("{line}\n")).collect()
     }
 }
 

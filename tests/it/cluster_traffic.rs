@@ -1,6 +1,5 @@
 //! What nodes tell each other over Redis: all of it, in order, once, to whom it concerns, and nothing that is not theirs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -113,26 +112,24 @@ async fn who_has_subscribed_on_one_node_gets_what_is_accepted_afterwards_on_anot
 #[tokio::test]
 async fn a_newcomer_in_the_middle_of_a_flood_misses_nothing_behind_its_success() {
     const NEWCOMERS: usize = 20;
-    let server = Arc::new(TestServer::start_cluster(2).await);
-    let mut flood = publisher(&server, 0, NUMBERS, "flood").await;
-    let come = async {
-        let mut clients = Vec::new();
-        for _ in 0..NEWCOMERS {
-            let mut client = server.connect_at(1).await;
-            client.subscribe(NUMBERS).await;
-            clients.push(client);
-        }
-        clients
-    };
+    let server = TestServer::start_cluster(2).await;
+    let flood = publisher(&server, 0, NUMBERS, "flood").await.flow(Duration::from_millis(1));
     let mut clients = Vec::new();
-    flood.publish_until(async { clients = come.await }, Duration::from_millis(1)).await;
+    for _ in 0..NEWCOMERS {
+        let mut client = server.connect_at(1).await;
+        client.subscribe(NUMBERS).await;
+        clients.push((client, flood.at()));
+    }
+    flood.goes_on(20).await;
+    let flood = flood.stop().await;
     server.quiet().await;
     let last = *flood.accepted.last().unwrap();
-    for client in &mut clients {
+    for (client, came_at) in &mut clients {
         let frames = client.settle().await;
-        let numbers = frames.iter().map(|frame| number(frame, "flood"));
-        let numbers: Vec<u64> = numbers.collect();
+        let numbers: Vec<u64> = frames.iter().map(|frame| number(frame, "flood")).collect();
         assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1), "{numbers:?}");
+        // The next one may have been accepted already when the client asked.
+        assert!(numbers[0] <= *came_at + 1, "the success came before {came_at}, but {} is the first", numbers[0]);
         assert_eq!(numbers.last(), Some(&last));
     }
 }

@@ -19,8 +19,8 @@ use crate::client::PATIENCE;
 
 /// A running `gema` with Soketi's default app. Ends with the test.
 pub struct Process {
-    child: Child,
-    log: Log,
+    pub child: Child,
+    pub log: Log,
     pub address: SocketAddr,
     pub metrics_address: SocketAddr,
 }
@@ -54,22 +54,12 @@ impl Process {
         signal(self.child.id().expect("the process is there"), name);
     }
 
-    /// Ends it as SIGKILL does.
-    pub async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-
     /// Waits for the end, which must be one without an error; returns the line that says how it went.
     pub async fn stopped(mut self) -> Value {
         let stopped = self.log.line("stopped").await;
         let status = timeout(PATIENCE, self.child.wait()).await.expect("the process does not end").unwrap();
         assert!(status.success(), "{status}");
         stopped
-    }
-
-    /// All that has been logged so far.
-    pub fn log(&self) -> Vec<Value> {
-        self.log.lines()
     }
 }
 
@@ -81,7 +71,7 @@ pub fn signal(pid: u32, name: &str) {
 
 /// What a process has logged. It is read at once, so that nobody waits for room in the pipe.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<Value>>>);
+pub struct Log(Arc<Mutex<Vec<Value>>>);
 
 impl Log {
     async fn read(self, stdout: ChildStdout) {
@@ -92,7 +82,8 @@ impl Log {
         }
     }
 
-    fn lines(&self) -> Vec<Value> {
+    /// All there is so far.
+    pub fn lines(&self) -> Vec<Value> {
         self.0.lock().unwrap().clone()
     }
 

@@ -48,7 +48,8 @@ static SHARED: OnceCell<TestRedis> = OnceCell::const_new();
 /// A redis-server on a port of the loopback, with nothing on disk. Ends with the test.
 pub struct TestRedis {
     port: u16,
-    password: String,
+    /// Empty for none.
+    pub password: String,
     running: Option<Running>,
 }
 
@@ -92,10 +93,6 @@ impl TestRedis {
 
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    pub fn password(&self) -> &str {
-        &self.password
     }
 
     /// Starts it, empty, on its own port.

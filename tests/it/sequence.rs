@@ -67,18 +67,6 @@ impl Publisher {
         self.accepted.extend(numbers);
     }
 
-    /// Publishes until then, one event after each pause.
-    pub async fn publish_until(&mut self, until: impl Future, pause: Duration) {
-        let mut until = Box::pin(until);
-        let mut ticks = tokio::time::interval(pause);
-        loop {
-            tokio::select! {
-                _ = &mut until => return,
-                _ = ticks.tick() => self.publish().await,
-            };
-        }
-    }
-
     /// Goes on publishing, one event after each pause, until the flow is stopped.
     pub fn flow(mut self, pause: Duration) -> Flow {
         let (stop, stopped) = oneshot::channel();
