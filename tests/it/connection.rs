@@ -291,7 +291,8 @@ async fn an_origin_that_is_not_on_the_list_is_refused_after_the_upgrade() {
 // G-25, G-26, G-27, G-28
 #[tokio::test]
 async fn a_full_app_takes_the_next_connection_when_one_has_left() {
-    let server = TestServer::start_with(|config| config.limits.max_connections = 2).await;
+    // Each node has a quota of its own.
+    let server = TestServer::start_single_with(|config| config.limits.max_connections = 2).await;
     let mut first = server.connect().await;
     first.subscribe("a").await;
     let second = server.connect().await;

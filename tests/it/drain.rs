@@ -23,8 +23,9 @@ use crate::wire::upgrade_head;
 const PATH: &str = "/app/app-key?protocol=7";
 const CLOSED: &str = "Server closed. Please reconnect shortly.";
 
+/// One node: each drains by itself.
 async fn server_with(drain_seconds: f64) -> TestServer {
-    TestServer::start_with(|config| {
+    TestServer::start_single_with(|config| {
         config.server.drain_seconds = Seconds(drain_seconds);
         // Each shard spreads its own connections; here there shall be one order for all.
         config.server.workers = 1;
@@ -244,7 +245,8 @@ async fn sigterm_ends_the_program_in_good_order() {
 // G-62
 #[tokio::test]
 async fn a_full_server_refuses_until_somebody_leaves() {
-    let server = TestServer::start_with(|config| config.connections.connections_max = 2).await;
+    // A limit of the process.
+    let server = TestServer::start_single_with(|config| config.connections.connections_max = 2).await;
     let mut first = server.connect().await;
     let second = server.connect().await;
     let mut third = server.open(PATH).await;

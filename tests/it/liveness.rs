@@ -156,9 +156,9 @@ async fn users(server: &TestServer) -> String {
     metrics.lines().find(|line| line.starts_with("gema_users{")).unwrap().to_owned()
 }
 
-/// A server whose app wants to know within a second who is there.
+/// A server whose app wants to know within a second who is there. One node: each has a quota of its own.
 async fn curious_server() -> TestServer {
-    TestServer::start_with(|config| {
+    TestServer::start_single_with(|config| {
         config.limits.enable_user_authentication = true;
         config.limits.user_authentication_timeout_seconds = Seconds(1.0);
         config.limits.max_connections = 3;

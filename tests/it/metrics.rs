@@ -123,7 +123,8 @@ async fn another_prefix_takes_the_place_of_soketis() {
 
 #[tokio::test]
 async fn refused_connections_leave_the_gauges_as_they_are() {
-    let server = TestServer::start_with(|config| {
+    // Limits of each node.
+    let server = TestServer::start_single_with(|config| {
         config.limits.max_connections = 1;
         config.connections.connections_max = 3;
     })
@@ -225,7 +226,8 @@ async fn health_is_told_on_both_ports_and_metrics_on_one() {
 
 #[tokio::test]
 async fn metrics_can_be_off_while_the_rest_of_their_port_works() {
-    let server = TestServer::start_with(|config| {
+    // Without metrics several nodes could not be asked whether they are done.
+    let server = TestServer::start_single_with(|config| {
         config.metrics.enabled = false;
         config.server.path_prefix = "/ws".to_owned();
     })

@@ -56,11 +56,6 @@ impl TestServer {
     }
 
     /// One node, whatever the environment says: for tests of what each node does for itself.
-    pub async fn start_single() -> Self {
-        Self::start_single_with(|_| ()).await
-    }
-
-    /// The same with changes to the configuration.
     pub async fn start_single_with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = configuration();
         change(&mut config);
@@ -223,14 +218,27 @@ impl TestServer {
     }
 
     /// Stops as SIGTERM would; several nodes at the same time.
-    pub async fn drain(self) -> Drained {
-        let all = join_all(self.nodes.into_iter().map(Server::drain)).await;
+    pub async fn drain(mut self) -> Drained {
+        let all = join_all(std::mem::take(&mut self.nodes).into_iter().map(Server::drain)).await;
         let together = |a: Drained, b: Drained| Drained {
             connections: a.connections + b.connections,
             left: a.left + b.left,
             took: a.took.max(b.took),
         };
         all.into_iter().reduce(together).expect("there is a node")
+    }
+}
+
+impl Drop for TestServer {
+    /// A server by itself is idle after its test. Nodes would go on to tell Redis and each other that they live.
+    fn drop(&mut self) {
+        if self.barrier.is_some() && !self.nodes.is_empty() {
+            let nodes = std::mem::take(&mut self.nodes);
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(join_all(nodes.into_iter().map(Server::drain)));
+            });
+        }
     }
 }
 
