@@ -65,6 +65,12 @@ impl Cluster {
         self.with("GEMA_REDIS_PORT", &port.to_string())
     }
 
+    /// Where the events of a channel are told.
+    pub fn topic(&self, channel: &str) -> String {
+        let name = self.variables.iter().find(|(name, _)| *name == "GEMA_CLUSTER_NAME").unwrap();
+        format!("{}:{{{APP_ID}:{channel}}}", name.1)
+    }
+
     /// Starts one node.
     pub async fn node(&self) -> Node {
         let variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -142,3 +142,28 @@ pub async fn a_node_that_was_stopped_comes_back_with_its_members() {
     reader.next_event("e").await;
     sleeper.reaches(&there, "x").await;
 }
+
+pub async fn a_node_without_subscribers_stops_listening_after_a_while() {
+    /// So long a node may wait whether somebody comes back.
+    const LINGERING_MAX: Duration = Duration::from_secs(20);
+    let redis = TestRedis::start().await;
+    let cluster = Cluster::on(&redis);
+    let [node, other] = cluster.nodes().await;
+    let topics = ["news", ROOM].map(|channel| cluster.topic(channel));
+    let mut clients = [node.subscribed("news").await, node.member(ROOM, "ada").await];
+    let listening = async || {
+        let mut numbers = Vec::new();
+        for topic in &topics {
+            numbers.push(redis.run::<(String, u64)>(&["PUBSUB", "NUMSUB", topic]).await.1);
+        }
+        numbers
+    };
+    assert_eq!(listening().await, [1, 1]);
+    clients[0].unsubscribe("news").await;
+    clients[1].unsubscribe(ROOM).await;
+    eventually("nobody listens", LINGERING_MAX, async || listening().await == [0, 0]).await;
+    // Whoever comes then hears everything again.
+    clients[0].subscribe("news").await;
+    other.api().publish("news", "e", "1").await;
+    clients[0].next_event("e").await;
+}
