@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::node::ANSWERED_MAX;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
+use crate::node::GONE_MAX;
 use crate::node::NOTICED_MAX;
 use crate::node::Node;
 use crate::node::eventually;
@@ -108,7 +109,8 @@ impl Room {
     async fn is_right(&self, nodes: &[Node; 2]) {
         let everybody = names(&["ada", "bob", "comer", "here", "there"]);
         for (observer, node) in self.observers.iter().zip(nodes) {
-            observer.sees(&everybody, BACK_MAX).await;
+            // Somebody whom Redis does not know any more may be of a node that is about to come back.
+            observer.sees(&everybody, GONE_MAX).await;
             eventually("the list is right", BACK_MAX, async || node.users(ROOM).await == everybody).await;
             eventually("connections are counted", BACK_MAX, async || node.subscriptions(ROOM).await == 5).await;
             assert_eq!(observer.news_of("leaver").1, 1);
@@ -275,21 +277,21 @@ pub async fn beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back() {
     const EVENT_BYTES: usize = 50_000;
     let mut redis = TestRedis::start().await;
     let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
-    let nodes: [Node; 2] = cluster.with("GEMA_CLUSTER_BUFFER_BYTES_MAX", "1000000").nodes().await;
+    let nodes: [Node; 2] = cluster.with("GEMA_CLUSTER_BUFFER_BYTES_MAX", "1048576").nodes().await;
     let mut readers = [nodes[0].subscribed("large").await, nodes[1].subscribed("large").await];
     redis.kill();
     nodes[0].redis_is(false, NOTICED_MAX).await;
     let large = "x".repeat(EVENT_BYTES);
     let mut accepted = Vec::new();
     // Some more than there is room for.
-    for number in 0..30 {
+    for number in 0..40 {
         let event = serde_json::json!({ "name": "e", "channel": "large", "data": format!("{number} {large}") });
         match nodes[0].api().post("/events", &event.to_string()).await.status {
             200 => accepted.push(number),
             status => assert_eq!(status, 503),
         }
     }
-    assert!((10..=20).contains(&accepted.len()), "{accepted:?}");
+    assert!((15..=25).contains(&accepted.len()), "{accepted:?}");
     assert!(nodes[0].figures().await.sum("gema_cluster_waiting_bytes", "") >= (EVENT_BYTES * accepted.len()) as f64);
     refuses(&nodes[0], ANSWERED_MAX).await;
     redis.restart().await;
