@@ -648,7 +648,9 @@ async fn errors_from_4300_on_are_told_without_a_close() {
     let mut client = server.connect().await;
     client.subscribe("private-a").await;
     client.send_sign_in(r#"{"id":"me","watchlist":["you","they"]}"#).await;
-    let mut codes = Vec::new();
+    let frames = client.settle().await;
+    let code = |frame: &String| serde_json::from_str::<Value>(frame).unwrap()["data"]["code"].as_u64();
+    let mut codes: Vec<u64> = frames.iter().filter_map(code).collect();
     for _ in 0..20 {
         client.send(r#"{"event":"client-typing","channel":"private-a","data":"x"}"#).await;
     }
@@ -725,6 +727,7 @@ async fn the_queries_of_the_official_clients_connect_and_are_told_of_a_shutdown(
         clients.push((client, query.contains("protocol=5")));
     }
     server.api().publish("a", "e", "1").await;
+    server.quiet().await;
     let hear = clients.into_iter().map(async |(mut client, knows_no_codes)| {
         assert_eq!(client.next_text().await, r#"{"event":"e","data":"1","channel":"a"}"#);
         let message = "Server closed. Please reconnect shortly.";

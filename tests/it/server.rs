@@ -56,6 +56,11 @@ impl TestServer {
     }
 
     /// One node, whatever the environment says: for tests of what each node does for itself.
+    pub async fn start_single() -> Self {
+        Self::start_single_with(|_| ()).await
+    }
+
+    /// The same with changes to the configuration.
     pub async fn start_single_with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = configuration();
         change(&mut config);
@@ -150,6 +155,7 @@ impl TestServer {
     }
 
     async fn open_at(&self, node: usize, path_and_query: &str, headers: &[(&str, &str)]) -> Client {
+        self.quiet().await;
         let mut client = Client::open(self.nodes[node].address(), path_and_query, headers).await;
         client.barrier.clone_from(&self.barrier);
         client
