@@ -285,6 +285,7 @@ async fn a_full_channel_takes_more_connections_but_no_more_members() {
     late.unsubscribe(ROOM).await;
     late.settle().await;
     members.pop().unwrap().close().await;
+    server.quiet().await;
     assert_eq!(late.join(ROOM, "late").await["count"], 100);
     assert_eq!(members[98].settle().await, [added("99"), removed("99"), added("late")]);
 }
