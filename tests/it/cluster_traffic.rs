@@ -9,7 +9,6 @@ use rand::rngs::StdRng;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::client::Client;
