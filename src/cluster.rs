@@ -53,6 +53,9 @@ pub struct Cluster {
     apps: RwLock<HashMap<Arc<str>, Arc<AppState>>>,
     /// The other nodes that live, as far as this one knows.
     peers: Mutex<BTreeSet<NodeId>>,
+    /// Those that were there when the last link was lost: Redis may have forgotten them, but they may be about
+    /// to come back.
+    missed: Mutex<BTreeSet<NodeId>>,
     /// Those of them that have said since the last link that they listen.
     here: Mutex<BTreeSet<NodeId>>,
     heard_here: tokio::sync::Notify,
@@ -85,6 +88,7 @@ impl Cluster {
             meters,
             apps: RwLock::default(),
             peers: Mutex::default(),
+            missed: Mutex::default(),
             here: Mutex::default(),
             heard_here: tokio::sync::Notify::new(),
             listening: AtomicBool::new(false),
@@ -167,6 +171,12 @@ impl Cluster {
     fn on_here(&self, node: NodeId) {
         self.here.lock().insert(node);
         self.heard_here.notify_one();
+    }
+
+    /// Whether every other node listens that there is, or that was there before this one came back.
+    fn all_listen(&self) -> bool {
+        let here = self.here.lock();
+        self.peers.lock().is_subset(&here) && self.missed.lock().is_subset(&here)
     }
 
     fn listens(&self) -> bool {

@@ -101,6 +101,8 @@ impl Link {
         let scripts = load(&mut out).await?;
         let leases = renew_lease(cluster, &scripts, &mut out).await?;
         cluster.know(&leases);
+        // Before the others can answer.
+        cluster.here.lock().clear();
         let control = cluster.names.control();
         hearing.subscribe(std::slice::from_ref(&control)).await?;
         let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
@@ -123,7 +125,6 @@ impl Link {
         link.look_for_soketi().await?;
         *cluster.telling.lock() = Some(tell);
         *cluster.asking.lock() = Some(link.out.clone());
-        cluster.here.lock().clear();
         cluster.meters.connects.inc();
         link.returns = cluster.outgoing.link();
         for app in cluster.apps() {
@@ -153,6 +154,8 @@ impl Link {
         self.listener.lost.cancel();
         *cluster.telling.lock() = None;
         *cluster.asking.lock() = None;
+        let peers = cluster.peers();
+        cluster.missed.lock().extend(peers);
         cluster.listening.store(false, Ordering::Release);
         cluster.outgoing.unlink(std::mem::take(&mut *self.under_way.lock()));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -207,13 +210,14 @@ impl Link {
         let back = async {
             loop {
                 let heard = cluster.heard_here.notified();
-                if cluster.listens() && cluster.peers.lock().is_subset(&cluster.here.lock()) {
+                if cluster.listens() && cluster.all_listen() {
                     return;
                 }
                 heard.await;
             }
         };
         let _ = timeout(OTHERS_WAIT, back).await;
+        cluster.missed.lock().clear();
     }
 
     /// Carries out those orders under way that `now` chooses; the others stay.

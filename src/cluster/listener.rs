@@ -181,6 +181,7 @@ impl Listener {
             }
             Envelope::Gone(_, node) if node != me => {
                 cluster.peers.lock().remove(&node);
+                cluster.missed.lock().remove(&node);
                 for app in cluster.apps() {
                     app.bury(node, Instant::now());
                 }
