@@ -64,6 +64,7 @@ pub(super) struct Joiner {
     pub(super) address: Address,
     pub(super) user_id: Option<Arc<str>>,
     pub(super) rules: JoinRules,
+    pub(super) came: Instant,
 }
 
 /// What a change under the lock of a channel needs, and leaves to be done when the lock is gone.
@@ -159,6 +160,7 @@ impl Channel {
         if scope.is_linked()
             && let Some(order) = self.waits_for(name, member.zip(first), joiner.rules, scope)
         {
+            scope.uneasy = true;
             return self.keep(joiner, order);
         }
         if let Some(member) = member {

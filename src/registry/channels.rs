@@ -162,7 +162,7 @@ impl AppState {
                 return Err(Full);
             }
             let user_id = member.as_ref().map(|member| Arc::clone(&member.user_id));
-            let joiner = Joiner { address, user_id, rules };
+            let joiner = Joiner { address, user_id, rules, came: now };
             channel.join(&name, joiner, member.as_ref(), scope);
             Ok(())
         })

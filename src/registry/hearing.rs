@@ -106,8 +106,12 @@ impl Channel {
     pub(super) fn look_after(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
         let nobody = self.total() == 0;
         let shared = self.shared_mut();
-        // It is looked after again until it has lingered long enough.
-        scope.uneasy |= nobody && !shared.has_lingered(scope.now);
+        // It is looked after again until it has lingered long enough, or everybody has joined.
+        scope.uneasy |= shared.has_joiners() || (nobody && !shared.has_lingered(scope.now));
+        if shared.is_too_slow(scope.now) {
+            // Redis does not answer. It is not for clients to wait until that is certain.
+            return self.not_opened(name, scope);
+        }
         match shared.settle_at {
             Some(at) if at > scope.now => scope.uneasy = true,
             Some(_) => {

@@ -23,6 +23,8 @@ use crate::registry::word::Own;
 use crate::registry::word::Placed;
 use crate::registry::word::Snapshot;
 
+/// How long a joiner waits for the other nodes, and then until the next look: two seconds at most.
+const JOINER_WAIT: Duration = Duration::from_millis(800);
 /// How long a channel without subscribers is still listened to.
 const LINGER: Duration = Duration::from_secs(4);
 /// How long members that a comparison did not find have until they count as gone: their node has as long to
@@ -77,7 +79,7 @@ impl Shared {
 
     pub(super) fn has_lingered(&self, now: Instant) -> bool {
         let rested = self.rested_at.is_none_or(|at| now.saturating_duration_since(at) >= LINGER);
-        rested && self.arriving.is_empty() && self.waiting.is_empty()
+        rested && !self.has_joiners()
     }
 
     fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
@@ -86,6 +88,18 @@ impl Shared {
             Some(number) => self.waiting.entry(number).or_default().joiners.push(joiner),
             None => self.arriving.push(joiner),
         }
+    }
+
+    /// Whether somebody waits to join.
+    pub(super) fn has_joiners(&self) -> bool {
+        !(self.arriving.is_empty() && self.waiting.is_empty())
+    }
+
+    /// Whether somebody has waited long enough.
+    pub(super) fn is_too_slow(&self, now: Instant) -> bool {
+        let first = self.waiting.values().find_map(|waiting| waiting.joiners.first());
+        let oldest = self.arriving.first().into_iter().chain(first);
+        oldest.into_iter().any(|joiner| now.saturating_duration_since(joiner.came) >= JOINER_WAIT)
     }
 
     /// Forgets a joiner. False when there is none, because it has joined already.
