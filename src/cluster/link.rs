@@ -105,6 +105,8 @@ impl Link {
         cluster.here.lock().clear();
         let control = cluster.names.control();
         hearing.subscribe(std::slice::from_ref(&control)).await?;
+        // The others answer the greeting at once.
+        cluster.here.lock().clear();
         let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
         out.ask_one(cmd(scripts.publish).arg(control).arg(hello).take()).await?;
         let heard = timeout(ANSWER_TIME, listener.greeted.notified()).await;
