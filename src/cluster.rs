@@ -47,6 +47,8 @@ pub struct Cluster {
     names: Names,
     options: config::Redis,
     strict: bool,
+    /// Cancelled by the outcome of the first try to make a link.
+    tried: CancellationToken,
     outgoing: Arc<Outgoing>,
     inboxes: Arc<Inboxes>,
     meters: ClusterMeters,
@@ -83,6 +85,7 @@ impl Cluster {
             names: Names::new(&cluster.name, &redis.key_prefix),
             options: redis.clone(),
             strict: cluster.strict,
+            tried: CancellationToken::new(),
             outgoing: Arc::new(Outgoing::new(NodeId::random(), patience)),
             inboxes,
             meters,
@@ -112,6 +115,11 @@ impl Cluster {
     /// Keeps the link to the other nodes until `stop` is cancelled, then leaves the cluster.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         link::keep(self, stop).await;
+    }
+
+    /// Ends when the first link is made, or when the first try has failed: the node can serve then.
+    pub async fn tried(&self) {
+        self.tried.cancelled().await;
     }
 
     /// Whether there is a link to the other nodes.

@@ -31,6 +31,10 @@ use crate::tasks::Tasks;
 /// a tenth of what the process may open, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
+/// How long the start waits for a Redis that does not answer. Before there is a link nobody who comes hears
+/// what other nodes accept.
+const LINK_WAIT: Duration = Duration::from_secs(3);
+
 /// How long leaving the cluster may take, even if no time is left.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -79,8 +83,7 @@ pub struct Drained {
 }
 
 impl Server {
-    /// Binds and serves. Must be called inside a tokio runtime, which runs the metrics port.
-    #[expect(clippy::unused_async, reason = "must be called inside a runtime, which this makes plain")]
+    /// Binds and serves, in a cluster as soon as the other nodes are found. Must be called inside a tokio runtime, which runs the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
@@ -105,6 +108,9 @@ impl Server {
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
         let link = node.cluster().cloned().map(ClusterLink::start).transpose()?;
+        if let Some(cluster) = node.cluster() {
+            let _ = tokio::time::timeout(LINK_WAIT, cluster.tried()).await;
+        }
         let stop = CancellationToken::new();
         let (ended, shards) = mpsc::channel(workers);
         for (index, listener) in listeners.into_iter().enumerate() {

@@ -64,7 +64,9 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
     let mut pause = *RETRY.start();
     let mut told = false;
     while !stop.is_cancelled() {
-        match stop.run_until_cancelled(Link::open(&cluster)).await {
+        let opened = stop.run_until_cancelled(Link::open(&cluster)).await;
+        cluster.tried.cancel();
+        match opened {
             Some(Ok(mut link)) => {
                 pause = *RETRY.start();
                 told = true;
