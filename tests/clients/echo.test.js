@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { startGema } from './gema.js';
 import { startLaravel } from './laravel.js';
-import { connected, fresh, hear, subscribed, withEcho } from './pages.js';
+import { connected, fresh, hear, listener, ready, withEcho } from './pages.js';
 import { Inbox, until } from './wait.js';
 
 const NAMES = { 1: 'Ada', 2: 'Budi', 3: 'Zoë 😀 / Siti' };
@@ -18,14 +18,6 @@ laravel
   .channel('plain-{id}', () => true)
   .channel('closed-{id}', () => false)
   .channel('App.Models.User.{id}', (user, id) => user.id === id);
-
-/** Records what a listener of Echo is called with. */
-function listener(name, inbox = new Inbox()) {
-  return [(data) => inbox.push(name, data), inbox];
-}
-
-/** Resolves when Echo's channel is subscribed, as `.subscribed()` tells it. */
-const ready = (channel) => subscribed(channel.subscription);
 
 withEcho('listen() finds an event by its class name (G-304)', laravel, async ({ open }) => {
   const name = fresh('orders');

@@ -123,6 +123,16 @@ export async function join(pusher, name) {
   return subscribed(pusher.subscribe(name));
 }
 
+/** Resolves when a channel of Echo is subscribed, as `.subscribed()` tells it. */
+export function ready(channel) {
+  return subscribed(channel.subscription);
+}
+
+/** Records what a listener of Echo is called with. */
+export function listener(name, inbox = new Inbox()) {
+  return [(data) => inbox.push(name, data), inbox];
+}
+
 /** Records everything that a channel, a connection or a user emits from now on. */
 export function hear(emitter) {
   const inbox = new Inbox();
