@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after } from 'node:test';
 import Pusher from 'pusher';
-import { within } from './wait.js';
+import { until, within } from './wait.js';
 
 const here = import.meta.dirname ?? new URL('.', import.meta.url).pathname;
 const binary = process.env.GEMA_BINARY
@@ -58,6 +58,7 @@ export class Gema {
   }
 
   async start() {
+    this.#log = [];
     this.#child = spawn(binary, ['start', ...this.#configArgument()], {
       env: {
         PATH: process.env.PATH,
@@ -105,6 +106,11 @@ export class Gema {
     if (this.#folder) rmSync(this.#folder, { recursive: true, force: true });
     this.#folder = undefined;
     assert.equal(how, 0, `exit code of the server; its last lines:\n${this.#log.slice(-20).join('\n')}`);
+  }
+
+  /** Resolves when the server has found the other nodes of its cluster. */
+  linked() {
+    return until(() => this.#log.some((line) => parsed(line).message === 'linked to the cluster'), 'the node is linked');
   }
 
   /** Ends the server as a crash would. */

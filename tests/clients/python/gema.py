@@ -24,9 +24,17 @@ LIMIT_SECONDS = 8
 # The same for a start or a stop.
 START_STOP_SECONDS = 20
 
+HOST = "127.0.0.1"
+
+
+def library(port):
+    return pusher.Pusher(
+        app_id=APP_ID, key=KEY, secret=SECRET, ssl=False, host=HOST, port=port, encryption_master_key_base64=MASTER_KEY
+    )
+
 
 class Gema:
-    host = "127.0.0.1"
+    host = HOST
 
     def start(self):
         self.process = subprocess.Popen(
@@ -58,10 +66,7 @@ class Gema:
             self.process.kill()
             raise AssertionError(f"{BINARY} did not become ready:\n{''.join(self.log[-20:])}")
         self.port = int(address.rsplit(":", 1)[1])
-        self.api = pusher.Pusher(
-            app_id=APP_ID, key=KEY, secret=SECRET, ssl=False, host=self.host, port=self.port,
-            encryption_master_key_base64=MASTER_KEY,
-        )
+        self.api = library(self.port)
         return self
 
     def _read(self, ready):

@@ -1,0 +1,67 @@
+// A Redis of a test file's own: on a free port, with nothing on disk.
+
+import { spawn } from 'node:child_process';
+import { createConnection, createServer } from 'node:net';
+import { until } from './wait.js';
+
+/** Below the ports that Linux gives to outgoing connections, so that none of those takes one in between. */
+const PORTS = { first: 20_000, count: 12_000 };
+
+/** Starts a Redis; answers its port and how it is stopped. */
+export async function startRedis() {
+  for (;;) {
+    const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
+    if (!(await isFree(port))) continue;
+    const child = spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'], {
+      stdio: 'ignore',
+    });
+    let failed;
+    child.once('error', (error) => (failed = error));
+    const kill = () => child.kill('SIGKILL');
+    process.once('exit', kill);
+    const ended = () => child.exitCode !== null || child.signalCode !== null;
+    await until(async () => failed || ended() || (await answers(port)), 'redis-server answers');
+    if (failed) throw new Error(`redis-server is needed on the PATH: ${failed.message}`);
+    // Somebody else may have taken the port in between.
+    if (ended()) continue;
+    const stop = async () => {
+      kill();
+      await until(ended, 'redis-server is gone');
+      process.removeListener('exit', kill);
+    };
+    return { port, stop };
+  }
+}
+
+/** A port at which a Redis is far away: whatever it is told or tells arrives so much later. */
+export async function farAway(t, redis, delayMs) {
+  const server = createServer({ noDelay: true }, (near) => {
+    const far = createConnection({ port: redis.port, host: '127.0.0.1', noDelay: true });
+    for (const [from, to] of [[near, far], [far, near]]) {
+      from.on('data', (bytes) => setTimeout(() => to.writable && to.write(bytes), delayMs));
+      from.on('error', () => to.destroy());
+      from.on('close', () => to.destroy());
+    }
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  return { port: server.address().port };
+}
+
+function isFree(port) {
+  return new Promise((resolve) => {
+    const server = createServer().once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
+}
+
+function answers(port) {
+  return new Promise((resolve) => {
+    const socket = createConnection(port, '127.0.0.1', () => socket.write('PING\r\n'));
+    socket.once('data', (bytes) => {
+      socket.destroy();
+      resolve(bytes.toString().startsWith('+PONG'));
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
