@@ -103,11 +103,9 @@ impl Link {
         let scripts = load(&mut out).await?;
         let leases = renew_lease(cluster, &scripts, &mut out).await?;
         cluster.know(&leases);
-        // Before the others can answer.
-        cluster.here.lock().clear();
         let control = cluster.names.control();
         hearing.subscribe(std::slice::from_ref(&control)).await?;
-        // The others answer the greeting at once.
+        // Before the others can answer the greeting.
         cluster.here.lock().clear();
         let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
         out.ask_one(cmd(scripts.publish).arg(control).arg(hello).take()).await?;
