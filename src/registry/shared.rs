@@ -65,8 +65,9 @@ pub(super) struct Shared {
     pub(super) unwritten: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiting {
+    user_id: Arc<str>,
     /// The version of the members that the joiners' list must have.
     until: Option<u64>,
     pub(super) joiners: Vec<Joiner>,
@@ -84,8 +85,8 @@ impl Shared {
 
     fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
         self.counted = joiner.rules.counted;
-        match order {
-            Some(number) => self.waiting.entry(number).or_default().joiners.push(joiner),
+        match order.and_then(|number| self.waiting.get_mut(&number)) {
+            Some(waiting) => waiting.joiners.push(joiner),
             None => self.arriving.push(joiner),
         }
     }
@@ -121,7 +122,11 @@ impl Shared {
     /// Orders that a user comes; returns the order's number.
     fn place(&mut self, name: &ChannelName, member: Member, members_max: usize, scope: &Scope<'_>) -> u64 {
         let Member { user_id, user_info } = member;
-        self.order(name, Placement { number: 0, user_id, user_info: Some(user_info), members_max }, scope)
+        let waiting = Waiting { user_id: Arc::clone(&user_id), until: None, joiners: Vec::new() };
+        let placement = Placement { number: 0, user_id, user_info: Some(user_info), members_max };
+        let number = self.order(name, placement, scope);
+        self.waiting.insert(number, waiting);
+        number
     }
 
     /// Orders that a user goes.
@@ -358,14 +363,11 @@ impl Channel {
                 return;
             }
             let number = *first.key();
-            let joiners = first.remove().joiners;
+            let Waiting { user_id, joiners, .. } = first.remove();
+            if let Some(here) = members.here.get_mut(&user_id).filter(|here| here.order == Some(number)) {
+                here.order = None;
+            }
             for joiner in joiners {
-                if let Some(members) = &mut self.members
-                    && let Some(here) = joiner.user_id.as_ref().and_then(|user_id| members.here.get_mut(user_id))
-                    && here.order == Some(number)
-                {
-                    here.order = None;
-                }
                 self.admit(name, &joiner, scope);
             }
         }
