@@ -7,6 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
+use hyper::header;
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -29,6 +32,12 @@ const NOTSENT_LOWAT: u32 = 128 * 1024;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Pause after the system had no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that are accepted at once when the server leaves, because they were waiting for it.
+const LATE_MAX: usize = 1024;
+/// How long a kept connection stays when the server leaves. A publisher that is busy has its next request under
+/// way; its answer says that it was the last one.
+const LAST_REQUEST_TIME: Duration = Duration::from_millis(200);
 
 /// How long a peer may leave what it was sent unacknowledged, or not take it at all: longer than the default
 /// time for a ping and its answer, which end a WebSocket before.
@@ -86,21 +95,23 @@ impl Listener {
         let listener = TcpListener::from_std(self.listener)?;
         let (routes, tasks, head_time) = (Arc::new(self.routes), self.tasks.clone(), self.head_time);
         self.tasks.spawn(async move {
+            let serve = |stream, peer| {
+                tasks.spawn(connection(stream, Client::new(peer), Arc::clone(&routes), tasks.clone(), head_time));
+            };
             while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
                 match accepted {
-                    Ok((stream, peer)) => {
-                        tasks.spawn(connection(
-                            stream,
-                            Client::new(peer),
-                            Arc::clone(&routes),
-                            tasks.clone(),
-                            head_time,
-                        ));
-                    }
+                    Ok((stream, peer)) => serve(stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
+                }
+            }
+            // The kernel has let these in; they would be cut off.
+            let Ok(waiting) = listener.into_std() else { return };
+            for (stream, peer) in std::iter::from_fn(|| waiting.accept().ok()).take(LATE_MAX) {
+                if let Ok(stream) = nonblocking(stream) {
+                    serve(stream, peer);
                 }
             }
         });
@@ -108,12 +119,24 @@ impl Listener {
     }
 }
 
+fn nonblocking(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
+}
+
 /// One HTTP connection, until it ends or becomes a WebSocket.
 async fn connection(stream: TcpStream, client: Client, routes: Arc<Routes>, tasks: Tasks, head_time: Duration) {
     let stream = Stream::new(stream, client.clone());
+    let stop = tasks.stop();
     let service = service_fn(move |request| {
-        let (routes, client) = (Arc::clone(&routes), client.clone());
-        async move { Ok::<_, Infallible>(routes.answer(request, &client).await) }
+        let (routes, client, is_last) = (Arc::clone(&routes), client.clone(), stop.is_cancelled());
+        async move {
+            let mut response = routes.answer(request, &client).await;
+            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -122,10 +145,13 @@ async fn connection(stream: TcpStream, client: Client, routes: Arc<Routes>, task
         .serve_connection(stream, service);
     let outcome = match tasks.stop().run_until_cancelled(&mut connection).await {
         Some(outcome) => outcome,
-        None => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
-        }
+        None => match tokio::time::timeout(LAST_REQUEST_TIME, &mut connection).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        },
     };
     // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
     if outcome.is_ok() {

@@ -3,8 +3,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import Pusher from 'pusher';
-import { app, startGema } from './gema.js';
+import { Gema, app, startGema } from './gema.js';
 import { fresh, hear, join, openEveryPusher } from './pages.js';
+import { PhpPusher } from './php.js';
 
 const gema = await startGema();
 const api = gema.api;
@@ -149,4 +150,19 @@ test('what the library lets through and the protocol does not is refused with th
 
 function server() {
   return { appId: app.id, key: app.key, secret: app.secret, host: gema.host, port: gema.port, useTLS: false };
+}
+
+for (const [how, options] of [['on a kept connection', {}], ['on a connection each', { keepAlive: false }]]) {
+  test(`requests ${how} are answered or find the port closed when a server leaves, none is cut off`, async (t) => {
+    const leaving = await new Gema({}).start();
+    const publisher = new PhpPusher(leaving, options);
+    t.after(() => publisher.close());
+    await publisher.trigger('orders', 'e', {});
+    const stopped = leaving.stop();
+    const untilRefused = async () => {
+      for (;;) await publisher.trigger('orders', 'e', {});
+    };
+    await assert.rejects(untilRefused(), { code: 'ECONNREFUSED', syscall: 'connect' });
+    await stopped;
+  });
 }

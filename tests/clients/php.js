@@ -15,10 +15,11 @@ export function phpJson(value) {
 export const sha256 = (secret, text) => createHmac('sha256', secret).update(text).digest('hex');
 
 export class PhpPusher {
-  #agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+  #agent;
 
   /** `path` is put before `/apps/…` on the wire and is not signed, as the option of that name. */
-  constructor(gema, { masterKey, path = '' } = {}) {
+  constructor(gema, { masterKey, path = '', keepAlive = true } = {}) {
+    this.#agent = new http.Agent({ keepAlive, maxSockets: 1 });
     this.gema = gema;
     this.masterKey = masterKey;
     this.path = path;
