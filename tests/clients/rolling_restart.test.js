@@ -13,60 +13,74 @@ import { until } from './wait.js';
 const PAGES = 20;
 /** Events of all publishers together. */
 const EVENTS_PER_SECOND = 500;
-/** Each with one connection, kept as long as its node keeps it. */
+/** As much of that there must have been at least; all of it, unless the machine has much other work. */
+const LOAD_SHARE_MIN = 0.5;
+/** Each with one connection at a time, kept as long as its node keeps it. */
 const PUBLISHERS = 2;
-/** Events in a request. */
-const BATCH = 5;
-/** When a request is sent again that was not answered with 200. A queue of Laravel waits for seconds. */
+/** Events in a request: at least, and for a publisher who lags behind. */
+const BATCH = { least: 5, most: 10 };
+/** After that a request that was not answered with 200 is sent again. A queue of Laravel waits for seconds. */
 const RETRY_MS = 50;
 /** What a node has to leave in; it closes its connections spread over the first half. */
 const GRACE_MS = 3_000;
 /** How long everything goes on before, between and after the restarts. */
-const QUIET_MS = 1_000;
+const QUIET_MS = 2_000;
 /** What was accepted this shortly before a connection's end may still have been on its way to it. */
-const ON_ITS_WAY_MS = 500;
-/** How long a page may be without its channel. pusher-js returns at once; the rest is for a machine with other work. */
-const AWAY_MS = 2_000;
+const ON_ITS_WAY_MS = 1_000;
+/**
+ * How long a page may be without its channel. pusher-js returns at once; the rest is for a machine with other work. A
+ * page that finds nobody listening is away for 15 s.
+ */
+const AWAY_MS = 5_000;
 
 const CHANNEL = 'private-orders';
 
 const cluster = await startCluster(2, { env: { SOKETI_SHUTDOWN_GRACE_PERIOD: String(GRACE_MS) } });
 const address = await startAddress(cluster.nodes);
 
-/** Publishes numbers, each again and again until it is accepted, and the next one only then. */
+/**
+ * Publishes numbers, each again and again until it is accepted, and the next one only then. It stays with a node as
+ * long as that takes it.
+ */
 class Publisher {
-  /** When the request that was accepted began and when it was answered, by number. */
+  /** When the request that was accepted began and when it was answered, and at which stay, by number. */
   accepted = [];
-  /** Answers other than 200, and connections broken off. */
+  /** Answers other than 200, ports that were closed and connections broken off. */
   refusals = [];
+  /** Counts the stays with a node. */
+  #stay;
 
   constructor(index) {
     this.event = `n-${index}`;
-    this.library = new PhpPusher(address);
+    this.libraries = cluster.nodes.map((node) => new PhpPusher(node));
+    this.#stay = index;
   }
 
   async run(stop) {
     const began = performance.now();
     const due = () => ((performance.now() - began) / 1_000) * (EVENTS_PER_SECOND / PUBLISHERS);
     while (!stop.aborted) {
-      if (this.accepted.length + BATCH <= due()) await this.#publish();
+      const count = Math.floor(due()) - this.accepted.length;
+      if (count >= BATCH.least) await this.#publish(Math.min(count, BATCH.most));
       else await sleep(1);
     }
     this.seconds = (performance.now() - began) / 1_000;
-    this.library.close();
+    for (const library of this.libraries) library.close();
   }
 
-  async #publish() {
+  async #publish(count) {
     const first = this.accepted.length;
-    const batch = Array.from({ length: BATCH }, (_, n) => ({ channel: CHANNEL, name: this.event, data: first + n }));
+    const batch = Array.from({ length: count }, (_, n) => ({ channel: CHANNEL, name: this.event, data: first + n }));
     for (;;) {
       const begun = performance.now();
+      const stay = this.#stay;
       try {
-        await this.library.triggerBatch(batch);
+        await this.libraries[stay % this.libraries.length].triggerBatch(batch);
         const at = performance.now();
-        return this.accepted.push(...batch.map(() => ({ begun, at })));
+        return this.accepted.push(...batch.map(() => ({ begun, at, stay })));
       } catch (error) {
         this.refusals.push(error.status ?? error.code ?? error.message);
+        this.#stay += 1;
         await sleep(RETRY_MS);
       }
     }
@@ -110,31 +124,36 @@ class Page {
   }
 }
 
-/** What one page should have heard of one publisher in one subscription, and did not, or did twice. */
+/** What one page should have heard of one publisher in one subscription and did not, or not in order, or twice. */
 function faults({ succeeded, ended }, numbers, accepted) {
-  const first = accepted.findIndex(({ begun }) => begun > succeeded);
-  const last = accepted.findLastIndex(({ at }) => at < ended - ON_ITS_WAY_MS);
   const found = [];
-  for (const [index, number] of numbers.entries()) {
-    const before = numbers[index - 1] ?? number - 1;
-    if (number !== before + 1) found.push(`${number} after ${before}`);
+  const heard = new Set();
+  // Two nodes have no order between them: what the second accepts may overtake what the first has just accepted.
+  const latest = new Map();
+  for (const number of numbers) {
+    const { stay } = accepted[number];
+    if (heard.has(number)) found.push(`${number} twice`);
+    else if (latest.has(stay) && number !== latest.get(stay) + 1) found.push(`${number} after ${latest.get(stay)}`);
+    heard.add(number);
+    latest.set(stay, number);
   }
-  if (first >= 0 && first <= last && !(numbers[0] <= first)) found.push(`${numbers[0]} is the first, not ${first}`);
-  if (first >= 0 && first <= last && !(numbers.at(-1) >= last)) found.push(`${numbers.at(-1)} is the last, not ${last}`);
+  for (const [number, { begun, at }] of accepted.entries()) {
+    if (begun > succeeded && at < ended - ON_ITS_WAY_MS && !heard.has(number)) found.push(`no ${number}`);
+  }
   return found;
 }
 
-/** How long the newest accepted event that a connection did not get had been accepted when it ended. */
-function onItsWay({ ended }, numbers, accepted) {
-  const missing = accepted.slice((numbers.at(-1) ?? Infinity) + 1).find(({ at }) => at < ended);
+/** How long before its end the oldest event was accepted that a connection did not get any more. */
+function onItsWay({ succeeded, ended }, numbers, accepted) {
+  const heard = new Set(numbers);
+  const missing = accepted.find(({ begun, at }, number) => begun > succeeded && at < ended && !heard.has(number));
   return missing ? ended - missing.at : 0;
 }
 
-/** For each time away, the events of all publishers that the page heard neither before nor after. */
+/** For each time away, the events of all publishers that were accepted meanwhile. */
 function missed(pages, publishers) {
-  return pages.flatMap(({ times }) => times.slice(1).map((time, index) =>
-    publishers.reduce((sum, { event }) =>
-      sum + Math.max(0, time.heard[event][0] - times[index].heard[event].at(-1) - 1), 0)));
+  return pages.flatMap(({ times }) => times.slice(1).map(({ succeeded }, index) =>
+    publishers.flatMap(({ accepted }) => accepted).filter(({ at }) => at > times[index].ended && at < succeeded).length));
 }
 
 function spread(numbers) {
@@ -171,12 +190,12 @@ test('no page misses anything while one node after the other is restarted under 
   const away = pages.flatMap((page) => page.away);
   t.diagnostic(`${accepted} events in ${seconds.toFixed(1)} s; asked again: ${tally(publishers.flatMap((p) => p.refusals))}`);
   t.diagnostic(`${away.length} times away: ${spread(away)} ms; connections ended with ${tally(pages.flatMap((p) => p.codes))}`);
-  t.diagnostic(`accepted while a page was away, and not heard: ${spread(missed(pages, publishers))} events`);
+  t.diagnostic(`accepted while a page was away: ${spread(missed(pages, publishers))} events`);
   const ways = pages.flatMap(({ times }) => times.slice(0, -1)).flatMap((time) =>
     publishers.map(({ event, accepted }) => onItsWay(time, time.heard[event], accepted)));
   t.diagnostic(`accepted before a connection's end, and not heard there: within ${Math.max(...ways).toFixed(1)} ms of it`);
 
-  assert.ok(accepted / seconds > EVENTS_PER_SECOND * 0.9, `${accepted} events in ${seconds} s`);
+  assert.ok(accepted / seconds > EVENTS_PER_SECOND * LOAD_SHARE_MIN, `${accepted} events in ${seconds} s`);
   for (const [index, page] of pages.entries()) {
     // Once for each node, unless the connection happened to be on the other one.
     assert.ok(page.times.length >= 2 && page.times.length <= 3, `page ${index} subscribed ${page.times.length} times`);
