@@ -251,6 +251,10 @@ impl Link {
             expected.push((what, commands.len() - before));
         }
         let answers = if commands.is_empty() { Vec::new() } else { out.ask(commands).await? };
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err().filter(|error| is_no_use(error))) {
+            // All of these are told anew over the next link; who has heard an event knows its number.
+            return Err(error.clone());
+        }
         let (done, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut *self.under_way.lock()).into_iter().partition(|order| now(order));
         *self.under_way.lock() = kept;
@@ -276,9 +280,6 @@ impl Link {
             answers = rest;
             self.cluster.done(order, expected, own);
             self.cluster.outgoing.done(order);
-            if let Some(Err(error)) = own.iter().find(|answer| answer.as_ref().is_err_and(is_no_use)) {
-                return Err(error.clone());
-            }
         }
         Ok(())
     }
