@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use indexmap::IndexMap;
 use redis::AsyncConnectionConfig;
 use redis::Client;
 use redis::Cmd;
@@ -18,6 +19,10 @@ use redis::aio::ConnectionLike;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::Route;
+use redis::cluster_routing::SingleNodeRoutingInfo;
+use redis::cluster_routing::Slot;
+use redis::cluster_routing::SlotAddr;
 use redis::sentinel::SentinelClientBuilder;
 use redis::sentinel::SentinelServerType;
 
@@ -28,6 +33,11 @@ use crate::config::host_and_port;
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// How long an answer may take; then the connection counts as lost.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// A slot that moves from one master of a Redis Cluster to another has this often …
+const ARRIVAL_TRIES: usize = 20;
+/// … this time to arrive; then what belongs to it is refused.
+const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// See the module. Clones share the connection.
 #[derive(Clone)]
@@ -71,18 +81,7 @@ impl Connection {
                 }
                 pipeline.ignore_errors().query_async(connection).await
             }
-            Self::Cluster(connection) => {
-                // Begun in this order, so that those for the same slot are done in it.
-                let answers = commands.iter().map(|command| {
-                    let mut connection = connection.clone();
-                    async move { connection.req_packed_command(command).await }
-                });
-                let answers = futures_util::future::join_all(answers).await;
-                match answers.iter().find_map(|answer| answer.as_ref().err().filter(|error| is_of_the_link(error))) {
-                    Some(error) => Err(error.clone()),
-                    None => Ok(answers),
-                }
-            }
+            Self::Cluster(connection) => ask_cluster(connection, &commands).await,
         }
     }
 
@@ -125,6 +124,92 @@ impl Connection {
             Self::Cluster(_) => "SPUBLISH",
         }
     }
+}
+
+/// The same on a Redis Cluster. What belongs to a slot that is on its way to another master is asked again, in the
+/// same order, until it has arrived.
+async fn ask_cluster(connection: &ClusterConnection, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
+    let mut answers = ask_together(connection, commands).await?;
+    for _ in 0..ARRIVAL_TRIES {
+        let (late, again): (Vec<usize>, Vec<Cmd>) = answers
+            .iter()
+            .zip(commands)
+            .enumerate()
+            .filter(|(_, (answer, _))| answer.as_ref().is_err_and(is_of_a_moving_slot))
+            .map(|(place, (_, command))| (place, command.clone()))
+            .unzip();
+        if late.is_empty() {
+            break;
+        }
+        tokio::time::sleep(ARRIVAL_PAUSE).await;
+        for (place, answer) in late.into_iter().zip(ask_together(connection, &again).await?) {
+            answers[place] = answer;
+        }
+    }
+    Ok(answers)
+}
+
+/// Those for the same slot go out as one, so that they are done in this order.
+async fn ask_together(connection: &ClusterConnection, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
+    let mut parts: IndexMap<Option<Slot>, Vec<usize>> = IndexMap::new();
+    for (place, command) in commands.iter().enumerate() {
+        parts.entry(slot_of(command)).or_default().push(place);
+    }
+    let asked = parts.iter().map(|(slot, places)| {
+        let commands: Vec<&Cmd> = places.iter().map(|&place| &commands[place]).collect();
+        ask_slot(connection.clone(), *slot, commands)
+    });
+    let mut answers: Vec<(usize, RedisResult<Value>)> = Vec::with_capacity(commands.len());
+    for (places, part) in parts.values().zip(futures_util::future::join_all(asked).await) {
+        match part {
+            Ok(part) => answers.extend(places.iter().copied().zip(part)),
+            Err(error) if is_of_the_link(&error) => return Err(error),
+            Err(error) => answers.extend(places.iter().map(|&place| (place, Err(error.clone())))),
+        }
+    }
+    answers.sort_unstable_by_key(|(place, _)| *place);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
+/// Asks the master of a slot. What has no slot is for all masters.
+async fn ask_slot(
+    mut connection: ClusterConnection,
+    slot: Option<Slot>,
+    commands: Vec<&Cmd>,
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    let Some(slot) = slot else {
+        let mut answers = Vec::new();
+        for command in commands {
+            answers.push(connection.req_packed_command(command).await?.extract_error());
+        }
+        return Ok(answers);
+    };
+    let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+    let count = commands.len();
+    for command in commands {
+        pipeline.add_command(command.clone());
+    }
+    let master = SingleNodeRoutingInfo::SpecificNode(Route::with_slot(slot, SlotAddr::Master));
+    let answers = connection.route_pipeline(pipeline, 0, count, master).await?;
+    Ok(answers.into_iter().map(Value::extract_error).collect())
+}
+
+/// The slot of a command's first key or topic.
+fn slot_of(command: &Cmd) -> Option<Slot> {
+    let word = |place| match command.args_iter().nth(place) {
+        Some(redis::Arg::Simple(word)) => Some(word),
+        _ => None,
+    };
+    match word(0)? {
+        b"PING" | b"SCRIPT" | b"PUBSUB" => None,
+        b"EVALSHA" => word(3).map(Slot::for_key),
+        _ => word(1).map(Slot::for_key),
+    }
+}
+
+/// Whether the key is not, or not yet, where the slot is going.
+fn is_of_a_moving_slot(error: &redis::RedisError) -> bool {
+    error.code().is_some_and(|code| ["ASK", "TRYAGAIN"].contains(&code))
 }
 
 /// Whether it is not Redis' answer to one command that is wrong.
@@ -188,7 +273,8 @@ fn cluster_client(options: &config::Redis) -> RedisResult<redis::cluster::Cluste
         .connection_timeout(CONNECT_TIME)
         .response_timeout(ANSWER_TIME)
         .overall_response_timeout(Some(ANSWER_TIME))
-        .retries(3);
+        // What is tried again behind our back may overtake what came after it.
+        .retries(0);
     if !options.password.is_empty() {
         builder = builder.password(options.password.expose_text());
         if !options.username.is_empty() {

@@ -317,9 +317,10 @@ impl Link {
     }
 }
 
-/// Whether this Redis is of no use any more: restarted, a replica now, out of its cluster, or shut to us.
+/// Whether this Redis is of no use any more: restarted, a replica now, out of its cluster, relieved of the slot, or
+/// shut to us.
 fn is_no_use(error: &RedisError) -> bool {
-    let codes = ["NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "NOPERM"];
+    let codes = ["NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "NOAUTH", "NOPERM"];
     error.code().is_some_and(|code| codes.contains(&code))
 }
 
