@@ -91,7 +91,7 @@ impl Listener {
             (PushKind::Disconnection, ..) => self.lost.cancel(),
             // Redis has taken a subscription away, such as when a slot of a Redis Cluster moves.
             (PushKind::Unsubscribe | PushKind::SUnsubscribe, Some(Value::BulkString(topic)), _)
-                if self.topics.lock().contains_key(&topic) =>
+                if topic == self.control.as_bytes() || self.topics.lock().contains_key(&topic) =>
             {
                 self.lost.cancel();
             }
