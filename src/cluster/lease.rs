@@ -132,7 +132,13 @@ impl Link {
         let topics = self.cluster.names.soketi();
         let answer = self.out.clone().ask_one(cmd("PUBSUB").arg("NUMSUB").arg(&topics[..]).take()).await?;
         let listeners = |value: &Value| matches!(value, Value::Int(count) if *count > 0);
-        if matches!(&answer, Value::Array(parts) if parts.iter().any(listeners)) {
+        let listened_to = match &answer {
+            Value::Array(parts) => parts.iter().any(listeners),
+            // From all masters of a Redis Cluster.
+            Value::Map(topics) => topics.iter().any(|(_, count)| listeners(count)),
+            _ => false,
+        };
+        if listened_to {
             tracing::warn!("a Soketi server uses the same Redis and prefix; it and gema do not hear each other");
         }
         Ok(())
