@@ -75,6 +75,10 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
                     tracing::warn!(%error, "the link to Redis is lost; this node serves its own connections meanwhile");
                 }
                 link.end();
+                if link.since.elapsed() > *RETRY.end() {
+                    // Whatever has happened may be over, such as when a slot of a Redis Cluster has moved.
+                    continue;
+                }
             }
             Some(Err(error)) if !told => {
                 told = true;
