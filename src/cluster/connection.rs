@@ -212,6 +212,24 @@ fn is_of_a_moving_slot(error: &redis::RedisError) -> bool {
     error.code().is_some_and(|code| ["ASK", "TRYAGAIN"].contains(&code))
 }
 
+/// What an operator can do about an error that says it only to those who know Redis well.
+pub(super) fn advice(error: &redis::RedisError, options: &config::Redis) -> Option<&'static str> {
+    let text = error.to_string();
+    let has_all = |parts: &[&str]| parts.iter().all(|part| text.contains(part));
+    match () {
+        () if has_all(&["unknown command", "HELLO"]) => Some("Redis must be version 6.0 or later"),
+        () if has_all(&["unknown command", "SSUBSCRIBE"]) => Some("a Redis Cluster must be version 7.0 or later"),
+        () if error.code() == Some("MOVED") && options.cluster_nodes.is_empty() => {
+            Some("this is a node of a Redis Cluster; name it in redis.cluster_nodes")
+        }
+        () if has_all(&["UnknownIssuer"]) => Some("SSL_CERT_FILE may name a file with the authority's certificate"),
+        () if has_all(&["CertificateRequired"]) => {
+            Some("gema has no certificate of its own to show; Redis must run with tls-auth-clients no")
+        }
+        () => None,
+    }
+}
+
 /// Whether it is not Redis' answer to one command that is wrong.
 fn is_of_the_link(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
@@ -263,7 +281,8 @@ async fn master(options: &config::Redis) -> RedisResult<Client> {
             builder = builder.set_client_to_redis_username(&options.username);
         }
     }
-    builder.build()?.async_get_client().await
+    let named = builder.build()?.async_get_client().await;
+    named.map_err(|error| std::io::Error::other(format!("no Sentinel names the master: {error}")).into())
 }
 
 fn cluster_client(options: &config::Redis) -> RedisResult<redis::cluster::ClusterClientBuilder> {

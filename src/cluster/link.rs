@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use crate::cluster::connection::ANSWER_TIME;
 use crate::cluster::connection::Connection;
+use crate::cluster::connection::advice;
 use crate::cluster::lease::renew_lease;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::Subject;
@@ -72,7 +73,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
                 told = true;
                 tracing::info!(node = %cluster.node(), "linked to the cluster");
                 if let Err(error) = link.serve(&stop).await {
-                    tracing::warn!(%error, "the link to Redis is lost; this node serves its own connections meanwhile");
+                    tell_of(&error, "the link to Redis is lost", &cluster);
                 }
                 link.end();
                 if link.since.elapsed() > *RETRY.end() {
@@ -82,7 +83,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
             }
             Some(Err(error)) if !told => {
                 told = true;
-                tracing::warn!(%error, "there is no link to Redis; this node serves its own connections meanwhile");
+                tell_of(&error, "there is no link to Redis", &cluster);
             }
             Some(Err(error)) => tracing::debug!(%error, "there is still no link to Redis"),
             None => return,
@@ -91,6 +92,11 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
         stop.run_until_cancelled(tokio::time::sleep(pause.mul_f64(jitter))).await;
         pause = (pause * 2).min(*RETRY.end());
     }
+}
+
+fn tell_of(error: &RedisError, what: &str, cluster: &Cluster) {
+    let advice = advice(error, &cluster.options);
+    tracing::warn!(%error, advice, "{what}; this node serves its own connections meanwhile");
 }
 
 fn fault(text: &'static str) -> RedisError {
