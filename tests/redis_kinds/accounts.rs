@@ -1,0 +1,123 @@
+//! Sockets, users, passwords and databases, and servers that cannot do what is needed.
+
+use crate::client::PATIENCE;
+use crate::node::Cluster;
+use crate::node::Node;
+use crate::node::eventually;
+use crate::redis_server::TestRedis;
+use crate::servers::RedisCluster;
+use crate::servers::Server;
+use crate::told;
+
+fn at(url: &str) -> Cluster {
+    Cluster::on(&TestRedis::absent("")).with("GEMA_REDIS_URL", url)
+}
+
+async fn is_refused(url: &str, says: &str) {
+    let node = at(url).node().await;
+    told(&node, "there is no link to Redis", says).await;
+    node.serves_locally("orders").await;
+    assert!(!node.log().contains("hush"), "{}", node.log());
+}
+
+#[tokio::test]
+async fn nodes_meet_at_a_unix_socket() {
+    let folder = std::env::temp_dir().join(format!("gema-socket-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("redis.sock");
+    let _redis = Server::start(&[&format!("unixsocket {}", socket.display()), "requirepass hush"]);
+    for scheme in ["unix", "redis+unix"] {
+        let nodes: [Node; 2] = at(&format!("{scheme}://{}?pass=hush&db=2", socket.display())).nodes().await;
+        nodes[0].reaches(&nodes[1], "orders").await;
+    }
+    is_refused(&format!("unix://{}?pass=hush-wrong", socket.display()), "WRONGPASS").await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_user_of_redis_with_what_is_needed_is_enough() {
+    let redis = Server::start(&[
+        "user default off",
+        "user gema on >hush%: ~gema-keys:* &test-* +@connection +@pubsub +@scripting +@read +@write +time",
+    ]);
+    let url = format!("redis://gema:hush%25%3A@{}/3", redis.address());
+    let nodes: [Node; 2] = at(&url).with("GEMA_REDIS_KEY_PREFIX", "gema-keys:").nodes().await;
+    nodes[0].reaches(&nodes[1], "orders").await;
+    nodes[1].api().publish("cache-orders", "e", "1").await;
+    eventually("an event is remembered", PATIENCE, async || {
+        nodes[0].api().get("/channels/cache-orders", &[("info", "cache")]).await.ok()["cache"]["data"] == "1"
+    })
+    .await;
+    let _ada = nodes[0].member("presence-room", "ada").await;
+    assert_eq!(nodes[1].users("presence-room").await, ["ada"]);
+    let log = nodes[0].log() + &nodes[1].log();
+    assert!(!log.contains("hush") && !log.contains("NOPERM"), "{log}");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_is_told_of() {
+    let redis =
+        Server::start(&["user deaf on >hush ~* +@all resetchannels", "user weak on >hush ~* &* -@all +@connection"]);
+    for user in ["deaf", "weak"] {
+        is_refused(&format!("redis://{user}:hush@{}", redis.address()), "this user has no permissions to").await;
+    }
+    is_refused(&format!("redis://nobody:hush@{}", redis.address()), "WRONGPASS").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_asks_for_a_password_is_told_of() {
+    let redis = Server::start(&["requirepass hush"]);
+    is_refused(&format!("redis://{}", redis.address()), "NOAUTH").await;
+    is_refused(&format!("redis://:hush-wrong@{}", redis.address()), "WRONGPASS").await;
+}
+
+#[tokio::test]
+async fn a_redis_before_version_6_is_told_of() {
+    let redis = Server::start(&["rename-command HELLO \"\""]);
+    is_refused(&format!("redis://{}", redis.address()), "Redis must be version 6.0 or later").await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_before_version_7_is_told_of() {
+    let redis = RedisCluster::lone(&["rename-command SSUBSCRIBE \"\""], "");
+    let node = at("").with("GEMA_REDIS_CLUSTER_NODES", &redis.address()).node().await;
+    told(&node, "there is no link to Redis", "a Redis Cluster must be version 7.0 or later").await;
+    node.serves_locally("orders").await;
+}
+
+#[tokio::test]
+async fn a_redis_alone_is_no_redis_cluster() {
+    let redis = Server::start(&[]);
+    let node = at("").with("GEMA_REDIS_CLUSTER_NODES", &redis.address()).node().await;
+    told(&node, "there is no link to Redis", "cluster support disabled").await;
+    node.serves_locally("orders").await;
+}
+
+#[tokio::test]
+async fn a_lone_node_of_a_redis_cluster_is_told_of() {
+    let redis = RedisCluster::start();
+    for master in &redis.masters {
+        let node = at(&format!("redis://{}", master.address())).node().await;
+        // One master may have all that a link needs, but none has all channels.
+        for channel in ["one", "two", "three", "four", "presence-one", "presence-two", "presence-three"] {
+            if channel.starts_with("presence-") {
+                node.member(channel, "ada").await;
+            } else {
+                node.serves_locally(channel).await;
+            }
+        }
+        told(&node, "", "name it in redis.cluster_nodes").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_redis_is_told_of() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    is_refused(&format!("redis://:hush@{address}"), "").await;
+}
