@@ -24,7 +24,7 @@ const USERS: u8 = 6;
 const STEPS: usize = 12;
 const CRASHES: usize = 2;
 /// Channels without a number of them in the environment. Each is a run of its own; all suffer the same crashes.
-const RUNS: usize = 20;
+const RUNS: usize = 200;
 
 /// One channel with members and observers.
 struct Run {

@@ -165,7 +165,7 @@ async fn what_a_cache_channel_remembers_all_nodes_remember() {
         let miss = format!(r#"{{"event":"pusher:cache_miss","data":"{{}}","channel":"{channel}"}}"#);
         let mut clients = subscribed(&server, channel).await;
         for client in &mut clients {
-            assert_eq!(client.settle().await.len(), 1, "{miss}");
+            assert_eq!(client.settle().await, [miss.as_str()]);
         }
         for (publisher, data) in [(0, "1"), (1, "2")] {
             server.api_at(publisher).publish(channel, "e", data).await;
@@ -268,11 +268,11 @@ async fn every_count_and_list_covers_all_nodes() {
         client.subscribe("news").await;
         client.subscribe(own).await;
     }
+    let mut members = Vec::new();
     for (node, user_id) in [(0, "ada"), (1, "ada"), (1, "bob")] {
         let mut client = server.connect_at(node).await;
         client.join(ROOM, user_id).await;
-        // The rest of this test needs them there.
-        std::mem::forget(client);
+        members.push(client);
     }
     server.quiet().await;
     for node in 0..2 {
