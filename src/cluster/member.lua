@@ -14,6 +14,10 @@ if not version then
   -- Greater than any version that has been here before.
   local time = redis.call('TIME')
   version = string.format('%.0f', time[1] * 1000000 + time[2])
+  if all == '1' then
+    -- Whoever listens from now on knows where the next change comes from.
+    redis.call('HSET', members, 'version', version)
+  end
 end
 
 local function tell(user, info)
