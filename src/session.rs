@@ -31,6 +31,9 @@ use crate::protocol::socket_id::SocketId;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
 
+/// Subscriptions that may be under way at once: their answers come together, and must fit into the outbox.
+const JOINING_MAX: u32 = 8;
+
 /// The protocol version from which on a close is told by its code alone.
 const CLOSE_CODE_ALONE: u8 = 6;
 
@@ -159,10 +162,12 @@ impl Session {
         self.joining = self.joining.saturating_sub(1);
     }
 
-    /// Many subscriptions may be under way at once; all else waits for them.
+    /// Some subscriptions may be under way at once; all else waits for them.
     fn may_overtake(&self, message: &Result<ClientMessage<'_>, MessageError>) -> bool {
         match message {
-            Ok(ClientMessage::Subscribe(subscribe)) => self.find(&subscribe.channel).is_err(),
+            Ok(ClientMessage::Subscribe(subscribe)) => {
+                self.joining < JOINING_MAX && self.find(&subscribe.channel).is_err()
+            }
             Ok(ClientMessage::Ping | ClientMessage::Pong) => true,
             _ => false,
         }
