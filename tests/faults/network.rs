@@ -14,16 +14,10 @@ use crate::node::know_each_other;
 use crate::observer::Observer;
 use crate::proxy::Proxy;
 use crate::redis_server::TestRedis;
-
-const ROOM: &str = "presence-room";
-const NUMBERS: &str = "numbers";
-
-/// Between two events of a publisher.
-const PAUSE: Duration = Duration::from_millis(5);
-
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
+use crate::traffic::NUMBERS;
+use crate::traffic::PAUSE;
+use crate::traffic::ROOM;
+use crate::traffic::names;
 
 pub async fn a_slow_redis_does_not_slow_local_delivery() {
     /// In each direction, so 200 ms for a question and its answer.

@@ -17,15 +17,11 @@ use crate::node::know_each_other;
 use crate::node::outlast;
 use crate::observer::Observer;
 use crate::redis_server::TestRedis;
-
-const ROOM: &str = "presence-room";
+use crate::traffic::ROOM;
+use crate::traffic::names;
 
 /// How long a node does nothing. Longer than the others wait for a sign of life.
 const STOPPED: Duration = Duration::from_secs(20);
-
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
 
 async fn members(node: &Node, users: &[&str]) -> Vec<Client> {
     let mut clients = Vec::new();

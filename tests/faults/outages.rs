@@ -3,139 +3,24 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::client::Client;
 use crate::node::ANSWERED_MAX;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
-use crate::node::GONE_MAX;
 use crate::node::NOTICED_MAX;
 use crate::node::Node;
 use crate::node::eventually;
-use crate::node::in_time;
-use crate::node::know_each_other;
 use crate::node::outlast;
 use crate::observer::Observer;
 use crate::redis_server::TestRedis;
-use crate::sequence::Flow;
-use crate::sequence::Listener;
-
-const ROOM: &str = "presence-room";
-const NUMBERS: &str = "numbers";
-
-/// Between two events of a publisher.
-const PAUSE: Duration = Duration::from_millis(5);
+use crate::traffic::ROOM;
+use crate::traffic::Room;
+use crate::traffic::Traffic;
+use crate::traffic::all_know;
+use crate::traffic::names;
+use crate::traffic::together_again;
 
 /// Longer than any outage here, where nothing is to be refused.
 const BUFFER_SECONDS: &str = "60";
-
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// A publisher and a listener on each of two nodes.
-struct Traffic {
-    flows: [Flow; 2],
-    listeners: [Listener; 2],
-}
-
-/// Sources by node.
-const SOURCES: [&str; 2] = ["one", "two"];
-
-impl Traffic {
-    async fn start(nodes: &[Node; 2]) -> Self {
-        let listeners = [nodes[0].listener(NUMBERS, 2).await, nodes[1].listener(NUMBERS, 2).await];
-        let flow = async |node: usize| nodes[node].publisher(NUMBERS, SOURCES[node]).await.flow(PAUSE);
-        let flows = [flow(0).await, flow(1).await];
-        let traffic = Self { flows, listeners };
-        traffic.goes_on().await;
-        traffic
-    }
-
-    async fn goes_on(&self) {
-        for flow in &self.flows {
-            flow.goes_on(20).await;
-        }
-    }
-
-    /// Ends it: on both nodes everything that was accepted has arrived, in order, once. Returns how many events
-    /// were refused.
-    async fn arrives(self) -> usize {
-        self.goes_on().await;
-        let mut publishers = Vec::new();
-        for flow in self.flows {
-            let mut publisher = flow.stop().await;
-            publisher.end().await;
-            publishers.push(publisher);
-        }
-        for listener in self.listeners {
-            let (_, heard) = listener.heard().await;
-            for (publisher, source) in publishers.iter().zip(SOURCES) {
-                heard.assert_exactly(source, &publisher.accepted);
-            }
-        }
-        publishers.iter().map(|publisher| publisher.refused.len()).sum()
-    }
-}
-
-/// Members who stay on each node, one of the first who leaves and one of the second who comes while Redis is away.
-struct Room {
-    observers: [Observer; 2],
-    _staying: [Client; 2],
-    leaver: Option<Client>,
-    comer: Option<Client>,
-}
-
-impl Room {
-    async fn start(nodes: &[Node; 2]) -> Self {
-        let [here, there] = nodes;
-        let room = Self {
-            observers: [Observer::start(here, ROOM, "here").await, Observer::start(there, ROOM, "there").await],
-            _staying: [here.member(ROOM, "ada").await, there.member(ROOM, "bob").await],
-            leaver: Some(here.member(ROOM, "leaver").await),
-            comer: None,
-        };
-        for observer in &room.observers {
-            observer.sees(&names(&["here", "there", "ada", "bob", "leaver"]), BACK_MAX).await;
-        }
-        room
-    }
-
-    async fn changes(&mut self, nodes: &[Node; 2]) {
-        self.leaver.take().expect("the room changes once").close().await;
-        self.comer = Some(in_time("a join", ANSWERED_MAX, nodes[1].member(ROOM, "comer")).await);
-    }
-
-    /// Everybody sees the truth in the end and was told no more than what has changed.
-    async fn is_right(&self, nodes: &[Node; 2]) {
-        let everybody = names(&["ada", "bob", "comer", "here", "there"]);
-        for (observer, node) in self.observers.iter().zip(nodes) {
-            // Somebody whom Redis does not know any more may be of a node that is about to come back.
-            observer.sees(&everybody, GONE_MAX).await;
-            eventually("the list is right", BACK_MAX, async || node.users(ROOM).await == everybody).await;
-            eventually("connections are counted", BACK_MAX, async || node.subscriptions(ROOM).await == 5).await;
-            assert_eq!(observer.news_of("leaver").1, 1);
-            assert_eq!(observer.news_of("comer"), (1, 0));
-            for staying in ["ada", "bob", "here", "there"] {
-                assert_eq!(observer.news_of(staying).1, 0, "{staying} has not been away");
-            }
-        }
-    }
-}
-
-async fn all_know(nodes: &[Node; 2], up: bool, patience: Duration) {
-    for node in nodes {
-        node.redis_is(up, patience).await;
-        let ready = node.ready().await;
-        assert_eq!((ready.status, ready.body.contains("degraded")), (200, !up), "{}", ready.body);
-    }
-}
-
-/// Waits until events cross in both directions.
-async fn together_again(nodes: &[Node; 2]) {
-    know_each_other(nodes).await;
-    nodes[0].reaches(&nodes[1], "x").await;
-    nodes[1].reaches(&nodes[0], "x").await;
-}
 
 pub async fn when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were() {
     /// Within the time that events are kept for Redis, unless configured otherwise.
