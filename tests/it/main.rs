@@ -9,6 +9,7 @@ mod client;
 mod http;
 mod process;
 mod proxy;
+#[allow(dead_code, reason = "the tests of faults use the rest")]
 mod redis_server;
 mod sequence;
 mod server;
