@@ -18,7 +18,7 @@ use crate::node::know_each_other;
 use crate::observer::Observer;
 use crate::redis_server::TestRedis;
 
-const NODES: usize = 3;
+pub const NODES: usize = 3;
 const USERS: u8 = 6;
 /// What happens on a channel between two crashes.
 const STEPS: usize = 12;
@@ -27,7 +27,7 @@ const CRASHES: usize = 2;
 const RUNS: usize = 200;
 
 /// One channel with members and observers.
-struct Run {
+pub struct Run {
     channel: String,
     random: StdRng,
     /// By node.
@@ -44,7 +44,7 @@ struct Member {
 }
 
 impl Run {
-    async fn start(seed: u64, nodes: &[Option<Node>]) -> Self {
+    pub async fn start(seed: u64, nodes: &[Option<Node>]) -> Self {
         let channel = format!("presence-{seed}");
         let random = StdRng::seed_from_u64(seed);
         let observers = (0..NODES).map(|_| None).collect();
@@ -62,7 +62,7 @@ impl Run {
     }
 
     /// Some come, some go, on all nodes that there are.
-    async fn change(&mut self, nodes: &[Option<Node>]) {
+    pub async fn change(&mut self, nodes: &[Option<Node>]) {
         for _ in 0..STEPS {
             if self.members.is_empty() || self.random.random_bool(0.6) {
                 let node = self.random.random_range(0..NODES);
@@ -72,6 +72,9 @@ impl Run {
                 self.members.push(Member { node, user, client });
             } else {
                 let index = self.random.random_range(0..self.members.len());
+                if nodes[self.members[index].node].is_none() {
+                    continue;
+                }
                 let mut gone = self.members.swap_remove(index);
                 match self.random.random_range(0..3) {
                     0 => gone.client.unsubscribe(&self.channel).await,
@@ -122,7 +125,7 @@ impl Run {
     }
 
     /// Waits until everybody knows the truth.
-    async fn is_right(&self, nodes: &[Option<Node>]) {
+    pub async fn is_right(&self, nodes: &[Option<Node>]) {
         let observers = (0..NODES).filter(|node| self.observers[*node].is_some());
         let present: BTreeSet<String> = self.members.iter().map(|member| member.user.clone()).collect();
         let present: Vec<String> = observers.map(|node| format!("observer-{node}")).chain(present).collect();
@@ -140,11 +143,17 @@ impl Run {
     }
 }
 
-pub async fn however_nodes_crash_every_observer_ends_with_the_truth() {
+/// The first seed and the number of runs: from the environment, or this number and a new seed.
+pub fn seeds(runs: usize) -> (u64, u64) {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let seed = number("GEMA_TEST_SEED").unwrap_or_else(|| rand::random::<u32>().into());
-    let count = number("GEMA_TEST_RUNS").unwrap_or(RUNS as u64);
+    let count = number("GEMA_TEST_RUNS").unwrap_or(runs as u64);
     println!("{count} runs; to see the same again: GEMA_TEST_SEED={seed} GEMA_TEST_RUNS={count}");
+    (seed, count)
+}
+
+pub async fn however_nodes_crash_every_observer_ends_with_the_truth() {
+    let (seed, count) = seeds(RUNS);
     let mut random = StdRng::seed_from_u64(seed);
     let redis = TestRedis::start().await;
     let cluster = Cluster::on(&redis);

@@ -31,6 +31,7 @@ mod sequence;
 mod server;
 
 mod crashes;
+mod disasters;
 mod kinds;
 mod network;
 mod node;
@@ -77,6 +78,10 @@ const TESTS: &[Test] = tests! {
         nodes_follow_when_sentinels_name_another_master;
     crashes:
         however_nodes_crash_every_observer_ends_with_the_truth;
+    disasters:
+        however_redis_fails_every_observer_ends_with_the_truth,
+        however_the_way_to_redis_fails_every_observer_ends_with_the_truth,
+        however_long_a_node_sleeps_every_observer_ends_with_the_truth;
 };
 
 fn main() -> ExitCode {
