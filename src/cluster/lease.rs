@@ -2,6 +2,7 @@
 //! left behind, and everybody hears who is no longer there.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::cluster::orders::Scripts;
 use crate::cluster::orders::Statement;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
+use crate::registry::AppState;
 use crate::registry::outgoing::Topic;
 
 /// How long a lease is.
@@ -39,6 +41,7 @@ impl Link {
             self.cluster.know(&leases);
             if leases.added {
                 tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
+                self.note_apps().await?;
                 for app in self.cluster.apps() {
                     app.linked(Instant::now());
                 }
@@ -118,12 +121,16 @@ impl Link {
                 Topic::User(user_id) => !app.is_online(user_id),
             });
             self.clear(me, app.id(), topics).await?;
-            out.ask(vec![
-                cmd("DEL").arg(names.topics(me, app.id())).take(),
-                cmd("SADD").arg(names.apps(me)).arg(&**app.id()).take(),
-            ])
-            .await?;
+            out.ask_one(cmd("DEL").arg(names.topics(me, app.id())).take()).await?;
         }
+        self.note_apps().await
+    }
+
+    /// Notes which apps this node has, so that what it leaves behind can be found.
+    async fn note_apps(&self) -> RedisResult<()> {
+        let names = &self.cluster.names;
+        let note = |app: &Arc<AppState>| cmd("SADD").arg(names.apps(self.cluster.node())).arg(&**app.id()).take();
+        self.out.clone().ask(self.cluster.apps().iter().map(note).collect()).await?;
         Ok(())
     }
 
