@@ -13,6 +13,7 @@ use crate::node::BACK_MAX;
 use crate::node::Cluster;
 use crate::node::GONE_MAX;
 use crate::node::Node;
+use crate::node::becomes;
 use crate::node::eventually;
 use crate::node::know_each_other;
 use crate::observer::Observer;
@@ -135,10 +136,10 @@ impl Run {
             let (Some(observer), Some(node)) = (observer, node) else { continue };
             observer.sees(&present, GONE_MAX).await;
             let what = format!("the list of {}", self.channel);
-            eventually(&what, GONE_MAX, async || node.users(&self.channel).await == sorted).await;
+            becomes(&what, GONE_MAX, async || node.users(&self.channel).await, sorted.clone()).await;
             let connections = self.members.len() + self.observers.iter().flatten().count();
             let what = format!("the count of {}", self.channel);
-            eventually(&what, GONE_MAX, async || node.subscriptions(&self.channel).await == connections as u64).await;
+            becomes(&what, GONE_MAX, async || node.subscriptions(&self.channel).await, connections as u64).await;
         }
     }
 }

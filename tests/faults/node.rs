@@ -1,5 +1,6 @@
 //! Nodes of a cluster, each a process of its own.
 
+use std::fmt::Debug;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -211,6 +212,20 @@ pub async fn eventually(what: &str, patience: Duration, mut so: impl AsyncFnMut(
     while !so().await {
         assert!(Instant::now() < until, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until it is what it should be.
+pub async fn becomes<T: PartialEq + Debug>(what: &str, patience: Duration, mut is: impl AsyncFnMut() -> T, should: T) {
+    let until = Instant::now() + patience;
+    loop {
+        let is = is().await;
+        if is == should {
+            return;
+        }
+        assert!(Instant::now() < until, "{what}: {is:?} instead of {should:?} after {patience:?}");
+        // Many may ask at the same time.
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -87,7 +87,7 @@ pub async fn a_killed_node_is_gone_everywhere_and_its_members_leave_once() {
 pub async fn a_node_that_was_stopped_comes_back_with_its_members() {
     let redis = TestRedis::start().await;
     let [sleeper, here, there] = Cluster::on(&redis).nodes().await;
-    let observers = [
+    let mut observers = vec![
         Observer::start(&here, ROOM, "here").await,
         Observer::start(&there, ROOM, "there").await,
         Observer::start(&sleeper, ROOM, "asleep").await,
@@ -141,6 +141,14 @@ pub async fn a_node_that_was_stopped_comes_back_with_its_members() {
     here.api().publish("news", "e", "1").await;
     reader.next_event("e").await;
     sleeper.reaches(&there, "x").await;
+
+    // And when it dies in earnest, they leave once more.
+    observers.truncate(2);
+    sleeper.kill().await;
+    for observer in &observers {
+        observer.sees(&names(&["here", "there", "comer"]), GONE_MAX).await;
+        assert_eq!(observer.news_of("ada"), (2, 2));
+    }
 }
 
 pub async fn a_node_without_subscribers_stops_listening_after_a_while() {
