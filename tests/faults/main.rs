@@ -32,7 +32,6 @@ mod server;
 
 mod crashes;
 mod disasters;
-mod kinds;
 mod network;
 mod node;
 mod nodes;
@@ -73,9 +72,6 @@ const TESTS: &[Test] = tests! {
         a_slow_redis_does_not_slow_local_delivery,
         a_half_open_link_is_noticed_and_replaced,
         links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them;
-    kinds:
-        nodes_are_one_over_a_redis_cluster_even_while_a_slot_moves,
-        nodes_follow_when_sentinels_name_another_master;
     crashes:
         however_nodes_crash_every_observer_ends_with_the_truth;
     disasters:
