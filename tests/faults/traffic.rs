@@ -50,23 +50,6 @@ impl Traffic {
         }
     }
 
-    /// The numbers of the next events.
-    pub fn at(&self) -> [u64; 2] {
-        self.flows.each_ref().map(Flow::at)
-    }
-
-    /// Waits until the events of each node reach new subscribers of both.
-    pub async fn reaches_both(&self, nodes: &[Node; 2]) {
-        for node in nodes {
-            let mut client = node.subscribed(NUMBERS).await;
-            let mut silent: Vec<String> = SOURCES.map(|source| format!("{source}:")).into();
-            while !silent.is_empty() {
-                let data = client.next_event("n").await.as_str().unwrap().to_owned();
-                silent.retain(|source| !data.starts_with(source));
-            }
-        }
-    }
-
     /// Ends it: on both nodes everything that was accepted has arrived, in order, once. Returns how many events
     /// were refused.
     pub async fn arrives(self) -> usize {

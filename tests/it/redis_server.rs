@@ -50,15 +50,7 @@ pub struct TestRedis {
     port: u16,
     /// Empty for none.
     pub password: String,
-    role: Role,
     running: Option<Running>,
-}
-
-enum Role {
-    /// With further arguments.
-    Server(Vec<String>),
-    /// Watches the server on this port under the name `mymaster`.
-    Sentinel(u16),
 }
 
 struct Running {
@@ -91,63 +83,7 @@ impl TestRedis {
 
     /// A Redis that does not run yet, with a port of its own.
     pub fn absent(password: &str) -> Self {
-        Self { port: free_port(), password: password.to_owned(), role: Role::Server(Vec::new()), running: None }
-    }
-
-    /// A copy of another one.
-    pub async fn start_replica(of: u16) -> Self {
-        Self::start_as(|| Role::Server(["--replicaof", "127.0.0.1", &of.to_string()].map(str::to_owned).into())).await
-    }
-
-    /// A Sentinel of a server, which it has found; one alone may decide.
-    pub async fn start_sentinel(of: u16) -> Self {
-        Self::start_as(|| Role::Sentinel(of)).await
-    }
-
-    /// So many servers that share the slots of a Redis Cluster.
-    pub async fn start_slots(count: usize) -> Vec<Self> {
-        const SLOTS: usize = 16_384;
-        let mut servers = Vec::new();
-        let mut meet = Vec::new();
-        for index in 0..count {
-            let bus = free_port().to_string();
-            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus].map(str::to_owned);
-            let server = Self::start_as(|| Role::Server(arguments.to_vec())).await;
-            let (first, last) = (index * SLOTS / count, (index + 1) * SLOTS / count - 1);
-            server.run::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
-            meet.push((server.port.to_string(), bus));
-            servers.push(server);
-        }
-        for (port, bus) in &meet[1..] {
-            servers[0].run::<()>(&["CLUSTER", "MEET", "127.0.0.1", port, bus]).await;
-        }
-        for server in &servers {
-            let known = format!("cluster_known_nodes:{count}\r\n");
-            server.says(&["CLUSTER", "INFO"], &["cluster_state:ok\r\n", &known]).await;
-        }
-        servers
-    }
-
-    async fn start_as(role: impl Fn() -> Role) -> Self {
-        loop {
-            let mut redis = Self { role: role(), ..Self::absent("") };
-            if redis.try_start().await {
-                return redis;
-            }
-        }
-    }
-
-    /// Waits until the answer to a command has all of these texts. A Sentinel may cut the connection meanwhile.
-    pub async fn says(&self, command: &[&str], texts: &[&str]) {
-        let until = Instant::now() + PATIENCE * 3;
-        loop {
-            let answer = self.try_run::<String>(command).await.unwrap_or_default();
-            if texts.iter().all(|text| answer.contains(text)) {
-                return;
-            }
-            assert!(Instant::now() < until, "{command:?}: no {texts:?} in {answer:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        Self { port: free_port(), password: password.to_owned(), running: None }
     }
 
     /// The one that all tests of this process share.
@@ -201,11 +137,6 @@ impl TestRedis {
         run(&mut self.connection().await, command).await
     }
 
-    /// The same where Redis may refuse it.
-    pub async fn try_run<T: FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
-        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut self.try_connection().await?).await
-    }
-
     /// What `INFO commandstats` says: calls by command, in capitals, those within scripts included.
     pub async fn calls(&self, command: &str) -> u64 {
         let stats: String = self.run(&["INFO", "commandstats"]).await;
@@ -252,25 +183,12 @@ impl TestRedis {
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let folder: PathBuf = std::env::temp_dir().join(format!("gema-redis-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let (port, place) = (self.port.to_string(), folder.to_str().unwrap());
-        let arguments = match &self.role {
-            Role::Server(more) => {
-                let own = ["--bind", "127.0.0.1", "--port", &port, "--dir", place, "--save", "", "--appendonly", "no"];
-                let locks = ["--requirepass", &self.password];
-                own.iter().chain(&locks).map(|word| (*word).to_owned()).chain(more.iter().cloned()).collect()
-            }
-            Role::Sentinel(of) => {
-                // It writes into its configuration what it finds out.
-                let file = format!("{place}/sentinel.conf");
-                let watch = format!("sentinel monitor mymaster 127.0.0.1 {of} 1\n");
-                let times = "sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n";
-                fs::write(&file, format!("bind 127.0.0.1\nport {port}\ndir {place}\n{watch}{times}")).unwrap();
-                vec![file, "--sentinel".to_owned()]
-            }
-        };
         let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "sh", place])
-            .args(arguments)
+            .args(["-c", GUARD, "sh"])
+            .arg(&folder)
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--dir"])
+            .arg(&folder)
+            .args(["--save", "", "--appendonly", "no", "--requirepass", &self.password])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
