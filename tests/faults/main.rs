@@ -61,6 +61,7 @@ const TESTS: &[Test] = tests! {
         a_node_without_subscribers_stops_listening_after_a_while;
     outages:
         when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were,
+        what_changes_while_redis_is_away_is_told_when_it_is_back,
         a_redis_with_another_password_is_one_that_is_away,
         a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up,
         a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwards,

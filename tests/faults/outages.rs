@@ -3,9 +3,13 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use serde_json::json;
+
+use crate::client::Client;
 use crate::node::ANSWERED_MAX;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
+use crate::node::GONE_MAX;
 use crate::node::NOTICED_MAX;
 use crate::node::Node;
 use crate::node::eventually;
@@ -49,6 +53,70 @@ pub async fn when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_
     for node in &nodes {
         eventually("its listener is counted", BACK_MAX, async || node.subscriptions("local").await == 0).await;
     }
+}
+
+pub async fn what_changes_while_redis_is_away_is_told_when_it_is_back() {
+    let mut redis = TestRedis::start().await;
+    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let nodes: [Node; 2] = cluster.with("GEMA_LIMITS_ENABLE_SUBSCRIPTION_COUNT", "true").nodes().await;
+    let [here, there] = &nodes;
+    let user = async |id: &str| {
+        let mut client = here.connect().await;
+        client.sign_in(&json!({ "id": id })).await;
+        client
+    };
+    let leaver = user("leaver").await;
+    let _stays = user("stays").await;
+    let mut watcher = there.connect().await;
+    watcher.sign_in(&json!({ "id": "watcher", "watchlist": ["leaver", "comer", "stays"] })).await;
+    let state = watcher.next_event("pusher_internal:watchlist_events").await;
+    assert_eq!(state["events"][0], json!({ "name": "online", "user_ids": ["leaver", "stays"] }));
+    here.api().publish("cache-x", "e", "old").await;
+    let mut counted = there.connect().await;
+    let mut other = here.connect().await;
+    for client in [&mut counted, &mut other] {
+        client.send_subscribe("news", None).await;
+        client.next_event("pusher_internal:subscription_succeeded").await;
+    }
+    hears_count(&mut counted, 2, BACK_MAX).await;
+
+    redis.kill();
+    all_know(&nodes, false, NOTICED_MAX).await;
+    leaver.close().await;
+    let _comer = user("comer").await;
+    other.close().await;
+    here.api().publish("cache-x", "e", "new").await;
+    for node in &nodes {
+        // Nobody can tell who of them is where.
+        let answer = node.api().post("/users/stays/terminate_connections", "{}").await;
+        assert!(answer.refused(503).len() > 10, "{answer:?}");
+    }
+    redis.restart().await;
+    all_know(&nodes, true, BACK_MAX).await;
+
+    let mut news = vec![("comer", "online"), ("leaver", "offline")];
+    while !news.is_empty() {
+        let frame = watcher.next_within(GONE_MAX).await;
+        let data = frame["data"].as_str().unwrap();
+        let before = news.len();
+        news.retain(|(id, kind)| !(data.contains(id) && data.contains(kind)));
+        assert!(news.len() < before, "no news: {frame}");
+    }
+    hears_count(&mut counted, 1, GONE_MAX).await;
+    for node in &nodes {
+        let mut newcomer = node.connect().await;
+        newcomer.send_subscribe("cache-x", None).await;
+        while newcomer.next().await["data"] != "new" {}
+    }
+    watcher.nothing_came().await;
+    here.api().post("/users/watcher/terminate_connections", "{}").await.ok();
+    assert_eq!(watcher.next_close().await.0, 4009);
+}
+
+/// Waits until a client is told this number of subscribers.
+async fn hears_count(client: &mut Client, count: usize, patience: Duration) {
+    let expected = json!({ "subscription_count": count }).to_string();
+    while client.next_within(patience).await["data"] != expected {}
 }
 
 pub async fn a_redis_with_another_password_is_one_that_is_away() {
@@ -170,7 +238,7 @@ pub async fn beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back() {
     let mut accepted = Vec::new();
     // Some more than there is room for.
     for number in 0..40 {
-        let event = serde_json::json!({ "name": "e", "channel": "large", "data": format!("{number} {large}") });
+        let event = json!({ "name": "e", "channel": "large", "data": format!("{number} {large}") });
         match nodes[0].api().post("/events", &event.to_string()).await.status {
             200 => accepted.push(number),
             status => assert_eq!(status, 503),
@@ -193,7 +261,7 @@ pub async fn beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back() {
 
 /// Waits until the API says 503 for something large, with a sentence that tells why.
 async fn refuses(node: &Node, patience: Duration) {
-    let event = serde_json::json!({ "name": "e", "channel": "nobody", "data": "x".repeat(90_000) }).to_string();
+    let event = json!({ "name": "e", "channel": "nobody", "data": "x".repeat(90_000) }).to_string();
     let mut client = node.subscribed("refused").await;
     eventually("publishers are refused", patience, async || node.api().post("/events", &event).await.status == 503)
         .await;
