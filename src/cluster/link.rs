@@ -239,7 +239,7 @@ impl Link {
         for order in self.under_way.lock().iter().filter(|order| now(order)) {
             let name = cluster.names.topic(&order.app, &order.topic);
             match order.task {
-                Task::Listen => {
+                Task::Listen(_) => {
                     if let Some(app) = cluster.app(&order.app) {
                         self.listener.add(&name, Subject { app, topic: order.topic.clone() });
                     }

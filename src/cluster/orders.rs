@@ -91,7 +91,7 @@ impl Cluster {
                 commands.push(self.publish(scripts, app, topic, publish));
                 Expected::Published
             }
-            Task::Listen => self.listen(scripts, app, topic, commands),
+            Task::Listen(_) => self.listen(scripts, app, topic, commands),
             Task::Forget => {
                 let still = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
                 if !still {
@@ -221,10 +221,10 @@ impl Cluster {
         let Some(state) = self.app(&order.app) else { return };
         match (expected, &order.task) {
             (Expected::Published, _) => self.meters.told(1),
-            (Expected::Opened { has_members, has_cache, peers }, _) => {
+            (Expected::Opened { has_members, has_cache, peers }, Task::Listen(listen)) => {
                 let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
                 match &order.topic {
-                    Topic::Channel(name) => state.opened(name, snapshot, Instant::now()),
+                    Topic::Channel(name) => state.opened(name, *listen, snapshot, Instant::now()),
                     Topic::User(user_id) => state.user_opened(user_id, snapshot.as_ref(), Instant::now()),
                 }
             }

@@ -275,9 +275,11 @@ impl AppState {
         self.channels.with(name.as_str(), |channels| channels.get(name.as_str()).map(Channel::own)).unwrap_or_default()
     }
 
-    /// A channel is listened to; without a snapshot what the others know cannot be had.
-    pub fn opened(&self, name: &ChannelName, snapshot: Option<Snapshot>, now: Instant) {
+    /// A channel is listened to, as the order of this number asks for; without a snapshot what the others know
+    /// cannot be had.
+    pub fn opened(&self, name: &ChannelName, listen: u64, snapshot: Option<Snapshot>, now: Instant) {
         self.change_known(name, now, |channel, scope| match snapshot {
+            _ if !channel.shared_mut().awaits(listen) => (),
             Some(snapshot) => channel.opened(name, snapshot, scope),
             None => channel.not_opened(name, scope),
         });

@@ -39,8 +39,8 @@ pub struct Order {
 pub enum Task {
     /// Hand an event to the other nodes with subscribers.
     Publish(Publish),
-    /// Begin to hear of the topic.
-    Listen,
+    /// Begin to hear of the topic. The number ties the answer to who asked.
+    Listen(u64),
     /// Hear of it no longer.
     Forget,
     /// A user's first connection came, or the last one went.

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -38,6 +40,8 @@ pub(super) const RETRY: Duration = Duration::from_secs(3);
 pub(super) struct Shared {
     /// The topic is being listened to and compared; until then nobody joins.
     pub(super) opening: bool,
+    /// The last order to listen. What an earlier one has found out is out of date.
+    listen: u64,
     /// What was heard in the meantime.
     pub(super) held: Vec<Heard>,
     /// Who joins when it is open.
@@ -89,6 +93,11 @@ impl Shared {
             Some(waiting) => waiting.joiners.push(joiner),
             None => self.arriving.push(joiner),
         }
+    }
+
+    /// Whether the answer to this order to listen is waited for.
+    pub(super) fn awaits(&self, listen: u64) -> bool {
+        self.opening && self.listen == listen
     }
 
     /// Whether somebody waits to join.
@@ -186,13 +195,15 @@ impl Channel {
 
     /// Begins to listen, and to compare what is here with what the others have.
     pub(super) fn open(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let shared = self.shared_mut();
         if !shared.opening {
             shared.opening = true;
             shared.cached_anew = false;
             shared.settle_at = None;
             shared.unwritten = false;
-            scope.order(name, Task::Listen);
+            shared.listen = NEXT.fetch_add(1, Ordering::Relaxed);
+            scope.order(name, Task::Listen(shared.listen));
         }
     }
 
@@ -235,9 +246,6 @@ impl Channel {
     pub(super) fn opened(&mut self, name: &ChannelName, snapshot: Snapshot, scope: &mut Scope<'_>) {
         let nobody = self.total() == 0;
         let shared = self.shared_mut();
-        if !shared.opening {
-            return;
-        }
         shared.opening = false;
         let elsewhere = shared.elsewhere();
         shared.counts = snapshot.counts;

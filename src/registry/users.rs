@@ -106,7 +106,7 @@ impl Watched {
     fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
         if !self.opening {
             self.opening = true;
-            scope.order(user_id, Task::Listen);
+            scope.order(user_id, Task::Listen(0));
         }
     }
 
