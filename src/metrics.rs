@@ -73,6 +73,8 @@ pub struct AppMeters {
 pub enum Cause {
     /// A connection was refused.
     Connection,
+    /// A connection was refused, since it named the app's id where its key belongs.
+    AppIdAsKey,
     /// A subscription was refused.
     Subscription,
     /// A sign-in was refused.
@@ -95,6 +97,7 @@ impl Cause {
     fn label(self) -> &'static str {
         match self {
             Self::Connection => "connection",
+            Self::AppIdAsKey => "app_id_as_key",
             Self::Subscription => "subscription",
             Self::SignIn => "sign_in",
             Self::ClientEvent => "client_event",

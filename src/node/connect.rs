@@ -19,22 +19,27 @@ const PROTOCOL_DEFAULT: u8 = 7;
 impl Node {
     /// Takes a connection: its app and the protocol version that it speaks. The first failing check decides.
     pub fn connect(&self, request: &ConnectRequest) -> Result<(Arc<App>, u8), Close> {
-        let app = self.app_of(request).inspect_err(|_| self.metrics.refused_without_app(Cause::Connection))?;
+        let app = self.app_of(request)?;
         let protocol = self.check(request, app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
         app.opened();
         Ok((Arc::clone(app), protocol))
     }
 
     fn app_of(&self, request: &ConnectRequest) -> Result<&Arc<App>, Close> {
-        let key = request.key.as_deref().ok_or(Close::new(CloseCode::PathNotFound, "Path not found"))?;
+        let Some(key) = request.key.as_deref() else {
+            self.metrics.refused_without_app(Cause::Connection);
+            return Err(Close::new(CloseCode::PathNotFound, "Path not found"));
+        };
         self.app_by_key(key).ok_or_else(|| self.unknown_key(key))
     }
 
     fn unknown_key(&self, key: &str) -> Close {
         let shown: String = key.chars().take(64).collect();
-        if self.app_by_id(key).is_some() {
+        if let Some(app) = self.app_by_id(key) {
+            app.meters.refused(Cause::AppIdAsKey);
             tracing::warn!(app_id = shown, "a client connects with an app id; clients need the app's key");
         } else {
+            self.metrics.refused_without_app(Cause::Connection);
             tracing::debug!(key = shown, "a client connects with an unknown key");
         }
         let reason = format!("App key {shown} not in this cluster. Did you forget to specify the cluster?");

@@ -130,7 +130,13 @@ async fn refused_connections_leave_the_gauges_as_they_are() {
     })
     .await;
     let client = server.connect().await;
-    for (path, code) in [("/app/nobody", 4001), ("/nothing", 4005), (PATH, 4004), ("/app/app-key?protocol=9", 4007)] {
+    for (path, code) in [
+        ("/app/nobody", 4001),
+        ("/app/app-id", 4001),
+        ("/nothing", 4005),
+        (PATH, 4004),
+        ("/app/app-key?protocol=9", 4007),
+    ] {
         let mut refused = server.open(path).await;
         refused.next_event("pusher:error").await;
         assert_eq!(refused.next_close().await.0, code);
@@ -138,8 +144,9 @@ async fn refused_connections_leave_the_gauges_as_they_are() {
         refused.ended().await;
         assert_eq!(server.metric("soketi_connected", None).await, 1.0, "{path}");
     }
-    // 4004 and 4007; the other two belong to no app.
+    // 4004 and 4007; the others belong to no app, or have a cause of their own.
     assert_eq!(server.metric("gema_refusals_total", Some("connection")).await, 2.0);
+    assert_eq!(server.metric("gema_refusals_total", Some("app_id_as_key")).await, 1.0);
     client.close().await;
     let text = metrics(&server).await.body;
     assert!(!text.lines().any(|line| line.contains(" -")), "something is negative: {text}");
