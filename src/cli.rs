@@ -1,5 +1,7 @@
 //! The command line: start, check, show, ask for health.
 
+mod invocation;
+
 use std::fmt::Display;
 use std::io;
 use std::io::{Read, Write};
@@ -23,13 +25,14 @@ use crate::telemetry;
 /// Longest wait for the answer of `gema health`; shorter than the usual limit of a health check, 5 s.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A WebSocket server that speaks the Pusher protocol.
+/// A WebSocket server that speaks the Pusher protocol. Answers to the names soketi and soketi-pm2, too.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// A TOML, JSON or YAML file; given several times, later files win. SOKETI_* and GEMA_* variables win over files.
+    /// A TOML, YAML or JSON file, or a soketi.config.js; given several times, later files win. SOKETI_* and GEMA_*
+    /// variables win over files, those of the environment over those in .env.
     #[arg(long, global = true, value_name = "FILE")]
     config: Vec<PathBuf>,
 }
@@ -52,7 +55,14 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let words = match invocation::words(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let arguments = Arguments::parse_from(words);
     let files = &arguments.config;
     let done = match arguments.command.unwrap_or(Command::Start) {
         Command::Start => load(files).and_then(|loaded| start(&loaded)),
