@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::io;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ pub fn run() -> ExitCode {
 
 /// The configuration, or an error that holds every fault and warning, a line each.
 fn load(files: &[PathBuf]) -> anyhow::Result<Loaded> {
-    Ok(config::load(files, config::process_environment())?)
+    Ok(config::load_in(Path::new("."), files, config::process_environment())?)
 }
 
 fn check(loaded: &Loaded) -> anyhow::Result<ExitCode> {

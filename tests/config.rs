@@ -65,13 +65,13 @@ fn all_mistakes_of_a_file_are_told_at_once_with_file_key_and_remedy() {
         [
             "fault: SOKETI_PROT is not a variable of gema; did you mean SOKETI_PORT?".to_owned(),
             format!(
-                "fault: apps.0.maxConections (from {file}) is not a setting of an app; did you mean apps.0.max_connections?"
+                "fault: apps.0.maxConections (from {file}:10) is not a setting of an app; did you mean apps.0.max_connections?"
             ),
-            format!("fault: apps.0.secret (from {file}) is missing; without a secret anybody could publish"),
-            format!("fault: server.backlog (from {file}) is 0; it must be between 1 and 65535"),
-            format!("fault: server.port (from {file}) is \"x\"; it must be a whole number"),
-            format!("fault: server.prot (from {file}) is not a setting; did you mean server.port?"),
-            format!("fault: sever (from {file}) is not a setting; did you mean server?"),
+            format!("fault: apps.0.secret (from {file}:7) is missing; without a secret anybody could publish"),
+            format!("fault: server.backlog (from {file}:4) is 0; it must be between 1 and 65535"),
+            format!("fault: server.port (from {file}:3) is \"x\"; it must be a whole number"),
+            format!("fault: server.prot (from {file}:2) is not a setting; did you mean server.port?"),
+            format!("fault: sever (from {file}:6) is not a setting; did you mean server?"),
         ]
     );
 }
@@ -83,7 +83,7 @@ fn a_broken_configuration_stops_the_start() {
         let found = faults(arguments, &[]);
         assert_eq!(
             found,
-            [format!("fault: server.port (from {file}) is 70000; it must be a whole number from 0 to 65535")]
+            [format!("fault: server.port (from {file}:1) is 70000; it must be a whole number from 0 to 65535")]
         );
     }
 }
@@ -92,15 +92,13 @@ fn a_broken_configuration_stops_the_start() {
 fn a_file_that_cannot_be_read_stops_the_start() {
     let found = faults(&["start", "--config=/nowhere/gema.toml"], &[]);
     assert!(found[0].starts_with("fault: /nowhere/gema.toml cannot be read: No such file"), "{found:?}");
-    let found = faults(&["start", "--config", &file("soketi.config.js", "module.exports = {}")], &[]);
-    assert!(found[0].ends_with("its name must end in .toml, .json, .yaml or .yml"), "{found:?}");
 }
 
 #[test]
 fn a_syntax_error_names_the_line_but_shows_none() {
     let file = file("syntax.toml", "[[apps]]\nsecret = \"hush\nkey = 1");
     let found = faults(&["check", "--config", &file], &[]);
-    assert!(found[0].starts_with(&format!("fault: {file} cannot be read: TOML parse error at line 2")), "{found:?}");
+    assert!(found[0].starts_with(&format!("fault: {file}:2: ")), "{found:?}");
     assert!(!found.join("").contains("hush"));
 }
 
@@ -110,8 +108,8 @@ fn variables_win_over_files_and_later_files_over_earlier_ones() {
     let second = file("second.yaml", "server:\n  port: 2\n  backlog: 2\n");
     let printed = settings(&[&first, &second], &[("SOKETI_PORT", "3")]);
     assert_eq!(setting(&printed, "server.port"), ("3".to_owned(), "SOKETI_PORT".to_owned()));
-    assert_eq!(setting(&printed, "server.backlog"), ("2".to_owned(), second));
-    assert_eq!(setting(&printed, "metrics.port"), ("10".to_owned(), first));
+    assert_eq!(setting(&printed, "server.backlog"), ("2".to_owned(), format!("{second}:3")));
+    assert_eq!(setting(&printed, "metrics.port"), ("10".to_owned(), format!("{first}:5")));
     assert_eq!(setting(&printed, "server.workers"), ("0".to_owned(), "default".to_owned()));
 }
 
@@ -127,9 +125,9 @@ fn variables_change_the_first_app_of_a_file_and_leave_the_others() {
     let printed = settings(&[&file], &[("SOKETI_DEFAULT_APP_MAX_CONNS", "7"), ("PUSHER_APP_ID", "not-this")]);
     let max_connections = setting(&printed, "apps.0.max_connections");
     assert_eq!(max_connections, ("7".to_owned(), "SOKETI_DEFAULT_APP_MAX_CONNS".to_owned()));
-    assert_eq!(setting(&printed, "apps.0.enable_client_messages"), ("true".to_owned(), file.clone()));
-    assert_eq!(setting(&printed, "apps.0.id"), ("\"a\"".to_owned(), file.clone()));
-    assert_eq!(setting(&printed, "apps.1.id"), ("\"b\"".to_owned(), file));
+    assert_eq!(setting(&printed, "apps.0.enable_client_messages"), ("true".to_owned(), format!("{file}:2")));
+    assert_eq!(setting(&printed, "apps.0.id"), ("\"a\"".to_owned(), format!("{file}:2")));
+    assert_eq!(setting(&printed, "apps.1.id"), ("\"b\"".to_owned(), format!("{file}:3")));
 }
 
 #[test]
@@ -137,7 +135,7 @@ fn secrets_are_masked_wherever_they_are() {
     let file = file("masked.toml", "[[apps]]\nid='a'\nkey='k'\nsecret='hush-1'\nkeys=[{key='l', secret='hush-2'}]\n");
     let printed = settings(&[&file], &[]);
     assert!(!printed.contains("hush"), "{printed}");
-    assert_eq!(setting(&printed, "apps.0.keys.0.secret"), ("\"***\"".to_owned(), file));
+    assert_eq!(setting(&printed, "apps.0.keys.0.secret"), ("\"***\"".to_owned(), format!("{file}:5")));
 }
 
 /// Variables of Soketi that select Redis, and more of them.
@@ -215,7 +213,7 @@ fn laravels_redis_is_the_last_resort() {
     let environment = on_redis(&[&laravels[..], &[("SOKETI_DB_REDIS_DB", "2")]].concat());
     let printed = settings(&[&file], &environment);
     assert_eq!(setting(&printed, "redis.host"), ("\"laravel\"".to_owned(), "REDIS_HOST".to_owned()));
-    assert_eq!(setting(&printed, "redis.port"), ("6381".to_owned(), file));
+    assert_eq!(setting(&printed, "redis.port"), ("6381".to_owned(), format!("{file}:2")));
     assert_eq!(setting(&printed, "redis.db"), ("2".to_owned(), "SOKETI_DB_REDIS_DB".to_owned()));
     assert_eq!(setting(&printed, "redis.password"), ("\"\"".to_owned(), "default".to_owned()));
     let alone = [&laravels[..], &[("SOKETI_HOST", "127.0.0.1")]].concat();
@@ -239,15 +237,15 @@ fn redis_faults_name_key_origin_and_remedy_and_hold_no_secret() {
         "SOKETI_ADAPTER_REDIS_SUB_OPTIONS has password, which is set elsewhere; remove it there and set GEMA_REDIS_PASSWORD"
             .to_owned(),
         "SOKETI_DB_REDIS_CLUSTER_NODES must be a JSON array of hosts and ports".to_owned(),
-        format!("cluster.driver (from {file}) is \"nats\"; it must be `local` or `redis`"),
-        format!("cluster.name (from {file}) is \"{{a}}\"; it must have 1 to 64 characters"),
-        format!("cluster.buffer_seconds (from {file}) is 0; it must be between 0.1 and 600 seconds"),
-        format!("redis.url (from {file}) must begin with redis://"),
-        format!("redis.url (from {file}) cannot stand beside redis.sentinels; leave one of them out"),
-        format!("redis.password (from {file}) must be text in quotes"),
-        format!("redis.sentinels (from {file}) must be HOST:PORT each"),
+        format!("cluster.driver (from {file}:2) is \"nats\"; it must be `local` or `redis`"),
+        format!("cluster.name (from {file}:3) is \"{{a}}\"; it must have 1 to 64 characters"),
+        format!("cluster.buffer_seconds (from {file}:4) is 0; it must be between 0.1 and 600 seconds"),
+        format!("redis.url (from {file}:6) must begin with redis://"),
+        format!("redis.url (from {file}:6) cannot stand beside redis.sentinels; leave one of them out"),
+        format!("redis.password (from {file}:7) must be text in quotes"),
+        format!("redis.sentinels (from {file}:8) must be HOST:PORT each"),
         "redis.port (from SOKETI_DB_REDIS_PORT) is 0; it must be between 1 and 65535".to_owned(),
-        format!("redis.hots (from {file}) is not a setting; did you mean redis.host?"),
+        format!("redis.hots (from {file}:9) is not a setting; did you mean redis.host?"),
     ];
     for prefix in &prefixes {
         assert!(found.iter().any(|fault| fault.starts_with(&format!("fault: {prefix}"))), "{prefix}: {found:#?}");
@@ -271,7 +269,7 @@ fn redis_in_a_file_of_a_single_node_is_warned_of() {
     let because = "has no effect, because cluster.driver is local; set it to redis to run several nodes as one";
     let environment = [("SOKETI_HOST", "127.0.0.1"), ("GEMA_REDIS_PASSWORD", "hush")];
     let found = warnings(&[&file], &environment);
-    assert_eq!(found, [format!("redis.host (from {file}) {because}"), format!("GEMA_REDIS_PASSWORD {because}")]);
+    assert_eq!(found, [format!("redis.host (from {file}:2) {because}"), format!("GEMA_REDIS_PASSWORD {because}")]);
     let found = warnings(&[&file], &[environment[0], ("GEMA_CLUSTER_DRIVER", "redis")]);
     assert_eq!(found, [""; 0]);
 }
@@ -287,10 +285,12 @@ fn a_digit_only_secret_stays_text() {
 }
 
 #[test]
-fn yaml_must_quote_numbers_that_are_meant_as_text() {
-    let file = file("digits.yaml", "apps:\n  - id: a\n    key: k\n    secret: 007\n");
-    let found = faults(&["check", "--config", &file], &[]);
-    assert_eq!(found, [format!("fault: apps.0.secret (from {file}) must be text in quotes")]);
+fn digits_are_text_where_text_is_meant_in_yaml_too() {
+    let file = file("digits.yaml", "server:\n  port: 07001\napps:\n  - id: 7\n    key: k\n    secret: 0012345\n");
+    let loaded = gema::config::load(&[file.into()], []).unwrap();
+    assert_eq!(loaded.config.server.port, 7001);
+    let app = &loaded.config.apps()[0];
+    assert_eq!((app.id.as_str(), app.keys[0].secret.expose()), ("7", &b"0012345"[..]));
 }
 
 #[test]

@@ -211,10 +211,13 @@ impl AppEntry {
         Self::new("app-id", "app-key", "app-secret")
     }
 
-    /// The name of a field that may be in camelCase or shortened as in Soketi's SQL columns.
+    /// The name of a field that may be in camelCase, or as in one of Soketi's databases.
     pub(super) fn field(name: &str) -> String {
         let name = suggest::snake_case(name);
         match name.as_str() {
+            // As in DynamoDB, and as in other servers' files.
+            "app_id" | "app_key" | "app_secret" => name.replacen("app_", "", 1),
+            "max_connections_per_app" => "max_connections".to_owned(),
             "max_read_req_per_sec" => "max_read_requests_per_second".to_owned(),
             "max_backend_events_per_sec" | "max_client_events_per_sec" => format!("{name}ond"),
             _ => name,

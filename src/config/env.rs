@@ -1,16 +1,11 @@
 //! From environment variables to keys: the only reader of the environment.
 
-mod ioredis;
-mod table;
-
 use std::collections::BTreeMap;
 
-use config::Value;
-
-use self::table::{LARAVEL, Means, TABLE};
+use super::options;
+use super::options::{LARAVEL, Means, Said, Setting, TABLE};
 use super::suggest::did_you_mean;
 use super::tree;
-use super::values::boolean;
 
 /// The environment of this process, for [`super::load`].
 pub fn process() -> Vec<(String, String)> {
@@ -18,88 +13,92 @@ pub fn process() -> Vec<(String, String)> {
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
-/// With it Soketi looks for a Redis Cluster.
-pub(super) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
+/// A variable and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Variable {
+    pub(super) name: String,
+    pub(super) value: String,
+    /// Its file and line, unless the process was started with it.
+    pub(super) place: Option<String>,
+}
 
-/// What the environment says.
-#[derive(Debug, Default)]
-pub(super) struct Environment {
-    /// Keys such as `server.port` and `apps.0.id` with their values.
-    pub(super) values: BTreeMap<String, Value>,
-    /// Keys with the values that they have if nothing else gives them one.
-    pub(super) fallbacks: Vec<(&'static str, Value)>,
-    /// Whether `CLUSTER_MODE` is true.
-    pub(super) cluster_mode: bool,
-    pub(super) faults: Vec<String>,
-    pub(super) warnings: Vec<String>,
+impl Variable {
+    /// Who it is, for a sentence.
+    fn who(&self) -> String {
+        let place = self.place.as_ref().map(|place| format!(" (from {place})")).unwrap_or_default();
+        format!("{}{place}", self.name)
+    }
+
+    /// Who it is, for the value that it sets.
+    fn origin(&self) -> String {
+        let place = self.place.as_ref().map(|place| format!("{place}, ")).unwrap_or_default();
+        format!("{place}{}", self.name)
+    }
 }
 
 /// Reads the variables that concern us; all others are somebody else's.
-pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Environment {
+pub(super) fn read(mut variables: Vec<Variable>) -> Said {
     let keys = tree::keys();
     let known = known(&keys);
-    let mut variables: Vec<_> = variables.into_iter().collect();
     // Our own names come last, since they win.
-    variables.sort_by_key(|(name, _)| (name.starts_with("GEMA_"), name.clone()));
-    let mut environment = Environment::default();
-    for (name, raw) in variables {
-        match known.get(&name) {
+    variables.sort_by_key(|variable| (variable.name.starts_with("GEMA_"), variable.name.clone()));
+    let mut said = Said::default();
+    for variable in variables {
+        let (name, value, who) = (&variable.name, &variable.value, variable.who());
+        match known.get(name) {
             // A service called `redis` is not what Laravel means.
-            Some(Means::Fallback(_)) if is_service_link(&name, &raw) => (),
-            Some(_) if is_service_link(&name, &raw) => environment.warnings.push(format!(
-                "{name} has no effect, because Kubernetes made it for a service of that name; \
+            Some(Means::Fallback(_)) if is_service_link(name, value) => (),
+            Some(_) if is_service_link(name, value) => said.warnings.push(format!(
+                "{who} has no effect, because Kubernetes made it for a service of that name; \
                  set it for the pod, or switch enableServiceLinks off"
             )),
             Some(means) => {
-                if let Some(value) = given(&raw) {
-                    environment.apply(&name, &value, means);
+                if let Some(value) = options::given(value) {
+                    said.apply(Setting { name: &who, origin: &variable.origin(), value: &value }, means);
                 }
             }
-            None if !name.starts_with("SOKETI_") && !name.starts_with("GEMA_") => (),
-            None if is_service_link(&name, &raw) => (),
+            None if !concerns_us(name) => (),
+            None if is_service_link(name, value) => (),
             None => {
-                let names: Vec<String> = keys.iter().map(|key| variable(key)).chain(soketis_names()).collect();
-                let meant = did_you_mean(&name, names.iter().map(String::as_str), "unset it");
-                environment.faults.push(format!("{name} is not a variable of gema; {meant}"));
+                let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).collect();
+                let meant = did_you_mean(name, names.iter().map(String::as_str), "unset it");
+                said.faults.push(format!("{who} is not a variable of gema; {meant}"));
             }
         }
     }
-    environment.settle_cluster_mode();
-    environment
+    said
+}
+
+/// Whether a variable is Soketi's or ours, and not Laravel's or somebody else's.
+pub(super) fn concerns_us(name: &str) -> bool {
+    name.starts_with("SOKETI_") || name.starts_with("GEMA_")
 }
 
 /// The variables that set `key`: Soketi's and Laravel's, where they have one, and ours.
 #[cfg(test)]
 pub(super) fn variables_of(key: &str) -> Vec<String> {
-    let soketis = TABLE.iter().filter(|(_, means)| means.key() == Some(key)).map(|(name, _)| format!("SOKETI_{name}"));
+    let of_key = |(name, _, means): &(&str, &str, Means<'_>)| !name.is_empty() && means.key() == Some(key);
+    let soketis = TABLE.iter().filter(|row| of_key(row)).map(|(name, ..)| format!("SOKETI_{name}"));
     let laravels = LARAVEL.iter().filter(|(_, other)| *other == key).map(|(name, _)| (*name).to_owned());
-    let own = (!key.starts_with("apps.")).then(|| variable(key));
+    let own = (!key.starts_with("apps.")).then(|| own(key));
     soketis.chain(laravels).chain(own).collect()
 }
 
 /// `GEMA_SERVER_PORT` for `server.port`.
-fn variable(key: &str) -> String {
+fn own(key: &str) -> String {
     format!("GEMA_{}", key.replace('.', "_").to_uppercase())
 }
 
-fn soketis_names() -> impl Iterator<Item = String> {
-    TABLE.iter().map(|(name, _)| format!("SOKETI_{name}"))
+fn soketis() -> impl Iterator<Item = String> {
+    TABLE.iter().filter(|(name, ..)| !name.is_empty()).map(|(name, ..)| format!("SOKETI_{name}"))
 }
 
 fn known(keys: &[String]) -> BTreeMap<String, Means<'_>> {
-    let soketis = soketis_names().zip(TABLE.iter().map(|(_, means)| *means));
-    let own = keys.iter().map(|key| (variable(key), Means::Key(key)));
+    let means = TABLE.iter().filter(|(name, ..)| !name.is_empty()).map(|(_, _, means)| *means);
+    let soketis = soketis().zip(means);
+    let own = keys.iter().map(|key| (own(key), Means::Key(key)));
     let laravels = LARAVEL.iter().map(|(name, key)| ((*name).to_owned(), Means::Fallback(key)));
     soketis.chain(own).chain(laravels).collect()
-}
-
-/// A value as Soketi reads it: empty and `null` are none, quotes around it belong to JSON.
-fn given(raw: &str) -> Option<String> {
-    match raw.trim() {
-        "" | "null" => None,
-        trimmed if trimmed.starts_with('"') => Some(serde_json::from_str(trimmed).unwrap_or_else(|_| raw.to_owned())),
-        _ => Some(raw.to_owned()),
-    }
 }
 
 /// Whether Kubernetes made the variable, which happens when a service is called `soketi` or `gema`.
@@ -113,109 +112,32 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || of_port || (is_url && name.ends_with("_PORT"))
 }
 
-/// Whether two values mean the same, as `FALSE` and `false` do.
-fn same(a: &str, b: &str) -> bool {
-    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
-    a.trim() == b || (boolean(b).is_some() && boolean(a) == boolean(b)) || (json(b).is_some() && json(a) == json(b))
-}
-
-impl Environment {
-    fn apply(&mut self, name: &str, value: &str, means: &Means<'_>) {
-        if value.contains(char::REPLACEMENT_CHARACTER) {
-            return self.faults.push(format!("{name} is not UTF-8 text; set it anew"));
-        }
-        match *means {
-            Means::Key(key) => self.set(name, key, Value::new(Some(&name.to_owned()), value)),
-            Means::Fallback(key) => self.fallbacks.push((key, Value::new(Some(&name.to_owned()), value))),
-            Means::Choice(key, choices, _) if choices.contains(&value.trim()) => {
-                self.set(name, key, Value::new(Some(&name.to_owned()), value.trim()));
-            }
-            Means::Choice(_, choices, because) => {
-                self.faults.push(format!("{name} must be {} or left out: {because}", choices.join(" or ")));
-            }
-            Means::Nodes(key, port) => match ioredis::nodes(value, port) {
-                Some(nodes) if nodes.is_empty() => (),
-                Some(nodes) => self.set(name, key, Value::new(Some(&name.to_owned()), nodes)),
-                None => self.faults.push(format!(
-                    "{name} must be a JSON array of hosts and ports, such as [{{\"host\":\"redis-1\",\"port\":{port}}}]"
-                )),
-            },
-            Means::Options => self.options(name, value),
-            Means::ClusterMode => match boolean(value) {
-                Some(mode) => self.cluster_mode = mode,
-                None => self.faults.push(format!("{name} is {value:?}; it must be true or false")),
-            },
-            Means::Milliseconds(key) => match value.trim().parse::<f64>() {
-                Ok(number) if number.is_finite() => {
-                    self.set(name, key, Value::new(Some(&name.to_owned()), number / 1000.0));
-                }
-                _ => self.faults.push(format!("{name} is {value:?}; it must be a number of milliseconds")),
-            },
-            Means::Talkative => match boolean(value) {
-                Some(true) => self.set(name, "log.level", Value::new(Some(&name.to_owned()), "debug")),
-                Some(false) => (),
-                None => self.faults.push(format!("{name} is {value:?}; it must be true or false")),
-            },
-            Means::Only(works, _) if works.iter().any(|works| same(value, works)) => (),
-            Means::Only([], because) => self.faults.push(format!("{name} must be left out: {because}")),
-            Means::Only(works, because) => {
-                self.faults.push(format!("{name} must be {} or left out: {because}", works.join(" or ")));
-            }
-            Means::Parameter(default, _) if same(value, default) => (),
-            Means::Parameter(_, because) => {
-                self.warnings.push(format!("{name} has no effect, because {because}"));
-            }
-        }
-    }
-
-    /// Sets `key`; two variables that say the same do not contradict each other.
-    fn set(&mut self, name: &str, key: &str, value: Value) {
-        let kind = value.kind.clone();
-        let before = self.values.insert(key.to_owned(), value).filter(|before| before.kind != kind);
-        if let Some(other) = before.as_ref().and_then(Value::origin) {
-            self.warnings.push(format!("{other} has no effect, because {name} sets {key}, too"));
-        }
-    }
-
-    fn options(&mut self, name: &str, value: &str) {
-        let options = ioredis::options(value);
-        self.faults.extend(options.faults.into_iter().map(|fault| format!("{name} {fault}")));
-        if options.tls {
-            self.set(name, "redis.tls", Value::new(Some(&name.to_owned()), "true"));
-        }
-    }
-
-    /// Soketi looks at its cluster nodes in cluster mode only; for us it is the list that counts.
-    fn settle_cluster_mode(&mut self) {
-        let nodes = self.values.get("redis.cluster_nodes").and_then(Value::origin);
-        if let Some(name) = nodes.filter(|name| name.starts_with("SOKETI_") && !self.cluster_mode) {
-            self.warnings.push(format!("{name} has no effect, because {CLUSTER_MODE} is not true"));
-            self.values.remove("redis.cluster_nodes");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::options::CLUSTER_MODE;
     use super::*;
     use Means::{Only, Parameter};
 
-    fn read_all(variables: &[(&str, &str)]) -> Environment {
-        read(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    fn read_all(variables: &[(&str, &str)]) -> Said {
+        let variable =
+            |&(name, value): &(&str, &str)| Variable { name: name.to_owned(), value: value.to_owned(), place: None };
+        let mut said = read(variables.iter().map(variable).collect());
+        said.settle_cluster_mode(said.cluster_mode.as_ref().is_some_and(|(mode, _)| *mode));
+        said
     }
 
-    fn text(environment: &Environment, key: &str) -> String {
+    fn text(environment: &Said, key: &str) -> String {
         environment.values[key].kind.to_string()
     }
 
     #[test]
     fn each_variable_is_there_once_and_sets_a_key_that_exists() {
-        let names: BTreeSet<&str> = TABLE.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names.len(), TABLE.len());
+        let names: BTreeSet<String> = soketis().collect();
+        assert_eq!(names.len(), 115, "104 of the options and 11 of the default app");
         let (keys, fields) = (tree::keys(), tree::app_fields());
-        for (name, means) in TABLE {
+        for (name, _, means) in TABLE {
             if let Some(key) = means.key() {
                 let field = key.strip_prefix("apps.0.");
                 assert!(
@@ -250,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_soketi_has_by_default_is_accepted_without_a_word() {
-        for (name, means) in TABLE {
+        for (name, _, means) in TABLE.into_iter().filter(|(name, ..)| !name.is_empty()) {
             let default = match means {
                 Only(works, _) => works.first().copied().unwrap_or_default(),
                 Parameter(default, _) => default,
@@ -331,7 +253,7 @@ mod tests {
             ("SOKETI_ADAPTER_DRIVER", "nats"),
             ("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", r#"{"password":"hush"}"#),
             ("SOKETI_DB_REDIS_SENTINELS", "hush:1"),
-            ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "maybe"),
+            (CLUSTER_MODE, "maybe"),
         ]);
         assert_eq!(
             environment.faults,
@@ -397,8 +319,8 @@ mod tests {
         assert_eq!(environment.faults, [""; 0]);
         assert!(environment.values.is_empty() && environment.fallbacks.is_empty());
         assert_eq!(environment.warnings.len(), 1, "only SOKETI_PORT could have been meant");
-        assert!(!TABLE.iter().any(|(name, _)| is_service_link(&format!("SOKETI_{name}"), "1")));
-        assert!(!tree::keys().iter().any(|key| is_service_link(&variable(key), "1")));
+        assert!(!soketis().any(|name| is_service_link(&name, "1")));
+        assert!(!tree::keys().iter().any(|key| is_service_link(&own(key), "1")));
     }
 
     #[test]

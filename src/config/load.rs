@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use config::builder::{ConfigBuilder, DefaultState};
-use config::{ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
+use config::{ConfigError, Map, Source, Value, ValueKind};
 
 use serde_json::Value as Json;
 use serde_json::json;
@@ -16,10 +17,13 @@ use super::ClusterDriver;
 use super::Config;
 use super::cluster;
 use super::cluster::LOCAL;
+use super::dotenv;
 use super::env;
-use super::env::CLUSTER_MODE;
-use super::env::Environment;
+use super::env::Variable;
 use super::fallback;
+use super::file;
+use super::options::Said;
+use super::translate::translate;
 use super::tree;
 
 /// A configuration that may be served.
@@ -94,44 +98,134 @@ impl fmt::Display for Faults {
 /// assert_eq!(loaded.origins["server.port"], "SOKETI_PORT");
 /// ```
 pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Faults> {
-    let Environment { values, fallbacks, cluster_mode, mut faults, mut warnings } = env::read(environment);
-    let mut layers: Vec<Layer> = Vec::new();
-    for file in files {
-        match read(file) {
-            Ok(layer) => layers.push(layer),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    let files_have_apps = layers.iter().any(Layer::has_apps);
-    layers.push(Layer::of_environment(values));
-    let mut merged = merge(layers, &mut faults);
-    fallback::complete(&mut merged, &fallbacks, files_have_apps);
+    Sources::new(environment).load(files)
+}
 
-    let checked = tree::check(merged);
-    faults.extend(checked.faults);
-    for fault in checked.config.validate() {
-        let key = fault.split(' ').next().unwrap_or_default();
-        match checked.origins.get(key) {
-            _ if checked.faulty.contains(key) => (),
-            Some(origin) => faults.push(fault.replacen(key, &format!("{key} (from {origin})"), 1)),
-            None => faults.push(fault),
+/// The same, with those variables of `folder`'s `.env` that `environment` lacks.
+pub fn load_in(
+    folder: &Path,
+    files: &[PathBuf],
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Faults> {
+    let mut sources = Sources::new(environment);
+    sources.read_dotenv(&folder.join(".env"));
+    sources.load(files)
+}
+
+/// What there is beside the files.
+#[derive(Default)]
+struct Sources {
+    variables: Vec<Variable>,
+    /// All variables by name, for files that ask for them.
+    by_name: BTreeMap<String, String>,
+    /// Why there may be more variables than we know of.
+    unread: Option<String>,
+    faults: Vec<String>,
+}
+
+impl Sources {
+    fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let by_name: BTreeMap<String, String> = environment.into_iter().collect();
+        let variable =
+            |(name, value): (&String, &String)| Variable { name: name.clone(), value: value.clone(), place: None };
+        Self { variables: by_name.iter().map(variable).collect(), by_name, ..Self::default() }
+    }
+
+    fn read_dotenv(&mut self, file: &Path) {
+        let text = match fs::read(file) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.unread = Some(format!(".env cannot be read: {error}")),
+        };
+        let mut found = BTreeMap::new();
+        for entry in dotenv::read(&text, &self.by_name) {
+            let place = format!(".env:{}", entry.line);
+            match entry.value {
+                _ if self.by_name.contains_key(&entry.name) => (),
+                Ok(value) => drop(found.insert(entry.name, (value, place))),
+                Err(what) if env::concerns_us(&entry.name) => {
+                    self.faults.push(format!("{} (from {place}) {what}", entry.name))
+                }
+                Err(_) => (),
+            }
+        }
+        for (name, (value, place)) in found {
+            self.by_name.insert(name.clone(), value.clone());
+            self.variables.push(Variable { name, value, place: Some(place) });
         }
     }
-    if cluster_mode && checked.config.redis.cluster_nodes.is_empty() {
-        match checked.config.cluster.driver {
-            ClusterDriver::Local => warnings.push(format!("{CLUSTER_MODE} has no effect, because {LOCAL}")),
-            ClusterDriver::Redis if checked.faulty.contains("redis.cluster_nodes") => (),
-            ClusterDriver::Redis => faults.push(format!(
-                "{CLUSTER_MODE} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
-            )),
+
+    fn load(self, files: &[PathBuf]) -> Result<Loaded, Faults> {
+        let Self { variables, by_name, unread, mut faults } = self;
+        let mut said: Vec<Said> = Vec::new();
+        let mut layers: Vec<Layer> = Vec::new();
+        for file in files {
+            match file::read(file, &by_name) {
+                Ok(settings) => {
+                    let (soketis, own) = translate(settings);
+                    said.push(soketis);
+                    layers.push(Layer(own));
+                }
+                Err(fault) => faults.push(fault),
+            }
         }
+        said.push(env::read(variables));
+        let (cluster_mode, mut warnings) = (settle(&mut said, &mut faults), Vec::new());
+        warnings.extend(unread.clone());
+        warnings.extend(said.iter_mut().flat_map(|said| std::mem::take(&mut said.warnings)));
+        let files_have_apps = layers.iter().any(Layer::has_apps);
+        let fallbacks: Vec<_> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.fallbacks)).collect();
+        let mut merged = merge(said, layers, &mut faults);
+        fallback::complete(&mut merged, &fallbacks, files_have_apps);
+
+        let checked = tree::check(merged);
+        faults.extend(checked.faults);
+        for fault in checked.config.validate() {
+            let key = fault.split(' ').next().unwrap_or_default();
+            if !checked.faulty.contains(key) {
+                faults.push(with_origin(&fault, &checked.origins));
+            }
+        }
+        if let Some(who) = cluster_mode.filter(|_| checked.config.redis.cluster_nodes.is_empty()) {
+            match checked.config.cluster.driver {
+                ClusterDriver::Local => warnings.push(format!("{who} has no effect, because {LOCAL}")),
+                ClusterDriver::Redis if checked.faulty.contains("redis.cluster_nodes") => (),
+                ClusterDriver::Redis => faults.push(format!(
+                    "{who} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
+                )),
+            }
+        }
+        if checked.config.apps.is_empty() {
+            // Whoever wrote that file does not want an app that everybody knows.
+            faults.extend(unread.map(|why| format!("{why}; make it readable, since nothing else names an app")));
+        }
+        if !faults.is_empty() {
+            return Err(Faults { faults, warnings });
+        }
+        warnings.extend(idle(&checked.config, &checked.origins));
+        warnings.extend(checked.config.warnings().iter().map(|warning| with_origin(warning, &checked.origins)));
+        Ok(Loaded { config: checked.config, warnings, origins: checked.origins })
     }
-    if !faults.is_empty() {
-        return Err(Faults { faults, warnings });
+}
+
+/// Who makes Soketi look for a Redis Cluster, if anybody does; the last who says it counts.
+fn settle(said: &mut [Said], faults: &mut Vec<String>) -> Option<String> {
+    let last = said.iter().rev().find_map(|said| said.cluster_mode.clone());
+    let cluster_mode = last.filter(|(mode, _)| *mode).map(|(_, who)| who);
+    for said in said {
+        said.settle_cluster_mode(cluster_mode.is_some());
+        faults.append(&mut said.faults);
     }
-    warnings.extend(idle(&checked.config, &checked.origins));
-    warnings.extend(checked.config.warnings());
-    Ok(Loaded { config: checked.config, warnings, origins: checked.origins })
+    cluster_mode
+}
+
+/// A sentence that begins with a key, with who set that key.
+fn with_origin(sentence: &str, origins: &BTreeMap<String, String>) -> String {
+    let key = sentence.split(' ').next().unwrap_or_default();
+    match origins.get(key) {
+        Some(origin) => sentence.replacen(key, &format!("{key} (from {origin})"), 1),
+        None => sentence.to_owned(),
+    }
 }
 
 /// A warning for each setting that is not the default and has no effect beside the others.
@@ -143,8 +237,8 @@ fn idle(config: &Config, origins: &BTreeMap<String, String>) -> Vec<String> {
     };
     let warning = |(key, origin): (&String, &String)| {
         let because = cluster::without_effect(key, config)?;
-        // Only files have an extension.
-        let who = if origin.contains('.') { format!("{key} (from {origin})") } else { origin.clone() };
+        // Only places have a line.
+        let who = if origin.contains(':') { format!("{key} (from {origin})") } else { origin.clone() };
         (value_of(&values, key) != value_of(&defaults, key)).then(|| format!("{who} has no effect, because {because}"))
     };
     origins.iter().filter_map(warning).collect()
@@ -156,31 +250,16 @@ struct Layer(Map<String, Value>);
 
 impl Layer {
     /// From keys such as `apps.0.id`, which the `config` crate writes `apps[0].id`.
-    fn of_environment(values: BTreeMap<String, Value>) -> Self {
-        Self(values.into_iter().map(|(key, value)| (key.replacen("apps.0.", "apps[0].", 1), value)).collect())
+    fn of(values: BTreeMap<String, Value>) -> Self {
+        let key = |key: String| match key.split('.').collect::<Vec<_>>()[..] {
+            ["apps", index, field] => format!("apps[{index}].{field}"),
+            _ => key,
+        };
+        Self(values.into_iter().map(|(name, value)| (key(name), value)).collect())
     }
 
     fn has_apps(&self) -> bool {
         matches!(self.0.get("apps").map(|apps| &apps.kind), Some(ValueKind::Array(apps)) if !apps.is_empty())
-    }
-
-    /// Gives the fields of apps one spelling, so that layers meet in it.
-    fn unify_app_fields(&mut self, file: &str) -> Result<(), String> {
-        let Some(Value { kind: ValueKind::Array(apps), .. }) = self.0.get_mut("apps") else { return Ok(()) };
-        let known = tree::app_fields();
-        for (index, app) in apps.iter_mut().enumerate() {
-            let ValueKind::Table(fields) = &mut app.kind else { continue };
-            let mut unified = Map::new();
-            for (name, value) in fields.drain() {
-                // What is unknown keeps its spelling, so that the operator finds it.
-                let field = Some(AppEntry::field(&name)).filter(|field| known.contains_key(field)).unwrap_or(name);
-                if unified.insert(field.clone(), value).is_some() {
-                    return Err(format!("apps.{index}.{field} is given twice in {file}, in two spellings; keep one"));
-                }
-            }
-            *fields = unified;
-        }
-        Ok(())
     }
 }
 
@@ -194,32 +273,16 @@ impl Source for Layer {
     }
 }
 
-fn read(file: &Path) -> Result<Layer, String> {
-    let name = file.display().to_string();
-    let format = match file.extension().and_then(|extension| extension.to_str()) {
-        Some("toml") => FileFormat::Toml,
-        Some("json") => FileFormat::Json,
-        Some("yaml" | "yml") => FileFormat::Yaml,
-        _ => return Err(format!("{name} cannot be read: its name must end in .toml, .json, .yaml or .yml")),
-    };
-    let text = fs::read_to_string(file).map_err(|error| format!("{name} cannot be read: {error}"))?;
-    // Some editors begin a file with a byte order mark.
-    let text = text.trim_start_matches('\u{feff}');
-    let values = Format::parse(&format, Some(&name), text)
-        .map_err(|error| format!("{name} cannot be read: {}", without_excerpt(&error.to_string())))?;
-    let mut layer = Layer(values);
-    layer.unify_app_fields(&name)?;
-    Ok(layer)
-}
-
-/// A parser's message without the lines that quote the file, since those may hold a secret.
-fn without_excerpt(message: &str) -> String {
-    let lines: Vec<&str> = message.lines().filter(|line| !line.contains('|')).collect();
-    lines.join(": ")
-}
-
-fn merge(layers: Vec<Layer>, faults: &mut Vec<String>) -> Map<String, Value> {
-    let builder = layers.into_iter().fold(config::Config::builder(), ConfigBuilder::<DefaultState>::add_source);
+/// Of each file what it says in our own words wins, and the environment over all files.
+fn merge(said: Vec<Said>, own: Vec<Layer>, faults: &mut Vec<String>) -> Map<String, Value> {
+    let mut builder: ConfigBuilder<DefaultState> = config::Config::builder();
+    let mut own = own.into_iter();
+    for said in said {
+        builder = builder.add_source(Layer::of(said.values));
+        if let Some(own) = own.next() {
+            builder = builder.add_source(own);
+        }
+    }
     match builder.build().and_then(|merged| merged.cache.into_table()) {
         Ok(merged) => merged,
         Err(error) => {
@@ -231,6 +294,7 @@ fn merge(layers: Vec<Layer>, faults: &mut Vec<String>) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::CLUSTER_MODE;
     use super::*;
 
     fn load_env(variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
@@ -367,12 +431,5 @@ mod tests {
             let loaded = load_env(&[mode[0], mode[1], nodes]).unwrap();
             assert_eq!(loaded.config.redis.cluster_nodes, ["a:1"]);
         }
-    }
-
-    #[test]
-    fn a_parsers_excerpt_is_not_repeated() {
-        let message =
-            "TOML parse error at line 2, column 10\n  |\n2 | secret = \"hush\n  |          ^\ninvalid string\n";
-        assert_eq!(without_excerpt(message), "TOML parse error at line 2, column 10: invalid string");
     }
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::AppEntry;
 use super::Config;
 use super::Limits;
+use super::options;
 use super::suggest::did_you_mean;
 use super::values::boolean;
 
@@ -90,7 +91,7 @@ impl Check {
                     continue;
                 }
                 (None, _) => {
-                    let known = known.keys().chain(&self.keys).map(String::as_str);
+                    let known = known.keys().chain(&self.keys).map(String::as_str).chain(options::options());
                     let meant = did_you_mean(&name, known, "remove it");
                     self.fault(&name, format!("{name}{origin} is not a setting; {meant}"));
                     continue;
@@ -106,7 +107,8 @@ impl Check {
         for (name, value) in sorted(table) {
             let key = format!("{section}.{name}");
             let Some(like) = known.get(&name) else {
-                let meant = did_you_mean(&key, self.keys.iter().map(String::as_str), "remove it");
+                let known = self.keys.iter().map(String::as_str).chain(options::options());
+                let meant = did_you_mean(&key, known, "remove it");
                 self.fault(&key, format!("{key}{} is not a setting; {meant}", origin(&value)));
                 continue;
             };
@@ -263,11 +265,9 @@ const LIST: &str = r#"a list of texts, such as ["a", "b"]"#;
 
 /// Text, or a whole number that was meant as text: ids, keys and secrets may be all digits.
 fn text(value: &Value) -> Result<Json, &'static str> {
-    let yaml = value.origin().is_some_and(|file| file.ends_with(".yaml") || file.ends_with(".yml"));
     match &value.kind {
         ValueKind::String(text) => Ok(json!(text)),
-        // YAML has already made 7 of 007.
-        ValueKind::I64(_) | ValueKind::U64(_) if !yaml => Ok(json!(value.kind.to_string())),
+        ValueKind::I64(_) | ValueKind::U64(_) => Ok(json!(value.kind.to_string())),
         _ => Err("text in quotes"),
     }
 }

@@ -6,6 +6,8 @@ use serde_json::Value as Json;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
     pub(super) tls: bool,
+    /// Names without an effect here.
+    pub(super) idle: Vec<String>,
     /// Ends of sentences, without values: those may be secret.
     pub(super) faults: Vec<String>,
 }
@@ -28,6 +30,7 @@ pub(super) fn options(text: &str) -> Options {
                      add yours to them, and write {{\"tls\":{{}}}} or set GEMA_REDIS_TLS"
                 )
             })),
+            (option, _) if is_idle(option) => options.idle.push(name.clone()),
             _ => options.faults.push(match own_variable(name) {
                 Some(variable) => format!("has {name}, which is set elsewhere; remove it there and set {variable}"),
                 None => {
@@ -37,6 +40,40 @@ pub(super) fn options(text: &str) -> Options {
         }
     }
     options
+}
+
+/// What says how hard a link is tried, not where it leads or how it is protected.
+const IDLE: [&str; 25] = [
+    "autoResendUnfulfilledCommands",
+    "autoResubscribe",
+    "commandTimeout",
+    "connectTimeout",
+    "connectionName",
+    "disconnectTimeout",
+    "dropBufferSupport",
+    "enableAutoPipelining",
+    "enableOfflineQueue",
+    "enableReadyCheck",
+    "family",
+    "keepAlive",
+    "lazyConnect",
+    "maxLoadingRetryTime",
+    "maxRetriesPerRequest",
+    "noDelay",
+    "retryDelayOnClusterDown",
+    "retryDelayOnFailover",
+    "retryDelayOnTryAgain",
+    "scaleReads",
+    "sentinelCommandTimeout",
+    "sentinelMaxConnections",
+    "showFriendlyErrorStack",
+    "slotsRefreshTimeout",
+    "updateSentinels",
+];
+
+/// Whether an option has nothing to say here.
+pub(super) fn is_idle(option: &str) -> bool {
+    IDLE.contains(&option)
 }
 
 /// The variable for what ioredis calls `option`.
@@ -87,22 +124,29 @@ mod tests {
         for (text, tls) in
             [("{}", false), (r#"{"tls":null}"#, false), (r#"{"tls":{}}"#, true), (r#"{"tls":true}"#, true)]
         {
-            assert_eq!(options(text), Options { tls, faults: Vec::new() }, "{text}");
+            assert_eq!(options(text), Options { tls, ..Options::default() }, "{text}");
         }
     }
 
     #[test]
     fn other_options_are_named_with_what_to_set_and_never_shown() {
-        let found = options(r#"{"password":"hush","tls":{"ca":"hush"},"connectTimeout":1,"sentinels":[]}"#).faults;
+        let found = options(r#"{"password":"hush","tls":{"ca":"hush"},"natMap":1,"sentinels":[]}"#).faults;
         assert_eq!(found.len(), 4, "{found:#?}");
         assert_eq!(found[0], "has password, which is set elsewhere; remove it there and set GEMA_REDIS_PASSWORD");
         assert!(found[1].starts_with("has tls.ca, which gema does not know"), "{found:#?}");
-        assert!(found[2].starts_with("has connectTimeout, which gema does not know; remove it"), "{found:#?}");
+        assert!(found[2].starts_with("has natMap, which gema does not know; remove it"), "{found:#?}");
         assert!(found[3].ends_with("GEMA_REDIS_SENTINELS"), "{found:#?}");
         assert!(!found.concat().contains("hush"));
         for text in ["hush", "[]", "1"] {
             assert_eq!(options(text).faults, ["must be a JSON object, such as {\"tls\":{}}"]);
         }
+    }
+
+    #[test]
+    fn what_only_says_how_hard_to_try_is_idle() {
+        let found = options(r#"{"lazyConnect":true,"maxRetriesPerRequest":null}"#);
+        assert_eq!(found.idle, ["lazyConnect", "maxRetriesPerRequest"]);
+        assert!(found.faults.is_empty() && !found.tls);
     }
 
     #[test]

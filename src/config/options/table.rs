@@ -1,0 +1,276 @@
+//! Which name means what: those of Soketi's variables and options, those in configurations that were written for
+//! it, and Laravel's.
+
+/// What a variable or an option does.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) enum Means<'a> {
+    /// Sets the key.
+    Key(&'a str),
+    /// Sets the key, which is in seconds.
+    Milliseconds(&'a str),
+    /// Sets the key, which is in bytes.
+    Mebibytes(&'a str),
+    /// Sets the key if nothing else does.
+    Fallback(&'static str),
+    /// Sets the key to one of these values; any other is a fault, for this reason.
+    Choice(&'static str, &'static [&'static str], &'static str),
+    /// Sets the key to the hosts and ports of a JSON array; a host without a port has this one.
+    Nodes(&'static str, u16),
+    /// Options of ioredis, of which TLS counts.
+    Options,
+    /// One option of ioredis.
+    Ioredis(&'a str),
+    /// Whether Soketi looks at its cluster nodes.
+    ClusterMode,
+    /// Makes the log talkative.
+    Talkative,
+    /// Selects what is there once; anything else than these values is a fault, for this reason.
+    Only(&'static [&'static str], &'static str),
+    /// Belongs to what is not selected: without effect, for this reason, unless it has Soketi's default.
+    Parameter(&'static str, &'static str),
+}
+
+#[cfg(test)]
+impl<'a> Means<'a> {
+    /// The key that it sets.
+    pub(in crate::config) fn key(self) -> Option<&'a str> {
+        match self {
+            Key(key) | Milliseconds(key) | Mebibytes(key) | Fallback(key) | Choice(key, ..) | Nodes(key, _) => {
+                Some(key)
+            }
+            Talkative => Some("log.level"),
+            Options => Some("redis.tls"),
+            Ioredis(_) | ClusterMode | Only(..) | Parameter(..) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+use Means::Fallback;
+use Means::{Choice, ClusterMode, Ioredis, Key, Mebibytes, Milliseconds, Nodes, Only, Options, Parameter, Talkative};
+
+const ADAPTERS: &str = "nodes meet in Redis; use redis";
+const CLUSTER_ADAPTER: &str = "the adapter cluster is not selected";
+const NATS_ADAPTER: &str = "the adapter nats is not selected";
+const APP_CACHE: &str = "apps from files and variables need no cache";
+const DYNAMODB: &str = "the app manager dynamodb is not selected";
+const MYSQL: &str = "the app manager mysql is not selected";
+const POSTGRES: &str = "the app manager postgres is not selected";
+const SQL: &str = "no app manager with a database is selected";
+const REDIS_CACHE: &str = "the cache driver redis is not selected";
+const REDIS_QUEUE: &str = "the queue driver redis is not selected";
+const SQS: &str = "the queue driver sqs is not selected";
+const REDIS_LIMITER: &str = "the rate limiter redis is not selected";
+const WEBHOOKS: &str = "gema sends no webhooks so far";
+const TLS: &str = "gema does not speak TLS itself so far; let a proxy in front of it do so";
+
+const METRICS: &str = "metrics are Prometheus', on metrics.port";
+const CREDENTIALS: &str = "no answer of gema depends on cookies";
+const MONITORING: &str = "gema's figures are its metrics, on metrics.port";
+const SCALING: &str = "nodes become one server by adapter.driver; set it to redis if there are several";
+const UNCOMPRESSED: &str = "gema compresses no messages";
+
+/// Names that are not Soketi's, but in configurations that were written for it. A star is any name.
+pub(in crate::config) const OTHERS: [(&str, Means<'static>); 15] = [
+    ("server.cors.credentials", Parameter("true", CREDENTIALS)),
+    ("server.cors.origin", Key("http.cors_origins")),
+    ("server.cors.methods", Key("http.cors_methods")),
+    ("server.cors.allowedHeaders", Key("http.cors_headers")),
+    ("server.maxPayload", Key("connections.message_bytes_max")),
+    ("server.perMessageDeflate", Parameter("false", UNCOMPRESSED)),
+    ("database.driver", Parameter("", SCALING)),
+    // What Soketi hands on to its clients of databases.
+    ("database.redis.*", Ioredis("*")),
+    ("database.mysql.*", Parameter("", MYSQL)),
+    ("database.postgres.*", Parameter("", POSTGRES)),
+    ("metrics.redis", Parameter("", METRICS)),
+    ("monitoring", Parameter("", MONITORING)),
+    ("statistics", Parameter("", MONITORING)),
+    ("appManager.array.apps.*.enableStatistics", Parameter("", MONITORING)),
+    ("appManager.array.apps.*.webhooks", Only(&["[]"], WEBHOOKS)),
+];
+
+/// What `option` means in a file.
+pub(in crate::config) fn option(option: &str) -> Option<Means<'static>> {
+    let soketis = TABLE.iter().find(|(_, name, _)| *name == option).map(|(_, _, means)| *means);
+    let others = || OTHERS.iter().find(|(name, _)| *name == option).map(|(_, means)| *means);
+    soketis.or_else(others)
+}
+
+/// Every name that stands for one value in a file.
+pub(in crate::config) fn options<'a>() -> impl Iterator<Item = &'a str> {
+    let others = OTHERS.iter().map(|(name, _)| -> &'a str { name });
+    TABLE.iter().map(|(_, name, _)| -> &'a str { name }).chain(others).filter(|name| !name.contains('*'))
+}
+
+/// Laravel's names for the first app and for Redis.
+pub(in crate::config) const LARAVEL: [(&str, &str); 9] = [
+    ("PUSHER_APP_ID", "apps.0.id"),
+    ("PUSHER_APP_KEY", "apps.0.key"),
+    ("PUSHER_APP_SECRET", "apps.0.secret"),
+    ("REDIS_URL", "redis.url"),
+    ("REDIS_HOST", "redis.host"),
+    ("REDIS_PORT", "redis.port"),
+    ("REDIS_DB", "redis.db"),
+    ("REDIS_USERNAME", "redis.username"),
+    ("REDIS_PASSWORD", "redis.password"),
+];
+
+/// Every variable of Soketi 1.6.1 without the `SOKETI_` before it, and every option as it is called in a file.
+/// What has no variable has no name there.
+pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
+    ("ADAPTER_DRIVER", "adapter.driver", Choice("cluster.driver", &["local", "redis"], ADAPTERS)),
+    ("ADAPTER_REDIS_REQUESTS_TIMEOUT", "adapter.redis.requestsTimeout", Parameter("5000", "gema asks no other nodes")),
+    ("ADAPTER_REDIS_PREFIX", "adapter.redis.prefix", Key("cluster.name")),
+    ("ADAPTER_REDIS_PUB_OPTIONS", "adapter.redis.redisPubOptions", Options),
+    ("ADAPTER_REDIS_SUB_OPTIONS", "adapter.redis.redisSubOptions", Options),
+    ("ADAPTER_REDIS_CLUSTER_MODE", "adapter.redis.clusterMode", ClusterMode),
+    ("ADAPTER_CLUSTER_REQUESTS_TIMEOUT", "adapter.cluster.requestsTimeout", Parameter("5000", CLUSTER_ADAPTER)),
+    ("ADAPTER_NATS_REQUESTS_TIMEOUT", "adapter.nats.requestsTimeout", Parameter("5000", NATS_ADAPTER)),
+    ("ADAPTER_NATS_PREFIX", "adapter.nats.prefix", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_SERVERS", "adapter.nats.servers", Parameter(r#"["127.0.0.1:4222"]"#, NATS_ADAPTER)),
+    ("ADAPTER_NATS_USER", "adapter.nats.user", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_PASSWORD", "adapter.nats.pass", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_TOKEN", "adapter.nats.token", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_TIMEOUT", "adapter.nats.timeout", Parameter("10000", NATS_ADAPTER)),
+    ("ADAPTER_NATS_NODES_NUMBER", "adapter.nats.nodesNumber", Parameter("", NATS_ADAPTER)),
+    (
+        "APP_MANAGER_DRIVER",
+        "appManager.driver",
+        Only(&["array"], "gema takes apps from files and variables only so far"),
+    ),
+    ("APP_MANAGER_CACHE_ENABLED", "appManager.cache.enabled", Parameter("false", APP_CACHE)),
+    ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Parameter("-1", APP_CACHE)),
+    ("APP_MANAGER_DYNAMODB_TABLE", "appManager.dynamodb.table", Parameter("apps", DYNAMODB)),
+    ("APP_MANAGER_DYNAMODB_REGION", "appManager.dynamodb.region", Parameter("us-east-1", DYNAMODB)),
+    ("APP_MANAGER_DYNAMODB_ENDPOINT", "appManager.dynamodb.endpoint", Parameter("", DYNAMODB)),
+    ("APP_MANAGER_MYSQL_TABLE", "appManager.mysql.table", Parameter("apps", MYSQL)),
+    ("APP_MANAGER_MYSQL_VERSION", "appManager.mysql.version", Parameter("8.0", MYSQL)),
+    ("APP_MANAGER_MYSQL_USE_V2", "appManager.mysql.useMysql2", Parameter("false", MYSQL)),
+    ("APP_MANAGER_POSTGRES_TABLE", "appManager.postgres.table", Parameter("apps", POSTGRES)),
+    ("APP_MANAGER_POSTGRES_VERSION", "appManager.postgres.version", Parameter("13.3", POSTGRES)),
+    ("CACHE_DRIVER", "cache.driver", Only(&["memory"], "gema keeps cached events in its own memory so far")),
+    ("CACHE_REDIS_OPTIONS", "cache.redis.redisOptions", Parameter("{}", REDIS_CACHE)),
+    ("CACHE_REDIS_CLUSTER_MODE", "cache.redis.clusterMode", Parameter("false", REDIS_CACHE)),
+    ("CHANNEL_LIMITS_MAX_NAME_LENGTH", "channelLimits.maxNameLength", Key("limits.max_channel_name_length")),
+    ("CHANNEL_CACHE_TTL", "channelLimits.cacheTtl", Key("limits.cache_ttl_seconds")),
+    ("CLUSTER_HOST", "cluster.hostname", Parameter("0.0.0.0", CLUSTER_ADAPTER)),
+    ("CLUSTER_KEEPALIVE_INTERVAL", "cluster.helloInterval", Parameter("500", CLUSTER_ADAPTER)),
+    ("CLUSTER_CHECK_INTERVAL", "cluster.checkInterval", Parameter("500", CLUSTER_ADAPTER)),
+    ("CLUSTER_NODE_TIMEOUT", "cluster.nodeTimeout", Parameter("2000", CLUSTER_ADAPTER)),
+    ("CLUSTER_MASTER_TIMEOUT", "cluster.masterTimeout", Parameter("2000", CLUSTER_ADAPTER)),
+    ("CLUSTER_PORT", "cluster.port", Parameter("11002", CLUSTER_ADAPTER)),
+    ("CLUSTER_PREFIX", "cluster.prefix", Parameter("", CLUSTER_ADAPTER)),
+    ("CLUSTER_IGNORE_PROCESS", "cluster.ignoreProcess", Parameter("true", CLUSTER_ADAPTER)),
+    ("CLUSTER_BROADCAST_ADDRESS", "cluster.broadcast", Parameter("255.255.255.255", CLUSTER_ADAPTER)),
+    ("CLUSTER_UNICAST_ADDRESSES", "cluster.unicast", Parameter("", CLUSTER_ADAPTER)),
+    ("CLUSTER_MULTICAST_ADDRESS", "cluster.multicast", Parameter("", CLUSTER_ADAPTER)),
+    ("DB_MYSQL_HOST", "database.mysql.host", Parameter("127.0.0.1", MYSQL)),
+    ("DB_MYSQL_PORT", "database.mysql.port", Parameter("3306", MYSQL)),
+    ("DB_MYSQL_USERNAME", "database.mysql.user", Parameter("root", MYSQL)),
+    ("DB_MYSQL_PASSWORD", "database.mysql.password", Parameter("password", MYSQL)),
+    ("DB_MYSQL_DATABASE", "database.mysql.database", Parameter("main", MYSQL)),
+    ("DB_POSTGRES_HOST", "database.postgres.host", Parameter("127.0.0.1", POSTGRES)),
+    ("DB_POSTGRES_PORT", "database.postgres.port", Parameter("5432", POSTGRES)),
+    ("DB_POSTGRES_USERNAME", "database.postgres.user", Parameter("postgres", POSTGRES)),
+    ("DB_POSTGRES_PASSWORD", "database.postgres.password", Parameter("password", POSTGRES)),
+    ("DB_POSTGRES_DATABASE", "database.postgres.database", Parameter("main", POSTGRES)),
+    ("DB_REDIS_HOST", "database.redis.host", Key("redis.host")),
+    ("DB_REDIS_PORT", "database.redis.port", Key("redis.port")),
+    ("DB_REDIS_DB", "database.redis.db", Key("redis.db")),
+    ("DB_REDIS_USERNAME", "database.redis.username", Key("redis.username")),
+    ("DB_REDIS_PASSWORD", "database.redis.password", Key("redis.password")),
+    ("DB_REDIS_KEY_PREFIX", "database.redis.keyPrefix", Key("redis.key_prefix")),
+    ("DB_REDIS_SENTINELS", "database.redis.sentinels", Nodes("redis.sentinels", 26379)),
+    ("DB_REDIS_SENTINEL_PASSWORD", "database.redis.sentinelPassword", Key("redis.sentinel_password")),
+    ("DB_REDIS_INSTANCE_NAME", "database.redis.name", Key("redis.sentinel_master")),
+    ("DB_REDIS_CLUSTER_NODES", "database.redis.clusterNodes", Nodes("redis.cluster_nodes", 6379)),
+    ("DB_POOLING_ENABLED", "databasePooling.enabled", Parameter("false", SQL)),
+    ("DB_POOLING_MIN", "databasePooling.min", Parameter("0", SQL)),
+    ("DB_POOLING_MAX", "databasePooling.max", Parameter("7", SQL)),
+    ("DEBUG", "debug", Talkative),
+    ("EVENT_MAX_CHANNELS_AT_ONCE", "eventLimits.maxChannelsAtOnce", Key("limits.max_event_channels_at_once")),
+    ("EVENT_MAX_NAME_LENGTH", "eventLimits.maxNameLength", Key("limits.max_event_name_length")),
+    ("EVENT_MAX_SIZE_IN_KB", "eventLimits.maxPayloadInKb", Key("limits.max_event_payload_in_kb")),
+    ("EVENT_MAX_BATCH_SIZE", "eventLimits.maxBatchSize", Key("limits.max_event_batch_size")),
+    ("HOST", "host", Key("server.host")),
+    (
+        "HTTP_ACCEPT_TRAFFIC_MEMORY_THRESHOLD",
+        "httpApi.acceptTraffic.memoryThreshold",
+        Key("server.accept_traffic_memory_percent"),
+    ),
+    ("METRICS_ENABLED", "metrics.enabled", Key("metrics.enabled")),
+    ("METRICS_DRIVER", "metrics.driver", Parameter("prometheus", METRICS)),
+    ("METRICS_HOST", "metrics.host", Key("metrics.host")),
+    ("METRICS_PROMETHEUS_PREFIX", "metrics.prometheus.prefix", Key("metrics.prefix")),
+    ("METRICS_SERVER_PORT", "metrics.port", Key("metrics.port")),
+    ("MODE", "mode", Only(&["full", "server"], "gema has no workers so far")),
+    ("PORT", "port", Key("server.port")),
+    ("PATH_PREFIX", "pathPrefix", Key("server.path_prefix")),
+    ("PRESENCE_MAX_MEMBERS", "presence.maxMembersPerChannel", Key("limits.max_presence_members_per_channel")),
+    ("PRESENCE_MAX_MEMBER_SIZE", "presence.maxMemberSizeInKb", Key("limits.max_presence_member_size_in_kb")),
+    ("QUEUE_DRIVER", "queue.driver", Only(&["sync"], WEBHOOKS)),
+    ("QUEUE_REDIS_CONCURRENCY", "queue.redis.concurrency", Parameter("1", REDIS_QUEUE)),
+    ("QUEUE_REDIS_OPTIONS", "queue.redis.redisOptions", Parameter("{}", REDIS_QUEUE)),
+    ("QUEUE_REDIS_CLUSTER_MODE", "queue.redis.clusterMode", Parameter("false", REDIS_QUEUE)),
+    ("QUEUE_SQS_REGION", "queue.sqs.region", Parameter("us-east-1", SQS)),
+    ("QUEUE_SQS_ENDPOINT", "queue.sqs.endpoint", Parameter("", SQS)),
+    ("QUEUE_SQS_CLIENT_OPTIONS", "queue.sqs.clientOptions", Parameter("{}", SQS)),
+    ("QUEUE_SQS_URL", "queue.sqs.queueUrl", Parameter("", SQS)),
+    ("QUEUE_SQS_PROCESS_BATCH", "queue.sqs.processBatch", Parameter("false", SQS)),
+    ("QUEUE_SQS_BATCH_SIZE", "queue.sqs.batchSize", Parameter("1", SQS)),
+    ("QUEUE_SQS_POLLING_WAIT_TIME_MS", "queue.sqs.pollingWaitTimeMs", Parameter("0", SQS)),
+    ("RATE_LIMITER_DRIVER", "rateLimiter.driver", Only(&["local"], "each node counts for itself so far")),
+    ("RATE_LIMITER_REDIS_OPTIONS", "rateLimiter.redis.redisOptions", Parameter("{}", REDIS_LIMITER)),
+    ("RATE_LIMITER_REDIS_CLUSTER_MODE", "rateLimiter.redis.clusterMode", Parameter("false", REDIS_LIMITER)),
+    ("SHUTDOWN_GRACE_PERIOD", "shutdownGracePeriod", Milliseconds("server.drain_seconds")),
+    ("SSL_CERT", "ssl.certPath", Only(&[], TLS)),
+    ("SSL_KEY", "ssl.keyPath", Only(&[], TLS)),
+    ("SSL_PASS", "ssl.passphrase", Parameter("", TLS)),
+    ("SSL_CA", "ssl.caPath", Parameter("", TLS)),
+    (
+        "USER_AUTHENTICATION_TIMEOUT",
+        "userAuthenticationTimeout",
+        Milliseconds("limits.user_authentication_timeout_seconds"),
+    ),
+    ("WEBHOOKS_BATCHING", "webhooks.batching.enabled", Parameter("false", WEBHOOKS)),
+    ("WEBHOOKS_BATCHING_DURATION", "webhooks.batching.duration", Parameter("50", WEBHOOKS)),
+    ("", "cors.credentials", Parameter("true", CREDENTIALS)),
+    ("", "cors.origin", Key("http.cors_origins")),
+    ("", "cors.methods", Key("http.cors_methods")),
+    ("", "cors.allowedHeaders", Key("http.cors_headers")),
+    ("", "httpApi.requestLimitInMb", Mebibytes("http.request_bytes_max")),
+    ("", "instance.process_id", Parameter("", "the system gives each process its number")),
+    ("", "queue.sqs.consumerOptions", Parameter("{}", SQS)),
+    ("DEFAULT_APP_ID", "appManager.array.apps.0.id", Key("apps.0.id")),
+    ("DEFAULT_APP_KEY", "appManager.array.apps.0.key", Key("apps.0.key")),
+    ("DEFAULT_APP_SECRET", "appManager.array.apps.0.secret", Key("apps.0.secret")),
+    ("DEFAULT_APP_MAX_CONNS", "appManager.array.apps.0.maxConnections", Key("apps.0.max_connections")),
+    (
+        "DEFAULT_APP_ENABLE_CLIENT_MESSAGES",
+        "appManager.array.apps.0.enableClientMessages",
+        Key("apps.0.enable_client_messages"),
+    ),
+    ("DEFAULT_APP_ENABLED", "appManager.array.apps.0.enabled", Key("apps.0.enabled")),
+    (
+        "DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC",
+        "appManager.array.apps.0.maxBackendEventsPerSecond",
+        Key("apps.0.max_backend_events_per_second"),
+    ),
+    (
+        "DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC",
+        "appManager.array.apps.0.maxClientEventsPerSecond",
+        Key("apps.0.max_client_events_per_second"),
+    ),
+    (
+        "DEFAULT_APP_MAX_READ_REQ_PER_SEC",
+        "appManager.array.apps.0.maxReadRequestsPerSecond",
+        Key("apps.0.max_read_requests_per_second"),
+    ),
+    (
+        "DEFAULT_APP_USER_AUTHENTICATION",
+        "appManager.array.apps.0.enableUserAuthentication",
+        Key("apps.0.enable_user_authentication"),
+    ),
+    ("DEFAULT_APP_WEBHOOKS", "appManager.array.apps.0.webhooks", Only(&["[]"], WEBHOOKS)),
+];

@@ -1,0 +1,570 @@
+//! What was written for Soketi: its options in files, `soketi.config.js`, `.env`, its names and command lines.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail anywhere, its helpers included")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use gema::config::{Faults, Loaded, load};
+use serde_json::Value as Json;
+use serde_json::json;
+
+/// Every option of Soketi 1.6.1, its variable behind `SOKETI_`, its default and another value.
+const OPTIONS: [(&str, &str, &str, &str); 112] = [
+    ("adapter.driver", "ADAPTER_DRIVER", r#""local""#, r#""redis""#),
+    ("adapter.redis.requestsTimeout", "ADAPTER_REDIS_REQUESTS_TIMEOUT", "5000", "5007"),
+    ("adapter.redis.prefix", "ADAPTER_REDIS_PREFIX", r#""""#, r#""other""#),
+    ("adapter.redis.redisPubOptions", "ADAPTER_REDIS_PUB_OPTIONS", "{}", r#"{"tls":{}}"#),
+    ("adapter.redis.redisSubOptions", "ADAPTER_REDIS_SUB_OPTIONS", "{}", r#"{"tls":{}}"#),
+    ("adapter.redis.clusterMode", "ADAPTER_REDIS_CLUSTER_MODE", "false", "true"),
+    ("adapter.cluster.requestsTimeout", "ADAPTER_CLUSTER_REQUESTS_TIMEOUT", "5000", "5007"),
+    ("adapter.nats.requestsTimeout", "ADAPTER_NATS_REQUESTS_TIMEOUT", "5000", "5007"),
+    ("adapter.nats.prefix", "ADAPTER_NATS_PREFIX", r#""""#, r#""other""#),
+    ("adapter.nats.servers", "ADAPTER_NATS_SERVERS", r#"["127.0.0.1:4222"]"#, r#"["n:4222"]"#),
+    ("adapter.nats.user", "ADAPTER_NATS_USER", "null", r#""other""#),
+    ("adapter.nats.pass", "ADAPTER_NATS_PASSWORD", "null", r#""other""#),
+    ("adapter.nats.token", "ADAPTER_NATS_TOKEN", "null", r#""other""#),
+    ("adapter.nats.timeout", "ADAPTER_NATS_TIMEOUT", "10000", "10007"),
+    ("adapter.nats.nodesNumber", "ADAPTER_NATS_NODES_NUMBER", "null", "7"),
+    ("appManager.driver", "APP_MANAGER_DRIVER", r#""array""#, r#""redis""#),
+    ("appManager.cache.enabled", "APP_MANAGER_CACHE_ENABLED", "false", "true"),
+    ("appManager.cache.ttl", "APP_MANAGER_CACHE_TTL", "-1", "6"),
+    (
+        "appManager.array.apps",
+        "",
+        r#"[{"id":"app-id","key":"app-key","secret":"app-secret"}]"#,
+        r#"[{"id":"b","key":"k","secret":"0012"}]"#,
+    ),
+    ("appManager.dynamodb.table", "APP_MANAGER_DYNAMODB_TABLE", r#""apps""#, r#""other""#),
+    ("appManager.dynamodb.region", "APP_MANAGER_DYNAMODB_REGION", r#""us-east-1""#, r#""other""#),
+    ("appManager.dynamodb.endpoint", "APP_MANAGER_DYNAMODB_ENDPOINT", "null", r#""other""#),
+    ("appManager.mysql.table", "APP_MANAGER_MYSQL_TABLE", r#""apps""#, r#""other""#),
+    ("appManager.mysql.version", "APP_MANAGER_MYSQL_VERSION", r#""8.0""#, r#""other""#),
+    ("appManager.mysql.useMysql2", "APP_MANAGER_MYSQL_USE_V2", "false", "true"),
+    ("appManager.postgres.table", "APP_MANAGER_POSTGRES_TABLE", r#""apps""#, r#""other""#),
+    ("appManager.postgres.version", "APP_MANAGER_POSTGRES_VERSION", r#""13.3""#, r#""other""#),
+    ("cache.driver", "CACHE_DRIVER", r#""memory""#, r#""redis""#),
+    ("cache.redis.redisOptions", "CACHE_REDIS_OPTIONS", "{}", r#"{"a":1}"#),
+    ("cache.redis.clusterMode", "CACHE_REDIS_CLUSTER_MODE", "false", "true"),
+    ("channelLimits.maxNameLength", "CHANNEL_LIMITS_MAX_NAME_LENGTH", "200", "207"),
+    ("channelLimits.cacheTtl", "CHANNEL_CACHE_TTL", "3600", "3607"),
+    ("cluster.hostname", "CLUSTER_HOST", r#""0.0.0.0""#, r#""other""#),
+    ("cluster.helloInterval", "CLUSTER_KEEPALIVE_INTERVAL", "500", "507"),
+    ("cluster.checkInterval", "CLUSTER_CHECK_INTERVAL", "500", "507"),
+    ("cluster.nodeTimeout", "CLUSTER_NODE_TIMEOUT", "2000", "2007"),
+    ("cluster.masterTimeout", "CLUSTER_MASTER_TIMEOUT", "2000", "2007"),
+    ("cluster.port", "CLUSTER_PORT", "11002", "11009"),
+    ("cluster.prefix", "CLUSTER_PREFIX", r#""""#, r#""other""#),
+    ("cluster.ignoreProcess", "CLUSTER_IGNORE_PROCESS", "true", "false"),
+    ("cluster.broadcast", "CLUSTER_BROADCAST_ADDRESS", r#""255.255.255.255""#, r#""10.0.0.1""#),
+    ("cluster.unicast", "CLUSTER_UNICAST_ADDRESSES", "null", r#"["10.0.0.1"]"#),
+    ("cluster.multicast", "CLUSTER_MULTICAST_ADDRESS", "null", r#""10.0.0.1""#),
+    ("cors.credentials", "", "true", "false"),
+    ("cors.origin", "", r#"["*"]"#, r#"["https://a.example"]"#),
+    ("cors.methods", "", r#"["GET","POST","PUT","DELETE","OPTIONS"]"#, r#"["GET"]"#),
+    (
+        "cors.allowedHeaders",
+        "",
+        r#"["Origin","Content-Type","X-Auth-Token","X-Requested-With","Accept","Authorization","X-CSRF-TOKEN","XSRF-TOKEN","X-Socket-Id"]"#,
+        r#"["Accept"]"#,
+    ),
+    ("database.mysql.host", "DB_MYSQL_HOST", r#""127.0.0.1""#, r#""other""#),
+    ("database.mysql.port", "DB_MYSQL_PORT", "3306", "3313"),
+    ("database.mysql.user", "DB_MYSQL_USERNAME", r#""root""#, r#""other""#),
+    ("database.mysql.password", "DB_MYSQL_PASSWORD", r#""password""#, r#""other""#),
+    ("database.mysql.database", "DB_MYSQL_DATABASE", r#""main""#, r#""other""#),
+    ("database.postgres.host", "DB_POSTGRES_HOST", r#""127.0.0.1""#, r#""other""#),
+    ("database.postgres.port", "DB_POSTGRES_PORT", "5432", "5439"),
+    ("database.postgres.user", "DB_POSTGRES_USERNAME", r#""postgres""#, r#""other""#),
+    ("database.postgres.password", "DB_POSTGRES_PASSWORD", r#""password""#, r#""other""#),
+    ("database.postgres.database", "DB_POSTGRES_DATABASE", r#""main""#, r#""other""#),
+    ("database.redis.host", "DB_REDIS_HOST", r#""127.0.0.1""#, r#""other""#),
+    ("database.redis.port", "DB_REDIS_PORT", "6379", "6386"),
+    ("database.redis.db", "DB_REDIS_DB", "0", "7"),
+    ("database.redis.username", "DB_REDIS_USERNAME", "null", r#""other""#),
+    ("database.redis.password", "DB_REDIS_PASSWORD", "null", r#""other""#),
+    ("database.redis.keyPrefix", "DB_REDIS_KEY_PREFIX", r#""""#, r#""other""#),
+    ("database.redis.sentinels", "DB_REDIS_SENTINELS", "null", r#"[{"host":"s-1","port":26379}]"#),
+    ("database.redis.sentinelPassword", "DB_REDIS_SENTINEL_PASSWORD", "null", r#""other""#),
+    ("database.redis.name", "DB_REDIS_INSTANCE_NAME", r#""mymaster""#, r#""other""#),
+    ("database.redis.clusterNodes", "DB_REDIS_CLUSTER_NODES", "[]", r#"[{"host":"c-1","port":6379}]"#),
+    ("databasePooling.enabled", "DB_POOLING_ENABLED", "false", "true"),
+    ("databasePooling.min", "DB_POOLING_MIN", "0", "7"),
+    ("databasePooling.max", "DB_POOLING_MAX", "7", "14"),
+    ("debug", "DEBUG", "false", "true"),
+    ("eventLimits.maxChannelsAtOnce", "EVENT_MAX_CHANNELS_AT_ONCE", "100", "107"),
+    ("eventLimits.maxNameLength", "EVENT_MAX_NAME_LENGTH", "200", "207"),
+    ("eventLimits.maxPayloadInKb", "EVENT_MAX_SIZE_IN_KB", "100", "107"),
+    ("eventLimits.maxBatchSize", "EVENT_MAX_BATCH_SIZE", "10", "17"),
+    ("host", "HOST", r#""0.0.0.0""#, r#""127.0.0.1""#),
+    ("httpApi.requestLimitInMb", "", "100", "2.5"),
+    ("httpApi.acceptTraffic.memoryThreshold", "HTTP_ACCEPT_TRAFFIC_MEMORY_THRESHOLD", "85", "50"),
+    ("instance.process_id", "", "null", "7"),
+    ("metrics.enabled", "METRICS_ENABLED", "false", "true"),
+    ("metrics.driver", "METRICS_DRIVER", r#""prometheus""#, r#""redis""#),
+    ("metrics.host", "METRICS_HOST", r#""0.0.0.0""#, r#""127.0.0.1""#),
+    ("metrics.prometheus.prefix", "METRICS_PROMETHEUS_PREFIX", r#""soketi_""#, r#""other""#),
+    ("metrics.port", "METRICS_SERVER_PORT", "9601", "9608"),
+    ("mode", "MODE", r#""full""#, r#""worker""#),
+    ("port", "PORT", "6001", "6008"),
+    ("pathPrefix", "PATH_PREFIX", r#""""#, r#""/x""#),
+    ("presence.maxMembersPerChannel", "PRESENCE_MAX_MEMBERS", "100", "107"),
+    ("presence.maxMemberSizeInKb", "PRESENCE_MAX_MEMBER_SIZE", "2", "9"),
+    ("queue.driver", "QUEUE_DRIVER", r#""sync""#, r#""redis""#),
+    ("queue.redis.concurrency", "QUEUE_REDIS_CONCURRENCY", "1", "8"),
+    ("queue.redis.redisOptions", "QUEUE_REDIS_OPTIONS", "{}", r#"{"a":1}"#),
+    ("queue.redis.clusterMode", "QUEUE_REDIS_CLUSTER_MODE", "false", "true"),
+    ("queue.sqs.region", "QUEUE_SQS_REGION", r#""us-east-1""#, r#""other""#),
+    ("queue.sqs.endpoint", "QUEUE_SQS_ENDPOINT", "null", r#""other""#),
+    ("queue.sqs.clientOptions", "QUEUE_SQS_CLIENT_OPTIONS", "{}", r#"{"a":1}"#),
+    ("queue.sqs.consumerOptions", "", "{}", r#"{"a":1}"#),
+    ("queue.sqs.queueUrl", "QUEUE_SQS_URL", r#""""#, r#""other""#),
+    ("queue.sqs.processBatch", "QUEUE_SQS_PROCESS_BATCH", "false", "true"),
+    ("queue.sqs.batchSize", "QUEUE_SQS_BATCH_SIZE", "1", "8"),
+    ("queue.sqs.pollingWaitTimeMs", "QUEUE_SQS_POLLING_WAIT_TIME_MS", "0", "7"),
+    ("rateLimiter.driver", "RATE_LIMITER_DRIVER", r#""local""#, r#""redis""#),
+    ("rateLimiter.redis.redisOptions", "RATE_LIMITER_REDIS_OPTIONS", "{}", r#"{"a":1}"#),
+    ("rateLimiter.redis.clusterMode", "RATE_LIMITER_REDIS_CLUSTER_MODE", "false", "true"),
+    ("shutdownGracePeriod", "SHUTDOWN_GRACE_PERIOD", "3000", "3007"),
+    ("ssl.certPath", "SSL_CERT", r#""""#, r#""other""#),
+    ("ssl.keyPath", "SSL_KEY", r#""""#, r#""other""#),
+    ("ssl.passphrase", "SSL_PASS", r#""""#, r#""other""#),
+    ("ssl.caPath", "SSL_CA", r#""""#, r#""other""#),
+    ("userAuthenticationTimeout", "USER_AUTHENTICATION_TIMEOUT", "30000", "30007"),
+    ("webhooks.batching.enabled", "WEBHOOKS_BATCHING", "false", "true"),
+    ("webhooks.batching.duration", "WEBHOOKS_BATCHING_DURATION", "50", "57"),
+];
+
+/// What a value leads to: settings other than the default, and how many warnings and faults.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    settings: BTreeSet<String>,
+    warnings: usize,
+    faults: usize,
+}
+
+fn outcome(loaded: Result<Loaded, Faults>, default: &BTreeSet<String>) -> Outcome {
+    let none = || BTreeSet::new();
+    match loaded {
+        Ok(loaded) => {
+            let settings = settings(&loaded).difference(default).cloned().collect();
+            Outcome { settings, warnings: loaded.warnings.len(), faults: 0 }
+        }
+        Err(Faults { faults, warnings }) => {
+            assert!(!faults.iter().any(|fault| fault.contains("is not a")), "unknown: {faults:?}");
+            Outcome { settings: none(), warnings: warnings.len(), faults: faults.len() }
+        }
+    }
+}
+
+fn settings(loaded: &Loaded) -> BTreeSet<String> {
+    loaded.settings().iter().map(|line| line.rsplit_once(" # ").unwrap().0.trim().to_owned()).collect()
+}
+
+/// A folder of its own for each test.
+fn folder(test: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("soketi-{test}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let file = folder.join(name);
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// The option in groups, as in `{"adapter": {"driver": …}}`.
+fn nested(option: &str, value: &Json) -> Json {
+    option.rsplit('.').fold(value.clone(), |inner, name| json!({ name: inner }))
+}
+
+fn variables(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn each_option_means_the_same_dotted_nested_and_as_a_variable() {
+    let folder = folder("options");
+    let default = settings(&load(&[], []).unwrap());
+    let quiet = load(&[], []).unwrap().warnings.len();
+    for (option, variable, _, other) in OPTIONS {
+        let value: Json = serde_json::from_str(other).unwrap();
+        let dotted = write(&folder, "dotted.json", &json!({ option: value }).to_string());
+        let dotted = outcome(load(&[dotted], []), &default);
+        let nested = write(&folder, "nested.json", &nested(option, &value).to_string());
+        assert_eq!(outcome(load(&[nested], []), &default), dotted, "{option}");
+        let silent = dotted.settings.is_empty() && dotted.warnings == quiet && dotted.faults == 0;
+        assert!(!silent, "{option} is neither honoured nor reported");
+        if !variable.is_empty() {
+            let text = value.as_str().map_or_else(|| other.to_owned(), str::to_owned);
+            let environment = [(format!("SOKETI_{variable}"), text)];
+            assert_eq!(outcome(load(&[], environment), &default), dotted, "SOKETI_{variable}");
+        }
+    }
+}
+
+#[test]
+fn soketis_defaults_are_taken_without_a_word() {
+    let folder = folder("defaults");
+    let mut all = serde_json::Map::new();
+    for (option, _, default, _) in OPTIONS {
+        all.insert(option.to_owned(), serde_json::from_str(default).unwrap());
+    }
+    let file = write(&folder, "all.json", &Json::Object(all).to_string());
+    let loaded = load(&[file], []).unwrap();
+    assert_eq!(loaded.warnings, load(&[], []).unwrap().warnings);
+    assert_eq!(loaded.config.http.request_bytes_max, 100 * 1024 * 1024);
+}
+
+#[test]
+fn an_option_that_is_misspelt_is_refused_with_the_one_that_is_meant() {
+    let folder = folder("misspelt");
+    for (option, ..) in OPTIONS {
+        // Two letters exchanged: the last but one and its neighbour.
+        let mut letters: Vec<char> = option.chars().collect();
+        let last = letters.len() - 1;
+        if letters[last - 1] == letters[last - 2] || letters[last - 1] == '.' || letters[last - 2] == '.' {
+            continue;
+        }
+        letters.swap(last - 1, last - 2);
+        let misspelt: String = letters.into_iter().collect();
+        let file = write(&folder, "misspelt.json", &nested(&misspelt, &json!("hush")).to_string());
+        let place = format!("{misspelt} (from {}:1)", file.display());
+        match load(&[file], []) {
+            Err(Faults { faults, .. }) => {
+                let fault = &faults[0];
+                let meant = fault.contains(&format!("did you mean {option}?"));
+                assert!(fault.starts_with(&place) && fault.contains(" is not a setting; "), "{fault}");
+                assert!(meant || !fault.contains("hush"), "{fault}");
+            }
+            // What Soketi hands on to databases may have any name.
+            Ok(loaded) => assert!(loaded.warnings.iter().any(|warning| warning.starts_with(&place)), "{misspelt}"),
+        }
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_taken_or_refused_with_its_place() {
+    let folder = folder("kinds");
+    let values =
+        ["true", "-1", "1.5", "1e300", "\"hush\"", "[]", "[\"hush\"]", "[{\"a\": \"hush\"}]", "{\"a\": \"hush\"}"];
+    for (option, ..) in OPTIONS {
+        for value in values {
+            let file = write(&folder, "kinds.json", &format!("{{\n{:?}: {value}}}", option));
+            let place = format!("(from {}:2)", file.display());
+            if let Err(Faults { faults, .. }) = load(&[file], []) {
+                assert!(faults.iter().all(|fault| fault.contains(&place)), "{option}: {value}: {faults:#?}");
+                let is_secret = option.to_lowercase().contains("pass") || option.ends_with("apps");
+                assert!(!is_secret || !faults.concat().contains("hush"), "{option}: {value}: {faults:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn our_own_file_is_refused_wherever_a_letter_or_the_end_is_missing() {
+    let folder = folder("own");
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")).unwrap();
+    let complete = load(&[write(&folder, "own.toml", &text)], []).unwrap().config.apps().len();
+    let lines: Vec<&str> = text.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        let is_setting = line.starts_with(|first: char| first.is_ascii_lowercase());
+        let Some((key, value)) = line.split_once(" = ").filter(|_| is_setting) else { continue };
+        let misspelt = format!("{}x{} = {value}", &key[..1], &key[1..]);
+        let changed = [&lines[..index], &[&misspelt], &lines[index + 1..]].concat().join("\n");
+        let file = write(&folder, "own.toml", &changed);
+        let faults = load(std::slice::from_ref(&file), []).unwrap_err().faults.join("\n");
+        let place = format!("(from {}:{}) is not a setting", file.display(), index + 1);
+        assert!(faults.contains(&place), "{key}: {faults}");
+        let cut: Vec<&str> = lines[..index].to_vec();
+        if let Ok(loaded) = load(&[write(&folder, "own.toml", &cut.join("\n"))], []) {
+            // Without an app at all it is Soketi's, which is warned of where others can reach it.
+            assert!(loaded.config.apps.len() <= complete);
+        }
+    }
+}
+
+#[test]
+fn both_styles_may_stand_in_one_file_and_ours_wins() {
+    let folder = folder("mixed");
+    let text = "{ \"server.workers\": 3, \"port\": 7001, \"metrics\": { \"enabled\": true, \"prometheus\": { \"prefix\": \"\" } },\n\
+                \"cluster\": { \"port\": 11002, \"name\": \"shop\" }, \"cors\": { \"origin\": [\"https://a.example\"] },\n\
+                \"server\": { \"port\": 7002 }, \"shutdownGracePeriod\": 2500, \"limits\": { \"enable_watchlist\": false } }";
+    let file = write(&folder, "mixed.json", text);
+    let name = file.display().to_string();
+    let loaded = load(&[file], []).unwrap();
+    let config = &loaded.config;
+    assert_eq!((config.server.port, config.server.workers, config.server.drain_seconds.0), (7002, 3, 2.5));
+    assert_eq!((config.metrics.enabled, config.metrics.prefix.as_str()), (true, ""));
+    assert_eq!((config.cluster.name.as_str(), config.limits.enable_watchlist), ("shop", false));
+    assert_eq!(config.http.cors_origins, ["https://a.example"]);
+    assert_eq!(loaded.warnings[0], format!("{name}:1 has no effect, because server.port (from {name}:3) says it, too"));
+}
+
+#[test]
+fn apps_come_in_all_of_soketis_spellings() {
+    let folder = folder("apps");
+    let text = r#"{ "appManager.array.apps": [
+        { "id": 7, "key": "k", "secret": "0012", "maxConnections": "5", "enabled": "false", "webhooks": [], "maxEventBatchSize": null },
+        { "AppId": "b", "AppKey": "l", "AppSecret": "s", "MaxConnections": 6, "enable_client_messages": 1, "max_read_req_per_sec": "" }
+    ], "appManager": { "array.apps.0.enableUserAuthentication": true, "cache": { "enabled": false } } }"#;
+    let apps = load(&[write(&folder, "apps.json", text)], []).unwrap().config.apps();
+    let (first, second) = (&apps[0], &apps[1]);
+    assert_eq!((first.id.as_str(), first.enabled, first.limits.max_connections), ("7", false, 5));
+    assert_eq!((first.keys[0].secret.expose(), first.limits.enable_user_authentication), (&b"0012"[..], true));
+    assert_eq!((second.id.as_str(), second.limits.max_connections), ("b", 6));
+    assert!(second.limits.enable_client_messages && second.limits.max_read_requests_per_second < 0);
+    // A single field changes the default app, as with Soketi, and the variable wins.
+    let file =
+        write(&folder, "one.json", r#"{ "appManager.array.apps.0.id": "c", "appManager.array.apps.0.key": "k" }"#);
+    let app = &load(&[file], variables(&[("SOKETI_DEFAULT_APP_KEY", "m")])).unwrap().config.apps()[0];
+    assert_eq!(
+        (app.id.as_str(), app.keys[0].key.as_str(), app.keys[0].secret.expose()),
+        ("c", "m", &b"app-secret"[..])
+    );
+}
+
+#[test]
+fn an_app_that_wants_what_is_not_there_is_refused() {
+    let folder = folder("webhooks");
+    let text = "{\"appManager.array.apps\": [{\"id\": \"a\", \"key\": \"k\", \"secret\": \"s\",\n\"webhooks\": [{\"url\": \"https://hush\"}]}]}";
+    let file = write(&folder, "webhooks.json", text);
+    let place = format!("apps.0.webhooks (from {}:2) must be [] or left out: ", file.display());
+    let faults = load(&[file], []).unwrap_err().faults;
+    assert!(faults[0].starts_with(&place) && !faults[0].contains("hush"), "{faults:?}");
+}
+
+/// In the form of the documents that people follow, with values of its own.
+const CONFIG_JS: &str = r#"// soketi.config.js
+module.exports = {
+    appManager: {
+        driver: "array",
+        apps: [
+            {
+                id: process.env.PUSHER_APP_ID || "pabrik",
+                key: process.env.PUSHER_APP_KEY || "pabrik-key",
+                secret: process.env.PUSHER_APP_SECRET || "hush-secret",
+                enableClientMessages: true,
+                enableStatistics: true,
+                maxConnectionsPerApp: 250,
+            },
+        ],
+    },
+    server: {
+        host: '127.0.0.1',
+        port: process.env.SOKETI_PORT || 6001,
+        cors: {
+            origin: ["http://localhost", `http://localhost:8000`],
+            methods: ["GET", "POST"],
+            credentials: true,
+        },
+        // Performance tuning
+        maxPayload: 1024 * 1024, // 1MB
+        perMessageDeflate: false, // none
+    },
+    database: {
+        driver: "redis",
+        redis: {
+            host: process.env.REDIS_HOST || "127.0.0.1",
+            port: process.env.REDIS_PORT || 6379,
+            password: process.env.REDIS_PASSWORD || null,
+            db: process.env.REDIS_DB || 0,
+            retryDelayOnFailover: 100,
+            lazyConnect: true,
+        },
+    },
+    metrics: {
+        enabled: true,
+        driver: "redis",
+        redis: { host: process.env.REDIS_HOST || "127.0.0.1" },
+    },
+    monitoring: { enabled: true, driver: "redis" },
+    statistics: { enabled: true, model: "redis" },
+};
+"#;
+
+#[test]
+fn a_config_of_the_documents_is_mapped_and_the_rest_is_reported() {
+    let folder = folder("documents");
+    let file = write(&folder, "soketi.config.js", CONFIG_JS);
+    let name = file.display().to_string();
+    let environment = variables(&[("PUSHER_APP_KEY", "from-outside"), ("REDIS_PASSWORD", "null"), ("REDIS_HOST", "")]);
+    let loaded = load(&[file], environment).unwrap();
+    let (config, app) = (&loaded.config, &loaded.config.apps()[0]);
+    assert_eq!((app.id.as_str(), app.keys[0].key.as_str()), ("pabrik", "from-outside"));
+    assert_eq!((app.limits.max_connections, app.limits.enable_client_messages), (250, true));
+    assert_eq!((config.server.port, config.connections.message_bytes_max), (6001, 1024 * 1024));
+    assert_eq!(config.http.cors_origins, ["http://localhost", "http://localhost:8000"]);
+    assert_eq!(config.http.cors_methods, ["GET", "POST"]);
+    assert!(config.metrics.enabled && config.redis.password.is_empty());
+    assert_eq!(loaded.origins["apps.0.key"], format!("{name}:8, PUSHER_APP_KEY"));
+    assert_eq!(loaded.origins["server.port"], format!("{name}:18"));
+    let said: Vec<&str> = loaded.warnings.iter().map(|warning| warning.split(&name).next().unwrap()).collect();
+    let expected = [
+        "apps.0.enableStatistics (from ",
+        "database.driver (from ",
+        "database.redis.lazyConnect (from ",
+        "database.redis.retryDelayOnFailover (from ",
+        "metrics.driver (from ",
+        "metrics.redis (from ",
+        "monitoring (from ",
+        "statistics (from ",
+    ];
+    assert_eq!(BTreeSet::from_iter(said), BTreeSet::from(expected), "{:#?}", loaded.warnings);
+    assert!(loaded.warnings.iter().all(|warning| warning.contains("has no effect, because ")));
+}
+
+#[test]
+fn a_config_that_was_cut_off_never_starts_the_default_app() {
+    let folder = folder("cut");
+    for (end, _) in CONFIG_JS.match_indices('\n').skip(1) {
+        let file = write(&folder, "soketi.config.js", &CONFIG_JS[..end]);
+        match load(&[file], []) {
+            Ok(loaded) => assert_eq!(loaded.config.apps()[0].id, "pabrik", "cut at {end}"),
+            Err(faults) => assert!(faults.faults[0].contains("soketi.config.js:"), "{faults}"),
+        }
+    }
+}
+
+#[test]
+fn a_config_that_does_something_is_refused_with_its_line() {
+    let folder = folder("code");
+    let file = write(&folder, "soketi.config.js", "const hush = 1;\nmodule.exports = { port: hush };\n");
+    let found = run(&folder, "gema", &["check", "--config", "soketi.config.js"], &[]);
+    assert_eq!(found.status.code(), Some(1));
+    let told = String::from_utf8(found.stderr).unwrap();
+    assert!(told.starts_with("fault: soketi.config.js:1: this is code, which gema does not run; "), "{told}");
+    assert!(!told.contains("hush"), "{told}");
+    fs::remove_file(file).unwrap();
+}
+
+/// Runs the program under another name, in `folder`.
+fn command(folder: &Path, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let program = folder.join(name);
+    if !program.exists() {
+        symlink(env!("CARGO_BIN_EXE_gema"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder).env_clear().envs(environment.iter().copied());
+    command
+}
+
+fn run(folder: &Path, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    command(folder, name, arguments, environment).output().unwrap()
+}
+
+fn printed(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn dotenv_counts_after_the_environment_and_only_for_what_concerns_us() {
+    let folder = folder("dotenv");
+    let text = "APP_NAME=Toko Kami\nBROKEN=it's\n# Soketi\nSOKETI_PORT=7001 # the port\nSOKETI_HOST='127.0.0.1'\n\
+                PUSHER_APP_ID=${APP_NAME}\nPUSHER_APP_KEY=k\nPUSHER_APP_SECRET=\"0012#3\"\nVITE_KEY=\"${PUSHER_APP_KEY}\"\n\
+                SOKETI_METRICS_PROMETHEUS_PREFIX=\nGEMA_LOG_FORMAT=json\nREDIS_HOST=redis\n";
+    write(&folder, ".env", text);
+    let environment = [("SOKETI_HOST", "127.0.0.2"), ("PUSHER_APP_ID", "outside")];
+    let lines = printed(run(&folder, "gema", &["config"], &environment));
+    let line = |key: &str| lines.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap().to_owned();
+    assert!(line("server.port").starts_with("server.port = 7001 "), "{lines}");
+    for (key, origin) in [
+        ("server.port", ".env:4, SOKETI_PORT"),
+        ("server.host", "SOKETI_HOST"),
+        ("apps.0.id", "PUSHER_APP_ID"),
+        ("apps.0.key", ".env:7, PUSHER_APP_KEY"),
+        ("apps.0.secret", ".env:8, PUSHER_APP_SECRET"),
+        ("log.format", ".env:11, GEMA_LOG_FORMAT"),
+        ("metrics.prefix", "default"),
+        ("redis.host", "default"),
+    ] {
+        assert!(line(key).ends_with(&format!("# {origin}")), "{}", line(key));
+    }
+    assert!(!lines.contains("0012"), "{lines}");
+}
+
+#[test]
+fn mistakes_in_dotenv_are_told_with_their_line() {
+    let folder = folder("dotenv-mistakes");
+    write(&folder, ".env", "APP_KEY=\nSOKETI_PROT=1\nSOKETI_PORT=many\nSOKETI_MODE=worker\nSOKETI_HOST='hush\n");
+    let found = run(&folder, "gema", &["check"], &[]);
+    assert_eq!(found.status.code(), Some(1));
+    let told = String::from_utf8(found.stderr).unwrap();
+    for fault in [
+        "SOKETI_PROT (from .env:2) is not a variable of gema; did you mean SOKETI_PORT?",
+        "server.port (from .env:3, SOKETI_PORT) is \"many\"; it must be a whole number",
+        "SOKETI_MODE (from .env:4) must be full or server or left out: ",
+        "SOKETI_HOST (from .env:5) has a quote that is not closed; close it",
+    ] {
+        assert!(told.contains(&format!("fault: {fault}")), "{fault}: {told}");
+    }
+    assert!(!told.contains("hush"), "{told}");
+}
+
+#[test]
+fn variables_of_dotenv_are_there_for_a_config_that_asks() {
+    let folder = folder("dotenv-config");
+    write(&folder, ".env", "MY_PORT=7005\nMY_SECRET=hush\n");
+    let text = "export default { port: parseInt(process.env.MY_PORT, 10), appManager: { array: { apps: [\n\
+                { id: 'a', key: 'k', secret: process.env.MY_SECRET ?? '' }] } } };";
+    write(&folder, "config.mjs", text);
+    let lines = printed(run(&folder, "soketi", &["config", "--config=config.mjs"], &[]));
+    assert!(
+        lines.lines().any(|line| line.starts_with("server.port = 7005 ") && line.ends_with("# config.mjs:1, MY_PORT"))
+    );
+    assert!(!lines.contains("hush"), "{lines}");
+}
+
+#[test]
+fn a_dotenv_that_cannot_be_read_never_starts_the_default_app() {
+    let folder = folder("dotenv-unread");
+    fs::create_dir(folder.join(".env")).unwrap();
+    let found = run(&folder, "gema", &["check"], &[]);
+    let told = String::from_utf8(found.stderr).unwrap();
+    assert!(told.starts_with("fault: .env cannot be read: ") && found.status.code() == Some(1), "{told}");
+    let app = [("PUSHER_APP_ID", "a"), ("PUSHER_APP_KEY", "k"), ("PUSHER_APP_SECRET", "s")];
+    let told = printed(run(&folder, "gema", &["check"], &app));
+    assert!(told.starts_with("warning: .env cannot be read: "), "{told}");
+}
+
+#[test]
+fn soketis_names_and_command_lines_start_the_server() {
+    let folder = folder("names");
+    let config = CONFIG_JS.replace("6001", "0").replace("enabled: true,\n        driver", "port: 0, driver");
+    write(&folder, "soketi.config.js", &config);
+    let environment =
+        [("GEMA_LOG_FORMAT", "json"), ("GEMA_SERVER_WORKERS", "1"), ("SOKETI_SHUTDOWN_GRACE_PERIOD", "100")];
+    let lines: [(&str, &[&str]); 4] = [
+        ("soketi", &["start", "--config=soketi.config.js"]),
+        ("soketi-pm2", &["start", "--config", "soketi.config.js"]),
+        ("soketi", &["--config=soketi.config.js"]),
+        ("node", &["--max-old-space-size=256", "/app/bin/server.js", "start", "--config=soketi.config.js"]),
+    ];
+    for (name, arguments) in lines {
+        let mut server = command(&folder, name, arguments, &environment)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(server.stdout.take().unwrap()).lines();
+        let ready = log.find_map(|line| {
+            let event: Json = serde_json::from_str(&line.unwrap()).unwrap();
+            (event["message"] == "ready").then_some(event)
+        });
+        let ready = ready.unwrap_or_else(|| panic!("{name} {arguments:?} did not start"));
+        let url = format!("http://{}", ready["metrics_address"].as_str().unwrap().replace("0.0.0.0", "127.0.0.1"));
+        assert!(run(&folder, "wget", &["--no-verbose", "--spider", &url], &[]).status.success(), "{url}");
+        assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+    }
+    let other = run(&folder, "node", &["index.js"], &[]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8(other.stderr).unwrap().starts_with("this is gema, "));
+}
