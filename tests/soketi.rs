@@ -218,7 +218,7 @@ fn soketis_defaults_are_taken_without_a_word() {
     }
     let file = write(&folder, "all.json", &Json::Object(all).to_string());
     let loaded = load(&[file], []).unwrap();
-    assert_eq!(loaded.warnings, load(&[], []).unwrap().warnings);
+    assert!(loaded.warnings.len() == 1 && loaded.warnings[0].contains("Soketi's default secret"), "{loaded:?}");
     assert_eq!(loaded.config.http.request_bytes_max, 100 * 1024 * 1024);
 }
 
@@ -338,6 +338,43 @@ fn an_app_that_wants_what_is_not_there_is_refused() {
     let place = format!("apps.0.webhooks (from {}:2) must be [] or left out: ", file.display());
     let faults = load(&[file], []).unwrap_err().faults;
     assert!(faults[0].starts_with(&place) && !faults[0].contains("hush"), "{faults:?}");
+}
+
+#[test]
+fn what_soketi_hands_on_to_its_redis_client_counts_or_is_reported() {
+    let folder = folder("ioredis");
+    let load_redis = |more: &str| {
+        let text =
+            format!("{{\"host\": \"127.0.0.1\", \"adapter.driver\": \"redis\",\n\"database.redis\": {{{more}}}}}");
+        let file = write(&folder, "redis.json", &text);
+        (load(std::slice::from_ref(&file), []), file.display().to_string())
+    };
+    let loaded = load_redis("\"host\": \"r-1\", \"tls\": {}, \"password\": 12").0.unwrap();
+    assert_eq!((loaded.config.redis.host.as_str(), loaded.config.redis.tls), ("r-1", true));
+    assert_eq!((loaded.config.redis.password.expose(), loaded.warnings.len()), (&b"12"[..], 0));
+    let loaded = load_redis("\"path\": \"/run/redis.sock\"").0.unwrap();
+    assert_eq!(loaded.config.redis.url.expose(), b"unix:///run/redis.sock");
+    let (loaded, file) = load_redis("\"lazyConnect\": true");
+    let because = "has no effect, because gema's link to Redis has times and retries of its own";
+    assert_eq!(loaded.unwrap().warnings, [format!("database.redis.lazyConnect (from {file}:2) {because}")]);
+    let (loaded, file) = load_redis("\"prot\": 6380, \"tls\": {\"ca\": \"hush\"}");
+    let faults = loaded.unwrap_err().faults;
+    let misspelt = format!("database.redis.prot (from {file}:2) is not a setting; did you mean database.redis.port?");
+    assert_eq!(faults[0], misspelt);
+    assert!(faults[1].starts_with(&format!("database.redis.tls (from {file}:2) has tls.ca, ")), "{faults:?}");
+    assert!(!faults.concat().contains("hush"), "{faults:?}");
+}
+
+#[test]
+fn warnings_about_an_app_name_its_place() {
+    let file = write(
+        &folder("place"),
+        "place.yaml",
+        "host: 127.0.0.1\nappManager:\n  array.apps:\n  - id: a\n    key: k\n    secret: ' s'\n",
+    );
+    let place = format!("app \"a\" (from {}:4) has a secret that begins or ends with white space", file.display());
+    let warnings = load(&[file], []).unwrap().warnings;
+    assert!(warnings[0].starts_with(&place) && warnings.len() == 1, "{warnings:?}");
 }
 
 /// In the form of the documents that people follow, with values of its own.
@@ -525,7 +562,7 @@ fn variables_of_dotenv_are_there_for_a_config_that_asks() {
 #[test]
 fn a_dotenv_that_cannot_be_read_never_starts_the_default_app() {
     let folder = folder("dotenv-unread");
-    fs::create_dir(folder.join(".env")).unwrap();
+    symlink(".env", folder.join(".env")).unwrap();
     let found = run(&folder, "gema", &["check"], &[]);
     let told = String::from_utf8(found.stderr).unwrap();
     assert!(told.starts_with("fault: .env cannot be read: ") && found.status.code() == Some(1), "{told}");

@@ -61,7 +61,8 @@ pub(super) fn read(mut variables: Vec<Variable>) -> Said {
             None if is_service_link(name, value) => (),
             None => {
                 let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).collect();
-                let meant = did_you_mean(name, names.iter().map(String::as_str), "unset it");
+                let otherwise = if variable.place.is_some() { "remove it" } else { "unset it" };
+                let meant = did_you_mean(name, names.iter().map(String::as_str), otherwise);
                 said.faults.push(format!("{who} is not a variable of gema; {meant}"));
             }
         }

@@ -25,6 +25,7 @@ use super::file;
 use super::options::Said;
 use super::translate::translate;
 use super::tree;
+use super::tree::Checked;
 
 /// A configuration that may be served.
 #[derive(Debug)]
@@ -134,7 +135,8 @@ impl Sources {
     fn read_dotenv(&mut self, file: &Path) {
         let text = match fs::read(file) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            // Some call a folder so that has nothing to do with it.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => return,
             Err(error) => return self.unread = Some(format!(".env cannot be read: {error}")),
         };
         let mut found = BTreeMap::new();
@@ -179,11 +181,11 @@ impl Sources {
         fallback::complete(&mut merged, &fallbacks, files_have_apps);
 
         let checked = tree::check(merged);
-        faults.extend(checked.faults);
+        faults.extend_from_slice(&checked.faults);
         for fault in checked.config.validate() {
             let key = fault.split(' ').next().unwrap_or_default();
             if !checked.faulty.contains(key) {
-                faults.push(with_origin(&fault, &checked.origins));
+                faults.push(with_origin(&fault, &checked));
             }
         }
         if let Some(who) = cluster_mode.filter(|_| checked.config.redis.cluster_nodes.is_empty()) {
@@ -203,7 +205,7 @@ impl Sources {
             return Err(Faults { faults, warnings });
         }
         warnings.extend(idle(&checked.config, &checked.origins));
-        warnings.extend(checked.config.warnings().iter().map(|warning| with_origin(warning, &checked.origins)));
+        warnings.extend(checked.config.warnings().iter().map(|warning| with_origin(warning, &checked)));
         Ok(Loaded { config: checked.config, warnings, origins: checked.origins })
     }
 }
@@ -219,11 +221,16 @@ fn settle(said: &mut [Said], faults: &mut Vec<String>) -> Option<String> {
     cluster_mode
 }
 
-/// A sentence that begins with a key, with who set that key.
-fn with_origin(sentence: &str, origins: &BTreeMap<String, String>) -> String {
+/// A sentence that begins with a key, or an app, with who set it.
+fn with_origin(sentence: &str, Checked { config, origins, .. }: &Checked) -> String {
     let key = sentence.split(' ').next().unwrap_or_default();
-    match origins.get(key) {
-        Some(origin) => sentence.replacen(key, &format!("{key} (from {origin})"), 1),
+    let of_app = |(index, app): (usize, &AppEntry)| {
+        let app = format!("app {:?}", app.id);
+        sentence.starts_with(&format!("{app} ")).then_some((app, origins.get(&format!("apps.{index}.id"))?))
+    };
+    let of_key = || Some((key.to_owned(), origins.get(key)?));
+    match config.apps.iter().enumerate().find_map(of_app).or_else(of_key) {
+        Some((subject, origin)) => sentence.replacen(&subject, &format!("{subject} (from {origin})"), 1),
         None => sentence.to_owned(),
     }
 }
