@@ -7,12 +7,18 @@ COPY benches benches
 COPY config config
 # glibc linked in statically; since 2.34 it resolves the name of Redis without loading anything at run time.
 RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" \
- && cp target/*/release/gema /gema
+ && mkdir -p /image/usr/bin /image/app \
+ && cp target/*/release/gema /image/usr/bin/gema \
+ && cd /image/usr/bin \
+ && ln -s gema soketi && ln -s gema soketi-pm2 && ln -s gema node && ln -s gema wget
 
 FROM scratch
-COPY --from=build /gema /usr/bin/gema
+# Under the names that are called in Soketi's image, its Helm chart and Sail's health check, too.
+COPY --from=build /image /
 # Whom to trust when Redis is behind TLS.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ENV PATH=/usr/bin
+WORKDIR /app
 USER 1000:1000
 EXPOSE 6001 9601
 HEALTHCHECK --interval=10s --timeout=5s CMD ["/usr/bin/gema", "health"]
