@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use gema::config::{Faults, Loaded, load};
 use serde_json::Value as Json;
@@ -571,13 +573,51 @@ fn a_dotenv_that_cannot_be_read_never_starts_the_default_app() {
     assert!(told.starts_with("warning: .env cannot be read: "), "{told}");
 }
 
+/// What a WebSocket to `path` hears first.
+fn first_frame(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut heard = Vec::new();
+    while !heard.contains(&b'}') {
+        let mut piece = [0; 1024];
+        let read = stream.read(&mut piece).unwrap();
+        assert_ne!(read, 0, "{}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&piece[..read]);
+    }
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// A server that ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+/// Soketi's ways to be called, with the environment that PM2 and systemd files of the documents give it.
 #[test]
 fn soketis_names_and_command_lines_start_the_server() {
     let folder = folder("names");
     let config = CONFIG_JS.replace("6001", "0").replace("enabled: true,\n        driver", "port: 0, driver");
     write(&folder, "soketi.config.js", &config);
-    let environment =
-        [("GEMA_LOG_FORMAT", "json"), ("GEMA_SERVER_WORKERS", "1"), ("SOKETI_SHUTDOWN_GRACE_PERIOD", "100")];
+    let environment = [
+        ("NODE_ENV", "production"),
+        ("PUSHER_APP_ID", "gudang"),
+        ("PUSHER_APP_KEY", "gudang-key"),
+        ("PUSHER_APP_SECRET", "12345678"),
+        ("REDIS_HOST", "127.0.0.1"),
+        ("REDIS_PORT", "6379"),
+        ("SOKETI_SHUTDOWN_GRACE_PERIOD", "100"),
+        ("GEMA_LOG_FORMAT", "json"),
+        ("GEMA_SERVER_WORKERS", "1"),
+    ];
     let lines: [(&str, &[&str]); 4] = [
         ("soketi", &["start", "--config=soketi.config.js"]),
         ("soketi-pm2", &["start", "--config", "soketi.config.js"]),
@@ -585,21 +625,24 @@ fn soketis_names_and_command_lines_start_the_server() {
         ("node", &["--max-old-space-size=256", "/app/bin/server.js", "start", "--config=soketi.config.js"]),
     ];
     for (name, arguments) in lines {
-        let mut server = command(&folder, name, arguments, &environment)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(server.stdout.take().unwrap()).lines();
-        let ready = log.find_map(|line| {
-            let event: Json = serde_json::from_str(&line.unwrap()).unwrap();
-            (event["message"] == "ready").then_some(event)
-        });
-        let ready = ready.unwrap_or_else(|| panic!("{name} {arguments:?} did not start"));
+        let mut server =
+            Running(command(&folder, name, arguments, &environment).stdout(Stdio::piped()).spawn().unwrap());
+        let mut log = BufReader::new(server.0.stdout.take().unwrap()).lines();
+        let mut next = |message: &str| {
+            let mut events = log.by_ref().map(|line| serde_json::from_str::<Json>(&line.unwrap()).unwrap());
+            events
+                .find(|event| event["message"] == message)
+                .unwrap_or_else(|| panic!("{name} does not say {message:?}"))
+        };
+        let ready = next("ready");
+        let address = ready["address"].as_str().unwrap();
+        assert!(first_frame(address, "/app/gudang-key").contains("pusher:connection_established"));
+        assert!(first_frame(address, "/app/gudang").contains("4001"));
+        next("a client connects with an app id; clients need the app's key");
         let url = format!("http://{}", ready["metrics_address"].as_str().unwrap().replace("0.0.0.0", "127.0.0.1"));
         assert!(run(&folder, "wget", &["--no-verbose", "--spider", &url], &[]).status.success(), "{url}");
-        assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
-        assert_eq!(server.wait().unwrap().code(), Some(0));
+        assert!(Command::new("kill").arg(server.0.id().to_string()).status().unwrap().success());
+        assert_eq!(server.0.wait().unwrap().code(), Some(0));
     }
     let other = run(&folder, "node", &["index.js"], &[]);
     assert_eq!(other.status.code(), Some(1));
