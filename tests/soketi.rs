@@ -532,7 +532,7 @@ fn dotenv_counts_after_the_environment_and_only_for_what_concerns_us() {
 #[test]
 fn mistakes_in_dotenv_are_told_with_their_line() {
     let folder = folder("dotenv-mistakes");
-    write(&folder, ".env", "APP_KEY=\nSOKETI_PROT=1\nSOKETI_PORT=many\nSOKETI_MODE=worker\nSOKETI_HOST='hush\n");
+    write(&folder, ".env", "APP_KEY=\nSOKETI_PROT=1\nSOKETI_PORT=many\nSOKETI_MODE=worker\nPUSHER_APP_SECRET='hush\n");
     let found = run(&folder, "gema", &["check"], &[]);
     assert_eq!(found.status.code(), Some(1));
     let told = String::from_utf8(found.stderr).unwrap();
@@ -540,7 +540,7 @@ fn mistakes_in_dotenv_are_told_with_their_line() {
         "SOKETI_PROT (from .env:2) is not a variable of gema; did you mean SOKETI_PORT?",
         "server.port (from .env:3, SOKETI_PORT) is \"many\"; it must be a whole number",
         "SOKETI_MODE (from .env:4) must be full or server or left out: ",
-        "SOKETI_HOST (from .env:5) has a quote that is not closed; close it",
+        "PUSHER_APP_SECRET (from .env:5) has a quote that is not closed; close it",
     ] {
         assert!(told.contains(&format!("fault: {fault}")), "{fault}: {told}");
     }

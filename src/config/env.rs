@@ -70,9 +70,14 @@ pub(super) fn read(mut variables: Vec<Variable>) -> Said {
     said
 }
 
-/// Whether a variable is Soketi's or ours, and not Laravel's or somebody else's.
-pub(super) fn concerns_us(name: &str) -> bool {
+/// Whether a variable must be one that we know, since it is Soketi's or ours.
+fn concerns_us(name: &str) -> bool {
     name.starts_with("SOKETI_") || name.starts_with("GEMA_")
+}
+
+/// Whether anything is read from a variable of that name.
+pub(super) fn is_read(name: &str) -> bool {
+    concerns_us(name) || LARAVEL.iter().any(|(laravels, _)| *laravels == name)
 }
 
 /// The variables that set `key`: Soketi's and Laravel's, where they have one, and ours.

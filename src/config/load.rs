@@ -145,8 +145,8 @@ impl Sources {
             match entry.value {
                 _ if self.by_name.contains_key(&entry.name) => (),
                 Ok(value) => drop(found.insert(entry.name, (value, place))),
-                Err(what) if env::concerns_us(&entry.name) => {
-                    self.faults.push(format!("{} (from {place}) {what}", entry.name))
+                Err(what) if env::is_read(&entry.name) => {
+                    self.faults.push(format!("{} (from {place}) {what}", entry.name));
                 }
                 Err(_) => (),
             }
