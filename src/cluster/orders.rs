@@ -225,7 +225,7 @@ impl Cluster {
                 let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
                 match &order.topic {
                     Topic::Channel(name) => state.opened(name, *listen, snapshot, Instant::now()),
-                    Topic::User(user_id) => state.user_opened(user_id, snapshot.as_ref(), Instant::now()),
+                    Topic::User(user_id) => state.user_opened(user_id, *listen, snapshot.as_ref(), Instant::now()),
                 }
             }
             (Expected::Placed, Task::Member(placement)) => {

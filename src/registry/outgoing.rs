@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -47,6 +48,15 @@ pub enum Task {
     Member(Placement),
     /// Tell how many connections are on the channel here.
     Count,
+}
+
+impl Task {
+    /// Begin to hear of a topic; comes with the number of this order.
+    pub(super) fn listen() -> (u64, Self) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        (number, Self::Listen(number))
+    }
 }
 
 /// An event for other nodes.

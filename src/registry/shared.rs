@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -195,15 +193,15 @@ impl Channel {
 
     /// Begins to listen, and to compare what is here with what the others have.
     pub(super) fn open(&mut self, name: &ChannelName, scope: &Scope<'_>) {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let shared = self.shared_mut();
         if !shared.opening {
             shared.opening = true;
             shared.cached_anew = false;
             shared.settle_at = None;
             shared.unwritten = false;
-            shared.listen = NEXT.fetch_add(1, Ordering::Relaxed);
-            scope.order(name, Task::Listen(shared.listen));
+            let (number, order) = Task::listen();
+            shared.listen = number;
+            scope.order(name, order);
         }
     }
 

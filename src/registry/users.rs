@@ -46,6 +46,8 @@ struct Watched {
     replica: Replica,
     /// Not known yet.
     opening: bool,
+    /// The last order to listen.
+    listen: u64,
     /// What was heard in the meantime.
     held: Vec<Change>,
     /// When nodes that have not come back since count as gone.
@@ -106,7 +108,9 @@ impl Watched {
     fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
         if !self.opening {
             self.opening = true;
-            scope.order(user_id, Task::Listen(0));
+            let (number, order) = Task::listen();
+            self.listen = number;
+            scope.order(user_id, order);
         }
     }
 
@@ -209,7 +213,7 @@ impl Users {
     }
 
     fn opened(&mut self, user_id: &Arc<str>, snapshot: &Snapshot, now: Instant, scope: &mut Scope<'_>) {
-        let Some(watched) = self.watched.get_mut(user_id).filter(|watched| watched.opening) else { return };
+        let Some(watched) = self.watched.get_mut(user_id) else { return };
         watched.opening = false;
         for effect in watched.replica.compare(snapshot.version, &snapshot.entries, scope.node()) {
             watched.tell(Some(&effect), scope);
@@ -303,9 +307,12 @@ impl AppState {
         self.users.lock().online.contains_key(user_id)
     }
 
-    /// A user is listened to; without a snapshot what the others know cannot be had.
-    pub fn user_opened(&self, user_id: &Arc<str>, snapshot: Option<&Snapshot>, now: Instant) {
+    /// A user is listened to, as the order of this number asks for; without a snapshot what the others know
+    /// cannot be had.
+    pub fn user_opened(&self, user_id: &Arc<str>, listen: u64, snapshot: Option<&Snapshot>, now: Instant) {
+        let awaits = |watched: &Watched| watched.opening && watched.listen == listen;
         self.change_users(|users, scope| match snapshot {
+            _ if !users.watched.get(user_id).is_some_and(awaits) => (),
             Some(snapshot) => users.opened(user_id, snapshot, now, scope),
             None => users.settle(user_id, scope),
         });
