@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+const OPEN: &str = "has a quote that is not closed; close it";
+
 /// A variable of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -11,8 +13,8 @@ pub(super) struct Entry {
 }
 
 /// The variables of `text`, from top to bottom; what is none is passed over. `${NAME}` stands for a variable of
-/// `environment` or one further up.
-pub(super) fn read(text: &str, environment: &BTreeMap<String, String>) -> Vec<Entry> {
+/// `environment` or one further up. A quote that nobody closed does not swallow a variable that `matters`.
+pub(super) fn read(text: &str, environment: &BTreeMap<String, String>, matters: fn(&str) -> bool) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     let (mut rest, mut line) = (text.trim_start_matches('\u{feff}'), 1);
     while !rest.is_empty() {
@@ -22,7 +24,11 @@ pub(super) fn read(text: &str, environment: &BTreeMap<String, String>) -> Vec<En
                 let above = || entries.iter().rev().find(|entry| entry.name == name);
                 environment.get(name).cloned().or_else(|| above()?.value.clone().ok())
             };
-            let (value, end) = value(begin, &known);
+            let (mut value, mut end) = value(begin, &known);
+            let mut further = begin[..begin.len() - end.len()].lines().skip(1);
+            if further.any(|line| self::name(line).is_some_and(|(name, _)| matters(name))) {
+                (value, end) = (Err(OPEN), begin);
+            }
             entries.push(Entry { line, name: name.to_owned(), value });
             behind = end;
         }
@@ -58,7 +64,7 @@ fn value<'a>(text: &'a str, known: &dyn Fn(&str) -> Option<String>) -> (Result<S
         escaped = quote == '"' && letter == '\\' && !escaped;
         closes
     });
-    let Some(end) = end else { return (Err("has a quote that is not closed; close it"), text) };
+    let Some(end) = end else { return (Err(OPEN), text) };
     let (inner, rest) = (&text[1..=end], &text[end + 2..]);
     let value = if quote == '"' { expand(&unescape(inner), known) } else { inner.to_owned() };
     (Ok(value), rest)
@@ -103,7 +109,7 @@ mod tests {
 
     fn values(text: &str) -> Vec<(usize, String, String)> {
         let environment = BTreeMap::from([("OUTSIDE".to_owned(), "o".to_owned())]);
-        let entries = read(text, &environment);
+        let entries = read(text, &environment, |_| false);
         entries.into_iter().map(|entry| (entry.line, entry.name, entry.value.unwrap())).collect()
     }
 
@@ -138,15 +144,23 @@ mod tests {
 
     #[test]
     fn a_quote_that_is_not_closed_spoils_its_line_only() {
-        let entries = read("A=\"b\nB=2", &BTreeMap::new());
+        let entries = read("A=\"b\nB=2", &BTreeMap::new(), |_| false);
         assert!(entries[0].value.is_err());
         assert_eq!((entries[1].line, entries[1].value.as_deref()), (2, Ok("2")));
+    }
+
+    #[test]
+    fn a_quote_far_below_closes_nothing_over_what_matters() {
+        let text = "A='b\nB='2'\nC='3'";
+        let values: Vec<_> =
+            read(text, &BTreeMap::new(), |name| name == "B").into_iter().map(|entry| entry.value).collect();
+        assert_eq!(values, [Err(OPEN), Ok("2".to_owned()), Ok("3".to_owned())]);
     }
 
     proptest! {
         #[test]
         fn whatever_is_there_has_its_line(text in "[A-C=\"'`#$\\{\\}\\\\ \nü\r]{0,80}") {
-            for entry in read(&text, &BTreeMap::new()) {
+            for entry in read(&text, &BTreeMap::new(), |name| name == "B") {
                 let line = text.split('\n').nth(entry.line - 1).unwrap();
                 prop_assert!(line.contains(&entry.name));
             }

@@ -140,7 +140,7 @@ impl Sources {
             Err(error) => return self.unread = Some(format!(".env cannot be read: {error}")),
         };
         let mut found = BTreeMap::new();
-        for entry in dotenv::read(&text, &self.by_name) {
+        for entry in dotenv::read(&text, &self.by_name, env::is_read) {
             let place = format!(".env:{}", entry.line);
             match entry.value {
                 _ if self.by_name.contains_key(&entry.name) => (),
