@@ -52,7 +52,7 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
 
     let start = clock::now() + PAUSE;
     let order = publishing(fan, start);
-    let publisher = Publisher::new(&server.target()?, order.clone())?;
+    let publisher = Publisher::new(&server.publish_target()?, order.clone())?;
     let progress = publisher.progress();
     let mut subscribers = Subscribers::new(progress, clients, fan.http_conns, order.measured.clone());
     if let Pace::Window(window) = fan.pace {

@@ -58,6 +58,9 @@ pub(crate) struct ServerOptions {
     /// Loopback addresses only. Overrules --host and --port.
     #[arg(long)]
     url: Option<String>,
+    /// Publishes to another node of the same cluster; everybody listens at --url.
+    #[arg(long)]
+    publish_to: Option<String>,
     #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
     host: Ipv4Addr,
     #[arg(long, default_value_t = 6001)]
@@ -85,8 +88,17 @@ pub(crate) struct ServerOptions {
 impl ServerOptions {
     /// Where to send the load.
     pub(crate) fn target(&self) -> Result<Target> {
-        let address = match &self.url {
-            Some(url) => address(url).with_context(|| format!("--url {url} is not understood"))?,
+        self.target_at(self.url.as_deref())
+    }
+
+    /// Where to publish.
+    pub(crate) fn publish_target(&self) -> Result<Target> {
+        self.target_at(self.publish_to.as_deref().or(self.url.as_deref()))
+    }
+
+    fn target_at(&self, url: Option<&str>) -> Result<Target> {
+        let address = match url {
+            Some(url) => address(url).with_context(|| format!("the URL {url} is not understood"))?,
             None => SocketAddrV4::new(self.host, self.port),
         };
         ensure!(address.ip().is_loopback(), "{address}: this tool loads only servers on its own machine");
@@ -104,7 +116,7 @@ impl ServerOptions {
 
     /// The same options for another server on this machine, the floor.
     pub(crate) fn redirected(&self, port: u16, pid: u32) -> Self {
-        Self { url: None, host: Ipv4Addr::LOCALHOST, port, server_pid: Some(pid), ..self.clone() }
+        Self { url: None, publish_to: None, host: Ipv4Addr::LOCALHOST, port, server_pid: Some(pid), ..self.clone() }
     }
 }
 
