@@ -335,13 +335,15 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_not_one_text_frame_with_json_is_refused() {
+    fn a_frame_that_is_not_one_text_frame_with_an_object_is_refused() {
         let event = |frame: &[u8]| {
             let head = format!("gema/1 event 0123456789abcdef 1 1 - 0 {}\n", frame.len());
             Envelope::decode(&[head.as_bytes(), frame].concat().into())
         };
         assert!(event(b"\x81\x02{}").is_ok());
-        for frame in [&b"\x81\x03{}"[..], b"\x82\x02{}", b"\x01\x02{}", b"\x81\x82\0\0\0\0{}", b"\x81\x02{x", b""] {
+        for frame in
+            [&b"\x81\x03{}"[..], b"\x82\x02{}", b"\x01\x02{}", b"\x81\x82\0\0\0\0{}", b"\x81\x02{x", b"\x81\x02[]", b""]
+        {
             assert_eq!(event(frame), Err(EnvelopeError::Malformed), "{frame:?}");
         }
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::io::Cursor;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode as Received, Control, Data, OpCode};
 
@@ -30,14 +31,15 @@ impl Frame {
         Self(Bytes::from(bytes).slice(start..))
     }
 
-    /// A frame that another node has made: one whole text frame with JSON in it, or nothing.
+    /// A frame that another node has made: one whole text frame with a JSON object in it, or nothing.
     pub fn received(bytes: &Bytes) -> Option<Self> {
         let mut cursor = Cursor::new(&bytes[..]);
         let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
         let payload = &bytes[cursor.position() as usize..];
         let plain = header == FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
         let whole = plain && payload.len() as u64 == length;
-        (whole && serde_json::from_slice::<&serde_json::value::RawValue>(payload).is_ok()).then(|| Self(bytes.clone()))
+        let is_object = || payload.starts_with(b"{") && serde_json::from_slice::<&RawValue>(payload).is_ok();
+        (whole && is_object()).then(|| Self(bytes.clone()))
     }
 
     /// A ping without payload.
