@@ -3,11 +3,10 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use futures_util::future::join_all;
-
 use crate::crashes::NODES;
 use crate::crashes::Run;
 use crate::crashes::seeds;
+use crate::crashes::side_by_side;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
 use crate::node::NOTICED_MAX;
@@ -38,14 +37,14 @@ impl World {
         let proxy = Proxy::start(redis.port()).await;
         let nodes = Cluster::on(&redis).over(proxy.port()).nodes::<NODES>().await;
         let nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
-        let runs = join_all((seed..seed + count).map(|seed| Run::start(seed, &nodes))).await;
+        let runs = side_by_side((seed..seed + count).map(|seed| Run::start(seed, &nodes))).await;
         let mut world = Self { redis, proxy, nodes, runs };
         world.changes().await;
         world
     }
 
     async fn changes(&mut self) {
-        join_all(self.runs.iter_mut().map(|run| run.change(&self.nodes))).await;
+        side_by_side(self.runs.iter_mut().map(|run| run.change(&self.nodes))).await;
     }
 
     async fn all_know(&self, up: bool) {
@@ -60,7 +59,7 @@ impl World {
         self.all_know(true).await;
         know_each_other(self.nodes.iter().flatten()).await;
         self.changes().await;
-        join_all(self.runs.iter().map(|run| run.is_right(&self.nodes))).await;
+        side_by_side(self.runs.iter().map(|run| run.is_right(&self.nodes))).await;
     }
 }
 

@@ -24,7 +24,7 @@ use crate::server::channel_auth;
 use crate::server::user_auth;
 
 /// Longer than anything takes that happens at all.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What holds for every text frame of the server.
 pub fn assert_well_formed(text: &str) {
