@@ -1,5 +1,6 @@
 // Pages in a browser, as far as the server can tell: pusher-js and Laravel Echo in the versions that are in use.
 
+import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import Echo1 from 'laravel-echo-1';
 import Echo2 from 'laravel-echo-2';
@@ -148,4 +149,24 @@ let names = 0;
 export function fresh(start) {
   names += 1;
   return `${start}-${names}`;
+}
+
+/** Whispers on a private and on a presence channel go both ways, and do not come back. */
+export async function whisper(sender, receiver) {
+  const rooms = { private: fresh('orders'), join: fresh('room') };
+  for (const [call, name] of Object.entries(rooms)) {
+    const [own, ownHeard] = listener('typing');
+    const [callback, heard] = listener('typing');
+    const channel = sender.echo[call](name).listenForWhisper('typing', own);
+    const other = receiver.echo[call](name).listenForWhisper('typing', callback);
+    await Promise.all([ready(channel), ready(other)]);
+    channel.whisper('typing', { name: 'Ada' });
+    channel.whisper('typing');
+    assert.deepEqual(await heard.data('typing'), { name: 'Ada' });
+    await heard.take('typing');
+    // The sender hears the other one's answer, and nothing of its own before it.
+    other.whisper('typing', { name: 'Budi' });
+    await ownHeard.take('typing');
+    assert.deepEqual(ownHeard.all.map(({ data }) => data), [{ name: 'Budi' }]);
+  }
 }
