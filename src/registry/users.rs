@@ -34,14 +34,23 @@ use crate::registry::word::Snapshot;
 pub(super) struct Users {
     online: HashMap<Arc<str>, HashSet<Address>>,
     watched: HashMap<Arc<str>, Watched>,
-    /// Connections that still have to hear who of their watchlist is online.
-    untold: Vec<(Address, Vec<Arc<str>>)>,
+    untold: HashMap<Address, Untold>,
+}
+
+/// What a connection still has to hear: who of its watchlist is online.
+#[derive(Debug)]
+struct Untold {
+    watchlist: Vec<Arc<str>>,
+    /// Those of them who are not known yet.
+    missing: HashSet<Arc<str>>,
 }
 
 /// A user that connections of this node watch.
 #[derive(Debug, Default)]
 struct Watched {
     watchers: HashSet<Address>,
+    /// Those who have not been told their watchlist yet.
+    waiting: HashSet<Address>,
     /// The nodes that the user is signed in on.
     replica: Replica,
     /// Not known yet.
@@ -158,8 +167,9 @@ impl Users {
         }
     }
 
-    fn watch(&mut self, address: Address, ids: Vec<Arc<str>>, scope: &mut Scope<'_>) {
-        for id in &ids {
+    fn watch(&mut self, address: Address, watchlist: Vec<Arc<str>>, scope: &mut Scope<'_>) {
+        let mut missing = HashSet::new();
+        for id in &watchlist {
             let watched = self.watched.entry(Arc::clone(id)).or_insert_with(|| {
                 let mut watched = Watched::default();
                 if scope.is_linked() {
@@ -169,43 +179,57 @@ impl Users {
                 }
                 watched
             });
-            if !watched.opening {
+            watched.watchers.remove(&address);
+            watched.waiting.insert(address);
+            if watched.opening {
+                missing.insert(Arc::clone(id));
+            }
+        }
+        let is_known = missing.is_empty();
+        self.untold.insert(address, Untold { watchlist, missing });
+        if is_known {
+            self.tell_watchlist(address, scope);
+        }
+    }
+
+    /// It is known whether a user is online, unless the news of it has shown a gap again.
+    fn known(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
+        let Some(watched) = self.watched.get(user_id).filter(|watched| !watched.opening) else { return };
+        let mut ready = Vec::new();
+        for address in &watched.waiting {
+            let Some(untold) = self.untold.get_mut(address) else { continue };
+            if untold.missing.remove(user_id) && untold.missing.is_empty() {
+                ready.push(*address);
+            }
+        }
+        for address in ready {
+            self.tell_watchlist(address, scope);
+        }
+    }
+
+    fn tell_watchlist(&mut self, address: Address, scope: &mut Scope<'_>) {
+        let Some(Untold { watchlist, .. }) = self.untold.remove(&address) else { return };
+        let is_online = |id: &&Arc<str>| self.watched.get(*id).is_some_and(|watched| watched.replica.contains(id));
+        let (online, offline): (Vec<_>, Vec<_>) = watchlist.iter().partition(is_online);
+        let frame = event::watchlist_events(online.into_iter().map(|id| &**id), offline.into_iter().map(|id| &**id));
+        if let Some(frame) = frame {
+            scope.send(address, frame);
+        }
+        for id in &watchlist {
+            if let Some(watched) = self.watched.get_mut(id) {
+                watched.waiting.remove(&address);
                 watched.watchers.insert(address);
             }
         }
-        self.untold.push((address, ids));
-        self.tell_untold(scope);
     }
 
-    /// Tells who of a watchlist is online, as soon as it is known of all of them.
-    fn tell_untold(&mut self, scope: &mut Scope<'_>) {
-        let untold = std::mem::take(&mut self.untold);
-        for (address, ids) in untold {
-            if ids.iter().any(|id| self.watched.get(id).is_none_or(|watched| watched.opening)) {
-                self.untold.push((address, ids));
-                continue;
-            }
-            let is_online = |id: &&Arc<str>| self.watched.get(*id).is_some_and(|watched| watched.replica.contains(id));
-            let (online, offline): (Vec<_>, Vec<_>) = ids.iter().partition(is_online);
-            let frame =
-                event::watchlist_events(online.into_iter().map(|id| &**id), offline.into_iter().map(|id| &**id));
-            if let Some(frame) = frame {
-                scope.send(address, frame);
-            }
-            for id in &ids {
-                if let Some(watched) = self.watched.get_mut(id) {
-                    watched.watchers.insert(address);
-                }
-            }
-        }
-    }
-
-    fn unwatch(&mut self, user: &User, address: Address, scope: &Scope<'_>) {
-        self.untold.retain(|(untold, _)| *untold != address);
-        for id in &user.watchlist {
+    fn unwatch<'a>(&mut self, ids: impl Iterator<Item = &'a Arc<str>>, address: Address, scope: &Scope<'_>) {
+        self.untold.remove(&address);
+        for id in ids {
             let Some(watched) = self.watched.get_mut(id) else { continue };
             watched.watchers.remove(&address);
-            if watched.watchers.is_empty() && !self.untold.iter().any(|(_, ids)| ids.contains(id)) {
+            watched.waiting.remove(&address);
+            if watched.watchers.is_empty() && watched.waiting.is_empty() {
                 self.watched.remove(id);
                 scope.order(id, Task::Forget);
             }
@@ -226,7 +250,7 @@ impl Users {
         if !watched.opening && watched.replica.holds(scope.node(), user_id) != online {
             scope.order(user_id, placement(user_id, online));
         }
-        self.tell_untold(scope);
+        self.known(user_id, scope);
     }
 
     /// What is here counts.
@@ -237,7 +261,7 @@ impl Users {
             watched.held.clear();
             watched.set(user_id, online, scope);
         }
-        self.tell_untold(scope);
+        self.known(user_id, scope);
     }
 }
 
@@ -256,7 +280,8 @@ impl AppState {
     pub fn sign_in(&self, address: Address, user: &User, before: Option<&User>, answers: Vec<Frame>) {
         self.change_users(|users, scope| {
             if let Some(before) = before {
-                users.unwatch(before, address, scope);
+                let kept: HashSet<_> = user.watchlist.iter().collect();
+                users.unwatch(before.watchlist.iter().filter(|id| !kept.contains(id)), address, scope);
             }
             let connections = users.online.entry(Arc::clone(&user.id)).or_default();
             let first = connections.is_empty();
@@ -276,7 +301,7 @@ impl AppState {
     /// Ends what [`AppState::sign_in`] began.
     pub fn sign_out(&self, address: Address, user: &User) {
         self.change_users(|users, scope| {
-            users.unwatch(user, address, scope);
+            users.unwatch(user.watchlist.iter(), address, scope);
             let Some(connections) = users.online.get_mut(&user.id) else { return };
             if connections.remove(&address) && connections.is_empty() {
                 users.online.remove(&user.id);
@@ -358,6 +383,9 @@ impl AppState {
 
     /// Nodes that have not come back in time count as gone.
     pub(super) fn tick_users(&self, now: Instant) {
+        if self.outgoing.is_none() {
+            return;
+        }
         self.change_users(|users, scope| {
             for watched in users.watched.values_mut().filter(|watched| watched.settle_at.is_some_and(|at| at <= now)) {
                 watched.settle_at = None;
