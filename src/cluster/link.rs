@@ -69,7 +69,6 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
         cluster.tried.cancel();
         match opened {
             Some(Ok(mut link)) => {
-                pause = *RETRY.start();
                 told = true;
                 tracing::info!(node = %cluster.node(), "linked to the cluster");
                 if let Err(error) = link.serve(&stop).await {
@@ -78,6 +77,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
                 link.end();
                 if link.since.elapsed() > *RETRY.end() {
                     // Whatever has happened may be over, such as when a slot of a Redis Cluster has moved.
+                    pause = *RETRY.start();
                     continue;
                 }
             }
@@ -191,12 +191,12 @@ impl Link {
                 () = &mut others => break,
                 () = outgoing.filled() => {
                     self.under_way.lock().extend(outgoing.take());
-                    self.carry_out(|order| !matches!(order.task, Task::Publish(_))).await?;
+                    self.carry_out(|order| !order.is_event()).await?;
                     self.say_here();
                 }
             }
         }
-        self.carry_out(|_| true).await?;
+        outgoing.put_back(std::mem::take(&mut *self.under_way.lock()));
         loop {
             outgoing.filled().await;
             *self.under_way.lock() = outgoing.take();

@@ -1,6 +1,7 @@
 //! What flows up to the other nodes: one queue, filled under the locks of the channels, emptied by the cluster.
 //! So other nodes hear of a channel in the order in which things happened here.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -109,7 +110,7 @@ pub struct Outgoing {
 
 #[derive(Debug, Default)]
 struct Queue {
-    orders: Vec<Order>,
+    orders: VecDeque<Order>,
     /// Bytes of the events in it, and of those that are under way.
     bytes: usize,
     under_way: usize,
@@ -149,7 +150,7 @@ impl Outgoing {
     pub(super) fn put(&self, order: Order) {
         let mut queue = self.queue.lock();
         if self.is_linked() {
-            queue.orders.push(order);
+            queue.orders.push_back(order);
             drop(queue);
             self.filled.notify_one();
         }
@@ -168,7 +169,7 @@ impl Outgoing {
         queue.bytes += event.frame.bytes().len();
         let publish = Publish { number: queue.numbers, event: event.clone(), cache_for };
         let topic = Topic::Channel(channel.clone());
-        queue.orders.push(Order { app: Arc::clone(app), topic, task: Task::Publish(publish) });
+        queue.orders.push_back(Order { app: Arc::clone(app), topic, task: Task::Publish(publish) });
         drop(queue);
         self.filled.notify_one();
     }
@@ -183,10 +184,14 @@ impl Outgoing {
         };
         let count = queue.orders.iter().take(ROUND_ORDERS_MAX).take_while(fits).count().max(1).min(queue.orders.len());
         queue.under_way += count;
-        if count == queue.orders.len() {
-            return std::mem::take(&mut queue.orders);
-        }
         queue.orders.drain(..count).collect()
+    }
+
+    /// What was taken waits again, before all else.
+    pub fn put_back(&self, orders: Vec<Order>) {
+        let mut queue = self.queue.lock();
+        queue.under_way -= orders.len();
+        queue.put_first(orders);
     }
 
     /// An order that was under way has been done.
@@ -214,16 +219,15 @@ impl Outgoing {
         std::mem::replace(&mut queue.joined, true)
     }
 
-    /// From now on everything is decided here. `under_way` are the events that may not have been heard; they
-    /// and those that wait are kept for the next link.
-    pub fn unlink(&self, mut under_way: Vec<Order>) {
+    /// From now on everything is decided here. `under_way` are the orders that may not have been heard; of them
+    /// and of those that wait the events are kept for the next link.
+    pub fn unlink(&self, under_way: Vec<Order>) {
         let mut queue = self.queue.lock();
         self.linked.store(false, Ordering::Release);
         queue.lost_at.get_or_insert_with(Instant::now);
         queue.under_way = 0;
-        under_way.append(&mut queue.orders);
-        under_way.retain(|order| matches!(order.task, Task::Publish(_)));
-        queue.orders = under_way;
+        queue.put_first(under_way);
+        queue.orders.retain(Order::is_event);
     }
 
     /// Orders that wait or are under way, and the bytes of their events.
@@ -238,7 +242,20 @@ impl Outgoing {
     }
 }
 
+impl Queue {
+    fn put_first(&mut self, orders: Vec<Order>) {
+        for order in orders.into_iter().rev() {
+            self.orders.push_front(order);
+        }
+    }
+}
+
 impl Order {
+    /// Whether it hands on an event.
+    pub fn is_event(&self) -> bool {
+        matches!(self.task, Task::Publish(_))
+    }
+
     fn event_bytes(&self) -> usize {
         match &self.task {
             Task::Publish(publish) => publish.event.frame.bytes().len(),
