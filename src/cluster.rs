@@ -17,7 +17,6 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -32,6 +31,7 @@ use crate::config;
 use crate::metrics::ClusterMeters;
 use crate::metrics::Dropped;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Termination;
 use crate::registry::AppState;
@@ -67,8 +67,31 @@ pub struct Cluster {
     asking: Mutex<Option<Connection>>,
     /// For what this node has to say to the others at once, while there is a link.
     telling: Mutex<Option<mpsc::Sender<Envelope>>>,
-    requests: AtomicU64,
-    terminations: Mutex<HashMap<u64, mpsc::Sender<u64>>>,
+    questions: Questions,
+}
+
+/// Who waits for the answers of other nodes, by the number of the question.
+type Questions = Mutex<HashMap<u64, mpsc::Sender<u64>>>;
+
+/// A question to the other nodes; whoever asks may go before it is answered.
+struct Question<'a> {
+    all: &'a Questions,
+    number: u64,
+}
+
+impl<'a> Question<'a> {
+    fn new(all: &'a Questions, answers: mpsc::Sender<u64>) -> Self {
+        // Everybody hears all answers, so no two nodes may ask under the same number.
+        let number = rand::random();
+        all.lock().insert(number, answers);
+        Self { all, number }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.number);
+    }
 }
 
 impl std::fmt::Debug for Cluster {
@@ -97,9 +120,13 @@ impl Cluster {
             listening: AtomicBool::new(false),
             asking: Mutex::new(None),
             telling: Mutex::new(None),
-            requests: AtomicU64::new(0),
-            terminations: Mutex::default(),
+            questions: Questions::default(),
         }
+    }
+
+    /// This node.
+    fn node(&self) -> NodeId {
+        self.outgoing.node()
     }
 
     /// What this node has to tell.
@@ -142,43 +169,54 @@ impl Cluster {
         self.meters.dropped(Dropped::Unheard, self.outgoing.take_unheard());
     }
 
-    /// Has the connections of a user closed on the other nodes. Returns how many there were, as far as the
-    /// nodes have answered in time. There must be a link.
-    pub async fn terminate(&self, app: &AppState, user_id: &str) -> u64 {
-        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+    /// Closes the connections of a user on all nodes, or on none when the others cannot be asked. Returns how many
+    /// there were, as far as the nodes have answered in time.
+    pub async fn terminate(&self, app: &AppState, user_id: &str) -> Option<u64> {
         let awaited = self.peers.lock().len();
         let (answers, mut answered) = mpsc::channel(awaited.max(1));
-        self.terminations.lock().insert(request, answers);
-        self.tell(Envelope::Terminate(Termination {
+        let question = Question::new(&self.questions, answers);
+        let termination = Termination {
             node: self.node(),
-            request,
+            request: question.number,
             closed: 0,
             app: Arc::clone(app.id()),
             user_id: user_id.into(),
-        }));
-        let mut closed = 0;
+        };
+        if !self.tell(Envelope::Terminate(termination)) {
+            return None;
+        }
+        let mut closed = app.terminate(user_id) as u64;
         let all = async {
             for _ in 0..awaited {
-                closed += answered.recv().await.unwrap_or_default();
+                closed = closed.saturating_add(answered.recv().await.unwrap_or_default());
             }
         };
         if tokio::time::timeout(ANSWERS_WAIT, all).await.is_err() {
             tracing::warn!("not every node has told how many connections of a user it has closed");
         }
-        self.terminations.lock().remove(&request);
-        closed
+        Some(closed)
     }
 
     fn on_terminated(&self, what: &Termination) {
-        if let Some(answers) = self.terminations.lock().get(&what.request).filter(|_| what.node != self.node()) {
+        if let Some(answers) = self.questions.lock().get(&what.request).filter(|_| what.node != self.node()) {
             // Whoever asked may have gone.
             let _ = answers.try_send(what.closed);
         }
     }
 
+    /// Another node has said something.
+    fn meet(&self, node: NodeId) {
+        let mut peers = self.peers.lock();
+        if peers.len() < NODES_MAX {
+            peers.insert(node);
+        }
+    }
+
     fn on_here(&self, node: NodeId) {
-        self.here.lock().insert(node);
-        self.heard_here.notify_one();
+        if self.peers.lock().contains(&node) {
+            self.here.lock().insert(node);
+            self.heard_here.notify_one();
+        }
     }
 
     /// Whether every other node listens that there is, or that was there before this one came back.
@@ -191,12 +229,9 @@ impl Cluster {
         self.listening.load(Ordering::Acquire)
     }
 
-    /// Says something to the other nodes, if there is a link.
-    fn tell(&self, envelope: Envelope) {
-        if let Some(telling) = &*self.telling.lock() {
-            // A link that takes no more is about to end.
-            let _ = telling.try_send(envelope);
-        }
+    /// Says something to the other nodes. False when there is no link, or one that takes no more.
+    fn tell(&self, envelope: Envelope) -> bool {
+        self.telling.lock().as_ref().is_some_and(|telling| telling.try_send(envelope).is_ok())
     }
 
     fn app(&self, id: &str) -> Option<Arc<AppState>> {

@@ -83,7 +83,8 @@ pub struct Drained {
 }
 
 impl Server {
-    /// Binds and serves, in a cluster as soon as the other nodes are found. Must be called inside a tokio runtime, which runs the metrics port.
+    /// Binds and serves, in a cluster as soon as the other nodes are found. Must be called inside a tokio runtime,
+    /// which runs the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
@@ -150,10 +151,20 @@ impl Server {
         self.open_files
     }
 
-    /// Ends only when a shard has ended although nobody asked it to. What it served is lost, so the process
-    /// should end, too.
+    /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
+    /// served is lost, so the process should end, too.
     pub async fn failed(&mut self) {
-        let _ = self.shards.recv().await;
+        let link = async {
+            match &mut self.link {
+                // Its end is one whether it could say so or not.
+                Some(link) => drop((&mut link.ended).await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.shards.recv() => (),
+            () = link => (),
+        }
     }
 
     /// Leaves: not ready, stop accepting, close the connections spread over the first half of the time, and

@@ -21,6 +21,7 @@ use crate::cluster::names;
 use crate::cluster::orders::Scripts;
 use crate::cluster::orders::Statement;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::registry::AppState;
 use crate::registry::outgoing::Topic;
@@ -158,7 +159,7 @@ impl Cluster {
         let me = self.node();
         if leases.living.contains(&me) {
             let others = leases.living.iter().chain(&leases.dead).filter(|node| **node != me);
-            *self.peers.lock() = others.copied().collect();
+            *self.peers.lock() = others.copied().take(NODES_MAX).collect();
         }
     }
 }

@@ -21,7 +21,6 @@ use crate::protocol::envelope::Change;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::envelope::MAGIC;
-use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Termination;
 use crate::registry::AppState;
@@ -107,7 +106,7 @@ impl Listener {
         }
         let envelope = match Envelope::decode(message) {
             Ok(envelope) => envelope,
-            Err(error) => return self.drop(topic, error),
+            Err(error) => return self.refuse(topic, error),
         };
         match (envelope, subject) {
             (Envelope::Event(event), Some(subject)) => self.on_event(&subject, event),
@@ -120,11 +119,11 @@ impl Listener {
             (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
             // It is no longer listened to.
             (_, None) => (),
-            _ => self.drop(topic, EnvelopeError::Malformed),
+            _ => self.refuse(topic, EnvelopeError::Malformed),
         }
     }
 
-    fn drop(&self, topic: &[u8], error: EnvelopeError) {
+    fn refuse(&self, topic: &[u8], error: EnvelopeError) {
         let cause = match error {
             EnvelopeError::Version => Dropped::Version,
             EnvelopeError::Malformed => Dropped::Malformed,
@@ -152,7 +151,8 @@ impl Listener {
         }
     }
 
-    /// Waits until the shards have room. While it does, Redis keeps what is to come.
+    /// Waits until the shards have room. While it does, Redis keeps what is to come; of a Redis Cluster the
+    /// library does.
     fn has_room(&self) -> bool {
         let began = Instant::now();
         while self.cluster.inboxes.is_full() {
@@ -170,13 +170,13 @@ impl Listener {
         match envelope {
             Envelope::Hello(node, _) if node == me => self.greeted.notify_one(),
             Envelope::Hello(node, _) => {
-                cluster.peers.lock().insert(node);
+                cluster.meet(node);
                 if cluster.listens() {
                     cluster.tell(Envelope::Here(me, node));
                 }
             }
             Envelope::Here(node, of) if node != me && (of == me || of == node) => {
-                cluster.peers.lock().insert(node);
+                cluster.meet(node);
                 cluster.on_here(node);
             }
             Envelope::Gone(_, node) if node != me => {
@@ -209,12 +209,5 @@ impl Subject {
             }
             Topic::User(user_id) => self.app.hear_of_user(user_id, change),
         }
-    }
-}
-
-impl Cluster {
-    /// Whether a message's author is this node.
-    pub(super) fn node(&self) -> NodeId {
-        self.outgoing.node()
     }
 }

@@ -28,8 +28,8 @@ pub enum PublishError {
     /// Some shard lags too far behind.
     #[error("The server cannot keep up with what is published, try again")]
     Overloaded,
-    /// The other nodes cannot be reached, and too much waits for them already.
-    #[error("The other nodes cannot be reached, because Redis is away; try again")]
+    /// The other nodes cannot be reached, or too much waits for them already.
+    #[error("The other nodes cannot be reached now, because Redis is away or too slow; try again")]
     CutOff,
     /// The app has used up what it may publish in a second.
     #[error("The app publishes more than it may, try again in {} ms", .0.as_millis())]

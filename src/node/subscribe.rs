@@ -54,9 +54,6 @@ impl App {
     /// Closes every connection signed in as this user, on all nodes or on none. Returns how many there were.
     pub async fn terminate(&self, user_id: &str) -> Result<u64, PublishError> {
         let Some(cluster) = &self.cluster else { return Ok(self.state.terminate(user_id) as u64) };
-        if !cluster.is_linked() {
-            return Err(PublishError::CutOff);
-        }
-        Ok(self.state.terminate(user_id) as u64 + cluster.terminate(&self.state, user_id).await)
+        cluster.terminate(&self.state, user_id).await.ok_or(PublishError::CutOff)
     }
 }

@@ -21,6 +21,8 @@ use crate::protocol::socket_id::SocketId;
 pub const MAGIC: &str = "gema/1 ";
 /// The longest that an event is remembered: over thirty years.
 pub const CACHED_MS_MAX: u64 = 1 << 40;
+/// Nodes that a cluster may have. What more of them would say is not kept.
+pub const NODES_MAX: usize = 1024;
 /// The longest first line.
 const HEAD_MAX: usize = 256;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::identity::Member;
 use crate::registry::JoinRules;
@@ -16,6 +17,7 @@ use crate::registry::channel::Channel;
 use crate::registry::channel::Joiner;
 use crate::registry::channel::Scope;
 use crate::registry::inbox::Letter;
+use crate::registry::members::Here;
 use crate::registry::outgoing::Placement;
 use crate::registry::outgoing::Task;
 use crate::registry::word::Heard;
@@ -159,7 +161,7 @@ impl Shared {
     pub(super) fn set_count(&mut self, node: NodeId, count: u32) -> bool {
         let before = self.counts.iter().find(|(known, _)| *known == node).map_or(0, |(_, count)| *count);
         self.counts.retain(|(known, _)| *known != node);
-        if count > 0 {
+        if count > 0 && self.counts.len() < NODES_MAX {
             self.counts.push((node, count));
         }
         count != before
@@ -174,6 +176,8 @@ impl Shared {
                 true
             }
             None => {
+                // The oldest is the first that may be forgotten.
+                self.seen.drain(..(self.seen.len() + 1).saturating_sub(NODES_MAX));
                 self.seen.push((node, number));
                 true
             }
@@ -205,8 +209,8 @@ impl Channel {
         }
     }
 
-    /// Whether a joiner has to wait, and the order that it waits for. `member` comes with what
-    /// [`Channel::join`] found out: whether it is the user's first connection here, and the order under way.
+    /// Whether a joiner has to wait, and the order that it waits for, if it is not the opening of the topic.
+    /// `member` comes with whether this is the user's first connection here.
     pub(super) fn waits_for(
         &mut self,
         name: &ChannelName,
@@ -230,7 +234,7 @@ impl Channel {
     /// What to tell the others of what is here.
     pub(super) fn own(&self) -> Own {
         let here = self.members.iter().flat_map(|members| &members.here);
-        let member = |(user_id, here): (&Arc<str>, &super::members::Here)| Member {
+        let member = |(user_id, here): (&Arc<str>, &Here)| Member {
             user_id: Arc::clone(user_id),
             user_info: Arc::clone(&here.user_info),
         };

@@ -358,6 +358,31 @@ async fn a_termination_closes_a_users_connections_on_every_node() {
 }
 
 #[tokio::test]
+async fn nodes_that_terminate_at_the_same_time_are_told_each_what_it_asked_for() {
+    let server = TestServer::start_cluster(2).await;
+    for _ in 0..5 {
+        let mut clients = Vec::new();
+        for (user, pairs) in [("siti", 1), ("budi", 2)] {
+            for _ in 0..pairs {
+                for mut client in one_each(&server).await {
+                    client.sign_in(&json!({ "id": user })).await;
+                    clients.push(client);
+                }
+            }
+        }
+        let terminate = async |node: usize, user: &str| {
+            let answer = server.api_at(node).post(&format!("/users/{user}/terminate_connections"), "{}").await;
+            answer.header("x-connections-closed").unwrap().to_owned()
+        };
+        let closed = tokio::join!(terminate(0, "siti"), terminate(1, "budi"));
+        assert_eq!(closed, ("2".to_owned(), "4".to_owned()));
+        for client in &mut clients {
+            client.ended().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn subscribers_are_counted_over_all_nodes() {
     let server = TestServer::start_cluster_with(2, |config| config.limits.enable_subscription_count = true).await;
     let mut clients = one_each(&server).await;
