@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config;
 use crate::config::Config;
+use crate::config::Faults;
 use crate::config::Loaded;
 use crate::server::Drained;
 use crate::server::Server;
@@ -65,7 +66,7 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse_from(words);
     let files = &arguments.config;
     let done = match arguments.command.unwrap_or(Command::Start) {
-        Command::Start => load(files).and_then(|loaded| start(&loaded)),
+        Command::Start => load(files).and_then(|loaded| start(files, &loaded)),
         Command::Check => load(files).and_then(|loaded| check(&loaded)),
         Command::Config => load(files).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
@@ -79,7 +80,11 @@ pub fn run() -> ExitCode {
 
 /// The configuration, or an error that holds every fault and warning, a line each.
 fn load(files: &[PathBuf]) -> anyhow::Result<Loaded> {
-    Ok(config::load_in(Path::new("."), files, config::process_environment())?)
+    Ok(read(files)?)
+}
+
+fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
+    config::load_in(Path::new("."), files, config::process_environment())
 }
 
 fn check(loaded: &Loaded) -> anyhow::Result<ExitCode> {
@@ -100,17 +105,19 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
 }
 
 /// Serves until a signal comes.
-fn start(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+fn start(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
     telemetry::init(&loaded.config.log)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(&loaded.config))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(files, loaded))
 }
 
-async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
+async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    let config = &loaded.config;
     // Before the start, so that a signal in the meantime is not lost.
     let mut stop = Stop::listen()?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut server = Server::start(config).await?;
     let (address, metrics_address) = (server.address(), server.metrics_address());
     let (workers, open_files) = (server.workers(), server.open_files());
@@ -119,9 +126,12 @@ async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
         warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
     }
     info!(%address, %metrics_address, workers, open_files, "ready");
-    let signal = tokio::select! {
-        signal = stop.signal() => signal,
-        () = server.failed() => bail!("a worker has ended, though nobody asked for it"),
+    let signal = loop {
+        tokio::select! {
+            signal = stop.signal() => break signal,
+            _ = hang_up.recv() => reload(files, loaded, &server),
+            () = server.failed() => bail!("a worker has ended, though nobody asked for it"),
+        }
     };
     info!(signal, "stopping");
     let Drained { connections, left, took } = server.drain().await;
@@ -129,20 +139,37 @@ async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The signals that end the process. A hang-up does so as well, as with Soketi.
+/// Reads files and variables anew. With a mistake in them the server goes on as it is.
+fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
+    let new = match read(files) {
+        Ok(new) => new,
+        Err(Faults { faults, .. }) => {
+            for fault in faults {
+                error!("{fault}");
+            }
+            return error!("the configuration has not changed, because the new one has faults");
+        }
+    };
+    for warning in &new.warnings {
+        warn!("{warning}");
+    }
+    let keys = started.needs_restart(&new).join(", ");
+    if !keys.is_empty() {
+        warn!(keys, "these values have changed, but take effect with a restart only");
+    }
+    server.reload(&new.config);
+    info!("the configuration has been read anew");
+}
+
+/// The signals that end the process.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
 }
 
 impl Stop {
     fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// The name of the first that comes.
@@ -150,7 +177,6 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hang_up.recv() => "SIGHUP",
         }
     }
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub struct Cluster {
     inboxes: Arc<Inboxes>,
     meters: ClusterMeters,
     apps: RwLock<HashMap<Arc<str>, Arc<AppState>>>,
+    /// Apps that have come so far.
+    added: AtomicU64,
     /// The other nodes that live, as far as this one knows.
     peers: Mutex<BTreeSet<NodeId>>,
     /// Those that were there when the last link was lost: Redis may have forgotten them, but they may be about
@@ -113,6 +116,7 @@ impl Cluster {
             inboxes,
             meters,
             apps: RwLock::default(),
+            added: AtomicU64::new(0),
             peers: Mutex::default(),
             missed: Mutex::default(),
             here: Mutex::default(),
@@ -137,6 +141,12 @@ impl Cluster {
     /// An app whose nodes are to be one.
     pub fn add(&self, app: Arc<AppState>) {
         self.apps.write().insert(Arc::clone(app.id()), app);
+        self.added.fetch_add(1, Ordering::Release);
+    }
+
+    /// An app is gone, and nobody is connected to it.
+    pub fn remove(&self, app_id: &str) {
+        self.apps.write().remove(app_id);
     }
 
     /// Keeps the link to the other nodes until `stop` is cancelled, then leaves the cluster.

@@ -8,6 +8,7 @@ mod fallback;
 mod file;
 mod literal;
 mod load;
+mod loaded;
 mod options;
 mod suggest;
 mod translate;
@@ -17,7 +18,8 @@ mod values;
 pub use apps::{App, AppEntry, KeyPair, Limits};
 pub use cluster::{Cluster, ClusterDriver, Redis, host_and_port};
 pub use env::process as process_environment;
-pub use load::{Faults, Loaded, load, load_in};
+pub use load::{Faults, load, load_in};
+pub use loaded::Loaded;
 pub use values::{Seconds, Secret};
 
 use std::fmt::Display;

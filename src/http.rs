@@ -86,7 +86,7 @@ impl Routes {
         let api = self.publish.as_ref().filter(|_| request.method() == Method::POST)?;
         let id = request.uri().path().strip_prefix("/apps/")?.strip_suffix("/events")?;
         let plain = !id.contains(['/', '%']);
-        api.0.node.app_by_id(id).filter(|_| plain).map(|app| (api, Arc::clone(app)))
+        if plain { api.0.node.app_by_id(id).map(|app| (api, app)) } else { None }
     }
 }
 

@@ -1,12 +1,12 @@
 //! The use cases: connect, subscribe, publish, sign in, query, terminate. The only place where the parts meet.
 
 mod app;
+mod apps;
 mod connect;
 mod publish;
 mod query;
 mod subscribe;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 pub use app::App;
+pub use app::Rules;
 pub use publish::Publication;
 pub use publish::PublishError;
 pub use query::ChannelFacts;
@@ -23,13 +24,13 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::metrics::Metrics;
+use crate::node::apps::Apps;
 use crate::registry::inbox::Inboxes;
 
 /// This process: its apps, and what holds for all of them.
 #[derive(Debug)]
 pub struct Node {
-    by_id: HashMap<String, Arc<App>>,
-    by_key: HashMap<String, Arc<App>>,
+    apps: Apps,
     connections: Connections,
     sockets: AtomicUsize,
     sockets_max: usize,
@@ -42,20 +43,12 @@ pub struct Node {
 impl Node {
     /// A node with the configured apps. `sockets_max` bounds the WebSocket connections of the process.
     pub fn new(config: &Config, inboxes: Arc<Inboxes>, metrics: Arc<Metrics>, sockets_max: usize) -> Self {
-        let (mut by_id, mut by_key) = (HashMap::new(), HashMap::new());
         let cluster = metrics
             .cluster
             .clone()
             .map(|meters| Arc::new(Cluster::new(&config.cluster, &config.redis, Arc::clone(&inboxes), meters)));
-        for app in config.apps() {
-            let keys: Vec<String> = app.keys.iter().map(|pair| pair.key.clone()).collect();
-            let app = Arc::new(App::new(app, Arc::clone(&inboxes), cluster.clone(), &metrics));
-            by_id.insert(app.id.clone(), Arc::clone(&app));
-            by_key.extend(keys.into_iter().map(|key| (key, Arc::clone(&app))));
-        }
-        Self {
-            by_id,
-            by_key,
+        let node = Self {
+            apps: Apps::default(),
             connections: config.connections.clone(),
             sockets: AtomicUsize::new(0),
             sockets_max,
@@ -63,17 +56,9 @@ impl Node {
             inboxes,
             cluster,
             metrics,
-        }
-    }
-
-    /// The app with this id.
-    pub fn app_by_id(&self, id: &str) -> Option<&Arc<App>> {
-        self.by_id.get(id)
-    }
-
-    /// The app that this key belongs to.
-    pub fn app_by_key(&self, key: &str) -> Option<&Arc<App>> {
-        self.by_key.get(key)
+        };
+        node.set_apps(config.apps());
+        node
     }
 
     /// What holds for each connection.
@@ -114,9 +99,10 @@ impl Node {
     /// What is due about once a second.
     pub fn tick(&self) {
         let now = Instant::now();
-        for app in self.by_id.values() {
+        for app in self.apps.all() {
             app.state.tick(now);
         }
+        self.forget_gone_apps();
     }
 
     /// Sets the gauges to what the tables hold now.
@@ -124,7 +110,7 @@ impl Node {
         if let Some(cluster) = &self.cluster {
             cluster.measure();
         }
-        for app in self.by_id.values() {
+        for app in self.apps.all() {
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);
             app.meters.users.set(app.state.users_online() as f64);

@@ -80,6 +80,11 @@ impl AppState {
         self.users.lock().online()
     }
 
+    /// Whether nothing is left to look after.
+    pub fn is_idle(&self) -> bool {
+        self.channels.is_empty() && self.users.lock().is_idle()
+    }
+
     /// The link to the other nodes is there: tells what is here, and listens to what matters here.
     pub fn linked(&self, now: Instant) {
         self.open_channels(now);

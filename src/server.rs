@@ -151,6 +151,12 @@ impl Server {
         self.open_files
     }
 
+    /// Serves by this configuration from now on, as far as it can change while the server runs: the apps and their
+    /// limits. No connection is lost but those of apps that are disabled or gone.
+    pub fn reload(&self, config: &Config) {
+        self.node.set_apps(config.apps());
+    }
+
     /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
     /// served is lost, so the process should end, too.
     pub async fn failed(&mut self) {

@@ -9,6 +9,7 @@ use crate::metrics::AppMeters;
 use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Node;
+use crate::node::Rules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
@@ -85,10 +86,12 @@ impl Session {
         let (app, protocol) = node.connect(request)?;
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
+        let rules = app.rules();
+        let limits = &rules.said.limits;
         let session = Self {
-            in_quota: !app.limits.enable_user_authentication,
-            client_events: Bucket::new(app.limits.max_client_events_per_second, Instant::now()).map(Box::new),
-            app,
+            in_quota: !limits.enable_user_authentication,
+            client_events: Bucket::new(limits.max_client_events_per_second, Instant::now()).map(Box::new),
+            app: Arc::clone(&app),
             address,
             socket_id,
             protocol,
@@ -105,6 +108,11 @@ impl Session {
         self.socket_id
     }
 
+    /// The app that it is connected to.
+    pub fn app_id(&self) -> &str {
+        &self.app.id
+    }
+
     /// What the app's traffic is counted in.
     pub fn meters(&self) -> &Arc<AppMeters> {
         &self.app.meters
@@ -117,7 +125,7 @@ impl Session {
 
     /// How long the connection may go on without being authorized; `None` when it is, or need not be.
     pub fn authorization_timeout(&self) -> Option<std::time::Duration> {
-        (!self.in_quota).then(|| self.app.limits.user_authentication_timeout_seconds.duration())
+        (!self.in_quota).then(|| self.app.rules().said.limits.user_authentication_timeout_seconds.duration())
     }
 
     /// The frames that tell the client of a close by the server.
@@ -235,8 +243,8 @@ impl Session {
         self.subscriptions.binary_search_by(|subscription| subscription.name.as_str().cmp(channel))
     }
 
-    fn verifier(&self) -> Verifier<'_> {
-        Verifier { keys: &self.app.keys, socket_id: self.socket_id, user: self.user.as_deref() }
+    fn verifier<'a>(&'a self, rules: &'a Rules) -> Verifier<'a> {
+        Verifier { keys: &rules.keys, socket_id: self.socket_id, user: self.user.as_deref() }
     }
 
     fn subscribe(
@@ -276,7 +284,7 @@ impl Session {
         if self.subscriptions.len() >= limit {
             return Err(SubscribeError::TooManyChannels { limit });
         }
-        let grant = self.app.grant(self.verifier(), subscribe)?;
+        let grant = self.app.grant(self.verifier(&self.app.rules()), subscribe)?;
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
         self.app.join(grant, self.address, now)?;
@@ -300,7 +308,8 @@ impl Session {
     }
 
     fn sign_in(&mut self, node: &Node, sign_in: &SignIn, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
-        match self.verifier().sign_in(sign_in) {
+        let signed_in = self.verifier(&self.app.rules()).sign_in(sign_in);
+        match signed_in {
             Ok(user) => {
                 let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
                 self.user = Some(Box::new(user));
@@ -336,7 +345,8 @@ impl Session {
         now: Instant,
     ) -> Result<(), (Option<u16>, String)> {
         let refuse = |message: &str| Err((None, message.to_owned()));
-        let limits = &self.app.limits;
+        let rules = self.app.rules();
+        let limits = &rules.said.limits;
         let Some(channel) = &event.channel else {
             return refuse("Invalid client event (must contain channel and data)");
         };

@@ -164,6 +164,7 @@ impl Shard {
                 Letter::Send(slot, frame) => self.send(slot, &frame),
                 // Closing empties the inbox once more, so it waits until this is done.
                 Letter::Close(slot, close) => self.closing.push((slot, close)),
+                Letter::CloseApp(app, close) => self.close_app(&app, &close),
                 Letter::Drain(over) => self.start_drain(over),
             }
         }

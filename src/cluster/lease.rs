@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -128,7 +129,8 @@ impl Link {
     }
 
     /// Notes which apps this node has, so that what it leaves behind can be found.
-    async fn note_apps(&self) -> RedisResult<()> {
+    pub(super) async fn note_apps(&self) -> RedisResult<()> {
+        self.noted.store(self.cluster.added.load(Ordering::Acquire), Ordering::Relaxed);
         let names = &self.cluster.names;
         let note = |app: &Arc<AppState>| cmd("SADD").arg(names.apps(self.cluster.node())).arg(&**app.id()).take();
         self.out.clone().ask(self.cluster.apps().iter().map(note).collect()).await?;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -58,6 +59,8 @@ pub(super) struct Link {
     pub(super) since: Instant,
     /// It is not the first one.
     returns: bool,
+    /// Apps that had come when this node's were noted.
+    pub(super) noted: AtomicU64,
 }
 
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
@@ -132,6 +135,7 @@ impl Link {
             under_way: Mutex::default(),
             since: Instant::now(),
             returns: false,
+            noted: AtomicU64::new(0),
         };
         link.forget_past().await?;
         link.look_for_soketi().await?;
@@ -252,6 +256,9 @@ impl Link {
         }
         if !listen.is_empty() {
             hearing.subscribe(&listen).await?;
+        }
+        if self.noted.load(Ordering::Relaxed) != cluster.added.load(Ordering::Acquire) {
+            self.note_apps().await?;
         }
         // What is here is said only now that everything is heard that comes after it.
         let (mut commands, mut expected) = (Vec::new(), Vec::new());

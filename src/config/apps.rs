@@ -71,7 +71,7 @@ pub struct AppEntry {
 }
 
 /// One more key of an app, with its secret.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyPair {
     /// Part of the path of WebSocket connections.
@@ -81,7 +81,7 @@ pub struct KeyPair {
 }
 
 /// What holds for every app that does not say otherwise; Soketi's defaults where it has one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Whether clients may send events of their own.
@@ -160,7 +160,7 @@ impl Default for Limits {
 }
 
 /// An app with everything resolved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct App {
     /// Part of the path of API requests.
     pub id: String,

@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 use config::builder::{ConfigBuilder, DefaultState};
 use config::{ConfigError, Map, Source, Value, ValueKind};
 
-use serde_json::Value as Json;
-use serde_json::json;
-
 use super::AppEntry;
 use super::ClusterDriver;
 use super::Config;
@@ -22,56 +19,11 @@ use super::env;
 use super::env::Variable;
 use super::fallback;
 use super::file;
+use super::loaded::Loaded;
 use super::options::Said;
 use super::translate::translate;
 use super::tree;
 use super::tree::Checked;
-
-/// A configuration that may be served.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The values.
-    pub config: Config,
-    /// What the operator should know, a sentence each.
-    pub warnings: Vec<String>,
-    /// For each key that somebody set, the file or the variable that did.
-    pub origins: BTreeMap<String, String>,
-}
-
-impl Loaded {
-    /// A line for each value: key, value and who set it. Secrets are masked.
-    pub fn settings(&self) -> Vec<String> {
-        let mut values = tree::object(&self.config);
-        if self.config.apps.is_empty() {
-            values.insert("apps".to_owned(), json!([AppEntry::soketi_default()]));
-        }
-        let mut lines = Vec::new();
-        for (section, value) in &values {
-            self.describe(section, value, &mut lines);
-        }
-        lines
-    }
-
-    fn describe(&self, key: &str, value: &Json, lines: &mut Vec<String>) {
-        match value {
-            // What an app does not say is in the limits.
-            Json::Null => (),
-            Json::Object(fields) => fields.iter().for_each(|(name, value)| {
-                self.describe(&format!("{key}.{name}"), value, lines);
-            }),
-            Json::Array(items) if items.iter().any(Json::is_object) => {
-                items
-                    .iter()
-                    .enumerate()
-                    .for_each(|(index, item)| self.describe(&format!("{key}.{index}"), item, lines));
-            }
-            value => {
-                let origin = self.origins.get(key).map_or("default", String::as_str);
-                lines.push(format!("{:<60} # {origin}", format!("{key} = {value}")));
-            }
-        }
-    }
-}
 
 /// Why a configuration may not be served: every mistake, not just the first.
 #[derive(Debug, thiserror::Error)]

@@ -52,7 +52,7 @@ impl Api {
         app_id: &str,
         answer: impl AsyncFnOnce(&Signed) -> Result<(Response, usize), Refusal>,
     ) -> Response {
-        match self.0.node.app_by_id(app_id).cloned() {
+        match self.0.node.app_by_id(app_id) {
             Some(app) => self.signed_for(app, request, answer).await,
             None => {
                 self.0.node.metrics().refused_without_app(Cause::Request);
@@ -97,10 +97,10 @@ impl Api {
         let claim = Claim { method: parts.method.as_str(), path, query };
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
-        let signed_body = claim.check(&app.keys, Clock { now_seconds, tolerance_seconds })?;
+        let signed_body = claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds })?;
         let body = self.read(body).await?;
         signed_body.check(&body)?;
-        if !app.enabled {
+        if !app.rules().said.enabled {
             return Err(Refusal::Forbidden("App disabled".to_owned()));
         }
         Ok(Signed { app, body, uri: parts.uri })

@@ -80,7 +80,7 @@ pub(super) async fn terminate_by_key(
     let Some(key) = request.uri().query().and_then(request::auth_key) else {
         return Refusal::Unauthorized("Missing parameter: auth_key".to_owned()).into_response();
     };
-    let Some(app) = api.0.node.app_by_key(&key).cloned() else {
+    let Some(app) = api.0.node.app_by_key(&key) else {
         return Refusal::Unauthorized("Unknown auth_key".to_owned()).into_response();
     };
     api.signed_for(app, request, async |signed| terminated(signed, &user_id).await).await
@@ -98,5 +98,5 @@ fn admit(signed: &Signed) -> Result<(), Refusal> {
 }
 
 fn name(signed: &Signed, channel: &str) -> Result<ChannelName, Refusal> {
-    Ok(ChannelName::parse(channel, signed.app.limits.max_channel_name_length)?)
+    Ok(ChannelName::parse(channel, signed.app.rules().said.limits.max_channel_name_length)?)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Node;
+use crate::node::apps::APP_DISABLED;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::protocol::connect::ConnectRequest;
@@ -20,12 +21,12 @@ impl Node {
     /// Takes a connection: its app and the protocol version that it speaks. The first failing check decides.
     pub fn connect(&self, request: &ConnectRequest) -> Result<(Arc<App>, u8), Close> {
         let app = self.app_of(request)?;
-        let protocol = self.check(request, app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
+        let protocol = self.check(request, &app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
         app.opened();
-        Ok((Arc::clone(app), protocol))
+        Ok((app, protocol))
     }
 
-    fn app_of(&self, request: &ConnectRequest) -> Result<&Arc<App>, Close> {
+    fn app_of(&self, request: &ConnectRequest) -> Result<Arc<App>, Close> {
         let Some(key) = request.key.as_deref() else {
             self.metrics.refused_without_app(Cause::Connection);
             return Err(Close::new(CloseCode::PathNotFound, "Path not found"));
@@ -48,10 +49,12 @@ impl Node {
 
     fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Close> {
         let refuse = |code, reason| Err(Close::new(code, reason));
-        if !app.enabled {
-            return refuse(CloseCode::AppDisabled, "Application disabled");
+        let rules = app.rules();
+        let limits = &rules.said.limits;
+        if !rules.said.enabled {
+            return Err(APP_DISABLED);
         }
-        if app.limits.require_tls && !request.secure {
+        if limits.require_tls && !request.secure {
             let reason = "Application only accepts SSL connections, reconnect using wss://";
             return refuse(CloseCode::TlsRequired, reason);
         }
@@ -67,7 +70,7 @@ impl Node {
         if strict && !request.version_is_plausible() {
             return refuse(CloseCode::InvalidVersion, "Invalid version string format");
         }
-        if !origin_allowed(request.origin.as_deref(), &app.limits.allowed_origins) {
+        if !origin_allowed(request.origin.as_deref(), &limits.allowed_origins) {
             return refuse(CloseCode::Unauthorized, "Origin not allowed");
         }
         if self.is_leaving() {
@@ -76,7 +79,7 @@ impl Node {
         if self.sockets() > self.sockets_max {
             return refuse(CloseCode::OverCapacity, "Over capacity");
         }
-        if !app.limits.enable_user_authentication {
+        if !limits.enable_user_authentication {
             self.count(app)?;
         }
         Ok(protocol)

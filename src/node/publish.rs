@@ -58,7 +58,7 @@ impl App {
     /// Delivers a publisher's event; a cache channel remembers it.
     pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let frame = event::published(channel.as_str(), publication.name, publication.data);
-        let cache_for = channel.kind().cached.then(|| self.limits.cache_ttl_seconds.duration());
+        let cache_for = channel.kind().cached.then(|| self.rules().said.limits.cache_ttl_seconds.duration());
         self.state.publish(channel, &Event { frame, except: publication.except, accepted }, cache_for);
     }
 

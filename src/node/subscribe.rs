@@ -27,15 +27,16 @@ impl App {
 
     /// Leaves a channel.
     pub fn leave(&self, leaver: &Leaver<'_>, now: Instant) {
-        self.state.leave(leaver, self.limits.enable_subscription_count, now);
+        self.state.leave(leaver, self.rules().said.limits.enable_subscription_count, now);
     }
 
     /// Binds a connection to a user; the answers come through the connection's inbox. Returns the user as
     /// remembered: with the watchlist cut to its limit.
     pub fn sign_in(&self, address: Address, user_data: &str, mut user: User, before: Option<&User>) -> User {
         let mut answers = vec![event::signin_success(user_data)];
-        let limit = self.limits.max_watchlist_size;
-        if !self.limits.enable_watchlist {
+        let limits = &self.rules().said.limits;
+        let limit = limits.max_watchlist_size;
+        if !limits.enable_watchlist {
             user.watchlist.clear();
         } else if user.watchlist.len() > limit {
             user.watchlist.truncate(limit);

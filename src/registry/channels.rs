@@ -100,6 +100,10 @@ impl Channels {
         f(&mut self.parts[self.hasher.hash_one(name) as usize % PARTS].lock())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.iter().all(|part| part.lock().is_empty())
+    }
+
     fn names(&self) -> Vec<ChannelName> {
         self.parts.iter().flat_map(|part| part.lock().keys().cloned().collect::<Vec<_>>()).collect()
     }

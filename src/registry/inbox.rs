@@ -1,5 +1,6 @@
 //! What flows down to the shards: one inbox for each, filled by anybody, emptied by its shard.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub enum Letter {
     Send(Slot, Frame),
     /// Close one connection.
     Close(Slot, Close),
+    /// Close the connections of the app with this id.
+    CloseApp(Arc<str>, Close),
     /// Close all connections, spread over this time, and end.
     Drain(Duration),
 }

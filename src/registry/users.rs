@@ -157,6 +157,11 @@ impl Users {
         self.online.len()
     }
 
+    /// Whether nobody is signed in here or watched from here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.online.is_empty() && self.watched.is_empty()
+    }
+
     /// The first connection of a user has come, or the last one has gone.
     fn turn(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
         if scope.is_linked() {

@@ -93,6 +93,17 @@ impl Shard {
         }
     }
 
+    /// Has the connections of an app closed.
+    pub(super) fn close_app(&mut self, app_id: &str, close: &Close) {
+        let slots: Vec<Slot> = self.connections.slots().collect();
+        for slot in slots {
+            let session = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref());
+            if session.is_some_and(|session| session.app_id() == app_id) {
+                self.closing.push((slot, close.clone()));
+            }
+        }
+    }
+
     /// Ends a session whose connection still takes what was sent to its channels before.
     fn end_session(&mut self, slot: Slot) -> Option<Session> {
         let connection = self.connections.get_mut(slot)?;

@@ -1,0 +1,82 @@
+//! A configuration that may be served, and how it is shown.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+use serde_json::json;
+
+use super::AppEntry;
+use super::Config;
+use super::tree;
+
+/// A configuration that may be served.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// What the operator should know, a sentence each.
+    pub warnings: Vec<String>,
+    /// For each key that somebody set, the file or the variable that did.
+    pub origins: BTreeMap<String, String>,
+}
+
+/// Sections whose values take effect while the server runs.
+const AT_RUN_TIME: [&str; 2] = ["apps", "limits"];
+
+impl Loaded {
+    /// A line for each value: key, value and who set it. Secrets are masked.
+    pub fn settings(&self) -> Vec<String> {
+        let line = |(key, value): (String, Json)| {
+            let origin = self.origins.get(&key).map_or("default", String::as_str);
+            format!("{:<60} # {origin}", format!("{key} = {value}"))
+        };
+        self.values(|_| true).into_iter().map(line).collect()
+    }
+
+    /// The keys whose values are others in `new`, but take effect with a restart only.
+    pub fn needs_restart(&self, new: &Self) -> Vec<String> {
+        let fixed = |section: &str| !AT_RUN_TIME.contains(&section);
+        let (before, after) = (self.values(fixed), new.values(fixed));
+        let changed = |one: &[(String, Json)], other: &[(String, Json)]| -> Vec<String> {
+            one.iter().filter(|value| !other.contains(value)).map(|(key, _)| key.clone()).collect()
+        };
+        let mut keys = changed(&before, &after);
+        keys.extend(changed(&after, &before));
+        let secrets = |config: &Config| {
+            let redis = &config.redis;
+            [("redis.password", redis.password.clone()), ("redis.sentinel_password", redis.sentinel_password.clone())]
+        };
+        let (before, after) = (secrets(&self.config), secrets(&new.config));
+        keys.extend(before.iter().filter(|secret| !after.contains(secret)).map(|(key, _)| (*key).to_owned()));
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+
+    /// The values of some sections by key. Secrets are masked.
+    fn values(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Json)> {
+        let mut sections = tree::object(&self.config);
+        if self.config.apps.is_empty() {
+            sections.insert("apps".to_owned(), json!([AppEntry::soketi_default()]));
+        }
+        let mut values = Vec::new();
+        for (section, value) in sections.into_iter().filter(|(section, _)| wanted(section)) {
+            flatten(&section, value, &mut values);
+        }
+        values
+    }
+}
+
+fn flatten(key: &str, value: Json, values: &mut Vec<(String, Json)>) {
+    match value {
+        // What an app does not say is in the limits.
+        Json::Null => (),
+        Json::Object(fields) => fields.into_iter().for_each(|(name, value)| {
+            flatten(&format!("{key}.{name}"), value, values);
+        }),
+        Json::Array(items) if items.iter().any(Json::is_object) => {
+            items.into_iter().enumerate().for_each(|(index, item)| flatten(&format!("{key}.{index}"), item, values));
+        }
+        value => values.push((key.to_owned(), value)),
+    }
+}
