@@ -18,6 +18,15 @@ impl Bucket {
         Some(Self { per_second, tokens: per_second, at: now })
     }
 
+    /// Puts a new bucket in the place of one whose limit has changed.
+    pub fn follow(bucket: &mut Option<Box<Self>>, per_second: i64, now: Instant) {
+        let new = Self::new(per_second, now);
+        let limit = |bucket: &Self| bucket.per_second;
+        if bucket.as_deref().map(limit) != new.as_ref().map(limit) {
+            *bucket = new.map(Box::new);
+        }
+    }
+
     /// Takes so many tokens, or none and says when it is worth trying again.
     ///
     /// ```

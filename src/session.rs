@@ -375,6 +375,7 @@ impl Session {
         if !node.has_room() {
             return refuse("The server cannot keep up with what is published, try again");
         }
+        Bucket::follow(&mut self.client_events, limits.max_client_events_per_second, now);
         if self.client_events.as_mut().is_some_and(|bucket| bucket.take(1, now).is_err()) {
             return Err((Some(CLIENT_EVENT_RATE), "Client event rejected due to rate limit".to_owned()));
         }

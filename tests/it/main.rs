@@ -34,6 +34,7 @@ mod harness;
 mod liveness;
 mod metrics;
 mod presence;
+mod reload;
 mod smoke;
 mod tidy;
 mod users;

@@ -28,7 +28,13 @@ pub struct Process {
 impl Process {
     /// Starts it on free ports with these environment variables and waits until it is ready.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
+        Self::start_with(&[], variables).await
+    }
+
+    /// The same with words on the command line.
+    pub async fn start_with(words: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_gema"))
+            .args(words)
             .env_clear()
             .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", "0"), ("GEMA_LOG_FORMAT", "json")])
             .envs([("GEMA_METRICS_HOST", "127.0.0.1"), ("GEMA_METRICS_PORT", "0")])
@@ -88,7 +94,7 @@ impl Log {
     }
 
     /// The first line with this message.
-    async fn line(&self, message: &str) -> Value {
+    pub async fn line(&self, message: &str) -> Value {
         let until = Instant::now() + PATIENCE;
         loop {
             let lines = self.lines();

@@ -32,6 +32,7 @@ pub const APP_SECRET: &str = "app-secret";
 /// With `GEMA_TEST_NODES=2` in the environment it consists of two nodes, and connections and API calls go to one
 /// after the other, so that every test is one of several nodes, too.
 pub struct TestServer {
+    config: Config,
     nodes: Vec<Server>,
     cluster: String,
     barrier: Option<Arc<Barrier>>,
@@ -66,6 +67,7 @@ impl TestServer {
         change(&mut config);
         Self {
             nodes: vec![start(&config).await],
+            config,
             cluster: String::new(),
             barrier: None,
             connections: AtomicUsize::new(0),
@@ -92,6 +94,7 @@ impl TestServer {
         let nodes = join_all((0..count).map(|_| start(&config))).await;
         let server = Self {
             barrier: Some(Arc::new(Barrier::new(metrics_ports(&nodes), redis, &cluster).await)),
+            config,
             nodes,
             cluster,
             connections: AtomicUsize::new(0),
@@ -101,6 +104,14 @@ impl TestServer {
             server.figure_becomes(node, "gema_cluster_nodes", "", count as f64).await;
         }
         server
+    }
+
+    /// Changes the configuration as SIGHUP would, on all nodes.
+    pub fn reload(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        for node in &self.nodes {
+            node.reload(&self.config);
+        }
     }
 
     /// The first node's.

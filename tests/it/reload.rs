@@ -1,0 +1,239 @@
+//! Apps and limits change while the server runs.
+
+use std::fs;
+use std::path::PathBuf;
+
+use gema::config::AppEntry;
+use gema::config::KeyPair;
+use gema::config::Secret;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::client::PATIENCE;
+use crate::http::Api;
+use crate::process::Process;
+use crate::redis_server::TestRedis;
+use crate::server::APP_ID;
+use crate::server::APP_KEY;
+use crate::server::APP_SECRET;
+use crate::server::TestServer;
+
+const DISABLED: (u16, &str) = (4003, "Application disabled");
+const UNKNOWN: u16 = 4001;
+
+fn own() -> AppEntry {
+    let mut app = AppEntry::new(APP_ID, APP_KEY, APP_SECRET);
+    app.enable_client_messages = Some(true);
+    app
+}
+
+fn other() -> AppEntry {
+    AppEntry::new("other", "other-key", "other-secret")
+}
+
+/// The code and reason that a connection to this key is refused with.
+async fn refused(server: &TestServer, key: &str) -> (u16, String) {
+    let mut client = server.open(&format!("/app/{key}?protocol=7")).await;
+    assert_eq!(client.next().await["event"], "pusher:error");
+    client.next_close().await
+}
+
+async fn whisper(client: &mut Client, event: &str) {
+    client.send_json(json!({ "event": event, "channel": "private-a", "data": "1" })).await;
+}
+
+async fn is_closed(client: &mut Client) {
+    let (code, reason) = client.next_close().await;
+    assert_eq!((code, &*reason), DISABLED);
+    client.ended().await;
+}
+
+#[tokio::test]
+async fn an_app_comes_and_works_at_once() {
+    let mut server = TestServer::start().await;
+    let mut old = server.connect().await;
+    old.subscribe("news").await;
+    assert_eq!(refused(&server, "other-key").await.0, UNKNOWN);
+
+    server.reload(|config| config.apps = vec![own(), other()]);
+
+    let mut clients = [server.connect_to("other-key").await, server.connect_to("other-key").await];
+    for client in &mut clients {
+        client.subscribe("news").await;
+    }
+    server.api_of("other", "other-key", "other-secret").publish("news", "e", "2").await;
+    for client in &mut clients {
+        assert_eq!(client.next_event("e").await, json!(2));
+    }
+    server.api().publish("news", "e", "1").await;
+    assert_eq!(old.next_event("e").await, json!(1));
+}
+
+#[tokio::test]
+async fn an_app_that_is_gone_loses_its_connections_and_may_come_back() {
+    let mut server = TestServer::start_with(|config| config.apps = vec![own(), other()]).await;
+    let mut staying = server.connect().await;
+    staying.subscribe("news").await;
+    for _ in 0..2 {
+        let mut clients = [server.connect_to("other-key").await, server.connect_to("other-key").await];
+        clients[0].subscribe("news").await;
+        clients[1].subscribe("sport").await;
+
+        server.reload(|config| config.apps = vec![own()]);
+
+        for client in &mut clients {
+            is_closed(client).await;
+        }
+        assert_eq!(refused(&server, "other-key").await.0, UNKNOWN);
+        let api = server.api_of("other", "other-key", "other-secret");
+        assert_eq!(api.get("/channels", &[]).await.status, 404);
+
+        server.reload(|config| config.apps = vec![own(), other()]);
+
+        assert_eq!(api.get("/channels", &[]).await.ok()["channels"], json!({}));
+    }
+    server.api().publish("news", "e", "1").await;
+    staying.next_event("e").await;
+}
+
+#[tokio::test]
+async fn a_disabled_app_loses_its_connections_and_no_other_does() {
+    let mut server = TestServer::start_with(|config| config.apps = vec![own(), other()]).await;
+    let mut staying = server.connect().await;
+    staying.subscribe("news").await;
+    let mut clients = [server.connect_to("other-key").await, server.connect_to("other-key").await];
+
+    server.reload(|config| config.apps[1].enabled = false);
+
+    for client in &mut clients {
+        is_closed(client).await;
+    }
+    assert_eq!(refused(&server, "other-key").await, (DISABLED.0, DISABLED.1.to_owned()));
+    let api = server.api_of("other", "other-key", "other-secret");
+    assert_eq!(api.get("/channels", &[]).await.status, 403);
+    server.api().publish("news", "e", "1").await;
+    staying.next_event("e").await;
+
+    server.reload(|config| config.apps[1].enabled = true);
+
+    server.connect_to("other-key").await;
+}
+
+#[tokio::test]
+async fn changed_limits_hold_for_living_connections() {
+    let mut server = TestServer::start_with(|config| config.apps = vec![own()]).await;
+    let mut client = server.connect().await;
+    client.subscribe("private-a").await;
+
+    server.reload(|config| config.apps[0].enable_client_messages = Some(false));
+    whisper(&mut client, "client-e").await;
+    assert_eq!(client.next().await["event"], "pusher:error");
+
+    server.reload(|config| {
+        config.apps[0].enable_client_messages = Some(true);
+        config.limits.max_event_name_length = 10;
+        config.limits.max_client_events_per_second = 1;
+    });
+    whisper(&mut client, "client-much-too-long").await;
+    assert_eq!(client.next().await["data"]["message"], "Event name too long");
+    for _ in 0..2 {
+        whisper(&mut client, "client-e").await;
+    }
+    assert_eq!(client.next().await["data"]["code"], 4301);
+    let body = json!({ "name": "much-too-long", "channel": "news", "data": "1" }).to_string();
+    assert_eq!(server.api().post("/events", &body).await.status, 400);
+
+    server.reload(|config| config.limits.max_client_events_per_second = -1);
+    for _ in 0..5 {
+        whisper(&mut client, "client-e").await;
+    }
+    client.nothing_came().await;
+}
+
+#[tokio::test]
+async fn keys_are_changed_without_a_gap() {
+    let mut server = TestServer::start_with(|config| config.apps = vec![own()]).await;
+    let mut client = server.connect().await;
+    let new = || KeyPair { key: "new-key".to_owned(), secret: Secret::new("new-secret") };
+
+    server.reload(|config| config.apps[0].keys = vec![new()]);
+    let mut with_new = server.connect_to("new-key").await;
+    with_new.subscribe("news").await;
+    client.subscribe("private-a").await;
+
+    server.reload(|config| {
+        config.apps[0] = AppEntry::new(APP_ID, "new-key", "new-secret");
+    });
+    assert_eq!(refused(&server, APP_KEY).await.0, UNKNOWN);
+    assert_eq!(server.api().get("/channels", &[]).await.status, 401);
+    let api = server.api_of(APP_ID, "new-key", "new-secret");
+    api.publish("news", "e", "1").await;
+    with_new.next_event("e").await;
+    // Who is in already stays in.
+    api.publish("private-a", "e", "1").await;
+    client.next_event("e").await;
+}
+
+/// Whoever buries a dead node finds its apps in there.
+#[tokio::test]
+async fn the_other_nodes_know_of_an_app_that_has_come_later() {
+    let redis = TestRedis::shared().await;
+    let mut server = TestServer::start_cluster(2).await;
+    server.reload(|config| config.apps = vec![own(), other()]);
+    for _ in 0..2 {
+        server.connect_to("other-key").await.subscribe("news").await;
+    }
+    server.quiet().await;
+    let pattern = format!("*{}:{{node:*}}:apps", server.cluster());
+    let keys: Vec<String> = redis.run(&["KEYS", &pattern]).await;
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    for key in keys {
+        let apps: Vec<String> = redis.run(&["SMEMBERS", &key]).await;
+        assert!(apps.contains(&"other".to_owned()), "{apps:?}");
+    }
+}
+
+/// A file of its own for a test.
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn on_sighup_files_are_read_anew_and_nothing_with_a_fault_is_taken() {
+    let app = |id: &str| format!("[[apps]]\nid = \"{id}\"\nkey = \"{id}-key\"\nsecret = \"{id}-secret\"\n");
+    let path = file("reload.toml", &app("one"));
+    let gema = Process::start_with(&["start", "--config", path.to_str().unwrap()], &[]).await;
+    let mut client = Client::open(gema.address, "/app/one-key?protocol=7", &[]).await;
+    client.established().await;
+    client.subscribe("news").await;
+    let publish = async |id: &str| {
+        let api = Api::new(gema.address, id, &format!("{id}-key"), &format!("{id}-secret"));
+        api.post("/events", &json!({ "name": "e", "channel": "news", "data": "1" }).to_string()).await.status
+    };
+
+    fs::write(&path, app("one") + &app("two") + "[limits]\nmax_conections = 5\n").unwrap();
+    gema.signal("HUP");
+    gema.log.line("the configuration has not changed, because the new one has faults").await;
+    let faults: Vec<String> = gema.log.lines().iter().filter(|line| line["level"] == "ERROR").map(message).collect();
+    assert!(faults[0].contains("reload.toml") && faults[0].contains("limits.max_conections"), "{faults:?}");
+    assert!(faults[0].contains("max_connections"), "{faults:?}");
+    assert_eq!(publish("two").await, 404);
+
+    fs::write(&path, app("one") + &app("two") + "[connections]\nping_seconds = 60\n").unwrap();
+    gema.signal("HUP");
+    gema.log.line("the configuration has been read anew").await;
+    let restart = gema.log.line("these values have changed, but take effect with a restart only").await;
+    assert_eq!(restart["keys"], "connections.ping_seconds");
+    assert_eq!(publish("two").await, 200);
+    assert_eq!(publish("one").await, 200);
+    client.next_event("e").await;
+
+    gema.terminate();
+    tokio::time::timeout(PATIENCE, gema.stopped()).await.unwrap();
+}
+
+fn message(line: &serde_json::Value) -> String {
+    line["message"].as_str().unwrap().to_owned()
+}
