@@ -10,6 +10,7 @@ pub mod grant;
 pub mod identity;
 pub mod json;
 pub mod message;
+pub mod pattern;
 pub mod publish;
 pub mod request;
 pub mod signature;

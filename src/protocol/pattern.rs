@@ -1,0 +1,146 @@
+//! Patterns of channel names, and what they are matched with: the name without what its kind puts before it.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
+
+/// What a channel's kind puts before its name, the longest first.
+const PREFIXES: [&str; 4] = ["private-encrypted-", "private-", "presence-", "cache-"];
+
+/// A name in which a star stands for any characters, also for none: `orders.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ChannelPattern(Box<str>);
+
+/// The name without the prefixes of its kind, however many there are, so that no variant of a name is another one.
+///
+/// ```
+/// use gema::protocol::pattern::base;
+/// assert_eq!(base("private-cache-orders.7"), "orders.7");
+/// assert_eq!(base("private-private-orders.7"), "orders.7");
+/// assert_eq!(base("privateer"), "privateer");
+/// ```
+pub fn base(name: &str) -> &str {
+    let mut rest = name;
+    while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
+        rest = shorter;
+    }
+    rest
+}
+
+impl ChannelPattern {
+    /// Reads a pattern: characters of channel names, and stars. It is for base names, so it has no prefix.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-=@,.;*".contains(&byte);
+        if text.is_empty() || !text.bytes().all(allowed) {
+            return Err("a pattern consists of letters, digits, _ - = @ , . ; and *");
+        }
+        if base(text) != text {
+            return Err("a pattern is for names without private-, presence-, private-encrypted- and cache-");
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Whether a [`base`] name matches. Upper and lower case are the same, as they are to many databases.
+    ///
+    /// ```
+    /// use gema::protocol::pattern::ChannelPattern;
+    /// let pattern = ChannelPattern::parse("orders.*").unwrap();
+    /// assert!(pattern.matches("Orders.7"));
+    /// assert!(!pattern.matches("orders"));
+    /// ```
+    pub fn matches(&self, base: &str) -> bool {
+        let (pattern, name) = (self.0.as_bytes(), base.as_bytes());
+        let (mut p, mut n) = (0, 0);
+        // Where to go on when what follows the last star has turned out not to match.
+        let mut again: Option<(usize, usize)> = None;
+        while n < name.len() {
+            match pattern.get(p) {
+                Some(b'*') => {
+                    again = Some((p + 1, n));
+                    p += 1;
+                }
+                Some(byte) if byte.eq_ignore_ascii_case(&name[n]) => {
+                    p += 1;
+                    n += 1;
+                }
+                _ => {
+                    let Some((after_star, taken)) = &mut again else { return false };
+                    *taken += 1;
+                    (p, n) = (*after_star, *taken);
+                }
+            }
+        }
+        pattern[p..].iter().all(|&byte| byte == b'*')
+    }
+
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for ChannelPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChannelPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(|why| serde::de::Error::custom(format!("{text:?} is no pattern: {why}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        ChannelPattern::parse(pattern).unwrap().matches(name)
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, name) in [("*", "x"), ("a.*", "a."), ("a*b", "aXbXb"), ("*.x.*", "a.x.x.b"), ("**a", "a")] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("a.*", "a"), ("a", "ab"), ("a*b", "a"), ("a*b", "abc"), ("*.x", "x"), ("ab", "a")] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn patterns_for_other_names_are_refused() {
+        for text in ["", "private-a", "cache-*", "presence-a", "a b", "ö", "#server-to-user-1", "a/b"] {
+            assert!(ChannelPattern::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_pattern_is_made_of_it_matches(parts in prop::collection::vec("[a-c.]{0,3}", 1..5), more in "[a-c.]{0,4}") {
+            let pattern = parts.join("*");
+            prop_assume!(!pattern.is_empty());
+            let name = parts.join(&more);
+            prop_assert!(matches(&pattern, &name));
+        }
+
+        #[test]
+        fn every_variant_of_a_name_has_one_base(prefixes in prop::collection::vec(0..PREFIXES.len(), 0..6)) {
+            let name = prefixes.iter().map(|&index| PREFIXES[index]).collect::<String>() + "orders.7";
+            prop_assert_eq!(base(&name), "orders.7");
+        }
+    }
+}
