@@ -19,6 +19,7 @@ use crate::config;
 use crate::config::Config;
 use crate::config::Faults;
 use crate::config::Loaded;
+use crate::protocol::channel::ChannelName;
 use crate::server::Drained;
 use crate::server::Server;
 use crate::telemetry;
@@ -43,7 +44,11 @@ enum Command {
     /// Starts the server; so does no command at all.
     Start,
     /// Names every mistake in files and variables; exit code 1 if there is one.
-    Check,
+    Check {
+        /// Prints what each app's rules decide for this channel, too.
+        #[arg(long = "channel", value_name = "NAME")]
+        channels: Vec<String>,
+    },
     /// Prints every value and who set it, without secrets.
     Config,
     /// Asks a running server whether it is ready; exit code 0 if it is.
@@ -67,7 +72,7 @@ pub fn run() -> ExitCode {
     let files = &arguments.config;
     let done = match arguments.command.unwrap_or(Command::Start) {
         Command::Start => load(files).and_then(|loaded| start(files, &loaded)),
-        Command::Check => load(files).and_then(|loaded| check(&loaded)),
+        Command::Check { channels } => load(files).and_then(|loaded| check(&loaded, &channels)),
         Command::Config => load(files).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
         Command::Health { url: None } => load(files).and_then(|loaded| health(&ready_url(&loaded.config)?)),
@@ -87,9 +92,17 @@ fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
     config::load_in(Path::new("."), files, config::process_environment())
 }
 
-fn check(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
     let warnings = loaded.warnings.iter().map(|warning| format!("warning: {warning}"));
-    print(warnings.chain(["the configuration has no faults".to_owned()]))
+    let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
+    for app in loaded.config.apps() {
+        let length_max = app.limits.max_channel_name_length;
+        lines.extend(channels.iter().map(|channel| match ChannelName::parse(channel, length_max) {
+            Ok(name) => format!("{}: {}", app.id, app.limits.policy().explain(&name, length_max)),
+            Err(why) => format!("{}: {channel}: refused ({why})", app.id),
+        }));
+    }
+    print(lines)
 }
 
 fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCode> {

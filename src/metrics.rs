@@ -64,6 +64,7 @@ pub struct AppMeters {
     pub users: Gauge,
     refusals: IntCounterVec,
     drops: IntCounterVec,
+    forbidden: IntCounterVec,
     id: String,
     port: String,
 }
@@ -127,6 +128,7 @@ struct ByApp {
     users: GaugeVec,
     refusals: IntCounterVec,
     drops: IntCounterVec,
+    forbidden: IntCounterVec,
 }
 
 /// Makes metrics and registers them.
@@ -153,6 +155,7 @@ impl Maker<'_> {
 
 const APP: &[&str] = &["app_id", "port"];
 const APP_CAUSE: &[&str] = &["app_id", "port", "cause"];
+const APP_RULE: &[&str] = &["app_id", "port", "rule", "what"];
 
 impl Metrics {
     /// Counters at zero. `prefix` stands before Soketi's names, `port` is the main port, a label; `clustered`
@@ -177,6 +180,7 @@ impl Metrics {
             users: own.gauge("users", "Signed-in users", APP),
             refusals: own.counter("refusals_total", "What was refused, by cause", APP_CAUSE),
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
+            forbidden: own.counter("policy_refusals_total", "What rules for channels forbade", APP_RULE),
         };
         let latency =
             HistogramOpts::new("gema_publish_to_socket_seconds", "From accepting an event to writing it to sockets")
@@ -209,6 +213,7 @@ impl Metrics {
             users: by.users.with_label_values(labels),
             refusals: by.refusals.clone(),
             drops: by.drops.clone(),
+            forbidden: by.forbidden.clone(),
             id: id.to_owned(),
             port: self.port.clone(),
         }
@@ -237,6 +242,11 @@ impl AppMeters {
     /// Counts one refusal.
     pub fn refused(&self, cause: Cause) {
         self.refusals.with_label_values(&[&self.id, &self.port, cause.label()]).inc();
+    }
+
+    /// Counts what a rule for channels forbade: `what` is `subscribe`, `publish` or `client_event`.
+    pub fn forbidden(&self, rule: &str, what: &str) {
+        self.forbidden.with_label_values(&[&self.id, &self.port, rule, what]).inc();
     }
 
     /// Counts events that did not reach their reader.

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod json;
 pub mod message;
 pub mod pattern;
+pub mod policy;
 pub mod publish;
 pub mod request;
 pub mod signature;

@@ -364,6 +364,9 @@ impl Session {
         let Ok(place) = self.find(channel) else {
             return Err((None, format!("Client event rejected - not subscribed to {channel}")));
         };
+        if let Err(why) = self.app.may_send(&self.subscriptions[place].name) {
+            return Err((None, why.to_string()));
+        }
         if event.name.chars().count() > limits.max_event_name_length {
             return refuse("Event name too long");
         }

@@ -65,7 +65,7 @@ fn all_mistakes_of_a_file_are_told_at_once_with_file_key_and_remedy() {
         [
             "fault: SOKETI_PROT is not a variable of gema; did you mean SOKETI_PORT?".to_owned(),
             format!(
-                "fault: apps.0.maxConections (from {file}:10) is not a setting of an app; did you mean apps.0.max_connections?"
+                "fault: apps.0.maxConections (from {file}:10) is not a setting; did you mean apps.0.max_connections?"
             ),
             format!("fault: apps.0.secret (from {file}:7) is missing; without a secret anybody could publish"),
             format!("fault: server.backlog (from {file}:4) is 0; it must be between 1 and 65535"),

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::policy::{ChannelRule, Decision, Policy};
+
 use super::suggest;
 use super::{Seconds, Secret};
 
@@ -68,6 +70,10 @@ pub struct AppEntry {
     max_watchlist_size: Option<usize>,
     #[serde(default, alias = "cacheTtlSeconds")]
     cache_ttl_seconds: Option<Seconds>,
+    #[serde(default, alias = "channelRules")]
+    channel_rules: Option<Vec<ChannelRule>>,
+    #[serde(default, alias = "channelDefault")]
+    channel_default: Option<Decision>,
 }
 
 /// One more key of an app, with its secret.
@@ -128,6 +134,10 @@ pub struct Limits {
     pub max_watchlist_size: usize,
     /// How long a cache channel remembers its last event.
     pub cache_ttl_seconds: Seconds,
+    /// What holds for channels by their names; the first rule that matches decides.
+    pub channel_rules: Vec<ChannelRule>,
+    /// Whether channels that no rule matches may be used.
+    pub channel_default: Decision,
 }
 
 impl Default for Limits {
@@ -155,6 +165,8 @@ impl Default for Limits {
             max_event_batch_size: 10,
             max_watchlist_size: 100,
             cache_ttl_seconds: Seconds(3600.0),
+            channel_rules: Vec::new(),
+            channel_default: Decision::Allow,
         }
     }
 }
@@ -203,6 +215,8 @@ impl AppEntry {
             max_event_batch_size: None,
             max_watchlist_size: None,
             cache_ttl_seconds: None,
+            channel_rules: None,
+            channel_default: None,
         }
     }
 
@@ -244,7 +258,7 @@ impl AppEntry {
                 max_presence_members_per_channel, max_presence_member_size_in_kb,
                 max_presence_user_id_length, max_channel_name_length, max_event_channels_at_once,
                 max_event_name_length, max_event_payload_in_kb, max_event_batch_size,
-                max_watchlist_size, cache_ttl_seconds,
+                max_watchlist_size, cache_ttl_seconds, channel_rules, channel_default,
             },
         }
     }
@@ -254,6 +268,11 @@ impl Limits {
     /// `data` of one event, in bytes.
     pub fn event_bytes_max(&self) -> usize {
         kib(self.max_event_payload_in_kb)
+    }
+
+    /// The rules for channels.
+    pub fn policy(&self) -> Policy<'_> {
+        Policy { rules: &self.channel_rules, default: self.channel_default }
     }
 
     /// `user_info` of one member, in bytes.

@@ -7,11 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use config::{Map, Value, ValueKind};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use serde_json::json;
 
+use crate::protocol::policy::ChannelRule;
+
 use super::AppEntry;
 use super::Config;
+use super::KeyPair;
 use super::Limits;
 use super::options;
 use super::suggest::did_you_mean;
@@ -114,9 +118,11 @@ impl Check {
             };
             let try_alone =
                 |leaf: &Json| serde_json::from_value(json!({ section: { &name: leaf } })).map(|_: Config| ());
-            if let Some(leaf) = self.leaf(&key, &value, like, &try_alone) {
-                good.insert(name, leaf);
-            }
+            let leaf = match &*name {
+                "channel_rules" => Some(self.rules(&key, value)),
+                _ => self.leaf(&key, &value, like, &try_alone),
+            };
+            good.extend(leaf.map(|leaf| (name, leaf)));
         }
         Json::Object(good)
     }
@@ -161,6 +167,7 @@ impl Check {
                     None
                 }
                 Some(_) if field == "keys" => Some(self.key_pairs(&key, value)),
+                Some(_) if field == "channel_rules" => Some(self.rules(&key, value)),
                 Some(like) => self.leaf(&key, &value, like, &try_alone),
             };
             good.extend(leaf.map(|leaf| (field.clone(), leaf)));
@@ -169,28 +176,60 @@ impl Check {
     }
 
     fn key_pairs(&mut self, place: &str, value: Value) -> Json {
+        let empty = object(&json!({ "key": "", "secret": "" }));
+        self.groups::<KeyPair>(place, value, &empty, "a list of keys with their secrets")
+    }
+
+    fn rules(&mut self, place: &str, mut value: Value) -> Json {
+        // A variable holds them as JSON.
+        if let ValueKind::String(text) = &value.kind
+            && let Ok(Value { kind, .. }) = serde_json::from_str(text)
+        {
+            value.kind = kind;
+        }
+        let like = object(&ChannelRule::for_all());
+        if let ValueKind::Array(rules) = &value.kind {
+            let lacks = |rule: &Value| matches!(&rule.kind, ValueKind::Table(table) if !table.contains_key("match"));
+            for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| lacks(rule)) {
+                let key = format!("{place}.{index}.match");
+                self.fault(&key, format!("{key} is missing{}; a rule says which channels it is for", origin(rule)));
+            }
+        }
+        self.groups::<ChannelRule>(place, value, &like, "a list of rules, each a group of settings")
+    }
+
+    /// A list of groups of settings; what a group leaves out is as in `like`.
+    fn groups<T: DeserializeOwned>(&mut self, place: &str, value: Value, like: &Object, must: &str) -> Json {
         let from = origin(&value);
-        let ValueKind::Array(pairs) = value.kind else {
-            self.fault(place, format!("{place}{from} must be a list of keys with their secrets"));
+        self.origins.extend(value.origin().map(|origin| (place.to_owned(), origin.to_owned())));
+        let ValueKind::Array(items) = value.kind else {
+            self.fault(place, format!("{place}{from} must be {must}"));
             return json!([]);
         };
         let mut good = Vec::new();
-        for (index, pair) in pairs.into_iter().enumerate() {
+        for (index, item) in items.into_iter().enumerate() {
             let place = format!("{place}.{index}");
-            let ValueKind::Table(table) = pair.kind else {
-                self.fault(&place, format!("{place}{from} must be a group of a key and a secret"));
+            let ValueKind::Table(table) = item.kind else {
+                self.fault(&place, format!("{place}{from} must be a group of settings"));
                 continue;
             };
-            let mut good_pair = object(&json!({ "key": "", "secret": "" }));
-            let names: Vec<String> = good_pair.keys().cloned().collect();
+            let mut group = like.clone();
             for (field, value) in sorted(table) {
-                if !names.contains(&field) {
-                    self.unknown_in(&place, &field, &value, &names);
-                } else if let Some(leaf) = self.leaf(&format!("{place}.{field}"), &value, &json!(""), &|_| Ok(())) {
-                    good_pair.insert(field, leaf);
+                let key = format!("{place}.{field}");
+                let Some(default) = like.get(&field) else {
+                    self.unknown_in(&place, &field, &value, like.keys());
+                    continue;
+                };
+                let try_alone = |leaf: &Json| {
+                    let mut alone = like.clone();
+                    alone.insert(field.clone(), leaf.clone());
+                    serde_json::from_value(Json::Object(alone)).map(|_: T| ())
+                };
+                if let Some(leaf) = self.leaf(&key, &value, default, &try_alone) {
+                    group.insert(field, leaf);
                 }
             }
-            good.push(Json::Object(good_pair));
+            good.push(Json::Object(group));
         }
         Json::Array(good)
     }
@@ -224,7 +263,7 @@ impl Check {
         let key = format!("{place}.{field}");
         let known: Vec<String> = known.into_iter().map(|name| format!("{place}.{name}")).collect();
         let meant = did_you_mean(&key, known.iter().map(String::as_str), "remove it");
-        self.fault(&key, format!("{key}{} is not a setting of an app; {meant}", origin(value)));
+        self.fault(&key, format!("{key}{} is not a setting; {meant}", origin(value)));
     }
 
     fn fault(&mut self, key: &str, sentence: String) {

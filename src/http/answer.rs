@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::node::InfoError;
 use crate::node::PublishError;
 use crate::protocol::channel::NameError;
+use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::BodyError;
 use crate::protocol::request::ClaimError;
 
@@ -89,6 +90,12 @@ impl From<BodyError> for Refusal {
 impl From<InfoError> for Refusal {
     fn from(error: InfoError) -> Self {
         Self::BadRequest(error.to_string())
+    }
+}
+
+impl From<PolicyError> for Refusal {
+    fn from(error: PolicyError) -> Self {
+        Self::Forbidden(error.to_string())
     }
 }
 

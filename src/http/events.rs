@@ -30,8 +30,8 @@ pub(super) async fn publish_to(api: &Api, app: Arc<App>, request: Request<Body>)
 }
 
 async fn one(node: &Node, signed: &Signed) -> Result<(Response, usize), Refusal> {
-    let event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
-    deliver(node, &signed.app, std::slice::from_ref(&event))?;
+    let mut event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
+    deliver(node, &signed.app, std::slice::from_mut(&mut event))?;
     let Some(info) = event.info else { return Ok(answer::empty_object()) };
     let mut channels = Map::new();
     for channel in &event.channels {
@@ -48,8 +48,8 @@ pub(super) async fn publish_batch(
 ) -> Response {
     let node = &api.0.node;
     api.signed(request, &app_id, async |signed| {
-        let events = PublisherEvent::parse_batch(&signed.body, signed.app.publish_limits())?;
-        deliver(node, &signed.app, &events)?;
+        let mut events = PublisherEvent::parse_batch(&signed.body, signed.app.publish_limits())?;
+        deliver(node, &signed.app, &mut events)?;
         if events.iter().all(|event| event.info.is_none()) {
             return Ok(answer::empty_object());
         }
@@ -65,7 +65,10 @@ pub(super) async fn publish_batch(
     .await
 }
 
-fn deliver(node: &Node, app: &App, events: &[PublisherEvent<'_>]) -> Result<(), Refusal> {
+fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> Result<(), Refusal> {
+    for event in &mut *events {
+        event.redirect(|channel| app.destination(channel))?;
+    }
     let accepted = Instant::now();
     node.admit(app, events.iter().map(|event| event.channels.len()).sum(), accepted)?;
     for event in events {

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::protocol::grant::Keys;
 use crate::protocol::grant::SubscribeLimits;
 use crate::protocol::identity::MemberLimits;
+use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::PublishLimits;
 use crate::registry::AppState;
 use crate::registry::JoinRules;
@@ -112,6 +113,12 @@ impl App {
     /// Uses up one of the requests that the app may make in a second; otherwise says how long to wait.
     pub fn take_read_request(&self, now: Instant) -> Result<(), Duration> {
         self.rules().read_requests.as_ref().map_or(Ok(()), |bucket| bucket.lock().take(1, now))
+    }
+
+    /// Counts and logs what a rule forbids.
+    pub(super) fn forbidden(&self, what: &str, why: &PolicyError) {
+        self.meters.forbidden(why.rule(), what);
+        tracing::info!(app_id = self.id, what, "{why}");
     }
 
     /// Established connections, those not authorized yet included.

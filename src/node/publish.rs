@@ -8,6 +8,7 @@ use crate::node::Node;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
+use crate::protocol::policy::PolicyError;
 use crate::protocol::socket_id::SocketId;
 use crate::registry::inbox::Event;
 
@@ -55,6 +56,19 @@ impl Node {
 }
 
 impl App {
+    /// The channel that an event for `channel` goes to by the app's rules.
+    pub fn destination(&self, channel: ChannelName) -> Result<ChannelName, PolicyError> {
+        let rules = self.rules();
+        let limits = &rules.said.limits;
+        let twin = limits.policy().publish(&channel, limits.max_channel_name_length);
+        Ok(twin.inspect_err(|why| self.forbidden("publish", why))?.unwrap_or(channel))
+    }
+
+    /// Whether a client may send an event on a channel that it has joined.
+    pub fn may_send(&self, channel: &ChannelName) -> Result<(), PolicyError> {
+        self.rules().said.limits.policy().client_event(channel).inspect_err(|why| self.forbidden("client_event", why))
+    }
+
     /// Delivers a publisher's event; a cache channel remembers it.
     pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let frame = event::published(channel.as_str(), publication.name, publication.data);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::node::App;
 use crate::node::PublishError;
+use crate::node::Rules;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
@@ -17,7 +18,10 @@ use crate::registry::address::Address;
 impl App {
     /// The right to join a channel, if the connection has it.
     pub fn grant(&self, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
-        verifier.grant(subscribe, self.subscribe_limits())
+        let grant = verifier.grant(subscribe, self.subscribe_limits())?;
+        let policy = |rules: &Rules| rules.said.limits.policy().subscribe(grant.channel());
+        policy(&self.rules()).inspect_err(|why| self.forbidden("subscribe", why))?;
+        Ok(grant)
     }
 
     /// Joins a channel; the answer comes through the connection's inbox.

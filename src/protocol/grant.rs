@@ -9,6 +9,7 @@ use crate::protocol::identity::MemberLimits;
 use crate::protocol::identity::User;
 use crate::protocol::message::SignIn;
 use crate::protocol::message::Subscribe;
+use crate::protocol::policy::PolicyError;
 use crate::protocol::signature::Signer;
 use crate::protocol::socket_id::SocketId;
 
@@ -54,6 +55,9 @@ pub enum SubscribeError {
         /// The channel asked for, cut to a printable length.
         channel: String,
     },
+    /// A rule of the app forbids it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The presence channel has as many members as it may.
     #[error("Presence channel member limit reached")]
     Full,
@@ -74,6 +78,7 @@ impl SubscribeError {
                 ("AuthError", 401)
             }
             Self::Identity(IdentityError::TooLarge { .. }) => ("LimitReached", 413),
+            Self::Policy(_) => ("Forbidden", 403),
             Self::Full | Self::TooManyChannels { .. } => ("LimitReached", 403),
         }
     }

@@ -31,16 +31,22 @@ pub fn base(name: &str) -> &str {
 }
 
 impl ChannelPattern {
-    /// Reads a pattern: characters of channel names, and stars. It is for base names, so it has no prefix.
+    /// Reads a pattern: characters of channel names, and stars. It is for base names, so it has no prefix. Otherwise
+    /// returns what it must be.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-=@,.;*".contains(&byte);
         if text.is_empty() || !text.bytes().all(allowed) {
-            return Err("a pattern consists of letters, digits, _ - = @ , . ; and *");
+            return Err("a name of letters, digits and _ - = @ , . ; in which * stands for any characters");
         }
         if base(text) != text {
-            return Err("a pattern is for names without private-, presence-, private-encrypted- and cache-");
+            return Err("a name without private-, presence-, private-encrypted- and cache-, which it covers all");
         }
         Ok(Self(text.into()))
+    }
+
+    /// Matches every name.
+    pub fn all() -> Self {
+        Self("*".into())
     }
 
     /// Whether a [`base`] name matches. Upper and lower case are the same, as they are to many databases.
@@ -97,7 +103,7 @@ impl Serialize for ChannelPattern {
 impl<'de> Deserialize<'de> for ChannelPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|why| serde::de::Error::custom(format!("{text:?} is no pattern: {why}")))
+        Self::parse(&text).map_err(|must| serde::de::Error::custom(format!("expected {must}")))
     }
 }
 

@@ -140,6 +140,19 @@ impl<'a> PublisherEvent<'a> {
         body.check(body.channels(limits)?, limits)
     }
 
+    /// Sends the event to the channels that `to` names instead, none twice.
+    pub fn redirect<E>(&mut self, to: impl Fn(ChannelName) -> Result<ChannelName, E>) -> Result<(), E> {
+        let mut channels: Vec<ChannelName> = Vec::with_capacity(self.channels.len());
+        for channel in std::mem::take(&mut self.channels) {
+            let channel = to(channel)?;
+            if !channels.contains(&channel) {
+                channels.push(channel);
+            }
+        }
+        self.channels = channels;
+        Ok(())
+    }
+
     /// Reads the body of `POST /batch_events`, whose events have one channel each. One that is wrong makes all of
     /// them wrong.
     pub fn parse_batch(body: &'a [u8], limits: PublishLimits) -> Result<Vec<Self>, BodyError> {

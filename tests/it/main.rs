@@ -33,6 +33,7 @@ mod fuzz;
 mod harness;
 mod liveness;
 mod metrics;
+mod policy;
 mod presence;
 mod reload;
 mod smoke;
