@@ -1,6 +1,9 @@
 //! What is counted, under Soketi's names where it has one. Gauges are set from the tables when somebody asks.
 
 mod cluster;
+mod events;
+
+use std::sync::Arc;
 
 use prometheus::Encoder;
 use prometheus::Gauge;
@@ -16,6 +19,8 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
+
+use crate::metrics::events::EventNames;
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ pub struct AppMeters {
     pub channels: Gauge,
     /// Signed-in users.
     pub users: Gauge,
+    events: Arc<EventNames>,
     refusals: IntCounterVec,
     drops: IntCounterVec,
     forbidden: IntCounterVec,
@@ -126,6 +132,7 @@ struct ByApp {
     deliveries: IntCounterVec,
     channels: GaugeVec,
     users: GaugeVec,
+    events: IntCounterVec,
     refusals: IntCounterVec,
     drops: IntCounterVec,
     forbidden: IntCounterVec,
@@ -155,6 +162,7 @@ impl Maker<'_> {
 
 const APP: &[&str] = &["app_id", "port"];
 const APP_CAUSE: &[&str] = &["app_id", "port", "cause"];
+const APP_EVENT: &[&str] = &["app_id", "event", "port"];
 const APP_RULE: &[&str] = &["app_id", "port", "rule", "what"];
 
 impl Metrics {
@@ -178,6 +186,7 @@ impl Metrics {
             deliveries: own.counter("deliveries_total", "Events handed to subscribers' sockets", APP),
             channels: own.gauge("channels", "Occupied channels", APP),
             users: own.gauge("users", "Signed-in users", APP),
+            events: own.counter("events_total", "Events accepted for a channel, by name", APP_EVENT),
             refusals: own.counter("refusals_total", "What was refused, by cause", APP_CAUSE),
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
             forbidden: own.counter("policy_refusals_total", "What rules for channels forbade", APP_RULE),
@@ -211,6 +220,7 @@ impl Metrics {
             deliveries: by.deliveries.with_label_values(labels),
             channels: by.channels.with_label_values(labels),
             users: by.users.with_label_values(labels),
+            events: Arc::new(EventNames::new(by.events.clone(), id, &self.port)),
             refusals: by.refusals.clone(),
             drops: by.drops.clone(),
             forbidden: by.forbidden.clone(),
@@ -242,6 +252,16 @@ impl AppMeters {
     /// Counts one refusal.
     pub fn refused(&self, cause: Cause) {
         self.refusals.with_label_values(&[&self.id, &self.port, cause.label()]).inc();
+    }
+
+    /// Counts an event by its name; of many names the later ones count together.
+    pub fn event(&self, name: &str) {
+        self.events.count(name);
+    }
+
+    /// Counts an event of a client.
+    pub fn client_event(&self) {
+        self.events.count_clients();
     }
 
     /// Counts what a rule for channels forbade: `what` is `subscribe`, `publish` or `client_event`.

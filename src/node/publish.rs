@@ -71,6 +71,7 @@ impl App {
 
     /// Delivers a publisher's event; a cache channel remembers it.
     pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
+        self.meters.event(publication.name);
         let frame = event::published(channel.as_str(), publication.name, publication.data);
         let cache_for = channel.kind().cached.then(|| self.rules().said.limits.cache_ttl_seconds.duration());
         self.state.publish(channel, &Event { frame, except: publication.except, accepted }, cache_for);
@@ -78,6 +79,7 @@ impl App {
 
     /// Delivers a client's event to the others on the channel.
     pub fn relay(&self, channel: &ChannelName, frame: Frame, sender: SocketId, accepted: Instant) {
+        self.meters.client_event();
         self.state.publish(channel, &Event { frame, except: Some(sender), accepted }, None);
     }
 }

@@ -49,6 +49,36 @@ async fn soketis_names_have_soketis_labels_and_kinds() {
 }
 
 #[tokio::test]
+async fn events_are_counted_by_name_as_long_as_there_are_not_too_many() {
+    let server = TestServer::start_single().await;
+    for name in ["scada.data.received", "permintaan_baru", "scada.data.received"] {
+        server.api().publish("news", name, "1").await;
+    }
+    for number in 0..150 {
+        server.api().publish("news", &format!("e{number}"), "1").await;
+    }
+    let mut clients = [server.connect().await, server.connect().await];
+    for client in &mut clients {
+        client.subscribe("private-a").await;
+    }
+    clients[0].send_json(json!({ "event": "client-typing", "channel": "private-a", "data": "1" })).await;
+    clients[1].next_event("client-typing").await;
+
+    let body = metrics(&server).await.body;
+    let count = |event: &str| {
+        let port = server.address().port();
+        let series = format!("gema_events_total{{app_id=\"app-id\",event=\"{event}\",port=\"{port}\"}} ");
+        body.lines().find_map(|line| line.strip_prefix(&series)).map(|count| count.parse::<u32>().unwrap())
+    };
+    assert_eq!(count("scada.data.received"), Some(2));
+    assert_eq!(count("permintaan_baru"), Some(1));
+    assert_eq!(count("e96"), Some(1));
+    assert_eq!(count("e97"), None);
+    assert_eq!(count("pusher:others"), Some(53));
+    assert_eq!(count("client-*"), Some(1));
+}
+
+#[tokio::test]
 async fn traffic_is_counted_to_the_byte() {
     let server = TestServer::start().await;
     let mut client = server.open(PATH).await;
