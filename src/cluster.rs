@@ -12,6 +12,7 @@ mod listener;
 mod names;
 mod orders;
 mod query;
+pub mod rates;
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;

@@ -16,7 +16,7 @@ mod tree;
 mod values;
 
 pub use apps::{App, AppEntry, KeyPair, Limits};
-pub use cluster::{Cluster, ClusterDriver, Redis, host_and_port};
+pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
 pub use env::process as process_environment;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: Log,
     /// Several nodes as one server.
     pub cluster: Cluster,
+    /// Limits per second of several nodes.
+    pub limiter: Limiter,
     /// Where Redis is, and how it lets us in.
     pub redis: Redis,
     /// What holds for every app that does not say otherwise.
@@ -243,6 +245,11 @@ impl Config {
         self.apps.iter().map(|entry| entry.resolve(&self.limits)).collect()
     }
 
+    /// Whether anything is kept in Redis.
+    fn needs_redis(&self) -> bool {
+        self.cluster.driver == ClusterDriver::Redis || self.limiter.driver == LimiterDriver::Redis
+    }
+
     /// Every fault of the values, each a sentence that begins with its key and names the remedy.
     pub fn validate(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -267,7 +274,7 @@ impl Config {
         let mut warnings = Vec::new();
         let host = self.server.host;
         let clustered = self.cluster.driver == ClusterDriver::Redis;
-        if clustered && !self.redis.password.is_trimmed() {
+        if self.needs_redis() && !self.redis.password.is_trimmed() {
             warnings
                 .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
         }

@@ -11,6 +11,24 @@ pub struct Bucket {
     at: Instant,
 }
 
+/// A limit and what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Tokens per second.
+    pub limit: u32,
+    /// Tokens that are there now.
+    pub remaining: u32,
+}
+
+/// There are not as many tokens as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooFast {
+    /// When it is worth trying again.
+    pub retry_after: Duration,
+    /// What is there.
+    pub allowance: Allowance,
+}
+
 impl Bucket {
     /// A full bucket; `None` where the limit is negative, which means that there is none.
     pub fn new(per_second: i64, now: Instant) -> Option<Self> {
@@ -34,20 +52,38 @@ impl Bucket {
     /// use gema::limiter::Bucket;
     /// let now = Instant::now();
     /// let mut bucket = Bucket::new(2, now).unwrap();
-    /// assert!(bucket.take(2, now).is_ok());
+    /// assert_eq!(bucket.take(2, now).unwrap().remaining, 0);
     /// assert!(bucket.take(1, now).is_err());
     /// assert!(bucket.take(1, now + Duration::from_secs(1)).is_ok());
     /// ```
-    pub fn take(&mut self, tokens: usize, now: Instant) -> Result<(), Duration> {
+    pub fn take(&mut self, tokens: u32, now: Instant) -> Result<Allowance, TooFast> {
+        self.check(tokens, now)?;
+        self.tokens -= tokens as f32;
+        Ok(self.allowance())
+    }
+
+    /// Whether there are so many tokens.
+    pub fn check(&mut self, tokens: u32, now: Instant) -> Result<(), TooFast> {
         let passed = now.saturating_duration_since(self.at).as_secs_f32();
-        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second);
-        self.at = self.at.max(now);
-        let tokens = tokens as f32;
-        if tokens <= self.tokens {
-            self.tokens -= tokens;
-            return Ok(());
-        }
-        let wait = (tokens - self.tokens) / self.per_second;
-        Err(Duration::try_from_secs_f32(wait.clamp(0.001, 3600.0)).unwrap_or(Duration::from_secs(3600)))
+        self.set(self.tokens + passed * self.per_second, self.at.max(now));
+        if tokens as f32 <= self.tokens { Ok(()) } else { Err(self.too_fast(tokens)) }
+    }
+
+    /// There were so many tokens at that time.
+    pub fn set(&mut self, tokens: f32, at: Instant) {
+        (self.tokens, self.at) = (tokens.clamp(0.0, self.per_second), at);
+    }
+
+    /// What is left, as of the last change.
+    pub fn allowance(&self) -> Allowance {
+        Allowance { limit: self.per_second as u32, remaining: self.tokens as u32 }
+    }
+
+    /// The refusal of somebody who wants so many tokens.
+    pub fn too_fast(&self, tokens: u32) -> TooFast {
+        let wait_seconds = (tokens as f32 - self.tokens) / self.per_second;
+        let retry_after =
+            Duration::try_from_secs_f32(wait_seconds.clamp(0.001, 3600.0)).unwrap_or(Duration::from_secs(3600));
+        TooFast { retry_after, allowance: self.allowance() }
     }
 }

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub outbox_bytes: IntGauge,
     /// Connections closed because of a panic while serving them; each is a fault of gema.
     pub panics: IntCounter,
+    /// Limits per second that this node has decided alone although nodes share them: Redis was away.
+    pub limiter_local: IntCounter,
     /// The link to the other nodes, where there are any.
     pub cluster: Option<ClusterMeters>,
 }
@@ -197,9 +199,14 @@ impl Metrics {
         let publish_to_socket = own.register(Histogram::with_opts(latency));
         let outbox_bytes = own.register(IntGauge::new("gema_outbox_bytes", "Bytes that wait for slow clients"));
         let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection"));
+        let limiter_local = own.register(IntCounter::new(
+            "gema_limiter_local_total",
+            "Shared limits per second that this node has decided alone, because Redis was away",
+        ));
         let cluster = clustered.then(|| ClusterMeters::new(&own));
         register_process(&registry, prefix);
-        Self { by_app, publish_to_socket, outbox_bytes, panics, cluster, port: port.to_string(), registry }
+        let port = port.to_string();
+        Self { by_app, publish_to_socket, outbox_bytes, panics, limiter_local, cluster, port, registry }
     }
 
     /// The meters of one app.

@@ -5,6 +5,7 @@ mod apps;
 mod connect;
 mod publish;
 mod query;
+mod rate;
 mod subscribe;
 
 use std::sync::Arc;
@@ -21,8 +22,10 @@ pub use query::ChannelFacts;
 pub use query::InfoError;
 
 use crate::cluster::Cluster;
+use crate::cluster::rates::Rates;
 use crate::config::Config;
 use crate::config::Connections;
+use crate::config::LimiterDriver;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::registry::inbox::Inboxes;
@@ -37,6 +40,7 @@ pub struct Node {
     leaving: AtomicBool,
     inboxes: Arc<Inboxes>,
     cluster: Option<Arc<Cluster>>,
+    rates: Option<Arc<Rates>>,
     metrics: Arc<Metrics>,
 }
 
@@ -47,6 +51,8 @@ impl Node {
             .cluster
             .clone()
             .map(|meters| Arc::new(Cluster::new(&config.cluster, &config.redis, Arc::clone(&inboxes), meters)));
+        let shared = config.limiter.driver == LimiterDriver::Redis;
+        let rates = shared.then(|| Arc::new(Rates::new(&config.cluster, &config.redis, metrics.limiter_local.clone())));
         let node = Self {
             apps: Apps::default(),
             connections: config.connections.clone(),
@@ -55,6 +61,7 @@ impl Node {
             leaving: AtomicBool::new(false),
             inboxes,
             cluster,
+            rates,
             metrics,
         };
         node.set_apps(config.apps());
@@ -79,6 +86,11 @@ impl Node {
     /// The other nodes, where there are any.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
+    }
+
+    /// The limits that nodes have in common, where they do.
+    pub fn rates(&self) -> Option<&Arc<Rates>> {
+        self.rates.as_ref()
     }
 
     /// Takes no new connections from now on.

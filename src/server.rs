@@ -109,20 +109,21 @@ impl Server {
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
         let link = node.cluster().cloned().map(ClusterLink::start).transpose()?;
-        if let Some(cluster) = node.cluster() {
-            let _ = tokio::time::timeout(LINK_WAIT, cluster.tried()).await;
+        // Health and metrics are told until the end of a drain.
+        let tasks = Tasks::new(CancellationToken::new());
+        if let Some(rates) = node.rates().cloned() {
+            tasks.spawn(rates.run(tasks.stop().clone()));
         }
+        let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node)).await;
         let stop = CancellationToken::new();
         let (ended, shards) = mpsc::channel(workers);
         for (index, listener) in listeners.into_iter().enumerate() {
             // A token of its own, so that the shards do not share its lock.
-            let tasks = Tasks::new(stop.child_token());
+            let own = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
-            let listener = Listener::new(listener, api.main_port(), tasks, config.http.request_seconds.duration());
+            let listener = Listener::new(listener, api.main_port(), own, config.http.request_seconds.duration());
             run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;
         }
-        // Health and metrics are told until the end of a drain.
-        let tasks = Tasks::new(CancellationToken::new());
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
         let router = api.metrics_port(config.metrics.enabled);
         Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
@@ -192,6 +193,16 @@ impl Server {
         self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
+    }
+}
+
+/// Ends when each link to Redis is made, or when the first try has failed.
+async fn links_tried(node: &Node) {
+    if let Some(cluster) = node.cluster() {
+        cluster.tried().await;
+    }
+    if let Some(rates) = node.rates() {
+        rates.tried().await;
     }
 }
 

@@ -33,9 +33,9 @@ use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Task;
 
 /// Between two tries to make a link: from the first to the second, and so on.
-const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
-/// How often the hearing connection is asked whether it still lives.
-const PING: Duration = Duration::from_secs(2);
+pub(super) const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
+/// How often a connection is asked whether it still lives.
+pub(super) const PING: Duration = Duration::from_secs(2);
 /// How long a node that is back waits with its events for the others to be back.
 const OTHERS_WAIT: Duration = Duration::from_secs(3);
 /// How long a node that leaves may take to say what it still has to say.

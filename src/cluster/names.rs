@@ -68,6 +68,11 @@ impl Names {
         format!("{}:{{nodes}}:undertaker", self.key_start)
     }
 
+    /// Hash: the bucket for one kind of an app's requests.
+    pub(super) fn rate(&self, app: &str, kind: &str) -> String {
+        format!("{}:{{{}}}:{kind}", self.key_start, utf8_percent_encode(app, PARTS))
+    }
+
     /// Set: the apps of a node.
     pub(super) fn apps(&self, node: NodeId) -> String {
         format!("{}:{{node:{node}}}:apps", self.key_start)
@@ -116,6 +121,7 @@ mod tests {
         let channel = |name: &str| Topic::Channel(ChannelName::parse(name, 200).unwrap());
         assert_eq!(names.topic("app-id", &channel("orders")), "gema:{app-id:orders}");
         assert_eq!(names.members("app-id", &channel("presence-a")), "k:gema:{app-id:presence-a}:members");
+        assert_eq!(names.rate("a:b", "read_requests"), "k:gema:{a%3Ab}:read_requests");
         assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
         assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "gema:{a:#server-to-user-x%3Ay}");
     }

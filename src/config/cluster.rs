@@ -35,6 +35,25 @@ pub enum ClusterDriver {
     Redis,
 }
 
+/// Limits per second of several nodes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limiter {
+    /// For whom a limit holds.
+    pub driver: LimiterDriver,
+}
+
+/// For whom a limit per second holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimiterDriver {
+    /// For each node by itself.
+    #[default]
+    Local,
+    /// For all nodes together that have the same `cluster.name` in the Redis of `[redis]`.
+    Redis,
+}
+
 impl Default for Cluster {
     fn default() -> Self {
         Self {
@@ -122,7 +141,9 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
     let (section, field) = key.split_once('.')?;
     match (section, field) {
         ("cluster", "driver") => None,
-        ("cluster" | "redis", _) if config.cluster.driver == ClusterDriver::Local => Some(LOCAL),
+        ("cluster", "name") | ("redis", _) if !config.needs_redis() => Some(LOCAL),
+        ("cluster", "name") => None,
+        ("cluster", _) if config.cluster.driver == ClusterDriver::Local => Some(LOCAL),
         ("redis", "host" | "port" | "db" | "username" | "password") if !redis.url.is_empty() => {
             Some("redis.url is set, which says it")
         }

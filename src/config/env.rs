@@ -200,7 +200,7 @@ mod tests {
             ("SOKETI_APP_MANAGER_DRIVER", "mysql"),
             ("SOKETI_CACHE_DRIVER", "redis"),
             ("SOKETI_QUEUE_DRIVER", "sqs"),
-            ("SOKETI_RATE_LIMITER_DRIVER", "redis"),
+            ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
             ("SOKETI_MODE", "worker"),
             ("SOKETI_SSL_CERT", "/cert.pem"),
             ("SOKETI_DEFAULT_APP_WEBHOOKS", r#"[{"url":"https://hush.example"}]"#),

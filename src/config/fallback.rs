@@ -39,8 +39,10 @@ fn first_app(root: &mut Table, fields: Fields, make: bool) {
 }
 
 fn needs_redis(root: &Table) -> bool {
-    let Some(ValueKind::Table(cluster)) = root.get("cluster").map(|cluster| &cluster.kind) else { return false };
-    matches!(cluster.get("driver").map(|driver| &driver.kind), Some(ValueKind::String(driver)) if driver == "redis")
+    ["cluster", "limiter"].into_iter().any(|section| {
+        let Some(ValueKind::Table(section)) = root.get(section).map(|section| &section.kind) else { return false };
+        matches!(section.get("driver").map(|driver| &driver.kind), Some(ValueKind::String(driver)) if driver == "redis")
+    })
 }
 
 /// Laravel's variables describe one server: they complete what is said of it, and never contradict it.

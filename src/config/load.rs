@@ -10,7 +10,6 @@ use config::builder::{ConfigBuilder, DefaultState};
 use config::{ConfigError, Map, Source, Value, ValueKind};
 
 use super::AppEntry;
-use super::ClusterDriver;
 use super::Config;
 use super::cluster;
 use super::cluster::LOCAL;
@@ -141,12 +140,12 @@ impl Sources {
             }
         }
         if let Some(who) = cluster_mode.filter(|_| checked.config.redis.cluster_nodes.is_empty()) {
-            match checked.config.cluster.driver {
-                ClusterDriver::Local => warnings.push(format!("{who} has no effect, because {LOCAL}")),
-                ClusterDriver::Redis if checked.faulty.contains("redis.cluster_nodes") => (),
-                ClusterDriver::Redis => faults.push(format!(
+            if !checked.config.needs_redis() {
+                warnings.push(format!("{who} has no effect, because {LOCAL}"));
+            } else if !checked.faulty.contains("redis.cluster_nodes") {
+                faults.push(format!(
                     "{who} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
-                )),
+                ));
             }
         }
         if checked.config.apps.is_empty() {
@@ -253,6 +252,7 @@ fn merge(said: Vec<Said>, own: Vec<Layer>, faults: &mut Vec<String>) -> Map<Stri
 
 #[cfg(test)]
 mod tests {
+    use super::super::LimiterDriver;
     use super::super::options::CLUSTER_MODE;
     use super::*;
 
@@ -372,6 +372,31 @@ mod tests {
             [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_ADAPTER_DRIVER", "redis"), ("GEMA_REDIS_USERNAME", "gema")];
         let warnings = load_env(&nobody).unwrap().warnings;
         assert_eq!(warnings, ["GEMA_REDIS_USERNAME has no effect, because redis.password is empty"]);
+    }
+
+    #[test]
+    fn redis_may_be_there_for_limits_alone() {
+        let limiter = [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_RATE_LIMITER_DRIVER", "redis")];
+        let others = [
+            ("SOKETI_RATE_LIMITER_REDIS_OPTIONS", r#"{"tls":{}}"#),
+            ("SOKETI_ADAPTER_REDIS_PREFIX", "shop"),
+            ("REDIS_HOST", "laravel"),
+            ("GEMA_CLUSTER_STRICT", "true"),
+        ];
+        let loaded = load_env(&[&limiter[..], &others].concat()).unwrap();
+        let because = "has no effect, because cluster.driver is local; set it to redis to run several nodes as one";
+        assert_eq!(loaded.warnings, [format!("GEMA_CLUSTER_STRICT {because}")]);
+        assert_eq!(loaded.config.limiter.driver, LimiterDriver::Redis);
+        assert_eq!((loaded.config.redis.host.as_str(), loaded.config.redis.tls), ("laravel", true));
+        let cluster = [
+            ("SOKETI_RATE_LIMITER_REDIS_CLUSTER_MODE", "true"),
+            (CLUSTER_MODE, "false"),
+            ("SOKETI_DB_REDIS_CLUSTER_NODES", r#"[{"host":"a","port":1}]"#),
+        ];
+        let loaded = load_env(&[&limiter[..], &cluster].concat()).unwrap();
+        assert_eq!((loaded.config.redis.cluster_nodes, loaded.warnings), (vec!["a:1".to_owned()], Vec::new()));
+        let faults = load_env(&[limiter[0], limiter[1], cluster[0]]).unwrap_err().faults;
+        assert!(faults[0].starts_with("SOKETI_RATE_LIMITER_REDIS_CLUSTER_MODE is true, but"), "{faults:?}");
     }
 
     #[test]

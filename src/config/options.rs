@@ -71,7 +71,8 @@ impl Said {
             Means::Options => self.ioredis(setting, value),
             Means::Ioredis(option) => self.ioredis_option(setting, option),
             Means::ClusterMode => {
-                if let Some(mode) = self.truth(setting) {
+                let another = self.cluster_mode.as_ref().is_some_and(|(mode, _)| *mode);
+                if let Some(mode) = self.truth(setting).filter(|_| !another) {
                     self.cluster_mode = Some((mode, name.to_owned()));
                 }
             }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::body::Bytes;
+use axum::http::HeaderMap;
+use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header;
@@ -11,12 +13,18 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use serde::Serialize;
 
+use crate::limiter::Allowance;
+use crate::limiter::TooFast;
 use crate::node::InfoError;
 use crate::node::PublishError;
 use crate::protocol::channel::NameError;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::BodyError;
 use crate::protocol::request::ClaimError;
+
+/// A limit per second, and what is left of it: as Soketi calls them, which sends them with what it accepts only.
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
 /// Why a request is refused: the status, and what the client did wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +42,7 @@ pub(super) enum Refusal {
     #[error("{0}")]
     TooLarge(String),
     #[error("{message}")]
-    TooMany { message: String, retry_after: Duration },
+    TooMany { message: String, too_fast: TooFast },
     #[error("{0}")]
     Unavailable(String),
 }
@@ -59,7 +67,7 @@ impl Refusal {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooMany { retry_after, .. } => Some(*retry_after),
+            Self::TooMany { too_fast, .. } => Some(too_fast.retry_after),
             Self::Unavailable(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
@@ -104,7 +112,7 @@ impl From<PublishError> for Refusal {
         let message = error.to_string();
         match error {
             PublishError::Overloaded | PublishError::CutOff => Self::Unavailable(message),
-            PublishError::TooFast(retry_after) => Self::TooMany { message, retry_after },
+            PublishError::TooFast(too_fast) => Self::TooMany { message, too_fast },
         }
     }
 }
@@ -118,6 +126,9 @@ impl IntoResponse for Refusal {
             // Whole seconds, rounded up: coming back too early would be refused again.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Self::TooMany { too_fast, .. } = self {
+            tell(too_fast.allowance, response.headers_mut());
         }
         response
     }
@@ -138,6 +149,22 @@ pub(super) fn json(value: &impl Serialize) -> (Response, usize) {
 /// `{}` with status 200.
 pub(super) fn empty_object() -> (Response, usize) {
     (respond(StatusCode::OK, "application/json", Bytes::from_static(b"{}").into()), 2)
+}
+
+/// The answer, with what is left of the limit that it was within, if there is one. A second later all of it is there
+/// again, which Soketi says in a fraction of a second.
+pub(super) fn within(allowance: Option<Allowance>, answer: (Response, usize)) -> (Response, usize) {
+    let (mut response, length) = answer;
+    if let Some(allowance) = allowance {
+        tell(allowance, response.headers_mut());
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    (response, length)
+}
+
+fn tell(allowance: Allowance, headers: &mut HeaderMap) {
+    headers.insert(LIMIT, allowance.limit.into());
+    headers.insert(REMAINING, allowance.remaining.into());
 }
 
 /// An answer of any kind.

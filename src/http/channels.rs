@@ -9,12 +9,11 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use serde_json::json;
 
-use std::time::Instant;
-
 use crate::http::Api;
 use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
+use crate::limiter::Allowance;
 use crate::node::PublishError;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::request;
@@ -25,10 +24,10 @@ const CONNECTIONS_CLOSED: HeaderName = HeaderName::from_static("x-connections-cl
 /// `GET /apps/{app_id}/channels`.
 pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
     api.signed(request, &app_id, async |signed| {
-        admit(signed)?;
+        let allowance = admit(signed).await?;
         let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
         let channels = signed.app.channel_list(&prefix, signed.info()).await?;
-        Ok(answer::json(&json!({ "channels": channels })))
+        Ok(answer::within(allowance, answer::json(&json!({ "channels": channels }))))
     })
     .await
 }
@@ -40,9 +39,9 @@ pub(super) async fn one(
     request: Request<Body>,
 ) -> Response {
     api.signed(request, &app_id, async |signed| {
-        admit(signed)?;
+        let allowance = admit(signed).await?;
         let facts = signed.app.channel_facts(&name(signed, &channel)?, signed.info()).await?;
-        Ok(answer::json(&facts))
+        Ok(answer::within(allowance, answer::json(&facts)))
     })
     .await
 }
@@ -54,10 +53,10 @@ pub(super) async fn users(
     request: Request<Body>,
 ) -> Response {
     api.signed(request, &app_id, async |signed| {
-        admit(signed)?;
+        let allowance = admit(signed).await?;
         let users = signed.app.channel_users(&name(signed, &channel)?).await?;
         let users: Vec<_> = users.iter().map(|id| json!({ "id": id })).collect();
-        Ok(answer::json(&json!({ "users": users })))
+        Ok(answer::within(allowance, answer::json(&json!({ "users": users }))))
     })
     .await
 }
@@ -93,8 +92,8 @@ async fn terminated(signed: &Signed, user_id: &str) -> Result<(Response, usize),
     Ok((response, length))
 }
 
-fn admit(signed: &Signed) -> Result<(), Refusal> {
-    Ok(signed.app.take_read_request(Instant::now()).map_err(PublishError::TooFast)?)
+async fn admit(signed: &Signed) -> Result<Option<Allowance>, Refusal> {
+    Ok(signed.app.take_read_request().await.map_err(PublishError::TooFast)?)
 }
 
 fn name(signed: &Signed, channel: &str) -> Result<ChannelName, Refusal> {

@@ -14,6 +14,7 @@ use crate::http::Api;
 use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
+use crate::limiter::Allowance;
 use crate::node::App;
 use crate::node::Node;
 use crate::node::Publication;
@@ -31,13 +32,13 @@ pub(super) async fn publish_to(api: &Api, app: Arc<App>, request: Request<Body>)
 
 async fn one(node: &Node, signed: &Signed) -> Result<(Response, usize), Refusal> {
     let mut event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
-    deliver(node, &signed.app, std::slice::from_mut(&mut event))?;
-    let Some(info) = event.info else { return Ok(answer::empty_object()) };
+    let allowance = deliver(node, &signed.app, std::slice::from_mut(&mut event)).await?;
+    let Some(info) = event.info else { return Ok(answer::within(allowance, answer::empty_object())) };
     let mut channels = Map::new();
     for channel in &event.channels {
         channels.insert(channel.to_string(), signed.app.facts_after_publish(channel, info).await.into());
     }
-    Ok(answer::json(&serde_json::json!({ "channels": channels })))
+    Ok(answer::within(allowance, answer::json(&serde_json::json!({ "channels": channels }))))
 }
 
 /// `POST /apps/{app_id}/batch_events`: all of them or none.
@@ -49,9 +50,9 @@ pub(super) async fn publish_batch(
     let node = &api.0.node;
     api.signed(request, &app_id, async |signed| {
         let mut events = PublisherEvent::parse_batch(&signed.body, signed.app.publish_limits())?;
-        deliver(node, &signed.app, &mut events)?;
+        let allowance = deliver(node, &signed.app, &mut events).await?;
         if events.iter().all(|event| event.info.is_none()) {
-            return Ok(answer::empty_object());
+            return Ok(answer::within(allowance, answer::empty_object()));
         }
         let mut facts = Vec::with_capacity(events.len());
         for event in &events {
@@ -60,22 +61,22 @@ pub(super) async fn publish_batch(
                 None => Map::new(),
             });
         }
-        Ok(answer::json(&serde_json::json!({ "batch": facts })))
+        Ok(answer::within(allowance, answer::json(&serde_json::json!({ "batch": facts }))))
     })
     .await
 }
 
-fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> Result<(), Refusal> {
+async fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> Result<Option<Allowance>, Refusal> {
     for event in &mut *events {
         event.redirect(|channel| app.destination(channel))?;
     }
+    let allowance = node.admit(app, events.iter().map(|event| event.channels.len()).sum()).await?;
     let accepted = Instant::now();
-    node.admit(app, events.iter().map(|event| event.channels.len()).sum(), accepted)?;
     for event in events {
         let publication = Publication { name: &event.name, data: &event.data, except: event.except };
         for channel in &event.channels {
             app.publish(channel, &publication, accepted);
         }
     }
-    Ok(())
+    Ok(allowance)
 }

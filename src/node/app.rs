@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
-use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
+use crate::cluster::rates::Rates;
 use crate::config;
-use crate::limiter::Bucket;
+use crate::limiter::Allowance;
+use crate::limiter::TooFast;
 use crate::metrics::AppMeters;
 use crate::metrics::Metrics;
+use crate::node::rate::Rate;
+use crate::node::rate::Shared;
 use crate::protocol::grant::Keys;
 use crate::protocol::grant::SubscribeLimits;
 use crate::protocol::identity::MemberLimits;
@@ -35,6 +36,8 @@ pub struct App {
     pub(super) state: Arc<AppState>,
     /// The other nodes, where there are any.
     pub(super) cluster: Option<Arc<Cluster>>,
+    /// The limits that nodes have in common, where they do.
+    rates: Option<Arc<Rates>>,
     open: AtomicUsize,
 }
 
@@ -47,18 +50,21 @@ pub struct Rules {
     pub keys: Keys,
     /// Nobody says anything of the app any more.
     pub(super) gone: bool,
-    backend_events: Option<Mutex<Bucket>>,
-    read_requests: Option<Mutex<Bucket>>,
+    backend_events: Option<Arc<Rate>>,
+    read_requests: Option<Arc<Rate>>,
 }
 
 impl Rules {
-    fn new(said: config::App) -> Self {
-        let now = Instant::now();
+    fn new(said: config::App, rates: Option<&Arc<Rates>>) -> Self {
+        let rate = |per_second, kind| {
+            let shared = rates.map(|rates| Shared::new(Arc::clone(rates), &said.id, kind));
+            Rate::new(per_second, shared).map(Arc::new)
+        };
         Self {
             keys: Keys::new(said.keys.iter().map(|pair| (&*pair.key, pair.secret.expose()))),
             gone: false,
-            backend_events: Bucket::new(said.limits.max_backend_events_per_second, now).map(Mutex::new),
-            read_requests: Bucket::new(said.limits.max_read_requests_per_second, now).map(Mutex::new),
+            backend_events: rate(said.limits.max_backend_events_per_second, "backend_events"),
+            read_requests: rate(said.limits.max_read_requests_per_second, "read_requests"),
             said,
         }
     }
@@ -69,6 +75,7 @@ impl App {
         says: config::App,
         inboxes: Arc<Inboxes>,
         cluster: Option<Arc<Cluster>>,
+        rates: Option<Arc<Rates>>,
         metrics: &Metrics,
     ) -> Self {
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
@@ -79,9 +86,10 @@ impl App {
         Self {
             id: says.id.clone(),
             meters: Arc::new(metrics.app(&says.id)),
-            rules: ArcSwap::from_pointee(Rules::new(says)),
+            rules: ArcSwap::from_pointee(Rules::new(says, rates.as_ref())),
             state,
             cluster,
+            rates,
             open: AtomicUsize::new(0),
         }
     }
@@ -95,24 +103,26 @@ impl App {
     pub(super) fn change(&self, says: config::App) {
         let rules = self.rules();
         if rules.gone || rules.said != says {
-            self.rules.store(Arc::new(Rules::new(says)));
+            self.rules.store(Arc::new(Rules::new(says, self.rates.as_ref())));
         }
     }
 
     /// The operator says nothing of it any more.
     pub(super) fn go(&self) {
         let said = config::App { enabled: false, ..self.rules().said.clone() };
-        self.rules.store(Arc::new(Rules { gone: true, ..Rules::new(said) }));
+        self.rules.store(Arc::new(Rules { gone: true, ..Rules::new(said, self.rates.as_ref()) }));
     }
 
-    /// Uses up `events` of what the app may publish in a second; otherwise says how long to wait.
-    pub fn take_backend_events(&self, events: usize, now: Instant) -> Result<(), Duration> {
-        self.rules().backend_events.as_ref().map_or(Ok(()), |bucket| bucket.lock().take(events, now))
+    /// Uses up `events` of what the app may publish in a second. There is nothing to tell where there is no limit.
+    pub(super) async fn take_backend_events(&self, events: usize) -> Result<Option<Allowance>, TooFast> {
+        let Some(rate) = self.rules().backend_events.clone() else { return Ok(None) };
+        rate.take(events).await.map(Some)
     }
 
-    /// Uses up one of the requests that the app may make in a second; otherwise says how long to wait.
-    pub fn take_read_request(&self, now: Instant) -> Result<(), Duration> {
-        self.rules().read_requests.as_ref().map_or(Ok(()), |bucket| bucket.lock().take(1, now))
+    /// Uses up one of the requests that the app may make in a second.
+    pub async fn take_read_request(&self) -> Result<Option<Allowance>, TooFast> {
+        let Some(rate) = self.rules().read_requests.clone() else { return Ok(None) };
+        rate.take(1).await.map(Some)
     }
 
     /// Counts and logs what a rule forbids.

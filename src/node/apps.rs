@@ -67,7 +67,8 @@ impl Node {
             match table.by_id.get(&says.id) {
                 Some(app) => app.change(says),
                 None => {
-                    let app = App::new(says, Arc::clone(&self.inboxes), self.cluster.clone(), &self.metrics);
+                    let (cluster, rates) = (self.cluster.clone(), self.rates.clone());
+                    let app = App::new(says, Arc::clone(&self.inboxes), cluster, rates, &self.metrics);
                     table.by_id.insert(app.id.clone(), Arc::new(app));
                 }
             }

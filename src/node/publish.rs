@@ -1,8 +1,9 @@
 //! Accepting an event and handing it to the subscribers' shards.
 
-use std::time::Duration;
 use std::time::Instant;
 
+use crate::limiter::Allowance;
+use crate::limiter::TooFast;
 use crate::node::App;
 use crate::node::Node;
 use crate::protocol::channel::ChannelName;
@@ -33,20 +34,20 @@ pub enum PublishError {
     #[error("The other nodes cannot be reached now, because Redis is away or too slow; try again")]
     CutOff,
     /// The app has used up what it may publish in a second.
-    #[error("The app publishes more than it may, try again in {} ms", .0.as_millis())]
-    TooFast(Duration),
+    #[error("The app publishes more than it may, try again in {} ms", .0.retry_after.as_millis())]
+    TooFast(TooFast),
 }
 
 impl Node {
-    /// Whether another event can be taken, which costs `events` of the app's rate.
-    pub fn admit(&self, app: &App, events: usize, now: Instant) -> Result<(), PublishError> {
+    /// Whether another event can be taken, which costs `events` of the app's rate. Tells what is left of that.
+    pub async fn admit(&self, app: &App, events: usize) -> Result<Option<Allowance>, PublishError> {
         if self.inboxes.is_full() {
             return Err(PublishError::Overloaded);
         }
         if self.cluster.as_ref().is_some_and(|cluster| cluster.outgoing().is_full()) {
             return Err(PublishError::CutOff);
         }
-        app.take_backend_events(events, now).map_err(PublishError::TooFast)
+        app.take_backend_events(events).await.map_err(PublishError::TooFast)
     }
 
     /// Whether a client may send another event, as far as the server can keep up.

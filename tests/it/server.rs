@@ -114,6 +114,11 @@ impl TestServer {
         }
     }
 
+    /// How many there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The first node's.
     pub fn address(&self) -> SocketAddr {
         self.nodes[0].address()

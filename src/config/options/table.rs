@@ -60,7 +60,7 @@ const SQL: &str = "no app manager with a database is selected";
 const REDIS_CACHE: &str = "the cache driver redis is not selected";
 const REDIS_QUEUE: &str = "the queue driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
-const REDIS_LIMITER: &str = "the rate limiter redis is not selected";
+const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
 const WEBHOOKS: &str = "gema sends no webhooks so far";
 const TLS: &str = "gema does not speak TLS itself so far; let a proxy in front of it do so";
 
@@ -220,9 +220,9 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("QUEUE_SQS_PROCESS_BATCH", "queue.sqs.processBatch", Parameter("false", SQS)),
     ("QUEUE_SQS_BATCH_SIZE", "queue.sqs.batchSize", Parameter("1", SQS)),
     ("QUEUE_SQS_POLLING_WAIT_TIME_MS", "queue.sqs.pollingWaitTimeMs", Parameter("0", SQS)),
-    ("RATE_LIMITER_DRIVER", "rateLimiter.driver", Only(&["local"], "each node counts for itself so far")),
-    ("RATE_LIMITER_REDIS_OPTIONS", "rateLimiter.redis.redisOptions", Parameter("{}", REDIS_LIMITER)),
-    ("RATE_LIMITER_REDIS_CLUSTER_MODE", "rateLimiter.redis.clusterMode", Parameter("false", REDIS_LIMITER)),
+    ("RATE_LIMITER_DRIVER", "rateLimiter.driver", Choice("limiter.driver", &["local", "redis"], LIMITERS)),
+    ("RATE_LIMITER_REDIS_OPTIONS", "rateLimiter.redis.redisOptions", Options),
+    ("RATE_LIMITER_REDIS_CLUSTER_MODE", "rateLimiter.redis.clusterMode", ClusterMode),
     ("SHUTDOWN_GRACE_PERIOD", "shutdownGracePeriod", Milliseconds("server.drain_seconds")),
     ("SSL_CERT", "ssl.certPath", Only(&[], TLS)),
     ("SSL_KEY", "ssl.keyPath", Only(&[], TLS)),

@@ -1,0 +1,181 @@
+//! What an app may use in a second, on one node and on all nodes together.
+
+use std::time::Instant;
+
+use gema::config::Config;
+use gema::config::LimiterDriver;
+use serde_json::json;
+
+use crate::client::PATIENCE;
+use crate::http::Answer;
+use crate::http::Api;
+use crate::redis_server::TestRedis;
+use crate::redis_server::cluster_name;
+use crate::server::APP_ID;
+use crate::server::TestServer;
+
+const SHARED_LIMIT: u32 = 5;
+
+/// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `Retry-After`.
+fn allowance(answer: &Answer) -> [Option<&str>; 3] {
+    ["x-ratelimit-limit", "x-ratelimit-remaining", "retry-after"].map(|name| answer.header(name))
+}
+
+#[tokio::test]
+async fn an_answer_tells_what_is_left_of_a_limit() {
+    let one = json!({ "name": "e", "channel": "c", "data": "" });
+    let three = json!({ "name": "e", "channels": ["a", "b", "c"], "data": "", "info": "subscription_count" });
+    let asking = json!({ "name": "e", "channel": "c", "data": "", "info": "subscription_count" });
+    for (rest, body, left) in [
+        ("/events", &one, "7"),
+        ("/events", &three, "5"),
+        ("/batch_events", &json!({ "batch": [one, one] }), "6"),
+        ("/batch_events", &json!({ "batch": [asking, one] }), "6"),
+    ] {
+        let server = TestServer::start_single_with(|config| config.limits.max_backend_events_per_second = 8).await;
+        let answer = server.api().post(rest, &body.to_string()).await;
+        answer.ok();
+        assert_eq!(allowance(&answer), [Some("8"), Some(left), Some("1")], "{body}");
+        let reading = server.api().get("/channels", &[]).await;
+        reading.ok();
+        assert_eq!(allowance(&reading), [None; 3], "reading has no limit");
+    }
+    for rest in ["/channels", "/channels/c", "/channels/presence-c/users"] {
+        let server = TestServer::start_single_with(|config| config.limits.max_read_requests_per_second = 8).await;
+        let answer = server.api().get(rest, &[]).await;
+        answer.ok();
+        assert_eq!(allowance(&answer), [Some("8"), Some("7"), Some("1")], "{rest}");
+    }
+}
+
+// G-274
+#[tokio::test]
+async fn a_refusal_tells_the_limit_too() {
+    let server = TestServer::start_single_with(|config| config.limits.max_backend_events_per_second = 0).await;
+    let refused = server.api().post("/events", r#"{"name":"e","channel":"c","data":""}"#).await;
+    assert_eq!(refused.status, 429, "{refused:?}");
+    assert_eq!(allowance(&refused), [Some("0"), Some("0"), Some("3600")]);
+    let terminated = server.api().post("/users/1/terminate_connections", "{}").await;
+    terminated.ok();
+    assert_eq!(allowance(&terminated), [None; 3]);
+}
+
+// G-274
+#[tokio::test]
+async fn nodes_of_a_cluster_share_a_limit() {
+    let server = TestServer::start_cluster_with(2, |config| {
+        config.limiter.driver = LimiterDriver::Redis;
+        config.limits.max_backend_events_per_second = SHARED_LIMIT.into();
+    })
+    .await;
+    let body = json!({ "name": "e", "channel": "c", "data": "" }).to_string();
+    within_the_shared_limit(&[&server], &[server.api_at(0), server.api_at(1)], async |api| {
+        api.post("/events", &body).await
+    })
+    .await;
+}
+
+// G-274
+#[tokio::test]
+async fn nodes_share_a_limit_while_redis_is_there_and_each_has_its_own_meanwhile() {
+    let mut redis = TestRedis::absent("");
+    let cluster = cluster_name();
+    let share = |config: &mut Config| {
+        config.cluster.name.clone_from(&cluster);
+        config.redis.port = redis.port();
+        config.limiter.driver = LimiterDriver::Redis;
+        config.limits.max_read_requests_per_second = SHARED_LIMIT.into();
+    };
+    let servers = [TestServer::start_single_with(share).await, TestServer::start_single_with(share).await];
+    let apis = [servers[0].api(), servers[1].api()];
+    for (server, api) in servers.iter().zip(&apis) {
+        for _ in 0..SHARED_LIMIT {
+            api.get("/channels", &[]).await.ok();
+        }
+        server.figure_becomes(0, "gema_limiter_local_total", "", SHARED_LIMIT.into()).await;
+    }
+
+    redis.restart().await;
+    let bucket = format!("{cluster}:{{{APP_ID}}}:read_requests");
+    for api in &apis {
+        // Another node's bucket may have just gone by itself.
+        redis.run::<u64>(&["DEL", &bucket]).await;
+        let until = Instant::now() + PATIENCE;
+        while redis.run::<u64>(&["EXISTS", &bucket]).await == 0 {
+            assert!(Instant::now() < until, "a node does not find Redis again");
+            answered(&api.get("/channels", &[]).await);
+        }
+    }
+    let all: Vec<&TestServer> = servers.iter().collect();
+    within_the_shared_limit(&all, &apis, async |api| api.get("/channels", &[]).await).await;
+
+    redis.pause();
+    for (server, api) in servers.iter().zip(&apis) {
+        let before = server.figure(0, "gema_limiter_local_total", "").await;
+        let until = Instant::now() + PATIENCE;
+        while server.figure(0, "gema_limiter_local_total", "").await == before {
+            assert!(Instant::now() < until, "nobody decides while Redis is away");
+            answered(&api.get("/channels", &[]).await);
+        }
+    }
+    redis.resume();
+    within_the_shared_limit(&all, &apis, async |api| api.get("/channels", &[]).await).await;
+}
+
+#[track_caller]
+fn answered(answer: &Answer) {
+    assert!([200, 429].contains(&answer.status), "{answer:?}");
+}
+
+/// Asks one node after the other until one of them refuses; they must not have accepted more than one could alone.
+/// A round in which Redis was too slow for a node says nothing.
+async fn within_the_shared_limit(servers: &[&TestServer], apis: &[Api], ask: impl AsyncFn(&Api) -> Answer) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let before = decided_alone(servers).await;
+        let began = Instant::now();
+        let mut accepted = 0;
+        for api in apis.iter().cycle() {
+            let answer = ask(api).await;
+            answered(&answer);
+            if answer.status == 429 {
+                break;
+            }
+            accepted += 1;
+        }
+        let most = f64::from(SHARED_LIMIT) * (1.0 + began.elapsed().as_secs_f64());
+        if decided_alone(servers).await == before && accepted > 0 {
+            assert!(f64::from(accepted) <= most, "{accepted} of {most}");
+            return;
+        }
+        assert!(Instant::now() < until, "Redis is too slow");
+    }
+}
+
+async fn decided_alone(servers: &[&TestServer]) -> f64 {
+    let mut sum = 0.0;
+    for server in servers {
+        for node in 0..server.nodes() {
+            sum += server.figure(node, "gema_limiter_local_total", "").await;
+        }
+    }
+    sum
+}
+
+#[tokio::test]
+async fn redis_is_not_asked_for_each_request() {
+    const REQUESTS: u64 = 200;
+    let redis = TestRedis::start().await;
+    let server = TestServer::start_single_with(|config| {
+        config.redis.port = redis.port();
+        config.limiter.driver = LimiterDriver::Redis;
+        config.limits.max_read_requests_per_second = 1000;
+    })
+    .await;
+    for _ in 0..REQUESTS {
+        server.api().get("/channels/c", &[]).await.ok();
+    }
+    let asked = redis.calls("HMGET").await;
+    assert!(asked > 0 && asked < REQUESTS / 4, "Redis was asked {asked} times");
+    assert_eq!(server.figure(0, "gema_limiter_local_total", "").await, 0.0);
+}
