@@ -1,4 +1,4 @@
-//! What an app may use in a second, on one node and on all nodes together.
+//! What an app may use in a second, on one node and on all nodes together, and what the process may open.
 
 use std::time::Instant;
 
@@ -6,12 +6,16 @@ use gema::config::Config;
 use gema::config::LimiterDriver;
 use serde_json::json;
 
+use crate::client::Client;
 use crate::client::PATIENCE;
 use crate::http::Answer;
 use crate::http::Api;
+use crate::process::Process;
 use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
 use crate::server::APP_ID;
+use crate::server::APP_KEY;
+use crate::server::APP_SECRET;
 use crate::server::TestServer;
 
 const SHARED_LIMIT: u32 = 5;
@@ -178,4 +182,37 @@ async fn redis_is_not_asked_for_each_request() {
     let asked = redis.calls("HMGET").await;
     assert!(asked > 0 && asked < REQUESTS / 4, "Redis was asked {asked} times");
     assert_eq!(server.figure(0, "gema_limiter_local_total", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_flood_of_sockets_leaves_the_api_its_files() {
+    const FILES: usize = 256;
+    let process = Process::start_with_files(FILES).await;
+    let path = format!("/app/{APP_KEY}?protocol=7");
+    let mut taken = Vec::new();
+    let mut refused = loop {
+        let mut client = Client::open(process.address, &path, &[]).await;
+        let first = client.next_text().await;
+        if first.contains("pusher:error") {
+            break client;
+        }
+        taken.push(client);
+        assert!(taken.len() < FILES, "nobody is refused");
+    };
+    assert!(taken.len() > FILES / 2, "only {} are taken", taken.len());
+    assert_eq!(refused.next_close().await, (4100, "Over capacity".to_owned()));
+    let api = Api::new(process.address, APP_ID, APP_KEY, APP_SECRET);
+    let mut listener = taken.pop().unwrap();
+    listener.subscribe("news").await;
+    // None of these goes by itself.
+    let mut late = Vec::new();
+    for number in 0..FILES {
+        late.push(Client::open(process.address, &path, &[]).await);
+        api.publish("news", "e", &number.to_string()).await;
+        listener.next_event("e").await;
+    }
+    for mut client in late {
+        client.next_error(Some(4100), "Over capacity").await;
+        assert_eq!(client.next_close().await, (4100, "Over capacity".to_owned()));
+    }
 }

@@ -33,8 +33,20 @@ impl Process {
 
     /// The same with words on the command line.
     pub async fn start_with(words: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gema"))
-            .args(words)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gema"));
+        command.args(words);
+        Self::run(command, variables).await
+    }
+
+    /// One that may have only so many files and sockets open.
+    pub async fn start_with_files(files: usize) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\""), env!("CARGO_BIN_EXE_gema")]);
+        Self::run(command, &[]).await
+    }
+
+    async fn run(mut command: Command, variables: &[(&str, &str)]) -> Self {
+        let mut child = command
             .env_clear()
             .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", "0"), ("GEMA_LOG_FORMAT", "json")])
             .envs([("GEMA_METRICS_HOST", "127.0.0.1"), ("GEMA_METRICS_PORT", "0")])
