@@ -148,6 +148,16 @@ test('what the library lets through and the protocol does not is refused with th
   await assert.rejects(api.get({ path: '/channels/public/users' }), refusedWith(400));
 });
 
+test('what is within a limit per second tells what is left, what is beyond it is refused with 429 (G-274)', async (t) => {
+  const env = { SOKETI_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC: '5', SOKETI_DEFAULT_APP_MAX_READ_REQ_PER_SEC: '0' };
+  const limited = await startGema({ t, env });
+  const { status, headers } = await limited.api.trigger(['a', 'b'], 'e', {});
+  assert.equal(status, 200);
+  assert.deepEqual(['limit', 'remaining'].map((name) => headers.get(`x-ratelimit-${name}`)), ['5', '3']);
+  await assert.rejects(limited.api.trigger(['a', 'b', 'c', 'd', 'e', 'f'], 'e', {}), refusedWith(429));
+  await assert.rejects(limited.api.get({ path: '/channels' }), refusedWith(429));
+});
+
 function server() {
   return { appId: app.id, key: app.key, secret: app.secret, host: gema.host, port: gema.port, useTLS: false };
 }

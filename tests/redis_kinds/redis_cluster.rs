@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -86,6 +87,28 @@ async fn two_nodes_on_a_redis_cluster_are_one_server() {
     let log = nodes[0].log() + &nodes[1].log();
     let warnings: Vec<&str> = log.lines().filter(|line| !line.contains("has no effect")).collect();
     assert!(!warnings.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{warnings:#?}");
+}
+
+#[tokio::test]
+async fn a_limit_holds_for_the_nodes_of_a_redis_cluster_together() {
+    const LIMIT: f64 = 5.0;
+    let redis = RedisCluster::start();
+    let cluster = on(&redis).with("GEMA_LIMITER_DRIVER", "redis");
+    let nodes: [Node; 2] = cluster.with("GEMA_LIMITS_MAX_READ_REQUESTS_PER_SECOND", &LIMIT.to_string()).nodes().await;
+    let began = Instant::now();
+    let mut accepted = 0.0;
+    for node in nodes.iter().cycle() {
+        let answer = node.api().get("/channels/c", &[]).await;
+        if answer.status == 429 {
+            break;
+        }
+        answer.ok();
+        accepted += 1.0;
+    }
+    assert!(accepted <= LIMIT * (1.0 + began.elapsed().as_secs_f64()), "{accepted}");
+    for node in &nodes {
+        assert_eq!(node.figures().await.sum("gema_limiter_local_total", ""), 0.0);
+    }
 }
 
 #[tokio::test]
