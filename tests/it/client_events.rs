@@ -296,6 +296,7 @@ async fn client_events_work_on_cache_channels_that_need_a_signature() {
     sender.next_event("pusher:cache_miss").await;
     receiver.next_event("pusher:cache_miss").await;
     sender.send(r#"{"event":"client-a","data":"1","channel":"private-cache-x"}"#).await;
+    sender.nothing_came().await;
     assert_eq!(receiver.settle().await, [r#"{"event":"client-a","data":"1","channel":"private-cache-x"}"#]);
     for (client, user_id) in [(&mut receiver, "bob"), (&mut sender, "ada")] {
         client.join("presence-cache-x", user_id).await;
@@ -303,9 +304,9 @@ async fn client_events_work_on_cache_channels_that_need_a_signature() {
     }
     receiver.next_event("pusher_internal:member_added").await;
     sender.send(r#"{"event":"client-a","data":"1","channel":"presence-cache-x"}"#).await;
+    sender.nothing_came().await;
     assert_eq!(
         receiver.settle().await,
         [r#"{"event":"client-a","data":"1","channel":"presence-cache-x","user_id":"ada"}"#]
     );
-    sender.nothing_came().await;
 }
