@@ -110,12 +110,13 @@ impl Rates {
         let mut pause = *RETRY.start();
         let mut told = false;
         loop {
-            match self.open().await {
+            let opened = self.open().await;
+            *self.link.lock() = opened.as_ref().ok().cloned();
+            self.tried.cancel();
+            match opened {
                 Ok(link) => {
-                    tracing::info!("limits per second hold for all nodes together");
-                    *self.link.lock() = Some(link.clone());
-                    self.tried.cancel();
                     told = true;
+                    tracing::info!("limits per second hold for all nodes together");
                     let since = Instant::now();
                     self.watch(link).await;
                     if since.elapsed() > *RETRY.end() {
@@ -128,7 +129,6 @@ impl Rates {
                 }
                 Err(error) => tracing::debug!(%error, "limits per second still hold for each node"),
             }
-            self.tried.cancel();
             sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
             pause = (pause * 2).min(*RETRY.end());
         }
@@ -187,6 +187,7 @@ impl Link {
         let mut connection = self.connection.clone();
         let answer = timeout(ANSWER_TIME, connection.ask_one(command)).await.map_err(std::io::Error::from)??;
         let (tokens, left): (u32, f32) = redis::from_redis_value(answer)?;
-        Ok(Taken { tokens: tokens.min(wanted), left })
+        // Zero in the place of what is no number.
+        Ok(Taken { tokens: tokens.min(wanted), left: left.max(0.0) })
     }
 }

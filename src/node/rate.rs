@@ -1,8 +1,7 @@
 //! How much an app may do in a second: on this node, or on all nodes together.
 //!
 //! Of a limit that nodes share, each node takes a little more than it needs just now, and knows how many tokens can
-//! be left at most. So Redis is asked some fifty times a second and node, however many requests come: not for those
-//! that the reserve covers, and not for those that must be refused.
+//! be left at most. So Redis is asked neither for requests that the reserve covers nor for those that must be refused.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,13 +40,13 @@ pub(super) struct Shared {
     app: String,
     /// Of what there is a limit.
     kind: &'static str,
-    /// One question at a time: its answer may serve those who wait, too.
-    asking: tokio::sync::Mutex<()>,
+    /// Held by whoever fills the reserve with what it asks for.
+    filling: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
     pub(super) fn new(rates: Arc<Rates>, app: &str, kind: &'static str) -> Self {
-        Self { rates, app: app.to_owned(), kind, asking: tokio::sync::Mutex::default() }
+        Self { rates, app: app.to_owned(), kind, filling: tokio::sync::Mutex::default() }
     }
 }
 
@@ -75,14 +74,8 @@ impl Rate {
         if known.is_some() {
             return known;
         }
-        let _turn = shared.asking.lock().await;
-        let (known, demand) = {
-            let mut tokens = self.tokens.lock();
-            (tokens.take_known(count), tokens.demand(count))
-        };
-        if known.is_some() {
-            return known;
-        }
+        let filling = shared.filling.try_lock();
+        let demand = self.tokens.lock().demand(count, filling.is_ok());
         let asked = Instant::now();
         let taken = shared.rates.take(&shared.app, shared.kind, demand).await?;
         Some(self.tokens.lock().put(taken, count, asked))
@@ -99,14 +92,15 @@ impl Tokens {
         self.bucket.check(count, Instant::now()).err().map(Err)
     }
 
-    /// What to ask for: as much as needed now, and what the reserve lacks.
-    fn demand(&self, needed: u32) -> Demand {
+    /// What to ask for: as much as needed now, and perhaps what the reserve lacks.
+    fn demand(&self, needed: u32, fills: bool) -> Demand {
         let per_second = self.bucket.allowance().limit;
         let lacking = (per_second / RESERVE_PART).saturating_sub(self.reserve);
-        Demand { per_second, needed, wanted: needed.saturating_add(lacking) }
+        Demand { per_second, needed, wanted: needed.saturating_add(if fills { lacking } else { 0 }) }
     }
 
-    /// Uses what was needed of an answer of Redis, and keeps the rest.
+    /// Uses what was needed of an answer of Redis, and keeps the rest. An answer that comes late tells of more than is
+    /// left, never of less.
     fn put(&mut self, taken: Taken, needed: u32, asked: Instant) -> Result<Allowance, TooFast> {
         self.bucket.set(taken.left, asked);
         let rest = taken.tokens.checked_sub(needed).ok_or_else(|| self.bucket.too_fast(needed))?;

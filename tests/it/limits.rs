@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use gema::config::Config;
 use gema::config::LimiterDriver;
 use serde_json::json;
@@ -73,10 +74,9 @@ async fn nodes_of_a_cluster_share_a_limit() {
     })
     .await;
     let body = json!({ "name": "e", "channel": "c", "data": "" }).to_string();
-    within_the_shared_limit(&[&server], &[server.api_at(0), server.api_at(1)], async |api| {
-        api.post("/events", &body).await
-    })
-    .await;
+    let apis = [server.api_at(0), server.api_at(1)];
+    let publish = async |api: &Api| api.post("/events", &body).await;
+    together_within(SHARED_LIMIT, &[&server], async || until_refused(&apis, publish).await).await;
 }
 
 // G-274
@@ -111,7 +111,8 @@ async fn nodes_share_a_limit_while_redis_is_there_and_each_has_its_own_meanwhile
         }
     }
     let all: Vec<&TestServer> = servers.iter().collect();
-    within_the_shared_limit(&all, &apis, async |api| api.get("/channels", &[]).await).await;
+    let read = async |api: &Api| api.get("/channels", &[]).await;
+    together_within(SHARED_LIMIT, &all, async || until_refused(&apis, read).await).await;
 
     redis.pause();
     for (server, api) in servers.iter().zip(&apis) {
@@ -123,7 +124,7 @@ async fn nodes_share_a_limit_while_redis_is_there_and_each_has_its_own_meanwhile
         }
     }
     redis.resume();
-    within_the_shared_limit(&all, &apis, async |api| api.get("/channels", &[]).await).await;
+    together_within(SHARED_LIMIT, &all, async || until_refused(&apis, read).await).await;
 }
 
 #[track_caller]
@@ -131,23 +132,28 @@ fn answered(answer: &Answer) {
     assert!([200, 429].contains(&answer.status), "{answer:?}");
 }
 
-/// Asks one node after the other until one of them refuses; they must not have accepted more than one could alone.
-/// A round in which Redis was too slow for a node says nothing.
-async fn within_the_shared_limit(servers: &[&TestServer], apis: &[Api], ask: impl AsyncFn(&Api) -> Answer) {
+/// How many requests are accepted, asking one node after the other until one of them refuses.
+async fn until_refused(apis: &[Api], ask: impl AsyncFn(&Api) -> Answer) -> u32 {
+    let mut accepted = 0;
+    for api in apis.iter().cycle() {
+        let answer = ask(api).await;
+        answered(&answer);
+        if answer.status == 429 {
+            break;
+        }
+        accepted += 1;
+    }
+    accepted
+}
+
+/// All nodes must not accept more in a round than one could alone. One in which Redis was too slow says nothing.
+async fn together_within(limit: u32, servers: &[&TestServer], round: impl AsyncFn() -> u32) {
     let until = Instant::now() + PATIENCE;
     loop {
         let before = decided_alone(servers).await;
         let began = Instant::now();
-        let mut accepted = 0;
-        for api in apis.iter().cycle() {
-            let answer = ask(api).await;
-            answered(&answer);
-            if answer.status == 429 {
-                break;
-            }
-            accepted += 1;
-        }
-        let most = f64::from(SHARED_LIMIT) * (1.0 + began.elapsed().as_secs_f64());
+        let accepted = round().await;
+        let most = f64::from(limit) * (1.0 + began.elapsed().as_secs_f64());
         if decided_alone(servers).await == before && accepted > 0 {
             assert!(f64::from(accepted) <= most, "{accepted} of {most}");
             return;
@@ -164,6 +170,25 @@ async fn decided_alone(servers: &[&TestServer]) -> f64 {
         }
     }
     sum
+}
+
+// G-274
+#[tokio::test]
+async fn many_at_once_get_no_more_than_one_after_the_other() {
+    const LIMIT: u32 = 200;
+    let server = TestServer::start_cluster_with(2, |config| {
+        config.limiter.driver = LimiterDriver::Redis;
+        config.limits.max_read_requests_per_second = LIMIT.into();
+    })
+    .await;
+    let apis = [server.api_at(0), server.api_at(1)];
+    together_within(LIMIT, &[&server], async || {
+        let crowd = apis.iter().cycle().take(2 * LIMIT as usize).map(|api| api.get("/channels/c", &[]));
+        let answers = join_all(crowd).await;
+        answers.iter().for_each(answered);
+        answers.iter().map(|answer| u32::from(answer.status == 200)).sum()
+    })
+    .await;
 }
 
 #[tokio::test]
