@@ -38,5 +38,6 @@ mod policy;
 mod presence;
 mod reload;
 mod smoke;
+mod soketi_wire;
 mod tidy;
 mod users;
