@@ -2,6 +2,8 @@
 
 mod cluster;
 mod events;
+#[cfg(target_os = "linux")]
+mod process;
 
 use std::sync::Arc;
 
@@ -172,6 +174,7 @@ impl Metrics {
     /// where there are other nodes.
     pub fn new(prefix: &str, port: u16, clustered: bool) -> Self {
         let registry = Registry::new();
+        let port = port.to_string();
         let soketi = Maker { registry: &registry, prefix };
         let own = Maker { registry: &registry, prefix: "gema_" };
         let by_app = ByApp {
@@ -198,14 +201,17 @@ impl Metrics {
                 .buckets(vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]);
         let publish_to_socket = own.register(Histogram::with_opts(latency));
         let outbox_bytes = own.register(IntGauge::new("gema_outbox_bytes", "Bytes that wait for slow clients"));
+        own.gauge("build_info", "1, for this version", &["version"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
         let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection"));
         let limiter_local = own.register(IntCounter::new(
             "gema_limiter_local_total",
             "Shared limits per second that this node has decided alone, because Redis was away",
         ));
-        let cluster = clustered.then(|| ClusterMeters::new(&own));
-        register_process(&registry, prefix);
-        let port = port.to_string();
+        let cluster = clustered.then(|| ClusterMeters::new(&own, &soketi, &port));
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(process::Process::new(prefix, &port))).expect("each name is registered once");
         Self { by_app, publish_to_socket, outbox_bytes, panics, limiter_local, cluster, port, registry }
     }
 
@@ -281,17 +287,6 @@ impl AppMeters {
         if events > 0 {
             self.drops.with_label_values(&[&self.id, &self.port, cause.label()]).inc_by(events);
         }
-    }
-}
-
-/// CPU, memory and open files of the process, where the system tells them.
-fn register_process(registry: &Registry, prefix: &str) {
-    #[cfg(target_os = "linux")]
-    {
-        let namespace = prefix.strip_suffix('_').unwrap_or(prefix);
-        let pid = std::process::id().try_into().unwrap_or_default();
-        let process = prometheus::process_collector::ProcessCollector::new(pid, namespace);
-        registry.register(Box::new(process)).expect("each name is registered once");
     }
 }
 

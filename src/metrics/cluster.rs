@@ -1,12 +1,16 @@
 //! What is counted of the link to the other nodes.
 
+use std::time::Duration;
+
 use prometheus::Gauge;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
+use prometheus::HistogramVec;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 
+use super::APP;
 use super::Maker;
 
 /// The link to Redis and to the other nodes.
@@ -29,6 +33,18 @@ pub struct ClusterMeters {
     messages: IntCounterVec,
     dropped: IntCounterVec,
     errors: IntCounter,
+    questions: Questions,
+    port: String,
+}
+
+/// Questions to Redis about what is on the other nodes, under Soketi's names for questions to the nodes themselves.
+#[derive(Debug, Clone)]
+struct Questions {
+    asked: IntCounterVec,
+    answered: IntCounterVec,
+    unanswered: IntCounterVec,
+    /// In milliseconds, as Soketi has it.
+    time: HistogramVec,
 }
 
 /// Why word from another node, or for one, is dropped.
@@ -59,7 +75,7 @@ impl Dropped {
 }
 
 impl ClusterMeters {
-    pub(super) fn new(own: &Maker<'_>) -> Self {
+    pub(super) fn new(own: &Maker<'_>, soketi: &Maker<'_>, port: &str) -> Self {
         let gauge = |name: &str, help: &str| own.register(IntGauge::new(format!("gema_{name}"), help));
         let counter = |name: &str, help: &str| own.register(IntCounter::new(format!("gema_{name}"), help));
         let latency = HistogramOpts::new(
@@ -81,6 +97,23 @@ impl ClusterMeters {
             latency: own.register(Histogram::with_opts(latency)),
             messages: own.counter("cluster_messages_total", "Events from and to other nodes", &["direction"]),
             dropped: own.counter("cluster_dropped_total", "Word between nodes that was dropped, by cause", &["cause"]),
+            questions: Questions::new(soketi),
+            port: port.to_owned(),
+        }
+    }
+
+    /// Counts a question about an app and how long its answer took; `None` when there was none.
+    pub fn asked(&self, app: &str, took: Option<Duration>) {
+        let labels = &[app, &self.port];
+        self.questions.asked.with_label_values(labels).inc();
+        // There from the first question on, even at zero.
+        let unanswered = self.questions.unanswered.with_label_values(labels);
+        match took {
+            Some(took) => {
+                self.questions.answered.with_label_values(labels).inc();
+                self.questions.time.with_label_values(labels).observe(took.as_secs_f64() * 1000.0);
+            }
+            None => unanswered.inc(),
         }
     }
 
@@ -102,5 +135,22 @@ impl ClusterMeters {
     /// Counts a command that Redis has refused.
     pub fn refused(&self) {
         self.errors.inc();
+    }
+}
+
+impl Questions {
+    fn new(soketi: &Maker<'_>) -> Self {
+        let counter = |name: &str, help: &str| soketi.counter(&format!("horizontal_adapter_{name}"), help, APP);
+        let time = HistogramOpts::new(
+            format!("{}horizontal_adapter_resolve_time", soketi.prefix),
+            "Milliseconds until Redis has told what is on the other nodes",
+        )
+        .buckets(vec![0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0]);
+        Self {
+            asked: counter("sent_requests", "Questions to Redis about the other nodes"),
+            answered: counter("resolved_promises", "Questions about the other nodes that were answered"),
+            unanswered: counter("uncomplete_promises", "Questions about the other nodes without an answer"),
+            time: soketi.register(HistogramVec::new(time, APP)),
+        }
     }
 }

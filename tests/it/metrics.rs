@@ -1,6 +1,7 @@
 //! What operators, orchestrators and Prometheus see: Soketi's names, truthful numbers, plain answers.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -41,11 +42,120 @@ async fn soketis_names_have_soketis_labels_and_kinds() {
         let lines = format!("# TYPE soketi_{name} {kind}\nsoketi_{name}{{app_id=\"app-id\",port=\"{port}\"}} 0\n");
         assert!(answer.body.contains(&lines), "{lines}{}", answer.body);
     }
-    if cfg!(target_os = "linux") {
-        for name in ["cpu_seconds_total", "resident_memory_bytes", "virtual_memory_bytes", "open_fds", "max_fds"] {
-            assert!(answer.body.contains(&format!("\nsoketi_process_{name} ")), "{name}\n{}", answer.body);
-        }
+}
+
+/// Every name of Soketi 1.6.1, after its prefix. Those of the second half have a port for a label only.
+const SOKETIS: [&str; 47] = [
+    "connected",
+    "new_connections_total",
+    "new_disconnections_total",
+    "socket_received_bytes",
+    "socket_transmitted_bytes",
+    "ws_messages_received_total",
+    "ws_messages_sent_total",
+    "http_received_bytes",
+    "http_transmitted_bytes",
+    "http_calls_received_total",
+    "horizontal_adapter_resolve_time",
+    "horizontal_adapter_resolved_promises",
+    "horizontal_adapter_uncomplete_promises",
+    "horizontal_adapter_sent_requests",
+    "horizontal_adapter_received_requests",
+    "horizontal_adapter_received_responses",
+    "process_cpu_user_seconds_total",
+    "process_cpu_system_seconds_total",
+    "process_cpu_seconds_total",
+    "process_start_time_seconds",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_heap_bytes",
+    "process_open_fds",
+    "process_max_fds",
+    "nodejs_eventloop_lag_seconds",
+    "nodejs_eventloop_lag_min_seconds",
+    "nodejs_eventloop_lag_max_seconds",
+    "nodejs_eventloop_lag_mean_seconds",
+    "nodejs_eventloop_lag_stddev_seconds",
+    "nodejs_eventloop_lag_p50_seconds",
+    "nodejs_eventloop_lag_p90_seconds",
+    "nodejs_eventloop_lag_p99_seconds",
+    "nodejs_active_resources",
+    "nodejs_active_resources_total",
+    "nodejs_active_handles",
+    "nodejs_active_handles_total",
+    "nodejs_active_requests",
+    "nodejs_active_requests_total",
+    "nodejs_heap_size_total_bytes",
+    "nodejs_heap_size_used_bytes",
+    "nodejs_heap_space_size_total_bytes",
+    "nodejs_heap_space_size_used_bytes",
+    "nodejs_heap_space_size_available_bytes",
+    "nodejs_external_memory_bytes",
+    "nodejs_version_info",
+    "nodejs_gc_duration_seconds",
+];
+
+/// Those that are not served, and why, as in README's table.
+const NOT_SERVED: [(&str, &str); 7] = [
+    ("horizontal_adapter_received_requests", "nodes ask Redis, not each other; see `gema_cluster_messages_total`"),
+    ("horizontal_adapter_received_responses", "the same"),
+    (
+        "nodejs_eventloop_lag_*",
+        "there is no such loop; `gema_publish_to_socket_seconds` tells how long events are on their way",
+    ),
+    ("nodejs_active_*", "the same; see `soketi_connected` and `soketi_process_open_fds`"),
+    (
+        "nodejs_heap_*, nodejs_external_memory_bytes",
+        "there is no such heap; see `soketi_process_resident_memory_bytes`",
+    ),
+    ("nodejs_gc_duration_seconds", "there is no garbage collector"),
+    ("nodejs_version_info", "there is no Node; see `gema_build_info`"),
+];
+
+#[tokio::test]
+async fn every_name_of_soketi_is_served_or_has_a_reason_not_to_be() {
+    let server = TestServer::start_cluster(2).await;
+    server.api_at(0).get("/channels", &[]).await.ok();
+    let body = get(server.metrics_address(), "/metrics").await.body;
+    let excuse = |name: &str| {
+        NOT_SERVED.iter().find(|(names, _)| {
+            names.split(", ").any(|own| own.strip_suffix('*').map_or(own == name, |start| name.starts_with(start)))
+        })
+    };
+    let port = server.address().port();
+    for name in SOKETIS {
+        let app = if name.starts_with("process_") { "" } else { "app_id=\"app-id\"," };
+        let sample = ["", "_count"].map(|end| format!("\nsoketi_{name}{end}{{{app}port=\"{port}\"}} "));
+        let is_served = sample.iter().any(|sample| body.contains(sample));
+        let reads_procfs = name.starts_with("process_") && cfg!(not(target_os = "linux"));
+        assert_eq!(is_served || reads_procfs, excuse(name).is_none(), "{name}\n{body}");
     }
+    assert!(body.contains(concat!("\ngema_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")), "{body}");
+    let row = |(names, why): &(&str, &str)| format!("| `{}` | {why} |\n", names.replace(", ", "`, `"));
+    let table: String = NOT_SERVED.iter().map(row).collect();
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&format!("| not served | because |\n| --- | --- |\n{table}\n")), "{table}");
+}
+
+#[tokio::test]
+async fn figures_of_the_process_are_true() {
+    let server = TestServer::start_single().await;
+    let _client = server.connect().await;
+    if cfg!(not(target_os = "linux")) {
+        return;
+    }
+    let figure = async |name: &str| server.figure(0, &format!("soketi_process_{name}"), "").await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((0.0..3600.0).contains(&(now - figure("start_time_seconds").await)));
+    let open_max = rlimit::Resource::NOFILE.get().unwrap().0 as f64;
+    assert!((5.0..open_max).contains(&figure("open_fds").await));
+    assert_eq!(figure("max_fds").await, open_max);
+    let (resident, size) = (figure("resident_memory_bytes").await, figure("virtual_memory_bytes").await);
+    assert!(1e6 < resident && resident < size, "{resident} {size}");
+    assert!(figure("heap_bytes").await > 1e6);
+    let before = figure("cpu_seconds_total").await;
+    let user = figure("cpu_user_seconds_total").await;
+    assert!(0.0 < user && user <= figure("cpu_seconds_total").await && before >= user, "{before} {user}");
 }
 
 #[tokio::test]
