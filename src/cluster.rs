@@ -165,6 +165,11 @@ impl Cluster {
         self.outgoing.is_linked()
     }
 
+    /// Whether other nodes live, as far as this one knows.
+    pub fn has_others(&self) -> bool {
+        self.is_linked() && !self.peers.lock().is_empty()
+    }
+
     /// Whether the operator wants no traffic here without a link.
     pub fn is_strict(&self) -> bool {
         self.strict

@@ -73,8 +73,12 @@ pub struct Server {
     /// Networks whose `X-Forwarded-Proto` is believed.
     #[serde(deserialize_with = "values::networks")]
     pub trusted_proxies: Vec<IpNet>,
-    /// Time to leave in; connections are closed spread over the first half of it.
+    /// Whether another server may listen on the same ports, as its successor does before this one leaves.
+    pub share_port: bool,
+    /// Time to leave in; where other nodes take over, connections are closed spread over the first half of it.
     pub drain_seconds: Seconds,
+    /// How much of it connections are still taken, so that balancers hear from `/ready` first.
+    pub drain_notice_seconds: Seconds,
     /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
     pub accept_traffic_memory_percent: f64,
 }
@@ -88,7 +92,9 @@ impl Default for Server {
             workers: 0,
             backlog: 4096,
             trusted_proxies: Vec::new(),
+            share_port: false,
             drain_seconds: Seconds(3.0),
+            drain_notice_seconds: Seconds(0.0),
             accept_traffic_memory_percent: 85.0,
         }
     }
@@ -342,6 +348,14 @@ impl Server {
         let percent = self.accept_traffic_memory_percent;
         within("server.accept_traffic_memory_percent", percent, 1.0..=100.0, faults);
         self.drain_seconds.validate("server.drain_seconds", 0.0, faults);
+        let notice = self.drain_notice_seconds.0;
+        self.drain_notice_seconds.validate("server.drain_notice_seconds", 0.0, faults);
+        if notice > 0.0 && notice >= self.drain_seconds.0 {
+            faults.push(format!(
+                "server.drain_notice_seconds is {notice}; it must be less than server.drain_seconds, so that time is \
+                 left to close the connections"
+            ));
+        }
     }
 }
 

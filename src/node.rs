@@ -93,7 +93,7 @@ impl Node {
         self.rates.as_ref()
     }
 
-    /// Takes no new connections from now on.
+    /// Wants no new connections from now on.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
     }

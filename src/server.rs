@@ -20,6 +20,8 @@ use crate::config::Config;
 use crate::http::Api;
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::protocol::code::Close;
+use crate::protocol::code::CloseCode;
 use crate::registry::address::SHARDS_MAX;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
@@ -38,6 +40,12 @@ const LINK_WAIT: Duration = Duration::from_secs(3);
 /// How long leaving the cluster may take, even if no time is left.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// How long the shards may take to close their ports.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// Over which time the connections of a node without others are closed at most.
+const LONE_SPREAD: Duration = Duration::from_millis(300);
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -49,7 +57,11 @@ pub struct Server {
     /// Hears of each shard that ends.
     shards: mpsc::Receiver<()>,
     link: Option<ClusterLink>,
+    /// Cancelled when the shards do not accept connections any more.
+    closed: Vec<CancellationToken>,
+    share_port: bool,
     drain_time: Duration,
+    notice_time: Duration,
     open_files: u64,
 }
 
@@ -57,7 +69,9 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port cannot be had.
-    #[error("{key} {address} cannot be bound: {cause}; is another server running there?")]
+    #[error(
+        "{key} {address} cannot be bound: {cause}; is another server running there? server.share_port = true lets this one take its place"
+    )]
     Bind {
         /// The configuration keys that say so.
         key: &'static str,
@@ -89,13 +103,12 @@ impl Server {
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
         let main = SocketAddr::new(config.server.host, config.server.port);
-        let bind = |key, address, count| {
-            listen::bind(address, config.server.backlog, count).map_err(|cause| StartError::Bind {
-                key,
-                address,
-                cause,
-            })
-        };
+        let bind =
+            |key, address, count| {
+                let free = if config.server.share_port { Ok(()) } else { listen::ensure_free(address) };
+                free.and_then(|()| listen::bind(address, config.server.backlog, count))
+                    .map_err(|cause| StartError::Bind { key, address, cause })
+            };
         let listeners = bind("server.host and server.port", main, workers)?;
         let address = listeners[0].local_addr()?;
         let metrics_listener =
@@ -117,19 +130,33 @@ impl Server {
         let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node)).await;
         let stop = CancellationToken::new();
         let (ended, shards) = mpsc::channel(workers);
+        let mut closed = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             // A token of its own, so that the shards do not share its lock.
             let own = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
             let listener = Listener::new(listener, api.main_port(), own, config.http.request_seconds.duration());
+            closed.push(listener.closed());
             run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
         let router = api.metrics_port(config.metrics.enabled);
         Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
-        let drain_time = config.server.drain_seconds.duration();
-        Ok(Self { address, metrics_address, node, stop, tasks, shards, link, drain_time, open_files })
+        Ok(Self {
+            address,
+            metrics_address,
+            node,
+            stop,
+            tasks,
+            shards,
+            link,
+            closed,
+            share_port: config.server.share_port,
+            drain_time: config.server.drain_seconds.duration(),
+            notice_time: config.server.drain_notice_seconds.duration(),
+            open_files,
+        })
     }
 
     /// The main port's address.
@@ -174,25 +201,48 @@ impl Server {
         }
     }
 
-    /// Leaves: not ready, stop accepting, close the connections spread over the first half of the time, and
-    /// wait for the rest. Ends within the configured time, whatever is left.
+    /// Leaves: not ready, stop accepting, close the connections, and wait for the rest. Ends within the configured
+    /// time, whatever is left.
     pub async fn drain(mut self) -> Drained {
         let began = Instant::now();
         let connections = self.node.sockets();
         self.node.leave();
+        tokio::time::sleep(self.notice_time).await;
         self.stop.cancel();
+        let all_closed = async {
+            for closed in &self.closed {
+                closed.cancelled().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSING, all_closed).await;
+        let (close, over) = self.farewell(self.drain_time.saturating_sub(began.elapsed()));
         let inboxes = self.node.inboxes();
         for shard in 0..inboxes.shards() {
-            inboxes.send(shard, Letter::Drain(self.drain_time / 2));
+            inboxes.send(shard, Letter::Drain(over, close.clone()));
         }
         let all_ended = async { while self.shards.recv().await.is_some() {} };
-        let _ = tokio::time::timeout(self.drain_time, all_ended).await;
+        let _ = tokio::time::timeout(self.drain_time.saturating_sub(began.elapsed()), all_ended).await;
         if let Some(link) = self.link.take() {
             link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
         }
         self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
+    }
+
+    /// How the connections are closed, and over which part of the time that is left. Clients return at once when
+    /// somebody is there to take them; who then finds nobody waits long for his next try (pusher-js 15 s). Else they
+    /// return after a second, and until then a process that is started anew has to listen, so they all go quickly.
+    fn farewell(&self, left: Duration) -> (Close, Duration) {
+        const REASON: &str = "Server closed. Please reconnect shortly.";
+        if self.node.cluster().is_some_and(|cluster| cluster.has_others()) {
+            return (Close::new(CloseCode::Reconnect, REASON), left / 2);
+        }
+        // Nobody else than a successor can have the port by now. It does not hear what is told here, nor the other
+        // way round, so that is soon over, too.
+        let succeeded = self.share_port && listen::ensure_free(self.address).is_err();
+        let code = if succeeded { CloseCode::Reconnect } else { CloseCode::OverCapacity };
+        (Close::new(code, REASON), (left / 2).min(LONE_SPREAD))
     }
 }
 

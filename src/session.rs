@@ -402,5 +402,3 @@ pub const PONG_MISSING: Close = Close::new(CloseCode::PongMissing, "Pong reply n
 /// The reader cannot keep up with what it subscribed to.
 pub const TOO_SLOW: Close =
     Close::new(CloseCode::OverCapacity, "The connection is too slow for what it has subscribed to");
-/// The server is leaving.
-pub const LEAVING: Close = Close::new(CloseCode::Reconnect, "Server closed. Please reconnect shortly.");

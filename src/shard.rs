@@ -165,7 +165,7 @@ impl Shard {
                 // Closing empties the inbox once more, so it waits until this is done.
                 Letter::Close(slot, close) => self.closing.push((slot, close)),
                 Letter::CloseApp(app, close) => self.close_app(&app, &close),
-                Letter::Drain(over) => self.start_drain(over),
+                Letter::Drain(over, close) => self.start_drain(over, close),
             }
         }
         // A burst must not keep its room for good.

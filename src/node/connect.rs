@@ -73,9 +73,6 @@ impl Node {
         if !origin_allowed(request.origin.as_deref(), &limits.allowed_origins) {
             return refuse(CloseCode::Unauthorized, "Origin not allowed");
         }
-        if self.is_leaving() {
-            return refuse(CloseCode::Reconnect, "Server is closing. Please reconnect shortly.");
-        }
         if self.sockets() > self.sockets_max {
             return refuse(CloseCode::OverCapacity, "Over capacity");
         }

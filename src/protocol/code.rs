@@ -28,9 +28,9 @@ pub enum CloseCode {
     NoProtocol = 4008,
     /// Wrong origin, not authorized in time, or terminated by the application.
     Unauthorized = 4009,
-    /// The server, or the client's own connection, cannot keep up.
+    /// The server, or the client's own connection, cannot keep up; or it leaves, and nobody is there in its place.
     OverCapacity = 4100,
-    /// The server is leaving.
+    /// The server is leaving, and another one is there.
     Reconnect = 4200,
     /// The peer did not answer a ping.
     PongMissing = 4201,

@@ -42,8 +42,8 @@ pub enum Letter {
     Close(Slot, Close),
     /// Close the connections of the app with this id.
     CloseApp(Arc<str>, Close),
-    /// Close all connections, spread over this time, and end.
-    Drain(Duration),
+    /// Close all connections this way, spread over this time, refuse whoever comes, and end.
+    Drain(Duration, Close),
 }
 
 /// One event on its way to the subscribers of a channel.

@@ -19,6 +19,7 @@ use socket2::Socket;
 use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::http::Client;
 use crate::http::Routes;
@@ -43,13 +44,8 @@ const LAST_REQUEST_TIME: Duration = Duration::from_millis(200);
 /// time for a ping and its answer, which end a WebSocket before.
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(180);
 
-/// Binds a port so many times: each shard has a listener of its own. Fails when another process listens there.
+/// Binds a port so many times: each shard has a listener of its own.
 pub(super) fn bind(address: SocketAddr, backlog: u32, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    if address.port() != 0 {
-        // The kernel lets two processes share a port if both want to; each would then see half of the clients.
-        // One that it chooses itself nobody else has.
-        drop(socket(address, false)?);
-    }
     let mut sockets = vec![socket(address, true)?];
     let address = sockets[0].local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     for _ in 1..count {
@@ -60,6 +56,13 @@ pub(super) fn bind(address: SocketAddr, backlog: u32, count: usize) -> io::Resul
         Ok(socket.into())
     };
     sockets.into_iter().map(listen).collect()
+}
+
+/// Fails when another process listens there. The kernel lets two processes share a port if both want to; each then
+/// sees half of the clients.
+pub(super) fn ensure_free(address: SocketAddr) -> io::Result<()> {
+    // One that the kernel chooses itself nobody else has.
+    if address.port() == 0 { Ok(()) } else { socket(address, false).map(drop) }
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -82,19 +85,27 @@ pub(super) struct Listener {
     routes: Routes,
     tasks: Tasks,
     head_time: Duration,
+    closed: CancellationToken,
 }
 
 impl Listener {
     /// `head_time` is how long a client may take for a request's head.
     pub(super) fn new(listener: std::net::TcpListener, routes: Routes, tasks: Tasks, head_time: Duration) -> Self {
-        Self { listener, routes, tasks, head_time }
+        Self { listener, routes, tasks, head_time, closed: CancellationToken::new() }
+    }
+
+    /// Cancelled when nobody is accepted any more.
+    pub(super) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
     }
 
     /// Accepts connections on the current runtime until the tasks are told to stop.
     pub(super) fn serve(self) -> io::Result<Tasks> {
         let listener = TcpListener::from_std(self.listener)?;
         let (routes, tasks, head_time) = (Arc::new(self.routes), self.tasks.clone(), self.head_time);
+        let closed = self.closed.drop_guard();
         self.tasks.spawn(async move {
+            let _closed = closed;
             let serve = |stream, peer| {
                 tasks.spawn(connection(stream, Client::new(peer), Arc::clone(&routes), tasks.clone(), head_time));
             };

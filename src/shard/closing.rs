@@ -19,6 +19,8 @@ use crate::shard::wheel::Wheel;
 pub(super) struct Drain {
     began: Instant,
     over: Duration,
+    /// What the connections are told.
+    pub(super) close: Close,
     left: Vec<Slot>,
     total: usize,
 }
@@ -149,9 +151,9 @@ impl Shard {
     }
 
     /// Begins to close all connections.
-    pub(super) fn start_drain(&mut self, over: Duration) {
+    pub(super) fn start_drain(&mut self, over: Duration, close: Close) {
         let left: Vec<Slot> = self.connections.slots().collect();
-        self.drain = Some(Drain { began: self.now, over, total: left.len(), left });
+        self.drain = Some(Drain { began: self.now, over, close, total: left.len(), left });
     }
 
     /// Closes as many connections as the time that has passed asks for.
@@ -161,8 +163,9 @@ impl Shard {
         let share = if drain.over.is_zero() { 1.0 } else { (passed / drain.over.as_secs_f64()).min(1.0) };
         let keep = ((1.0 - share) * drain.total as f64).floor() as usize;
         let closing = drain.left.split_off(keep.min(drain.left.len()));
+        let close = drain.close.clone();
         for slot in closing {
-            self.close(slot, &session::LEAVING);
+            self.close(slot, &close);
         }
     }
 }

@@ -103,7 +103,11 @@ impl Shard {
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };
-        match Session::open(&self.node, &upgraded.request, address) {
+        let opened = match &self.drain {
+            Some(drain) => Err(drain.close.clone()),
+            None => Session::open(&self.node, &upgraded.request, address),
+        };
+        match opened {
             Ok((session, established)) => self.establish(slot, session, &established),
             Err(close) => {
                 for frame in session::refusal(&close) {

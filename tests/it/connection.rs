@@ -711,7 +711,7 @@ async fn a_close_of_the_client_is_answered_before_the_connection_ends() {
 // G-66
 #[tokio::test]
 async fn the_queries_of_the_official_clients_connect_and_are_told_of_a_shutdown() {
-    let server = TestServer::start_with(|config| config.server.drain_seconds = Seconds(1.0)).await;
+    let server = TestServer::start_single_with(|config| config.server.drain_seconds = Seconds(1.0)).await;
     let mut clients = Vec::new();
     for (query, sub_protocol) in [
         ("protocol=7&client=js&version=8.6.0&flash=false", None),
@@ -734,10 +734,10 @@ async fn the_queries_of_the_official_clients_connect_and_are_told_of_a_shutdown(
         if knows_no_codes {
             assert_eq!(
                 client.next_text().await,
-                format!(r#"{{"event":"pusher:error","data":{{"code":4200,"message":"{message}"}}}}"#)
+                format!(r#"{{"event":"pusher:error","data":{{"code":4100,"message":"{message}"}}}}"#)
             );
         }
-        assert_eq!(client.next_close().await, (4200, message.to_owned()));
+        assert_eq!(client.next_close().await, (4100, message.to_owned()));
         client.ended().await;
     });
     let (_, drained) = tokio::join!(join_all(hear), server.drain());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use futures_util::future::join_all;
+use gema::config::Config;
 use gema::config::Seconds;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -23,24 +24,30 @@ use crate::wire::upgrade_head;
 const PATH: &str = "/app/app-key?protocol=7";
 const CLOSED: &str = "Server closed. Please reconnect shortly.";
 
-/// One node: each drains by itself.
+/// One node, without another to take over.
 async fn server_with(drain_seconds: f64) -> TestServer {
-    TestServer::start_single_with(|config| {
-        config.server.drain_seconds = Seconds(drain_seconds);
-        // Each shard spreads its own connections; here there shall be one order for all.
-        config.server.workers = 1;
-    })
-    .await
+    TestServer::start_single_with(|config| leave_within(config, drain_seconds)).await
+}
+
+/// Two nodes, of which the first one leaves.
+async fn nodes_with(drain_seconds: f64) -> TestServer {
+    TestServer::start_cluster_with(2, |config| leave_within(config, drain_seconds)).await
+}
+
+fn leave_within(config: &mut Config, drain_seconds: f64) {
+    config.server.drain_seconds = Seconds(drain_seconds);
+    // Each shard spreads its own connections; here there shall be one order for all.
+    config.server.workers = 1;
 }
 
 // G-60
 #[tokio::test]
-async fn connections_are_closed_spread_over_the_first_half_of_the_time() {
+async fn others_take_over_connections_that_are_closed_spread_over_the_first_half_of_the_time() {
     const CLIENTS: usize = 60;
-    let server = server_with(2.0).await;
+    let mut server = nodes_with(2.0).await;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        clients.push(server.connect().await);
+        clients.push(server.connect_at(0).await);
     }
     let began = Instant::now();
     let closes = clients.into_iter().map(async |mut client| {
@@ -49,7 +56,7 @@ async fn connections_are_closed_spread_over_the_first_half_of_the_time() {
         client.ended().await;
         closed
     });
-    let (mut closes, drained) = tokio::join!(join_all(closes), server.drain());
+    let (mut closes, drained) = tokio::join!(join_all(closes), server.drain_at(0));
     assert_eq!((drained.connections, drained.left), (CLIENTS, 0));
     assert!(drained.took < Duration::from_secs(2), "{drained:?}");
     closes.sort();
@@ -85,11 +92,11 @@ async fn what_was_accepted_before_is_delivered_before_the_close() {
                 );
             }
         }
-        assert_eq!(client.next_close().await.0, 4200);
+        assert_eq!(client.next_close().await.0, 4100);
         client.ended().await;
     });
     let leave = async {
-        assert_eq!(sender.next_close().await.0, 4200);
+        assert_eq!(sender.next_close().await.0, 4100);
         sender.ended().await;
     };
     let (_, (), drained) = tokio::join!(join_all(hear), leave, server.drain());
@@ -99,7 +106,7 @@ async fn what_was_accepted_before_is_delivered_before_the_close() {
 // G-61
 #[tokio::test]
 async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
-    let server = server_with(4.0).await;
+    let mut server = nodes_with(4.0).await;
     let (address, metrics_address) = (server.address(), server.metrics_address());
     let ready = async || http::request(metrics_address, "GET", "/ready", &[], b"").await;
     assert_eq!((ready().await.status, ready().await.body.as_str()), (200, "OK"));
@@ -108,7 +115,7 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
     let mut late = TcpStream::connect(address).await.unwrap();
     late.write_all(&head.as_bytes()[..20]).await.unwrap();
     // One of two is closed at once; the other one stays for two seconds.
-    let mut clients = vec![server.connect().await, server.connect().await];
+    let mut clients = vec![server.connect_at(0).await, server.connect_at(0).await];
     let watch = async {
         let (first, at, _) =
             futures_util::future::select_all(clients.iter_mut().map(|c| Box::pin(c.next_close()))).await;
@@ -129,7 +136,7 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
         assert_eq!(last.next_close().await.0, 4200);
         tokio::join!(gone.ended(), last.ended());
     };
-    let ((), drained) = tokio::join!(watch, server.drain());
+    let ((), drained) = tokio::join!(watch, server.drain_at(0));
     assert_eq!((drained.connections, drained.left), (2, 0));
     assert_refused(address).await;
     assert!(TcpStream::connect(metrics_address).await.is_err(), "the metrics port is still open");
@@ -164,8 +171,8 @@ async fn assert_refused(address: SocketAddr) {
 
 #[tokio::test]
 async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
-    let server = server_with(2.0).await;
-    let mut clients = vec![server.connect().await, server.connect().await];
+    let mut server = nodes_with(2.0).await;
+    let mut clients = vec![server.connect_at(0).await, server.connect_at(0).await];
     for client in &mut clients {
         client.subscribe("a").await;
     }
@@ -193,7 +200,7 @@ async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
         assert_eq!(left.next_close().await.0, 4200);
         tokio::join!(gone.ended(), left.ended());
     };
-    let ((), drained) = tokio::join!(publish, server.drain());
+    let ((), drained) = tokio::join!(publish, server.drain_at(0));
     assert_eq!(drained.left, 0);
 }
 
@@ -207,8 +214,54 @@ async fn a_peer_that_does_not_answer_the_close_costs_no_more_than_the_configured
     assert_eq!((drained.connections, drained.left), (1, 1));
     let took = drained.took;
     assert!(Duration::from_millis(900) < took && took < Duration::from_millis(3000), "{took:?}");
-    assert_eq!(deaf.next_close().await.0, 4200);
+    assert_eq!(deaf.next_close().await.0, 4100);
     drop((stalled_request, idle_metrics));
+}
+
+/// Who is closed first must not be back before a process that is started anew.
+#[tokio::test]
+async fn alone_it_closes_everybody_soon_so_that_they_return_after_a_second() {
+    const CLIENTS: usize = 20;
+    let server = server_with(60.0).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(server.connect().await);
+    }
+    let closes = clients.into_iter().map(async |mut client| {
+        assert_eq!(client.next_close().await, (4100, CLOSED.to_owned()));
+        client.ended().await;
+    });
+    let (_, drained) = tokio::join!(join_all(closes), server.drain());
+    assert_eq!((drained.connections, drained.left), (CLIENTS, 0));
+    assert!(drained.took < Duration::from_secs(25), "{drained:?}");
+}
+
+#[tokio::test]
+async fn while_balancers_are_given_notice_everybody_is_served() {
+    let server = TestServer::start_single_with(|config| {
+        config.server.drain_seconds = Seconds(60.0);
+        config.server.drain_notice_seconds = Seconds(4.0);
+    })
+    .await;
+    let mut before = server.connect().await;
+    before.subscribe("a").await;
+    let address = server.address();
+    let (api, metrics_address) = (server.api(), server.metrics_address());
+    let watch = async {
+        while http::request(metrics_address, "GET", "/ready", &[], b"").await.status == 200 {}
+        assert_eq!(http::request(address, "GET", "/ready", &[], b"").await.status, 503);
+        let mut late = Client::open(address, PATH, &[]).await;
+        late.established().await;
+        late.subscribe("a").await;
+        api.publish("a", "e", "1").await;
+        for mut client in [before, late] {
+            assert_eq!(client.next_text().await, r#"{"event":"e","data":"1","channel":"a"}"#);
+            assert_eq!(client.next_close().await.0, 4100);
+            client.ended().await;
+        }
+    };
+    let ((), drained) = tokio::join!(watch, server.drain());
+    assert_eq!(drained.left, 0);
 }
 
 #[tokio::test]
@@ -234,7 +287,7 @@ async fn sigterm_ends_the_program_in_good_order() {
     }
     process.terminate();
     let hear = clients.into_iter().map(async |mut client| {
-        assert_eq!(client.next_close().await, (4200, CLOSED.to_owned()));
+        assert_eq!(client.next_close().await, (4100, CLOSED.to_owned()));
         client.ended().await;
     });
     let (_, stopped) = tokio::join!(join_all(hear), process.stopped());

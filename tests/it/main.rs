@@ -37,6 +37,7 @@ mod metrics;
 mod policy;
 mod presence;
 mod reload;
+mod restart;
 mod smoke;
 mod soketi_wire;
 mod tidy;

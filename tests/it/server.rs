@@ -239,6 +239,11 @@ impl TestServer {
         Figures::become_so(self.nodes[node].metrics_address(), name, label, PATIENCE, |now| now == value).await;
     }
 
+    /// Stops one node, as SIGTERM would; those behind it move up.
+    pub async fn drain_at(&mut self, node: usize) -> Drained {
+        self.nodes.remove(node).drain().await
+    }
+
     /// Stops as SIGTERM would; several nodes at the same time.
     pub async fn drain(mut self) -> Drained {
         let all = join_all(std::mem::take(&mut self.nodes).into_iter().map(Server::drain)).await;

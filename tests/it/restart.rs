@@ -1,0 +1,96 @@
+//! A new process takes the place of an old one: on the same port, without a connection that is refused.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::client::PATIENCE;
+use crate::http;
+use crate::http::Api;
+use crate::process::Process;
+use crate::server::APP_ID;
+use crate::server::APP_KEY;
+use crate::server::APP_SECRET;
+
+const PATH: &str = "/app/app-key?protocol=7";
+
+#[tokio::test]
+async fn a_second_server_on_the_same_ports_is_refused_unless_it_is_told_to_share_them() {
+    let first = Process::start(&[]).await;
+    let (port, metrics_port) = (first.address.port().to_string(), first.metrics_address.port().to_string());
+    let second = tokio::process::Command::new(env!("CARGO_BIN_EXE_gema"))
+        .env_clear()
+        .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", &port), ("GEMA_METRICS_PORT", &metrics_port)])
+        .stdout(Stdio::null())
+        .output();
+    let second = timeout(PATIENCE, second).await.expect("it serves").unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let told = String::from_utf8(second.stderr).unwrap();
+    assert!(told.contains("is another server running there? server.share_port = true"), "{told}");
+}
+
+#[tokio::test]
+async fn a_successor_on_the_same_port_takes_over_without_a_connection_that_is_refused() {
+    let share = ("GEMA_SERVER_SHARE_PORT", "true");
+    let old = Process::start(&[share, ("GEMA_SERVER_DRAIN_SECONDS", "10")]).await;
+    let address = old.address;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::open(address, PATH, &[]).await;
+        client.established().await;
+        clients.push(client);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicUsize::new(0));
+    let load = [0; 4].map(|_| tokio::spawn(connect_and_publish(address, Arc::clone(&stop), Arc::clone(&served))));
+    let more = async |more: usize| {
+        let until = served.load(Ordering::Relaxed) + more;
+        while served.load(Ordering::Relaxed) < until {
+            assert!(load.iter().all(|load| !load.is_finished()), "a connection was refused");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    more(100).await;
+
+    let (port, metrics_port) = (address.port().to_string(), old.metrics_address.port().to_string());
+    let shared = [share, ("GEMA_SERVER_PORT", &*port), ("GEMA_METRICS_PORT", &*metrics_port)];
+    let new = Process::start(&shared).await;
+    assert_eq!((new.address, new.metrics_address), (address, old.metrics_address));
+    more(100).await;
+    old.terminate();
+    for mut client in clients {
+        // At once, since somebody is there.
+        assert_eq!(client.next_close().await.0, 4200);
+        client.ended().await;
+    }
+    assert_eq!(old.stopped().await["left"], 0);
+    more(100).await;
+    stop.store(true, Ordering::Relaxed);
+    for load in load {
+        load.await.expect("no connection is refused, no answer is missing");
+    }
+
+    new.terminate();
+    new.stopped().await;
+}
+
+/// One after the other, as often as it can: a WebSocket, an event that is accepted, a request. Who comes to the old
+/// process in its last moment may be told to come again at once.
+async fn connect_and_publish(address: std::net::SocketAddr, stop: Arc<AtomicBool>, served: Arc<AtomicUsize>) {
+    let api = Api::new(address, APP_ID, APP_KEY, APP_SECRET);
+    while !stop.load(Ordering::Relaxed) {
+        let mut client = Client::open(address, PATH, &[]).await;
+        let first = client.next().await;
+        let may_stay = first["event"] == "pusher:connection_established";
+        assert!(may_stay || first["data"]["code"] == 4200, "{first}");
+        api.publish("a", "e", "1").await;
+        assert_eq!(http::request(address, "GET", "/", &[], b"").await.status, 200);
+        served.fetch_add(1, Ordering::Relaxed);
+    }
+}
