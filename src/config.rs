@@ -524,6 +524,15 @@ mod tests {
     }
 
     #[test]
+    fn a_notice_to_balancers_must_leave_time_to_close_the_connections() {
+        let mut config = Config::default();
+        config.server.drain_notice_seconds = Seconds(2.9);
+        assert_eq!(config.validate(), [""; 0]);
+        config.server.drain_notice_seconds = Seconds(3.0);
+        assert!(config.validate()[0].starts_with("server.drain_notice_seconds is 3; it must be less than "));
+    }
+
+    #[test]
     fn a_public_secret_is_warned_of_where_others_can_reach_it() {
         let mut config = Config::default();
         assert!(config.warnings()[0].contains("Soketi's default secret"));
