@@ -34,6 +34,7 @@ mod harness;
 mod limits;
 mod liveness;
 mod metrics;
+mod nginx;
 mod policy;
 mod presence;
 mod reload;
