@@ -1,0 +1,156 @@
+//! The files for systemd, PM2, Supervisor and Docker say what gema understands, and what they start serves.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail anywhere, its helpers included")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use gema::config::load;
+use serde_json::Value as Json;
+use yaml_rust2::Yaml;
+use yaml_rust2::YamlLoader;
+
+/// Where the files have the program and its configuration.
+const PROGRAM: &str = "/usr/local/bin/gema";
+const CONFIG: &str = "/etc/gema/gema.toml";
+
+fn shipped(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// A folder of the test's own, with a configuration for free ports.
+fn folder(test: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("packaging-{test}"));
+    fs::create_dir_all(&folder).unwrap();
+    let config = "[server]\nhost = \"127.0.0.1\"\nport = 0\n[metrics]\nport = 0\n[log]\nformat = \"json\"\n";
+    fs::write(folder.join("gema.toml"), config).unwrap();
+    folder
+}
+
+/// Runs a shipped command line until it is ready, then stops it by the shipped signal.
+fn serves(test: &str, line: &str, environment: &[(String, String)], signal: &str) {
+    let config = folder(test).join("gema.toml");
+    let line = line.replace(PROGRAM, env!("CARGO_BIN_EXE_gema")).replace(CONFIG, config.to_str().unwrap());
+    let mut words = line.split(' ');
+    let mut child = Command::new(words.next().unwrap())
+        .args(words)
+        .env_clear()
+        .envs(environment.iter().cloned())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = log.any(|line| serde_json::from_str::<Json>(&line.unwrap()).unwrap()["message"] == "ready");
+    let _ = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    let status = child.wait().unwrap();
+    assert!(ready && status.success(), "{line}: {status}");
+}
+
+/// The values of `key = value` lines.
+fn values(text: &str) -> HashMap<&str, &str> {
+    text.lines().filter_map(|line| line.split_once('=')).collect()
+}
+
+#[test]
+fn systemds_unit_starts_the_server() {
+    let unit = shipped("config/gema.service");
+    let values = values(&unit);
+    serves("systemd", values["ExecStart"], &[], "TERM");
+    // Longer than the time that `config/example.toml` gives the server to leave.
+    let example = load(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")], []).unwrap();
+    assert!(values["TimeoutStopSec"].parse::<f64>().unwrap() > example.config.server.drain_seconds.0);
+    let file = folder("systemd").join("gema.service");
+    fs::write(&file, unit.replace(PROGRAM, env!("CARGO_BIN_EXE_gema"))).unwrap();
+    match Command::new("systemd-analyze").arg("verify").arg(&file).output() {
+        Ok(told) => assert!(
+            told.status.success() && !String::from_utf8_lossy(&told.stderr).contains("gema.service"),
+            "{}",
+            String::from_utf8_lossy(&told.stderr)
+        ),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+    }
+}
+
+#[test]
+fn supervisors_file_starts_the_server() {
+    let text = shipped("config/supervisor.conf");
+    let values = values(&text);
+    let pairs = values["environment"].split(',').map(|pair| pair.split_once('=').unwrap());
+    let environment: Vec<_> =
+        pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect();
+    assert_eq!(environment.len(), 3);
+    serves("supervisor", values["command"], &environment, values["stopsignal"]);
+}
+
+/// PM2 stops by SIGINT.
+#[test]
+fn pm2s_file_starts_the_server() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ecosystem.config.js");
+    let print = format!("console.log(JSON.stringify(require({:?})))", file.to_str().unwrap());
+    let printed = match Command::new("node").args(["-e", &print]).output() {
+        Ok(printed) => printed,
+        // Without Node the official clients, which come later, tell.
+        Err(error) => return assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+    };
+    let json: Json = serde_json::from_slice(&printed.stdout).unwrap();
+    let app = &json["apps"][0];
+    let environment = app["env"].as_object().unwrap().iter();
+    let environment: Vec<_> =
+        environment.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();
+    let line = format!("{} {}", app["script"].as_str().unwrap(), app["args"].as_str().unwrap());
+    serves("pm2", &line, &environment, "INT");
+    assert_eq!((&app["interpreter"], &app["exec_mode"]), (&"none".into(), &"fork".into()));
+}
+
+#[test]
+fn compose_names_what_there_is_and_gema_understands_its_variables() {
+    let text = shipped("compose.yaml");
+    let file = &YamlLoader::load_from_str(&text).unwrap()[0];
+    let services = file["services"].as_hash().unwrap();
+    let mut names: Vec<&str> = services.keys().map(|name| name.as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["gema-1", "gema-2", "nginx", "redis"]);
+    let nginx = shipped("config/nginx.conf");
+    for name in ["gema-1", "gema-2"] {
+        assert!(nginx.contains(&format!("server {name}:6001 ")), "{name}");
+        let gema = &file["services"][name];
+        let environment = gema["environment"].as_hash().unwrap().iter();
+        let environment: Vec<(String, String)> =
+            environment.map(|(name, value)| (text_of(name), text_of(value))).collect();
+        let loaded = load(&[], environment).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(loaded.warnings, [""; 0]);
+        let grace = gema["stop_grace_period"].as_str().unwrap().trim_end_matches('s').parse::<f64>().unwrap();
+        assert!(grace > loaded.config.server.drain_seconds.0);
+        assert_eq!(loaded.config.redis.host, "redis");
+        assert_eq!(gema["build"].as_str(), Some("."));
+    }
+    let mount = file["services"]["nginx"]["volumes"][0].as_str().unwrap();
+    assert_eq!(mount, "./config/nginx.conf:/etc/nginx/conf.d/default.conf:ro");
+}
+
+/// A scalar, as Docker hands it on; `${NAME:?why}` is filled in.
+fn text_of(value: &Yaml) -> String {
+    let text = value.as_str().expect("numbers and truth values are quoted");
+    if text.starts_with("${") { "filled-in".to_owned() } else { text.to_owned() }
+}
+
+/// What the image is built from is all there, and in it.
+#[test]
+fn the_dockerfile_copies_what_the_build_needs() {
+    let text = shipped("Dockerfile");
+    let copied: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("COPY ")).collect();
+    let from_context = copied.iter().filter(|line| !line.starts_with("--from"));
+    let sources: Vec<&str> = from_context.flat_map(|line| line.rsplit_once(' ').unwrap().0.split(' ')).collect();
+    for source in &sources {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
+    }
+    for needed in ["Cargo.toml", "Cargo.lock", "src", "benches", "config"] {
+        assert!(sources.contains(&needed), "{needed}");
+    }
+}
