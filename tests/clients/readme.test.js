@@ -8,6 +8,7 @@ import { test } from 'node:test';
 import { promisify } from 'node:util';
 import Echo1 from 'laravel-echo-1';
 import Echo2 from 'laravel-echo-2';
+import Publisher from 'pusher';
 import Pusher7 from 'pusher-js-7';
 import Pusher8 from 'pusher-js-8';
 import { startGema } from './gema.js';
@@ -52,3 +53,32 @@ for (const [name, publish] of Object.entries(publishers)) {
     });
   }
 }
+
+/** What `config/broadcasting.php` makes of `.env`, both as in the README. */
+function laravelsSettings() {
+  const lines = block('env', 'PUSHER_APP_ID').split('\n').map((line) => line.split('#')[0].trim().split('='));
+  const env = Object.fromEntries(lines.filter(([name]) => name));
+  const php = block('php', "'driver' => 'pusher'");
+  const setting = (name) => {
+    const [, variable, fallback] = php.match(new RegExp(`'${name}' => env\\('(\\w+)'(?:, '?([^')]+)'?)?\\)`));
+    return env[variable] ?? fallback;
+  };
+  const [appId, key, secret, host, port] = ['app_id', 'key', 'secret', 'host', 'port'].map(setting);
+  assert.equal(env.BROADCAST_CONNECTION, 'pusher');
+  return { appId, key, secret, host, port, useTLS: setting('useTLS') === 'https' };
+}
+
+test("the README's settings of Laravel reach a server with the same app", async (t) => {
+  const { appId: id, key, secret, ...address } = laravelsSettings();
+  const server = await startGema({ t, app: { id, key, secret } });
+  assert.equal(address.port, String(gema.port), 'the port is that of the README');
+  const publisher = new Publisher({ appId: id, key, secret, ...address, port: server.port });
+  const page = new Pusher8(key, { cluster: 'mt1', wsHost: address.host, wsPort: server.port, forceTLS: address.useTLS });
+  t.after(() => page.disconnect());
+  const heard = [];
+  page.subscribe('orders').bind('shipped', (data) => heard.push(data));
+  await until(() => page.channel('orders').subscribed, 'the page listens');
+  await publisher.trigger('orders', 'shipped', { id: 7 });
+  await until(() => heard.length > 0, 'the event');
+  assert.deepEqual(heard, [{ id: 7 }]);
+});
