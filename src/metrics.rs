@@ -2,6 +2,7 @@
 
 mod cluster;
 mod events;
+mod store;
 
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
+pub use store::AnswerFrom;
+pub use store::StoreMeters;
 
 use crate::metrics::events::EventNames;
 
@@ -234,6 +237,11 @@ impl Metrics {
             id: id.to_owned(),
             port: self.port.clone(),
         }
+    }
+
+    /// The meters of the app store, where there is one: they are registered by this, once.
+    pub fn store(&self) -> StoreMeters {
+        StoreMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
     }
 
     /// Counts the refusal of somebody who names no app of this server; its label is empty.
