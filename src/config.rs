@@ -10,6 +10,8 @@ mod literal;
 mod load;
 mod loaded;
 mod options;
+mod row;
+mod store;
 mod suggest;
 mod translate;
 mod tree;
@@ -20,6 +22,7 @@ pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_an
 pub use env::process as process_environment;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
+pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
 pub use values::{Seconds, Secret};
 
 use std::fmt::Display;
@@ -49,9 +52,15 @@ pub struct Config {
     pub limiter: Limiter,
     /// Where Redis is, and how it lets us in.
     pub redis: Redis,
+    /// Where the apps come from.
+    pub app_store: AppStore,
+    /// MySQL or MariaDB, if the apps are there.
+    pub mysql: Database<Mysql>,
+    /// PostgreSQL, if the apps are there.
+    pub postgres: Database<Postgres>,
     /// What holds for every app that does not say otherwise.
     pub limits: Limits,
-    /// The apps; without any, Soketi's default app.
+    /// The apps, unless a database has them; without any, Soketi's default app.
     pub apps: Vec<AppEntry>,
 }
 
@@ -243,8 +252,11 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// The apps with every limit resolved; Soketi's default app where none is configured.
+    /// The apps with every limit resolved; Soketi's default app where none is configured. None if a database has them.
     pub fn apps(&self) -> Vec<App> {
+        if self.app_store.driver != StoreDriver::Config {
+            return Vec::new();
+        }
         if self.apps.is_empty() {
             return vec![AppEntry::soketi_default().resolve(&self.limits)];
         }
@@ -265,6 +277,9 @@ impl Config {
         self.metrics.validate(&mut faults);
         self.cluster.validate(&mut faults);
         self.redis.validate(&mut faults);
+        self.app_store.validate(&mut faults);
+        self.mysql.validate("mysql", &mut faults);
+        self.postgres.validate("postgres", &mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
@@ -283,6 +298,9 @@ impl Config {
         if self.needs_redis() && !self.redis.password.is_trimmed() {
             warnings
                 .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
+        }
+        if self.app_store.driver != StoreDriver::Config && !self.apps.is_empty() {
+            warnings.push("apps have no effect, because app_store.driver is not config; remove them".to_owned());
         }
         for app in self.apps() {
             let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());

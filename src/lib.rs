@@ -1,8 +1,8 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter` · `cluster` · `node` · `session`, `http` ·
-//! `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
+//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `store` · `cluster` · `node` · `session`,
+//! `http` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
 //! A publisher's request is checked in [`http`], becomes one WebSocket frame in [`node`], and is put by the
@@ -38,5 +38,6 @@ pub mod registry;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod store;
 pub mod tasks;
 pub mod telemetry;

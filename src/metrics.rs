@@ -4,6 +4,7 @@ mod cluster;
 mod events;
 #[cfg(target_os = "linux")]
 mod process;
+mod store;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
+pub use store::AnswerFrom;
+pub use store::StoreMeters;
 
 use crate::metrics::events::EventNames;
 
@@ -240,6 +243,11 @@ impl Metrics {
             id: id.to_owned(),
             port: self.port.clone(),
         }
+    }
+
+    /// The meters of the app store, where there is one: they are registered by this, once.
+    pub fn store(&self) -> StoreMeters {
+        StoreMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
     }
 
     /// Counts the refusal of somebody who names no app of this server; its label is empty.

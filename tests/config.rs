@@ -184,6 +184,87 @@ fn soketis_variables_switch_redis_on() {
 }
 
 #[test]
+fn soketis_variables_take_apps_from_a_database() {
+    let environment = [
+        ("SOKETI_APP_MANAGER_DRIVER", "postgres"),
+        ("SOKETI_APP_MANAGER_CACHE_ENABLED", "false"),
+        ("SOKETI_APP_MANAGER_CACHE_TTL", "30"),
+        ("SOKETI_APP_MANAGER_POSTGRES_TABLE", "shop.apps"),
+        ("SOKETI_DB_POSTGRES_HOST", "db"),
+        ("SOKETI_DB_POSTGRES_PORT", "5433"),
+        ("SOKETI_DB_POSTGRES_USERNAME", "gema"),
+        ("SOKETI_DB_POSTGRES_PASSWORD", "0012345"),
+        ("SOKETI_DB_POSTGRES_DATABASE", "shop"),
+        ("SOKETI_DB_POOLING_MAX", "9"),
+        // Laravel's own app and database are nobody's business here.
+        ("PUSHER_APP_SECRET", "hush"),
+        ("DB_HOST", "laravels"),
+    ];
+    let printed = settings(&[], &environment);
+    for (key, value, origin) in [
+        ("app_store.driver", "\"postgres\"", "SOKETI_APP_MANAGER_DRIVER"),
+        ("app_store.cache_seconds", "30.0", "SOKETI_APP_MANAGER_CACHE_TTL"),
+        ("app_store.connections_max", "9", "SOKETI_DB_POOLING_MAX"),
+        ("postgres.table", "\"shop.apps\"", "SOKETI_APP_MANAGER_POSTGRES_TABLE"),
+        ("postgres.host", "\"db\"", "SOKETI_DB_POSTGRES_HOST"),
+        ("postgres.port", "5433", "SOKETI_DB_POSTGRES_PORT"),
+        ("postgres.username", "\"gema\"", "SOKETI_DB_POSTGRES_USERNAME"),
+        ("postgres.password", "\"***\"", "SOKETI_DB_POSTGRES_PASSWORD"),
+        ("postgres.database", "\"shop\"", "SOKETI_DB_POSTGRES_DATABASE"),
+        ("mysql.port", "3306", "default"),
+    ] {
+        assert_eq!(setting(&printed, key), (value.to_owned(), origin.to_owned()), "{key}");
+    }
+    assert!(!printed.contains("apps.0"), "{printed}");
+    assert_eq!(warnings(&[], &environment), [""; 0]);
+}
+
+#[test]
+fn of_two_databases_the_one_that_is_not_selected_has_no_effect() {
+    let environment = [
+        ("SOKETI_HOST", "127.0.0.1"),
+        ("SOKETI_APP_MANAGER_DRIVER", "mysql"),
+        ("SOKETI_APP_MANAGER_CACHE_TTL", "-1"),
+        ("SOKETI_APP_MANAGER_MYSQL_USE_V2", "true"),
+        ("SOKETI_DB_MYSQL_HOST", "db"),
+        ("SOKETI_DB_POSTGRES_HOST", "db"),
+        ("SOKETI_DB_POSTGRES_PASSWORD", "hush"),
+        ("SOKETI_DEFAULT_APP_SECRET", "hush"),
+    ];
+    assert_eq!(setting(&settings(&[], &environment), "app_store.cache_seconds").1, "default");
+    assert_eq!(
+        warnings(&[], &environment),
+        [
+            "SOKETI_APP_MANAGER_MYSQL_USE_V2 has no effect, because gema has a client of its own, see app_store.* for \
+             its settings",
+            "SOKETI_DB_POSTGRES_HOST has no effect, because app_store.driver is not postgres",
+            "SOKETI_DB_POSTGRES_PASSWORD has no effect, because app_store.driver is not postgres",
+            "apps have no effect, because app_store.driver is not config; remove them",
+        ]
+    );
+    let without = [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_DEFAULT_APP_SECRET", "s"), ("SOKETI_DB_POOLING_MAX", "9")];
+    assert_eq!(
+        warnings(&[], &without),
+        ["SOKETI_DB_POOLING_MAX has no effect, because app_store.driver is config; set it to mysql or postgres to \
+          take apps from a database"]
+    );
+}
+
+#[test]
+fn an_app_store_that_is_not_there_is_refused_with_what_to_do() {
+    let environment = [("SOKETI_APP_MANAGER_DRIVER", "dynamodb"), ("GEMA_APP_STORE_STALE_SECONDS", "-1")];
+    assert_eq!(
+        faults(&["check"], &environment),
+        [
+            "fault: SOKETI_APP_MANAGER_DRIVER must be array or mysql or postgres or left out: gema does not read \
+             DynamoDB; move the apps to MySQL or PostgreSQL, or into the configuration as [[apps]]",
+            "fault: app_store.stale_seconds (from GEMA_APP_STORE_STALE_SECONDS) is -1; it must be between 0 and 86400 \
+             seconds",
+        ]
+    );
+}
+
+#[test]
 fn sentinels_and_cluster_nodes_come_in_soketis_form_and_in_ours() {
     let soketis = [
         ("SOKETI_DB_REDIS_SENTINELS", r#"[{"host":"s-1","port":26379},{"host":"s-2","port":"26380"}]"#),

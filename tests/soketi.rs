@@ -368,6 +368,30 @@ fn what_soketi_hands_on_to_its_redis_client_counts_or_is_reported() {
 }
 
 #[test]
+fn what_soketi_hands_on_to_its_database_client_counts_or_is_reported() {
+    let folder = folder("knex");
+    let load_with = |more: &str| {
+        let text =
+            format!("{{\"host\": \"127.0.0.1\", \"appManager.driver\": \"mysql\",\n\"database.mysql\": {{{more}}}}}");
+        let file = write(&folder, "mysql.json", &text);
+        (load(std::slice::from_ref(&file), []), file.display().to_string())
+    };
+    for (ssl, tls) in [("{}", true), ("true", true), ("false", false), ("null", false)] {
+        let loaded = load_with(&format!("\"host\": \"db\", \"ssl\": {ssl}")).0.unwrap();
+        assert_eq!((loaded.config.mysql.host.as_str(), loaded.config.mysql.tls), ("db", tls));
+        assert!(loaded.warnings.is_empty(), "{loaded:?}");
+    }
+    let (loaded, file) = load_with("\"charset\": \"utf8\"");
+    let begins = format!("database.mysql.charset (from {file}:2) has no effect, because gema has a client of its own");
+    let warnings = loaded.unwrap().warnings;
+    assert!(warnings[0].starts_with(&begins) && warnings.len() == 1, "{warnings:?}");
+    let (loaded, file) = load_with("\"ssl\": {\"ca\": \"hush\"}");
+    let faults = loaded.unwrap_err().faults;
+    assert!(faults[0].starts_with(&format!("database.mysql.ssl (from {file}:2) must be true, false or {{}}: ")));
+    assert!(!faults.concat().contains("hush"), "{faults:?}");
+}
+
+#[test]
 fn warnings_about_an_app_name_its_place() {
     let file = write(
         &folder("place"),

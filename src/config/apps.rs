@@ -315,14 +315,29 @@ impl Limits {
 pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<String>) {
     let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     for (index, app) in apps.iter().enumerate() {
-        let place = format!("apps.{index}");
-        part_of_path(&format!("{place}.id"), &app.id, &mut ids, faults);
-        credentials(&place, &app.key, &app.secret, &mut keys, faults);
-        for (index, pair) in app.keys.iter().enumerate() {
-            credentials(&format!("{place}.keys.{index}"), &pair.key, &pair.secret, &mut keys, faults);
-        }
-        app.resolve(&Limits::default()).limits.validate_under(&place, faults);
+        validate_app(&format!("apps.{index}"), app, (&mut ids, &mut keys), faults);
     }
+}
+
+/// Adds what is wrong with an app, whatever others there are.
+pub(super) fn validate_alone(place: &str, app: &AppEntry, faults: &mut Vec<String>) {
+    validate_app(place, app, (&mut HashSet::new(), &mut HashSet::new()), faults);
+}
+
+type Names<'a, 'b> = &'b mut HashSet<&'a str>;
+
+fn validate_app<'a>(
+    place: &str,
+    app: &'a AppEntry,
+    (ids, keys): (Names<'a, '_>, Names<'a, '_>),
+    faults: &mut Vec<String>,
+) {
+    part_of_path(&format!("{place}.id"), &app.id, ids, faults);
+    credentials(place, &app.key, &app.secret, keys, faults);
+    for (index, pair) in app.keys.iter().enumerate() {
+        credentials(&format!("{place}.keys.{index}"), &pair.key, &pair.secret, keys, faults);
+    }
+    app.resolve(&Limits::default()).limits.validate_under(place, faults);
 }
 
 fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut Vec<String>) {

@@ -273,7 +273,7 @@ fn url_must(url: &str) -> Option<&'static str> {
 }
 
 /// Whether `text` is a host's name or an IPv4 address.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|letter| letter.is_alphanumeric() || "-._".contains(letter))
 }
 

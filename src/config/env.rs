@@ -197,7 +197,7 @@ mod tests {
         for (name, value) in [
             ("SOKETI_ADAPTER_DRIVER", "nats"),
             ("SOKETI_ADAPTER_DRIVER", "cluster"),
-            ("SOKETI_APP_MANAGER_DRIVER", "mysql"),
+            ("SOKETI_APP_MANAGER_DRIVER", "dynamodb"),
             ("SOKETI_CACHE_DRIVER", "redis"),
             ("SOKETI_QUEUE_DRIVER", "sqs"),
             ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
@@ -214,10 +214,11 @@ mod tests {
 
     #[test]
     fn a_parameter_of_what_is_not_selected_is_warned_of() {
-        let environment = read_all(&[("SOKETI_DB_MYSQL_PASSWORD", "hush"), ("SOKETI_DB_MYSQL_PORT", "3306")]);
+        let environment =
+            read_all(&[("SOKETI_ADAPTER_NATS_PASSWORD", "hush"), ("SOKETI_ADAPTER_NATS_TIMEOUT", "10000")]);
         assert_eq!(
             environment.warnings,
-            ["SOKETI_DB_MYSQL_PASSWORD has no effect, because the app manager mysql is not selected"]
+            ["SOKETI_ADAPTER_NATS_PASSWORD has no effect, because the adapter nats is not selected"]
         );
     }
 

@@ -11,13 +11,16 @@ pub(super) fn complete(root: &mut Table, fallbacks: &[(&'static str, Value)], fi
     let below = |place: &str| -> Fields {
         fallbacks.iter().filter_map(|(key, value)| Some((key.strip_prefix(place)?, value.clone()))).collect()
     };
-    first_app(root, below("apps.0."), true);
+    // Nor are apps that a database has instead.
+    if !selects(root, "app_store", &["mysql", "postgres"]) {
+        first_app(root, below("apps.0."), true);
+    }
     if !files_have_apps {
         let names = [("id", "app-id"), ("key", "app-key"), ("secret", "app-secret")];
         first_app(root, names.map(|(field, text)| (field, Value::new(None, text))).to_vec(), false);
     }
     // Laravel's own Redis is nobody's business on a node that needs none.
-    if needs_redis(root) {
+    if ["cluster", "limiter"].iter().any(|section| selects(root, section, &["redis"])) {
         redis(root, below("redis."));
     }
 }
@@ -38,11 +41,11 @@ fn first_app(root: &mut Table, fields: Fields, make: bool) {
     }
 }
 
-fn needs_redis(root: &Table) -> bool {
-    ["cluster", "limiter"].into_iter().any(|section| {
-        let Some(ValueKind::Table(section)) = root.get(section).map(|section| &section.kind) else { return false };
-        matches!(section.get("driver").map(|driver| &driver.kind), Some(ValueKind::String(driver)) if driver == "redis")
-    })
+/// Whether the driver of `section` is one of these.
+fn selects(root: &Table, section: &str, drivers: &[&str]) -> bool {
+    let Some(ValueKind::Table(section)) = root.get(section).map(|section| &section.kind) else { return false };
+    let driver = section.get("driver").map(|driver| &driver.kind);
+    matches!(driver, Some(ValueKind::String(driver)) if drivers.contains(&driver.as_str()))
 }
 
 /// Laravel's variables describe one server: they complete what is said of it, and never contradict it.

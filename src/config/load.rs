@@ -11,6 +11,7 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 
 use super::AppEntry;
 use super::Config;
+use super::StoreDriver;
 use super::cluster;
 use super::cluster::LOCAL;
 use super::dotenv;
@@ -18,8 +19,10 @@ use super::env;
 use super::env::Variable;
 use super::fallback;
 use super::file;
+use super::loaded;
 use super::loaded::Loaded;
 use super::options::Said;
+use super::store;
 use super::translate::translate;
 use super::tree;
 use super::tree::Checked;
@@ -148,7 +151,7 @@ impl Sources {
                 ));
             }
         }
-        if checked.config.apps.is_empty() {
+        if checked.config.apps.is_empty() && checked.config.app_store.driver == StoreDriver::Config {
             // Whoever wrote that file does not want an app that everybody knows.
             faults.extend(unread.map(|why| format!("{why}; make it readable, since nothing else names an app")));
         }
@@ -188,16 +191,19 @@ fn with_origin(sentence: &str, Checked { config, origins, .. }: &Checked) -> Str
 
 /// A warning for each setting that is not the default and has no effect beside the others.
 fn idle(config: &Config, origins: &BTreeMap<String, String>) -> Vec<String> {
-    let (values, defaults) = (tree::object(config), tree::object(&Config::default()));
+    let default = Config::default();
+    let (values, defaults) = (tree::object(config), tree::object(&default));
+    let secrets: Vec<&str> = loaded::secrets_that_differ(config, &default).collect();
     let value_of = |values: &tree::Object, key: &str| {
         let (section, field) = key.split_once('.')?;
         values.get(section)?.get(field).cloned()
     };
     let warning = |(key, origin): (&String, &String)| {
-        let because = cluster::without_effect(key, config)?;
+        let because = cluster::without_effect(key, config).or_else(|| store::without_effect(key, config))?;
         // Only places have a line.
         let who = if origin.contains(':') { format!("{key} (from {origin})") } else { origin.clone() };
-        (value_of(&values, key) != value_of(&defaults, key)).then(|| format!("{who} has no effect, because {because}"))
+        let differs = value_of(&values, key) != value_of(&defaults, key) || secrets.contains(&key.as_str());
+        differs.then(|| format!("{who} has no effect, because {because}"))
     };
     origins.iter().filter_map(warning).collect()
 }

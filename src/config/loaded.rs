@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::AppEntry;
 use super::Config;
+use super::Secret;
+use super::StoreDriver;
 use super::tree;
 
 /// A configuration that may be served.
@@ -42,12 +44,7 @@ impl Loaded {
         };
         let mut keys = changed(&before, &after);
         keys.extend(changed(&after, &before));
-        let secrets = |config: &Config| {
-            let redis = &config.redis;
-            [("redis.password", redis.password.clone()), ("redis.sentinel_password", redis.sentinel_password.clone())]
-        };
-        let (before, after) = (secrets(&self.config), secrets(&new.config));
-        keys.extend(before.iter().filter(|secret| !after.contains(secret)).map(|(key, _)| (*key).to_owned()));
+        keys.extend(secrets_that_differ(&self.config, &new.config).map(str::to_owned));
         keys.sort();
         keys.dedup();
         keys
@@ -56,7 +53,7 @@ impl Loaded {
     /// The values of some sections by key. Secrets are masked.
     fn values(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Json)> {
         let mut sections = tree::object(&self.config);
-        if self.config.apps.is_empty() {
+        if self.config.apps.is_empty() && self.config.app_store.driver == StoreDriver::Config {
             sections.insert("apps".to_owned(), json!([AppEntry::soketi_default()]));
         }
         let mut values = Vec::new();
@@ -65,6 +62,23 @@ impl Loaded {
         }
         values
     }
+}
+
+/// The keys of the secrets that are not the same in both: their serialised form does not show it.
+pub(super) fn secrets_that_differ(one: &Config, other: &Config) -> impl Iterator<Item = &'static str> {
+    let pairs = secrets(one).into_iter().zip(secrets(other));
+    pairs.filter(|((_, one), (_, other))| one != other).map(|((key, _), _)| key)
+}
+
+fn secrets(config: &Config) -> [(&'static str, &Secret); 5] {
+    let redis = &config.redis;
+    [
+        ("redis.url", &redis.url),
+        ("redis.password", &redis.password),
+        ("redis.sentinel_password", &redis.sentinel_password),
+        ("mysql.password", &config.mysql.password),
+        ("postgres.password", &config.postgres.password),
+    ]
 }
 
 fn flatten(key: &str, value: Json, values: &mut Vec<(String, Json)>) {

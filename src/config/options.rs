@@ -6,6 +6,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use config::Value;
+use serde_json::Value as Json;
 
 pub(super) use self::table::{LARAVEL, Means, TABLE, option, options};
 use super::suggest::did_you_mean;
@@ -87,6 +88,19 @@ impl Said {
                 }
                 _ => self.faults.push(format!("{name} is {value:?}; it must be a number of megabytes")),
             },
+            Means::Lifetime(key) => match value.trim().parse::<f64>() {
+                Ok(number) if number < 0.0 => (),
+                _ => self.set(setting, key, setting.value(value)),
+            },
+            Means::Tls(key) => match serde_json::from_str(value).unwrap_or_default() {
+                Json::Bool(false) => (),
+                Json::Bool(true) => self.set(setting, key, setting.value("true")),
+                Json::Object(details) if details.is_empty() => self.set(setting, key, setting.value("true")),
+                _ => self.faults.push(format!(
+                    "{name} must be true, false or {{}}: gema trusts the system's certificate authorities; add yours to \
+                     them"
+                )),
+            },
             Means::Talkative => {
                 if self.truth(setting) == Some(true) {
                     self.set(setting, "log.level", setting.value("debug"));
@@ -153,7 +167,7 @@ impl Said {
         match option {
             "path" => self.set(setting, "redis.url", setting.value(format!("unix://{value}"))),
             "tls" => {
-                let value: serde_json::Value = serde_json::from_str(value).unwrap_or_default();
+                let value: Json = serde_json::from_str(value).unwrap_or_default();
                 self.ioredis(setting, &serde_json::json!({ "tls": value }).to_string());
             }
             _ if ioredis::is_idle(option) => {

@@ -44,6 +44,16 @@ pub(super) fn check(merged: Map<String, Value>) -> Checked {
     Checked { config, faults: check.faults, faulty: check.faulty, origins: check.origins }
 }
 
+/// Checks the fields of one app that stands in no file.
+pub(super) fn check_app(place: &str, fields: Map<String, Value>, known: &Object) -> Result<AppEntry, Vec<String>> {
+    let mut check = Check::default();
+    let good = check.app(place, Value::new(None, fields), known).unwrap_or_default();
+    if !check.faults.is_empty() {
+        return Err(check.faults);
+    }
+    serde_json::from_value(good).map_err(|error| vec![error.to_string()])
+}
+
 /// Every key of every section except `apps`, such as `server.port`.
 pub(super) fn keys() -> Vec<String> {
     let mut keys = Vec::new();

@@ -20,6 +20,10 @@ pub(in crate::config) enum Means<'a> {
     Options,
     /// One option of ioredis.
     Ioredis(&'a str),
+    /// Sets the key, which is in seconds, unless it means for ever.
+    Lifetime(&'a str),
+    /// Switches on the key if it is `true` or `{}`.
+    Tls(&'a str),
     /// Whether Soketi looks at its cluster nodes.
     ClusterMode,
     /// Makes the log talkative.
@@ -35,9 +39,14 @@ impl<'a> Means<'a> {
     /// The key that it sets.
     pub(in crate::config) fn key(self) -> Option<&'a str> {
         match self {
-            Key(key) | Milliseconds(key) | Mebibytes(key) | Fallback(key) | Choice(key, ..) | Nodes(key, _) => {
-                Some(key)
-            }
+            Key(key)
+            | Milliseconds(key)
+            | Mebibytes(key)
+            | Lifetime(key)
+            | Tls(key)
+            | Fallback(key)
+            | Choice(key, ..)
+            | Nodes(key, _) => Some(key),
             Talkative => Some("log.level"),
             Options => Some("redis.tls"),
             Ioredis(_) | ClusterMode | Only(..) | Parameter(..) => None,
@@ -47,16 +56,21 @@ impl<'a> Means<'a> {
 
 #[cfg(test)]
 use Means::Fallback;
-use Means::{Choice, ClusterMode, Ioredis, Key, Mebibytes, Milliseconds, Nodes, Only, Options, Parameter, Talkative};
+use Means::{
+    Choice, ClusterMode, Ioredis, Key, Lifetime, Mebibytes, Milliseconds, Nodes, Only, Options, Parameter, Talkative,
+    Tls,
+};
 
 const ADAPTERS: &str = "nodes meet in Redis; use redis";
 const CLUSTER_ADAPTER: &str = "the adapter cluster is not selected";
 const NATS_ADAPTER: &str = "the adapter nats is not selected";
-const APP_CACHE: &str = "apps from files and variables need no cache";
+const APP_MANAGERS: &str =
+    "gema does not read DynamoDB; move the apps to MySQL or PostgreSQL, or into the configuration as [[apps]]";
+const APP_CACHE: &str = "apps from a database are always kept for a while, see app_store.cache_seconds";
 const DYNAMODB: &str = "the app manager dynamodb is not selected";
-const MYSQL: &str = "the app manager mysql is not selected";
-const POSTGRES: &str = "the app manager postgres is not selected";
-const SQL: &str = "no app manager with a database is selected";
+const SQL_VERSION: &str = "gema speaks with every version of that server";
+const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its settings";
+const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
 const REDIS_CACHE: &str = "the cache driver redis is not selected";
 const REDIS_QUEUE: &str = "the queue driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
@@ -71,7 +85,7 @@ const SCALING: &str = "nodes become one server by adapter.driver; set it to redi
 const UNCOMPRESSED: &str = "gema compresses no messages";
 
 /// Names that are not Soketi's, but in configurations that were written for it. A star is any name.
-pub(in crate::config) const OTHERS: [(&str, Means<'static>); 15] = [
+pub(in crate::config) const OTHERS: [(&str, Means<'static>); 17] = [
     ("server.cors.credentials", Parameter("true", CREDENTIALS)),
     ("server.cors.origin", Key("http.cors_origins")),
     ("server.cors.methods", Key("http.cors_methods")),
@@ -81,8 +95,10 @@ pub(in crate::config) const OTHERS: [(&str, Means<'static>); 15] = [
     ("database.driver", Parameter("", SCALING)),
     // What Soketi hands on to its clients of databases.
     ("database.redis.*", Ioredis("*")),
-    ("database.mysql.*", Parameter("", MYSQL)),
-    ("database.postgres.*", Parameter("", POSTGRES)),
+    ("database.mysql.ssl", Tls("mysql.tls")),
+    ("database.mysql.*", Parameter("", SQL_CLIENT)),
+    ("database.postgres.ssl", Tls("postgres.tls")),
+    ("database.postgres.*", Parameter("", SQL_CLIENT)),
     ("metrics.redis", Parameter("", METRICS)),
     ("monitoring", Parameter("", MONITORING)),
     ("statistics", Parameter("", MONITORING)),
@@ -137,18 +153,18 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     (
         "APP_MANAGER_DRIVER",
         "appManager.driver",
-        Only(&["array"], "gema takes apps from files and variables only so far"),
+        Choice("app_store.driver", &["array", "mysql", "postgres"], APP_MANAGERS),
     ),
     ("APP_MANAGER_CACHE_ENABLED", "appManager.cache.enabled", Parameter("false", APP_CACHE)),
-    ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Parameter("-1", APP_CACHE)),
+    ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Lifetime("app_store.cache_seconds")),
     ("APP_MANAGER_DYNAMODB_TABLE", "appManager.dynamodb.table", Parameter("apps", DYNAMODB)),
     ("APP_MANAGER_DYNAMODB_REGION", "appManager.dynamodb.region", Parameter("us-east-1", DYNAMODB)),
     ("APP_MANAGER_DYNAMODB_ENDPOINT", "appManager.dynamodb.endpoint", Parameter("", DYNAMODB)),
-    ("APP_MANAGER_MYSQL_TABLE", "appManager.mysql.table", Parameter("apps", MYSQL)),
-    ("APP_MANAGER_MYSQL_VERSION", "appManager.mysql.version", Parameter("8.0", MYSQL)),
-    ("APP_MANAGER_MYSQL_USE_V2", "appManager.mysql.useMysql2", Parameter("false", MYSQL)),
-    ("APP_MANAGER_POSTGRES_TABLE", "appManager.postgres.table", Parameter("apps", POSTGRES)),
-    ("APP_MANAGER_POSTGRES_VERSION", "appManager.postgres.version", Parameter("13.3", POSTGRES)),
+    ("APP_MANAGER_MYSQL_TABLE", "appManager.mysql.table", Key("mysql.table")),
+    ("APP_MANAGER_MYSQL_VERSION", "appManager.mysql.version", Parameter("8.0", SQL_VERSION)),
+    ("APP_MANAGER_MYSQL_USE_V2", "appManager.mysql.useMysql2", Parameter("false", SQL_CLIENT)),
+    ("APP_MANAGER_POSTGRES_TABLE", "appManager.postgres.table", Key("postgres.table")),
+    ("APP_MANAGER_POSTGRES_VERSION", "appManager.postgres.version", Parameter("13.3", SQL_VERSION)),
     ("CACHE_DRIVER", "cache.driver", Only(&["memory"], "gema keeps cached events in its own memory so far")),
     ("CACHE_REDIS_OPTIONS", "cache.redis.redisOptions", Parameter("{}", REDIS_CACHE)),
     ("CACHE_REDIS_CLUSTER_MODE", "cache.redis.clusterMode", Parameter("false", REDIS_CACHE)),
@@ -165,16 +181,16 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("CLUSTER_BROADCAST_ADDRESS", "cluster.broadcast", Parameter("255.255.255.255", CLUSTER_ADAPTER)),
     ("CLUSTER_UNICAST_ADDRESSES", "cluster.unicast", Parameter("", CLUSTER_ADAPTER)),
     ("CLUSTER_MULTICAST_ADDRESS", "cluster.multicast", Parameter("", CLUSTER_ADAPTER)),
-    ("DB_MYSQL_HOST", "database.mysql.host", Parameter("127.0.0.1", MYSQL)),
-    ("DB_MYSQL_PORT", "database.mysql.port", Parameter("3306", MYSQL)),
-    ("DB_MYSQL_USERNAME", "database.mysql.user", Parameter("root", MYSQL)),
-    ("DB_MYSQL_PASSWORD", "database.mysql.password", Parameter("password", MYSQL)),
-    ("DB_MYSQL_DATABASE", "database.mysql.database", Parameter("main", MYSQL)),
-    ("DB_POSTGRES_HOST", "database.postgres.host", Parameter("127.0.0.1", POSTGRES)),
-    ("DB_POSTGRES_PORT", "database.postgres.port", Parameter("5432", POSTGRES)),
-    ("DB_POSTGRES_USERNAME", "database.postgres.user", Parameter("postgres", POSTGRES)),
-    ("DB_POSTGRES_PASSWORD", "database.postgres.password", Parameter("password", POSTGRES)),
-    ("DB_POSTGRES_DATABASE", "database.postgres.database", Parameter("main", POSTGRES)),
+    ("DB_MYSQL_HOST", "database.mysql.host", Key("mysql.host")),
+    ("DB_MYSQL_PORT", "database.mysql.port", Key("mysql.port")),
+    ("DB_MYSQL_USERNAME", "database.mysql.user", Key("mysql.username")),
+    ("DB_MYSQL_PASSWORD", "database.mysql.password", Key("mysql.password")),
+    ("DB_MYSQL_DATABASE", "database.mysql.database", Key("mysql.database")),
+    ("DB_POSTGRES_HOST", "database.postgres.host", Key("postgres.host")),
+    ("DB_POSTGRES_PORT", "database.postgres.port", Key("postgres.port")),
+    ("DB_POSTGRES_USERNAME", "database.postgres.user", Key("postgres.username")),
+    ("DB_POSTGRES_PASSWORD", "database.postgres.password", Key("postgres.password")),
+    ("DB_POSTGRES_DATABASE", "database.postgres.database", Key("postgres.database")),
     ("DB_REDIS_HOST", "database.redis.host", Key("redis.host")),
     ("DB_REDIS_PORT", "database.redis.port", Key("redis.port")),
     ("DB_REDIS_DB", "database.redis.db", Key("redis.db")),
@@ -185,9 +201,9 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("DB_REDIS_SENTINEL_PASSWORD", "database.redis.sentinelPassword", Key("redis.sentinel_password")),
     ("DB_REDIS_INSTANCE_NAME", "database.redis.name", Key("redis.sentinel_master")),
     ("DB_REDIS_CLUSTER_NODES", "database.redis.clusterNodes", Nodes("redis.cluster_nodes", 6379)),
-    ("DB_POOLING_ENABLED", "databasePooling.enabled", Parameter("false", SQL)),
-    ("DB_POOLING_MIN", "databasePooling.min", Parameter("0", SQL)),
-    ("DB_POOLING_MAX", "databasePooling.max", Parameter("7", SQL)),
+    ("DB_POOLING_ENABLED", "databasePooling.enabled", Parameter("false", SQL_POOL)),
+    ("DB_POOLING_MIN", "databasePooling.min", Parameter("0", SQL_POOL)),
+    ("DB_POOLING_MAX", "databasePooling.max", Key("app_store.connections_max")),
     ("DEBUG", "debug", Talkative),
     ("EVENT_MAX_CHANNELS_AT_ONCE", "eventLimits.maxChannelsAtOnce", Key("limits.max_event_channels_at_once")),
     ("EVENT_MAX_NAME_LENGTH", "eventLimits.maxNameLength", Key("limits.max_event_name_length")),

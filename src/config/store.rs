@@ -1,0 +1,224 @@
+//! Where the apps come from, and the databases that may hold them.
+
+use std::marker::PhantomData;
+use std::net::Ipv6Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::cluster::is_name;
+use super::values::{Seconds, Secret};
+use super::within;
+
+/// Where the apps come from, and how long what was read of them is good.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppStore {
+    /// Who holds the apps.
+    pub driver: StoreDriver,
+    /// How long an app is served before the database is asked again.
+    pub cache_seconds: Seconds,
+    /// How long after the database's last word an app is served while the database cannot be asked.
+    pub stale_seconds: Seconds,
+    /// Ids and keys that are remembered, those without an app included.
+    pub cache_entries_max: u64,
+    /// Time for a lookup, connecting included.
+    pub timeout_seconds: Seconds,
+    /// Connections to the database at once; they are made when they are needed, and kept.
+    pub connections_max: u32,
+}
+
+/// Who holds the apps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreDriver {
+    /// This configuration; Soketi's word is `array`.
+    #[default]
+    #[serde(alias = "array")]
+    Config,
+    /// MySQL or MariaDB, which `[mysql]` describes.
+    Mysql,
+    /// PostgreSQL, which `[postgres]` describes.
+    Postgres,
+}
+
+impl Default for AppStore {
+    fn default() -> Self {
+        Self {
+            driver: StoreDriver::Config,
+            cache_seconds: Seconds(60.0),
+            stale_seconds: Seconds(3600.0),
+            cache_entries_max: 10_000,
+            timeout_seconds: Seconds(5.0),
+            connections_max: 7,
+        }
+    }
+}
+
+/// Where a database is, and how it lets us in; with Soketi's defaults for the server `S`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database<S> {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Who we are there.
+    pub username: String,
+    /// Empty for none.
+    pub password: Secret,
+    /// The database's name.
+    pub database: String,
+    /// The table's name, behind that of its schema and a dot if need be.
+    pub table: String,
+    /// Whether to speak TLS, with the system's certificate authorities.
+    pub tls: bool,
+    #[serde(skip)]
+    server: PhantomData<S>,
+}
+
+/// MySQL and MariaDB.
+#[derive(Debug, Clone, Copy)]
+pub struct Mysql;
+
+/// PostgreSQL.
+#[derive(Debug, Clone, Copy)]
+pub struct Postgres;
+
+impl Default for Database<Mysql> {
+    fn default() -> Self {
+        Self::on(3306, "root")
+    }
+}
+
+impl Default for Database<Postgres> {
+    fn default() -> Self {
+        Self::on(5432, "postgres")
+    }
+}
+
+impl<S> Database<S> {
+    fn on(port: u16, username: &str) -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port,
+            username: username.to_owned(),
+            password: Secret::new("password"),
+            database: "main".to_owned(),
+            table: "apps".to_owned(),
+            tls: false,
+            server: PhantomData,
+        }
+    }
+
+    /// The names that the table's name consists of.
+    pub fn table_path(&self) -> impl Iterator<Item = &str> {
+        self.table.split('.')
+    }
+
+    pub(super) fn validate(&self, section: &str, faults: &mut Vec<String>) {
+        if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
+            faults.push(format!(
+                "{section}.host must be a host name or an address alone; a port belongs into {section}.port, and \
+                 {section}.tls switches TLS on"
+            ));
+        }
+        within(&format!("{section}.port"), self.port, 1..=u16::MAX, faults);
+        for (field, name) in [("username", &self.username), ("database", &self.database)] {
+            if name.is_empty() || name.contains(char::is_control) {
+                faults.push(format!("{section}.{field} is {name:?}; it must be a name, without control characters"));
+            }
+        }
+        // No server takes longer names.
+        let is_name = |name: &str| (1..=64).contains(&name.chars().count()) && !name.contains(char::is_control);
+        if self.table_path().count() > 2 || !self.table_path().all(is_name) {
+            let table = &self.table;
+            faults.push(format!(
+                "{section}.table is {table:?}; it must be the name of a table, such as \"apps\", or of a schema and a \
+                 table, such as \"shop.apps\", of 1 to 64 characters each"
+            ));
+        }
+    }
+}
+
+/// Why a setting of these sections has no effect beside the others, if it has none.
+pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str> {
+    let driver = config.app_store.driver;
+    match key.split_once('.')? {
+        ("app_store", "driver") => None,
+        ("app_store", _) if driver == StoreDriver::Config => {
+            Some("app_store.driver is config; set it to mysql or postgres to take apps from a database")
+        }
+        ("mysql", _) if driver != StoreDriver::Mysql => Some("app_store.driver is not mysql"),
+        ("postgres", _) if driver != StoreDriver::Postgres => Some("app_store.driver is not postgres"),
+        _ => None,
+    }
+}
+
+impl AppStore {
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        self.cache_seconds.validate("app_store.cache_seconds", 1.0, faults);
+        self.stale_seconds.validate("app_store.stale_seconds", 0.0, faults);
+        // An app needs two, its id and its key.
+        within("app_store.cache_entries_max", self.cache_entries_max, 100..=10_000_000, faults);
+        // Whoever connects waits for it.
+        self.timeout_seconds.validate_within("app_store.timeout_seconds", 0.1..=60.0, faults);
+        within("app_store.connections_max", self.connections_max, 1..=1000, faults);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate()
+    }
+
+    #[test]
+    fn each_server_has_soketis_defaults() {
+        let config = Config::default();
+        assert_eq!((config.mysql.port, config.mysql.username.as_str()), (3306, "root"));
+        assert_eq!((config.postgres.port, config.postgres.username.as_str()), (5432, "postgres"));
+        let partly: Database<Postgres> = serde_json::from_str(r#"{"host":"db"}"#).unwrap();
+        assert_eq!((partly.host.as_str(), partly.port), ("db", 5432));
+    }
+
+    #[test]
+    fn what_no_server_takes_is_told_with_its_key() {
+        let found = faults(|config| {
+            config.mysql.host = "db:3306".to_owned();
+            config.mysql.port = 0;
+            config.mysql.username = String::new();
+            config.postgres.database = "a\0".to_owned();
+            config.app_store.timeout_seconds = Seconds(0.0);
+            config.app_store.connections_max = 0;
+        });
+        let keys: Vec<&str> = found.iter().filter_map(|fault| fault.split(' ').next()).collect();
+        assert_eq!(
+            keys,
+            [
+                "app_store.timeout_seconds",
+                "app_store.connections_max",
+                "mysql.host",
+                "mysql.port",
+                "mysql.username",
+                "postgres.database"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_table_may_have_an_odd_name_but_a_name() {
+        for table in ["apps", "my apps", "shop.apps", "a`b\"c", "Äpps"] {
+            assert_eq!(faults(|config| config.mysql.table = table.to_owned()), [""; 0], "{table}");
+        }
+        for table in ["", ".", "apps.", "a.b.c", "a\0", &"x".repeat(65)] {
+            let found = faults(|config| config.postgres.table = table.to_owned());
+            assert_eq!(found.len(), 1, "{table:?}");
+            assert!(found[0].starts_with("postgres.table is "), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Apps in PostgreSQL.
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::PgConnection;
+use sqlx::postgres::PgSslMode;
+
+use crate::config;
+use crate::config::Database;
+use crate::store::Row;
+use crate::store::link::Question;
+use crate::store::link::Server;
+
+pub(super) struct Postgres {
+    options: PgConnectOptions,
+    /// Quoted.
+    table: String,
+}
+
+impl Postgres {
+    pub(super) fn new(database: &Database<config::Postgres>) -> Self {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&database.host)
+            .port(database.port)
+            .username(&database.username)
+            .password(database.password.expose_text())
+            .database(&database.database)
+            .ssl_mode(if database.tls { PgSslMode::VerifyFull } else { PgSslMode::Disable })
+            .application_name("gema")
+            .disable_statement_logging();
+        let quoted: Vec<_> = database.table_path().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+        Self { options, table: quoted.join(".") }
+    }
+}
+
+impl Server for Postgres {
+    type Connection = PgConnection;
+
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        self.options.connect().await
+    }
+
+    async fn rows(&self, connection: &mut PgConnection, question: &Question) -> sqlx::Result<Vec<Row>> {
+        // As JSON the server itself says which values are numbers, truths and texts, whatever the columns' types.
+        let statement = format!(
+            "SELECT to_jsonb(app)::text FROM {} AS app WHERE app.\"{}\"::text = ANY($1)",
+            self.table,
+            question.column.name()
+        );
+        let rows: Vec<String> = sqlx::query_scalar(&statement).bind(&question.texts).fetch_all(connection).await?;
+        let row = |text: &String| serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()));
+        rows.iter().map(row).collect()
+    }
+}

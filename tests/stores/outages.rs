@@ -1,0 +1,155 @@
+//! Databases that are away, hang, come back, or let nobody in.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use gema::config::Seconds;
+use tokio::task::JoinSet;
+
+use crate::TestStore;
+use crate::has_max;
+use crate::is_unavailable;
+use crate::servers::KINDS;
+use crate::servers::Kind;
+use crate::servers::Server;
+use crate::servers::set_password;
+use crate::small_table;
+
+#[tokio::test]
+async fn known_apps_outlive_their_database_and_the_unknown_are_not_denied() {
+    for kind in KINDS {
+        let mut server = Server::own(kind).await;
+        small_table(&server, "apps").await;
+        let mut config = server.config("apps");
+        config.app_store.cache_seconds = Seconds(0.01);
+        let store = TestStore::new(&config);
+        assert!(has_max(5)(&store.by_key("a-key").await), "{kind:?}");
+        server.kill();
+        store.until("stranger", is_unavailable).await;
+        let ids = ["a".to_owned(), "stranger".to_owned()];
+        let answers = store.refresh(&ids).await;
+        assert!(has_max(5)(&answers[0].1) && is_unavailable(&answers[1].1), "{kind:?} {answers:?}");
+        assert!(has_max(5)(&store.by_id("a").await) && has_max(5)(&store.by_key("a-key").await));
+        assert!(store.metric("gema_app_store_lookups_total{from=\"stale\"}") >= 1);
+        assert_eq!(store.metric("gema_app_store_up"), 0);
+        server.restart().await;
+        server.run("UPDATE apps SET max_connections = 6").await;
+        store.until("a", has_max(6)).await;
+        store.until("stranger", |answer| matches!(answer, Ok(None))).await;
+        assert_eq!(store.metric("gema_app_store_up"), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_stale_is_not_served_for_ever() {
+    for kind in KINDS {
+        let server = Server::own(kind).await;
+        small_table(&server, "apps").await;
+        let mut config = server.config("apps");
+        config.app_store.cache_seconds = Seconds(0.01);
+        config.app_store.stale_seconds = Seconds(0.5);
+        let store = TestStore::new(&config);
+        assert!(has_max(5)(&store.by_id("a").await), "{kind:?}");
+        server.kill();
+        store.until("a", is_unavailable).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_holds_nobody_longer_than_the_time_for_a_lookup() {
+    for kind in KINDS {
+        let server = Server::own(kind).await;
+        small_table(&server, "apps").await;
+        let mut config = server.config("apps");
+        config.app_store.cache_seconds = Seconds(0.01);
+        config.app_store.timeout_seconds = Seconds(1.0);
+        let store = TestStore::new(&config);
+        store.until("a", has_max(5)).await;
+        server.pause();
+        let began = Instant::now();
+        let mut lookups = JoinSet::new();
+        for number in 0..50 {
+            let store = std::sync::Arc::clone(&store);
+            lookups.spawn(async move { store.by_key(&format!("stranger-{number}")).await });
+        }
+        assert!(lookups.join_all().await.iter().all(is_unavailable), "{kind:?}");
+        assert!(has_max(5)(&store.by_id("a").await), "{kind:?}");
+        // Everybody at once, not one after the other; with room for a slow machine.
+        assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+        server.resume();
+        server.run("UPDATE apps SET max_connections = 6").await;
+        store.until("a", has_max(6)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_locked_table_is_no_unknown_app() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "locked").await;
+        let mut config = server.config("locked");
+        config.app_store.timeout_seconds = Seconds(0.5);
+        let store = TestStore::new(&config);
+        let mut session = server.session().await;
+        let lock = if kind == Kind::Mysql { "LOCK TABLES locked WRITE" } else { "BEGIN; LOCK TABLE locked" };
+        session.run(lock).await;
+        let error = store.by_id("a").await.unwrap_err().to_string();
+        assert!(error.contains("app_store.timeout_seconds"), "{kind:?} {error}");
+        drop(session);
+        store.until("a", has_max(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_not_let_in_says_why_and_denies_no_app() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "closed").await;
+        let mut wrong = server.config("closed");
+        set_password(&mut wrong, "hush");
+        let missing = server.config("nowhere");
+        let mut nobody = server.config("closed");
+        (nobody.mysql.port, nobody.postgres.port) = (1, 1);
+        // Never without TLS, if the operator wants it.
+        let mut tls = server.config("closed");
+        (tls.mysql.tls, tls.postgres.tls) = (true, true);
+        for (config, reason) in [
+            (wrong, if kind == Kind::Mysql { "Access denied" } else { "password authentication failed" }),
+            (missing, "nowhere"),
+            (nobody, "refused"),
+            (tls, "TLS"),
+        ] {
+            let store = TestStore::new(&config);
+            let answer = store.by_key("a-key").await;
+            assert!(is_unavailable(&answer), "{kind:?} {answer:?}");
+            let error = answer.unwrap_err().to_string();
+            assert!(error.contains(reason) && !error.contains("hush"), "{kind:?} {reason}: {error}");
+            assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unavailable\"}"), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_that_were_ended_are_replaced_without_a_fault() {
+    for kind in KINDS {
+        let mut server = Server::own(kind).await;
+        small_table(&server, "apps").await;
+        let store = TestStore::new(&server.config("apps"));
+        assert!(has_max(5)(&store.by_id("a").await));
+        server.kill();
+        server.restart().await;
+        assert!(store.by_id("b").await.unwrap().is_none(), "{kind:?}");
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unavailable\"}"), 0);
+    }
+}
+
+#[tokio::test]
+async fn without_its_link_a_store_is_unavailable() {
+    let server = Server::shared(KINDS[1]).await;
+    small_table(server, "ending").await;
+    let TestStore { store, stop, .. } = TestStore::new(&server.config("ending"));
+    assert!(has_max(5)(&store.by_id("a").await));
+    drop(stop);
+    while !is_unavailable(&store.by_id(&format!("b{}", rand::random::<u64>())).await) {}
+    assert!(has_max(5)(&store.by_id("a").await));
+}

@@ -1,0 +1,186 @@
+//! What rows mean.
+
+use gema::store::StoreError;
+
+use crate::TestStore;
+use crate::has_max;
+use crate::servers::KINDS;
+use crate::servers::Kind;
+use crate::servers::Server;
+use crate::small_table;
+use crate::soketis_table;
+
+#[tokio::test]
+async fn soketis_table_gives_apps_by_id_and_key() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        soketis_table(server, "soketis").await;
+        server
+            .run(
+                "INSERT INTO soketis VALUES ('1', 'key-1', 'secret-1', 200, 1, 1, 10, 20, 30, '[]'), \
+                 ('2', 'key-2', 'secret-2', -1, 0, 0, -1, -1, -1, NULL)",
+            )
+            .await;
+        let store = TestStore::new(&server.config("soketis"));
+        let first = store.by_key("key-1").await.unwrap().unwrap();
+        assert_eq!((first.id.as_str(), first.keys.len(), first.enabled), ("1", 1, true));
+        assert_eq!((first.keys[0].key.as_str(), first.keys[0].secret.expose()), ("key-1", &b"secret-1"[..]));
+        assert_eq!((first.limits.max_connections, first.limits.enable_client_messages), (200, true));
+        assert_eq!((first.limits.max_backend_events_per_second, first.limits.max_client_events_per_second), (10, 20));
+        assert_eq!(first.limits.max_read_requests_per_second, 30);
+        let second = store.by_id("2").await.unwrap().unwrap();
+        assert!(!second.enabled && !second.limits.enable_client_messages);
+        for unknown in ["key-3", "KEY-1", "1", "' OR '1'='1", "key\0", "", &"k".repeat(300)] {
+            assert!(store.by_key(unknown).await.unwrap().is_none(), "{kind:?} {unknown:?}");
+        }
+        assert!(store.by_id("key-1").await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn columns_may_have_any_type() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        server
+            .run_either(
+                "CREATE TABLE types (id bigint unsigned, `key` varchar(99) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, \
+                 secret blob, enabled bit(1), enable_client_messages enum('no', 'yes'), max_connections varchar(9), \
+                 max_event_batch_size decimal(10, 0), max_event_payload_in_kb float, \
+                 max_presence_member_size_in_kb decimal(9, 2), max_read_req_per_sec mediumint, \
+                 max_backend_events_per_sec smallint unsigned, enable_user_authentication char(5), \
+                 allowed_origins json, webhooks longtext, created_at datetime, year year); \
+                 INSERT INTO types VALUES (18446744073709551615, 'k', 'hush', b'0', 'yes', '7', 12, 2.5, 0.25, -1, \
+                 65535, 'true', '[\"a.example\"]', '{\"broken', NOW(), 2024)",
+                "CREATE TYPE answer AS ENUM ('no', 'yes'); \
+                 CREATE TABLE types (id numeric, \"key\" char(1), secret text, enabled boolean, \
+                 enable_client_messages answer, max_connections varchar(9), max_event_batch_size numeric(10, 2), \
+                 max_event_payload_in_kb real, max_presence_member_size_in_kb double precision, \
+                 max_read_req_per_sec bigint, max_backend_events_per_sec smallint, enable_user_authentication text, \
+                 allowed_origins jsonb, webhooks text, created_at timestamptz, year interval); \
+                 INSERT INTO types VALUES (18446744073709551615, 'k', 'hush', false, 'yes', '7', 12, 2.5, 0.25, -1, \
+                 32767, 'true', '[\"a.example\"]', '{\"broken', now(), '1 day')",
+            )
+            .await;
+        let store = TestStore::new(&server.config("types"));
+        let app = store.by_id("18446744073709551615").await.unwrap().unwrap();
+        let limits = &app.limits;
+        assert_eq!((app.keys[0].key.as_str(), app.keys[0].secret.expose()), ("k", &b"hush"[..]), "{kind:?}");
+        assert!(!app.enabled && limits.enable_client_messages && limits.enable_user_authentication);
+        assert_eq!((limits.max_connections, limits.max_event_batch_size), (7, 12));
+        assert_eq!((limits.event_bytes_max(), limits.member_bytes_max()), (2560, 256));
+        assert_eq!(limits.max_read_requests_per_second, -1);
+        assert_eq!(limits.max_backend_events_per_second, if kind == Kind::Mysql { 65_535 } else { 32_767 });
+        assert_eq!(limits.allowed_origins, ["a.example"]);
+    }
+}
+
+#[tokio::test]
+async fn what_the_table_lacks_or_leaves_null_comes_from_the_limits() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "lacking").await;
+        server.run("INSERT INTO lacking VALUES ('b', 'b-key', 'b-secret', NULL)").await;
+        let mut config = server.config("lacking");
+        config.limits.max_connections = 77;
+        config.limits.max_event_batch_size = 3;
+        let store = TestStore::new(&config);
+        let app = store.by_id("b").await.unwrap().unwrap();
+        assert!(app.enabled, "{kind:?}");
+        assert_eq!((app.limits.max_connections, app.limits.max_event_batch_size), (77, 3));
+        assert!(has_max(5)(&store.by_id("a").await));
+    }
+}
+
+#[tokio::test]
+async fn columns_may_come_and_go() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "growing").await;
+        let mut config = server.config("growing");
+        config.app_store.connections_max = 1;
+        let store = TestStore::new(&config);
+        assert!(has_max(5)(&store.by_id("a").await));
+        server.run("ALTER TABLE growing ADD COLUMN enabled smallint; UPDATE growing SET enabled = 0").await;
+        let answers = store.refresh(&["a".to_owned()]).await;
+        assert!(!answers[0].1.clone().unwrap().unwrap().enabled && has_max(5)(&answers[0].1), "{kind:?}");
+        server.run("ALTER TABLE growing DROP COLUMN max_connections").await;
+        let answers = store.refresh(&["a".to_owned()]).await;
+        assert!(!answers[0].1.clone().unwrap().unwrap().enabled && has_max(-1)(&answers[0].1), "{kind:?}");
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unavailable\"}"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_makes_no_app_is_refused_and_named() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        server
+            .run_either(
+                "CREATE TABLE wrong (id varchar(9), `key` varchar(9), secret varchar(9), max_event_batch_size int)",
+                "CREATE TABLE wrong (id varchar(9), \"key\" varchar(9), secret varchar(9), max_event_batch_size int)",
+            )
+            .await;
+        server
+            .run(
+                "INSERT INTO wrong VALUES ('a', 'ka', '', 1), ('b', 'kb', NULL, 1), ('c', 'kc', 's', -1), \
+                 ('d', 'kd', 's', 0), ('e', 'k e', 's', 1), ('f', 'kf', 's', 1), ('g', 'kf', 's', 1), \
+                 ('h', NULL, 's', 1), ('j', 'kj ', 's', 1), ('i', 'ki', 's', 1)",
+            )
+            .await;
+        let store = TestStore::new(&server.config("wrong"));
+        for (id, what) in [
+            ("a", "wrong.secret is missing"),
+            ("b", "wrong.secret is missing"),
+            ("c", "wrong.max_event_batch_size is -1"),
+            ("d", "wrong.max_event_batch_size must be at least 1"),
+            ("e", "wrong.key is \"k e\""),
+            ("h", "wrong.key is missing"),
+            ("j", "wrong.key is \"kj \""),
+        ] {
+            let error = store.by_id(id).await.unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, StoreError::Unusable { app, .. } if app == id), "{kind:?} {text}");
+            assert!(text.starts_with(&format!("the row of app {id:?} cannot be used: {what}")), "{text}");
+        }
+        let twice = store.by_key("kf").await.unwrap_err().to_string();
+        assert!(twice.contains("wrong.key is \"kf\" in several rows"), "{twice}");
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_row\"}"), 8);
+        // The others are none the worse for it, and it is no outage.
+        assert!(store.by_key("ki").await.unwrap().is_some());
+        assert_eq!(store.metric("gema_app_store_up"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_table_may_have_an_odd_name_and_a_schema() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        let quote = if kind == Kind::Mysql { '`' } else { '"' };
+        let quoted = |name: &str| format!("{quote}{}{quote}", name.replace(quote, &format!("{quote}{quote}")));
+        let odd = "My `apps\"; DROP TABLE x -- ü";
+        small_table(server, &quoted(odd)).await;
+        assert!(has_max(5)(&TestStore::new(&server.config(odd)).by_key("a-key").await), "{kind:?}");
+        server.run_either("CREATE DATABASE shop", "CREATE SCHEMA shop").await;
+        small_table(server, "shop.apps").await;
+        assert!(has_max(5)(&TestStore::new(&server.config("shop.apps")).by_key("a-key").await));
+    }
+}
+
+#[tokio::test]
+async fn an_id_may_be_a_number() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        server
+            .run_either(
+                "CREATE TABLE numbers (id int, `key` int, secret varchar(9))",
+                "CREATE TABLE numbers (id int, \"key\" int, secret varchar(9))",
+            )
+            .await;
+        server.run("INSERT INTO numbers VALUES (0, 10, 's'), (1, 11, 's')").await;
+        let store = TestStore::new(&server.config("numbers"));
+        assert_eq!(store.by_key("11").await.unwrap().unwrap().id, "1", "{kind:?}");
+        for other in ["1x", "x", "01", "1.0"] {
+            assert!(store.by_id(other).await.unwrap().is_none(), "{kind:?} {other}");
+        }
+    }
+}
