@@ -142,7 +142,7 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let signal = loop {
         tokio::select! {
             signal = stop.signal() => break signal,
-            _ = hang_up.recv() => reload(files, loaded, &server),
+            _ = hang_up.recv() => reload(files, loaded, &server).await,
             () = server.failed() => bail!("a worker has ended, though nobody asked for it"),
         }
     };
@@ -153,7 +153,7 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads files and variables anew. With a mistake in them the server goes on as it is.
-fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
+async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
     let new = match read(files) {
         Ok(new) => new,
         Err(Faults { faults, .. }) => {
@@ -170,7 +170,7 @@ fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
     if !keys.is_empty() {
         warn!(keys, "these values have changed, but take effect with a restart only");
     }
-    server.reload(&new.config);
+    server.reload(&new.config).await;
     info!("the configuration has been read anew");
 }
 

@@ -30,7 +30,6 @@ use tower_http::cors::CorsLayer;
 pub use upgrade::Client;
 
 use crate::config;
-use crate::node::App;
 use crate::node::Node;
 use crate::registry::address::ShardIndex;
 
@@ -72,8 +71,8 @@ impl Routes {
             self.upgrades.clone()
         } else if headers.contains_key(header::ORIGIN) {
             self.cross_origin.clone()
-        } else if let Some((api, app)) = self.publisher(&request) {
-            return events::publish_to(api, app, request.map(Body::new)).await;
+        } else if let Some((api, id)) = self.publisher(&request) {
+            return events::publish_to(api, &id, request.map(Body::new)).await;
         } else {
             self.requests.clone()
         };
@@ -82,11 +81,10 @@ impl Routes {
     }
 
     /// Most requests are `POST /apps/{app_id}/events`; routing costs a tenth of what they need.
-    fn publisher(&self, request: &Request<Incoming>) -> Option<(&Api, Arc<App>)> {
+    fn publisher(&self, request: &Request<Incoming>) -> Option<(&Api, String)> {
         let api = self.publish.as_ref().filter(|_| request.method() == Method::POST)?;
         let id = request.uri().path().strip_prefix("/apps/")?.strip_suffix("/events")?;
-        let plain = !id.contains(['/', '%']);
-        if plain { api.0.node.app_by_id(id).map(|app| (api, app)) } else { None }
+        (!id.contains(['/', '%'])).then(|| (api, id.to_owned()))
     }
 }
 

@@ -245,6 +245,30 @@ impl Metrics {
         }
     }
 
+    /// An app has gone, and with it its series, those of its causes aside.
+    pub fn forget_app(&self, id: &str) {
+        let by = &self.by_app;
+        let labels = [id, &*self.port];
+        for gauges in [&by.connected, &by.channels, &by.users] {
+            let _ = gauges.remove_label_values(&labels);
+        }
+        for counters in [
+            &by.new_connections,
+            &by.new_disconnections,
+            &by.received_bytes,
+            &by.transmitted_bytes,
+            &by.messages_received,
+            &by.messages_sent,
+            &by.http_received_bytes,
+            &by.http_transmitted_bytes,
+            &by.http_calls,
+            &by.deliveries,
+        ] {
+            // It has had them since it came.
+            let _ = counters.remove_label_values(&labels);
+        }
+    }
+
     /// The meters of the app store, where there is one: they are registered by this, once.
     pub fn store(&self) -> StoreMeters {
         StoreMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })

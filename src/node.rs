@@ -29,6 +29,7 @@ use crate::config::LimiterDriver;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::registry::inbox::Inboxes;
+use crate::store::Store;
 
 /// This process: its apps, and what holds for all of them.
 #[derive(Debug)]
@@ -41,12 +42,20 @@ pub struct Node {
     inboxes: Arc<Inboxes>,
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
+    store: Option<Store>,
     metrics: Arc<Metrics>,
 }
 
 impl Node {
-    /// A node with the configured apps. `sockets_max` bounds the WebSocket connections of the process.
-    pub fn new(config: &Config, inboxes: Arc<Inboxes>, metrics: Arc<Metrics>, sockets_max: usize) -> Self {
+    /// A node with the configured apps, or with those of a database. `sockets_max` bounds the WebSocket connections of
+    /// the process.
+    pub fn new(
+        config: &Config,
+        inboxes: Arc<Inboxes>,
+        metrics: Arc<Metrics>,
+        store: Option<Store>,
+        sockets_max: usize,
+    ) -> Self {
         let cluster = metrics
             .cluster
             .clone()
@@ -62,6 +71,7 @@ impl Node {
             inboxes,
             cluster,
             rates,
+            store,
             metrics,
         };
         node.set_apps(config.apps());
@@ -114,7 +124,7 @@ impl Node {
         for app in self.apps.all() {
             app.state.tick(now);
         }
-        self.forget_gone_apps();
+        self.forget_idle_apps();
     }
 
     /// Sets the gauges to what the tables hold now.

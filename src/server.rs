@@ -27,6 +27,7 @@ use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
 use crate::server::listen::Listener;
 use crate::shard::Shard;
+use crate::store::Store;
 use crate::tasks::Tasks;
 
 /// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that they can't stop publishing:
@@ -36,6 +37,8 @@ const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 /// How long the start waits for a Redis that does not answer. Before there is a link nobody who comes hears
 /// what other nodes accept.
 const LINK_WAIT: Duration = Duration::from_secs(3);
+/// The shortest time between two looks at what has changed in the database.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// How long leaving the cluster may take, even if no time is left.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -120,10 +123,16 @@ impl Server {
         let clustered = config.cluster.driver == ClusterDriver::Redis;
         let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
-        let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
+        let (store, store_link) = Store::new(config, || metrics.store()).unzip();
+        let node = Arc::new(Node::new(config, inboxes, metrics, store, sockets_max));
         let link = node.cluster().cloned().map(ClusterLink::start).transpose()?;
         // Health and metrics are told until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
+        if let Some(store_link) = store_link {
+            tasks.spawn(store_link.run(tasks.stop().clone()));
+            let every = config.app_store.cache_seconds.duration().max(REFRESH_MIN);
+            tasks.spawn(refresh_apps(Arc::clone(&node), every, tasks.stop().clone()));
+        }
         if let Some(rates) = node.rates().cloned() {
             tasks.spawn(rates.run(tasks.stop().clone()));
         }
@@ -181,8 +190,8 @@ impl Server {
 
     /// Serves by this configuration from now on, as far as it can change while the server runs: the apps and their
     /// limits. No connection is lost but those of apps that are disabled or gone.
-    pub fn reload(&self, config: &Config) {
-        self.node.set_apps(config.apps());
+    pub async fn reload(&self, config: &Config) {
+        self.node.reload(config).await;
     }
 
     /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
@@ -334,6 +343,13 @@ fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) ->
         }
     })?;
     Ok(())
+}
+
+/// Notices what has changed in the database, although nobody may ask for the app.
+async fn refresh_apps(node: Arc<Node>, every: Duration, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        node.refresh_apps().await;
+    }
 }
 
 /// What the apps have to do about once a second.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use moka::future::Cache;
+use parking_lot::RwLock;
 use serde_json::Value as Json;
 
 pub use crate::store::link::Link;
@@ -50,7 +51,7 @@ type Row = serde_json::Map<String, Json>;
 #[derive(Debug)]
 pub struct Store {
     table: String,
-    limits: Limits,
+    limits: RwLock<Limits>,
     times: Times,
     cache: Cache<Name, Known>,
     questions: Questions,
@@ -123,7 +124,8 @@ impl Name {
     }
 }
 
-type Answer = Result<Option<Arc<App>>, StoreError>;
+/// An app, or that there is none, or why that is not known.
+pub type Answer = Result<Option<Arc<App>>, StoreError>;
 
 /// What is known of a name.
 #[derive(Debug, Clone)]
@@ -144,7 +146,7 @@ impl Known {
 impl Store {
     /// The store that the configuration selects, and its link to the database; none where the configuration holds
     /// the apps.
-    pub fn new(config: &Config, meters: StoreMeters) -> Option<(Self, Link)> {
+    pub fn new(config: &Config, meters: impl FnOnce() -> StoreMeters) -> Option<(Self, Link)> {
         let ((questions, link), table) = match config.app_store.driver {
             StoreDriver::Config => return None,
             StoreDriver::Mysql => (Link::mysql(&config.app_store, &config.mysql), &config.mysql.table),
@@ -157,29 +159,35 @@ impl Store {
             .build();
         let store = Self {
             table: table.clone(),
-            limits: config.limits.clone(),
+            limits: RwLock::new(config.limits.clone()),
             times,
             cache,
             questions,
             outage: Outage::default(),
             told_of_webhooks: AtomicBool::new(false),
-            meters,
+            meters: meters(),
         };
         Some((store, link))
     }
 
+    /// From now on these hold for what rows leave out; the rows are read anew.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write() = limits;
+        self.cache.invalidate_all();
+    }
+
     /// The app with this id.
-    pub async fn by_id(&self, id: &str) -> Result<Option<App>, StoreError> {
+    pub async fn by_id(&self, id: &str) -> Answer {
         self.lookup(Name::new(Column::Id, id)).await
     }
 
     /// The app that this key belongs to.
-    pub async fn by_key(&self, key: &str) -> Result<Option<App>, StoreError> {
+    pub async fn by_key(&self, key: &str) -> Answer {
         self.lookup(Name::new(Column::Key, key)).await
     }
 
     /// Reads these apps anew, whatever is known of them, so that changes are noticed of apps that nobody looks up.
-    pub async fn refresh(&self, ids: &[String]) -> Vec<(String, Result<Option<App>, StoreError>)> {
+    pub async fn refresh(&self, ids: &[String]) -> Vec<(String, Answer)> {
         let mut answers = Vec::with_capacity(ids.len());
         for ids in ids.chunks(IDS_PER_QUERY) {
             let rows = self.ask(Column::Id, ids.to_vec()).await.map(by_id);
@@ -188,23 +196,23 @@ impl Store {
                 let own = rows.as_ref().map(|rows| rows.get(id).cloned().unwrap_or_default());
                 let known = self.learn(&name, own.map_err(Arc::clone)).await;
                 self.cache.insert(name, known.clone()).await;
-                answers.push((id.clone(), owned(known.answer)));
+                answers.push((id.clone(), known.answer));
             }
         }
         answers
     }
 
-    async fn lookup(&self, name: Name) -> Result<Option<App>, StoreError> {
+    async fn lookup(&self, name: Name) -> Answer {
         if !name.is_possible() {
             return Ok(None);
         }
         if let Some(known) = self.cache.get(&name).await.filter(Known::is_fresh) {
             self.meters.answered(AnswerFrom::Cache);
-            return owned(known.answer);
+            return known.answer;
         }
         let read = self.cache.entry_by_ref(&name).or_insert_with_if(self.read(&name), |known| !known.is_fresh());
         match tokio::time::timeout(self.times.timeout, read).await {
-            Ok(entry) => owned(entry.into_value().answer),
+            Ok(entry) => entry.into_value().answer,
             Err(_) => Err(unavailable("it is taking too long")),
         }
     }
@@ -296,7 +304,8 @@ impl Store {
             let (table, column) = (&self.table, name.column.name());
             return Err(unusable(&format!("{table}.{column} is {:?} in several rows; each must differ", name.text)));
         }
-        let app = App::from_row(&self.table, row, &self.limits).map_err(|faults| unusable(&faults.join("; ")))?;
+        let app =
+            App::from_row(&self.table, row, &self.limits.read()).map_err(|faults| unusable(&faults.join("; ")))?;
         if row.get("webhooks").is_some_and(says_something) && !self.told_of_webhooks.swap(true, Ordering::Relaxed) {
             let (table, app) = (&self.table, &app.id);
             tracing::warn!("{table}.webhooks of app {app:?} has no effect, because gema sends no webhooks so far");
@@ -315,10 +324,6 @@ impl Times {
             timeout: store.timeout_seconds.duration(),
         }
     }
-}
-
-fn owned(answer: Answer) -> Result<Option<App>, StoreError> {
-    answer.map(|app| app.map(Arc::unwrap_or_clone))
 }
 
 fn unavailable(reason: &str) -> StoreError {

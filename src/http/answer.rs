@@ -21,6 +21,7 @@ use crate::protocol::channel::NameError;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::BodyError;
 use crate::protocol::request::ClaimError;
+use crate::store::StoreError;
 
 /// A limit per second, and what is left of it: as Soketi calls them, which sends them with what it accepts only.
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -104,6 +105,13 @@ impl From<InfoError> for Refusal {
 impl From<PolicyError> for Refusal {
     fn from(error: PolicyError) -> Self {
         Self::Forbidden(error.to_string())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(_: StoreError) -> Self {
+        // What the database says is the operator's business, and in the log.
+        Self::Unavailable("The app cannot be looked up now, try again".to_owned())
     }
 }
 

@@ -52,13 +52,17 @@ impl Api {
         app_id: &str,
         answer: impl AsyncFnOnce(&Signed) -> Result<(Response, usize), Refusal>,
     ) -> Response {
-        match self.0.node.app_by_id(app_id) {
-            Some(app) => self.signed_for(app, request, answer).await,
-            None => {
-                self.0.node.metrics().refused_without_app(Cause::Request);
-                Refusal::NotFound("Unknown app".to_owned()).into_response()
-            }
+        match self.0.node.find_by_id(app_id).await {
+            Ok(Some(app)) => self.signed_for(app, request, answer).await,
+            Ok(None) => self.refused_without_app(Refusal::NotFound("Unknown app".to_owned())),
+            Err(error) => self.refused_without_app(error.into()),
         }
+    }
+
+    /// Refuses a request for no app that is known.
+    pub(super) fn refused_without_app(&self, refusal: Refusal) -> Response {
+        self.0.node.metrics().refused_without_app(Cause::Request);
+        refusal.into_response()
     }
 
     /// The same for an app that is known already.

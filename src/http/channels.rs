@@ -79,10 +79,11 @@ pub(super) async fn terminate_by_key(
     let Some(key) = request.uri().query().and_then(request::auth_key) else {
         return Refusal::Unauthorized("Missing parameter: auth_key".to_owned()).into_response();
     };
-    let Some(app) = api.0.node.app_by_key(&key) else {
-        return Refusal::Unauthorized("Unknown auth_key".to_owned()).into_response();
-    };
-    api.signed_for(app, request, async |signed| terminated(signed, &user_id).await).await
+    match api.0.node.find_by_key(&key).await {
+        Ok(Some(app)) => api.signed_for(app, request, async |signed| terminated(signed, &user_id).await).await,
+        Ok(None) => api.refused_without_app(Refusal::Unauthorized("Unknown auth_key".to_owned())),
+        Err(error) => api.refused_without_app(error.into()),
+    }
 }
 
 async fn terminated(signed: &Signed, user_id: &str) -> Result<(Response, usize), Refusal> {

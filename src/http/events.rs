@@ -1,6 +1,5 @@
 //! Publishing: `POST /events` and `POST /batch_events` (Pusher HTTP API).
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -22,12 +21,12 @@ use crate::protocol::publish::PublisherEvent;
 
 /// `POST /apps/{app_id}/events`.
 pub(super) async fn publish(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
-    api.signed(request, &app_id, async |signed| one(&api.0.node, signed).await).await
+    publish_to(&api, &app_id, request).await
 }
 
-/// The same for an app that is known already.
-pub(super) async fn publish_to(api: &Api, app: Arc<App>, request: Request<Body>) -> Response {
-    api.signed_for(app, request, async |signed| one(&api.0.node, signed).await).await
+/// The same without a router.
+pub(super) async fn publish_to(api: &Api, app_id: &str, request: Request<Body>) -> Response {
+    api.signed(request, app_id, async |signed| one(&api.0.node, signed).await).await
 }
 
 async fn one(node: &Node, signed: &Signed) -> Result<(Response, usize), Refusal> {

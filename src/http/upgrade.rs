@@ -63,12 +63,18 @@ pub(super) async fn connect(
     key: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Response {
-    api.upgrade(key.ok().map(|Path(key)| key), &request)
+    let key = key.ok().map(|Path(key)| key);
+    let unavailable = match &key {
+        // From now on it is known here, so that the shard need not wait for a database.
+        Some(key) => api.0.node.find_by_key(key).await.is_err(),
+        None => false,
+    };
+    api.upgrade(key, unavailable, &request)
 }
 
 /// A WebSocket on any other path.
 pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
-    api.upgrade(None, &request)
+    api.upgrade(None, false, &request)
 }
 
 /// Whether a request asks for a WebSocket.
@@ -79,7 +85,7 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
 impl Api {
     /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
     /// of the request is told by the shard, after the upgrade.
-    fn upgrade(&self, key: Option<String>, request: &Request<Body>) -> Response {
+    fn upgrade(&self, key: Option<String>, unavailable: bool, request: &Request<Body>) -> Response {
         let accept = match accept_key(request.headers()) {
             Ok(accept) => accept,
             Err(response) => return *response,
@@ -90,7 +96,8 @@ impl Api {
         let (Some(client), Some(_)) = (extensions.get::<Client>(), extensions.get::<OnUpgrade>()) else {
             return answer::text(StatusCode::UPGRADE_REQUIRED, "A WebSocket upgrade is expected here");
         };
-        let connect = self.connect_request(key, request, client);
+        let mut connect = self.connect_request(key, request, client);
+        connect.unavailable = unavailable;
         *client.0.accepted.lock() = Some((self.clone(), connect));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -111,6 +118,7 @@ impl Api {
         let forwarded = text(HeaderName::from_static("x-forwarded-proto")).and_then(|list| list.split(',').next());
         let mut connect = ConnectRequest {
             key,
+            unavailable: false,
             protocol: None,
             version: None,
             origin: text(header::ORIGIN).map(str::to_owned),

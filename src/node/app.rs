@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
+use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
 use crate::cluster::rates::Rates;
@@ -39,13 +42,14 @@ pub struct App {
     /// The limits that nodes have in common, where they do.
     rates: Option<Arc<Rates>>,
     open: AtomicUsize,
+    used_at: Mutex<Instant>,
 }
 
 /// What holds for an app until the operator says something else.
 #[derive(Debug)]
 pub struct Rules {
     /// What the operator says.
-    pub said: config::App,
+    pub said: Arc<config::App>,
     /// What its keys sign.
     pub keys: Keys,
     /// Nobody says anything of the app any more.
@@ -55,7 +59,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    fn new(said: config::App, rates: Option<&Arc<Rates>>) -> Self {
+    fn new(said: Arc<config::App>, rates: Option<&Arc<Rates>>) -> Self {
         let rate = |per_second, kind| {
             let shared = rates.map(|rates| Shared::new(Arc::clone(rates), &said.id, kind));
             Rate::new(per_second, shared).map(Arc::new)
@@ -72,7 +76,7 @@ impl Rules {
 
 impl App {
     pub(super) fn new(
-        says: config::App,
+        says: Arc<config::App>,
         inboxes: Arc<Inboxes>,
         cluster: Option<Arc<Cluster>>,
         rates: Option<Arc<Rates>>,
@@ -91,7 +95,17 @@ impl App {
             cluster,
             rates,
             open: AtomicUsize::new(0),
+            used_at: Mutex::new(Instant::now()),
         }
+    }
+
+    pub(super) fn is_used_now(&self) {
+        *self.used_at.lock() = Instant::now();
+    }
+
+    /// How long nobody has asked for it.
+    pub(super) fn unused_for(&self) -> Duration {
+        self.used_at.lock().elapsed()
     }
 
     /// What holds at this moment.
@@ -100,7 +114,7 @@ impl App {
     }
 
     /// The operator says something else, or the same again.
-    pub(super) fn change(&self, says: config::App) {
+    pub(super) fn change(&self, says: Arc<config::App>) {
         let rules = self.rules();
         if rules.gone || rules.said != says {
             self.rules.store(Arc::new(Rules::new(says, self.rates.as_ref())));
@@ -109,7 +123,7 @@ impl App {
 
     /// The operator says nothing of it any more.
     pub(super) fn go(&self) {
-        let said = config::App { enabled: false, ..self.rules().said.clone() };
+        let said = Arc::new(config::App { enabled: false, ..config::App::clone(&self.rules().said) });
         self.rules.store(Arc::new(Rules { gone: true, ..Rules::new(said, self.rates.as_ref()) }));
     }
 

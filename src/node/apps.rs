@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
 use crate::config;
+use crate::config::Config;
 use crate::node::App;
 use crate::node::Node;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::registry::inbox::Letter;
+use crate::store::StoreError;
 
+/// How long an app of a database is kept without being asked for.
+const UNUSED_MAX: Duration = Duration::from_secs(60);
 /// The app takes no connections, or takes none any more.
 pub(super) const APP_DISABLED: Close = Close::new(CloseCode::AppDisabled, "Application disabled");
 
@@ -26,6 +31,37 @@ struct Table {
     by_id: HashMap<String, Arc<App>>,
     /// The ids by key.
     ids: HashMap<String, String>,
+}
+
+impl Table {
+    /// The operator says this of an app, which may be new.
+    fn put(&mut self, says: Arc<config::App>, make: impl FnOnce(Arc<config::App>) -> App) -> Arc<App> {
+        let known = self.by_id.get(&says.id).cloned();
+        if let Some(app) = &known {
+            self.drop_keys(app);
+        }
+        self.ids.extend(says.keys.iter().map(|pair| (pair.key.clone(), says.id.clone())));
+        match known {
+            Some(app) => {
+                app.change(says);
+                app
+            }
+            None => {
+                let app = Arc::new(make(says));
+                self.by_id.insert(app.id.clone(), Arc::clone(&app));
+                app
+            }
+        }
+    }
+
+    /// An app is no longer found by the keys that it has now.
+    fn drop_keys(&mut self, app: &App) {
+        for pair in &app.rules().said.keys {
+            if self.ids.get(&pair.key) == Some(&app.id) {
+                self.ids.remove(&pair.key);
+            }
+        }
+    }
 }
 
 impl Apps {
@@ -44,58 +80,128 @@ impl Apps {
 }
 
 impl Node {
-    /// The app with this id.
-    pub fn app_by_id(&self, id: &str) -> Option<Arc<App>> {
-        self.apps.by_id(id)
-    }
-
-    /// The app that this key belongs to.
+    /// The app that this key belongs to, as far as it is known here.
     pub fn app_by_key(&self, key: &str) -> Option<Arc<App>> {
         self.apps.by_key(key)
     }
 
-    /// From now on there are these apps, and no others. Connections go on under the rules of now, unless their app is
-    /// disabled or gone.
-    pub fn set_apps(&self, apps: Vec<config::App>) {
-        // At once, so that nobody meets a key on its way from one app to another.
-        let mut table = self.apps.0.write();
-        table.ids =
-            apps.iter().flat_map(|app| app.keys.iter().map(|pair| (pair.key.clone(), app.id.clone()))).collect();
-        let kept: HashSet<&str> = apps.iter().map(|app| &*app.id).collect();
-        table.by_id.values().filter(|app| !kept.contains(&*app.id)).for_each(|app| app.go());
-        for says in apps {
-            match table.by_id.get(&says.id) {
-                Some(app) => app.change(says),
-                None => {
-                    let (cluster, rates) = (self.cluster.clone(), self.rates.clone());
-                    let app = App::new(says, Arc::clone(&self.inboxes), cluster, rates, &self.metrics);
-                    table.by_id.insert(app.id.clone(), Arc::new(app));
-                }
-            }
-        }
-        let closed: Vec<_> = table.by_id.values().filter(|app| !app.rules().said.enabled).cloned().collect();
-        drop(table);
-        for app in closed {
-            self.close(&app);
+    /// The app with this id, as far as it is known here.
+    pub(super) fn app_by_id(&self, id: &str) -> Option<Arc<App>> {
+        self.apps.by_id(id)
+    }
+
+    /// The app with this id; a database that holds the apps is asked where need be.
+    pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<App>>, StoreError> {
+        match &self.store {
+            Some(store) => Ok(store.by_id(id).await?.map(|says| self.found(says))),
+            None => Ok(self.apps.by_id(id)),
         }
     }
 
-    fn close(&self, app: &App) {
+    /// The app that this key belongs to; a database that holds the apps is asked where need be.
+    pub async fn find_by_key(&self, key: &str) -> Result<Option<Arc<App>>, StoreError> {
+        match &self.store {
+            Some(store) => Ok(store.by_key(key).await?.map(|says| self.found(says))),
+            None => Ok(self.apps.by_key(key)),
+        }
+    }
+
+    /// What a database says of an app.
+    fn found(&self, says: Arc<config::App>) -> Arc<App> {
+        let known = self.apps.by_id(&says.id).filter(|app| Arc::ptr_eq(&app.rules().said, &says));
+        let app = known.unwrap_or_else(|| {
+            let app = self.apps.0.write().put(says, |says| self.new_app(says));
+            self.close_unless_enabled(&app);
+            app
+        });
+        app.is_used_now();
+        app
+    }
+
+    /// From now on the configuration says this. Connections go on under the rules of now, unless their app is disabled
+    /// or gone.
+    pub async fn reload(&self, config: &Config) {
+        match &self.store {
+            Some(store) => {
+                store.set_limits(config.limits.clone());
+                self.refresh_apps().await;
+            }
+            None => self.set_apps(config.apps()),
+        }
+    }
+
+    /// From now on there are these apps, and no others.
+    pub(super) fn set_apps(&self, apps: Vec<config::App>) {
+        // At once, so that nobody meets a key on its way from one app to another.
+        let mut table = self.apps.0.write();
+        let kept: HashSet<&str> = apps.iter().map(|app| &*app.id).collect();
+        table.by_id.values().filter(|app| !kept.contains(&*app.id)).for_each(|app| app.go());
+        table.ids.clear();
+        for says in apps {
+            table.put(Arc::new(says), |says| self.new_app(says));
+        }
+        drop(table);
+        for app in self.apps.all() {
+            self.close_unless_enabled(&app);
+        }
+    }
+
+    /// Has the database say anew what holds for the apps that are in use here. What it cannot say stays as it is.
+    pub async fn refresh_apps(&self) {
+        let Some(store) = &self.store else { return };
+        let ids: Vec<String> = self.apps.all().into_iter().map(|app| app.id.clone()).collect();
+        for (id, answer) in store.refresh(&ids).await {
+            match answer {
+                Ok(Some(says)) => {
+                    let app = self.apps.0.write().put(says, |says| self.new_app(says));
+                    self.close_unless_enabled(&app);
+                }
+                Ok(None) => self.remove_app(&id),
+                // The store has said why.
+                Err(_) => (),
+            }
+        }
+    }
+
+    fn remove_app(&self, id: &str) {
+        let mut table = self.apps.0.write();
+        let Some(app) = table.by_id.get(id).cloned() else { return };
+        table.drop_keys(&app);
+        app.go();
+        drop(table);
+        self.close_unless_enabled(&app);
+    }
+
+    fn new_app(&self, says: Arc<config::App>) -> App {
+        App::new(says, Arc::clone(&self.inboxes), self.cluster.clone(), self.rates.clone(), &self.metrics)
+    }
+
+    fn close_unless_enabled(&self, app: &App) {
+        if app.rules().said.enabled {
+            return;
+        }
         for shard in 0..self.inboxes.shards() {
             self.inboxes.send(shard, Letter::CloseApp(Arc::clone(app.state.id()), APP_DISABLED));
         }
     }
 
-    /// Forgets the apps that are gone and that nobody is connected to any more.
-    pub(super) fn forget_gone_apps(&self) {
+    /// Forgets the apps that nobody is connected to any more: those that are gone, and those of a database that nobody
+    /// asks for.
+    pub(super) fn forget_idle_apps(&self) {
         let mut table = self.apps.0.write();
-        table.by_id.retain(|_, app| {
+        let over = |app: &Arc<App>| {
+            let unwanted = app.rules().gone || (self.store.is_some() && app.unused_for() > UNUSED_MAX);
             // Under the lock nobody can take hold of it.
-            let is_over = app.rules().gone && Arc::strong_count(app) == 1 && app.state.is_idle();
-            if let (true, Some(cluster)) = (is_over, &self.cluster) {
-                cluster.remove(app.state.id());
+            unwanted && Arc::strong_count(app) == 1 && app.open_connections() == 0 && app.state.is_idle()
+        };
+        let over: Vec<String> = table.by_id.iter().filter(|(_, app)| over(app)).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            let Some(app) = table.by_id.remove(&id) else { continue };
+            table.drop_keys(&app);
+            self.metrics.forget_app(&id);
+            if let Some(cluster) = &self.cluster {
+                cluster.remove(&id);
             }
-            !is_over
-        });
+        }
     }
 }

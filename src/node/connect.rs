@@ -31,6 +31,10 @@ impl Node {
             self.metrics.refused_without_app(Cause::Connection);
             return Err(Close::new(CloseCode::PathNotFound, "Path not found"));
         };
+        if request.unavailable {
+            self.metrics.refused_without_app(Cause::Connection);
+            return Err(Close::new(CloseCode::OverCapacity, "The app cannot be looked up now, try again"));
+        }
         self.app_by_key(key).ok_or_else(|| self.unknown_key(key))
     }
 

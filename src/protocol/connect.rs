@@ -5,6 +5,8 @@
 pub struct ConnectRequest {
     /// The app key of `/app/{key}`; `None` when the path is another one.
     pub key: Option<String>,
+    /// Whether the app of the key cannot be looked up.
+    pub unavailable: bool,
     /// `protocol` of the query, as sent.
     pub protocol: Option<String>,
     /// `version` of the query, as sent.
@@ -98,6 +100,7 @@ mod tests {
     #[test]
     fn versions_of_real_clients_are_plausible() {
         let with = |version: &str| ConnectRequest {
+            unavailable: false,
             key: None,
             protocol: None,
             version: Some(version.to_owned()),

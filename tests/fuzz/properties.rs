@@ -459,6 +459,7 @@ fn questions(query: &str, pairs: &[(String, String)]) {
 
 fn connecting(query: &str) {
     let mut connect = gema::protocol::connect::ConnectRequest {
+        unavailable: false,
         key: None,
         protocol: None,
         version: None,

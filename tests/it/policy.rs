@@ -130,7 +130,7 @@ async fn rules_change_while_the_server_runs() {
     let mut client = server.connect().await;
     client.subscribe("permintaan-barang.K001").await;
 
-    server.reload(|config| config.limits.channel_rules = vec![rule(PRIVATE)]);
+    server.reload(|config| config.limits.channel_rules = vec![rule(PRIVATE)]).await;
 
     let mut late = server.connect().await;
     late.send_subscribe("permintaan-barang.K002", None).await;

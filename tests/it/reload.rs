@@ -55,7 +55,7 @@ async fn an_app_comes_and_works_at_once() {
     old.subscribe("news").await;
     assert_eq!(refused(&server, "other-key").await.0, UNKNOWN);
 
-    server.reload(|config| config.apps = vec![own(), other()]);
+    server.reload(|config| config.apps = vec![own(), other()]).await;
 
     let mut clients = [server.connect_to("other-key").await, server.connect_to("other-key").await];
     for client in &mut clients {
@@ -79,7 +79,7 @@ async fn an_app_that_is_gone_loses_its_connections_and_may_come_back() {
         clients[0].subscribe("news").await;
         clients[1].subscribe("sport").await;
 
-        server.reload(|config| config.apps = vec![own()]);
+        server.reload(|config| config.apps = vec![own()]).await;
 
         for client in &mut clients {
             is_closed(client).await;
@@ -88,7 +88,7 @@ async fn an_app_that_is_gone_loses_its_connections_and_may_come_back() {
         let api = server.api_of("other", "other-key", "other-secret");
         assert_eq!(api.get("/channels", &[]).await.status, 404);
 
-        server.reload(|config| config.apps = vec![own(), other()]);
+        server.reload(|config| config.apps = vec![own(), other()]).await;
 
         assert_eq!(api.get("/channels", &[]).await.ok()["channels"], json!({}));
     }
@@ -103,7 +103,7 @@ async fn a_disabled_app_loses_its_connections_and_no_other_does() {
     staying.subscribe("news").await;
     let mut clients = [server.connect_to("other-key").await, server.connect_to("other-key").await];
 
-    server.reload(|config| config.apps[1].enabled = false);
+    server.reload(|config| config.apps[1].enabled = false).await;
 
     for client in &mut clients {
         is_closed(client).await;
@@ -114,7 +114,7 @@ async fn a_disabled_app_loses_its_connections_and_no_other_does() {
     server.api().publish("news", "e", "1").await;
     staying.next_event("e").await;
 
-    server.reload(|config| config.apps[1].enabled = true);
+    server.reload(|config| config.apps[1].enabled = true).await;
 
     server.connect_to("other-key").await;
 }
@@ -125,15 +125,17 @@ async fn changed_limits_hold_for_living_connections() {
     let mut client = server.connect().await;
     client.subscribe("private-a").await;
 
-    server.reload(|config| config.apps[0].enable_client_messages = Some(false));
+    server.reload(|config| config.apps[0].enable_client_messages = Some(false)).await;
     whisper(&mut client, "client-e").await;
     assert_eq!(client.next().await["event"], "pusher:error");
 
-    server.reload(|config| {
-        config.apps[0].enable_client_messages = Some(true);
-        config.limits.max_event_name_length = 10;
-        config.limits.max_client_events_per_second = 1;
-    });
+    server
+        .reload(|config| {
+            config.apps[0].enable_client_messages = Some(true);
+            config.limits.max_event_name_length = 10;
+            config.limits.max_client_events_per_second = 1;
+        })
+        .await;
     whisper(&mut client, "client-much-too-long").await;
     assert_eq!(client.next().await["data"]["message"], "Event name too long");
     for _ in 0..2 {
@@ -143,7 +145,7 @@ async fn changed_limits_hold_for_living_connections() {
     let body = json!({ "name": "much-too-long", "channel": "news", "data": "1" }).to_string();
     assert_eq!(server.api().post("/events", &body).await.status, 400);
 
-    server.reload(|config| config.limits.max_client_events_per_second = -1);
+    server.reload(|config| config.limits.max_client_events_per_second = -1).await;
     for _ in 0..5 {
         whisper(&mut client, "client-e").await;
     }
@@ -156,14 +158,16 @@ async fn keys_are_changed_without_a_gap() {
     let mut client = server.connect().await;
     let new = || KeyPair { key: "new-key".to_owned(), secret: Secret::new("new-secret") };
 
-    server.reload(|config| config.apps[0].keys = vec![new()]);
+    server.reload(|config| config.apps[0].keys = vec![new()]).await;
     let mut with_new = server.connect_to("new-key").await;
     with_new.subscribe("news").await;
     client.subscribe("private-a").await;
 
-    server.reload(|config| {
-        config.apps[0] = AppEntry::new(APP_ID, "new-key", "new-secret");
-    });
+    server
+        .reload(|config| {
+            config.apps[0] = AppEntry::new(APP_ID, "new-key", "new-secret");
+        })
+        .await;
     assert_eq!(refused(&server, APP_KEY).await.0, UNKNOWN);
     assert_eq!(server.api().get("/channels", &[]).await.status, 401);
     let api = server.api_of(APP_ID, "new-key", "new-secret");
@@ -179,7 +183,7 @@ async fn keys_are_changed_without_a_gap() {
 async fn the_other_nodes_know_of_an_app_that_has_come_later() {
     let redis = TestRedis::shared().await;
     let mut server = TestServer::start_cluster(2).await;
-    server.reload(|config| config.apps = vec![own(), other()]);
+    server.reload(|config| config.apps = vec![own(), other()]).await;
     for _ in 0..2 {
         server.connect_to("other-key").await.subscribe("news").await;
     }

@@ -107,10 +107,10 @@ impl TestServer {
     }
 
     /// Changes the configuration as SIGHUP would, on all nodes.
-    pub fn reload(&mut self, change: impl FnOnce(&mut Config)) {
+    pub async fn reload(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
         for node in &self.nodes {
-            node.reload(&self.config);
+            node.reload(&self.config).await;
         }
     }
 

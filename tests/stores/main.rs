@@ -3,9 +3,28 @@
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+#[path = "../it/barrier.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod barrier;
 mod cache;
+#[path = "../it/client.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod client;
+#[path = "../it/http.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod http;
 mod outages;
+#[path = "../it/process.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod process;
+#[path = "../it/redis_server.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod redis_server;
 mod rows;
+#[path = "../it/server.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod server;
+mod serving;
 mod servers;
 
 use std::ops::Deref;
@@ -13,10 +32,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use gema::config::App;
 use gema::config::Config;
 use gema::metrics::Metrics;
 use gema::store::Store;
+use gema::store::Answer;
 use gema::store::StoreError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
@@ -42,7 +61,7 @@ impl Deref for TestStore {
 impl TestStore {
     fn new(config: &Config) -> Self {
         let metrics = Metrics::new("", 0, false);
-        let (store, link) = Store::new(config, metrics.store()).unwrap();
+        let (store, link) = Store::new(config, || metrics.store()).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(link.run(stop.clone()));
         Self { store: Arc::new(store), metrics, stop: stop.drop_guard() }
@@ -61,7 +80,7 @@ impl TestStore {
     }
 
     /// Waits until the app with this id is as it should be.
-    async fn until(&self, id: &str, is_so: impl Fn(&Result<Option<App>, StoreError>) -> bool) {
+    async fn until(&self, id: &str, is_so: impl Fn(&Answer) -> bool) {
         let until = Instant::now() + PATIENCE;
         loop {
             let answer = self.by_id(id).await;
@@ -109,10 +128,10 @@ async fn small_table(server: &Server, table: &str) {
 }
 
 /// That an app is there, with so many connections.
-fn has_max(connections: i64) -> impl Fn(&Result<Option<App>, StoreError>) -> bool {
+fn has_max(connections: i64) -> impl Fn(&Answer) -> bool {
     move |answer| matches!(answer, Ok(Some(app)) if app.limits.max_connections == connections)
 }
 
-fn is_unavailable(answer: &Result<Option<App>, StoreError>) -> bool {
+fn is_unavailable(answer: &Answer) -> bool {
     matches!(answer, Err(StoreError::Unavailable { .. }))
 }

@@ -1,0 +1,142 @@
+//! A whole server whose apps are rows of a table.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gema::config::Config;
+use gema::config::Seconds;
+use gema::server::Server as Gema;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::http::Api;
+use crate::servers::KINDS;
+use crate::servers::Kind;
+use crate::servers::Server;
+use crate::small_table;
+
+/// Long enough for a test to see what is remembered, short enough to see the change.
+const CACHE: Seconds = Seconds(1.0);
+
+async fn gema(server: &Server, table: &str, change: impl FnOnce(&mut Config)) -> Gema {
+    let mut config = server.config(table);
+    config.server.host = Ipv4Addr::LOCALHOST.into();
+    config.server.port = 0;
+    config.server.workers = 2;
+    config.metrics.host = Ipv4Addr::LOCALHOST.into();
+    config.metrics.port = 0;
+    config.metrics.enabled = true;
+    config.app_store.cache_seconds = CACHE;
+    change(&mut config);
+    Gema::start(&config).await.unwrap()
+}
+
+async fn open(gema: &Gema, key: &str) -> Client {
+    Client::open(gema.address(), &format!("/app/{key}?protocol=7"), &[]).await
+}
+
+async fn connect(gema: &Gema, key: &str) -> Client {
+    let mut client = open(gema, key).await;
+    client.established().await;
+    client
+}
+
+async fn refused(gema: &Gema, key: &str) -> u16 {
+    let mut client = open(gema, key).await;
+    assert_eq!(client.next().await["event"], "pusher:error");
+    client.next_close().await.0
+}
+
+fn api(gema: &Gema, id: &str) -> Api {
+    Api::new(gema.address(), id, &format!("{id}-key"), &format!("{id}-secret"))
+}
+
+async fn publish(gema: &Gema, id: &str) -> u16 {
+    api(gema, id).post("/events", &json!({ "name": "e", "channel": "news", "data": "1" }).to_string()).await.status
+}
+
+#[tokio::test]
+async fn apps_of_a_table_are_served_and_changes_reach_living_connections() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "served").await;
+        server.run("INSERT INTO served VALUES ('b', 'b-key', 'b-secret', -1), ('c', 'c-key', 'c-secret', -1)").await;
+        let gema = gema(server, "served", |_| ()).await;
+        let (mut of_a, mut of_b) = (connect(&gema, "a-key").await, connect(&gema, "b-key").await);
+        for client in [&mut of_a, &mut of_b] {
+            client.subscribe("news").await;
+        }
+        assert_eq!(publish(&gema, "a").await, 200);
+        of_a.next_event("e").await;
+        assert_eq!((refused(&gema, "x-key").await, publish(&gema, "x").await), (4001, 404));
+
+        // Deleted: its connections are told, the others are not touched.
+        server.run("DELETE FROM served WHERE id = 'b'").await;
+        assert_eq!(of_b.next_close().await.0, 4003, "{kind:?}");
+        assert_eq!((refused(&gema, "b-key").await, publish(&gema, "b").await), (4001, 404));
+
+        // Disabled, and enabled again.
+        server.run("ALTER TABLE served ADD COLUMN enabled smallint").await;
+        server.run("UPDATE served SET enabled = 0 WHERE id = 'a'").await;
+        assert_eq!(of_a.next_close().await.0, 4003);
+        assert_eq!((refused(&gema, "a-key").await, publish(&gema, "a").await), (4003, 403));
+        connect(&gema, "c-key").await;
+        gema.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_cannot_be_looked_up_is_never_called_unknown() {
+    for kind in KINDS {
+        let server = Server::own(kind).await;
+        small_table(&server, "away").await;
+        let gema = gema(&server, "away", |config| config.app_store.timeout_seconds = Seconds(1.0)).await;
+        let mut client = connect(&gema, "a-key").await;
+        client.subscribe("news").await;
+
+        server.pause();
+
+        // Known ones are served beyond their time.
+        tokio::time::sleep(CACHE.duration() * 2).await;
+        connect(&gema, "a-key").await;
+        assert_eq!(publish(&gema, "a").await, 200, "{kind:?}");
+        client.next_event("e").await;
+        // Others are to come back: clients do at 4100, back ends at 503.
+        assert_eq!((refused(&gema, "x-key").await, publish(&gema, "x").await), (4100, 503));
+
+        server.resume();
+
+        until("the database is asked again", async || refused(&gema, "x-key").await == 4001).await;
+        client.nothing_came().await;
+        gema.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_connections_with_one_unknown_key_cost_one_query() {
+    let server = Server::shared(Kind::Postgres).await;
+    small_table(server, "crowd").await;
+    let gema = gema(server, "crowd", |config| config.app_store.cache_seconds = Seconds(60.0)).await;
+    connect(&gema, "a-key").await;
+    let before = queries(&gema).await;
+    for _ in 0..10 {
+        join_all((0..100).map(|_| async { assert_eq!(refused(&gema, "nobody").await, 4001) })).await;
+    }
+    assert_eq!(queries(&gema).await - before, 1);
+    gema.drain().await;
+}
+
+async fn queries(gema: &Gema) -> u64 {
+    let text = crate::http::request(gema.metrics_address(), "GET", "/metrics", &[], b"").await.body;
+    let line = text.lines().find_map(|line| line.strip_prefix("gema_app_store_query_seconds_count "));
+    line.unwrap().parse().unwrap()
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let until = std::time::Instant::now() + crate::client::PATIENCE;
+    while !is_so().await {
+        assert!(std::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
