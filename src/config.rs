@@ -11,6 +11,7 @@ mod load;
 mod loaded;
 mod options;
 mod suggest;
+mod tls;
 mod translate;
 mod tree;
 mod values;
@@ -20,6 +21,7 @@ pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_an
 pub use env::process as process_environment;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
+pub use tls::Tls;
 pub use values::{Seconds, Secret};
 
 use std::fmt::Display;
@@ -35,6 +37,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Addresses, threads and the way of leaving.
     pub server: Server,
+    /// TLS on the main port.
+    pub tls: Tls,
     /// What holds for each WebSocket connection.
     pub connections: Connections,
     /// The signed HTTP API.
@@ -254,6 +258,7 @@ impl Config {
     pub fn validate(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.server.validate(&mut faults);
+        self.tls.validate(&mut faults);
         self.connections.validate(&mut faults);
         self.http.validate(&mut faults);
         self.metrics.validate(&mut faults);

@@ -27,6 +27,7 @@ use ipnet::IpNet;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
 
+pub use answer::tls_is_needed;
 pub use upgrade::Client;
 
 use crate::config;

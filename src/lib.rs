@@ -40,3 +40,4 @@ pub mod session;
 pub mod shard;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;

@@ -1,5 +1,6 @@
 //! Binds the ports, wires the parts together, and leaves in good order.
 
+mod handshake;
 mod listen;
 mod stream;
 
@@ -23,9 +24,13 @@ use crate::node::Node;
 use crate::registry::address::SHARDS_MAX;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
+use crate::server::handshake::Handshake;
 use crate::server::listen::Listener;
+use crate::server::listen::Port;
 use crate::shard::Shard;
 use crate::tasks::Tasks;
+use crate::tls::Certificates;
+use crate::tls::TlsError;
 
 /// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that they can't stop publishing:
 /// a tenth of what the process may open, within these bounds.
@@ -49,6 +54,7 @@ pub struct Server {
     /// Hears of each shard that ends.
     shards: mpsc::Receiver<()>,
     link: Option<ClusterLink>,
+    certificates: Option<Arc<Certificates>>,
     drain_time: Duration,
     open_files: u64,
 }
@@ -66,6 +72,9 @@ pub enum StartError {
         /// What the system says.
         cause: io::Error,
     },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system refuses something else.
     #[error("the server's threads cannot be started: {0}")]
     System(#[from] io::Error),
@@ -86,6 +95,11 @@ impl Server {
     /// Binds and serves, in a cluster as soon as the other nodes are found. Must be called inside a tokio runtime,
     /// which runs the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let certificates = config.tls.is_enabled().then(|| Certificates::load(&config.tls)).transpose()?.map(Arc::new);
+        if let Some(warning) = certificates.as_ref().and_then(|certificates| certificates.warning()) {
+            tracing::warn!("{warning}");
+        }
+        let tls = certificates.clone().map(Handshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
         let main = SocketAddr::new(config.server.host, config.server.port);
@@ -116,20 +130,24 @@ impl Server {
         }
         let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node)).await;
         let stop = CancellationToken::new();
+        let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
         for (index, listener) in listeners.into_iter().enumerate() {
             // A token of its own, so that the shards do not share its lock.
             let own = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
-            let listener = Listener::new(listener, api.main_port(), own, config.http.request_seconds.duration());
-            run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;
+            let (node, tls) = (Arc::clone(&node), tls.clone());
+            let port = Port { node: Arc::clone(&node), routes: api.main_port(), tls, head_time };
+            let listener = Listener::new(listener, own, port);
+            run_shard(index, node, listener, Ended(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
-        let router = api.metrics_port(config.metrics.enabled);
-        Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
+        let routes = api.metrics_port(config.metrics.enabled);
+        let port = Port { node: Arc::clone(&node), routes, tls: None, head_time };
+        Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         let drain_time = config.server.drain_seconds.duration();
-        Ok(Self { address, metrics_address, node, stop, tasks, shards, link, drain_time, open_files })
+        Ok(Self { address, metrics_address, node, stop, tasks, shards, link, certificates, drain_time, open_files })
     }
 
     /// The main port's address.
@@ -140,6 +158,11 @@ impl Server {
     /// The metrics port's address.
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics_address
+    }
+
+    /// The main port's certificate, if it speaks TLS.
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_deref()
     }
 
     /// Threads that serve connections.

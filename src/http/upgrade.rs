@@ -17,6 +17,7 @@ use axum::http::header;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
+use rustls::ServerConnection;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::Api;
@@ -35,13 +36,20 @@ pub struct Client(Arc<Peer>);
 #[derive(Debug)]
 struct Peer {
     address: SocketAddr,
+    /// Whether it speaks TLS to us.
+    secure: bool,
     accepted: Mutex<Option<(Api, ConnectRequest)>>,
 }
 
 impl Client {
-    /// Somebody at this address.
-    pub fn new(address: SocketAddr) -> Self {
-        Self(Arc::new(Peer { address, accepted: Mutex::new(None) }))
+    /// Somebody at this address; `secure` with TLS between.
+    pub fn new(address: SocketAddr, secure: bool) -> Self {
+        Self(Arc::new(Peer { address, secure, accepted: Mutex::new(None) }))
+    }
+
+    /// Whether TLS is between us.
+    pub fn is_secure(&self) -> bool {
+        self.0.secure
     }
 
     /// Whether what hyper writes now is the answer to an upgrade, the last one on the connection.
@@ -50,9 +58,15 @@ impl Client {
     }
 
     /// Puts the connection into the shard's inbox after the upgrade.
-    pub fn hand_over(&self, stream: std::net::TcpStream, answer: Vec<u8>, read_ahead: Bytes) {
+    pub fn hand_over(
+        &self,
+        stream: std::net::TcpStream,
+        tls: Option<Box<ServerConnection>>,
+        answer: Vec<u8>,
+        read_ahead: Bytes,
+    ) {
         let Some((api, request)) = self.0.accepted.lock().take() else { return };
-        let letter = Letter::Connect(Box::new(Upgraded { stream, answer, read_ahead, request }));
+        let letter = Letter::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request }));
         api.0.node.inboxes().send(api.0.shard, letter);
     }
 }
@@ -114,7 +128,8 @@ impl Api {
             protocol: None,
             version: None,
             origin: text(header::ORIGIN).map(str::to_owned),
-            secure: trusted && forwarded.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")),
+            secure: client.is_secure()
+                || trusted && forwarded.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")),
         };
         connect.read_query(request.uri().query().unwrap_or_default());
         connect

@@ -11,7 +11,7 @@ pub struct ConnectRequest {
     pub version: Option<String>,
     /// The `Origin` header.
     pub origin: Option<String>,
-    /// Whether the connection came over TLS, as far as a trusted proxy says so.
+    /// Whether the connection came over TLS: to us, or to a trusted proxy that says so.
     pub secure: bool,
 }
 
