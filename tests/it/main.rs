@@ -5,6 +5,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod barrier;
+mod certificates;
 mod client;
 mod http;
 mod process;
@@ -13,6 +14,7 @@ mod proxy;
 mod redis_server;
 mod sequence;
 mod server;
+mod tunnel;
 mod wire;
 
 mod api_events;
@@ -39,4 +41,5 @@ mod presence;
 mod reload;
 mod smoke;
 mod tidy;
+mod tls;
 mod users;
