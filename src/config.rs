@@ -74,7 +74,7 @@ pub struct Server {
     pub workers: usize,
     /// Connections that the kernel may hold until they are accepted.
     pub backlog: u32,
-    /// Networks whose `X-Forwarded-Proto` is believed.
+    /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
     #[serde(deserialize_with = "values::networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// Time to leave in; connections are closed spread over the first half of it.
@@ -119,6 +119,10 @@ pub struct Connections {
     /// WebSocket connections of the whole process; more are refused with 4100. 0 takes what the
     /// limit of open files allows, less a reserve for the HTTP API.
     pub connections_max: usize,
+    /// WebSocket connections of one client address, or of one /64 of IPv6; more are refused with 4100. 0 for no limit.
+    pub per_address_max: usize,
+    /// WebSocket handshakes of one client address; more are answered with 429. 0 for no limit.
+    pub handshakes_per_address_per_second: u32,
     /// Refuses connections without a `protocol` (4008) or with an odd `version` (4006).
     pub strict_protocol: bool,
 }
@@ -134,6 +138,8 @@ impl Default for Connections {
             outbox_bytes_max: 1024 * 1024,
             channels_max: 10_000,
             connections_max: 0,
+            per_address_max: 0,
+            handshakes_per_address_per_second: 0,
             strict_protocol: false,
         }
     }
@@ -282,6 +288,21 @@ impl Config {
         if self.needs_redis() && !self.redis.password.is_trimmed() {
             warnings
                 .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
+        }
+        if host.is_loopback() && self.server.trusted_proxies.is_empty() {
+            let limits = [
+                ("connections.per_address_max", self.connections.per_address_max > 0),
+                (
+                    "connections.handshakes_per_address_per_second",
+                    self.connections.handshakes_per_address_per_second > 0,
+                ),
+            ];
+            warnings.extend(limits.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| {
+                format!(
+                    "{key} counts all clients of a proxy as one, since server.trusted_proxies is empty and only this \
+                     machine reaches {host}; name the proxy there"
+                )
+            }));
         }
         for app in self.apps() {
             let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
@@ -499,6 +520,7 @@ mod tests {
         config.server.path_prefix = "ws/".to_owned();
         config.server.backlog = 0;
         config.server.drain_seconds = Seconds(f64::NAN);
+        config.tls.key_path = "server.key".to_owned();
         config.connections.activity_timeout_seconds = 0;
         config.http.cors_origins = vec!["*".to_owned(), "https://a.example/x".to_owned()];
         config.http.cors_methods = vec!["G T".to_owned()];
@@ -507,7 +529,7 @@ mod tests {
         config.limits.max_event_batch_size = 0;
         config.limits.max_event_payload_in_kb = f64::INFINITY;
         let faults = config.validate();
-        assert_eq!(faults.len(), 11, "{faults:#?}");
+        assert_eq!(faults.len(), 12, "{faults:#?}");
         for fault in faults {
             let key = fault.split(' ').next().unwrap();
             assert!(tree::keys().iter().any(|known| known == key), "{fault}");
@@ -519,6 +541,20 @@ mod tests {
         let mut config = Config::default();
         assert!(config.warnings()[0].contains("Soketi's default secret"));
         config.server.host = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn limits_per_address_are_warned_of_where_a_proxy_is_everybody() {
+        let mut config = Config { apps: vec![AppEntry::new("a", "k", "secret")], ..Config::default() };
+        config.connections.per_address_max = 10;
+        config.connections.handshakes_per_address_per_second = 1;
+        assert_eq!(config.warnings(), [""; 0]);
+        config.server.host = IpAddr::from([127, 0, 0, 1]);
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), 2, "{warnings:#?}");
+        assert!(warnings[0].starts_with("connections.per_address_max counts all clients"), "{warnings:#?}");
+        config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         assert_eq!(config.warnings(), [""; 0]);
     }
 

@@ -82,6 +82,10 @@ pub struct AppMeters {
 pub enum Cause {
     /// A connection was refused.
     Connection,
+    /// A connection was refused, since its address has as many as it may.
+    AddressConnections,
+    /// A WebSocket handshake was refused, since its address makes too many at once.
+    AddressHandshakes,
     /// A TLS handshake failed or took too long.
     TlsHandshake,
     /// A client spoke TLS to a port that does not.
@@ -112,6 +116,8 @@ impl Cause {
     fn label(self) -> &'static str {
         match self {
             Self::Connection => "connection",
+            Self::AddressConnections => "address_connections",
+            Self::AddressHandshakes => "address_handshakes",
             Self::TlsHandshake => "tls_handshake",
             Self::TlsOnPlainPort => "tls_on_plain_port",
             Self::PlainOnTlsPort => "plain_on_tls_port",

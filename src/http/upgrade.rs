@@ -14,6 +14,7 @@ use axum::http::HeaderValue;
 use axum::http::Request;
 use axum::http::StatusCode;
 use axum::http::header;
+use axum::response::IntoResponse;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
@@ -22,6 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::Api;
 use crate::http::answer;
+use crate::http::answer::Refusal;
 use crate::protocol::connect::ConnectRequest;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Upgraded;
@@ -105,6 +107,10 @@ impl Api {
             return answer::text(StatusCode::UPGRADE_REQUIRED, "A WebSocket upgrade is expected here");
         };
         let connect = self.connect_request(key, request, client);
+        if let Err(too_fast) = self.0.node.shake_hands(connect.address) {
+            let message = "Too many connections from this address at once, try again".to_owned();
+            return Refusal::TooMany { message, too_fast }.into_response();
+        }
         *client.0.accepted.lock() = Some((self.clone(), connect));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -119,17 +125,14 @@ impl Api {
     }
 
     fn connect_request(&self, key: Option<String>, request: &Request<Body>, client: &Client) -> ConnectRequest {
-        let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let address = client.0.address.ip().to_canonical();
-        let trusted = self.0.trusted_proxies.iter().any(|network| network.contains(&address));
-        let forwarded = text(HeaderName::from_static("x-forwarded-proto")).and_then(|list| list.split(',').next());
+        let (headers, peer, proxies) = (request.headers(), client.0.address.ip(), &self.0.trusted_proxies);
         let mut connect = ConnectRequest {
             key,
             protocol: None,
             version: None,
-            origin: text(header::ORIGIN).map(str::to_owned),
-            secure: client.is_secure()
-                || trusted && forwarded.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")),
+            origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),
+            address: proxies.client(peer, headers),
+            secure: client.is_secure() || proxies.is_secure(peer, headers),
         };
         connect.read_query(request.uri().query().unwrap_or_default());
         connect

@@ -17,6 +17,7 @@ mod server;
 mod tunnel;
 mod wire;
 
+mod addresses;
 mod api_events;
 mod api_queries;
 mod api_signature;

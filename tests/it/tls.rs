@@ -74,7 +74,6 @@ fn fault(tls: &Tls) -> String {
     Certificates::load(tls).err().expect("the files cannot be used").to_string()
 }
 
-// G-14: over TLS, an app that requires it is content.
 #[tokio::test]
 async fn websockets_and_requests_go_over_tls() {
     let server = start_with(|config| config.limits.require_tls = true).await;

@@ -11,8 +11,10 @@ use std::task::Poll;
 use rustls::ClientConfig;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
 use tokio::io::ReadBuf;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy;
+use tokio::io::split;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -46,15 +48,16 @@ impl Tunnel {
         let listener = socket.listen(1024).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
+            while let Ok((client, _)) = listener.accept().await {
                 let config = Arc::clone(&config);
                 tokio::spawn(async move {
                     let socket = TcpSocket::new_v4().unwrap();
                     socket.set_recv_buffer_size(BUFFER_BYTES).unwrap();
                     let Ok(tcp) = socket.connect(server).await else { return };
                     let _ = (client.set_nodelay(true), tcp.set_nodelay(true));
-                    let Ok(mut server) = secured(wrap(tcp), config).await else { return };
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                    let Ok(server) = secured(wrap(tcp), config).await else { return };
+                    let ((from_client, to_client), (from_server, to_server)) = (split(client), split(server));
+                    tokio::join!(pass_on(from_client, to_server), pass_on(from_server, to_client));
                 });
             }
         });
@@ -65,6 +68,12 @@ impl Tunnel {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// To the end, or as long as both are there; the other direction goes on.
+async fn pass_on(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let _ = copy(&mut from, &mut to).await;
+    let _ = to.shutdown().await;
 }
 
 /// A client's handshake.
