@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter` · `cluster` · `node` · `session`, `http` ·
+//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `tls` · `cluster` · `node` · `session`, `http` ·
 //! `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
