@@ -96,9 +96,7 @@ impl Server {
     /// which runs the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let certificates = config.tls.is_enabled().then(|| Certificates::load(&config.tls)).transpose()?.map(Arc::new);
-        if let Some(warning) = certificates.as_ref().and_then(|certificates| certificates.warning()) {
-            tracing::warn!("{warning}");
-        }
+        certificates.iter().for_each(|certificates| warn_of(certificates));
         let tls = certificates.clone().map(Handshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
@@ -160,11 +158,6 @@ impl Server {
         self.metrics_address
     }
 
-    /// The main port's certificate, if it speaks TLS.
-    pub fn certificates(&self) -> Option<&Certificates> {
-        self.certificates.as_deref()
-    }
-
     /// Threads that serve connections.
     pub fn workers(&self) -> usize {
         self.node.inboxes().shards()
@@ -175,10 +168,18 @@ impl Server {
         self.open_files
     }
 
-    /// Serves by this configuration from now on, as far as it can change while the server runs: the apps and their
-    /// limits. No connection is lost but those of apps that are disabled or gone.
+    /// Serves by this configuration from now on, as far as it can change while the server runs: the apps, their
+    /// limits and the certificate. No connection is lost but those of apps that are disabled or gone.
     pub fn reload(&self, config: &Config) {
         self.node.set_apps(config.apps());
+        match &self.certificates {
+            Some(certificates) if config.tls.is_enabled() => match certificates.reload(&config.tls) {
+                Ok(()) => warn_of(certificates),
+                Err(error) => tracing::error!("{error}; new connections get the certificate as before"),
+            },
+            None if !config.tls.is_enabled() => (),
+            _ => tracing::warn!("TLS is switched on or off by a restart only"),
+        }
     }
 
     /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
@@ -226,6 +227,12 @@ async fn links_tried(node: &Node) {
     }
     if let Some(rates) = node.rates() {
         rates.tried().await;
+    }
+}
+
+fn warn_of(certificates: &Certificates) {
+    if let Some(warning) = certificates.warning() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -66,7 +66,7 @@ async fn events_are_counted_by_name_as_long_as_there_are_not_too_many() {
 
     let body = metrics(&server).await.body;
     let count = |event: &str| {
-        let port = server.address().port();
+        let port = server.port().port();
         let series = format!("gema_events_total{{app_id=\"app-id\",event=\"{event}\",port=\"{port}\"}} ");
         body.lines().find_map(|line| line.strip_prefix(&series)).map(|count| count.parse::<u32>().unwrap())
     };

@@ -148,11 +148,6 @@ impl TestServer {
         self.nodes[0].address()
     }
 
-    /// The first node.
-    pub fn node(&self) -> &Server {
-        &self.nodes[0]
-    }
-
     /// What the nodes of this server have in common on Redis.
     pub fn cluster(&self) -> &str {
         &self.cluster

@@ -71,7 +71,7 @@ fn certificate(tls: &Tls) -> String {
 
 /// Why these files cannot be used.
 fn fault(tls: &Tls) -> String {
-    Certificates::load(tls).err().expect("the files cannot be used").to_string()
+    Certificates::load(tls).expect_err("the files cannot be used").to_string()
 }
 
 #[tokio::test]
@@ -284,18 +284,18 @@ async fn a_client_with_tls_on_a_plain_port_is_cut_off_and_counted() {
 
 #[tokio::test]
 async fn a_new_certificate_is_for_new_connections() {
-    let server = start().await;
-    let certificates = server.node().certificates().unwrap();
+    let mut server = start().await;
     let before = shown(&server).await;
     let mut living = server.connect().await;
     let new = authority().issue();
-    certificates.reload(&new).unwrap();
+    server.reload(|config| config.tls = new.clone());
     let after = shown(&server).await;
     assert_ne!(after, before);
     living.nothing_came().await;
-    let broken = Tls { key_path: authority().issue().key_path, ..new };
-    assert!(certificates.reload(&broken).is_err());
-    assert_eq!(shown(&server).await, after);
+    for broken in [Tls { key_path: authority().issue().key_path, ..new }, Tls::default()] {
+        server.reload(|config| config.tls = broken);
+        assert_eq!(shown(&server).await, after);
+    }
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn files_that_cannot_be_used_are_refused_with_key_file_and_remedy() {
     }
     let mut config = Config::default();
     (config.server.port, config.metrics.port, config.tls) = (0, 0, key(&nowhere));
-    let refused = Server::start(&config).await.err().expect("the server starts without its key");
+    let refused = Server::start(&config).await.expect_err("the server starts without its key");
     assert!(refused.to_string().starts_with("tls.key_path: /nowhere/a.pem"), "{refused}");
 }
 
