@@ -23,6 +23,7 @@ use crate::protocol::channel::ChannelName;
 use crate::server::Drained;
 use crate::server::Server;
 use crate::telemetry;
+use crate::tls::Certificates;
 
 /// Longest wait for the answer of `gema health`; shorter than the usual limit of a health check, 5 s.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
@@ -93,7 +94,10 @@ fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
 }
 
 fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
-    let warnings = loaded.warnings.iter().map(|warning| format!("warning: {warning}"));
+    let tls = &loaded.config.tls;
+    let certificates = tls.is_enabled().then(|| Certificates::load(tls)).transpose()?;
+    let of_certificate = certificates.and_then(|certificates| certificates.warning());
+    let warnings = loaded.warnings.iter().chain(&of_certificate).map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
     for app in loaded.config.apps() {
         let length_max = app.limits.max_channel_name_length;
@@ -194,18 +198,22 @@ impl Stop {
     }
 }
 
-/// Where this configuration's server says whether it is ready.
+/// Where this configuration's server says whether it is ready, without TLS.
 fn ready_url(config: &Config) -> anyhow::Result<String> {
-    let server = &config.server;
-    if server.port == 0 {
-        bail!("server.port is 0, any free port; say which with --url http://127.0.0.1:PORT/ready");
+    let (server, metrics) = (&config.server, &config.metrics);
+    let (key, host, port) = match config.tls.is_enabled() {
+        true => ("metrics.port", metrics.host, metrics.port),
+        false => ("server.port", server.host, server.port),
+    };
+    if port == 0 {
+        bail!("{key} is 0, any free port; say which with --url http://127.0.0.1:PORT/ready");
     }
-    let host = match server.host {
+    let host = match host {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         host => host,
     };
-    Ok(format!("http://{}{}/ready", SocketAddr::new(host, server.port), server.path_prefix))
+    Ok(format!("http://{}{}/ready", SocketAddr::new(host, port), server.path_prefix))
 }
 
 /// Succeeds if a GET of `url` is answered with 200 in time.

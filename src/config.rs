@@ -9,10 +9,12 @@ mod file;
 mod literal;
 mod load;
 mod loaded;
+mod log;
 mod options;
 mod row;
 mod store;
 mod suggest;
+mod tls;
 mod translate;
 mod tree;
 mod values;
@@ -22,7 +24,9 @@ pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_an
 pub use env::process as process_environment;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
+pub use log::{Log, LogFormat, LogLevel};
 pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
+pub use tls::Tls;
 pub use values::{Seconds, Secret};
 
 use std::fmt::Display;
@@ -38,6 +42,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Addresses, threads and the way of leaving.
     pub server: Server,
+    /// TLS on the main port.
+    pub tls: Tls,
     /// What holds for each WebSocket connection.
     pub connections: Connections,
     /// The signed HTTP API.
@@ -79,7 +85,7 @@ pub struct Server {
     pub workers: usize,
     /// Connections that the kernel may hold until they are accepted.
     pub backlog: u32,
-    /// Networks whose `X-Forwarded-Proto` is believed.
+    /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
     #[serde(deserialize_with = "values::networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// Whether another server may listen on the same ports, as its successor does before this one leaves.
@@ -130,6 +136,10 @@ pub struct Connections {
     /// WebSocket connections of the whole process; more are refused with 4100. 0 takes what the
     /// limit of open files allows, less a reserve for the HTTP API.
     pub connections_max: usize,
+    /// WebSocket connections of one client address, or of one /64 of IPv6; more are refused with 4100. 0 for no limit.
+    pub per_address_max: usize,
+    /// WebSocket handshakes of one client address; more are answered with 429. 0 for no limit.
+    pub handshakes_per_address_per_second: u32,
     /// Refuses connections without a `protocol` (4008) or with an odd `version` (4006).
     pub strict_protocol: bool,
 }
@@ -145,6 +155,8 @@ impl Default for Connections {
             outbox_bytes_max: 1024 * 1024,
             channels_max: 10_000,
             connections_max: 0,
+            per_address_max: 0,
+            handshakes_per_address_per_second: 0,
             strict_protocol: false,
         }
     }
@@ -213,44 +225,6 @@ impl Default for Metrics {
     }
 }
 
-/// What is logged, and how.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// The least serious level that is printed.
-    pub level: LogLevel,
-    /// One line of text or one JSON object per event.
-    pub format: LogFormat,
-}
-
-/// How serious an event must be to be printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Someone must act.
-    Error,
-    /// Degraded, going on.
-    Warn,
-    /// Start, ready, stop.
-    #[default]
-    Info,
-    /// Per connection.
-    Debug,
-    /// Per frame.
-    Trace,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs: one object per line.
-    Json,
-}
-
 impl Config {
     /// The apps with every limit resolved; Soketi's default app where none is configured. None if a database has them.
     pub fn apps(&self) -> Vec<App> {
@@ -272,6 +246,7 @@ impl Config {
     pub fn validate(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.server.validate(&mut faults);
+        self.tls.validate(&mut faults);
         self.connections.validate(&mut faults);
         self.http.validate(&mut faults);
         self.metrics.validate(&mut faults);
@@ -301,6 +276,21 @@ impl Config {
         }
         if self.app_store.driver != StoreDriver::Config && !self.apps.is_empty() {
             warnings.push("apps have no effect, because app_store.driver is not config; remove them".to_owned());
+        }
+        if host.is_loopback() && self.server.trusted_proxies.is_empty() {
+            let limits = [
+                ("connections.per_address_max", self.connections.per_address_max > 0),
+                (
+                    "connections.handshakes_per_address_per_second",
+                    self.connections.handshakes_per_address_per_second > 0,
+                ),
+            ];
+            warnings.extend(limits.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| {
+                format!(
+                    "{key} counts all clients of a proxy as one, since server.trusted_proxies is empty and only this \
+                     machine reaches {host}; name the proxy there"
+                )
+            }));
         }
         for app in self.apps() {
             let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
@@ -526,6 +516,7 @@ mod tests {
         config.server.path_prefix = "ws/".to_owned();
         config.server.backlog = 0;
         config.server.drain_seconds = Seconds(f64::NAN);
+        config.tls.key_path = "server.key".to_owned();
         config.connections.activity_timeout_seconds = 0;
         config.http.cors_origins = vec!["*".to_owned(), "https://a.example/x".to_owned()];
         config.http.cors_methods = vec!["G T".to_owned()];
@@ -534,7 +525,7 @@ mod tests {
         config.limits.max_event_batch_size = 0;
         config.limits.max_event_payload_in_kb = f64::INFINITY;
         let faults = config.validate();
-        assert_eq!(faults.len(), 11, "{faults:#?}");
+        assert_eq!(faults.len(), 12, "{faults:#?}");
         for fault in faults {
             let key = fault.split(' ').next().unwrap();
             assert!(tree::keys().iter().any(|known| known == key), "{fault}");
@@ -555,6 +546,20 @@ mod tests {
         let mut config = Config::default();
         assert!(config.warnings()[0].contains("Soketi's default secret"));
         config.server.host = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn limits_per_address_are_warned_of_where_a_proxy_is_everybody() {
+        let mut config = Config { apps: vec![AppEntry::new("a", "k", "secret")], ..Config::default() };
+        config.connections.per_address_max = 10;
+        config.connections.handshakes_per_address_per_second = 1;
+        assert_eq!(config.warnings(), [""; 0]);
+        config.server.host = IpAddr::from([127, 0, 0, 1]);
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), 2, "{warnings:#?}");
+        assert!(warnings[0].starts_with("connections.per_address_max counts all clients"), "{warnings:#?}");
+        config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         assert_eq!(config.warnings(), [""; 0]);
     }
 

@@ -4,6 +4,7 @@ mod answer;
 mod auth;
 mod channels;
 mod events;
+mod forwarded;
 mod health;
 mod upgrade;
 
@@ -23,13 +24,14 @@ use axum::routing::post;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use ipnet::IpNet;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
 
+pub use answer::tls_is_needed;
 pub use upgrade::Client;
 
 use crate::config;
+use crate::http::forwarded::TrustedProxies;
 use crate::node::Node;
 use crate::registry::address::ShardIndex;
 
@@ -42,7 +44,7 @@ struct Shared {
     node: Arc<Node>,
     shard: ShardIndex,
     path_prefix: String,
-    trusted_proxies: Vec<IpNet>,
+    trusted_proxies: TrustedProxies,
     request_bytes_max: usize,
     request_time: Duration,
     timestamp_tolerance_seconds: u64,
@@ -95,7 +97,7 @@ impl Api {
             node,
             shard,
             path_prefix: server.path_prefix.clone(),
-            trusted_proxies: server.trusted_proxies.clone(),
+            trusted_proxies: TrustedProxies(server.trusted_proxies.clone()),
             request_bytes_max: http.request_bytes_max,
             request_time: http.request_seconds.duration(),
             timestamp_tolerance_seconds: http.timestamp_tolerance_seconds,

@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `store` · `cluster` · `node` · `session`,
+//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `store`, `tls` · `cluster` · `node` · `session`,
 //! `http` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
@@ -41,3 +41,4 @@ pub mod shard;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;

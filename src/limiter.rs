@@ -1,4 +1,6 @@
-//! How fast something may happen.
+//! How fast something may happen, and how often at once.
+
+pub mod addresses;
 
 use std::time::Duration;
 use std::time::Instant;
@@ -32,8 +34,13 @@ pub struct TooFast {
 impl Bucket {
     /// A full bucket; `None` where the limit is negative, which means that there is none.
     pub fn new(per_second: i64, now: Instant) -> Option<Self> {
-        let per_second = u32::try_from(per_second).ok()? as f32;
-        Some(Self { per_second, tokens: per_second, at: now })
+        u32::try_from(per_second).ok().map(|per_second| Self::of(per_second, now))
+    }
+
+    /// A full bucket.
+    pub fn of(per_second: u32, now: Instant) -> Self {
+        let per_second = per_second as f32;
+        Self { per_second, tokens: per_second, at: now }
     }
 
     /// Puts a new bucket in the place of one whose limit has changed.
@@ -64,8 +71,7 @@ impl Bucket {
 
     /// Whether there are so many tokens.
     pub fn check(&mut self, tokens: u32, now: Instant) -> Result<(), TooFast> {
-        let passed = now.saturating_duration_since(self.at).as_secs_f32();
-        self.set(self.tokens + passed * self.per_second, self.at.max(now));
+        self.set(self.tokens_at(now), self.at.max(now));
         if tokens as f32 <= self.tokens { Ok(()) } else { Err(self.too_fast(tokens)) }
     }
 
@@ -85,5 +91,15 @@ impl Bucket {
         let retry_after =
             Duration::try_from_secs_f32(wait_seconds.clamp(0.001, 3600.0)).unwrap_or(Duration::from_secs(3600));
         TooFast { retry_after, allowance: self.allowance() }
+    }
+
+    /// Whether it is as good as new.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.tokens_at(now) >= self.per_second
+    }
+
+    fn tokens_at(&self, now: Instant) -> f32 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f32();
+        (self.tokens + passed * self.per_second).min(self.per_second)
     }
 }

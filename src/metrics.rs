@@ -87,6 +87,16 @@ pub struct AppMeters {
 pub enum Cause {
     /// A connection was refused.
     Connection,
+    /// A connection was refused, since its address has as many as it may.
+    AddressConnections,
+    /// A WebSocket handshake was refused, since its address makes too many at once.
+    AddressHandshakes,
+    /// A TLS handshake failed or took too long.
+    TlsHandshake,
+    /// A client spoke TLS to a port that does not.
+    TlsOnPlainPort,
+    /// A client did not speak TLS to a port that speaks nothing else.
+    PlainOnTlsPort,
     /// A connection was refused, since it named the app's id where its key belongs.
     AppIdAsKey,
     /// A subscription was refused.
@@ -111,6 +121,11 @@ impl Cause {
     fn label(self) -> &'static str {
         match self {
             Self::Connection => "connection",
+            Self::AddressConnections => "address_connections",
+            Self::AddressHandshakes => "address_handshakes",
+            Self::TlsHandshake => "tls_handshake",
+            Self::TlsOnPlainPort => "tls_on_plain_port",
+            Self::PlainOnTlsPort => "plain_on_tls_port",
             Self::AppIdAsKey => "app_id_as_key",
             Self::Subscription => "subscription",
             Self::SignIn => "sign_in",

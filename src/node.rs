@@ -16,6 +16,7 @@ use std::time::Instant;
 
 pub use app::App;
 pub use app::Rules;
+pub use connect::Connected;
 pub use publish::Publication;
 pub use publish::PublishError;
 pub use query::ChannelFacts;
@@ -26,6 +27,7 @@ use crate::cluster::rates::Rates;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::config::LimiterDriver;
+use crate::limiter::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::registry::inbox::Inboxes;
@@ -36,6 +38,7 @@ use crate::store::Store;
 pub struct Node {
     apps: Apps,
     connections: Connections,
+    addresses: Arc<Addresses>,
     sockets: AtomicUsize,
     sockets_max: usize,
     leaving: AtomicBool,
@@ -64,6 +67,10 @@ impl Node {
         let rates = shared.then(|| Arc::new(Rates::new(&config.cluster, &config.redis, metrics.limiter_local.clone())));
         let node = Self {
             apps: Apps::default(),
+            addresses: Arc::new(Addresses::new(
+                config.connections.per_address_max,
+                config.connections.handshakes_per_address_per_second,
+            )),
             connections: config.connections.clone(),
             sockets: AtomicUsize::new(0),
             sockets_max,

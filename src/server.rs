@@ -1,5 +1,6 @@
 //! Binds the ports, wires the parts together, and leaves in good order.
 
+mod handshake;
 mod listen;
 mod stream;
 
@@ -25,10 +26,14 @@ use crate::protocol::code::CloseCode;
 use crate::registry::address::SHARDS_MAX;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
+use crate::server::handshake::Handshake;
 use crate::server::listen::Listener;
+use crate::server::listen::Port;
 use crate::shard::Shard;
 use crate::store::Store;
 use crate::tasks::Tasks;
+use crate::tls::Certificates;
+use crate::tls::TlsError;
 
 /// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that they can't stop publishing:
 /// a tenth of what the process may open, within these bounds.
@@ -63,6 +68,7 @@ pub struct Server {
     /// Cancelled when the shards do not accept connections any more.
     closed: Vec<CancellationToken>,
     share_port: bool,
+    certificates: Option<Arc<Certificates>>,
     drain_time: Duration,
     notice_time: Duration,
     open_files: u64,
@@ -83,6 +89,9 @@ pub enum StartError {
         /// What the system says.
         cause: io::Error,
     },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system refuses something else.
     #[error("the server's threads cannot be started: {0}")]
     System(#[from] io::Error),
@@ -103,6 +112,9 @@ impl Server {
     /// Binds and serves, in a cluster as soon as the other nodes are found. Must be called inside a tokio runtime,
     /// which runs the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let certificates = config.tls.is_enabled().then(|| Certificates::load(&config.tls)).transpose()?.map(Arc::new);
+        certificates.iter().for_each(|certificates| warn_of(certificates));
+        let tls = certificates.clone().map(Handshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
         let main = SocketAddr::new(config.server.host, config.server.port);
@@ -138,19 +150,23 @@ impl Server {
         }
         let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node)).await;
         let stop = CancellationToken::new();
+        let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
         let mut closed = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             // A token of its own, so that the shards do not share its lock.
             let own = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
-            let listener = Listener::new(listener, api.main_port(), own, config.http.request_seconds.duration());
+            let (node, tls) = (Arc::clone(&node), tls.clone());
+            let port = Port { node: Arc::clone(&node), routes: api.main_port(), tls, head_time };
+            let listener = Listener::new(listener, own, port);
             closed.push(listener.closed());
-            run_shard(index, Arc::clone(&node), listener, Ended(ended.clone()))?;
+            run_shard(index, node, listener, Ended(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
-        let router = api.metrics_port(config.metrics.enabled);
-        Listener::new(metrics_listener, router, tasks.clone(), config.http.request_seconds.duration()).serve()?;
+        let routes = api.metrics_port(config.metrics.enabled);
+        let port = Port { node: Arc::clone(&node), routes, tls: None, head_time };
+        Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         Ok(Self {
             address,
@@ -160,6 +176,7 @@ impl Server {
             tasks,
             shards,
             link,
+            certificates,
             closed,
             share_port: config.server.share_port,
             drain_time: config.server.drain_seconds.duration(),
@@ -188,10 +205,18 @@ impl Server {
         self.open_files
     }
 
-    /// Serves by this configuration from now on, as far as it can change while the server runs: the apps and their
-    /// limits. No connection is lost but those of apps that are disabled or gone.
+    /// Serves by this configuration from now on, as far as it can change while the server runs: the apps, their
+    /// limits and the certificate. No connection is lost but those of apps that are disabled or gone.
     pub async fn reload(&self, config: &Config) {
         self.node.reload(config).await;
+        match &self.certificates {
+            Some(certificates) if config.tls.is_enabled() => match certificates.reload(&config.tls) {
+                Ok(()) => warn_of(certificates),
+                Err(error) => tracing::error!("{error}; new connections get the certificate as before"),
+            },
+            None if !config.tls.is_enabled() => (),
+            _ => tracing::warn!("TLS is switched on or off by a restart only"),
+        }
     }
 
     /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
@@ -262,6 +287,12 @@ async fn links_tried(node: &Node) {
     }
     if let Some(rates) = node.rates() {
         rates.tried().await;
+    }
+}
+
+fn warn_of(certificates: &Certificates) {
+    if let Some(warning) = certificates.warning() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::limiter::Bucket;
+use crate::limiter::addresses::Place;
 use crate::metrics::AppMeters;
 use crate::metrics::Cause;
 use crate::node::App;
+use crate::node::Connected;
 use crate::node::Node;
 use crate::node::Rules;
 use crate::protocol::channel::Access;
@@ -55,6 +57,8 @@ pub struct Session {
     deferred: Option<Box<str>>,
     user: Option<Box<User>>,
     client_events: Option<Box<Bucket>>,
+    /// Held as long as the connection is one of its address.
+    _place: Option<Box<Place>>,
 }
 
 #[derive(Debug)]
@@ -83,7 +87,7 @@ pub enum Answer {
 impl Session {
     /// Takes a connection or says why not.
     pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Frame), Close> {
-        let (app, protocol) = node.connect(request)?;
+        let Connected { app, protocol, place } = node.connect(request)?;
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
         let rules = app.rules();
@@ -92,6 +96,7 @@ impl Session {
             in_quota: !limits.enable_user_authentication,
             client_events: Bucket::new(limits.max_client_events_per_second, Instant::now()).map(Box::new),
             app: Arc::clone(&app),
+            _place: place,
             address,
             socket_id,
             protocol,

@@ -9,6 +9,7 @@ mod connection;
 mod delivery;
 mod outbox;
 mod reading;
+mod socket;
 mod table;
 mod wheel;
 

@@ -213,7 +213,10 @@ impl Store {
         let read = self.cache.entry_by_ref(&name).or_insert_with_if(self.read(&name), |known| !known.is_fresh());
         match tokio::time::timeout(self.times.timeout, read).await {
             Ok(entry) => entry.into_value().answer,
-            Err(_) => Err(unavailable("it is taking too long")),
+            Err(_) => {
+                let before = self.cache.get(&name).await;
+                self.without_database(before, "it is taking too long".into()).answer
+            }
         }
     }
 
@@ -324,10 +327,6 @@ impl Times {
             timeout: store.timeout_seconds.duration(),
         }
     }
-}
-
-fn unavailable(reason: &str) -> StoreError {
-    StoreError::Unavailable { reason: reason.into() }
 }
 
 fn names_of(app: &App) -> Vec<Name> {

@@ -202,7 +202,6 @@ mod tests {
             ("SOKETI_QUEUE_DRIVER", "sqs"),
             ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
             ("SOKETI_MODE", "worker"),
-            ("SOKETI_SSL_CERT", "/cert.pem"),
             ("SOKETI_DEFAULT_APP_WEBHOOKS", r#"[{"url":"https://hush.example"}]"#),
         ] {
             let environment = read_all(&[(name, value)]);

@@ -23,7 +23,7 @@ pub struct Loaded {
 }
 
 /// Sections whose values take effect while the server runs.
-const AT_RUN_TIME: [&str; 2] = ["apps", "limits"];
+const AT_RUN_TIME: [&str; 3] = ["apps", "limits", "tls"];
 
 impl Loaded {
     /// A line for each value: key, value and who set it. Secrets are masked.

@@ -35,7 +35,7 @@ impl Seconds {
 }
 
 /// A secret: it can be used, but not printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -183,6 +183,11 @@ pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body
     response
 }
 
+/// For requests without TLS to a port that speaks nothing else.
+pub fn tls_is_needed() -> Response {
+    text(StatusCode::BAD_REQUEST, "This port speaks TLS: use https:// and wss://")
+}
+
 /// For paths that lead nowhere.
 pub(super) async fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "Not found")

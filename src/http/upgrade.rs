@@ -14,13 +14,16 @@ use axum::http::HeaderValue;
 use axum::http::Request;
 use axum::http::StatusCode;
 use axum::http::header;
+use axum::response::IntoResponse;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
+use rustls::ServerConnection;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::Api;
 use crate::http::answer;
+use crate::http::answer::Refusal;
 use crate::protocol::connect::ConnectRequest;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Upgraded;
@@ -35,13 +38,20 @@ pub struct Client(Arc<Peer>);
 #[derive(Debug)]
 struct Peer {
     address: SocketAddr,
+    /// Whether it speaks TLS to us.
+    secure: bool,
     accepted: Mutex<Option<(Api, ConnectRequest)>>,
 }
 
 impl Client {
-    /// Somebody at this address.
-    pub fn new(address: SocketAddr) -> Self {
-        Self(Arc::new(Peer { address, accepted: Mutex::new(None) }))
+    /// Somebody at this address; `secure` with TLS between.
+    pub fn new(address: SocketAddr, secure: bool) -> Self {
+        Self(Arc::new(Peer { address, secure, accepted: Mutex::new(None) }))
+    }
+
+    /// Whether TLS is between us.
+    pub fn is_secure(&self) -> bool {
+        self.0.secure
     }
 
     /// Whether what hyper writes now is the answer to an upgrade, the last one on the connection.
@@ -50,9 +60,15 @@ impl Client {
     }
 
     /// Puts the connection into the shard's inbox after the upgrade.
-    pub fn hand_over(&self, stream: std::net::TcpStream, answer: Vec<u8>, read_ahead: Bytes) {
+    pub fn hand_over(
+        &self,
+        stream: std::net::TcpStream,
+        tls: Option<Box<ServerConnection>>,
+        answer: Vec<u8>,
+        read_ahead: Bytes,
+    ) {
         let Some((api, request)) = self.0.accepted.lock().take() else { return };
-        let letter = Letter::Connect(Box::new(Upgraded { stream, answer, read_ahead, request }));
+        let letter = Letter::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request }));
         api.0.node.inboxes().send(api.0.shard, letter);
     }
 }
@@ -98,6 +114,10 @@ impl Api {
         };
         let mut connect = self.connect_request(key, request, client);
         connect.unavailable = unavailable;
+        if let Err(too_fast) = self.0.node.shake_hands(connect.address) {
+            let message = "Too many connections from this address at once, try again".to_owned();
+            return Refusal::TooMany { message, too_fast }.into_response();
+        }
         *client.0.accepted.lock() = Some((self.clone(), connect));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -112,17 +132,15 @@ impl Api {
     }
 
     fn connect_request(&self, key: Option<String>, request: &Request<Body>, client: &Client) -> ConnectRequest {
-        let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let address = client.0.address.ip().to_canonical();
-        let trusted = self.0.trusted_proxies.iter().any(|network| network.contains(&address));
-        let forwarded = text(HeaderName::from_static("x-forwarded-proto")).and_then(|list| list.split(',').next());
+        let (headers, peer, proxies) = (request.headers(), client.0.address.ip(), &self.0.trusted_proxies);
         let mut connect = ConnectRequest {
             key,
             unavailable: false,
             protocol: None,
             version: None,
-            origin: text(header::ORIGIN).map(str::to_owned),
-            secure: trusted && forwarded.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")),
+            origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),
+            address: proxies.client(peer, headers),
+            secure: client.is_secure() || proxies.is_secure(peer, headers),
         };
         connect.read_query(request.uri().query().unwrap_or_default());
         connect

@@ -1,8 +1,13 @@
 //! Taking a connection, or refusing it (Pusher protocol, "Checks and their order").
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use crate::limiter::TooFast;
+use crate::limiter::addresses::Full;
+use crate::limiter::addresses::Place;
 use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Node;
@@ -17,13 +22,37 @@ const PROTOCOLS: std::ops::RangeInclusive<u8> = 4..=7;
 /// What a client speaks that does not say so.
 const PROTOCOL_DEFAULT: u8 = 7;
 
+/// A connection that has been taken.
+#[derive(Debug)]
+pub struct Connected {
+    /// Its app.
+    pub app: Arc<App>,
+    /// The protocol version that it speaks.
+    pub protocol: u8,
+    /// Its place among those of its address, where they are limited.
+    pub place: Option<Box<Place>>,
+}
+
 impl Node {
-    /// Takes a connection: its app and the protocol version that it speaks. The first failing check decides.
-    pub fn connect(&self, request: &ConnectRequest) -> Result<(Arc<App>, u8), Close> {
+    /// Takes a connection. The first failing check decides.
+    pub fn connect(&self, request: &ConnectRequest) -> Result<Connected, Close> {
         let app = self.app_of(request)?;
         let protocol = self.check(request, &app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
+        let place = self.addresses.connect(request.address).map_err(|Full| {
+            app.meters.refused(Cause::AddressConnections);
+            Close::new(CloseCode::OverCapacity, "Too many connections from this address")
+        })?;
+        if !app.rules().said.limits.enable_user_authentication {
+            self.count(&app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
+        }
         app.opened();
-        Ok((app, protocol))
+        Ok(Connected { app, protocol, place })
+    }
+
+    /// Counts a handshake of this address; fails when there were too many.
+    pub fn shake_hands(&self, address: IpAddr) -> Result<(), TooFast> {
+        let outcome = self.addresses.shake_hands(address, Instant::now());
+        outcome.inspect_err(|_| self.metrics.refused_without_app(Cause::AddressHandshakes))
     }
 
     fn app_of(&self, request: &ConnectRequest) -> Result<Arc<App>, Close> {
@@ -79,9 +108,6 @@ impl Node {
         }
         if self.sockets() > self.sockets_max {
             return refuse(CloseCode::OverCapacity, "Over capacity");
-        }
-        if !limits.enable_user_authentication {
-            self.count(app)?;
         }
         Ok(protocol)
     }

@@ -1,5 +1,7 @@
 //! What a client says about itself when it connects (Pusher protocol, "Connection").
 
+use std::net::IpAddr;
+
 /// A WebSocket upgrade request, reduced to what decides over it.
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
@@ -13,7 +15,9 @@ pub struct ConnectRequest {
     pub version: Option<String>,
     /// The `Origin` header.
     pub origin: Option<String>,
-    /// Whether the connection came over TLS, as far as a trusted proxy says so.
+    /// The client's address, as far as trusted proxies say it.
+    pub address: IpAddr,
+    /// Whether the connection came over TLS: to us, or to a trusted proxy that says so.
     pub secure: bool,
 }
 
@@ -105,6 +109,7 @@ mod tests {
             protocol: None,
             version: Some(version.to_owned()),
             origin: None,
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
             secure: false,
         };
         for version in ["8.6.0", "0.0.0-dev", "v1", "10.1.10"] {

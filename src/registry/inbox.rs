@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustls::ServerConnection;
 use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
@@ -62,6 +63,8 @@ pub struct Event {
 pub struct Upgraded {
     /// The connection, non-blocking.
     pub stream: std::net::TcpStream,
+    /// Its TLS, with what has been decrypted and not been read, if it has any.
+    pub tls: Option<Box<ServerConnection>>,
     /// The answer to the upgrade, which goes out with the first frame.
     pub answer: Vec<u8>,
     /// What hyper had already read of it.

@@ -21,8 +21,13 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::http;
 use crate::http::Client;
 use crate::http::Routes;
+use crate::metrics::Cause;
+use crate::node::Node;
+use crate::server::handshake::Handshake;
+use crate::server::handshake::Opened;
 use crate::server::stream::Stream;
 use crate::tasks::Tasks;
 
@@ -82,16 +87,25 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: std::net::TcpListener,
-    routes: Routes,
     tasks: Tasks,
-    head_time: Duration,
+    port: Arc<Port>,
     closed: CancellationToken,
 }
 
+/// What holds for each connection of a port.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) node: Arc<Node>,
+    pub(super) routes: Routes,
+    /// With it the port speaks nothing else than TLS.
+    pub(super) tls: Option<Handshake>,
+    /// How long a client may take for a handshake, and for a request's head.
+    pub(super) head_time: Duration,
+}
+
 impl Listener {
-    /// `head_time` is how long a client may take for a request's head.
-    pub(super) fn new(listener: std::net::TcpListener, routes: Routes, tasks: Tasks, head_time: Duration) -> Self {
-        Self { listener, routes, tasks, head_time, closed: CancellationToken::new() }
+    pub(super) fn new(listener: std::net::TcpListener, tasks: Tasks, port: Port) -> Self {
+        Self { listener, tasks, port: Arc::new(port), closed: CancellationToken::new() }
     }
 
     /// Cancelled when nobody is accepted any more.
@@ -102,12 +116,12 @@ impl Listener {
     /// Accepts connections on the current runtime until the tasks are told to stop.
     pub(super) fn serve(self) -> io::Result<Tasks> {
         let listener = TcpListener::from_std(self.listener)?;
-        let (routes, tasks, head_time) = (Arc::new(self.routes), self.tasks.clone(), self.head_time);
+        let (port, tasks) = (self.port, self.tasks.clone());
         let closed = self.closed.drop_guard();
         self.tasks.spawn(async move {
             let _closed = closed;
             let serve = |stream, peer| {
-                tasks.spawn(connection(stream, Client::new(peer), Arc::clone(&routes), tasks.clone(), head_time));
+                tasks.spawn(Arc::clone(&port).connection(stream, peer, tasks.clone()));
             };
             while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
                 match accepted {
@@ -135,38 +149,85 @@ fn nonblocking(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream)
 }
 
-/// One HTTP connection, until it ends or becomes a WebSocket.
-async fn connection(stream: TcpStream, client: Client, routes: Arc<Routes>, tasks: Tasks, head_time: Duration) {
-    let stream = Stream::new(stream, client.clone());
-    let stop = tasks.stop();
-    let service = service_fn(move |request| {
-        let (routes, client, is_last) = (Arc::clone(&routes), client.clone(), stop.is_cancelled());
-        async move {
-            let mut response = routes.answer(request, &client).await;
-            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response)
+impl Port {
+    /// One connection, until it ends or becomes a WebSocket.
+    async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, tasks: Tasks) {
+        let stream = match &self.tls {
+            None => Some(Stream::plain(tcp, Client::new(peer, false))),
+            Some(tls) => self.opened(tls, tcp, peer).await,
+        };
+        if let Some(stream) = stream {
+            self.http(stream, &tasks).await;
         }
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_time)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(stream, service);
-    let outcome = match tasks.stop().run_until_cancelled(&mut connection).await {
-        Some(outcome) => outcome,
-        None => match tokio::time::timeout(LAST_REQUEST_TIME, &mut connection).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
+    }
+
+    /// A connection after its TLS handshake, or one without TLS, which is told so.
+    async fn opened(&self, tls: &Handshake, tcp: TcpStream, peer: SocketAddr) -> Option<Stream> {
+        let opened = tokio::time::timeout(self.head_time, tls.open(tcp)).await;
+        let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match opened {
+            Ok(Opened::Tls(stream)) => return Some(Stream::tls(*stream, Client::new(peer, true))),
+            Ok(Opened::Plain(tcp)) => {
+                self.refused(Cause::PlainOnTlsPort);
+                tracing::warn!("a client does not speak TLS, but this port does: it must use https:// and wss://");
+                return Some(Stream::plain(tcp, Client::new(peer, false)));
             }
-        },
-    };
-    // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
-    if outcome.is_ok() {
+            Ok(Opened::Gone) => (),
+            Err(error) => {
+                self.refused(Cause::TlsHandshake);
+                tracing::debug!(%peer, %error, "a TLS handshake failed");
+            }
+        }
+        None
+    }
+
+    /// Requests one after the other.
+    async fn http(&self, stream: Stream, tasks: &Tasks) {
+        let client = stream.client().clone();
+        let is_allowed = client.is_secure() || self.tls.is_none();
+        let stop = tasks.stop();
+        let service = service_fn(|request| {
+            let (client, is_last) = (&client, stop.is_cancelled() || !is_allowed);
+            async move {
+                let mut response = match is_allowed {
+                    true => self.routes.answer(request, client).await,
+                    false => http::tls_is_needed(),
+                };
+                if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.head_time)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(stream, service);
+        let outcome = match stop.run_until_cancelled(&mut connection).await {
+            Some(outcome) => outcome,
+            None => match tokio::time::timeout(LAST_REQUEST_TIME, &mut connection).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    (&mut connection).await
+                }
+            },
+        };
         let parts = connection.into_parts();
-        parts.io.hand_over(parts.read_buf);
+        if parts.io.is_misled() {
+            self.refused(Cause::TlsOnPlainPort);
+            tracing::warn!(
+                "a client speaks TLS to a port without: set PUSHER_SCHEME=http or forceTLS: false there, or \
+                 tls.cert_path here"
+            );
+        } else if outcome.is_ok() {
+            // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
+            parts.io.hand_over(parts.read_buf);
+        }
+    }
+
+    fn refused(&self, cause: Cause) {
+        self.node.metrics().refused_without_app(cause);
     }
 }

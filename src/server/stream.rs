@@ -1,30 +1,69 @@
-//! A TCP connection as hyper sees it.
+//! A connection as hyper sees it: TCP, or TLS over it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 
 use bytes::Bytes;
 use hyper::rt::Read;
 use hyper::rt::ReadBufCursor;
 use hyper::rt::Write;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::http::Client;
+use crate::server::handshake;
+
+/// As much as hyper asks for at first.
+const FIRST_READ_BYTES: usize = 8 * 1024;
 
 /// Keeps back the answer that makes it a WebSocket: that goes out together with the first frame.
 #[derive(Debug)]
 pub(super) struct Stream {
-    tcp: TokioIo<TcpStream>,
+    transport: Transport,
     client: Client,
     answer: Vec<u8>,
+    opening: Opening,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+/// What the first bytes of a plain connection say.
+#[derive(Debug, PartialEq, Eq)]
+enum Opening {
+    Unread,
+    Tls,
+    Other,
 }
 
 impl Stream {
-    pub(super) fn new(tcp: TcpStream, client: Client) -> Self {
-        Self { tcp: TokioIo::new(tcp), client, answer: Vec::new() }
+    pub(super) fn plain(tcp: TcpStream, client: Client) -> Self {
+        let transport = Transport::Plain(TokioIo::new(tcp));
+        Self { transport, client, answer: Vec::new(), opening: Opening::Unread }
+    }
+
+    pub(super) fn tls(tls: TlsStream<TcpStream>, client: Client) -> Self {
+        let transport = Transport::Tls(Box::new(TokioIo::new(tls)));
+        Self { transport, client, answer: Vec::new(), opening: Opening::Other }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether the client speaks TLS, which nobody answers here.
+    pub(super) fn is_misled(&self) -> bool {
+        self.opening == Opening::Tls
     }
 
     /// Gives the connection to the shard if it is to become a WebSocket; otherwise closes it.
@@ -32,16 +71,44 @@ impl Stream {
         if !self.client.is_accepted() {
             return;
         }
-        match self.tcp.into_inner().into_std() {
-            Ok(tcp) => self.client.hand_over(tcp, self.answer, read_ahead),
+        let (tcp, tls) = match self.transport {
+            Transport::Plain(tcp) => (tcp.into_inner(), None),
+            Transport::Tls(tls) => {
+                let (tcp, session) = tls.into_inner().into_inner();
+                (tcp, Some(Box::new(session)))
+            }
+        };
+        match tcp.into_std() {
+            Ok(tcp) => self.client.hand_over(tcp, tls, self.answer, read_ahead),
             Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
         }
+    }
+
+    /// The first read of a plain connection, by way of a buffer that can be looked at.
+    fn poll_opening(&mut self, cx: &mut Context<'_>, mut buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let Transport::Plain(tcp) = &mut self.transport else { return Poll::Ready(Ok(())) };
+        let mut space = [MaybeUninit::uninit(); FIRST_READ_BYTES];
+        let mut first = ReadBuf::uninit(&mut space[..buffer.remaining().min(FIRST_READ_BYTES)]);
+        ready!(Pin::new(tcp.inner_mut()).poll_read(cx, &mut first))?;
+        if first.filled().first() == Some(&handshake::FIRST_BYTE) {
+            self.opening = Opening::Tls;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        self.opening = Opening::Other;
+        buffer.put_slice(first.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Read for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+        if self.opening == Opening::Unread {
+            return self.poll_opening(cx, buffer);
+        }
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+        }
     }
 }
 
@@ -52,14 +119,23 @@ impl Write for Stream {
             self.answer.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
     }
 }

@@ -48,7 +48,7 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.finishing = true;
-        if connection.outbox.is_empty() {
+        if connection.is_sent() {
             self.remove(slot);
         }
     }
@@ -67,7 +67,7 @@ impl Shard {
             self.outbox_bytes -= waiting - connection.outbox.waiting();
             connection.half_close = true;
             // The kernel took no more than the low-water mark; now it may take the few bytes that are left.
-            let _ = socket2::SockRef::from(&connection.stream).set_tcp_notsent_lowat(u32::MAX);
+            let _ = socket2::SockRef::from(&*connection.socket.tcp()).set_tcp_notsent_lowat(u32::MAX);
             connection.blocked = false;
             self.close(slot, &session::TOO_SLOW);
             self.unwritten.push(slot);
@@ -83,8 +83,9 @@ impl Shard {
             session.end(&self.node, self.now);
         }
         self.outbox_bytes -= connection.outbox.waiting();
+        connection.socket.finish();
         // A descriptor that is about to be closed needs no deregistering to be forgotten; mio asks for it.
-        let _ = self.poll.get_ref().registry().deregister(&mut connection.stream);
+        let _ = self.poll.get_ref().registry().deregister(connection.socket.tcp());
         self.node.socket_closed();
     }
 

@@ -15,13 +15,14 @@ use crate::session;
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::outbox::Outbox;
+use crate::shard::socket::Socket;
 use crate::shard::wheel::Tick;
 use crate::shard::wheel::Wheel;
 
 /// A connection in its shard's table.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: mio::net::TcpStream,
+    pub(super) socket: Socket,
     /// `None` once the connection is being closed.
     pub(super) session: Option<Session>,
     pub(super) decoder: Decoder,
@@ -68,9 +69,9 @@ fn token_of(slot: Slot) -> Token {
 }
 
 impl Connection {
-    fn new(stream: mio::net::TcpStream, now: Tick) -> Self {
+    fn new(socket: Socket, now: Tick) -> Self {
         Self {
-            stream,
+            socket,
             session: None,
             decoder: Decoder::default(),
             fed: false,
@@ -85,21 +86,27 @@ impl Connection {
             half_close: false,
         }
     }
+
+    /// Whether the network has taken all that was sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.outbox.is_empty() && !self.socket.is_pending()
+    }
 }
 
 impl Shard {
     /// Takes over a socket after the upgrade: establishes a connection, or refuses it.
     pub(super) fn adopt(&mut self, upgraded: Upgraded) {
-        let mut stream = mio::net::TcpStream::from_std(upgraded.stream);
+        let is_secure = upgraded.tls.is_some();
+        let mut socket = Socket::new(upgraded.stream, upgraded.tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
         let now = self.wheel.now();
         let slot = self.connections.insert(|slot| {
             // A socket that cannot be watched never gets ready; the timer ends it.
-            if let Err(error) = registry.register(&mut stream, token_of(slot), interest) {
+            if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
-            Connection::new(stream, now)
+            Connection::new(socket, now)
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };
@@ -125,7 +132,8 @@ impl Shard {
             connection.decoder.feed(&upgraded.read_ahead);
         }
         // What comes from now on, and what has come to the socket already, is an event of the poll.
-        if !upgraded.read_ahead.is_empty() {
+        // What TLS has decrypted already is not.
+        if is_secure || !upgraded.read_ahead.is_empty() {
             self.unread.push(slot);
         }
         self.greet(slot, upgraded.answer);

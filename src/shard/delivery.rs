@@ -158,8 +158,13 @@ impl Shard {
     /// Writes to an idle connection; what the socket does not take goes into the outbox.
     fn write_now(&mut self, slot: Slot, bytes: &Bytes) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let written = match connection.stream.write(bytes) {
-            Ok(written) if written == bytes.len() => return,
+        let written = match connection.socket.write(bytes) {
+            Ok(written) if written == bytes.len() => {
+                if connection.socket.is_pending() {
+                    self.unwritten.push(slot);
+                }
+                return;
+            }
             Ok(written) => written,
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => 0,
             Err(_) => return self.broken.push(slot),
@@ -195,11 +200,12 @@ impl Shard {
     /// Writes what waits for a connection, as far as its socket takes it.
     pub(super) fn write(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        if connection.blocked || connection.outbox.is_empty() {
+        if connection.blocked || connection.is_sent() {
             return;
         }
         let before = connection.outbox.waiting();
-        let outcome = connection.outbox.write_to(&mut connection.stream);
+        let resumed = connection.socket.resume();
+        let outcome = resumed.and_then(|()| connection.outbox.write_to(&mut connection.socket));
         self.outbox_bytes -= before - connection.outbox.waiting();
         self.after_write(slot, outcome.is_ok());
     }
@@ -208,7 +214,7 @@ impl Shard {
     pub(super) fn greet(&mut self, slot: Slot, answer: Vec<u8>) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let before = connection.outbox.waiting();
-        let outcome = connection.outbox.write_behind(answer, &mut connection.stream);
+        let outcome = connection.outbox.write_behind(answer, &mut connection.socket);
         self.outbox_bytes -= before - connection.outbox.waiting();
         self.after_write(slot, outcome.is_ok());
     }
@@ -222,15 +228,18 @@ impl Shard {
             connection.paused = false;
             self.unread.push(slot);
         }
-        connection.blocked = !connection.outbox.is_empty();
+        let left_over = !connection.outbox.is_empty();
+        connection.blocked = connection.socket.is_blocked(left_over);
         if connection.blocked {
             return;
         }
-        if connection.finishing {
+        if left_over {
+            // The next turn encrypts more.
+            self.unwritten.push(slot);
+        } else if connection.finishing {
             self.remove(slot);
         } else if connection.half_close {
-            // Fails only when the connection is gone, which its next event tells.
-            let _ = connection.stream.shutdown(std::net::Shutdown::Write);
+            connection.socket.shut_down();
         }
     }
 }

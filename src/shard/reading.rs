@@ -50,16 +50,17 @@ impl Shard {
                 self.digest(slot, &mut []);
                 continue;
             }
-            match connection.stream.read(buffer) {
+            match connection.socket.read(buffer) {
                 Ok(0) => {
                     // The answer to a close that came right before the end.
                     self.write(slot);
                     return self.remove(slot);
                 }
                 Ok(count) => {
+                    let has_more = hung_up || connection.socket.has_more();
                     self.digest(slot, &mut buffer[..count]);
                     // A short read means that there was no more, unless the peer has hung up behind it.
-                    if count < buffer.len() && !hung_up {
+                    if count < buffer.len() && !has_more {
                         return;
                     }
                 }

@@ -8,6 +8,9 @@
 #[path = "../it/barrier.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod barrier;
+#[path = "../it/certificates.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod certificates;
 #[path = "../it/client.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod client;
@@ -29,6 +32,9 @@ mod sequence;
 #[path = "../it/server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;
+#[path = "../it/tunnel.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod tunnel;
 
 mod crashes;
 mod disasters;

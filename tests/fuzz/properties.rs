@@ -464,6 +464,7 @@ fn connecting(query: &str) {
         protocol: None,
         version: None,
         origin: None,
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
         secure: false,
     };
     connect.read_query(query);

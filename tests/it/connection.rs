@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use gema::config::AppEntry;
 use gema::config::Seconds;
+use gema::config::Tls;
 use serde_json::Value;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Bytes;
@@ -139,7 +140,7 @@ async fn a_plain_get_is_told_to_upgrade_and_leaves_nothing_behind() {
     let answer = http::request(server.address(), "GET", "/app/app-key?protocol=7", &[], b"").await;
     assert_eq!(answer.refused(426), "A WebSocket upgrade is expected here");
     let metrics = http::request(server.metrics_address(), "GET", "/metrics", &[], b"").await.body;
-    let port = server.address().port();
+    let port = server.port().port();
     for name in ["soketi_connected", "soketi_new_connections_total", "soketi_new_disconnections_total"] {
         assert!(metrics.contains(&format!("{name}{{app_id=\"app-id\",port=\"{port}\"}} 0\n")), "{metrics}");
     }
@@ -211,6 +212,7 @@ async fn only_a_trusted_proxy_can_tell_that_a_connection_came_over_tls() {
     let path = "/app/app-key?protocol=7";
     let https = [("x-forwarded-proto", "https")];
     let trusting = TestServer::start_with(|config| {
+        config.tls = Tls::default();
         config.limits.require_tls = true;
         config.server.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     })
@@ -220,6 +222,7 @@ async fn only_a_trusted_proxy_can_tell_that_a_connection_came_over_tls() {
     assert_eq!(refused(&trusting, path).await, 4000);
 
     let trusting_others = TestServer::start_with(|config| {
+        config.tls = Tls::default();
         config.limits.require_tls = true;
         config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
     })

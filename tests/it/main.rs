@@ -5,6 +5,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod barrier;
+mod certificates;
 mod client;
 mod http;
 mod process;
@@ -13,8 +14,10 @@ mod proxy;
 mod redis_server;
 mod sequence;
 mod server;
+mod tunnel;
 mod wire;
 
+mod addresses;
 mod api_events;
 mod api_queries;
 mod api_signature;
@@ -42,4 +45,5 @@ mod restart;
 mod smoke;
 mod soketi_wire;
 mod tidy;
+mod tls;
 mod users;

@@ -26,7 +26,7 @@ async fn soketis_names_have_soketis_labels_and_kinds() {
     let answer = metrics(&server).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let port = server.address().port();
+    let port = server.port().port();
     for (name, kind) in [
         ("connected", "gauge"),
         ("new_connections_total", "counter"),
@@ -176,7 +176,7 @@ async fn events_are_counted_by_name_as_long_as_there_are_not_too_many() {
 
     let body = metrics(&server).await.body;
     let count = |event: &str| {
-        let port = server.address().port();
+        let port = server.port().port();
         let series = format!("gema_events_total{{app_id=\"app-id\",event=\"{event}\",port=\"{port}\"}} ");
         body.lines().find_map(|line| line.strip_prefix(&series)).map(|count| count.parse::<u32>().unwrap())
     };
@@ -237,7 +237,7 @@ async fn json_has_the_shape_that_soketi_gives_it() {
         let families = get(server.metrics_address(), &format!("/metrics?{query}")).await.ok();
         let families = families.as_array().unwrap();
         let connected = families.iter().find(|family| family["name"] == "soketi_connected").unwrap();
-        let labels = json!({ "app_id": "app-id", "port": server.address().port().to_string() });
+        let labels = json!({ "app_id": "app-id", "port": server.port().port().to_string() });
         let values = json!([{ "value": 1.0, "labels": labels }]);
         assert_eq!(
             *connected,

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,11 +18,13 @@ use gema::server::Server;
 
 use crate::barrier::Barrier;
 use crate::barrier::Figures;
+use crate::certificates::Authority;
 use crate::client::Client;
 use crate::client::PATIENCE;
 use crate::http::Api;
 use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
+use crate::tunnel::Tunnel;
 
 pub const APP_ID: &str = "app-id";
 pub const APP_KEY: &str = "app-key";
@@ -30,10 +33,13 @@ pub const APP_SECRET: &str = "app-secret";
 /// A server on free ports of the loopback. Ends with the test.
 ///
 /// With `GEMA_TEST_NODES=2` in the environment it consists of two nodes, and connections and API calls go to one
-/// after the other, so that every test is one of several nodes, too.
+/// after the other, so that every test is one of several nodes, too. With `GEMA_TEST_TLS=1` its main port speaks TLS,
+/// and everybody gets there through a tunnel.
 pub struct TestServer {
     config: Config,
     nodes: Vec<Server>,
+    /// To each node, where they speak TLS.
+    tunnels: Vec<Tunnel>,
     cluster: String,
     barrier: Option<Arc<Barrier>>,
     /// Counts connections.
@@ -65,8 +71,10 @@ impl TestServer {
     pub async fn start_single_with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = configuration();
         change(&mut config);
+        let nodes = vec![start(&config).await];
         Self {
-            nodes: vec![start(&config).await],
+            tunnels: tunnels(&nodes, &config),
+            nodes,
             config,
             cluster: String::new(),
             barrier: None,
@@ -94,6 +102,7 @@ impl TestServer {
         let nodes = join_all((0..count).map(|_| start(&config))).await;
         let server = Self {
             barrier: Some(Arc::new(Barrier::new(metrics_ports(&nodes), redis, &cluster).await)),
+            tunnels: tunnels(&nodes, &config),
             config,
             nodes,
             cluster,
@@ -121,7 +130,7 @@ impl TestServer {
 
     /// The first node's.
     pub fn address(&self) -> SocketAddr {
-        self.nodes[0].address()
+        self.address_at(0)
     }
 
     /// The first node's.
@@ -129,8 +138,14 @@ impl TestServer {
         self.nodes[0].metrics_address()
     }
 
+    /// Where clients without TLS connect.
     pub fn address_at(&self, node: usize) -> SocketAddr {
-        self.nodes[node].address()
+        self.tunnels.get(node).map_or_else(|| self.nodes[node].address(), Tunnel::address)
+    }
+
+    /// The first node's main port itself.
+    pub fn port(&self) -> SocketAddr {
+        self.nodes[0].address()
     }
 
     /// What the nodes of this server have in common on Redis.
@@ -172,7 +187,7 @@ impl TestServer {
 
     async fn open_at(&self, node: usize, path_and_query: &str, headers: &[(&str, &str)]) -> Client {
         self.quiet().await;
-        let mut client = Client::open(self.nodes[node].address(), path_and_query, headers).await;
+        let mut client = Client::open(self.address_at(node), path_and_query, headers).await;
         client.barrier.clone_from(&self.barrier);
         client
     }
@@ -188,14 +203,14 @@ impl TestServer {
 
     /// The back end of another app.
     pub fn api_of(&self, id: &str, key: &str, secret: &str) -> Api {
-        let addresses = self.nodes.iter().map(Server::address).collect();
+        let addresses = (0..self.nodes.len()).map(|node| self.address_at(node)).collect();
         let api = Api::new(self.address(), id, key, secret);
         api.at_nodes(addresses, Arc::clone(&self.calls), self.barrier.clone())
     }
 
     /// The default app's back end, at one node and without waiting for what is on its way between the nodes.
     pub fn api_at(&self, node: usize) -> Api {
-        Api::new(self.nodes[node].address(), APP_ID, APP_KEY, APP_SECRET)
+        Api::new(self.address_at(node), APP_ID, APP_KEY, APP_SECRET)
     }
 
     /// Waits until whatever has been accepted on any node has been handled on all of them.
@@ -269,6 +284,18 @@ impl Drop for TestServer {
     }
 }
 
+/// The authority of every server that speaks TLS.
+pub fn authority() -> &'static Authority {
+    static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
+    &AUTHORITY
+}
+
+fn tunnels(nodes: &[Server], config: &Config) -> Vec<Tunnel> {
+    let nodes = nodes.iter().filter(|_| config.tls.is_enabled());
+    let trust = Arc::new(authority().client());
+    nodes.map(|node| Tunnel::start(node.address(), Arc::clone(&trust))).collect()
+}
+
 /// How many nodes a server has that is one to its test.
 fn nodes() -> usize {
     std::env::var("GEMA_TEST_NODES").map_or(1, |nodes| nodes.parse().expect("GEMA_TEST_NODES is a number"))
@@ -283,6 +310,9 @@ fn configuration() -> Config {
     config.metrics.port = 0;
     config.metrics.enabled = true;
     config.limits.enable_client_messages = true;
+    if std::env::var_os("GEMA_TEST_TLS").is_some() {
+        config.tls = authority().issue();
+    }
     config.apps = vec![AppEntry::new(APP_ID, APP_KEY, APP_SECRET)];
     config
 }

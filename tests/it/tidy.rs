@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const ROWS: &[&[&str]] = &[
     &["protocol", "metrics", "tasks"],
     &["config"],
-    &["registry", "limiter", "store"],
+    &["registry", "limiter", "store", "tls"],
     &["cluster"],
     &["node"],
     &["session", "http"],

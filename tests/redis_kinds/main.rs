@@ -6,6 +6,9 @@
 #[path = "../it/barrier.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod barrier;
+#[path = "../it/certificates.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod certificates;
 #[path = "../it/client.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod client;
@@ -31,6 +34,9 @@ mod sequence;
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;
 mod servers;
+#[path = "../it/tunnel.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod tunnel;
 
 mod accounts;
 mod redis_cluster;

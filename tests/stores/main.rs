@@ -7,6 +7,9 @@
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod barrier;
 mod cache;
+#[path = "../it/certificates.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod certificates;
 #[path = "../it/client.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod client;
@@ -24,8 +27,11 @@ mod rows;
 #[path = "../it/server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;
-mod serving;
 mod servers;
+mod serving;
+#[path = "../it/tunnel.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod tunnel;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -34,8 +40,8 @@ use std::time::Instant;
 
 use gema::config::Config;
 use gema::metrics::Metrics;
-use gema::store::Store;
 use gema::store::Answer;
+use gema::store::Store;
 use gema::store::StoreError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;

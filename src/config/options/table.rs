@@ -76,7 +76,6 @@ const REDIS_QUEUE: &str = "the queue driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
 const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
 const WEBHOOKS: &str = "gema sends no webhooks so far";
-const TLS: &str = "gema does not speak TLS itself so far; let a proxy in front of it do so";
 
 const METRICS: &str = "metrics are Prometheus', on metrics.port";
 const CREDENTIALS: &str = "no answer of gema depends on cookies";
@@ -240,10 +239,10 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("RATE_LIMITER_REDIS_OPTIONS", "rateLimiter.redis.redisOptions", Options),
     ("RATE_LIMITER_REDIS_CLUSTER_MODE", "rateLimiter.redis.clusterMode", ClusterMode),
     ("SHUTDOWN_GRACE_PERIOD", "shutdownGracePeriod", Milliseconds("server.drain_seconds")),
-    ("SSL_CERT", "ssl.certPath", Only(&[], TLS)),
-    ("SSL_KEY", "ssl.keyPath", Only(&[], TLS)),
-    ("SSL_PASS", "ssl.passphrase", Parameter("", TLS)),
-    ("SSL_CA", "ssl.caPath", Parameter("", TLS)),
+    ("SSL_CERT", "ssl.certPath", Key("tls.cert_path")),
+    ("SSL_KEY", "ssl.keyPath", Key("tls.key_path")),
+    ("SSL_PASS", "ssl.passphrase", Key("tls.passphrase")),
+    ("SSL_CA", "ssl.caPath", Key("tls.ca_path")),
     (
         "USER_AUTHENTICATION_TIMEOUT",
         "userAuthenticationTimeout",

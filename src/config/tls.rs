@@ -1,0 +1,40 @@
+//! TLS on the main port.
+
+use serde::{Deserialize, Serialize};
+
+use super::values::Secret;
+
+/// TLS on the main port. With a certificate the port speaks nothing else; the metrics port stays plain.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the server's certificate, and after it those that lead to a known authority; empty for no TLS.
+    pub cert_path: String,
+    /// PEM file with the certificate's private key.
+    pub key_path: String,
+    /// Opens the key if it is encrypted; empty if it is not.
+    pub passphrase: Secret,
+    /// PEM file with the certificates of authorities, which complete a chain that `cert_path` leaves open. Clients
+    /// are not asked for certificates.
+    pub ca_path: String,
+}
+
+impl Tls {
+    /// Whether the main port speaks TLS.
+    pub fn is_enabled(&self) -> bool {
+        !self.cert_path.is_empty()
+    }
+
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        let (cert, key) = (!self.cert_path.is_empty(), !self.key_path.is_empty());
+        if cert && !key {
+            faults.push("tls.key_path is empty; name the PEM file with the key of tls.cert_path".to_owned());
+        }
+        if key && !cert {
+            faults.push("tls.cert_path is empty; name the PEM file with the certificate of tls.key_path".to_owned());
+        }
+        if !self.ca_path.is_empty() && !cert && !key {
+            faults.push("tls.ca_path is set without tls.cert_path; set both, or neither for no TLS".to_owned());
+        }
+    }
+}

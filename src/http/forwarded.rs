@@ -1,0 +1,82 @@
+//! What trusted proxies say about the client (`X-Forwarded-For`, `X-Forwarded-Proto`).
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use axum::http::HeaderMap;
+use ipnet::IpNet;
+
+const FOR: &str = "x-forwarded-for";
+const PROTO: &str = "x-forwarded-proto";
+
+/// Networks whose word is believed.
+#[derive(Debug)]
+pub(super) struct TrustedProxies(pub(super) Vec<IpNet>);
+
+impl TrustedProxies {
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether the client speaks TLS to a trusted proxy.
+    pub(super) fn is_secure(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        let schemes = headers.get(PROTO).and_then(|list| list.to_str().ok()).and_then(|list| list.split(',').next());
+        schemes.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")) && self.trusts(peer.to_canonical())
+    }
+
+    /// The client's address: of the peer and those before it, the nearest that is no trusted proxy. What stands
+    /// further away may be invented.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let lists = headers.get_all(FOR).into_iter().rev().filter_map(|list| list.to_str().ok());
+        let hops = lists.flat_map(|list| list.rsplit(','));
+        let mut client = peer.to_canonical();
+        for hop in hops {
+            if !self.trusts(client) {
+                break;
+            }
+            let Some(address) = address(hop.trim()) else { break };
+            client = address.to_canonical();
+        }
+        client
+    }
+}
+
+/// An address, as some proxies write it with a port or in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || text.parse().ok().as_ref().map(SocketAddr::ip);
+    text.parse().ok().or_else(bare).or_else(with_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, lists: &[&str]) -> String {
+        let proxies = TrustedProxies(["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()).into());
+        let mut headers = HeaderMap::new();
+        for list in lists {
+            headers.append(FOR, list.parse().unwrap());
+        }
+        proxies.client(peer.parse().unwrap(), &headers).to_string()
+    }
+
+    #[test]
+    fn the_nearest_address_that_is_not_trusted_is_the_client() {
+        assert_eq!(client("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client("::ffff:10.0.0.1", &["203.0.113.9, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["203.0.113.9", "198.51.100.1,10.0.0.2"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+    }
+
+    #[test]
+    fn addresses_come_with_ports_and_brackets_and_what_is_none_ends_the_way() {
+        assert_eq!(client("10.0.0.1", &["198.51.100.1:4711"]), "198.51.100.1");
+        assert_eq!(client("fd00::1", &["[2001:db8::1]:4711"]), "2001:db8::1");
+        assert_eq!(client("fd00::1", &["[2001:db8::1]"]), "2001:db8::1");
+        assert_eq!(client("fd00::1", &["2001:db8::1"]), "2001:db8::1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1, unknown, 10.0.0.2"]), "10.0.0.2");
+    }
+}

@@ -1,0 +1,185 @@
+//! How many connections a client's address has, and how fast it opens them.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::limiter::Bucket;
+use crate::limiter::TooFast;
+
+/// Locks, so that shards seldom wait for each other.
+const PARTS: usize = 64;
+/// Addresses of one part whose handshakes are remembered. Idle ones are forgotten; as many that are not share what
+/// one address may do, so that nobody gets memory or freedom by using many.
+const BUCKETS_MAX: usize = 1024;
+
+/// An IPv4 address, or the /64 of IPv6 in which a client may choose its addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Network(u128);
+
+impl Network {
+    /// What remains when a part is full: an IPv6 network that is nobody's.
+    const OTHERS: Self = Self(u128::MAX);
+
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(address.to_ipv6_mapped().into()),
+            IpAddr::V6(address) => Self(u128::from(address) >> 64 << 64),
+        }
+    }
+}
+
+/// The addresses of all clients of the process, where they are limited.
+#[derive(Debug)]
+pub struct Addresses {
+    connections_max: usize,
+    handshakes_per_second: u32,
+    hasher: RandomState,
+    parts: Vec<Mutex<Part>>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    /// Networks with connections; as many as there are connections at most.
+    connections: HashMap<Network, usize>,
+    handshakes: HashMap<Network, Bucket>,
+    /// When idle ones were last forgotten.
+    swept: Option<Instant>,
+}
+
+/// A connection's place among those of its address; free again when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    addresses: Arc<Addresses>,
+    network: Network,
+}
+
+/// An address has as many connections as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+impl Addresses {
+    /// Limits for each address; 0 for none.
+    pub fn new(connections_max: usize, handshakes_per_second: u32) -> Self {
+        let parts = (0..PARTS).map(|_| Mutex::default()).collect();
+        Self { connections_max, handshakes_per_second, hasher: RandomState::new(), parts }
+    }
+
+    /// Counts a connection, where connections are limited.
+    ///
+    /// # Errors
+    /// If the address has as many as it may.
+    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<Place>>, Full> {
+        if self.connections_max == 0 {
+            return Ok(None);
+        }
+        let network = Network::of(address);
+        let mut part = self.part(network).lock();
+        let count = part.connections.entry(network).or_default();
+        if *count == self.connections_max {
+            return Err(Full);
+        }
+        *count += 1;
+        Ok(Some(Box::new(Place { addresses: Arc::clone(self), network })))
+    }
+
+    /// Counts a handshake.
+    ///
+    /// # Errors
+    /// If there were too many within a second.
+    pub fn shake_hands(&self, address: IpAddr, now: Instant) -> Result<(), TooFast> {
+        if self.handshakes_per_second == 0 {
+            return Ok(());
+        }
+        let network = Network::of(address);
+        let mut part = self.part(network).lock();
+        if part.handshakes.len() >= BUCKETS_MAX {
+            part.sweep(now);
+        }
+        let buckets = &mut part.handshakes;
+        let is_known = buckets.len() < BUCKETS_MAX || buckets.contains_key(&network);
+        let network = if is_known { network } else { Network::OTHERS };
+        let bucket = buckets.entry(network).or_insert_with(|| Bucket::of(self.handshakes_per_second, now));
+        bucket.take(1, now).map(drop)
+    }
+
+    fn part(&self, network: Network) -> &Mutex<Part> {
+        &self.parts[self.hasher.hash_one(network) as usize % PARTS]
+    }
+}
+
+impl Part {
+    /// Forgets who is idle: a full bucket is as good as none. Not more often than one fills up.
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= Duration::from_secs(1)) {
+            self.handshakes.retain(|_, bucket| !bucket.is_full(now));
+            self.swept = Some(now);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let connections = &mut self.addresses.part(self.network).lock().connections;
+        if let Some(count) = connections.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn places_are_counted_per_address_and_given_back() {
+        let addresses = Arc::new(Addresses::new(2, 0));
+        let first = addresses.connect(address("10.0.0.1")).unwrap();
+        let _second = addresses.connect(address("::ffff:10.0.0.1")).unwrap();
+        assert_eq!(addresses.connect(address("10.0.0.1")).unwrap_err(), Full);
+        assert!(addresses.connect(address("10.0.0.2")).is_ok());
+        drop(first);
+        assert!(addresses.connect(address("10.0.0.1")).is_ok());
+        let open: usize = addresses.parts.iter().map(|part| part.lock().connections.len()).sum();
+        assert_eq!(open, 1, "addresses without connections are forgotten");
+    }
+
+    #[test]
+    fn the_addresses_of_an_ipv6_network_are_one() {
+        let addresses = Arc::new(Addresses::new(1, 0));
+        let _place = addresses.connect(address("2001:db8:0:1::1")).unwrap();
+        assert_eq!(addresses.connect(address("2001:db8:0:1:ffff::2")).unwrap_err(), Full);
+        assert!(addresses.connect(address("2001:db8:0:2::1")).is_ok());
+    }
+
+    #[test]
+    fn many_addresses_neither_grow_the_table_nor_pass_unlimited() {
+        let addresses = Addresses::new(0, 1);
+        let now = Instant::now();
+        let passed = (0..200_000_u32)
+            .filter(|&number| addresses.shake_hands(Ipv4Addr::from(number).into(), now).is_ok())
+            .count();
+        let held =
+            |addresses: &Addresses| -> usize { addresses.parts.iter().map(|part| part.lock().handshakes.len()).sum() };
+        // One more for the others.
+        assert!(passed <= PARTS * (BUCKETS_MAX + 1), "{passed}");
+        assert!(held(&addresses) <= PARTS * (BUCKETS_MAX + 1));
+        let later = now + Duration::from_secs(2);
+        assert!(addresses.shake_hands(Ipv4Addr::from(2_000_000).into(), later).is_ok());
+    }
+}
