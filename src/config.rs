@@ -6,6 +6,7 @@ mod dotenv;
 mod env;
 mod fallback;
 mod file;
+mod ingest;
 mod literal;
 mod load;
 mod loaded;
@@ -18,6 +19,7 @@ mod values;
 pub use apps::{App, AppEntry, KeyPair, Limits};
 pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
 pub use env::process as process_environment;
+pub use ingest::Ingest;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
 pub use values::{Seconds, Secret};
@@ -49,6 +51,8 @@ pub struct Config {
     pub limiter: Limiter,
     /// Where Redis is, and how it lets us in.
     pub redis: Redis,
+    /// Events of Laravel's `redis` broadcaster.
+    pub ingest: Ingest,
     /// What holds for every app that does not say otherwise.
     pub limits: Limits,
     /// The apps; without any, Soketi's default app.
@@ -252,8 +256,13 @@ impl Config {
     }
 
     /// Whether anything is kept in Redis.
-    fn needs_redis(&self) -> bool {
+    fn keeps_in_redis(&self) -> bool {
         self.cluster.driver == ClusterDriver::Redis || self.limiter.driver == LimiterDriver::Redis
+    }
+
+    /// Whether anything needs the Redis of `[redis]`.
+    fn needs_redis(&self) -> bool {
+        self.keeps_in_redis() || self.ingest.is_on()
     }
 
     /// Every fault of the values, each a sentence that begins with its key and names the remedy.
@@ -265,6 +274,7 @@ impl Config {
         self.metrics.validate(&mut faults);
         self.cluster.validate(&mut faults);
         self.redis.validate(&mut faults);
+        self.ingest.validate(&self.apps(), &mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);

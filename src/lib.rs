@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter` · `cluster` · `node` · `session`, `http` ·
+//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter` · `cluster` · `node` · `session`, `http`, `ingest` ·
 //! `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
@@ -30,6 +30,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod http;
+pub mod ingest;
 pub mod limiter;
 pub mod metrics;
 pub mod node;

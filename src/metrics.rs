@@ -2,6 +2,7 @@
 
 mod cluster;
 mod events;
+mod ingest;
 #[cfg(target_os = "linux")]
 mod process;
 
@@ -21,6 +22,8 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
+pub use ingest::IngestMeters;
+pub use ingest::Unfit;
 
 use crate::metrics::events::EventNames;
 
@@ -240,6 +243,11 @@ impl Metrics {
             id: id.to_owned(),
             port: self.port.clone(),
         }
+    }
+
+    /// The meters of Laravel's `redis` broadcaster; ask for them once.
+    pub fn ingest(&self) -> IngestMeters {
+        IngestMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
     }
 
     /// Counts the refusal of somebody who names no app of this server; its label is empty.

@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 
-use crate::cluster::Cluster;
 use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::http::Api;
+use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::protocol::code::Close;
@@ -56,7 +56,8 @@ pub struct Server {
     tasks: Tasks,
     /// Hears of each shard that ends.
     shards: mpsc::Receiver<()>,
-    link: Option<ClusterLink>,
+    /// The links to the other nodes and to Laravel's events.
+    links: Vec<Link>,
     /// Cancelled when the shards do not accept connections any more.
     closed: Vec<CancellationToken>,
     share_port: bool,
@@ -121,13 +122,21 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let node = Arc::new(Node::new(config, inboxes, metrics, sockets_max));
-        let link = node.cluster().cloned().map(ClusterLink::start).transpose()?;
+        let mut links = Vec::new();
+        if let Some(cluster) = node.cluster().cloned() {
+            links.push(Link::start("cluster", |stop| cluster.run(stop))?);
+        }
+        let ingest = config.ingest.is_on().then(|| Ingest::new(Arc::clone(&node), &config.ingest, &config.redis));
+        let ingest = ingest.map(Arc::new);
+        if let Some(ingest) = ingest.clone() {
+            links.push(Link::start("ingest", |stop| ingest.run(stop))?);
+        }
         // Health and metrics are told until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
         if let Some(rates) = node.rates().cloned() {
             tasks.spawn(rates.run(tasks.stop().clone()));
         }
-        let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node)).await;
+        let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node, ingest.as_deref())).await;
         let stop = CancellationToken::new();
         let (ended, shards) = mpsc::channel(workers);
         let mut closed = Vec::new();
@@ -150,7 +159,7 @@ impl Server {
             stop,
             tasks,
             shards,
-            link,
+            links,
             closed,
             share_port: config.server.share_port,
             drain_time: config.server.drain_seconds.duration(),
@@ -185,19 +194,19 @@ impl Server {
         self.node.set_apps(config.apps());
     }
 
-    /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
-    /// served is lost, so the process should end, too.
+    /// Ends only when a shard or a link has ended although nobody asked it to. What it served is lost, so the
+    /// process should end, too.
     pub async fn failed(&mut self) {
-        let link = async {
-            match &mut self.link {
-                // Its end is one whether it could say so or not.
-                Some(link) => drop((&mut link.ended).await),
-                None => std::future::pending().await,
+        let links = async {
+            if self.links.is_empty() {
+                std::future::pending::<()>().await;
             }
+            // The end of one is one whether it could say so or not.
+            let _ = futures_util::future::select_all(self.links.iter_mut().map(|link| &mut link.ended)).await;
         };
         tokio::select! {
             _ = self.shards.recv() => (),
-            () = link => (),
+            () = links => (),
         }
     }
 
@@ -222,7 +231,7 @@ impl Server {
         }
         let all_ended = async { while self.shards.recv().await.is_some() {} };
         let _ = tokio::time::timeout(self.drain_time.saturating_sub(began.elapsed()), all_ended).await;
-        if let Some(link) = self.link.take() {
+        for link in self.links {
             link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
         }
         self.tasks.stop().cancel();
@@ -247,12 +256,15 @@ impl Server {
 }
 
 /// Ends when each link to Redis is made, or when the first try has failed.
-async fn links_tried(node: &Node) {
+async fn links_tried(node: &Node, ingest: Option<&Ingest>) {
     if let Some(cluster) = node.cluster() {
         cluster.tried().await;
     }
     if let Some(rates) = node.rates() {
         rates.tried().await;
+    }
+    if let Some(ingest) = ingest {
+        ingest.tried().await;
     }
 }
 
@@ -279,26 +291,29 @@ impl Drop for Ended {
     }
 }
 
-/// The threads that keep the link to the other nodes. What comes from them may wait for a shard there, and
-/// holds up nobody else.
+/// The threads that keep a link to Redis. What comes over it may wait for a shard there, and holds up nobody else.
 #[derive(Debug)]
-struct ClusterLink {
+struct Link {
     stop: DropGuard,
     ended: oneshot::Receiver<()>,
 }
 
-impl ClusterLink {
-    fn start(cluster: Arc<Cluster>) -> io::Result<Self> {
+impl Link {
+    /// Runs until the token that `run` gets is cancelled.
+    fn start<F>(name: &str, run: impl FnOnce(CancellationToken) -> F + Send + 'static) -> io::Result<Self>
+    where
+        F: Future<Output = ()>,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .thread_name("gema-cluster")
+            .thread_name(format!("gema-{name}"))
             .enable_all()
             .build()?;
         let stop = CancellationToken::new();
         let (end, ended) = oneshot::channel();
         let until = stop.clone();
-        std::thread::Builder::new().name("gema-link".to_owned()).spawn(move || {
-            runtime.block_on(cluster.run(until));
+        std::thread::Builder::new().name(format!("gema-{name}-link")).spawn(move || {
+            runtime.block_on(run(until));
             runtime.shutdown_background();
             // Without a server nobody wants to know.
             let _ = end.send(());
@@ -306,7 +321,7 @@ impl ClusterLink {
         Ok(Self { stop: stop.drop_guard(), ended })
     }
 
-    /// Leaves the cluster, within this time.
+    /// Ends it in good order, within this time.
     async fn end(self, at_most: Duration) {
         drop(self.stop);
         let _ = tokio::time::timeout(at_most, self.ended).await;

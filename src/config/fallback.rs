@@ -39,10 +39,13 @@ fn first_app(root: &mut Table, fields: Fields, make: bool) {
 }
 
 fn needs_redis(root: &Table) -> bool {
-    ["cluster", "limiter"].into_iter().any(|section| {
-        let Some(ValueKind::Table(section)) = root.get(section).map(|section| &section.kind) else { return false };
-        matches!(section.get("driver").map(|driver| &driver.kind), Some(ValueKind::String(driver)) if driver == "redis")
-    })
+    let value = |section: &str, field: &str| match &root.get(section)?.kind {
+        ValueKind::Table(table) => table.get(field),
+        _ => None,
+    };
+    let is_redis = |driver: &Value| matches!(&driver.kind, ValueKind::String(driver) if driver == "redis");
+    ["cluster", "limiter"].into_iter().any(|section| value(section, "driver").is_some_and(is_redis))
+        || value("ingest", "prefixes").is_some_and(says_something)
 }
 
 /// Laravel's variables describe one server: they complete what is said of it, and never contradict it.

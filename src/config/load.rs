@@ -123,6 +123,7 @@ impl Sources {
             }
         }
         said.push(env::read(variables));
+        let broadcaster = said.iter_mut().find_map(|said| said.broadcaster.take());
         let (cluster_mode, mut warnings) = (settle(&mut said, &mut faults), Vec::new());
         warnings.extend(unread.clone());
         warnings.extend(said.iter_mut().flat_map(|said| std::mem::take(&mut said.warnings)));
@@ -154,6 +155,12 @@ impl Sources {
         }
         if !faults.is_empty() {
             return Err(Faults { faults, warnings });
+        }
+        if let Some((true, who)) = broadcaster.filter(|_| !checked.config.ingest.is_on()) {
+            warnings.push(format!(
+                "{who} is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, \
+                 or ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id"
+            ));
         }
         warnings.extend(idle(&checked.config, &checked.origins));
         warnings.extend(checked.config.warnings().iter().map(|warning| with_origin(warning, &checked)));

@@ -155,13 +155,7 @@ impl AppState {
     pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
         let (name, member) = grant.into_parts();
         self.change(&name, now, |channels, scope| {
-            let channel = channels.entry(name.clone()).or_insert_with(|| {
-                let mut channel = Channel::new(scope);
-                if scope.is_linked() {
-                    channel.open(&name, scope);
-                }
-                channel
-            });
+            let channel = open_entry(channels, &name, scope);
             if member.as_ref().is_some_and(|member| !channel.has_room(member, rules.members_max)) {
                 return Err(Full);
             }
@@ -199,6 +193,18 @@ impl AppState {
             }
             if let Some(outgoing) = scope.outgoing {
                 outgoing.publish(scope.app, name, event, cache_for);
+            }
+        });
+    }
+
+    /// The same for an event that all nodes get by themselves, so none is told of it.
+    pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
+        self.change(name, event.accepted, |channels, scope| {
+            if let Some(cache_for) = cache_for {
+                open_entry(channels, name, scope).remember_here(&event.frame, event.accepted + cache_for);
+            }
+            if let Some(channel) = channels.get(name.as_str()) {
+                channel.announce(event, scope);
             }
         });
     }
@@ -270,6 +276,21 @@ impl AppState {
             !idle
         });
     }
+}
+
+/// The channel called `name`. One that was not there begins to hear of the other nodes, if there are any.
+fn open_entry<'a>(
+    channels: &'a mut HashMap<ChannelName, Channel>,
+    name: &ChannelName,
+    scope: &Scope<'_>,
+) -> &'a mut Channel {
+    channels.entry(name.clone()).or_insert_with(|| {
+        let mut channel = Channel::new(scope);
+        if scope.is_linked() {
+            channel.open(name, scope);
+        }
+        channel
+    })
 }
 
 /// What the cluster has to say.

@@ -31,6 +31,7 @@ mod connection;
 mod drain;
 mod fuzz;
 mod harness;
+mod ingest;
 mod limits;
 mod liveness;
 mod metrics;
