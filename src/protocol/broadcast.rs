@@ -150,7 +150,7 @@ mod tests {
         batch_events_max: 1,
         channels_max: 1,
         channel_name_length_max: 20,
-        event_name_length_max: 10,
+        event_name_length_max: 17,
         data_bytes_max: 40,
     };
 
@@ -221,7 +221,7 @@ mod tests {
         };
         let named = |name: &str| refused("a", &format!(r#"{{"event":"{name}"}}"#));
         assert_eq!(named(""), BodyError::EmptyName);
-        assert_eq!(named("12345678901"), BodyError::NameTooLong(10));
+        assert_eq!(named(&"e".repeat(18)), BodyError::NameTooLong(17));
         assert_eq!(named("pusher:x"), BodyError::ReservedName);
         assert_eq!(named("pusher_internal:x"), BodyError::ReservedName);
         assert_eq!(refused(&"a".repeat(21), r#"{"event":"e"}"#), BodyError::Channel(NameError::TooLong));

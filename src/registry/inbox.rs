@@ -178,3 +178,23 @@ impl Inboxes {
         self.shards[shard].filled.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event;
+
+    #[test]
+    fn nobody_waits_for_ever_for_a_shard_that_lags() {
+        let inboxes = Inboxes::new(2);
+        assert!(inboxes.wait_for_room());
+        let frame = event::published("a", "e", &format!("\"{}\"", "x".repeat(WAITING_BYTES_MAX)));
+        inboxes.send(1, Letter::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now() }));
+        // The second time nobody waits, or this test would take hours.
+        for _ in 0..10_000 {
+            assert!(!inboxes.wait_for_room());
+        }
+        inboxes.take(1, Vec::new());
+        assert!(inboxes.wait_for_room() && !inboxes.hopeless.load(Ordering::Relaxed));
+    }
+}
