@@ -74,10 +74,7 @@ impl Ingest {
     }
 
     fn deliver(&self, redis_channel: &[u8], message: &[u8]) -> Result<(), Dropped> {
-        let own = |(prefix, app_id)| Some((redis_channel.strip_prefix(str::as_bytes(prefix))?, app_id));
-        let owners = self.owners.iter().map(|(prefix, app_id)| (prefix.as_str(), app_id));
-        let (channel, app_id) = owners.filter_map(own).next().ok_or(BroadcastError::Foreign)?;
-        let channel = std::str::from_utf8(channel).map_err(|_| BroadcastError::Foreign)?;
+        let (channel, app_id) = self.owner_of(redis_channel).ok_or(BroadcastError::Foreign)?;
         let app = self.node.app_by_id(app_id).filter(|app| app.rules().said.enabled).ok_or(Dropped::NoApp)?;
         let Broadcast { name, data, channel, except } = Broadcast::parse(channel, message, app.publish_limits())?;
         let channel =
@@ -87,6 +84,12 @@ impl Ingest {
         }
         app.publish_here(&channel, &Publication { name: &name, data: &data, except }, Instant::now());
         Ok(())
+    }
+
+    /// The name of a channel without its prefix, and the id of the app that it belongs to.
+    fn owner_of<'a>(&self, redis_channel: &'a [u8]) -> Option<(&'a str, &str)> {
+        let (prefix, app_id) = self.owners.iter().find(|(prefix, _)| redis_channel.starts_with(prefix.as_bytes()))?;
+        Some((std::str::from_utf8(&redis_channel[prefix.len()..]).ok()?, app_id))
     }
 }
 

@@ -312,7 +312,7 @@ impl Link {
         let stop = CancellationToken::new();
         let (end, ended) = oneshot::channel();
         let until = stop.clone();
-        std::thread::Builder::new().name(format!("gema-{name}-link")).spawn(move || {
+        std::thread::Builder::new().name(format!("gema-{name}")).spawn(move || {
             runtime.block_on(run(until));
             runtime.shutdown_background();
             // Without a server nobody wants to know.

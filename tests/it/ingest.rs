@@ -311,6 +311,24 @@ async fn limits_and_reserved_names_hold_as_over_http() {
     assert_eq!(dropped(&server, "refused").await, 6.0);
 }
 
+#[tokio::test]
+async fn rules_for_channels_hold_as_over_http() {
+    let rules = [
+        r#"{"match":"secret.*","require":"private"}"#,
+        r#"{"match":"orders.*","require":"private","on_public_publish":"upgrade"}"#,
+    ];
+    let rules = rules.map(|rule| serde_json::from_str(rule).unwrap()).to_vec();
+    let (server, mut laravel) = start_with(|config| config.limits.channel_rules = rules).await;
+    let mut client = server.connect().await;
+    client.subscribe("private-secret.1").await;
+    client.subscribe("private-orders.7").await;
+    laravel.event("secret.1", "e", 1).await;
+    laravel.event("orders.7", "e", 2).await;
+    assert_eq!(laravel.received(&server, &mut client).await, [frame("private-orders.7", "e", 2)]);
+    assert_eq!(dropped(&server, "refused").await, 1.0);
+    assert_eq!(server.metric("gema_policy_refusals_total", None).await, server.nodes() as f64);
+}
+
 // G-320
 #[tokio::test]
 async fn plaintext_for_encrypted_channels_is_dropped_with_one_line_for_many() {
