@@ -5,7 +5,7 @@
 //! node has to say goes through one queue ([`Outgoing`]) and one pipeline, so others hear it in that order.
 
 pub mod answers;
-mod connection;
+pub(crate) mod connection;
 mod lease;
 mod link;
 mod listener;

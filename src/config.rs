@@ -6,6 +6,7 @@ mod dotenv;
 mod env;
 mod fallback;
 mod file;
+mod ingest;
 mod literal;
 mod load;
 mod loaded;
@@ -22,6 +23,7 @@ mod values;
 pub use apps::{App, AppEntry, KeyPair, Limits};
 pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
 pub use env::process as process_environment;
+pub use ingest::Ingest;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
 pub use log::{Log, LogFormat, LogLevel};
@@ -58,6 +60,8 @@ pub struct Config {
     pub limiter: Limiter,
     /// Where Redis is, and how it lets us in.
     pub redis: Redis,
+    /// Events of Laravel's `redis` broadcaster.
+    pub ingest: Ingest,
     /// Where the apps come from.
     pub app_store: AppStore,
     /// MySQL or MariaDB, if the apps are there.
@@ -238,8 +242,13 @@ impl Config {
     }
 
     /// Whether anything is kept in Redis.
-    fn needs_redis(&self) -> bool {
+    fn keeps_in_redis(&self) -> bool {
         self.cluster.driver == ClusterDriver::Redis || self.limiter.driver == LimiterDriver::Redis
+    }
+
+    /// Whether anything needs the Redis of `[redis]`.
+    fn needs_redis(&self) -> bool {
+        self.keeps_in_redis() || self.ingest.is_on()
     }
 
     /// Every fault of the values, each a sentence that begins with its key and names the remedy.
@@ -255,6 +264,8 @@ impl Config {
         self.app_store.validate(&mut faults);
         self.mysql.validate("mysql", &mut faults);
         self.postgres.validate("postgres", &mut faults);
+        let apps = (self.app_store.driver == StoreDriver::Config).then(|| self.apps());
+        self.ingest.validate(apps.as_deref(), &mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);

@@ -2,7 +2,8 @@
 //!
 //! # Layers
 //! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `store`, `tls` · `cluster` · `node` · `session`,
-//! `http` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md says why.
+//! `http`, `ingest` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md
+//! says why.
 //!
 //! # The way of a message
 //! A publisher's request is checked in [`http`], becomes one WebSocket frame in [`node`], and is put by the
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod http;
+pub mod ingest;
 pub mod limiter;
 pub mod metrics;
 pub mod node;

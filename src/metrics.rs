@@ -2,6 +2,7 @@
 
 mod cluster;
 mod events;
+mod ingest;
 #[cfg(target_os = "linux")]
 mod process;
 mod store;
@@ -22,6 +23,8 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
+pub use ingest::IngestMeters;
+pub use ingest::Unfit;
 pub use store::AnswerFrom;
 pub use store::StoreMeters;
 
@@ -287,6 +290,11 @@ impl Metrics {
     /// The meters of the app store, where there is one: they are registered by this, once.
     pub fn store(&self) -> StoreMeters {
         StoreMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
+    }
+
+    /// The meters of Laravel's `redis` broadcaster; ask for them once.
+    pub fn ingest(&self) -> IngestMeters {
+        IngestMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
     }
 
     /// Counts the refusal of somebody who names no app of this server; its label is empty.

@@ -1,5 +1,6 @@
 //! The wire: names, frames, events, codes, signatures. No I/O, no clock.
 
+pub mod broadcast;
 pub mod channel;
 pub mod code;
 pub mod connect;

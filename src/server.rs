@@ -1,6 +1,7 @@
 //! Binds the ports, wires the parts together, and leaves in good order.
 
 mod handshake;
+mod links;
 mod listen;
 mod stream;
 
@@ -11,11 +12,8 @@ use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tokio_util::sync::DropGuard;
 
-use crate::cluster::Cluster;
 use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::http::Api;
@@ -27,6 +25,7 @@ use crate::registry::address::SHARDS_MAX;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
 use crate::server::handshake::Handshake;
+use crate::server::links::Link;
 use crate::server::listen::Listener;
 use crate::server::listen::Port;
 use crate::shard::Shard;
@@ -38,12 +37,6 @@ use crate::tls::TlsError;
 /// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that they can't stop publishing:
 /// a tenth of what the process may open, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
-
-/// How long the start waits for a Redis that does not answer. Before there is a link nobody who comes hears
-/// what other nodes accept.
-const LINK_WAIT: Duration = Duration::from_secs(3);
-/// The shortest time between two looks at what has changed in the database.
-const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// How long leaving the cluster may take, even if no time is left.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -64,7 +57,8 @@ pub struct Server {
     tasks: Tasks,
     /// Hears of each shard that ends.
     shards: mpsc::Receiver<()>,
-    link: Option<ClusterLink>,
+    /// The links to the other nodes and to Laravel's events.
+    links: Vec<Link>,
     /// Cancelled when the shards do not accept connections any more.
     closed: Vec<CancellationToken>,
     share_port: bool,
@@ -137,18 +131,9 @@ impl Server {
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let (store, store_link) = Store::new(config, || metrics.store()).unzip();
         let node = Arc::new(Node::new(config, inboxes, metrics, store, sockets_max));
-        let link = node.cluster().cloned().map(ClusterLink::start).transpose()?;
         // Health and metrics are told until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
-        if let Some(store_link) = store_link {
-            tasks.spawn(store_link.run(tasks.stop().clone()));
-            let every = config.app_store.cache_seconds.duration().max(REFRESH_MIN);
-            tasks.spawn(refresh_apps(Arc::clone(&node), every, tasks.stop().clone()));
-        }
-        if let Some(rates) = node.rates().cloned() {
-            tasks.spawn(rates.run(tasks.stop().clone()));
-        }
-        let _ = tokio::time::timeout(LINK_WAIT, links_tried(&node)).await;
+        let links = links::start(&node, config, store_link, &tasks).await?;
         let stop = CancellationToken::new();
         let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
@@ -175,7 +160,7 @@ impl Server {
             stop,
             tasks,
             shards,
-            link,
+            links,
             certificates,
             closed,
             share_port: config.server.share_port,
@@ -219,19 +204,19 @@ impl Server {
         }
     }
 
-    /// Ends only when a shard or the link to the other nodes has ended although nobody asked it to. What it
-    /// served is lost, so the process should end, too.
+    /// Ends only when a shard or a link has ended although nobody asked it to. What it served is lost, so the
+    /// process should end, too.
     pub async fn failed(&mut self) {
-        let link = async {
-            match &mut self.link {
-                // Its end is one whether it could say so or not.
-                Some(link) => drop((&mut link.ended).await),
-                None => std::future::pending().await,
+        let links = async {
+            if self.links.is_empty() {
+                std::future::pending::<()>().await;
             }
+            // The end of one is one whether it could say so or not.
+            let _ = futures_util::future::select_all(self.links.iter_mut().map(|link| &mut link.ended)).await;
         };
         tokio::select! {
             _ = self.shards.recv() => (),
-            () = link => (),
+            () = links => (),
         }
     }
 
@@ -256,7 +241,7 @@ impl Server {
         }
         let all_ended = async { while self.shards.recv().await.is_some() {} };
         let _ = tokio::time::timeout(self.drain_time.saturating_sub(began.elapsed()), all_ended).await;
-        if let Some(link) = self.link.take() {
+        for link in self.links {
             link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
         }
         self.tasks.stop().cancel();
@@ -277,16 +262,6 @@ impl Server {
         let succeeded = self.share_port && listen::ensure_free(self.address).is_err();
         let code = if succeeded { CloseCode::Reconnect } else { CloseCode::OverCapacity };
         (Close::new(code, REASON), (left / 2).min(LONE_SPREAD))
-    }
-}
-
-/// Ends when each link to Redis is made, or when the first try has failed.
-async fn links_tried(node: &Node) {
-    if let Some(cluster) = node.cluster() {
-        cluster.tried().await;
-    }
-    if let Some(rates) = node.rates() {
-        rates.tried().await;
     }
 }
 
@@ -319,40 +294,6 @@ impl Drop for Ended {
     }
 }
 
-/// The threads that keep the link to the other nodes. What comes from them may wait for a shard there, and
-/// holds up nobody else.
-#[derive(Debug)]
-struct ClusterLink {
-    stop: DropGuard,
-    ended: oneshot::Receiver<()>,
-}
-
-impl ClusterLink {
-    fn start(cluster: Arc<Cluster>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("gema-cluster")
-            .enable_all()
-            .build()?;
-        let stop = CancellationToken::new();
-        let (end, ended) = oneshot::channel();
-        let until = stop.clone();
-        std::thread::Builder::new().name("gema-link".to_owned()).spawn(move || {
-            runtime.block_on(cluster.run(until));
-            runtime.shutdown_background();
-            // Without a server nobody wants to know.
-            let _ = end.send(());
-        })?;
-        Ok(Self { stop: stop.drop_guard(), ended })
-    }
-
-    /// Leaves the cluster, within this time.
-    async fn end(self, at_most: Duration) {
-        drop(self.stop);
-        let _ = tokio::time::timeout(at_most, self.ended).await;
-    }
-}
-
 /// One thread: a shard, and the HTTP side of its listener.
 fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -374,13 +315,6 @@ fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) ->
         }
     })?;
     Ok(())
-}
-
-/// Notices what has changed in the database, although nobody may ask for the app.
-async fn refresh_apps(node: Arc<Node>, every: Duration, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-        node.refresh_apps().await;
-    }
 }
 
 /// What the apps have to do about once a second.

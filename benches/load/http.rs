@@ -1,4 +1,5 @@
-//! HTTP connections that publish: one request at a time on each, made anew when the server closes them.
+//! Connections that publish, to an HTTP API or to Redis: one request at a time on each, made anew when the server
+//! closes them.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -98,9 +99,12 @@ impl Pool {
         self.idle.pop_front()
     }
 
-    /// Sends a signed request.
+    /// Sends a signed request; to Redis a message for the channel called `path`.
     pub(crate) fn post(&mut self, connection: usize, path: &str, body: &[u8], now: u64) {
-        let request = self.target.request("POST", path, body, self.close_each);
+        let request = match self.target.redis_prefix {
+            Some(_) => self.target.message(path, body),
+            None => self.target.request("POST", path, body, self.close_each),
+        };
         self.pending += 1;
         let connection = &mut self.connections[connection];
         connection.pending = Some(now);
@@ -139,7 +143,11 @@ impl Pool {
         }
         connection.flush();
         let ended = connection.fill();
-        match connection.answer() {
+        let answer = match self.target.redis_prefix {
+            Some(_) => connection.redis_answer(),
+            None => connection.answer(),
+        };
+        match answer {
             Some((status, close)) if connection.pending.is_some() => {
                 self.finish(number, status);
                 if ended || close || self.close_each {
@@ -216,6 +224,13 @@ impl Connection {
                 Err(error) => return error.kind() != ErrorKind::WouldBlock,
             }
         }
+    }
+
+    /// Redis' answer in HTTP's terms.
+    fn redis_answer(&mut self) -> Option<(u16, bool)> {
+        let whole = self.got.ends_with(b"\r\n");
+        let status = if self.got.starts_with(b":") { 200 } else { 500 };
+        whole.then(|| self.got.clear()).map(|()| (status, false))
     }
 
     /// Status of a whole answer, and whether it was the last one on this connection.

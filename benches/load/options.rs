@@ -58,7 +58,8 @@ pub(crate) struct ServerOptions {
     /// Loopback addresses only. Overrules --host and --port.
     #[arg(long)]
     url: Option<String>,
-    /// Publishes to another node of the same cluster; everybody listens at --url.
+    /// Publishes to another node of the same cluster, or as Laravel's redis broadcaster in a Redis, such as
+    /// redis://127.0.0.1:6379/laravel_database_ with the prefix; everybody listens at --url.
     #[arg(long)]
     publish_to: Option<String>,
     #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
@@ -103,7 +104,9 @@ impl ServerOptions {
         };
         ensure!(address.ip().is_loopback(), "{address}: this tool loads only servers on its own machine");
         ensure!(self.inflight > 0, "--inflight must be at least 1");
-        Ok(Target { address, signer: Signer::new(&self.app_id, &self.key, &self.secret) })
+        let redis_prefix = url.and_then(|url| url.strip_prefix("redis://")?.split_once('/')).map(|(_, prefix)| prefix);
+        let signer = Signer::new(&self.app_id, &self.key, &self.secret);
+        Ok(Target { address, signer, redis_prefix: redis_prefix.map(str::to_owned) })
     }
 
     /// The server's process.
@@ -222,6 +225,8 @@ impl FanOptions {
         }
         bounded(fan.subs, fan.warmup + fan.secs + fan.drain)?;
         ensure!(fan.channels > 0 && fan.subs.is_multiple_of(fan.channels), "--subs must be a multiple of --channels");
+        let by_redis = self.server.publish_target()?.redis_prefix.is_some();
+        ensure!(fan.batch == 1 || !by_redis, "Laravel publishes one event at a time in Redis; leave --batch out");
         ensure!(fan.http_conns > 0 && fan.batch > 0, "--http-conns and --batch must be at least 1");
         Ok(fan)
     }

@@ -92,6 +92,8 @@ pub(crate) struct Publisher {
     progress: Arc<Progress>,
     pool: Pool,
     payload: Payload,
+    /// In Redis, as Laravel does.
+    by_redis: bool,
     body: Vec<u8>,
     /// The next number by connection and channel: a stream's order is that of one connection.
     numbers: Vec<u32>,
@@ -124,6 +126,7 @@ impl Publisher {
             progress,
             pool,
             payload: Payload::new(order.payload),
+            by_redis: target.redis_prefix.is_some(),
             body: Vec::new(),
             numbers: vec![0; order.http_conns * order.channels.len()],
             next_channel: 0,
@@ -202,6 +205,11 @@ impl Publisher {
             self.published.behind_schedule.record(now.saturating_sub(self.planned(rate)));
         }
         self.body.clear();
+        if self.by_redis {
+            let channel = self.write_message(connection, now);
+            self.pool.post(connection, &channel, &self.body, now);
+            return self.sent(connection, 1);
+        }
         let path = if self.order.batch > 1 { "/batch_events" } else { "/events" };
         if self.order.batch > 1 {
             self.body.extend_from_slice(b"{\"batch\":[");
@@ -216,17 +224,39 @@ impl Publisher {
             self.body.extend_from_slice(b"]}");
         }
         self.pool.post(connection, path, &self.body, now);
+        self.sent(connection, events);
+    }
+
+    fn sent(&mut self, connection: usize, events: u64) {
         self.underway[connection] = events;
         self.published.sent += events;
     }
 
-    fn write_event(&mut self, connection: usize, now: u64) {
-        let channels = &self.order.channels;
-        let channel = &channels[self.next_channel];
-        let number = &mut self.numbers[connection * channels.len() + self.next_channel];
+    /// The number of the channel whose turn it is, and the mark of its next event.
+    fn next(&mut self, connection: usize, now: u64) -> (usize, Mark) {
+        let (channel, channels) = (self.next_channel, self.order.channels.len());
+        let number = &mut self.numbers[connection * channels + channel];
         let mark = Mark { sent: now, stream: connection as u32, number: *number };
         *number += 1;
-        self.next_channel = (self.next_channel + 1) % channels.len();
+        self.next_channel = (channel + 1) % channels;
+        (channel, mark)
+    }
+
+    /// An event as Laravel's `redis` broadcaster writes it, with its data as an object; returns its channel.
+    fn write_message(&mut self, connection: usize, now: u64) -> String {
+        let (channel, mark) = self.next(connection, now);
+        let data = self.payload.with(mark).iter().filter(|byte| **byte != b'\\');
+        self.body.extend_from_slice(b"{\"event\":\"order.shipped\",\"data\":");
+        self.body.extend(data);
+        // In the place of the brace that ends the data.
+        self.body.pop();
+        self.body.extend_from_slice(b",\"socket\":null},\"socket\":null}");
+        self.order.channels[channel].clone()
+    }
+
+    fn write_event(&mut self, connection: usize, now: u64) {
+        let (channel, mark) = self.next(connection, now);
+        let channel = &self.order.channels[channel];
         let (before, after): (&[u8], &[u8]) = match self.order.batch {
             1 => (b"\",\"channels\":[\"", b"\"]}"),
             _ => (b"\",\"channel\":\"", b"\"}"),

@@ -19,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddrV4,
     /// Signs for the app.
     pub(crate) signer: Signer,
+    /// It is a Redis, where Laravel's `redis` broadcaster publishes with this prefix.
+    pub(crate) redis_prefix: Option<String>,
 }
 
 impl Target {
@@ -36,6 +38,13 @@ impl Target {
         // It goes on in the background; the poll tells how it ended.
         let _ = socket.connect(&address.into());
         Ok(mio::net::TcpStream::from_std(socket.into()))
+    }
+
+    /// A message for a channel of Redis.
+    pub(crate) fn message(&self, channel: &str, message: &[u8]) -> Vec<u8> {
+        let name = format!("{}{channel}", self.redis_prefix.as_deref().unwrap_or_default());
+        let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{name}\r\n${}\r\n", name.len(), message.len());
+        [head.as_bytes(), message, b"\r\n"].concat()
     }
 
     /// A whole signed request.

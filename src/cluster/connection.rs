@@ -1,5 +1,6 @@
 //! A connection to Redis: to one server, to the one that Sentinels name, or to a Redis Cluster.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -31,6 +32,8 @@ use crate::config::host_and_port;
 
 /// How long a connection may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// Between two tries to connect: from the first to the second, and so on.
+const RETRY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
 /// How long an answer may take; then the connection counts as lost.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
@@ -52,23 +55,11 @@ impl Connection {
         options: &config::Redis,
         hear: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<Self> {
-        let hear = move |info| {
-            hear(info);
-            Ok::<(), ()>(())
-        };
-        if !options.cluster_nodes.is_empty() {
-            let client = cluster_client(options)?.push_sender(hear).build()?;
-            return Ok(Self::Cluster(client.get_async_connection().await?));
+        if options.cluster_nodes.is_empty() {
+            return open_one(options, hear).await.map(Self::One);
         }
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIME))
-            .set_response_timeout(Some(ANSWER_TIME))
-            .set_push_sender(hear);
-        let client = match options.sentinels.is_empty() {
-            true => Client::open(connection_info(options)?)?,
-            false => tokio::time::timeout(ANSWER_TIME, master(options)).await.map_err(std::io::Error::from)??,
-        };
-        Ok(Self::One(client.get_multiplexed_async_connection_with_config(&settings).await?))
+        let client = cluster_client(options)?.push_sender(sender(hear)).build()?;
+        Ok(Self::Cluster(client.get_async_connection().await?))
     }
 
     /// Does all of these in this order; each has an answer of its own.
@@ -123,6 +114,68 @@ impl Connection {
             Self::One(_) => "PUBLISH",
             Self::Cluster(_) => "SPUBLISH",
         }
+    }
+}
+
+/// Connects to one server: to that of a Redis Cluster which answers first, where plain pub/sub reaches all of them.
+pub(crate) async fn open_one(
+    options: &config::Redis,
+    hear: impl Fn(PushInfo) + Send + Sync + 'static,
+) -> RedisResult<MultiplexedConnection> {
+    let settings = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIME))
+        .set_response_timeout(Some(ANSWER_TIME))
+        .set_push_sender(sender(hear));
+    let clients = match () {
+        () if !options.sentinels.is_empty() => {
+            vec![tokio::time::timeout(ANSWER_TIME, master(options)).await.map_err(std::io::Error::from)??]
+        }
+        () if !options.cluster_nodes.is_empty() => {
+            let mut nodes = addresses(&options.cluster_nodes, options.tls);
+            // Not everybody to the same one.
+            let first = rand::random_range(0..nodes.len().max(1));
+            nodes.rotate_left(first);
+            let client = |node: ConnectionAddr| Client::open(login(node.into_connection_info()?, options));
+            nodes.into_iter().map(client).collect::<RedisResult<_>>()?
+        }
+        () => vec![Client::open(connection_info(options)?)?],
+    };
+    let mut outcome = Err(std::io::Error::other("redis.cluster_nodes names no node").into());
+    for client in clients {
+        outcome = client.get_multiplexed_async_connection_with_config(&settings).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// What the library wants of those who hear.
+fn sender(hear: impl Fn(PushInfo) + Send + Sync + 'static) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync {
+    move |info| {
+        hear(info);
+        Ok(())
+    }
+}
+
+/// Pauses between tries to connect, longer and longer, and not at the same time on every node.
+pub(crate) struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(*RETRY.start())
+    }
+}
+
+impl Backoff {
+    /// How long a connection must have held for the next one to be tried at once.
+    pub(crate) const STABLE: Duration = *RETRY.end();
+
+    /// Waits for the next try.
+    pub(crate) async fn pause(&mut self) {
+        let jitter = rand::random_range(0.75..1.25);
+        tokio::time::sleep(self.0.mul_f64(jitter)).await;
+        self.0 = (self.0 * 2).min(*RETRY.end());
     }
 }
 
@@ -213,7 +266,7 @@ fn is_of_a_moving_slot(error: &redis::RedisError) -> bool {
 }
 
 /// What an operator can do about an error that says it only to those who know Redis well.
-pub(super) fn advice(error: &redis::RedisError, options: &config::Redis) -> Option<&'static str> {
+pub(crate) fn advice(error: &redis::RedisError, options: &config::Redis) -> Option<&'static str> {
     let text = error.to_string();
     let has_all = |parts: &[&str]| parts.iter().all(|part| text.contains(part));
     match () {
@@ -252,7 +305,10 @@ fn connection_info(options: &config::Redis) -> RedisResult<ConnectionInfo> {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         return Ok(info.set_redis_settings(settings));
     }
-    let info = address(&options.host, options.port, options.tls).into_connection_info()?;
+    Ok(login(address(&options.host, options.port, options.tls).into_connection_info()?, options))
+}
+
+fn login(info: ConnectionInfo, options: &config::Redis) -> ConnectionInfo {
     let mut settings = RedisConnectionInfo::default().set_db(options.db).set_protocol(ProtocolVersion::RESP3);
     if !options.password.is_empty() {
         settings = settings.set_password(options.password.expose_text());
@@ -260,7 +316,7 @@ fn connection_info(options: &config::Redis) -> RedisResult<ConnectionInfo> {
             settings = settings.set_username(&options.username);
         }
     }
-    Ok(info.set_redis_settings(settings))
+    info.set_redis_settings(settings)
 }
 
 /// The server that the Sentinels name.

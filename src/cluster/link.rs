@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::cluster::connection::ANSWER_TIME;
+use crate::cluster::connection::Backoff;
 use crate::cluster::connection::Connection;
 use crate::cluster::connection::advice;
 use crate::cluster::lease::renew_lease;
@@ -32,8 +33,6 @@ use crate::protocol::envelope::Envelope;
 use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Task;
 
-/// Between two tries to make a link: from the first to the second, and so on.
-pub(super) const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
 /// How often a connection is asked whether it still lives.
 pub(super) const PING: Duration = Duration::from_secs(2);
 /// How long a node that is back waits with its events for the others to be back.
@@ -65,7 +64,7 @@ pub(super) struct Link {
 
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
 pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
-    let mut pause = *RETRY.start();
+    let mut backoff = Backoff::default();
     let mut told = false;
     while !stop.is_cancelled() {
         let opened = stop.run_until_cancelled(Link::open(&cluster)).await;
@@ -78,9 +77,9 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
                     tell_of(&error, "the link to Redis is lost", &cluster);
                 }
                 link.end();
-                if link.since.elapsed() > *RETRY.end() {
+                if link.since.elapsed() > Backoff::STABLE {
                     // Whatever has happened may be over, such as when a slot of a Redis Cluster has moved.
-                    pause = *RETRY.start();
+                    backoff = Backoff::default();
                     continue;
                 }
             }
@@ -91,9 +90,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
             Some(Err(error)) => tracing::debug!(%error, "there is still no link to Redis"),
             None => return,
         }
-        let jitter = rand::random_range(0.75..1.25);
-        stop.run_until_cancelled(tokio::time::sleep(pause.mul_f64(jitter))).await;
-        pause = (pause * 2).min(*RETRY.end());
+        stop.run_until_cancelled(backoff.pause()).await;
     }
 }
 

@@ -27,9 +27,6 @@ use crate::registry::AppState;
 use crate::registry::Heard;
 use crate::registry::outgoing::Topic;
 
-/// How long word from other nodes waits for shards that lag too far behind.
-const WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// Who hears what comes over one link.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -136,7 +133,8 @@ impl Listener {
     fn on_event(&self, subject: &Subject, event: RemoteEvent) {
         let Topic::Channel(name) = &subject.topic else { return };
         let meters = &self.cluster.meters;
-        if !self.has_room() {
+        // While it waits, Redis keeps what is to come; of a Redis Cluster the library does.
+        if !self.cluster.inboxes.wait_for_room() {
             meters.dropped(Dropped::Overloaded, 1);
             return;
         }
@@ -149,19 +147,6 @@ impl Listener {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             meters.latency.observe(now.saturating_sub(accepted).as_secs_f64());
         }
-    }
-
-    /// Waits until the shards have room. While it does, Redis keeps what is to come; of a Redis Cluster the
-    /// library does.
-    fn has_room(&self) -> bool {
-        let began = Instant::now();
-        while self.cluster.inboxes.is_full() {
-            if began.elapsed() > WAIT_MAX {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        true
     }
 
     fn on_control(&self, envelope: Envelope) {

@@ -15,10 +15,10 @@ use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::connection::Backoff;
 use crate::cluster::connection::Connection;
 use crate::cluster::connection::advice;
 use crate::cluster::link::PING;
-use crate::cluster::link::RETRY;
 use crate::cluster::names::Names;
 use crate::config;
 
@@ -107,7 +107,7 @@ impl Rates {
     }
 
     async fn keep_link(&self) {
-        let mut pause = *RETRY.start();
+        let mut backoff = Backoff::default();
         let mut told = false;
         loop {
             let opened = self.open().await;
@@ -119,8 +119,8 @@ impl Rates {
                     tracing::info!("limits per second hold for all nodes together");
                     let since = Instant::now();
                     self.watch(link).await;
-                    if since.elapsed() > *RETRY.end() {
-                        pause = *RETRY.start();
+                    if since.elapsed() > Backoff::STABLE {
+                        backoff = Backoff::default();
                     }
                 }
                 Err(error) if !told => {
@@ -129,8 +129,7 @@ impl Rates {
                 }
                 Err(error) => tracing::debug!(%error, "limits per second still hold for each node"),
             }
-            sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
-            pause = (pause * 2).min(*RETRY.end());
+            backoff.pause().await;
         }
     }
 

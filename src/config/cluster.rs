@@ -141,7 +141,8 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
     let (section, field) = key.split_once('.')?;
     match (section, field) {
         ("cluster", "driver") => None,
-        ("cluster", "name") | ("redis", _) if !config.needs_redis() => Some(LOCAL),
+        ("redis", _) if !config.needs_redis() => Some(LOCAL),
+        ("cluster", "name") | ("redis", "key_prefix") if !config.keeps_in_redis() => Some(LOCAL),
         ("cluster", "name") => None,
         ("cluster", _) if config.cluster.driver == ClusterDriver::Local => Some(LOCAL),
         ("redis", "host" | "port" | "db" | "username" | "password") if !redis.url.is_empty() => {

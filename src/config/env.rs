@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::options;
-use super::options::{LARAVEL, Means, Said, Setting, TABLE};
+use super::options::{BROADCASTER, LARAVEL, Means, Said, Setting, TABLE};
 use super::suggest::did_you_mean;
 use super::tree;
 
@@ -77,7 +77,7 @@ fn concerns_us(name: &str) -> bool {
 
 /// Whether anything is read from a variable of that name.
 pub(super) fn is_read(name: &str) -> bool {
-    concerns_us(name) || LARAVEL.iter().any(|(laravels, _)| *laravels == name)
+    concerns_us(name) || LARAVEL.iter().any(|(laravels, _)| *laravels == name) || BROADCASTER.contains(&name)
 }
 
 /// The variables that set `key`: Soketi's and Laravel's, where they have one, and ours.
@@ -104,7 +104,8 @@ fn known(keys: &[String]) -> BTreeMap<String, Means<'_>> {
     let soketis = soketis().zip(means);
     let own = keys.iter().map(|key| (own(key), Means::Key(key)));
     let laravels = LARAVEL.iter().map(|(name, key)| ((*name).to_owned(), Means::Fallback(key)));
-    soketis.chain(own).chain(laravels).collect()
+    let broadcaster = BROADCASTER.iter().map(|name| ((*name).to_owned(), Means::Broadcaster));
+    soketis.chain(own).chain(laravels).chain(broadcaster).collect()
 }
 
 /// Whether Kubernetes made the variable, which happens when a service is called `soketi` or `gema`.

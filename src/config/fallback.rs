@@ -20,7 +20,7 @@ pub(super) fn complete(root: &mut Table, fallbacks: &[(&'static str, Value)], fi
         first_app(root, names.map(|(field, text)| (field, Value::new(None, text))).to_vec(), false);
     }
     // Laravel's own Redis is nobody's business on a node that needs none.
-    if ["cluster", "limiter"].iter().any(|section| selects(root, section, &["redis"])) {
+    if needs_redis(root) {
         redis(root, below("redis."));
     }
 }
@@ -43,9 +43,20 @@ fn first_app(root: &mut Table, fields: Fields, make: bool) {
 
 /// Whether the driver of `section` is one of these.
 fn selects(root: &Table, section: &str, drivers: &[&str]) -> bool {
-    let Some(ValueKind::Table(section)) = root.get(section).map(|section| &section.kind) else { return false };
-    let driver = section.get("driver").map(|driver| &driver.kind);
+    let driver = value(root, section, "driver").map(|driver| &driver.kind);
     matches!(driver, Some(ValueKind::String(driver)) if drivers.contains(&driver.as_str()))
+}
+
+fn needs_redis(root: &Table) -> bool {
+    ["cluster", "limiter"].iter().any(|section| selects(root, section, &["redis"]))
+        || value(root, "ingest", "prefixes").is_some_and(says_something)
+}
+
+fn value<'a>(root: &'a Table, section: &str, field: &str) -> Option<&'a Value> {
+    match &root.get(section)?.kind {
+        ValueKind::Table(table) => table.get(field),
+        _ => None,
+    }
 }
 
 /// Laravel's variables describe one server: they complete what is said of it, and never contradict it.

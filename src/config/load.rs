@@ -126,6 +126,7 @@ impl Sources {
             }
         }
         said.push(env::read(variables));
+        let broadcaster = said.iter_mut().find_map(|said| said.broadcaster.take());
         let (cluster_mode, mut warnings) = (settle(&mut said, &mut faults), Vec::new());
         warnings.extend(unread.clone());
         warnings.extend(said.iter_mut().flat_map(|said| std::mem::take(&mut said.warnings)));
@@ -157,6 +158,12 @@ impl Sources {
         }
         if !faults.is_empty() {
             return Err(Faults { faults, warnings });
+        }
+        if let Some((true, who)) = broadcaster.filter(|_| !checked.config.ingest.is_on()) {
+            warnings.push(format!(
+                "{who} is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, \
+                 or ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id"
+            ));
         }
         warnings.extend(idle(&checked.config, &checked.origins));
         warnings.extend(checked.config.warnings().iter().map(|warning| with_origin(warning, &checked)));
@@ -354,6 +361,45 @@ mod tests {
         let because = "has no effect, because cluster.driver is local; set it to redis to run several nodes as one";
         let idle = [CLUSTER_MODE, "SOKETI_ADAPTER_REDIS_PREFIX", "SOKETI_DB_REDIS_HOST", "GEMA_REDIS_PASSWORD"];
         assert_eq!(loaded.warnings, idle.map(|who| format!("{who} {because}")), "a default is not worth a word");
+    }
+
+    #[test]
+    fn laravels_broadcaster_needs_a_redis_but_no_other_nodes() {
+        let loaded = load_env(&[
+            ("SOKETI_HOST", "127.0.0.1"),
+            ("BROADCAST_CONNECTION", "redis"),
+            ("GEMA_INGEST_PREFIXES", "laravel_database_=app-id, shop_=app-id"),
+            ("REDIS_HOST", "laravel"),
+            ("GEMA_REDIS_KEY_PREFIX", "shop:"),
+            ("GEMA_CLUSTER_NAME", "shop"),
+        ])
+        .unwrap();
+        assert_eq!(loaded.config.ingest.prefixes, ["laravel_database_=app-id", "shop_=app-id"]);
+        assert_eq!(loaded.config.redis.host, "laravel");
+        assert_eq!(
+            loaded.warnings,
+            ["GEMA_CLUSTER_NAME", "GEMA_REDIS_KEY_PREFIX"].map(|who| format!("{who} has no effect, because {LOCAL}"))
+        );
+        let faults = load_env(&[("GEMA_INGEST_PREFIXES", "x=nobody"), (CLUSTER_MODE, "1")]).unwrap_err().faults;
+        assert_eq!(faults.len(), 2, "{faults:#?}");
+        assert!(faults[0].starts_with("ingest.prefixes (from GEMA_INGEST_PREFIXES) gives \"x\" to \"nobody\""));
+        assert!(faults[1].contains("redis.cluster_nodes is empty"));
+    }
+
+    #[test]
+    fn laravels_broadcaster_is_warned_of_where_nobody_hears_it() {
+        let warnings = |variables: &[(&str, &str)]| {
+            let host = [("SOKETI_HOST", "127.0.0.1")];
+            load_env(&[&host, variables].concat()).unwrap().warnings
+        };
+        for name in ["BROADCAST_CONNECTION", "BROADCAST_DRIVER"] {
+            let found = warnings(&[(name, "redis")]);
+            assert!(found.len() == 1 && found[0].starts_with(&format!("{name} is redis, but")), "{found:?}");
+            assert_eq!(warnings(&[(name, "pusher")]), [""; 0]);
+            assert_eq!(warnings(&[(name, "redis"), ("GEMA_INGEST_PREFIXES", "x=app-id")]), [""; 0]);
+        }
+        // What Laravel 11 no longer reads may be left over.
+        assert_eq!(warnings(&[("BROADCAST_DRIVER", "redis"), ("BROADCAST_CONNECTION", "pusher")]), [""; 0]);
     }
 
     #[test]

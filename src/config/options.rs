@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use config::Value;
 use serde_json::Value as Json;
 
-pub(super) use self::table::{LARAVEL, Means, TABLE, option, options};
+pub(super) use self::table::{BROADCASTER, LARAVEL, Means, TABLE, option, options};
 use super::suggest::did_you_mean;
 use super::values::boolean;
 
@@ -44,6 +44,8 @@ pub(super) struct Said {
     pub(super) fallbacks: Vec<(&'static str, Value)>,
     /// Whether Soketi would look for a Redis Cluster, and who says so.
     pub(super) cluster_mode: Option<(bool, String)>,
+    /// Whether Laravel broadcasts by way of Redis, and who says so.
+    pub(super) broadcaster: Option<(bool, String)>,
     /// Who names the nodes of a Redis Cluster in Soketi's way, which counts in that mode only.
     pub(super) cluster_nodes: Option<String>,
     pub(super) faults: Vec<String>,
@@ -77,6 +79,7 @@ impl Said {
                     self.cluster_mode = Some((mode, name.to_owned()));
                 }
             }
+            Means::Broadcaster => drop(self.broadcaster.get_or_insert((value.trim() == "redis", name.to_owned()))),
             Means::Milliseconds(key) => match value.trim().parse::<f64>() {
                 Ok(number) if number.is_finite() => self.set(setting, key, setting.value(number / 1000.0)),
                 _ => self.faults.push(format!("{name} is {value:?}; it must be a number of milliseconds")),

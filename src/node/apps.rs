@@ -86,7 +86,7 @@ impl Node {
     }
 
     /// The app with this id, as far as it is known here.
-    pub(super) fn app_by_id(&self, id: &str) -> Option<Arc<App>> {
+    pub fn app_by_id(&self, id: &str) -> Option<Arc<App>> {
         self.apps.by_id(id)
     }
 

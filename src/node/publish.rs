@@ -1,5 +1,6 @@
 //! Accepting an event and handing it to the subscribers' shards.
 
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::limiter::Allowance;
@@ -59,10 +60,15 @@ impl Node {
 impl App {
     /// The channel that an event for `channel` goes to by the app's rules.
     pub fn destination(&self, channel: ChannelName) -> Result<ChannelName, PolicyError> {
+        self.destination_by_rules(channel).inspect_err(|why| self.forbidden("publish", why))
+    }
+
+    /// The same where nothing counts or logs what the rules forbid but whoever asks.
+    pub fn destination_by_rules(&self, channel: ChannelName) -> Result<ChannelName, PolicyError> {
         let rules = self.rules();
         let limits = &rules.said.limits;
-        let twin = limits.policy().publish(&channel, limits.max_channel_name_length);
-        Ok(twin.inspect_err(|why| self.forbidden("publish", why))?.unwrap_or(channel))
+        let twin = limits.policy().publish(&channel, limits.max_channel_name_length)?;
+        Ok(twin.unwrap_or(channel))
     }
 
     /// Whether a client may send an event on a channel that it has joined.
@@ -72,10 +78,25 @@ impl App {
 
     /// Delivers a publisher's event; a cache channel remembers it.
     pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
+        let event = self.accept(channel, publication, accepted);
+        self.state.publish(channel, &event, self.cache_time(channel));
+    }
+
+    /// The same on this node only, since the others get the event by themselves.
+    pub fn publish_here(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
+        let event = self.accept(channel, publication, accepted);
+        self.state.publish_here(channel, &event, self.cache_time(channel));
+    }
+
+    fn accept(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) -> Event {
         self.meters.event(publication.name);
         let frame = event::published(channel.as_str(), publication.name, publication.data);
-        let cache_for = channel.kind().cached.then(|| self.rules().said.limits.cache_ttl_seconds.duration());
-        self.state.publish(channel, &Event { frame, except: publication.except, accepted }, cache_for);
+        Event { frame, except: publication.except, accepted }
+    }
+
+    /// How long a cache channel remembers an event.
+    fn cache_time(&self, channel: &ChannelName) -> Option<Duration> {
+        channel.kind().cached.then(|| self.rules().said.limits.cache_ttl_seconds.duration())
     }
 
     /// Delivers a client's event to the others on the channel.

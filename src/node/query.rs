@@ -117,14 +117,14 @@ impl App {
         counts
     }
 
-    /// What a cache channel remembers, and how long it will.
+    /// What a cache channel remembers, and how long it will: what all nodes or this one remember longest.
     async fn cached(&self, channel: &ChannelName) -> Option<(Frame, Duration)> {
-        if let Some(cluster) = &self.cluster
-            && let Some(cached) = cluster.cached(&self.id, channel).await
-        {
-            return cached;
-        }
-        self.state.channel(channel.as_str(), Instant::now()).cached
+        let together = match &self.cluster {
+            Some(cluster) => cluster.cached(&self.id, channel).await.flatten(),
+            None => None,
+        };
+        let here = self.state.channel(channel.as_str(), Instant::now()).cached;
+        together.into_iter().chain(here).max_by_key(|(_, left)| *left)
     }
 }
 

@@ -9,6 +9,11 @@ pub(crate) fn quote(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("text always becomes a JSON string");
 }
 
+/// The same as a text of its own.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("text always becomes a JSON string")
+}
+
 /// A JSON object read into `T`, with borrowed fields; `None` when it is another kind of value or does not fit.
 pub(crate) fn object<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Option<T> {
     let is_object = text.trim_ascii_start().starts_with('{');
@@ -44,9 +49,7 @@ pub fn data_string(raw: &RawValue) -> Cow<'_, str> {
     if is_string(raw) {
         return Cow::Borrowed(raw.get());
     }
-    let mut quoted = Vec::new();
-    quote(&mut quoted, &compact(raw));
-    Cow::Owned(String::from_utf8(quoted).expect("JSON is UTF-8"))
+    Cow::Owned(quoted(&compact(raw)))
 }
 
 /// A value without white space between its parts, and otherwise as it was written.

@@ -209,18 +209,7 @@ impl<'a> EventBody<'a> {
     }
 
     fn name(&self, length_max: usize) -> Result<Cow<'a, str>, BodyError> {
-        let name = self.name.ok_or(BodyError::Missing("name"))?;
-        let name = json::text(name).ok_or(BodyError::NotText("name"))?;
-        if name.is_empty() {
-            return Err(BodyError::EmptyName);
-        }
-        if name.len() > length_max && name.chars().count() > length_max {
-            return Err(BodyError::NameTooLong(length_max));
-        }
-        if name.starts_with("pusher:") || name.starts_with("pusher_internal:") {
-            return Err(BodyError::ReservedName);
-        }
-        Ok(name)
+        event_name(self.name.ok_or(BodyError::Missing("name"))?, length_max)
     }
 
     fn except(&self) -> Result<Option<SocketId>, BodyError> {
@@ -233,6 +222,21 @@ impl<'a> EventBody<'a> {
         let list = self.info.and_then(json::text).filter(|list| !list.is_empty())?;
         Some(InfoRequest::parse(&list))
     }
+}
+
+/// The name of an event, which must be one that publishers may use.
+pub(super) fn event_name(name: &RawValue, length_max: usize) -> Result<Cow<'_, str>, BodyError> {
+    let name = json::text(name).ok_or(BodyError::NotText("name"))?;
+    if name.is_empty() {
+        return Err(BodyError::EmptyName);
+    }
+    if name.len() > length_max && name.chars().count() > length_max {
+        return Err(BodyError::NameTooLong(length_max));
+    }
+    if name.starts_with("pusher:") || name.starts_with("pusher_internal:") {
+        return Err(BodyError::ReservedName);
+    }
+    Ok(name)
 }
 
 fn text(body: &[u8]) -> Result<&str, BodyError> {

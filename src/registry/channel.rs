@@ -49,6 +49,8 @@ pub(super) struct Channel {
 pub(super) struct Cached {
     pub(super) frame: Frame,
     pub(super) until: Instant,
+    /// Redis does not remember it for all nodes.
+    here_only: bool,
 }
 
 /// When the subscribers last heard how many they are, and whether that has changed since.
@@ -134,17 +136,32 @@ impl Channel {
 
     /// Remembers an event.
     pub(super) fn remember(&mut self, frame: &Frame, until: Instant) {
-        self.cached = Some(Box::new(Cached { frame: frame.clone(), until }));
+        self.keep_cached(Cached { frame: frame.clone(), until, here_only: false });
+    }
+
+    /// Remembers an event that each node has to remember for itself.
+    pub(super) fn remember_here(&mut self, frame: &Frame, until: Instant) {
+        self.keep_cached(Cached { frame: frame.clone(), until, here_only: true });
+    }
+
+    fn keep_cached(&mut self, cached: Cached) {
+        self.cached = Some(Box::new(cached));
         if let Some(shared) = &mut self.shared {
             shared.cached_anew = true;
         }
     }
 
+    /// Whether what Redis remembers until then is older than what is remembered here.
+    pub(super) fn is_ahead_of(&self, until: Instant) -> bool {
+        self.cached.as_ref().is_some_and(|cached| cached.here_only && cached.until > until)
+    }
+
     /// Nothing needs the entry any more.
     pub(super) fn is_idle(&mut self, scope: &Scope<'_>) -> bool {
         let lingered = self.shared.as_ref().is_none_or(|shared| shared.has_lingered(scope.now));
-        // The other nodes remember a cached event as well.
-        self.total() == 0 && lingered && (scope.is_linked() || self.cached(scope.now).is_none())
+        // Redis remembers most cached events for all nodes.
+        let forgettable = |cached: &Cached| scope.is_linked() && !cached.here_only;
+        self.total() == 0 && lingered && self.cached(scope.now).is_none_or(forgettable)
     }
 
     /// Whether another member fits in.

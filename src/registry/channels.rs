@@ -155,13 +155,7 @@ impl AppState {
     pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
         let (name, member) = grant.into_parts();
         self.change(&name, now, |channels, scope| {
-            let channel = channels.entry(name.clone()).or_insert_with(|| {
-                let mut channel = Channel::new(scope);
-                if scope.is_linked() {
-                    channel.open(&name, scope);
-                }
-                channel
-            });
+            let channel = open_entry(channels, &name, scope);
             if member.as_ref().is_some_and(|member| !channel.has_room(member, rules.members_max)) {
                 return Err(Full);
             }
@@ -199,6 +193,18 @@ impl AppState {
             }
             if let Some(outgoing) = scope.outgoing {
                 outgoing.publish(scope.app, name, event, cache_for);
+            }
+        });
+    }
+
+    /// The same for an event that all nodes get by themselves, so none is told of it.
+    pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
+        self.change(name, event.accepted, |channels, scope| {
+            if let Some(cache_for) = cache_for {
+                open_entry(channels, name, scope).remember_here(&event.frame, event.accepted + cache_for);
+            }
+            if let Some(channel) = channels.get(name.as_str()) {
+                channel.announce(event, scope);
             }
         });
     }
@@ -272,6 +278,21 @@ impl AppState {
     }
 }
 
+/// The channel called `name`. One that was not there begins to hear of the other nodes, if there are any.
+fn open_entry<'a>(
+    channels: &'a mut HashMap<ChannelName, Channel>,
+    name: &ChannelName,
+    scope: &Scope<'_>,
+) -> &'a mut Channel {
+    channels.entry(name.clone()).or_insert_with(|| {
+        let mut channel = Channel::new(scope);
+        if scope.is_linked() {
+            channel.open(name, scope);
+        }
+        channel
+    })
+}
+
 /// What the cluster has to say.
 impl AppState {
     /// What to tell the others of what is on a channel here.
@@ -334,6 +355,68 @@ impl AppState {
     pub fn bury(&self, node: NodeId, now: Instant) {
         for name in self.channels.names() {
             self.change_known(&name, now, |channel, scope| channel.bury(&name, node, scope));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::RemoteEvent;
+    use crate::protocol::event;
+    use crate::registry::inbox::Inboxes;
+    use crate::registry::outgoing::Outgoing;
+    use crate::registry::outgoing::Patience;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// One of several nodes, with a link to the others.
+    fn linked() -> AppState {
+        let patience = Patience { bytes_max: 1024, time: Duration::from_secs(1) };
+        let outgoing = Arc::new(Outgoing::new(NodeId::random(), patience));
+        outgoing.link();
+        AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(outgoing))
+    }
+
+    fn name() -> ChannelName {
+        ChannelName::parse("cache-x", 200).unwrap()
+    }
+
+    fn frame(name: &str) -> Frame {
+        event::published("cache-x", name, "\"1\"")
+    }
+
+    fn cached(app: &AppState, now: Instant) -> Option<Frame> {
+        app.channel("cache-x", now).cached.map(|(frame, _)| frame)
+    }
+
+    #[test]
+    fn what_each_node_has_to_remember_for_itself_is_not_forgotten_before_its_time() {
+        let (app, now) = (linked(), Instant::now());
+        app.publish_here(&name(), &Event::of(frame("e"), now), Some(HOUR));
+        let sweep = |at: Instant| (0..PARTS).for_each(|_| app.tick(at));
+        sweep(now + HOUR / 2);
+        assert_eq!(cached(&app, now), Some(frame("e")));
+        sweep(now + HOUR);
+        assert!(app.is_idle());
+    }
+
+    #[test]
+    fn what_redis_remembers_does_not_replace_what_came_here_after_it() {
+        let (app, now) = (linked(), Instant::now());
+        app.publish_here(&name(), &Event::of(frame("late"), now), Some(HOUR));
+        // As when the link comes back: whatever is here is compared anew.
+        app.unlinked(now);
+        app.linked(now);
+        for (name_of_redis, left, remembered) in [("early", HOUR / 2, "late"), ("latest", HOUR * 2, "latest")] {
+            app.change_known(&name(), now, |channel, scope| {
+                let node = NodeId::random();
+                let frame = frame(name_of_redis);
+                let event = RemoteEvent { node, number: 1, accepted_micros: 0, except: None, cached_for_ms: 1, frame };
+                channel.open(&name(), scope);
+                channel.opened(&name(), Snapshot { cached: Some((event, left)), ..Snapshot::default() }, scope);
+            });
+            assert_eq!(cached(&app, now), Some(frame(remembered)));
         }
     }
 }

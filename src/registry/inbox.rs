@@ -1,6 +1,7 @@
 //! What flows down to the shards: one inbox for each, filled by anybody, emptied by its shard.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -76,6 +77,9 @@ pub struct Upgraded {
 /// Events that may wait for one shard, in bytes. Beyond it publishers are told to come back later.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// How long what cannot be refused waits for shards that lag so far behind.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// One shard's inbox: swapped out whole, with one wake-up however much it holds.
 #[derive(Debug, Default)]
 struct Inbox {
@@ -86,7 +90,11 @@ struct Inbox {
 
 /// The inboxes of all shards.
 #[derive(Debug)]
-pub struct Inboxes(Vec<Inbox>);
+pub struct Inboxes {
+    shards: Vec<Inbox>,
+    /// Somebody has waited for room in vain.
+    hopeless: AtomicBool,
+}
 
 /// Shards that sleep although their inbox has been filled, as bits. Wake them once no lock is held.
 #[derive(Debug, Default)]
@@ -98,7 +106,7 @@ impl Sleepers {
     pub fn wake(self, inboxes: &Inboxes) {
         let mut bits = self.0;
         while bits != 0 {
-            inboxes.0[bits.trailing_zeros() as usize].filled.notify_one();
+            inboxes.shards[bits.trailing_zeros() as usize].filled.notify_one();
             bits &= bits - 1;
         }
     }
@@ -107,17 +115,17 @@ impl Sleepers {
 impl Inboxes {
     /// Empty inboxes for so many shards.
     pub fn new(shards: usize) -> Self {
-        Self((0..shards).map(|_| Inbox::default()).collect())
+        Self { shards: (0..shards).map(|_| Inbox::default()).collect(), hopeless: AtomicBool::new(false) }
     }
 
     /// How many shards there are.
     pub fn shards(&self) -> usize {
-        self.0.len()
+        self.shards.len()
     }
 
     /// Puts a letter into a shard's inbox without waking it.
     pub fn put(&self, shard: ShardIndex, letter: Letter, sleepers: &mut Sleepers) {
-        let inbox = &self.0[shard];
+        let inbox = &self.shards[shard];
         let mut letters = inbox.letters.lock();
         if let Letter::Event(_, event) = &letter {
             inbox.waiting_bytes.fetch_add(event.frame.bytes().len(), Ordering::Relaxed);
@@ -142,12 +150,27 @@ impl Inboxes {
 
     /// Whether some shard lags so far behind that publishers should wait.
     pub fn is_full(&self) -> bool {
-        self.0.iter().any(|inbox| inbox.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX)
+        self.shards.iter().any(|inbox| inbox.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX)
+    }
+
+    /// Blocks the thread until no shard lags so far behind. False when that takes too long; then until it is over
+    /// nobody waits for it.
+    pub fn wait_for_room(&self) -> bool {
+        let began = Instant::now();
+        while self.is_full() {
+            if self.hopeless.load(Ordering::Relaxed) || began.elapsed() > WAIT_MAX {
+                self.hopeless.store(true, Ordering::Relaxed);
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.hopeless.store(false, Ordering::Relaxed);
+        true
     }
 
     /// Everything in a shard's inbox, by way of an empty vector that takes its place.
     pub fn take(&self, shard: ShardIndex, empty: Vec<Letter>) -> Vec<Letter> {
-        let inbox = &self.0[shard];
+        let inbox = &self.shards[shard];
         let mut letters = inbox.letters.lock();
         inbox.waiting_bytes.store(0, Ordering::Relaxed);
         std::mem::replace(&mut *letters, empty)
@@ -155,6 +178,26 @@ impl Inboxes {
 
     /// Ends when a shard's inbox has been filled since it was last taken.
     pub async fn filled(&self, shard: ShardIndex) {
-        self.0[shard].filled.notified().await;
+        self.shards[shard].filled.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event;
+
+    #[test]
+    fn nobody_waits_for_ever_for_a_shard_that_lags() {
+        let inboxes = Inboxes::new(2);
+        assert!(inboxes.wait_for_room());
+        let frame = event::published("a", "e", &format!("\"{}\"", "x".repeat(WAITING_BYTES_MAX)));
+        inboxes.send(1, Letter::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now() }));
+        // The second time nobody waits, or this test would take hours.
+        for _ in 0..10_000 {
+            assert!(!inboxes.wait_for_room());
+        }
+        inboxes.take(1, Vec::new());
+        assert!(inboxes.wait_for_room() && !inboxes.hopeless.load(Ordering::Relaxed));
     }
 }

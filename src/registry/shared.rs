@@ -253,10 +253,11 @@ impl Channel {
         shared.counts = snapshot.counts;
         if let Some((event, left)) = snapshot.cached
             && !shared.cached_anew
+            && !self.is_ahead_of(scope.now + left)
         {
             if nobody && event.node != scope.node() {
                 // It may still be on its way here; then it must not come twice.
-                shared.is_new(event.node, event.number);
+                self.shared_mut().is_new(event.node, event.number);
             }
             self.remember(&event.frame, scope.now + left);
         }

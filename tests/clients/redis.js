@@ -1,6 +1,7 @@
 // A Redis of a test file's own: on a free port, with nothing on disk.
 
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { createConnection, createServer } from 'node:net';
 import { until } from './wait.js';
 
@@ -64,4 +65,28 @@ function answers(port) {
     });
     socket.once('error', () => resolve(false));
   });
+}
+
+/** A connection that sends commands one after the other, in plain RESP. */
+export class RedisClient {
+  static async connect({ port }) {
+    const client = new RedisClient();
+    client.#socket = createConnection(port, '127.0.0.1');
+    await once(client.#socket, 'connect');
+    return client;
+  }
+
+  #socket;
+
+  /** Resolves when Redis has answered, which must not be an error. */
+  async command(...words) {
+    const parts = words.map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`);
+    this.#socket.write(`*${words.length}\r\n${parts.join('')}`);
+    const [answer] = await once(this.#socket, 'data');
+    if (answer.toString().startsWith('-')) throw new Error(answer.toString().trim());
+  }
+
+  close() {
+    this.#socket.destroy();
+  }
 }

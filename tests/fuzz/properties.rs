@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use gema::cluster::answers;
+use gema::protocol::broadcast::Broadcast;
+use gema::protocol::broadcast::BroadcastError;
 use gema::protocol::channel::Access;
 use gema::protocol::channel::ChannelName;
 use gema::protocol::channel::NameError;
@@ -343,6 +345,34 @@ fn assert_publishable(event: &PublisherEvent<'_>) {
         assert!(!event.channels[..at].contains(channel));
         assert_eq!(ChannelName::parse(channel.as_str(), limits.channel_name_length_max).as_ref(), Ok(channel));
         assert_well_formed(&event::published(channel.as_str(), &event.name, &event.data));
+    }
+}
+
+/// Whatever is published in Redis, what is taken from it is fit for clients, and is what Laravel's `pusher` driver
+/// would have sent. The input: a channel, in further lines the message.
+pub fn broadcasts(input: &[u8]) {
+    let end = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
+    let (channel, message) = (String::from_utf8_lossy(&input[..end]), input.get(end + 1..).unwrap_or_default());
+    match Broadcast::parse(&channel, message, PUBLISH_LIMITS) {
+        Ok(broadcast) => {
+            assert_eq!(broadcast.channel.as_str(), channel);
+            assert!(!broadcast.channel.kind().encrypted && broadcast.channel.user().is_none());
+            let Broadcast { name, data, channel, except } = broadcast;
+            let value: Value = serde_json::from_slice(message).unwrap_or_default();
+            if let (Some(sent), Some(delivered)) = (value["data"].as_object(), decoded(&data)) {
+                let mut sent = sent.clone();
+                let delivered_value = serde_json::from_str::<Value>(&delivered).ok();
+                match (sent.shift_remove("socket"), sent.is_empty()) {
+                    (Some(_), true) => assert_eq!(delivered, "[]"),
+                    _ => assert_eq!(delivered_value, Some(Value::Object(sent))),
+                }
+            }
+            assert!(except.is_none() || value.is_null() || value["socket"].is_string());
+            assert_publishable(&PublisherEvent { name, data, channels: vec![channel], except, info: None });
+        }
+        Err(BroadcastError::Encrypted) => assert!(channel.starts_with("private-encrypted-")),
+        Err(BroadcastError::Refused(_)) => assert!(is_json(std::str::from_utf8(message).unwrap())),
+        Err(BroadcastError::Foreign) => (),
     }
 }
 

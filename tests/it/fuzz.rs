@@ -31,6 +31,11 @@ fn no_body_gets_an_event_past_the_limits() {
 }
 
 #[test]
+fn whatever_is_published_in_redis_is_fit_for_clients() {
+    holds("broadcasts", properties::broadcasts);
+}
+
+#[test]
 fn a_request_is_believed_with_its_own_signature_only() {
     holds("query_strings", properties::query_strings);
 }

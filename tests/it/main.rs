@@ -34,6 +34,7 @@ mod connection;
 mod drain;
 mod fuzz;
 mod harness;
+mod ingest;
 mod limits;
 mod liveness;
 mod metrics;

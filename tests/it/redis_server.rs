@@ -149,6 +149,11 @@ impl TestRedis {
     pub fn configure(&self, config: &mut Config, cluster: &str) {
         config.cluster.driver = ClusterDriver::Redis;
         config.cluster.name = cluster.to_owned();
+        self.point(config);
+    }
+
+    /// Makes this Redis the one of a node.
+    pub fn point(&self, config: &mut Config) {
         config.redis.host = "127.0.0.1".to_owned();
         config.redis.port = self.port;
         config.redis.password = Secret::new(&self.password);

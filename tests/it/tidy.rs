@@ -11,7 +11,7 @@ const ROWS: &[&[&str]] = &[
     &["registry", "limiter", "store", "tls"],
     &["cluster"],
     &["node"],
-    &["session", "http"],
+    &["session", "http", "ingest"],
     &["shard"],
     &["server", "telemetry"],
     &["cli", "main", "lib"],

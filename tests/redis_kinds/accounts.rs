@@ -65,6 +65,26 @@ async fn a_user_who_may_not_is_told_of() {
 }
 
 #[tokio::test]
+async fn laravels_events_need_few_rights_and_say_which() {
+    let redis = Server::start(&[
+        "user ears on >hush ~x &laravel_* -@all +@connection +@pubsub",
+        "user deaf on >hush ~x resetchannels -@all +@connection +@pubsub",
+    ]);
+    let alone = |user: &str| {
+        at(&format!("redis://{user}:hush@{}", redis.address()))
+            .with("GEMA_CLUSTER_DRIVER", "local")
+            .with("GEMA_INGEST_PREFIXES", "laravel_=app-id")
+    };
+    let node = alone("ears").node().await;
+    let mut client = node.subscribed("orders").await;
+    redis.cli(&["PUBLISH", "laravel_orders", r#"{"event":"e","data":"1"}"#]);
+    assert_eq!(client.next_event("e").await, 1);
+    let node = alone("deaf").node().await;
+    told(&node, "Laravel's redis broadcaster cannot be listened to", "must allow &PREFIX* for each prefix").await;
+    node.serves_locally("orders").await;
+}
+
+#[tokio::test]
 async fn a_redis_that_asks_for_a_password_is_told_of() {
     let redis = Server::start(&["requirepass hush"]);
     is_refused(&format!("redis://{}", redis.address()), "NOAUTH").await;

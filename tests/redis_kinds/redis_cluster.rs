@@ -275,3 +275,33 @@ async fn when_a_master_dies_the_nodes_follow_to_its_replica() {
         assert_eq!(client.next_event("e").await, 2);
     }
 }
+
+#[tokio::test]
+async fn what_laravel_publishes_on_any_master_is_heard_once() {
+    let redis = RedisCluster::start();
+    let alone = on(&redis).with("GEMA_CLUSTER_DRIVER", "local").with("GEMA_INGEST_PREFIXES", "laravel_=app-id");
+    let nodes = [alone.node().await, alone.node().await];
+    let mut clients = [nodes[0].subscribed("orders").await, nodes[1].subscribed("orders").await];
+    let mut hear = async |master: usize| {
+        redis.masters[master].cli(&["PUBLISH", "laravel_orders", &format!(r#"{{"event":"e","data":"{master}"}}"#)]);
+        for client in &mut clients {
+            assert_eq!(client.next_event("e").await, json!(master));
+        }
+    };
+    for master in 0..3 {
+        hear(master).await;
+    }
+    // Whoever listened to the one that dies goes to another one.
+    let listeners =
+        |master: usize| redis.masters[master].cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).matches("psub=1").count();
+    let dying = (0..3).find(|&master| listeners(master) > 0).unwrap();
+    redis.masters[dying].kill();
+    let others: Vec<usize> = (0..3).filter(|&master| master != dying).collect();
+    eventually("both nodes listen to other masters", FOUND_MAX, async || {
+        others.iter().map(|&master| listeners(master)).sum::<usize>() == 2
+    })
+    .await;
+    for master in others {
+        hear(master).await;
+    }
+}

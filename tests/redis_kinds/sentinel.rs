@@ -48,6 +48,28 @@ async fn when_sentinels_promote_a_replica_the_nodes_follow() {
 }
 
 #[tokio::test]
+async fn what_laravel_publishes_is_heard_from_the_master_of_now() {
+    let redis = Watched::start("hush-redis", "");
+    let node = Cluster::on(&TestRedis::absent("hush-redis"))
+        .with("GEMA_CLUSTER_DRIVER", "local")
+        .with("GEMA_REDIS_SENTINELS", &redis.sentinel.address())
+        .with("GEMA_REDIS_SENTINEL_MASTER", "shop")
+        .with("GEMA_INGEST_PREFIXES", "laravel_=app-id")
+        .node()
+        .await;
+    let mut client = node.subscribed("orders").await;
+    let publish = ["PUBLISH", "laravel_orders", r#"{"event":"e","data":"1"}"#];
+    redis.master.cli(&publish);
+    assert_eq!(client.next_event("e").await, 1);
+    redis.master.kill();
+    for up in [0.0, 1.0] {
+        node.becomes("gema_ingest_up", "", FOLLOWED_MAX, |now| now == up).await;
+    }
+    redis.replica.cli(&publish);
+    assert_eq!(client.next_event("e").await, 1);
+}
+
+#[tokio::test]
 async fn sentinels_that_do_not_help_are_told_of_without_their_password() {
     let redis = Watched::start("", "hush-sentinel");
     let cluster = Cluster::on(&TestRedis::absent("")).with("GEMA_REDIS_SENTINELS", &redis.sentinel.address());

@@ -26,6 +26,8 @@ pub(in crate::config) enum Means<'a> {
     Tls(&'a str),
     /// Whether Soketi looks at its cluster nodes.
     ClusterMode,
+    /// How Laravel broadcasts; the first name counts.
+    Broadcaster,
     /// Makes the log talkative.
     Talkative,
     /// Selects what is there once; anything else than these values is a fault, for this reason.
@@ -49,13 +51,13 @@ impl<'a> Means<'a> {
             | Nodes(key, _) => Some(key),
             Talkative => Some("log.level"),
             Options => Some("redis.tls"),
-            Ioredis(_) | ClusterMode | Only(..) | Parameter(..) => None,
+            Ioredis(_) | ClusterMode | Broadcaster | Only(..) | Parameter(..) => None,
         }
     }
 }
 
 #[cfg(test)]
-use Means::Fallback;
+use Means::{Broadcaster, Fallback};
 use Means::{
     Choice, ClusterMode, Ioredis, Key, Lifetime, Mebibytes, Milliseconds, Nodes, Only, Options, Parameter, Talkative,
     Tls,
@@ -130,6 +132,9 @@ pub(in crate::config) const LARAVEL: [(&str, &str); 9] = [
     ("REDIS_USERNAME", "redis.username"),
     ("REDIS_PASSWORD", "redis.password"),
 ];
+
+/// Laravel's names for the way of its events, the newer one first.
+pub(in crate::config) const BROADCASTER: [&str; 2] = ["BROADCAST_CONNECTION", "BROADCAST_DRIVER"];
 
 /// Every variable of Soketi 1.6.1 without the `SOKETI_` before it, and every option as it is called in a file.
 /// What has no variable has no name there.

@@ -1,0 +1,65 @@
+//! What is counted of Laravel's `redis` broadcaster.
+
+use prometheus::IntCounter;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+
+use super::Maker;
+
+/// The connection to Redis on which Laravel's events come.
+#[derive(Debug, Clone)]
+pub struct IngestMeters {
+    /// 1 while there is a connection.
+    pub up: IntGauge,
+    /// Events handed to the shards.
+    pub messages: IntCounter,
+    dropped: IntCounterVec,
+}
+
+/// Why a message is not an event for subscribers. The names are values of the label `cause`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unfit {
+    /// Other software's.
+    Foreign,
+    /// Plaintext for an encrypted channel.
+    Encrypted,
+    /// More than the app allows, a reserved name, or what a rule for channels forbids.
+    Refused,
+    /// There is no such app, or it is disabled.
+    NoApp,
+    /// The shards lag too far behind.
+    Overloaded,
+}
+
+impl Unfit {
+    const ALL: [Self; 5] = [Self::Foreign, Self::Encrypted, Self::Refused, Self::NoApp, Self::Overloaded];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Foreign => "foreign",
+            Self::Encrypted => "encrypted",
+            Self::Refused => "refused",
+            Self::NoApp => "no_app",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+impl IngestMeters {
+    pub(super) fn new(own: &Maker<'_>) -> Self {
+        let dropped =
+            own.counter("ingest_dropped_total", "Messages of Redis that were not delivered, by cause", &["cause"]);
+        // From the beginning, so that an alert sees the first one.
+        for unfit in Unfit::ALL {
+            dropped.with_label_values(&[unfit.label()]);
+        }
+        let messages = IntCounter::new("gema_ingest_messages_total", "Events of Laravel's redis broadcaster delivered");
+        let up = IntGauge::new("gema_ingest_up", "Whether Laravel's redis broadcaster is listened to");
+        Self { up: own.register(up), messages: own.register(messages), dropped }
+    }
+
+    /// Counts a message that is not delivered.
+    pub fn dropped(&self, unfit: Unfit) {
+        self.dropped.with_label_values(&[unfit.label()]).inc();
+    }
+}
