@@ -413,11 +413,11 @@ async fn the_longest_prefix_says_whose_an_event_is() {
 #[tokio::test]
 async fn the_events_of_an_app_that_is_not_there_are_dropped_until_it_is() {
     let (mut server, mut laravel) = start().await;
-    server.reload(|config| config.apps[0].enabled = false);
+    server.reload(|config| config.apps[0].enabled = false).await;
     laravel.event("orders", "e", 1).await;
     laravel.heard(&server).await;
     assert_eq!(dropped(&server, "no_app").await, 1.0);
-    server.reload(|config| config.apps[0].enabled = true);
+    server.reload(|config| config.apps[0].enabled = true).await;
     let mut client = server.connect().await;
     client.subscribe("orders").await;
     laravel.event("orders", "e", 2).await;
