@@ -82,8 +82,19 @@ impl ChannelPattern {
         pattern[p..].iter().all(|&byte| byte == b'*')
     }
 
+    /// Whether it stands for more than one name.
+    pub fn has_star(&self) -> bool {
+        self.0.contains('*')
+    }
+
     /// The pattern as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ChannelPattern {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

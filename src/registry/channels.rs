@@ -114,6 +114,7 @@ impl AppState {
         Scope {
             inboxes: &self.inboxes,
             outgoing: self.outgoing.as_deref(),
+            views: &self.views,
             app: &self.id,
             now,
             sleepers: Sleepers::default(),
@@ -153,7 +154,7 @@ impl AppState {
     /// Joins a channel. The answer, the member list and what the cache holds go into the connection's inbox,
     /// in line with the channel's events.
     pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
-        let (name, member) = grant.into_parts();
+        let (name, member, view) = grant.into_parts();
         self.change(&name, now, |channels, scope| {
             let channel = channels.entry(name.clone()).or_insert_with(|| {
                 let mut channel = Channel::new(scope);
@@ -166,7 +167,7 @@ impl AppState {
                 return Err(Full);
             }
             let user_id = member.as_ref().map(|member| Arc::clone(&member.user_id));
-            let joiner = Joiner { address, user_id, rules, came: now };
+            let joiner = Joiner { address, user_id, view, rules, came: now };
             channel.join(&name, joiner, member.as_ref(), scope);
             Ok(())
         })
@@ -197,6 +198,7 @@ impl AppState {
                 }
                 channel.announce(event, scope);
             }
+            scope.show(name, event);
             if let Some(outgoing) = scope.outgoing {
                 outgoing.publish(scope.app, name, event, cache_for);
             }
@@ -260,6 +262,7 @@ impl AppState {
             });
         }
         self.tick_users(now);
+        self.tick_views(now);
         let part = self.channels.swept.fetch_add(1, Ordering::Relaxed) % PARTS;
         let scope = self.scope(now);
         self.channels.parts[part].lock().retain(|name, channel| {

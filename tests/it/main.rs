@@ -43,3 +43,4 @@ mod smoke;
 mod soketi_wire;
 mod tidy;
 mod users;
+mod views;
