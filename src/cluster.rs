@@ -13,6 +13,7 @@ mod names;
 mod orders;
 mod query;
 pub mod rates;
+mod views;
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;

@@ -14,6 +14,7 @@ pub mod inbox;
 mod members;
 pub mod outgoing;
 mod replica;
+mod seen;
 mod shared;
 mod users;
 mod views;
@@ -96,6 +97,7 @@ impl AppState {
 
     /// The link is lost: what is here counts.
     pub fn unlinked(&self, now: Instant) {
+        self.unwatched();
         self.settle_channels(now);
         self.settle_users();
     }

@@ -117,6 +117,22 @@ impl Connection {
         }
     }
 
+    /// Begins to listen to all topics that match; ends when Redis has confirmed it. A Redis Cluster has no such thing.
+    pub(super) async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(connection) => connection.psubscribe(globs).await,
+            Self::Cluster(_) => Ok(()),
+        }
+    }
+
+    /// Listens to them no longer.
+    pub(super) async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(connection) => connection.punsubscribe(globs).await,
+            Self::Cluster(_) => Ok(()),
+        }
+    }
+
     /// The command that tells something on a topic.
     pub(super) fn publish(&self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! The link to the other nodes: made, kept, lost, made again.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -52,7 +53,9 @@ pub(super) struct Link {
     /// Tells and asks.
     pub(super) out: Connection,
     /// Hears.
-    hearing: Connection,
+    pub(super) hearing: Connection,
+    /// The patterns that it listens to for views.
+    pub(super) watched: Mutex<BTreeSet<String>>,
     telling: mpsc::Receiver<Envelope>,
     /// What has been sent and not been answered.
     under_way: Mutex<Vec<Order>>,
@@ -131,6 +134,7 @@ impl Link {
             scripts,
             out,
             hearing,
+            watched: Mutex::default(),
             telling,
             under_way: Mutex::default(),
             since: Instant::now(),
@@ -154,10 +158,13 @@ impl Link {
         let (_, none) = mpsc::channel(1);
         let telling = std::mem::replace(&mut self.telling, none);
         let link = &*self;
+        // Before the others are told that this node listens.
+        link.watch().await?;
         tokio::select! {
             lost = link.write() => lost.map(|never| match never {}),
             lost = link.tell(telling) => lost.map(|never| match never {}),
             lost = link.ping() => lost.map(|never| match never {}),
+            lost = link.keep_watching() => lost.map(|never| match never {}),
             lost = link.keep_lease() => lost.map(|never| match never {}),
             () = link.listener.lost.cancelled() => Err(fault("Redis has ended the connection, or a subscription")),
             left = link.leave(stop) => left,

@@ -33,10 +33,12 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Who hears what comes over one link.
 #[derive(Debug)]
 pub(super) struct Listener {
-    cluster: Arc<Cluster>,
+    pub(super) cluster: Arc<Cluster>,
     control: String,
     /// What this node's own events begin with: they come back if it listens to their topic.
-    own_event: String,
+    pub(super) own_event: String,
+    /// What every event begins with.
+    pub(super) event: String,
     topics: Mutex<HashMap<Vec<u8>, Subject>>,
     /// Cancelled when the link is lost.
     pub(super) lost: CancellationToken,
@@ -55,6 +57,7 @@ impl Listener {
     pub(super) fn new(cluster: Arc<Cluster>) -> Self {
         Self {
             control: cluster.names.control(),
+            event: format!("{MAGIC}event "),
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),
@@ -86,6 +89,11 @@ impl Listener {
                 Some(Value::BulkString(message)),
             ) => {
                 self.on_message(&topic, &message.into());
+            }
+            (PushKind::PMessage, _, Some(Value::BulkString(topic))) => {
+                if let Some(Value::BulkString(message)) = data.next() {
+                    self.on_seen(&topic, &message.into());
+                }
             }
             (PushKind::Disconnection, ..) => self.lost.cancel(),
             // Redis has taken a subscription away, such as when a slot of a Redis Cluster moves.
@@ -123,7 +131,7 @@ impl Listener {
         }
     }
 
-    fn refuse(&self, topic: &[u8], error: EnvelopeError) {
+    pub(super) fn refuse(&self, topic: &[u8], error: EnvelopeError) {
         let cause = match error {
             EnvelopeError::Version => Dropped::Version,
             EnvelopeError::Malformed => Dropped::Malformed,
@@ -153,7 +161,7 @@ impl Listener {
 
     /// Waits until the shards have room. While it does, Redis keeps what is to come; of a Redis Cluster the
     /// library does.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         let began = Instant::now();
         while self.cluster.inboxes.is_full() {
             if began.elapsed() > WAIT_MAX {

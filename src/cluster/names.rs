@@ -10,6 +10,7 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::pattern::ChannelPattern;
 use crate::registry::outgoing::Topic;
 
 /// What would be taken for a part of the name.
@@ -41,6 +42,30 @@ impl Names {
     /// `<cluster>:{<app>:<channel>}`, or `~` and the user.
     pub(super) fn topic(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}", self.name, tag(app, topic))
+    }
+
+    /// The topics of all channels of an app whose base names match, and of some more.
+    pub(super) fn glob(&self, app: &str, pattern: &ChannelPattern) -> String {
+        let app = utf8_percent_encode(app, PARTS).to_string();
+        let start = escaped(&format!("{}:{{{app}:", self.name));
+        let any_case = |letter: char| match letter.is_ascii_alphabetic() {
+            true => format!("[{}{}]", letter.to_ascii_lowercase(), letter.to_ascii_uppercase()),
+            false => letter.to_string(),
+        };
+        let rest: String = pattern.as_str().trim_start_matches('*').chars().map(any_case).collect();
+        format!("{start}*{rest}}}")
+    }
+
+    /// All topics of the cluster, as a pattern of Redis.
+    pub(super) fn everything(&self) -> String {
+        format!("{}:*", self.name)
+    }
+
+    /// The app and what a topic is about, as [`Names::topic`] has written it.
+    pub(super) fn read(&self, topic: &[u8]) -> Option<(String, Topic)> {
+        let tag = std::str::from_utf8(topic).ok()?.strip_prefix(&*self.name)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let (app, field) = tag.split_once(':')?;
+        Some((percent_decode_str(app).decode_utf8().ok()?.into_owned(), topic_of(field)?))
     }
 
     /// Hash: who is on a topic, and on which node.
@@ -107,6 +132,12 @@ pub(super) fn topic_of(field: &str) -> Option<Topic> {
     }
 }
 
+/// A text that a pattern of Redis takes as it is.
+fn escaped(text: &str) -> String {
+    let escape = |letter: char| if r"*?[]^\".contains(letter) { format!(r"\{letter}") } else { letter.to_string() };
+    text.chars().map(escape).collect()
+}
+
 fn tag(app: &str, topic: &Topic) -> String {
     format!("{{{}:{}}}", utf8_percent_encode(app, PARTS), field(topic))
 }
@@ -124,6 +155,25 @@ mod tests {
         assert_eq!(names.rate("a:b", "read_requests"), "k:gema:{a%3Ab}:read_requests");
         assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
         assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "gema:{a:#server-to-user-x%3Ay}");
+    }
+
+    #[test]
+    fn a_topic_tells_its_app_and_channel() {
+        let names = Names::new("gema:x", "");
+        for app in ["app-id", "a:b}", "é %"] {
+            let topic = Topic::Channel(ChannelName::parse("private-a;b", 200).unwrap());
+            assert_eq!(names.read(names.topic(app, &topic).as_bytes()), Some((app.to_owned(), topic)));
+        }
+        for topic in ["gema:x:nodes", "gema:{a:b}", "gema:x:{a}", "gema:x:{a:b c}"] {
+            assert_eq!(names.read(topic.as_bytes()), None, "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_glob_is_a_pattern_behind_any_prefix() {
+        let glob = |name, app, pattern| Names::new(name, "").glob(app, &ChannelPattern::parse(pattern).unwrap());
+        assert_eq!(glob("gema", "app", "k.*1"), "gema:{app:*[kK].*1}");
+        assert_eq!(glob("g*", "a?[b]", "**"), r"g\*:{a\?\[b\]:*}");
     }
 
     #[test]

@@ -68,6 +68,13 @@ pub(super) struct Joiner {
     pub(super) came: Instant,
 }
 
+impl Joiner {
+    /// Whether what it is to see besides the channel is not yet listened to.
+    pub(super) fn waits_for_view(&self, name: &ChannelName, scope: &Scope<'_>) -> bool {
+        self.view.is_some() && scope.is_linked() && scope.views.waits(name, self.address)
+    }
+}
+
 /// What a change under the lock of a channel needs, and leaves to be done when the lock is gone.
 pub(super) struct Scope<'a> {
     pub(super) inboxes: &'a Inboxes,
@@ -171,6 +178,10 @@ impl Channel {
         {
             scope.uneasy = true;
             return self.keep(joiner, order);
+        }
+        if joiner.waits_for_view(name, scope) {
+            scope.uneasy = true;
+            return self.keep(joiner, None);
         }
         if let Some(member) = member {
             self.place(name, member, scope);

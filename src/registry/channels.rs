@@ -312,6 +312,13 @@ impl AppState {
         is_new
     }
 
+    /// More of what views see is listened to: those who waited for it join these channels.
+    pub(super) fn admit_viewers(&self, names: impl IntoIterator<Item = ChannelName>, now: Instant) {
+        for name in names {
+            self.change_known(&name, now, |channel, scope| channel.admit_viewers(&name, scope));
+        }
+    }
+
     /// The link is there: listens to everything.
     pub(super) fn open_channels(&self, now: Instant) {
         for name in self.channels.names() {

@@ -3,17 +3,20 @@
 //! Lock order: a channel, the views, then inboxes and the outgoing queue.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::code::VIEW_ENDED;
+use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::event;
 use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::pattern::base;
@@ -26,6 +29,7 @@ use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Sleepers;
+use crate::registry::seen::Seen;
 
 /// Views that end together have their connections closed over this time, so that they do not come back together.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -38,6 +42,8 @@ pub(super) struct Views {
     /// Subscriptions with a view. While there are none, publishing asks for no more than this.
     count: AtomicUsize,
     table: RwLock<Table>,
+    /// The last event of each other node: each comes once for every pattern that matches.
+    heard: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
@@ -45,10 +51,17 @@ struct Table {
     viewers: HashMap<(Address, ChannelName), Viewer>,
     shown: HashMap<ChannelId, Shown>,
     ids: HashMap<(ChannelName, Arc<[ChannelPattern]>), ChannelId>,
-    /// The views that have a pattern.
-    patterns: HashMap<ChannelPattern, Vec<ChannelId>>,
+    patterns: HashMap<ChannelPattern, Pattern>,
     /// Those of the patterns that stand for many names.
     starred: Vec<ChannelPattern>,
+}
+
+/// A pattern of some view.
+#[derive(Debug, Default)]
+struct Pattern {
+    views: Vec<ChannelId>,
+    /// The other nodes are listened to.
+    heard: bool,
 }
 
 /// A subscription with a view.
@@ -86,6 +99,16 @@ impl Views {
         let closes = until + rand::random_range(Duration::ZERO..SPREAD);
         table.viewers.insert((address, channel.clone()), Viewer { view: id, sees: false, until, closes });
         self.count.fetch_add(1, Ordering::Release);
+        if let Some(outgoing) = scope.outgoing.filter(|_| table.waits(id)) {
+            outgoing.change_views();
+        }
+    }
+
+    /// Whether the other nodes are not yet listened to for this subscription.
+    pub(super) fn waits(&self, channel: &ChannelName, address: Address) -> bool {
+        let table = self.table.read();
+        let viewer = table.viewers.get(&(address, channel.clone()));
+        viewer.is_some_and(|viewer| table.waits(viewer.view))
     }
 
     /// The connection has joined: it gets the view's events from now on.
@@ -110,7 +133,9 @@ impl Views {
         table.blind(&key, scope.inboxes, &mut scope.sleepers);
         if let Some(viewer) = table.viewers.remove(&key) {
             self.count.fetch_sub(1, Ordering::Release);
-            table.quit(viewer.view);
+            if let (true, Some(outgoing)) = (table.quit(viewer.view), scope.outgoing) {
+                outgoing.change_views();
+            }
         }
     }
 
@@ -161,11 +186,11 @@ impl Table {
         }
         let id = ChannelId::next();
         for pattern in view.patterns.iter() {
-            let views = self.patterns.entry(pattern.clone()).or_default();
-            if views.is_empty() && pattern.has_star() {
+            let known = self.patterns.entry(pattern.clone()).or_default();
+            if known.views.is_empty() && pattern.has_star() {
                 self.starred.push(pattern.clone());
             }
-            views.push(id);
+            known.views.push(id);
         }
         let shown = Shown {
             channel: channel.clone(),
@@ -178,23 +203,30 @@ impl Table {
         id
     }
 
-    /// One subscription less.
-    fn quit(&mut self, id: ChannelId) {
-        let Some(shown) = self.shown.get_mut(&id) else { return };
+    /// One subscription less. Returns whether it was the last one of its view.
+    fn quit(&mut self, id: ChannelId) -> bool {
+        let Some(shown) = self.shown.get_mut(&id) else { return false };
         shown.viewers -= 1;
         if shown.viewers > 0 {
-            return;
+            return false;
         }
-        let Some(Shown { channel, patterns, .. }) = self.shown.remove(&id) else { return };
+        let Some(Shown { channel, patterns, .. }) = self.shown.remove(&id) else { return false };
         for pattern in patterns.iter() {
-            let Some(views) = self.patterns.get_mut(pattern) else { continue };
-            views.retain(|view| *view != id);
-            if views.is_empty() {
+            let Some(known) = self.patterns.get_mut(pattern) else { continue };
+            known.views.retain(|view| *view != id);
+            if known.views.is_empty() {
                 self.patterns.remove(pattern);
                 self.starred.retain(|starred| starred != pattern);
             }
         }
         self.ids.remove(&(channel, patterns));
+        true
+    }
+
+    /// Whether the other nodes are not yet listened to for all that a view shows.
+    fn waits(&self, id: ChannelId) -> bool {
+        let unheard = |pattern: &ChannelPattern| self.patterns.get(pattern).is_some_and(|known| !known.heard);
+        self.shown.get(&id).is_some_and(|shown| shown.patterns.iter().any(unheard))
     }
 
     /// The subscription gets no more of the view's events.
@@ -214,7 +246,8 @@ impl Table {
         let exact = self.patterns.get(&*base);
         let matching = self.starred.iter().filter(|pattern| pattern.matches(&base));
         let starred = matching.filter_map(|pattern| self.patterns.get(pattern));
-        let mut views: Vec<ChannelId> = exact.into_iter().chain(starred).flatten().copied().collect();
+        let mut views: Vec<ChannelId> =
+            exact.into_iter().chain(starred).flat_map(|known| &known.views).copied().collect();
         views.sort_unstable();
         views.dedup();
         views
@@ -231,6 +264,42 @@ impl AppState {
     /// Subscriptions that see other channels.
     pub fn views(&self) -> usize {
         self.views.count()
+    }
+
+    /// What the views see: all patterns of it are to be listened to on the other nodes.
+    pub fn seen_patterns(&self) -> Vec<ChannelPattern> {
+        self.views.table.read().patterns.keys().cloned().collect()
+    }
+
+    /// These patterns are listened to.
+    pub fn watched(&self, patterns: &[ChannelPattern], now: Instant) {
+        let mut table = self.views.table.write();
+        for pattern in patterns {
+            if let Some(known) = table.patterns.get_mut(pattern) {
+                known.heard = true;
+            }
+        }
+        let waiting = table.viewers.iter().filter(|(_, viewer)| !viewer.sees);
+        let channels: HashSet<ChannelName> = waiting.map(|((_, channel), _)| channel.clone()).collect();
+        drop(table);
+        self.admit_viewers(channels, now);
+    }
+
+    /// No other node can be heard.
+    pub(super) fn unwatched(&self) {
+        self.views.table.write().patterns.values_mut().for_each(|known| known.heard = false);
+    }
+
+    /// An event of another node, heard by a pattern. Returns false when it has been heard before.
+    pub fn see(&self, channel: &ChannelName, event: RemoteEvent, now: Instant) -> bool {
+        if !self.views.heard.lock().is_new(event.node, event.number) {
+            return false;
+        }
+        let mut sleepers = Sleepers::default();
+        let event = Event { frame: event.frame, except: event.except, accepted: now };
+        self.views.show(channel, &event, &self.inboxes, &mut sleepers);
+        sleepers.wake(&self.inboxes);
+        true
     }
 
     pub(super) fn tick_views(&self, now: Instant) {

@@ -1,5 +1,7 @@
 //! Group views: one subscription sees the channels that the application has signed into its `channel_data`.
 
+use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -7,6 +9,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::client::Client;
+use crate::client::PATIENCE;
+use crate::redis_server::TestRedis;
 use crate::server::TestServer;
 use crate::server::channel_auth;
 
@@ -318,5 +322,106 @@ async fn the_events_of_one_publisher_are_seen_in_their_order() {
     let expected: Vec<String> = (0..EVENTS).map(|number| event("e", &number.to_string(), GROUP)).collect();
     for viewer in &mut viewers {
         assert_eq!(viewer.settle().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_another_node_publishes_is_seen_once() {
+    let server = TestServer::start_cluster(2).await;
+    let mut viewers = [server.connect_at(0).await, server.connect_at(1).await];
+    for viewer in &mut viewers {
+        view(viewer, GROUP, &grant(&["stok.*", "st*", "stok.1"])).await;
+    }
+    // Its own node hears the channel by its topic, too.
+    let mut clinic = server.connect_at(0).await;
+    clinic.subscribe("stok.1").await;
+    for publisher in 0..2 {
+        for channel in ["stok.1", "private-stok.2", "presence-STOK.3", "cache-stok.4", "private-cache-stok.5"] {
+            server.api_at(publisher).publish(channel, "e", "1").await;
+            for viewer in &mut viewers {
+                assert_eq!(viewer.settle().await, [event("e", "1", GROUP)], "{channel}");
+            }
+        }
+        for channel in ["xstok.1", "my-stok.1", "private-encrypted-stok.1"] {
+            server.api_at(publisher).publish(channel, "e", "2").await;
+            for viewer in &mut viewers {
+                viewer.nothing_came().await;
+            }
+        }
+        let body = json!({ "name": "e", "channel": "stok.2", "data": "3", "socket_id": viewers[0].socket_id });
+        server.api_at(publisher).post("/events", &body.to_string()).await.ok();
+        viewers[0].nothing_came().await;
+        assert_eq!(viewers[1].settle().await, [event("e", "3", GROUP)]);
+    }
+    assert_eq!(clinic.settle().await, [event("e", "1", "stok.1"), event("e", "1", "stok.1")]);
+}
+
+#[tokio::test]
+async fn who_has_a_view_sees_what_another_node_accepts_afterwards() {
+    let server = TestServer::start_cluster(2).await;
+    let mut viewer = server.connect_at(0).await;
+    for round in 0..50 {
+        // Of every three rounds one takes up what was given up just now.
+        let channel = format!("stok.{}", round / 3);
+        let pattern = if round % 2 == 0 { channel.clone() } else { format!("*{}", round / 3) };
+        view(&mut viewer, GROUP, &grant(&[&pattern, "harga"])).await;
+        server.api_at(1).publish(&channel, "e", "1").await;
+        assert_eq!(viewer.next_text().await, event("e", "1", GROUP));
+        viewer.unsubscribe(GROUP).await;
+    }
+    viewer.nothing_came().await;
+}
+
+#[tokio::test]
+async fn nodes_listen_for_views_as_long_as_there_are_any() {
+    let redis = TestRedis::start().await;
+    let server = TestServer::start_cluster_on(&redis, 2, |_| ()).await;
+    let patterns = async || redis.run::<u64>(&["PUBSUB", "NUMPAT"]).await;
+    assert_eq!(patterns().await, 0);
+    let mut one = server.connect_at(0).await;
+    view(&mut one, GROUP, &grant(&["stok.1", "stok.2"])).await;
+    assert_eq!(patterns().await, 2);
+    let mut two = server.connect_at(1).await;
+    view(&mut two, GROUP, &grant(&["stok.2", "stok.3"])).await;
+    assert_eq!(patterns().await, 3);
+    two.close().await;
+    one.unsubscribe(GROUP).await;
+    until(async || patterns().await == 0).await;
+}
+
+#[tokio::test]
+async fn what_was_accepted_while_redis_was_away_is_seen_when_it_is_back() {
+    let mut redis = TestRedis::start().await;
+    let server = TestServer::start_cluster_on(&redis, 2, |_| ()).await;
+    let mut before = server.connect_at(0).await;
+    view(&mut before, GROUP, &grant(&["stok.*"])).await;
+    redis.kill();
+    for node in 0..2 {
+        server.figure_becomes(node, "gema_redis_up", "", 0.0).await;
+    }
+    // The tests' own link to Redis is gone, too.
+    let mut meanwhile = Client::open(server.address_at(0), "/app/app-key?protocol=7", &[]).await;
+    meanwhile.established().await;
+    view(&mut meanwhile, GROUP, &grant(&["*.7"])).await;
+    for number in 0..3 {
+        server.api_at(1).publish("stok.7", "e", &number.to_string()).await;
+    }
+    redis.restart().await;
+    for viewer in [&mut before, &mut meanwhile] {
+        for number in 0..3 {
+            assert_eq!(viewer.next_text().await, event("e", &number.to_string(), GROUP));
+        }
+    }
+    server.api_at(1).publish("stok.7", "e", "3").await;
+    for viewer in [&mut before, &mut meanwhile] {
+        assert_eq!(viewer.next_text().await, event("e", "3", GROUP));
+    }
+}
+
+async fn until(so: impl AsyncFn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !so().await {
+        assert!(Instant::now() < end, "it does not come to pass");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
