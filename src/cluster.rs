@@ -176,6 +176,11 @@ impl Cluster {
         self.strict
     }
 
+    /// Whether topics can be listened to by patterns, which a Redis Cluster cannot.
+    pub fn hears_patterns(&self) -> bool {
+        self.options.cluster_nodes.is_empty()
+    }
+
     /// Sets the gauges to what is so now.
     pub fn measure(&self) {
         let (orders, bytes) = self.outgoing.waiting();

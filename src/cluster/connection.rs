@@ -117,11 +117,12 @@ impl Connection {
         }
     }
 
-    /// Begins to listen to all topics that match; ends when Redis has confirmed it. A Redis Cluster has no such thing.
+    /// Begins to listen to all topics that match; ends when Redis has confirmed it. What a Redis Cluster tells to one
+    /// slot is not heard so.
     pub(super) async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
         match self {
             Self::One(connection) => connection.psubscribe(globs).await,
-            Self::Cluster(_) => Ok(()),
+            Self::Cluster(connection) => connection.psubscribe(globs).await,
         }
     }
 
@@ -129,7 +130,7 @@ impl Connection {
     pub(super) async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
         match self {
             Self::One(connection) => connection.punsubscribe(globs).await,
-            Self::Cluster(_) => Ok(()),
+            Self::Cluster(connection) => connection.punsubscribe(globs).await,
         }
     }
 

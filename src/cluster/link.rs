@@ -1,6 +1,5 @@
 //! The link to the other nodes: made, kept, lost, made again.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
+use tokio::sync::OnceCell;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -54,8 +54,8 @@ pub(super) struct Link {
     pub(super) out: Connection,
     /// Hears.
     pub(super) hearing: Connection,
-    /// The patterns that it listens to for views.
-    pub(super) watched: Mutex<BTreeSet<String>>,
+    /// Hears what views see, over a Redis Cluster.
+    pub(super) watching: OnceCell<Connection>,
     telling: mpsc::Receiver<Envelope>,
     /// What has been sent and not been answered.
     under_way: Mutex<Vec<Order>>,
@@ -134,7 +134,7 @@ impl Link {
             scripts,
             out,
             hearing,
-            watched: Mutex::default(),
+            watching: OnceCell::new(),
             telling,
             under_way: Mutex::default(),
             since: Instant::now(),
@@ -317,12 +317,15 @@ impl Link {
         Err(fault("nobody has anything more to say"))
     }
 
-    /// Makes sure that the hearing connection lives.
+    /// Makes sure that the hearing connections live.
     async fn ping(&self) -> RedisResult<Infallible> {
         let mut hearing = self.hearing.clone();
         loop {
             tokio::time::sleep(PING).await;
             hearing.ask_one(cmd("PING")).await?;
+            if let Some(watching) = self.watching.get() {
+                watching.clone().ask_one(cmd("PING")).await?;
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What comes from the other nodes, by way of one link. Nothing of it is trusted.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) struct Listener {
     /// What every event begins with.
     pub(super) event: String,
     topics: Mutex<HashMap<Vec<u8>, Subject>>,
+    /// The topics, or patterns of topics, that are listened to for views.
+    pub(super) watched: Mutex<BTreeSet<String>>,
     /// Cancelled when the link is lost.
     pub(super) lost: CancellationToken,
     /// This node has heard itself.
@@ -61,6 +64,7 @@ impl Listener {
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),
+            watched: Mutex::default(),
             lost: CancellationToken::new(),
             greeted: Notify::new(),
         }

@@ -17,6 +17,8 @@ use crate::registry::outgoing::Topic;
 const PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b':').add(b'{').add(b'}').add(b' ');
 /// What a user's topic begins with; no channel's name does.
 const USER: char = '~';
+/// What stands before the base names of the channels that views see.
+const SEEN_KINDS: [&str; 6] = ["", "private-", "presence-", "cache-", "private-cache-", "presence-cache-"];
 /// The longest channel name that another node may have.
 const NAME_LENGTH_MAX: usize = 1024;
 
@@ -48,12 +50,14 @@ impl Names {
     pub(super) fn glob(&self, app: &str, pattern: &ChannelPattern) -> String {
         let app = utf8_percent_encode(app, PARTS).to_string();
         let start = escaped(&format!("{}:{{{app}:", self.name));
-        let any_case = |letter: char| match letter.is_ascii_alphabetic() {
-            true => format!("[{}{}]", letter.to_ascii_lowercase(), letter.to_ascii_uppercase()),
-            false => letter.to_string(),
-        };
-        let rest: String = pattern.as_str().trim_start_matches('*').chars().map(any_case).collect();
-        format!("{start}*{rest}}}")
+        format!("{start}*{}}}", pattern.as_str().trim_start_matches('*'))
+    }
+
+    /// The topics of the channels that a pattern without stars means.
+    pub(super) fn variants(&self, app: &str, pattern: &ChannelPattern) -> Vec<String> {
+        let names = SEEN_KINDS.iter().map(|prefix| format!("{prefix}{pattern}"));
+        let channels = names.filter_map(|name| ChannelName::parse(&name, NAME_LENGTH_MAX).ok());
+        channels.map(|channel| self.topic(app, &Topic::Channel(channel))).collect()
     }
 
     /// All topics of the cluster, as a pattern of Redis.
@@ -172,7 +176,7 @@ mod tests {
     #[test]
     fn a_glob_is_a_pattern_behind_any_prefix() {
         let glob = |name, app, pattern| Names::new(name, "").glob(app, &ChannelPattern::parse(pattern).unwrap());
-        assert_eq!(glob("gema", "app", "k.*1"), "gema:{app:*[kK].*1}");
+        assert_eq!(glob("gema", "app", "k.*1"), "gema:{app:*k.*1}");
         assert_eq!(glob("g*", "a?[b]", "**"), r"g\*:{a\?\[b\]:*}");
     }
 

@@ -17,7 +17,7 @@ const GRANT_BYTES_MAX: usize = 16 * 1024;
 /// Channels whose events a subscription gets under its own channel's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// What their base names match: at least one, sorted, none twice, all in lower case.
+    /// What their base names match, upper and lower case being different: at least one, sorted, none twice.
     pub patterns: Arc<[ChannelPattern]>,
     /// How long from now.
     pub lasts: Duration,
@@ -28,6 +28,8 @@ pub struct View {
 pub struct ViewLimits {
     /// Characters of a pattern.
     pub pattern_length_max: usize,
+    /// Whether a pattern may have a star.
+    pub stars: bool,
     /// Since 1970; a view must end later.
     pub now: Duration,
 }
@@ -44,12 +46,20 @@ pub enum ViewError {
     #[error("channel_data.grant must be a list of channel patterns, such as [\"orders.K001\", \"stock.*\"]")]
     NoList,
     /// An entry that is no pattern.
-    #[error("channel_data.grant has an entry {entry}: {why}")]
+    #[error("channel_data.grant has an entry {entry}, expected {must}")]
     NoPattern {
         /// The entry as JSON, cut to a printable length.
         entry: String,
-        /// What a pattern is.
-        why: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// An entry for many channels where that cannot be had.
+    #[error(
+        "channel_data.grant has a pattern {pattern}, but over a Redis Cluster a star cannot be heard; name each channel, or let the nodes meet in one Redis or behind Sentinels"
+    )]
+    Star {
+        /// The pattern.
+        pattern: ChannelPattern,
     },
     /// It would never end.
     #[error("channel_data.exp must be the time at which the grant ends, in whole seconds since 1970")]
@@ -88,12 +98,16 @@ impl View {
 }
 
 fn pattern(entry: &Value, limits: ViewLimits) -> Result<ChannelPattern, ViewError> {
-    let wrong = |why| ViewError::NoPattern { entry: entry.to_string().chars().take(64).collect(), why };
-    let text = entry.as_str().ok_or_else(|| wrong("a pattern is a string"))?;
+    let wrong = |must| ViewError::NoPattern { entry: entry.to_string().chars().take(64).collect(), must };
+    let text = entry.as_str().ok_or_else(|| wrong("a string"))?;
     if text.len() > limits.pattern_length_max {
-        return Err(wrong("it is longer than a channel's name may be"));
+        return Err(wrong("no more characters than a channel's name may have"));
     }
-    ChannelPattern::parse(&text.to_ascii_lowercase()).map_err(wrong)
+    let pattern = ChannelPattern::parse(text).map_err(wrong)?;
+    if pattern.has_star() && !limits.stars {
+        return Err(ViewError::Star { pattern });
+    }
+    Ok(pattern)
 }
 
 /// A whole number, or one in a string.
@@ -105,7 +119,8 @@ fn seconds(value: &Value) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const LIMITS: ViewLimits = ViewLimits { pattern_length_max: 20, now: Duration::from_millis(1_000_500) };
+    const LIMITS: ViewLimits =
+        ViewLimits { pattern_length_max: 20, stars: true, now: Duration::from_millis(1_000_500) };
 
     fn parse(channel_data: &str) -> Result<Option<View>, ViewError> {
         View::parse(channel_data, LIMITS)
@@ -113,9 +128,9 @@ mod tests {
 
     #[test]
     fn a_grant_lists_patterns_and_ends() {
-        let view = parse(r#"{"grant":["stock.*","Orders.K001","orders.k001"],"exp":"1001"}"#).unwrap().unwrap();
+        let view = parse(r#"{"grant":["stock.*","orders.K001","orders.K001"],"exp":"1001"}"#).unwrap().unwrap();
         let patterns: Vec<&str> = view.patterns.iter().map(ChannelPattern::as_str).collect();
-        assert_eq!((patterns, view.lasts), (vec!["orders.k001", "stock.*"], Duration::from_millis(500)));
+        assert_eq!((patterns, view.lasts), (vec!["orders.K001", "stock.*"], Duration::from_millis(500)));
     }
 
     #[test]
@@ -138,6 +153,8 @@ mod tests {
             assert_eq!(parse(&format!(r#"{{"grant":["a"],"exp":{exp}}}"#)), Err(ViewError::NoEnd), "{exp}");
         }
         assert_eq!(parse(r#"{"grant":["a"]}"#), Err(ViewError::NoEnd));
+        let starless = View::parse(r#"{"grant":["a","b*"],"exp":2000}"#, ViewLimits { stars: false, ..LIMITS });
+        assert!(matches!(starless, Err(ViewError::Star { pattern }) if pattern.as_str() == "b*"));
         assert_eq!(parse(r#"{"grant":["a"],"exp":1000}"#), Err(ViewError::Expired { exp: 1000 }));
         let many = vec!["\"a\""; PATTERNS_MAX + 1].join(",");
         assert_eq!(parse(&format!(r#"{{"grant":[{many}],"exp":2000}}"#)), Err(ViewError::TooLarge));

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use parking_lot::RwLock;
 
 use crate::protocol::channel::Access;
@@ -42,8 +41,6 @@ pub(super) struct Views {
     /// Subscriptions with a view. While there are none, publishing asks for no more than this.
     count: AtomicUsize,
     table: RwLock<Table>,
-    /// The last event of each other node: each comes once for every pattern that matches.
-    heard: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +51,8 @@ struct Table {
     patterns: HashMap<ChannelPattern, Pattern>,
     /// Those of the patterns that stand for many names.
     starred: Vec<ChannelPattern>,
+    /// What has been heard by patterns: an event comes once for each that matches.
+    heard: Seen,
 }
 
 /// A pattern of some view.
@@ -62,6 +61,8 @@ struct Pattern {
     views: Vec<ChannelId>,
     /// The other nodes are listened to.
     heard: bool,
+    /// What has been heard of each channel, where there is one order for each of them only.
+    by_channel: HashMap<ChannelName, Seen>,
 }
 
 /// A subscription with a view.
@@ -240,11 +241,22 @@ impl Table {
         inboxes.put_to(address, |slot| Letter::Left(slot, id), sleepers);
     }
 
+    /// What has been heard of the other nodes' events on a channel.
+    fn heard(&mut self, channel: &ChannelName, in_order: bool) -> Option<&mut Seen> {
+        match in_order {
+            true => Some(&mut self.heard),
+            false => {
+                let known = self.patterns.get_mut(base(channel.as_str()))?;
+                Some(known.by_channel.entry(channel.clone()).or_default())
+            }
+        }
+    }
+
     /// The views of a channel's events.
     fn seen_by(&self, channel: &ChannelName) -> Vec<ChannelId> {
-        let base = base(channel.as_str()).to_ascii_lowercase();
-        let exact = self.patterns.get(&*base);
-        let matching = self.starred.iter().filter(|pattern| pattern.matches(&base));
+        let base = base(channel.as_str());
+        let exact = self.patterns.get(base);
+        let matching = self.starred.iter().filter(|pattern| pattern.matches_case(base));
         let starred = matching.filter_map(|pattern| self.patterns.get(pattern));
         let mut views: Vec<ChannelId> =
             exact.into_iter().chain(starred).flat_map(|known| &known.views).copied().collect();
@@ -290,9 +302,12 @@ impl AppState {
         self.views.table.write().patterns.values_mut().for_each(|known| known.heard = false);
     }
 
-    /// An event of another node, heard by a pattern. Returns false when it has been heard before.
-    pub fn see(&self, channel: &ChannelName, event: RemoteEvent, now: Instant) -> bool {
-        if !self.views.heard.lock().is_new(event.node, event.number) {
+    /// An event of another node for the views. `in_order` tells whether what a node says is heard in one order for all
+    /// channels, or in one for each. Returns false when it has been heard before.
+    pub fn see(&self, channel: &ChannelName, event: RemoteEvent, in_order: bool, now: Instant) -> bool {
+        let is_new =
+            self.views.table.write().heard(channel, in_order).is_some_and(|seen| seen.is_new(event.node, event.number));
+        if !is_new {
             return false;
         }
         let mut sleepers = Sleepers::default();

@@ -242,7 +242,7 @@ fn client_message(text: &str) {
     }
 }
 
-const VIEW_LIMITS: ViewLimits = ViewLimits { pattern_length_max: NAME_LENGTH_MAX, now: Duration::ZERO };
+const VIEW_LIMITS: ViewLimits = ViewLimits { pattern_length_max: NAME_LENGTH_MAX, stars: true, now: Duration::ZERO };
 
 static SIGNER: LazyLock<Signer> = LazyLock::new(|| Signer::new(b"secret"));
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new([("key", &b"secret"[..])]));

@@ -83,7 +83,7 @@ const USER_SIGNATURES: [(&str, &str); 3] = [
 const LIMITS: SubscribeLimits = SubscribeLimits {
     name_length_max: 200,
     member: MemberLimits { user_id_length_max: 128, user_info_bytes_max: 1024 },
-    view: ViewLimits { pattern_length_max: 200, now: Duration::ZERO },
+    view: ViewLimits { pattern_length_max: 200, stars: true, now: Duration::ZERO },
 };
 
 fn subscribe(channel: &str, auth: &str, channel_data: Option<&str>) -> Subscribe {

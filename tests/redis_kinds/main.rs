@@ -36,6 +36,7 @@ mod accounts;
 mod redis_cluster;
 mod sentinel;
 mod tls;
+mod views;
 
 use std::time::Duration;
 use std::time::Instant;
