@@ -5,6 +5,7 @@ use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use gema::config::AppEntry;
 use serde_json::Value;
 use serde_json::json;
 
@@ -305,6 +306,19 @@ async fn a_grant_is_for_one_connection_and_cannot_be_changed() {
     server.api().publish("stok.1", "e", "1").await;
     server.api().publish("stok.2", "e", "1").await;
     assert_eq!(owner.settle().await, [event("e", "1", GROUP)]);
+}
+
+#[tokio::test]
+async fn nothing_of_another_app_is_seen() {
+    let server = TestServer::start_with(|config| config.apps.push(AppEntry::new("app-id2", "key2", "secret2"))).await;
+    let mut warehouse = viewer(&server, &["*"]).await;
+    let mut stranger = server.connect_to("key2").await;
+    stranger.subscribe("stok").await;
+    for _ in 0..2 {
+        server.api_of("app-id2", "key2", "secret2").publish("stok", "e", "1").await;
+        assert_eq!(stranger.settle().await, [event("e", "1", "stok")]);
+    }
+    warehouse.nothing_came().await;
 }
 
 #[tokio::test]
