@@ -38,8 +38,6 @@ pub(super) struct Listener {
     control: String,
     /// What this node's own events begin with: they come back if it listens to their topic.
     pub(super) own_event: String,
-    /// What every event begins with.
-    pub(super) event: String,
     topics: Mutex<HashMap<Vec<u8>, Subject>>,
     /// The topics, or patterns of topics, that are listened to for views.
     pub(super) watched: Mutex<BTreeSet<String>>,
@@ -60,7 +58,6 @@ impl Listener {
     pub(super) fn new(cluster: Arc<Cluster>) -> Self {
         Self {
             control: cluster.names.control(),
-            event: format!("{MAGIC}event "),
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),

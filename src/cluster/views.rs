@@ -123,8 +123,8 @@ impl Listener {
     /// Word on a topic that views see; once for each pattern that matches.
     pub(super) fn on_seen(&self, topic: &[u8], message: &Bytes) {
         let cluster = &self.cluster;
-        let is_event = message.starts_with(self.event.as_bytes()) && !message.starts_with(self.own_event.as_bytes());
-        let Some((app, Topic::Channel(name))) = cluster.names.read(topic).filter(|_| is_event) else { return };
+        let is_own = message.starts_with(self.own_event.as_bytes());
+        let Some((app, Topic::Channel(name))) = cluster.names.read(topic).filter(|_| !is_own) else { return };
         let Some(app) = cluster.app(&app).filter(|_| !self.lost.is_cancelled()) else { return };
         match Envelope::decode(message) {
             Ok(Envelope::Event(_)) if !self.has_room() => cluster.meters.dropped(Dropped::Overloaded, 1),

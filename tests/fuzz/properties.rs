@@ -226,7 +226,7 @@ fn client_message(text: &str) {
             if let Some(data) = &subscribe.channel_data
                 && let Ok(Some(view)) = View::parse(data, VIEW_LIMITS)
             {
-                assert!(!view.patterns.is_empty() && !view.lasts.is_zero());
+                assert!(!view.lasts.is_zero() && view.patterns.is_sorted_by(|a, b| a.as_str() < b.as_str()));
             }
             let limits = SubscribeLimits { name_length_max: NAME_LENGTH_MAX, member: MEMBER_LIMITS, view: VIEW_LIMITS };
             match verifier().grant(&subscribe, limits) {
