@@ -13,6 +13,7 @@ mod names;
 mod orders;
 mod query;
 pub mod rates;
+mod views;
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -173,6 +174,11 @@ impl Cluster {
     /// Whether the operator wants no traffic here without a link.
     pub fn is_strict(&self) -> bool {
         self.strict
+    }
+
+    /// Whether topics can be listened to by patterns, which a Redis Cluster cannot.
+    pub fn hears_patterns(&self) -> bool {
+        self.options.cluster_nodes.is_empty()
     }
 
     /// Sets the gauges to what is so now.

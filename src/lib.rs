@@ -24,6 +24,7 @@
 //! * *node*: this process. *shard*: one of its threads with its connections.
 //! * *connection*: one WebSocket. *session*: what it may and listens to, once established.
 //! * *member*: a distinct user on a presence channel. *user*: who is signed in on a connection.
+//! * *view*: other channels that a subscription sees by a signed grant, under its own channel's name.
 //! * *inbox*: what waits for a shard. *outbox*: what waits for a connection.
 //! * *letter*: one thing in an inbox. *turn*: one round of a shard's loop.
 

@@ -77,6 +77,8 @@ pub struct AppMeters {
     pub channels: Gauge,
     /// Signed-in users.
     pub users: Gauge,
+    /// Subscriptions that see other channels by a grant.
+    pub views: Gauge,
     events: Arc<EventNames>,
     refusals: IntCounterVec,
     drops: IntCounterVec,
@@ -157,6 +159,7 @@ struct ByApp {
     deliveries: IntCounterVec,
     channels: GaugeVec,
     users: GaugeVec,
+    views: GaugeVec,
     events: IntCounterVec,
     refusals: IntCounterVec,
     drops: IntCounterVec,
@@ -212,6 +215,7 @@ impl Metrics {
             deliveries: own.counter("deliveries_total", "Events handed to subscribers' sockets", APP),
             channels: own.gauge("channels", "Occupied channels", APP),
             users: own.gauge("users", "Signed-in users", APP),
+            views: own.gauge("views", "Subscriptions that see other channels by a grant", APP),
             events: own.counter("events_total", "Events accepted for a channel, by name", APP_EVENT),
             refusals: own.counter("refusals_total", "What was refused, by cause", APP_CAUSE),
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
@@ -254,6 +258,7 @@ impl Metrics {
             deliveries: by.deliveries.with_label_values(labels),
             channels: by.channels.with_label_values(labels),
             users: by.users.with_label_values(labels),
+            views: by.views.with_label_values(labels),
             events: Arc::new(EventNames::new(by.events.clone(), id, &self.port)),
             refusals: by.refusals.clone(),
             drops: by.drops.clone(),

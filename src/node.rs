@@ -142,6 +142,7 @@ impl Node {
         for app in self.apps.all() {
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);
+            app.meters.views.set(app.state.views() as f64);
             app.meters.users.set(app.state.users_online() as f64);
         }
     }

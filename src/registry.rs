@@ -14,8 +14,10 @@ pub mod inbox;
 mod members;
 pub mod outgoing;
 mod replica;
+mod seen;
 mod shared;
 mod users;
+mod views;
 mod word;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::registry::channels::Channels;
 use crate::registry::inbox::Inboxes;
 use crate::registry::outgoing::Outgoing;
 use crate::registry::users::Users;
+use crate::registry::views::Views;
 
 /// The state of one app in this process.
 #[derive(Debug)]
@@ -49,14 +52,15 @@ pub struct AppState {
     outgoing: Option<Arc<Outgoing>>,
     channels: Channels,
     users: Mutex<Users>,
+    views: Views,
     connections: AtomicUsize,
 }
 
 impl AppState {
     /// An app that nobody is connected to.
     pub fn new(id: &str, inboxes: Arc<Inboxes>, outgoing: Option<Arc<Outgoing>>) -> Self {
-        let (channels, users, connections) = (Channels::default(), Mutex::default(), AtomicUsize::new(0));
-        Self { id: id.into(), inboxes, outgoing, channels, users, connections }
+        let (channels, users, views) = (Channels::default(), Mutex::default(), Views::default());
+        Self { id: id.into(), inboxes, outgoing, channels, users, views, connections: AtomicUsize::new(0) }
     }
 
     /// The app's id.
@@ -93,6 +97,7 @@ impl AppState {
 
     /// The link is lost: what is here counts.
     pub fn unlinked(&self, now: Instant) {
+        self.unwatched();
         self.settle_channels(now);
         self.settle_users();
     }

@@ -160,6 +160,7 @@ impl Shard {
                 Letter::Connect(upgraded) => self.adopt(*upgraded),
                 Letter::Event(channel, event) => self.on_event(channel, event),
                 Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
+                Letter::Sees(slot, view) => self.on_sees(slot, view),
                 Letter::Left(slot, channel) => self.on_left(slot, channel),
                 Letter::Refused(slot, channel) => self.on_refused(slot, &channel),
                 Letter::Send(slot, frame) => self.send(slot, &frame),

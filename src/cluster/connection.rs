@@ -108,6 +108,23 @@ impl Connection {
         }
     }
 
+    /// Begins to listen to all topics that match; ends when Redis has confirmed it. What a Redis Cluster tells to one
+    /// slot is not heard so.
+    pub(super) async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(connection) => connection.psubscribe(globs).await,
+            Self::Cluster(connection) => connection.psubscribe(globs).await,
+        }
+    }
+
+    /// Listens to them no longer.
+    pub(super) async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+        match self {
+            Self::One(connection) => connection.punsubscribe(globs).await,
+            Self::Cluster(connection) => connection.punsubscribe(globs).await,
+        }
+    }
+
     /// The command that tells something on a topic.
     pub(super) fn publish(&self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
+use tokio::sync::OnceCell;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,9 @@ pub(super) struct Link {
     /// Tells and asks.
     pub(super) out: Connection,
     /// Hears.
-    hearing: Connection,
+    pub(super) hearing: Connection,
+    /// Hears what views see, over a Redis Cluster.
+    pub(super) watching: OnceCell<Connection>,
     telling: mpsc::Receiver<Envelope>,
     /// What has been sent and not been answered.
     under_way: Mutex<Vec<Order>>,
@@ -128,6 +131,7 @@ impl Link {
             scripts,
             out,
             hearing,
+            watching: OnceCell::new(),
             telling,
             under_way: Mutex::default(),
             since: Instant::now(),
@@ -151,10 +155,13 @@ impl Link {
         let (_, none) = mpsc::channel(1);
         let telling = std::mem::replace(&mut self.telling, none);
         let link = &*self;
+        // Before the others are told that this node listens.
+        link.watch().await?;
         tokio::select! {
             lost = link.write() => lost.map(|never| match never {}),
             lost = link.tell(telling) => lost.map(|never| match never {}),
             lost = link.ping() => lost.map(|never| match never {}),
+            lost = link.keep_watching() => lost.map(|never| match never {}),
             lost = link.keep_lease() => lost.map(|never| match never {}),
             () = link.listener.lost.cancelled() => Err(fault("Redis has ended the connection, or a subscription")),
             left = link.leave(stop) => left,
@@ -307,12 +314,15 @@ impl Link {
         Err(fault("nobody has anything more to say"))
     }
 
-    /// Makes sure that the hearing connection lives.
+    /// Makes sure that the hearing connections live.
     async fn ping(&self) -> RedisResult<Infallible> {
         let mut hearing = self.hearing.clone();
         loop {
             tokio::time::sleep(PING).await;
             hearing.ask_one(cmd("PING")).await?;
+            if let Some(watching) = self.watching.get() {
+                watching.clone().ask_one(cmd("PING")).await?;
+            }
         }
     }
 

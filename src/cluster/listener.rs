@@ -1,5 +1,6 @@
 //! What comes from the other nodes, by way of one link. Nothing of it is trusted.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +31,13 @@ use crate::registry::outgoing::Topic;
 /// Who hears what comes over one link.
 #[derive(Debug)]
 pub(super) struct Listener {
-    cluster: Arc<Cluster>,
+    pub(super) cluster: Arc<Cluster>,
     control: String,
     /// What this node's own events begin with: they come back if it listens to their topic.
-    own_event: String,
+    pub(super) own_event: String,
     topics: Mutex<HashMap<Vec<u8>, Subject>>,
+    /// The topics, or patterns of topics, that are listened to for views.
+    pub(super) watched: Mutex<BTreeSet<String>>,
     /// Cancelled when the link is lost.
     pub(super) lost: CancellationToken,
     /// This node has heard itself.
@@ -55,6 +58,7 @@ impl Listener {
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),
+            watched: Mutex::default(),
             lost: CancellationToken::new(),
             greeted: Notify::new(),
         }
@@ -83,6 +87,11 @@ impl Listener {
                 Some(Value::BulkString(message)),
             ) => {
                 self.on_message(&topic, &message.into());
+            }
+            (PushKind::PMessage, _, Some(Value::BulkString(topic))) => {
+                if let Some(Value::BulkString(message)) = data.next() {
+                    self.on_seen(&topic, &message.into());
+                }
             }
             (PushKind::Disconnection, ..) => self.lost.cancel(),
             // Redis has taken a subscription away, such as when a slot of a Redis Cluster moves.
@@ -120,7 +129,7 @@ impl Listener {
         }
     }
 
-    fn refuse(&self, topic: &[u8], error: EnvelopeError) {
+    pub(super) fn refuse(&self, topic: &[u8], error: EnvelopeError) {
         let cause = match error {
             EnvelopeError::Version => Dropped::Version,
             EnvelopeError::Malformed => Dropped::Malformed,

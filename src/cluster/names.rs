@@ -10,12 +10,15 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::pattern::ChannelPattern;
 use crate::registry::outgoing::Topic;
 
 /// What would be taken for a part of the name.
 const PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b':').add(b'{').add(b'}').add(b' ');
 /// What a user's topic begins with; no channel's name does.
 const USER: char = '~';
+/// What stands before the base names of the channels that views see.
+const SEEN_KINDS: [&str; 6] = ["", "private-", "presence-", "cache-", "private-cache-", "presence-cache-"];
 /// The longest channel name that another node may have.
 const NAME_LENGTH_MAX: usize = 1024;
 
@@ -41,6 +44,32 @@ impl Names {
     /// `<cluster>:{<app>:<channel>}`, or `~` and the user.
     pub(super) fn topic(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}", self.name, tag(app, topic))
+    }
+
+    /// The topics of all channels of an app whose base names match, and of some more.
+    pub(super) fn glob(&self, app: &str, pattern: &ChannelPattern) -> String {
+        let app = utf8_percent_encode(app, PARTS).to_string();
+        let start = escaped(&format!("{}:{{{app}:", self.name));
+        format!("{start}*{}}}", pattern.as_str().trim_start_matches('*'))
+    }
+
+    /// The topics of the channels that a pattern without stars means.
+    pub(super) fn variants(&self, app: &str, pattern: &ChannelPattern) -> Vec<String> {
+        let names = SEEN_KINDS.iter().map(|prefix| format!("{prefix}{pattern}"));
+        let channels = names.filter_map(|name| ChannelName::parse(&name, NAME_LENGTH_MAX).ok());
+        channels.map(|channel| self.topic(app, &Topic::Channel(channel))).collect()
+    }
+
+    /// All topics of the cluster, as a pattern of Redis.
+    pub(super) fn everything(&self) -> String {
+        format!("{}:*", self.name)
+    }
+
+    /// The app and what a topic is about, as [`Names::topic`] has written it.
+    pub(super) fn read(&self, topic: &[u8]) -> Option<(String, Topic)> {
+        let tag = std::str::from_utf8(topic).ok()?.strip_prefix(&*self.name)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let (app, field) = tag.split_once(':')?;
+        Some((percent_decode_str(app).decode_utf8().ok()?.into_owned(), topic_of(field)?))
     }
 
     /// Hash: who is on a topic, and on which node.
@@ -107,6 +136,12 @@ pub(super) fn topic_of(field: &str) -> Option<Topic> {
     }
 }
 
+/// A text that a pattern of Redis takes as it is.
+fn escaped(text: &str) -> String {
+    let escape = |letter: char| if r"*?[]^\".contains(letter) { format!(r"\{letter}") } else { letter.to_string() };
+    text.chars().map(escape).collect()
+}
+
 fn tag(app: &str, topic: &Topic) -> String {
     format!("{{{}:{}}}", utf8_percent_encode(app, PARTS), field(topic))
 }
@@ -124,6 +159,25 @@ mod tests {
         assert_eq!(names.rate("a:b", "read_requests"), "k:gema:{a%3Ab}:read_requests");
         assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
         assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "gema:{a:#server-to-user-x%3Ay}");
+    }
+
+    #[test]
+    fn a_topic_tells_its_app_and_channel() {
+        let names = Names::new("gema:x", "");
+        for app in ["app-id", "a:b}", "é %"] {
+            let topic = Topic::Channel(ChannelName::parse("private-a;b", 200).unwrap());
+            assert_eq!(names.read(names.topic(app, &topic).as_bytes()), Some((app.to_owned(), topic)));
+        }
+        for topic in ["gema:x:nodes", "gema:{a:b}", "gema:x:{a}", "gema:x:{a:b c}"] {
+            assert_eq!(names.read(topic.as_bytes()), None, "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_glob_is_a_pattern_behind_any_prefix() {
+        let glob = |name, app, pattern| Names::new(name, "").glob(app, &ChannelPattern::parse(pattern).unwrap());
+        assert_eq!(glob("gema", "app", "k.*1"), "gema:{app:*k.*1}");
+        assert_eq!(glob("g*", "a?[b]", "**"), r"g\*:{a\?\[b\]:*}");
     }
 
     #[test]

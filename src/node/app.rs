@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
@@ -24,6 +26,7 @@ use crate::protocol::grant::SubscribeLimits;
 use crate::protocol::identity::MemberLimits;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::PublishLimits;
+use crate::protocol::view::ViewLimits;
 use crate::registry::AppState;
 use crate::registry::JoinRules;
 use crate::registry::inbox::Inboxes;
@@ -172,6 +175,11 @@ impl App {
             member: MemberLimits {
                 user_id_length_max: limits.max_presence_user_id_length,
                 user_info_bytes_max: limits.member_bytes_max(),
+            },
+            view: ViewLimits {
+                pattern_length_max: limits.max_channel_name_length,
+                stars: self.cluster.as_ref().is_none_or(|cluster| cluster.hears_patterns()),
+                now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             },
         }
     }

@@ -152,6 +152,5 @@ fn data_of(frame: &Frame) -> Option<Value> {
     struct Published {
         data: Value,
     }
-    let payload = &frame.bytes()[frame.bytes().len() - frame.payload_len()..];
-    serde_json::from_slice(payload).ok().map(|Published { data }| data)
+    serde_json::from_slice(frame.payload()).ok().map(|Published { data }| data)
 }

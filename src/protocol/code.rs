@@ -60,6 +60,9 @@ pub struct Close {
 /// The application wants the user's connections closed.
 pub const TERMINATED: Close = Close::new(CloseCode::Unauthorized, "You got disconnected by the app.");
 
+/// What a grant lets the connection see it sees no longer; it is to come back with a new one.
+pub const VIEW_ENDED: Close = Close::new(CloseCode::Reconnect, "A grant has expired. Please reconnect for a new one.");
+
 impl Close {
     /// A close with a fixed reason.
     pub const fn new(code: CloseCode, reason: &'static str) -> Self {

@@ -1,8 +1,10 @@
 //! What the server says: each function builds one ready frame (Pusher protocol, "Summary of all event names").
 //! `data` is always a JSON string, in `pusher:error` alone an object.
 
+use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::protocol::frame::Frame;
 use crate::protocol::grant::SubscribeError;
@@ -121,6 +123,33 @@ pub fn client_event(channel: &str, name: &str, data: &str, user_id: Option<&str>
     event(name, data, channel, user_id)
 }
 
+/// An event of a channel under another channel's name, and otherwise as it was; none when it is no such event.
+pub fn under(channel: &str, frame: &Frame) -> Option<Frame> {
+    #[derive(Deserialize)]
+    struct Parts<'a> {
+        #[serde(borrow)]
+        event: &'a RawValue,
+        #[serde(borrow)]
+        data: &'a RawValue,
+        #[serde(borrow)]
+        user_id: Option<&'a RawValue>,
+    }
+    let Parts { event, data, user_id } = serde_json::from_slice(frame.payload()).ok()?;
+    Some(Frame::text(frame.payload_len() + channel.len(), |out| {
+        out.extend_from_slice(br#"{"event":"#);
+        out.extend_from_slice(event.get().as_bytes());
+        out.extend_from_slice(br#","data":"#);
+        out.extend_from_slice(data.get().as_bytes());
+        out.extend_from_slice(br#","channel":"#);
+        quote(out, channel);
+        if let Some(user_id) = user_id {
+            out.extend_from_slice(br#","user_id":"#);
+            out.extend_from_slice(user_id.get().as_bytes());
+        }
+        out.push(b'}');
+    }))
+}
+
 fn event(name: &str, data: &str, channel: &str, user_id: Option<&str>) -> Frame {
     let length = 48 + name.len() + data.len() + channel.len() + user_id.map_or(0, str::len);
     Frame::text(length, |out| {
@@ -151,4 +180,21 @@ fn internal(name: &str, data: &str, channel: Option<&str>) -> Frame {
         }
         out.push(b'}');
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_under_another_name_is_otherwise_the_same() {
+        for (name, data, user_id) in
+            [("e", r#""{\u00e9\/}""#, None), ("client-é \"", "\"\"", Some("7 \"")), ("e", "\"channel\"", Some(""))]
+        {
+            let there = client_event("orders.K001", name, data, user_id);
+            let here = client_event("private-group", name, data, user_id);
+            assert_eq!(under("private-group", &there), Some(here));
+        }
+        assert_eq!(under("private-group", &Frame::ping()), None);
+    }
 }

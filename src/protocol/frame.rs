@@ -79,6 +79,11 @@ impl Frame {
         &self.0
     }
 
+    /// The message in it, without the header.
+    pub fn payload(&self) -> &[u8] {
+        &self.0[self.0.len() - self.payload_len()..]
+    }
+
     /// Bytes of the message in it, without the header.
     pub fn payload_len(&self) -> usize {
         payload_len(&self.0)

@@ -12,12 +12,16 @@ use crate::protocol::message::Subscribe;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::signature::Signer;
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::view::View;
+use crate::protocol::view::ViewError;
+use crate::protocol::view::ViewLimits;
 
 /// The right to join one channel. Only [`Verifier::grant`] makes one, so no channel is joined unchecked.
 #[derive(Debug, Clone)]
 pub struct Grant {
     channel: ChannelName,
     member: Option<Member>,
+    view: Option<View>,
 }
 
 impl Grant {
@@ -31,9 +35,9 @@ impl Grant {
         self.member.as_ref()
     }
 
-    /// The channel and the member.
-    pub fn into_parts(self) -> (ChannelName, Option<Member>) {
-        (self.channel, self.member)
+    /// The channel, the member, and what is seen besides the channel.
+    pub fn into_parts(self) -> (ChannelName, Option<Member>, Option<View>) {
+        (self.channel, self.member, self.view)
     }
 }
 
@@ -49,6 +53,9 @@ pub enum SubscribeError {
     /// The member cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What it is to see besides the channel cannot be granted.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// A user's own channel, for somebody else.
     #[error("Not authorized to subscribe to {channel}")]
     NotAuthorized {
@@ -77,7 +84,8 @@ impl SubscribeError {
             Self::Auth(_) | Self::NotAuthorized { .. } | Self::Identity(IdentityError::Invalid { .. }) => {
                 ("AuthError", 401)
             }
-            Self::Identity(IdentityError::TooLarge { .. }) => ("LimitReached", 413),
+            Self::Identity(IdentityError::TooLarge { .. }) | Self::View(ViewError::TooLarge) => ("LimitReached", 413),
+            Self::View(_) => ("AuthError", 401),
             Self::Policy(_) => ("Forbidden", 403),
             Self::Full | Self::TooManyChannels { .. } => ("LimitReached", 403),
         }
@@ -154,13 +162,15 @@ pub struct Verifier<'a> {
     pub user: Option<&'a User>,
 }
 
-/// Sizes that a subscription must keep to.
+/// What a subscription must keep to.
 #[derive(Debug, Clone, Copy)]
 pub struct SubscribeLimits {
     /// Characters of a channel's name.
     pub name_length_max: usize,
     /// Sizes of a member.
     pub member: MemberLimits,
+    /// What is granted besides the channel.
+    pub view: ViewLimits,
 }
 
 impl Verifier<'_> {
@@ -186,7 +196,14 @@ impl Verifier<'_> {
             (true, None, Some(user)) => Some(Member::from_user(user, limits.member)?),
             (true, None, None) => return Err(IdentityError::Invalid { field: "channel_data" }.into()),
         };
-        Ok(Grant { channel, member })
+        let view = match channel_data.filter(|_| kind.access == Access::Signed && !kind.presence) {
+            Some(data) => View::parse(data, limits.view)?,
+            None => None,
+        };
+        if view.is_some() && kind.encrypted {
+            return Err(ViewError::Encrypted.into());
+        }
+        Ok(Grant { channel, member, view })
     }
 
     /// The user of a sign-in, if it is signed for this connection.

@@ -58,6 +58,15 @@ impl ChannelPattern {
     /// assert!(!pattern.matches("orders"));
     /// ```
     pub fn matches(&self, base: &str) -> bool {
+        self.matches_by(base, u8::eq_ignore_ascii_case)
+    }
+
+    /// The same where upper and lower case are different.
+    pub fn matches_case(&self, base: &str) -> bool {
+        self.matches_by(base, u8::eq)
+    }
+
+    fn matches_by(&self, base: &str, same: impl Fn(&u8, &u8) -> bool) -> bool {
         let (pattern, name) = (self.0.as_bytes(), base.as_bytes());
         let (mut p, mut n) = (0, 0);
         // Where to go on when what follows the last star has turned out not to match.
@@ -68,7 +77,7 @@ impl ChannelPattern {
                     again = Some((p + 1, n));
                     p += 1;
                 }
-                Some(byte) if byte.eq_ignore_ascii_case(&name[n]) => {
+                Some(byte) if same(byte, &name[n]) => {
                     p += 1;
                     n += 1;
                 }
@@ -82,8 +91,19 @@ impl ChannelPattern {
         pattern[p..].iter().all(|&byte| byte == b'*')
     }
 
+    /// Whether it stands for more than one name.
+    pub fn has_star(&self) -> bool {
+        self.0.contains('*')
+    }
+
     /// The pattern as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ChannelPattern {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -125,6 +145,12 @@ mod tests {
         for (pattern, name) in [("a.*", "a"), ("a", "ab"), ("a*b", "a"), ("a*b", "abc"), ("*.x", "x"), ("ab", "a")] {
             assert!(!matches(pattern, name), "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn case_counts_where_it_is_asked_for() {
+        let pattern = ChannelPattern::parse("Stock.*").unwrap();
+        assert!(pattern.matches("stock.a") && pattern.matches_case("Stock.a") && !pattern.matches_case("stock.a"));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! One channel of an app: how many listen on which shard, who is present, what is cached.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -12,6 +10,7 @@ use crate::protocol::envelope::NodeId;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
+use crate::protocol::view::View;
 use crate::registry::JoinRules;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
@@ -27,6 +26,7 @@ use crate::registry::outgoing::Task;
 use crate::registry::outgoing::Topic;
 use crate::registry::replica::Effect;
 use crate::registry::shared::Shared;
+use crate::registry::views::Views;
 
 /// Above so many subscribers their number is told at most once in [`COUNT_PAUSE`].
 const COUNT_AT_ONCE_MAX: usize = 100;
@@ -65,14 +65,23 @@ pub(super) struct Counted {
 pub(super) struct Joiner {
     pub(super) address: Address,
     pub(super) user_id: Option<Arc<str>>,
+    pub(super) view: Option<View>,
     pub(super) rules: JoinRules,
     pub(super) came: Instant,
+}
+
+impl Joiner {
+    /// Whether what it is to see besides the channel is not yet listened to.
+    pub(super) fn waits_for_view(&self, name: &ChannelName, scope: &Scope<'_>) -> bool {
+        self.view.is_some() && scope.is_linked() && scope.views.waits(name, self.address)
+    }
 }
 
 /// What a change under the lock of a channel needs, and leaves to be done when the lock is gone.
 pub(super) struct Scope<'a> {
     pub(super) inboxes: &'a Inboxes,
     pub(super) outgoing: Option<&'a Outgoing>,
+    pub(super) views: &'a Views,
     pub(super) app: &'a Arc<str>,
     pub(super) now: Instant,
     pub(super) sleepers: Sleepers,
@@ -93,6 +102,11 @@ impl Scope<'_> {
         self.outgoing.is_some_and(Outgoing::is_linked)
     }
 
+    /// Hands an event to those who see the channel from another one.
+    pub(super) fn show(&mut self, name: &ChannelName, event: &Event) {
+        self.views.show(name, event, self.inboxes, &mut self.sleepers);
+    }
+
     /// Leaves something for the cluster to do.
     pub(super) fn order(&self, name: &ChannelName, task: Task) {
         if let Some(outgoing) = self.outgoing {
@@ -104,9 +118,8 @@ impl Scope<'_> {
 impl Channel {
     /// A channel without subscribers.
     pub(super) fn new(scope: &Scope<'_>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
-            id: ChannelId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            id: ChannelId::next(),
             subscriptions: vec![0; scope.inboxes.shards()].into(),
             members: None,
             cached: None,
@@ -174,11 +187,18 @@ impl Channel {
     /// A connection joins: at once, or when the other nodes know.
     pub(super) fn join(&mut self, name: &ChannelName, joiner: Joiner, member: Option<&Member>, scope: &mut Scope<'_>) {
         let first = member.map(|member| self.members.get_or_insert_default().arrive(member).connections == 1);
+        if let Some(view) = &joiner.view {
+            scope.views.expect(name, joiner.address, view, scope);
+        }
         if scope.is_linked()
             && let Some(order) = self.waits_for(name, member.zip(first), joiner.rules, scope)
         {
             scope.uneasy = true;
             return self.keep(joiner, order);
+        }
+        if joiner.waits_for_view(name, scope) {
+            scope.uneasy = true;
+            return self.keep(joiner, None);
         }
         if let Some(member) = member {
             self.place(name, member, scope);
@@ -225,6 +245,9 @@ impl Channel {
         self.subscriptions[usize::from(joiner.address.shard)] += 1;
         let id = self.id;
         scope.inboxes.put_to(joiner.address, |slot| Letter::Joined(slot, id, answers), &mut scope.sleepers);
+        if joiner.view.is_some() {
+            scope.views.admit(name, joiner.address, scope);
+        }
         self.tell_count(name, joiner.rules.counted, scope);
     }
 
@@ -237,6 +260,7 @@ impl Channel {
             scope.inboxes.put_to(address, |slot| Letter::Left(slot, id), &mut scope.sleepers);
             self.tell_count(name, counted, scope);
         }
+        scope.views.leave(name, address, scope);
         if let (Some(user_id), Some(members)) = (user_id, &mut self.members)
             && members.depart(user_id)
         {

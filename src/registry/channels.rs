@@ -114,6 +114,7 @@ impl AppState {
         Scope {
             inboxes: &self.inboxes,
             outgoing: self.outgoing.as_deref(),
+            views: &self.views,
             app: &self.id,
             now,
             sleepers: Sleepers::default(),
@@ -153,14 +154,14 @@ impl AppState {
     /// Joins a channel. The answer, the member list and what the cache holds go into the connection's inbox,
     /// in line with the channel's events.
     pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
-        let (name, member) = grant.into_parts();
+        let (name, member, view) = grant.into_parts();
         self.change(&name, now, |channels, scope| {
             let channel = open_entry(channels, &name, scope);
             if member.as_ref().is_some_and(|member| !channel.has_room(member, rules.members_max)) {
                 return Err(Full);
             }
             let user_id = member.as_ref().map(|member| Arc::clone(&member.user_id));
-            let joiner = Joiner { address, user_id, rules, came: now };
+            let joiner = Joiner { address, user_id, view, rules, came: now };
             channel.join(&name, joiner, member.as_ref(), scope);
             Ok(())
         })
@@ -191,6 +192,7 @@ impl AppState {
                 }
                 channel.announce(event, scope);
             }
+            scope.show(name, event);
             if let Some(outgoing) = scope.outgoing {
                 outgoing.publish(scope.app, name, event, cache_for);
             }
@@ -206,6 +208,7 @@ impl AppState {
             if let Some(channel) = channels.get(name.as_str()) {
                 channel.announce(event, scope);
             }
+            scope.show(name, event);
         });
     }
 
@@ -266,6 +269,7 @@ impl AppState {
             });
         }
         self.tick_users(now);
+        self.tick_views(now);
         let part = self.channels.swept.fetch_add(1, Ordering::Relaxed) % PARTS;
         let scope = self.scope(now);
         self.channels.parts[part].lock().retain(|name, channel| {
@@ -328,6 +332,13 @@ impl AppState {
         let mut is_new = true;
         self.change_known(name, now, |channel, scope| is_new = channel.hear(name, heard, scope));
         is_new
+    }
+
+    /// More of what views see is listened to: those who waited for it join these channels.
+    pub(super) fn admit_viewers(&self, names: impl IntoIterator<Item = ChannelName>, now: Instant) {
+        for name in names {
+            self.change_known(&name, now, |channel, scope| channel.admit_viewers(&name, scope));
+        }
     }
 
     /// The link is there: listens to everything.

@@ -18,7 +18,7 @@ impl Channel {
         let shared = self.shared.get_or_insert_default();
         match heard {
             Heard::Event(event) => {
-                if event.node != scope.node() && !shared.is_new(event.node, event.number) {
+                if event.node != scope.node() && !shared.seen.is_new(event.node, event.number) {
                     return false;
                 }
                 if event.cached_for_ms > 0 {
@@ -131,7 +131,7 @@ impl Channel {
     /// A node is dead: its connections no longer count.
     pub(super) fn bury(&mut self, name: &ChannelName, node: NodeId, scope: &mut Scope<'_>) {
         let shared = self.shared_mut();
-        shared.seen.retain(|(known, _)| *known != node);
+        shared.seen.forget(node);
         if shared.set_count(node, 0) && shared.counted {
             self.announce_count(name, scope);
         }

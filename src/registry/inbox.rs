@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,9 +22,17 @@ use crate::registry::address::Address;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
 
-/// A channel while it has subscribers; never used again for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ChannelId(pub u64);
+/// A channel, or a view of channels, while it has subscribers; never used again for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(u64);
+
+impl ChannelId {
+    /// A new one.
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Something for a shard to do.
 #[derive(Debug)]
@@ -34,7 +43,9 @@ pub enum Letter {
     Event(ChannelId, Event),
     /// A connection has joined a channel: these frames, then the channel's events.
     Joined(Slot, ChannelId, Vec<Frame>),
-    /// A connection has left a channel: the channel's events so far, then no more.
+    /// A connection has joined a channel with a view: the view's events from now on.
+    Sees(Slot, ChannelId),
+    /// A connection has left a channel or a view: the channel's events so far, then no more.
     Left(Slot, ChannelId),
     /// A connection cannot join a channel, because there are as many members as there may be.
     Refused(Slot, ChannelName),

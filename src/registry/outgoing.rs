@@ -106,6 +106,7 @@ pub struct Outgoing {
     queue: Mutex<Queue>,
     linked: AtomicBool,
     filled: Notify,
+    views: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -125,8 +126,8 @@ struct Queue {
 impl Outgoing {
     /// An empty queue without a link.
     pub fn new(node: NodeId, patience: Patience) -> Self {
-        let (queue, linked, filled) = (Mutex::default(), AtomicBool::new(false), Notify::new());
-        Self { node, patience, queue, linked, filled }
+        let (queue, linked) = (Mutex::default(), AtomicBool::new(false));
+        Self { node, patience, queue, linked, filled: Notify::new(), views: Notify::new() }
     }
 
     /// This node.
@@ -209,6 +210,16 @@ impl Outgoing {
             }
             self.filled.notified().await;
         }
+    }
+
+    /// Views of this node see other channels than before.
+    pub(super) fn change_views(&self) {
+        self.views.notify_one();
+    }
+
+    /// Ends when that has happened since it last ended.
+    pub async fn views_changed(&self) {
+        self.views.notified().await;
     }
 
     /// From now on everything is told to the others. Returns whether it has been so before.

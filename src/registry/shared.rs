@@ -20,6 +20,7 @@ use crate::registry::inbox::Letter;
 use crate::registry::members::Here;
 use crate::registry::outgoing::Placement;
 use crate::registry::outgoing::Task;
+use crate::registry::seen::Seen;
 use crate::registry::word::Heard;
 use crate::registry::word::Own;
 use crate::registry::word::Placed;
@@ -58,7 +59,7 @@ pub(super) struct Shared {
     /// An order to tell the number is under way.
     pub(super) count_ordered: bool,
     /// The last event of each other node.
-    pub(super) seen: Vec<(NodeId, u64)>,
+    pub(super) seen: Seen,
     /// An event has been remembered since the topic began to open.
     pub(super) cached_anew: bool,
     /// When somebody last left.
@@ -166,23 +167,6 @@ impl Shared {
         }
         count != before
     }
-
-    /// Notes an event of a node. False when it has been heard before.
-    pub(super) fn is_new(&mut self, node: NodeId, number: u64) -> bool {
-        match self.seen.iter_mut().find(|(known, _)| *known == node) {
-            Some((_, last)) if *last >= number => false,
-            Some((_, last)) => {
-                *last = number;
-                true
-            }
-            None => {
-                // The oldest is the first that may be forgotten.
-                self.seen.drain(..(self.seen.len() + 1).saturating_sub(NODES_MAX));
-                self.seen.push((node, number));
-                true
-            }
-        }
-    }
 }
 
 impl Channel {
@@ -257,7 +241,7 @@ impl Channel {
         {
             if nobody && event.node != scope.node() {
                 // It may still be on its way here; then it must not come twice.
-                self.shared_mut().is_new(event.node, event.number);
+                self.shared_mut().seen.is_new(event.node, event.number);
             }
             self.remember(&event.frame, scope.now + left);
         }
@@ -284,12 +268,26 @@ impl Channel {
         }
         for joiner in arriving {
             match self.order_of(&joiner) {
+                None if joiner.waits_for_view(name, scope) => self.keep(joiner, None),
                 None => self.admit(name, &joiner, scope),
                 order => self.keep(joiner, order),
             }
         }
         self.admit_ready(name, scope);
         self.shared_mut().order_count(name, scope);
+    }
+
+    /// More of what views see is listened to: lets in who has waited for that alone.
+    pub(super) fn admit_viewers(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        if self.shared_mut().opening {
+            return;
+        }
+        for joiner in std::mem::take(&mut self.shared_mut().arriving) {
+            match joiner.waits_for_view(name, scope) {
+                true => self.keep(joiner, None),
+                false => self.admit(name, &joiner, scope),
+            }
+        }
     }
 
     fn order_of(&self, joiner: &Joiner) -> Option<u64> {

@@ -38,11 +38,18 @@ impl Shard {
         if session.has_deferred() {
             self.unread.push(slot);
         }
-        let channel = self.channels.entry(id).or_insert_with(|| Channel::new(session.meters().clone()));
-        channel.join(slot);
+        self.on_sees(slot, id);
         for frame in answers {
             self.send(slot, frame);
         }
+    }
+
+    /// A connection gets the events of a channel or a view from now on.
+    pub(super) fn on_sees(&mut self, slot: Slot, id: ChannelId) {
+        let connection = self.connections.get_mut(slot);
+        let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else { return };
+        let channel = self.channels.entry(id).or_insert_with(|| Channel::new(session.meters().clone()));
+        channel.join(slot);
     }
 
     /// A connection does not get into a channel.

@@ -4,7 +4,7 @@
 import http from 'node:http';
 import { after } from 'node:test';
 import { masterKey } from './gema.js';
-import { PhpPusher } from './php.js';
+import { PhpPusher, phpJson } from './php.js';
 
 /** Laravel sends an event on more channels in several requests. */
 const CHANNELS_PER_REQUEST = 100;
@@ -20,6 +20,8 @@ export async function startLaravel(gema, options) {
 class Laravel {
   /** Channel patterns of `routes/channels.php`, `{name}` being anything without a dot. */
   #channels = [];
+  /** The same for what the application's own `/broadcasting/auth` grants besides. */
+  #grants = [];
   /** What the browser asked for, newest last. */
   requests = [];
 
@@ -46,8 +48,13 @@ class Laravel {
 
   /** `Broadcast::channel`: `callback(user, ...parameters)` answers false, true or the member's `user_info`. */
   channel(pattern, callback) {
-    const parts = pattern.split(/\{\w+\}/).map((part) => part.replace(/[.$^*+?()[\]|\\]/g, '\\$&'));
-    this.#channels.push({ pattern: new RegExp(`^${parts.join('([^.]+)')}$`), callback });
+    this.#channels.push({ pattern: routePattern(pattern), callback });
+    return this;
+  }
+
+  /** A group view, as README.md has it: `callback(user, ...parameters)` answers `{ grant, exp }`. */
+  grant(pattern, callback) {
+    this.#grants.push({ pattern: routePattern(pattern), callback });
     return this;
   }
 
@@ -86,12 +93,11 @@ class Laravel {
   #authorize(form, user) {
     const [socketId, name] = [form.get('socket_id'), form.get('channel_name')];
     const route = name.replace(/^(private-encrypted-|private-|presence-)/, '');
-    const channel = this.#channels.find(({ pattern }) => pattern.test(route));
-    const result = channel?.callback(user, ...channel.pattern.exec(route).slice(1));
+    const result = first(this.#channels, route, user);
     if (!result) return undefined;
-    return name.startsWith('presence-')
-      ? this.pusher.authorizePresenceChannel(name, socketId, user.id, result)
-      : this.pusher.authorizeChannel(name, socketId);
+    if (name.startsWith('presence-')) return this.pusher.authorizePresenceChannel(name, socketId, user.id, result);
+    const grant = name.startsWith('private-') && first(this.#grants, route, user);
+    return this.pusher.authorizeChannel(name, socketId, grant ? phpJson(grant) : undefined);
   }
 
   #authenticate(form, user) {
@@ -103,6 +109,17 @@ class Laravel {
     await this.broadcast(channels, event, payload, { socket: request.headers['x-socket-id'] });
     return { ok: true };
   }
+}
+
+function routePattern(pattern) {
+  const parts = pattern.split(/\{\w+\}/).map((part) => part.replace(/[.$^*+?()[\]|\\]/g, '\\$&'));
+  return new RegExp(`^${parts.join('([^.]+)')}$`);
+}
+
+/** What the first route that fits says. */
+function first(routes, name, user) {
+  const route = routes.find(({ pattern }) => pattern.test(name));
+  return route?.callback(user, ...route.pattern.exec(name).slice(1));
 }
 
 async function text(request) {

@@ -2,6 +2,7 @@
 //! the same functions.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gema::cluster::answers;
@@ -41,6 +42,8 @@ use gema::protocol::request::InfoRequest;
 use gema::protocol::signature::Signer;
 use gema::protocol::signature::body_md5;
 use gema::protocol::socket_id::SocketId;
+use gema::protocol::view::View;
+use gema::protocol::view::ViewLimits;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -216,10 +219,18 @@ fn client_message(text: &str) {
             let data = event.data.map_or(r#""null""#.into(), json::data_string);
             assert_data_string(&data);
             let channel = event.channel.unwrap_or_default();
-            assert_well_formed(&event::client_event(&channel, &event.name, &data, Some(text)));
+            let there = event::client_event(&channel, &event.name, &data, Some(text));
+            assert_well_formed(&there);
+            let here = event::client_event("private-here", &event.name, &data, Some(text));
+            assert_eq!(event::under("private-here", &there), Some(here));
         }
         ClientMessage::Subscribe(subscribe) => {
-            let limits = SubscribeLimits { name_length_max: NAME_LENGTH_MAX, member: MEMBER_LIMITS };
+            if let Some(data) = &subscribe.channel_data
+                && let Ok(Some(view)) = View::parse(data, VIEW_LIMITS)
+            {
+                assert!(!view.lasts.is_zero() && view.patterns.is_sorted_by(|a, b| a.as_str() < b.as_str()));
+            }
+            let limits = SubscribeLimits { name_length_max: NAME_LENGTH_MAX, member: MEMBER_LIMITS, view: VIEW_LIMITS };
             match verifier().grant(&subscribe, limits) {
                 Ok(grant) => assert_eq!(grant.channel().kind().access, Access::Public, "nobody can sign by chance"),
                 Err(error) => assert_well_formed(&event::subscription_error(&subscribe.channel, &error)),
@@ -232,6 +243,8 @@ fn client_message(text: &str) {
         _ => (),
     }
 }
+
+const VIEW_LIMITS: ViewLimits = ViewLimits { pattern_length_max: NAME_LENGTH_MAX, stars: true, now: Duration::ZERO };
 
 static SIGNER: LazyLock<Signer> = LazyLock::new(|| Signer::new(b"secret"));
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new([("key", &b"secret"[..])]));

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use gema::config::AppEntry;
 use gema::config::Config;
@@ -20,6 +21,7 @@ use gema::protocol::message::SignIn;
 use gema::protocol::message::Subscribe;
 use gema::protocol::signature::Signer;
 use gema::protocol::socket_id::SocketId;
+use gema::protocol::view::ViewLimits;
 use parking_lot::Mutex;
 use serde_json::json;
 use tracing::field::Field;
@@ -81,6 +83,7 @@ const USER_SIGNATURES: [(&str, &str); 3] = [
 const LIMITS: SubscribeLimits = SubscribeLimits {
     name_length_max: 200,
     member: MemberLimits { user_id_length_max: 128, user_info_bytes_max: 1024 },
+    view: ViewLimits { pattern_length_max: 200, stars: true, now: Duration::ZERO },
 };
 
 fn subscribe(channel: &str, auth: &str, channel_data: Option<&str>) -> Subscribe {

@@ -48,3 +48,4 @@ mod soketi_wire;
 mod tidy;
 mod tls;
 mod users;
+mod views;

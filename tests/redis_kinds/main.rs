@@ -42,6 +42,7 @@ mod accounts;
 mod redis_cluster;
 mod sentinel;
 mod tls;
+mod views;
 
 use std::time::Duration;
 use std::time::Instant;

@@ -1,0 +1,169 @@
+//! What a subscription sees besides its own channel: the application signs it into `channel_data`, as
+//! `{"grant":["orders.K001","orders.K002"],"exp":1800000000}`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::protocol::json;
+use crate::protocol::pattern::ChannelPattern;
+
+/// Patterns of one view.
+const PATTERNS_MAX: usize = 256;
+/// Bytes of a `channel_data` with a grant: room for as many patterns of ordinary length.
+const GRANT_BYTES_MAX: usize = 16 * 1024;
+
+/// Channels whose events a subscription gets under its own channel's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// What their base names match, upper and lower case being different: sorted, none twice.
+    pub patterns: Arc<[ChannelPattern]>,
+    /// How long from now.
+    pub lasts: Duration,
+}
+
+/// What a view has to keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct ViewLimits {
+    /// Characters of a pattern.
+    pub pattern_length_max: usize,
+    /// Whether a pattern may have a star.
+    pub stars: bool,
+    /// Since 1970; a view must end later.
+    pub now: Duration,
+}
+
+/// Why a grant cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// `channel_data` is too long, or lists too much.
+    #[error(
+        "channel_data may grant at most {PATTERNS_MAX} patterns in {GRANT_BYTES_MAX} bytes; a pattern such as orders.* stands for many channels"
+    )]
+    TooLarge,
+    /// Something else in the place of the list.
+    #[error("channel_data.grant must be a list of channel patterns, such as [\"orders.K001\", \"stock.*\"]")]
+    NoList,
+    /// An entry that is no pattern.
+    #[error("channel_data.grant has an entry {entry}, expected {must}")]
+    NoPattern {
+        /// The entry as JSON, cut to a printable length.
+        entry: String,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// An entry for many channels where that cannot be had.
+    #[error(
+        "channel_data.grant has a pattern {pattern}, but over a Redis Cluster a star cannot be heard; name each channel, or let the nodes meet in one Redis or behind Sentinels"
+    )]
+    Star {
+        /// The pattern.
+        pattern: ChannelPattern,
+    },
+    /// It would never end.
+    #[error("channel_data.exp must be the time at which the grant ends, in whole seconds since 1970")]
+    NoEnd,
+    /// It has ended.
+    #[error("The grant in channel_data has expired at {exp}; the application must sign a new one")]
+    Expired {
+        /// When, in seconds since 1970.
+        exp: u64,
+    },
+    /// What other channels publish is not encrypted with this channel's key.
+    #[error("An encrypted channel cannot have a grant; use a private- channel")]
+    Encrypted,
+}
+
+impl View {
+    /// The view that `channel_data` grants; none when it is no JSON object with a `grant`.
+    pub fn parse(channel_data: &str, limits: ViewLimits) -> Result<Option<Self>, ViewError> {
+        let Some(data) = json::object::<Value>(channel_data) else { return Ok(None) };
+        let Some(grant) = data.get("grant") else { return Ok(None) };
+        let entries = grant.as_array().ok_or(ViewError::NoList)?;
+        if channel_data.len() > GRANT_BYTES_MAX || entries.len() > PATTERNS_MAX {
+            return Err(ViewError::TooLarge);
+        }
+        let mut patterns =
+            entries.iter().map(|entry| pattern(entry, limits)).collect::<Result<Vec<ChannelPattern>, _>>()?;
+        patterns.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        patterns.dedup();
+        let exp = data.get("exp").and_then(seconds).ok_or(ViewError::NoEnd)?;
+        let lasts = Duration::from_secs(exp).saturating_sub(limits.now);
+        if lasts.is_zero() {
+            return Err(ViewError::Expired { exp });
+        }
+        Ok(Some(Self { patterns: patterns.into(), lasts }))
+    }
+}
+
+fn pattern(entry: &Value, limits: ViewLimits) -> Result<ChannelPattern, ViewError> {
+    let wrong = |must| ViewError::NoPattern { entry: entry.to_string().chars().take(64).collect(), must };
+    let text = entry.as_str().ok_or_else(|| wrong("a string"))?;
+    if text.len() > limits.pattern_length_max {
+        return Err(wrong("no more characters than a channel's name may have"));
+    }
+    let pattern = ChannelPattern::parse(text).map_err(wrong)?;
+    if pattern.has_star() && !limits.stars {
+        return Err(ViewError::Star { pattern });
+    }
+    Ok(pattern)
+}
+
+/// A whole number, or one in a string.
+fn seconds(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ViewLimits =
+        ViewLimits { pattern_length_max: 20, stars: true, now: Duration::from_millis(1_000_500) };
+
+    fn parse(channel_data: &str) -> Result<Option<View>, ViewError> {
+        View::parse(channel_data, LIMITS)
+    }
+
+    #[test]
+    fn a_grant_lists_patterns_and_ends() {
+        let view = parse(r#"{"grant":["stock.*","orders.K001","orders.K001"],"exp":"1001"}"#).unwrap().unwrap();
+        let patterns: Vec<&str> = view.patterns.iter().map(ChannelPattern::as_str).collect();
+        assert_eq!((patterns, view.lasts), (vec!["orders.K001", "stock.*"], Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_group_may_have_nobody_in_it_yet() {
+        assert!(parse(r#"{"grant":[],"exp":2000}"#).unwrap().unwrap().patterns.is_empty());
+    }
+
+    #[test]
+    fn other_data_grants_nothing() {
+        for data in ["", "x", "[]", "\"grant\"", "{}", r#"{"user_id":"1","exp":1}"#, r#"[{"grant":["a"]}]"#] {
+            assert_eq!(parse(data), Ok(None), "{data}");
+        }
+    }
+
+    #[test]
+    fn a_grant_that_says_too_little_or_too_much_is_refused() {
+        for grant in ["null", "true", "\"a\"", "{}"] {
+            assert_eq!(parse(&format!(r#"{{"grant":{grant},"exp":2000}}"#)), Err(ViewError::NoList), "{grant}");
+        }
+        for entry in ["1", "[\"a\"]", "{}", "\"\"", "\"a b\"", "\"private-a\"", "\"123456789012345678901\""] {
+            let refused = parse(&format!(r#"{{"grant":["a",{entry}],"exp":2000}}"#));
+            assert!(matches!(&refused, Err(ViewError::NoPattern { entry: of, .. }) if of == entry), "{refused:?}");
+        }
+        for exp in ["null", "-1", "1.5", "\"\"", "\"soon\"", "[2000]"] {
+            assert_eq!(parse(&format!(r#"{{"grant":["a"],"exp":{exp}}}"#)), Err(ViewError::NoEnd), "{exp}");
+        }
+        assert_eq!(parse(r#"{"grant":["a"]}"#), Err(ViewError::NoEnd));
+        let starless = View::parse(r#"{"grant":["a","b*"],"exp":2000}"#, ViewLimits { stars: false, ..LIMITS });
+        assert!(matches!(starless, Err(ViewError::Star { pattern }) if pattern.as_str() == "b*"));
+        assert_eq!(parse(r#"{"grant":["a"],"exp":1000}"#), Err(ViewError::Expired { exp: 1000 }));
+        let many = vec!["\"a\""; PATTERNS_MAX + 1].join(",");
+        assert_eq!(parse(&format!(r#"{{"grant":[{many}],"exp":2000}}"#)), Err(ViewError::TooLarge));
+        let long = " ".repeat(GRANT_BYTES_MAX);
+        assert_eq!(parse(&format!(r#"{{"grant":["a"],{long}"exp":2000}}"#)), Err(ViewError::TooLarge));
+    }
+}
