@@ -1,10 +1,10 @@
 //! Joining and leaving channels, signing in, and being thrown out.
 
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::node::App;
 use crate::node::PublishError;
-use crate::node::Rules;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
@@ -18,9 +18,13 @@ use crate::registry::address::Address;
 impl App {
     /// The right to join a channel, if the connection has it.
     pub fn grant(&self, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
-        let grant = verifier.grant(subscribe, self.subscribe_limits())?;
-        let policy = |rules: &Rules| rules.said.limits.policy().subscribe(grant.channel());
-        policy(&self.rules()).inspect_err(|why| self.forbidden("subscribe", why))?;
+        let mut grant = verifier.grant(subscribe, self.subscribe_limits())?;
+        let rules = self.rules();
+        let policy = rules.said.limits.policy();
+        policy.subscribe(grant.channel()).inspect_err(|why| self.forbidden("subscribe", why))?;
+        if let Some(seconds) = policy.subscription_age_max(grant.channel()) {
+            grant.end_after(Duration::from_secs(seconds.into()));
+        }
         Ok(grant)
     }
 

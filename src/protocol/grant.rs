@@ -1,5 +1,8 @@
 //! The right to join a channel, and how it is earned (Pusher protocol, "Authentication").
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::channel::NameError;
@@ -33,6 +36,12 @@ impl Grant {
     /// Who joins, on a presence channel.
     pub fn member(&self) -> Option<&Member> {
         self.member.as_ref()
+    }
+
+    /// The right ends after this time at the latest.
+    pub fn end_after(&mut self, time: Duration) {
+        let view = self.view.get_or_insert_with(|| View { patterns: Arc::default(), lasts: time });
+        view.lasts = view.lasts.min(time);
     }
 
     /// The channel, the member, and what is seen besides the channel.

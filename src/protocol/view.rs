@@ -14,12 +14,12 @@ const PATTERNS_MAX: usize = 256;
 /// Bytes of a `channel_data` with a grant: room for as many patterns of ordinary length.
 const GRANT_BYTES_MAX: usize = 16 * 1024;
 
-/// Channels whose events a subscription gets under its own channel's name.
+/// Channels whose events a subscription gets under its own channel's name, maybe none, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// What their base names match, upper and lower case being different: sorted, none twice.
     pub patterns: Arc<[ChannelPattern]>,
-    /// How long from now.
+    /// How long from now; then the subscription is over as well.
     pub lasts: Duration,
 }
 

@@ -106,6 +106,25 @@ async fn clients_only_listen_where_the_rule_says_so() {
 }
 
 #[tokio::test]
+async fn a_subscription_that_is_too_old_is_to_be_authorized_anew() {
+    let server = server_with(&[r#"{"match":"permintaan-barang.*","max_subscription_age_seconds":1}"#]).await;
+    let mut clients = [server.connect().await, server.connect().await];
+    clients[0].subscribe("private-permintaan-barang.K001").await;
+    clients[1].join("presence-permintaan-barang.K001", "siti").await;
+    let mut others = [server.connect().await, server.connect().await];
+    others[0].subscribe("private-other").await;
+    others[1].subscribe("private-permintaan-barang.K001").await;
+    others[1].unsubscribe("private-permintaan-barang.K001").await;
+    others[1].settle().await;
+    for client in &mut clients {
+        assert_eq!(client.next_close().await.0, 4200);
+    }
+    for other in &mut others {
+        other.nothing_came().await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_rule_the_default_decides() {
     let server = TestServer::start_with(|config| {
         config.limits.channel_rules = vec![rule(r#"{"match":"scada-*"}"#)];
