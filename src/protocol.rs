@@ -17,3 +17,4 @@ pub mod publish;
 pub mod request;
 pub mod signature;
 pub mod socket_id;
+pub mod webhook;
