@@ -25,11 +25,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use parking_lot::RwLock;
+use redis::RedisResult;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::connection::Connection;
-use crate::cluster::names::Names;
+pub use connection::Connection;
+pub use lease::LEASE;
+pub use lease::LEASE_SCRIPT;
+pub use lease::renew;
+pub use names::Names;
+
 use crate::config;
 use crate::metrics::ClusterMeters;
 use crate::metrics::Dropped;
@@ -131,8 +136,18 @@ impl Cluster {
     }
 
     /// This node.
-    fn node(&self) -> NodeId {
+    pub fn node(&self) -> NodeId {
         self.outgoing.node()
+    }
+
+    /// What keys are called.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// A connection to Redis besides the link.
+    pub async fn connect(&self) -> RedisResult<Connection> {
+        Connection::open(&self.options, |_| ()).await
     }
 
     /// What this node has to tell.

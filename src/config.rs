@@ -19,6 +19,7 @@ mod tls;
 mod translate;
 mod tree;
 mod values;
+mod webhooks;
 
 pub use apps::{App, AppEntry, KeyPair, Limits};
 pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
@@ -30,6 +31,7 @@ pub use log::{Log, LogFormat, LogLevel};
 pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
 pub use tls::Tls;
 pub use values::{Seconds, Secret};
+pub use webhooks::{ChannelFilter, Webhook, Webhooks, WebhooksDriver};
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -68,6 +70,8 @@ pub struct Config {
     pub mysql: Database<Mysql>,
     /// PostgreSQL, if the apps are there.
     pub postgres: Database<Postgres>,
+    /// How webhooks are sent.
+    pub webhooks: Webhooks,
     /// What holds for every app that does not say otherwise.
     pub limits: Limits,
     /// The apps, unless a database has them; without any, Soketi's default app.
@@ -243,7 +247,9 @@ impl Config {
 
     /// Whether anything is kept in Redis.
     fn keeps_in_redis(&self) -> bool {
-        self.cluster.driver == ClusterDriver::Redis || self.limiter.driver == LimiterDriver::Redis
+        self.cluster.driver == ClusterDriver::Redis
+            || self.limiter.driver == LimiterDriver::Redis
+            || self.webhooks.driver == WebhooksDriver::Redis
     }
 
     /// Whether anything needs the Redis of `[redis]`.
@@ -266,6 +272,7 @@ impl Config {
         self.postgres.validate("postgres", &mut faults);
         let apps = (self.app_store.driver == StoreDriver::Config).then(|| self.apps());
         self.ingest.validate(apps.as_deref(), &mut faults);
+        self.webhooks.validate(&mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
@@ -312,6 +319,7 @@ impl Config {
                      anybody can publish; set a secret of your own, or server.host to 127.0.0.1"
                 ));
             }
+            warnings.extend(webhooks::warnings(id, &app.webhooks));
             if app.keys.iter().any(|pair| !pair.secret.is_trimmed()) {
                 warnings.push(format!(
                     "app {id:?} has a secret that begins or ends with white space; signatures differ unless \

@@ -1,9 +1,9 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `store`, `tls` · `cluster` · `node` · `session`,
-//! `http`, `ingest` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it; ARCHITECTURE.md
-//! says why.
+//! `protocol`, `metrics`, `tasks` · `config` · `registry`, `limiter`, `store`, `tls` · `cluster` · `webhook` · `node` ·
+//! `session`, `http`, `ingest` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it;
+//! ARCHITECTURE.md says why.
 //!
 //! # The way of a message
 //! A publisher's request is checked in [`http`], becomes one WebSocket frame in [`node`], and is put by the
@@ -26,6 +26,7 @@
 //! * *member*: a distinct user on a presence channel. *user*: who is signed in on a connection.
 //! * *view*: other channels that a subscription sees by a signed grant, under its own channel's name.
 //! * *inbox*: what waits for a shard. *outbox*: what waits for a connection.
+//! * *fact*: something that a webhook may tell. *endpoint*: a URL that it is told to.
 //! * *letter*: one thing in an inbox. *turn*: one round of a shard's loop.
 
 pub mod cli;
@@ -45,3 +46,4 @@ pub mod store;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod webhook;

@@ -6,6 +6,7 @@ mod ingest;
 #[cfg(target_os = "linux")]
 mod process;
 mod store;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub use ingest::IngestMeters;
 pub use ingest::Unfit;
 pub use store::AnswerFrom;
 pub use store::StoreMeters;
+pub use webhooks::AppWebhookMeters;
+pub use webhooks::WebhookMeters;
 
 use crate::metrics::events::EventNames;
 
@@ -46,6 +49,8 @@ pub struct Metrics {
     pub limiter_local: IntCounter,
     /// The link to the other nodes, where there are any.
     pub cluster: Option<ClusterMeters>,
+    /// Events to customers' URLs.
+    pub webhooks: WebhookMeters,
 }
 
 /// What one app's traffic is counted in; the handles are made once.
@@ -235,9 +240,10 @@ impl Metrics {
             "Shared limits per second that this node has decided alone, because Redis was away",
         ));
         let cluster = clustered.then(|| ClusterMeters::new(&own, &soketi, &port));
+        let webhooks = WebhookMeters::new(&own, &port);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(process::Process::new(prefix, &port))).expect("each name is registered once");
-        Self { by_app, publish_to_socket, outbox_bytes, panics, limiter_local, cluster, port, registry }
+        Self { by_app, publish_to_socket, outbox_bytes, panics, limiter_local, cluster, webhooks, port, registry }
     }
 
     /// The meters of one app.

@@ -19,6 +19,7 @@ pub use app::Rules;
 pub use connect::Connected;
 pub use publish::Publication;
 pub use publish::PublishError;
+pub use publish::Said;
 pub use query::ChannelFacts;
 pub use query::InfoError;
 
@@ -32,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::registry::inbox::Inboxes;
 use crate::store::Store;
+use crate::webhook::Webhooks;
 
 /// This process: its apps, and what holds for all of them.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub struct Node {
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
     store: Option<Store>,
+    webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +68,7 @@ impl Node {
             .map(|meters| Arc::new(Cluster::new(&config.cluster, &config.redis, Arc::clone(&inboxes), meters)));
         let shared = config.limiter.driver == LimiterDriver::Redis;
         let rates = shared.then(|| Arc::new(Rates::new(&config.cluster, &config.redis, metrics.limiter_local.clone())));
+        let webhooks = Webhooks::new(config, cluster.clone(), metrics.webhooks.clone());
         let node = Self {
             apps: Apps::default(),
             addresses: Arc::new(Addresses::new(
@@ -79,6 +83,7 @@ impl Node {
             cluster,
             rates,
             store,
+            webhooks: Arc::new(webhooks),
             metrics,
         };
         node.set_apps(config.apps());
@@ -110,6 +115,11 @@ impl Node {
         self.rates.as_ref()
     }
 
+    /// Events to customers' URLs.
+    pub fn webhooks(&self) -> &Arc<Webhooks> {
+        &self.webhooks
+    }
+
     /// Wants no new connections from now on.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
@@ -139,6 +149,7 @@ impl Node {
         if let Some(cluster) = &self.cluster {
             cluster.measure();
         }
+        self.webhooks.measure();
         for app in self.apps.all() {
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);

@@ -18,3 +18,4 @@ pub mod request;
 pub mod signature;
 pub mod socket_id;
 pub mod view;
+pub mod webhook;

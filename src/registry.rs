@@ -9,6 +9,7 @@
 pub mod address;
 mod channel;
 mod channels;
+pub mod facts;
 mod hearing;
 pub mod inbox;
 mod members;
@@ -21,6 +22,7 @@ mod views;
 mod word;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -37,7 +39,10 @@ pub use word::Own;
 pub use word::Placed;
 pub use word::Snapshot;
 
+use crate::protocol::webhook::Kind;
+use crate::protocol::webhook::Kinds;
 use crate::registry::channels::Channels;
+use crate::registry::facts::Facts;
 use crate::registry::inbox::Inboxes;
 use crate::registry::outgoing::Outgoing;
 use crate::registry::users::Users;
@@ -50,6 +55,9 @@ pub struct AppState {
     inboxes: Arc<Inboxes>,
     /// Where other nodes have a say.
     outgoing: Option<Arc<Outgoing>>,
+    facts: Arc<Facts>,
+    /// The [`Kinds`] of facts that somebody wants to hear.
+    wanted: AtomicU8,
     channels: Channels,
     users: Mutex<Users>,
     views: Views,
@@ -58,14 +66,33 @@ pub struct AppState {
 
 impl AppState {
     /// An app that nobody is connected to.
-    pub fn new(id: &str, inboxes: Arc<Inboxes>, outgoing: Option<Arc<Outgoing>>) -> Self {
-        let (channels, users, views) = (Channels::default(), Mutex::default(), Views::default());
-        Self { id: id.into(), inboxes, outgoing, channels, users, views, connections: AtomicUsize::new(0) }
+    pub fn new(id: &str, inboxes: Arc<Inboxes>, outgoing: Option<Arc<Outgoing>>, facts: Arc<Facts>) -> Self {
+        Self {
+            id: id.into(),
+            inboxes,
+            outgoing,
+            facts,
+            wanted: AtomicU8::new(0),
+            channels: Channels::default(),
+            users: Mutex::default(),
+            views: Views::default(),
+            connections: AtomicUsize::new(0),
+        }
     }
 
     /// The app's id.
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// From now on these kinds of events are told to somebody.
+    pub fn tell(&self, kinds: Kinds) {
+        self.wanted.store(facts::needed_for(kinds).0, Ordering::Relaxed);
+    }
+
+    /// Whether events of this kind are told to somebody.
+    pub fn tells(&self, kind: Kind) -> bool {
+        Kinds(self.wanted.load(Ordering::Relaxed)).contains(kind)
     }
 
     /// Counts one more connection, unless there are `max` already.

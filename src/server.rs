@@ -38,7 +38,7 @@ use crate::tls::TlsError;
 /// a tenth of what the process may open, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
-/// How long leaving the cluster may take, even if no time is left.
+/// How long the last webhooks and leaving the cluster may take each, even if no time is left.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// How long the shards may take to close their ports.
@@ -243,6 +243,10 @@ impl Server {
         let _ = tokio::time::timeout(self.drain_time.saturating_sub(began.elapsed()), all_ended).await;
         for link in self.links {
             link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
+        }
+        let events = self.node.webhooks().waiting();
+        if events > 0 {
+            tracing::warn!(events, "no time is left to send these events to webhooks");
         }
         self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;

@@ -12,6 +12,7 @@ use crate::node::App;
 use crate::node::Connected;
 use crate::node::Node;
 use crate::node::Rules;
+use crate::node::Said;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
@@ -388,9 +389,9 @@ impl Session {
             return Err((Some(CLIENT_EVENT_RATE), "Client event rejected due to rate limit".to_owned()));
         }
         let subscription = &self.subscriptions[place];
-        let frame =
-            event::client_event(subscription.name.as_str(), &event.name, &data, subscription.user_id.as_deref());
-        self.app.relay(&subscription.name, frame, self.socket_id, now);
+        let user_id = subscription.user_id.as_deref();
+        let said = Said { name: &event.name, data: &data, sender: self.socket_id, user_id };
+        self.app.relay(&subscription.name, &said, now);
         Ok(())
     }
 }

@@ -13,8 +13,6 @@ mod postgres;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -56,7 +54,6 @@ pub struct Store {
     cache: Cache<Name, Known>,
     questions: Questions,
     outage: Outage,
-    told_of_webhooks: AtomicBool,
     meters: StoreMeters,
 }
 
@@ -164,7 +161,6 @@ impl Store {
             cache,
             questions,
             outage: Outage::default(),
-            told_of_webhooks: AtomicBool::new(false),
             meters: meters(),
         };
         Some((store, link))
@@ -309,10 +305,6 @@ impl Store {
         }
         let app =
             App::from_row(&self.table, row, &self.limits.read()).map_err(|faults| unusable(&faults.join("; ")))?;
-        if row.get("webhooks").is_some_and(says_something) && !self.told_of_webhooks.swap(true, Ordering::Relaxed) {
-            let (table, app) = (&self.table, &app.id);
-            tracing::warn!("{table}.webhooks of app {app:?} has no effect, because gema sends no webhooks so far");
-        }
         Ok(Some(Arc::new(app)))
     }
 }
@@ -349,15 +341,5 @@ fn text(row: &Row, column: Column) -> String {
         Some(Json::String(text)) => text.trim_end().to_owned(),
         Some(other) => other.to_string(),
         None => String::new(),
-    }
-}
-
-/// Whether a JSON column, or one with JSON as text, holds more than nothing.
-fn says_something(value: &Json) -> bool {
-    match value {
-        Json::Null => false,
-        Json::Array(items) => !items.is_empty(),
-        Json::String(text) => !["", "[]", "null"].contains(&text.trim()),
-        _ => true,
     }
 }

@@ -137,7 +137,7 @@ const OPTIONS: [(&str, &str, &str, &str); 112] = [
     ("ssl.passphrase", "SSL_PASS", r#""""#, r#""other""#),
     ("ssl.caPath", "SSL_CA", r#""""#, r#""other""#),
     ("userAuthenticationTimeout", "USER_AUTHENTICATION_TIMEOUT", "30000", "30007"),
-    ("webhooks.batching.enabled", "WEBHOOKS_BATCHING", "false", "true"),
+    ("webhooks.batching.enabled", "WEBHOOKS_BATCHING", "false", "false"),
     ("webhooks.batching.duration", "WEBHOOKS_BATCHING_DURATION", "50", "57"),
 ];
 
@@ -332,12 +332,34 @@ fn apps_come_in_all_of_soketis_spellings() {
     );
 }
 
+/// An app with this webhook.
+fn app_with(webhook: &str) -> String {
+    format!(
+        "{{\"host\": \"127.0.0.1\", \"appManager.array.apps\": [{{\"id\": \"a\", \"key\": \"k\", \"secret\": \"s\",\n\
+         \"webhooks\": [{webhook}]}}]}}"
+    )
+}
+
+#[test]
+fn webhooks_are_taken_from_files_and_variables() {
+    let webhook = r#"{"url": "https://x.example/hush", "event_types": ["channel_occupied", "cache_miss"],
+        "headers": {"Authorization": "hush"}, "filter": {"channel_name_starts_with": "beta-"}}"#;
+    let file = write(&folder("webhooks"), "webhooks.json", &app_with(webhook));
+    let from_file = load(&[file], []).unwrap();
+    let variable = format!("[{webhook}]");
+    let from_variable = load(&[], variables(&[("SOKETI_DEFAULT_APP_WEBHOOKS", &variable)])).unwrap();
+    let webhooks = [&from_file, &from_variable].map(|loaded| loaded.config.apps()[0].webhooks.clone());
+    assert_eq!(webhooks[0], webhooks[1]);
+    assert_eq!(webhooks[0][0].url.expose(), b"https://x.example/hush");
+    assert!(webhooks[0][0].filter.matches("beta-1") && webhooks[0][0].headers["Authorization"].expose() == b"hush");
+    assert!(!settings(&from_file).iter().any(|line| line.contains("hush")));
+}
+
 #[test]
 fn an_app_that_wants_what_is_not_there_is_refused() {
-    let folder = folder("webhooks");
-    let text = "{\"appManager.array.apps\": [{\"id\": \"a\", \"key\": \"k\", \"secret\": \"s\",\n\"webhooks\": [{\"url\": \"https://hush\"}]}]}";
-    let file = write(&folder, "webhooks.json", text);
-    let place = format!("apps.0.webhooks (from {}:2) must be [] or left out: ", file.display());
+    let webhook = r#"{"lambda_function": "hush", "event_types": ["channel_occupied"]}"#;
+    let file = write(&folder("lambda"), "lambda.json", &app_with(webhook));
+    let place = format!("apps.0.webhooks.0.lambda_function (from {}:2) is not there: ", file.display());
     let faults = load(&[file], []).unwrap_err().faults;
     assert!(faults[0].starts_with(&place) && !faults[0].contains("hush"), "{faults:?}");
 }

@@ -44,17 +44,22 @@ const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// See the module. Clones share the connection.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub enum Connection {
+    /// To one server.
     One(MultiplexedConnection),
+    /// To the masters of a Redis Cluster.
     Cluster(ClusterConnection),
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection(..)")
+    }
 }
 
 impl Connection {
     /// Connects. What Redis says unasked goes to `hear`, on the connection's own task.
-    pub(super) async fn open(
-        options: &config::Redis,
-        hear: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> RedisResult<Self> {
+    pub async fn open(options: &config::Redis, hear: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<Self> {
         if options.cluster_nodes.is_empty() {
             return open_one(options, hear).await.map(Self::One);
         }
@@ -63,7 +68,7 @@ impl Connection {
     }
 
     /// Does all of these in this order; each has an answer of its own.
-    pub(super) async fn ask(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
+    pub async fn ask(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         match self {
             Self::One(connection) => {
                 let mut pipeline = redis::Pipeline::with_capacity(commands.len());
@@ -77,7 +82,7 @@ impl Connection {
     }
 
     /// Does one thing.
-    pub(super) async fn ask_one(&mut self, command: Cmd) -> RedisResult<Value> {
+    pub async fn ask_one(&mut self, command: Cmd) -> RedisResult<Value> {
         self.ask(vec![command]).await?.pop().unwrap_or(Ok(Value::Nil))
     }
 

@@ -27,8 +27,10 @@ use crate::protocol::envelope::NodeId;
 use crate::registry::AppState;
 use crate::registry::outgoing::Topic;
 
+/// Says that a node lives, and which others do.
+pub const LEASE_SCRIPT: &str = include_str!("lease.lua");
 /// How long a lease is.
-const LEASE: Duration = Duration::from_secs(10);
+pub const LEASE: Duration = Duration::from_secs(10);
 /// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(2);
 /// Topics of a dead node that are cleared in one round trip.
@@ -168,9 +170,19 @@ impl Cluster {
 
 /// Renews the lease.
 pub(super) async fn renew_lease(cluster: &Cluster, scripts: &Scripts, out: &mut Connection) -> RedisResult<Leases> {
+    renew(out, &scripts.lease, &cluster.names.leases(), (cluster.node(), LEASE)).await
+}
+
+/// Gives a node a lease of this time among those under a key; `script` is the hash that Redis has given
+/// [`LEASE_SCRIPT`].
+pub async fn renew(
+    out: &mut Connection,
+    script: &str,
+    leases: &str,
+    (node, time): (NodeId, Duration),
+) -> RedisResult<Leases> {
     let mut command = cmd("EVALSHA");
-    command.arg(&scripts.lease).arg(1).arg(cluster.names.leases());
-    command.arg(cluster.node().to_string()).arg(LEASE.as_millis() as u64);
+    command.arg(script).arg(1).arg(leases).arg(node.to_string()).arg(time.as_millis() as u64);
     match out.ask_one(command).await {
         Err(error) if is_full(&error) => {
             tracing::warn!("Redis is out of memory: it does not take what changes here; raise its maxmemory");

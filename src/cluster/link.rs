@@ -25,6 +25,7 @@ use crate::cluster::connection::ANSWER_TIME;
 use crate::cluster::connection::Backoff;
 use crate::cluster::connection::Connection;
 use crate::cluster::connection::advice;
+use crate::cluster::lease::LEASE_SCRIPT;
 use crate::cluster::lease::renew_lease;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::Subject;
@@ -354,7 +355,7 @@ pub(super) fn is_full(error: &RedisError) -> bool {
 }
 
 async fn load(out: &mut Connection) -> RedisResult<Scripts> {
-    let sources = [include_str!("member.lua"), include_str!("cache.lua"), include_str!("lease.lua")];
+    let sources = [include_str!("member.lua"), include_str!("cache.lua"), LEASE_SCRIPT];
     let mut hashes = Vec::new();
     for source in sources {
         let hash = out.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;

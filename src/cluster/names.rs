@@ -24,7 +24,7 @@ const NAME_LENGTH_MAX: usize = 1024;
 
 /// The names of one cluster.
 #[derive(Debug)]
-pub(super) struct Names {
+pub struct Names {
     /// Before topics.
     name: String,
     /// Before keys.
@@ -32,7 +32,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(name: &str, key_prefix: &str) -> Self {
+    /// Names of the cluster called `name`; `key_prefix` stands before keys.
+    pub fn new(name: &str, key_prefix: &str) -> Self {
         Self { name: name.to_owned(), key_start: format!("{key_prefix}{name}") }
     }
 
@@ -110,6 +111,37 @@ impl Names {
     /// Hash: what a node listens to of an app or has users on, with the number of its connections.
     pub(super) fn topics(&self, node: NodeId, app: &str) -> String {
         format!("{}:{{node:{node}}}:app:{app}", self.key_start)
+    }
+
+    /// Set: the nodes that have subscribers of a channel, or connections of a user on it, as webhooks know it.
+    pub fn holders(&self, app: &str, channel: &ChannelName, user_id: Option<&str>) -> String {
+        let user = user_id.map(|user_id| format!(":{}", utf8_percent_encode(user_id, PARTS))).unwrap_or_default();
+        format!("{}:{}:holders{user}", self.key_start, tag(app, &Topic::Channel(channel.clone())))
+    }
+
+    /// Set: what a node is a holder of.
+    pub fn held(&self, node: NodeId) -> String {
+        format!("{}:{{node:{node}}}:held", self.key_start)
+    }
+
+    /// Sorted set: the nodes that decide about webhooks, by the end of their lease.
+    pub fn webhook_leases(&self) -> String {
+        format!("{}:{{webhooks}}:leases", self.key_start)
+    }
+
+    /// Who ends, or has ended, what this dead node was a holder of.
+    pub fn gravedigger(&self, node: NodeId) -> String {
+        format!("{}:{{webhooks}}:gravedigger:{node}", self.key_start)
+    }
+
+    /// Stream: what waits for an endpoint of webhooks.
+    pub fn webhook_queue(&self, endpoint: &str) -> String {
+        format!("{}:{{webhook:{endpoint}}}:queue", self.key_start)
+    }
+
+    /// The node that delivers it.
+    pub fn webhook_owner(&self, endpoint: &str) -> String {
+        format!("{}:{{webhook:{endpoint}}}:owner", self.key_start)
     }
 
     /// Topics that a Soketi server listens to whose prefix is the name of this cluster, or who has none.

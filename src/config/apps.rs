@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
 use super::suggest;
-use super::{Seconds, Secret};
+use super::webhooks;
+use super::{Seconds, Secret, Webhook};
 
 /// One app as configured: what is left out comes from `[limits]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct AppEntry {
     /// A disabled app refuses connections (4003) and API requests (403).
     #[serde(default = "yes")]
     pub enabled: bool,
+    /// Where its events go.
+    #[serde(default)]
+    pub webhooks: Vec<Webhook>,
     /// See [`Limits::enable_client_messages`], and so on for the fields below.
     #[serde(default, alias = "enableClientMessages")]
     pub enable_client_messages: Option<bool>,
@@ -180,6 +184,8 @@ pub struct App {
     pub keys: Vec<KeyPair>,
     /// Whether it takes connections and requests.
     pub enabled: bool,
+    /// Where its events go.
+    pub webhooks: Vec<Webhook>,
     /// What holds for it.
     pub limits: Limits,
 }
@@ -193,6 +199,7 @@ impl AppEntry {
             secret: Secret::new(secret),
             keys: Vec::new(),
             enabled: true,
+            webhooks: Vec::new(),
             enable_client_messages: None,
             allow_public_client_events: None,
             enable_user_authentication: None,
@@ -250,6 +257,7 @@ impl AppEntry {
             id: self.id.clone(),
             keys: std::iter::once(first).chain(self.keys.iter().cloned()).collect(),
             enabled: self.enabled,
+            webhooks: self.webhooks.clone(),
             limits: own_or_default! {
                 enable_client_messages, allow_public_client_events, enable_user_authentication,
                 user_authentication_timeout_seconds, enable_subscription_count, enable_watchlist,
@@ -337,6 +345,7 @@ fn validate_app<'a>(
     for (index, pair) in app.keys.iter().enumerate() {
         credentials(&format!("{place}.keys.{index}"), &pair.key, &pair.secret, keys, faults);
     }
+    webhooks::validate(place, &app.webhooks, faults);
     app.resolve(&Limits::default()).limits.validate_under(place, faults);
 }
 

@@ -203,7 +203,6 @@ mod tests {
             ("SOKETI_QUEUE_DRIVER", "sqs"),
             ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
             ("SOKETI_MODE", "worker"),
-            ("SOKETI_DEFAULT_APP_WEBHOOKS", r#"[{"url":"https://hush.example"}]"#),
         ] {
             let environment = read_all(&[(name, value)]);
             assert_eq!(environment.faults.len(), 1, "{name}");

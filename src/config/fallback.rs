@@ -48,7 +48,7 @@ fn selects(root: &Table, section: &str, drivers: &[&str]) -> bool {
 }
 
 fn needs_redis(root: &Table) -> bool {
-    ["cluster", "limiter"].iter().any(|section| selects(root, section, &["redis"]))
+    ["cluster", "limiter", "webhooks"].iter().any(|section| selects(root, section, &["redis"]))
         || value(root, "ingest", "prefixes").is_some_and(says_something)
 }
 

@@ -179,7 +179,8 @@ pub(super) fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn json(value: &Value) -> Json {
+/// A value as JSON.
+pub(super) fn json(value: &Value) -> Json {
     match &value.kind {
         ValueKind::Nil => Json::Null,
         ValueKind::Boolean(truth) => Json::Bool(*truth),

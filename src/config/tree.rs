@@ -19,7 +19,9 @@ use super::KeyPair;
 use super::Limits;
 use super::options;
 use super::suggest::did_you_mean;
+use super::translate;
 use super::values::boolean;
+use super::webhooks;
 
 pub(super) type Object = serde_json::Map<String, Json>;
 
@@ -178,6 +180,7 @@ impl Check {
                 }
                 Some(_) if field == "keys" => Some(self.key_pairs(&key, value)),
                 Some(_) if field == "channel_rules" => Some(self.rules(&key, value)),
+                Some(_) if field == "webhooks" => Some(self.webhooks(&key, &value)),
                 Some(like) => self.leaf(&key, &value, like, &try_alone),
             };
             good.extend(leaf.map(|leaf| (field.clone(), leaf)));
@@ -240,6 +243,31 @@ impl Check {
                 }
             }
             good.push(Json::Object(group));
+        }
+        Json::Array(good)
+    }
+
+    /// A list, or one as JSON, as variables have it. As with Soketi, empty is none.
+    fn webhooks(&mut self, place: &str, value: &Value) -> Json {
+        let from = origin(value);
+        let list = match &value.kind {
+            ValueKind::Nil => json!([]),
+            ValueKind::String(text) if text.trim().is_empty() => json!([]),
+            ValueKind::String(text) => serde_json::from_str(text).unwrap_or_default(),
+            _ => translate::json(value),
+        };
+        let Json::Array(items) = list else {
+            self.fault(place, format!("{place}{from} must be a list of webhooks, each with url and event_types"));
+            return json!([]);
+        };
+        self.origins.extend(value.origin().map(|origin| (place.to_owned(), origin.to_owned())));
+        let mut good = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let place = format!("{place}.{index}");
+            match webhooks::read(&place, &from, item) {
+                Ok(webhook) => good.push(webhook),
+                Err(fault) => self.fault(&place, fault),
+            }
         }
         Json::Array(good)
     }

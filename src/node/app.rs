@@ -18,7 +18,7 @@ use crate::config;
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
 use crate::metrics::AppMeters;
-use crate::metrics::Metrics;
+use crate::node::Node;
 use crate::node::rate::Rate;
 use crate::node::rate::Shared;
 use crate::protocol::grant::Keys;
@@ -29,7 +29,7 @@ use crate::protocol::publish::PublishLimits;
 use crate::protocol::view::ViewLimits;
 use crate::registry::AppState;
 use crate::registry::JoinRules;
-use crate::registry::inbox::Inboxes;
+use crate::webhook::Webhooks;
 
 /// An app: who it is, what holds for it, and what goes on in it.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub struct App {
     pub(super) cluster: Option<Arc<Cluster>>,
     /// The limits that nodes have in common, where they do.
     rates: Option<Arc<Rates>>,
+    webhooks: Arc<Webhooks>,
     open: AtomicUsize,
     used_at: Mutex<Instant>,
 }
@@ -78,25 +79,23 @@ impl Rules {
 }
 
 impl App {
-    pub(super) fn new(
-        says: Arc<config::App>,
-        inboxes: Arc<Inboxes>,
-        cluster: Option<Arc<Cluster>>,
-        rates: Option<Arc<Rates>>,
-        metrics: &Metrics,
-    ) -> Self {
+    pub(super) fn new(says: Arc<config::App>, node: &Node) -> Self {
+        let cluster = node.cluster.clone();
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
-        let state = Arc::new(AppState::new(&says.id, inboxes, outgoing));
+        let facts = Arc::clone(node.webhooks.facts());
+        let state = Arc::new(AppState::new(&says.id, Arc::clone(&node.inboxes), outgoing, facts));
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
         }
+        node.webhooks.set(&state, &says);
         Self {
             id: says.id.clone(),
-            meters: Arc::new(metrics.app(&says.id)),
-            rules: ArcSwap::from_pointee(Rules::new(says, rates.as_ref())),
+            meters: Arc::new(node.metrics.app(&says.id)),
+            rules: ArcSwap::from_pointee(Rules::new(says, node.rates.as_ref())),
             state,
             cluster,
-            rates,
+            rates: node.rates.clone(),
+            webhooks: Arc::clone(&node.webhooks),
             open: AtomicUsize::new(0),
             used_at: Mutex::new(Instant::now()),
         }
@@ -120,6 +119,7 @@ impl App {
     pub(super) fn change(&self, says: Arc<config::App>) {
         let rules = self.rules();
         if rules.gone || rules.said != says {
+            self.webhooks.set(&self.state, &says);
             self.rules.store(Arc::new(Rules::new(says, self.rates.as_ref())));
         }
     }

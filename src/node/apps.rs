@@ -173,7 +173,7 @@ impl Node {
     }
 
     fn new_app(&self, says: Arc<config::App>) -> App {
-        App::new(says, Arc::clone(&self.inboxes), self.cluster.clone(), self.rates.clone(), &self.metrics)
+        App::new(says, self)
     }
 
     fn close_unless_enabled(&self, app: &App) {
@@ -199,6 +199,7 @@ impl Node {
             let Some(app) = table.by_id.remove(&id) else { continue };
             table.drop_keys(&app);
             self.metrics.forget_app(&id);
+            self.webhooks.remove(&id);
             if let Some(cluster) = &self.cluster {
                 cluster.remove(&id);
             }

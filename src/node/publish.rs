@@ -1,5 +1,6 @@
 //! Accepting an event and handing it to the subscribers' shards.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -9,9 +10,10 @@ use crate::node::App;
 use crate::node::Node;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
-use crate::protocol::frame::Frame;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::webhook::ClientEvent;
+use crate::protocol::webhook::Kind;
 use crate::registry::inbox::Event;
 
 /// A publisher's event, checked.
@@ -23,6 +25,19 @@ pub struct Publication<'a> {
     pub data: &'a str,
     /// The connection that must not get it.
     pub except: Option<SocketId>,
+}
+
+/// A client's event, checked.
+#[derive(Debug)]
+pub struct Said<'a> {
+    /// The event's name.
+    pub name: &'a str,
+    /// A JSON string with its quotes.
+    pub data: &'a str,
+    /// The connection that it comes from, which does not get it.
+    pub sender: SocketId,
+    /// Who that is, on a presence channel.
+    pub user_id: Option<&'a str>,
 }
 
 /// Why an event is not accepted.
@@ -100,8 +115,16 @@ impl App {
     }
 
     /// Delivers a client's event to the others on the channel.
-    pub fn relay(&self, channel: &ChannelName, frame: Frame, sender: SocketId, accepted: Instant) {
+    pub fn relay(&self, channel: &ChannelName, said: &Said<'_>, accepted: Instant) {
         self.meters.client_event();
-        self.state.publish(channel, &Event { frame, except: Some(sender), accepted }, None);
+        let &Said { name, data, sender, user_id } = said;
+        let frame = event::client_event(channel.as_str(), name, data, user_id);
+        let told = self.state.tells(Kind::ClientEvent).then(|| ClientEvent {
+            name: name.to_owned(),
+            data: data.to_owned(),
+            socket_id: sender,
+            user_id: user_id.map(Arc::from),
+        });
+        self.state.relay(channel, &Event { frame, except: Some(sender), accepted }, told);
     }
 }

@@ -11,9 +11,15 @@ use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
 use crate::protocol::view::View;
+use crate::protocol::webhook::Event as Told;
+use crate::protocol::webhook::Kind;
+use crate::protocol::webhook::Kinds;
 use crate::registry::JoinRules;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
+use crate::registry::facts::Fact;
+use crate::registry::facts::Facts;
+use crate::registry::facts::What;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
@@ -82,6 +88,9 @@ pub(super) struct Scope<'a> {
     pub(super) inboxes: &'a Inboxes,
     pub(super) outgoing: Option<&'a Outgoing>,
     pub(super) views: &'a Views,
+    pub(super) facts: &'a Facts,
+    /// The facts that somebody wants to hear.
+    pub(super) wanted: Kinds,
     pub(super) app: &'a Arc<str>,
     pub(super) now: Instant,
     pub(super) sleepers: Sleepers,
@@ -105,6 +114,20 @@ impl Scope<'_> {
     /// Hands an event to those who see the channel from another one.
     pub(super) fn show(&mut self, name: &ChannelName, event: &Event) {
         self.views.show(name, event, self.inboxes, &mut self.sleepers);
+    }
+
+    /// Tells the application, if it wants to hear of such things.
+    pub(super) fn tell(&self, channel: &ChannelName, event: Told) {
+        if self.wanted.contains(event.kind()) {
+            self.put(channel, What::Event(event));
+        }
+    }
+
+    /// Of what goes on in a user's own channel nobody hears.
+    fn put(&self, channel: &ChannelName, what: What) {
+        if channel.user().is_none() {
+            self.facts.put(Fact { app: Arc::clone(self.app), channel: channel.clone(), what });
+        }
     }
 
     /// Leaves something for the cluster to do.
@@ -148,16 +171,19 @@ impl Channel {
     }
 
     /// Remembers an event.
-    pub(super) fn remember(&mut self, frame: &Frame, until: Instant) {
-        self.keep_cached(Cached { frame: frame.clone(), until, here_only: false });
+    pub(super) fn remember(&mut self, name: &ChannelName, frame: &Frame, until: Instant, scope: &Scope<'_>) {
+        self.keep_cached(name, Cached { frame: frame.clone(), until, here_only: false }, scope);
     }
 
     /// Remembers an event that each node has to remember for itself.
-    pub(super) fn remember_here(&mut self, frame: &Frame, until: Instant) {
-        self.keep_cached(Cached { frame: frame.clone(), until, here_only: true });
+    pub(super) fn remember_here(&mut self, name: &ChannelName, frame: &Frame, until: Instant, scope: &Scope<'_>) {
+        self.keep_cached(name, Cached { frame: frame.clone(), until, here_only: true }, scope);
     }
 
-    fn keep_cached(&mut self, cached: Cached) {
+    fn keep_cached(&mut self, name: &ChannelName, cached: Cached, scope: &Scope<'_>) {
+        if scope.wanted.contains(Kind::CacheMiss) && self.cached(scope.now).is_none() {
+            scope.put(name, What::CacheFilled);
+        }
         self.cached = Some(Box::new(cached));
         if let Some(shared) = &mut self.shared {
             shared.cached_anew = true;
@@ -234,13 +260,17 @@ impl Channel {
     /// The joiner is in: the answer goes into its inbox, in line with the channel's events.
     pub(super) fn admit(&mut self, name: &ChannelName, joiner: &Joiner, scope: &mut Scope<'_>) {
         let mut answers = Vec::with_capacity(1);
+        self.tell_coming(name, joiner, scope);
         answers.push(match &mut self.members {
             Some(members) => members.succeeded(name.as_str()),
             None => event::subscription_succeeded(name.as_str()),
         });
         if name.kind().cached {
             let cached = self.cached(scope.now).map(|cached| cached.frame.clone());
-            answers.push(cached.unwrap_or_else(|| event::cache_miss(name.as_str())));
+            answers.push(cached.unwrap_or_else(|| {
+                scope.tell(name, Told::CacheMiss);
+                event::cache_miss(name.as_str())
+            }));
         }
         self.subscriptions[usize::from(joiner.address.shard)] += 1;
         let id = self.id;
@@ -251,10 +281,23 @@ impl Channel {
         self.tell_count(name, joiner.rules.counted, scope);
     }
 
+    /// Tells the application what a joiner changes on this node.
+    fn tell_coming(&mut self, name: &ChannelName, joiner: &Joiner, scope: &Scope<'_>) {
+        if self.total() == 0 {
+            scope.tell(name, Told::ChannelOccupied);
+        }
+        if let (Some(members), Some(user_id)) = (&mut self.members, &joiner.user_id)
+            && members.is_admitted_first(user_id)
+        {
+            scope.tell(name, Told::MemberAdded(Arc::clone(user_id)));
+        }
+    }
+
     /// A connection leaves, or no longer wants to join.
     pub(super) fn leave(&mut self, name: &ChannelName, leaver: &Leaver<'_>, counted: bool, scope: &mut Scope<'_>) {
         let Leaver { address, user_id, .. } = *leaver;
-        if !self.shared.as_mut().is_some_and(|shared| shared.forget_joiner(address)) {
+        let was_in = !self.shared.as_mut().is_some_and(|shared| shared.forget_joiner(address));
+        if was_in {
             self.subscriptions[usize::from(address.shard)] -= 1;
             let id = self.id;
             scope.inboxes.put_to(address, |slot| Letter::Left(slot, id), &mut scope.sleepers);
@@ -262,12 +305,18 @@ impl Channel {
         }
         scope.views.leave(name, address, scope);
         if let (Some(user_id), Some(members)) = (user_id, &mut self.members)
-            && members.depart(user_id)
+            && let Some(here) = members.depart(user_id)
         {
+            if here.admitted {
+                scope.tell(name, Told::MemberRemoved(user_id.into()));
+            }
             match &mut self.shared {
                 Some(shared) if scope.is_linked() => shared.withdraw(name, user_id, scope),
                 _ => self.displace(name, user_id, scope),
             }
+        }
+        if was_in && self.total() == 0 {
+            scope.tell(name, Told::ChannelVacated);
         }
         if let Some(shared) = &mut self.shared {
             shared.rested_at = Some(scope.now);
@@ -300,11 +349,14 @@ impl Channel {
         if !is_counted(name) {
             return;
         }
+        let total = self.total_everywhere();
         if self.total() == 0 {
             self.counted = None;
+            if total == 0 {
+                scope.tell(name, Told::SubscriptionCount(0));
+            }
             return;
         }
-        let total = self.total_everywhere();
         if let Some(counted) = &mut self.counted
             && total > COUNT_AT_ONCE_MAX
             && scope.now.duration_since(counted.at) < COUNT_PAUSE
@@ -313,6 +365,10 @@ impl Channel {
             return;
         }
         self.counted = Some(Box::new(Counted { at: scope.now, stale: false }));
+        // Of the nodes that announce it, one tells the application.
+        if self.shared.as_ref().is_none_or(|shared| shared.is_first(scope.node())) {
+            scope.tell(name, Told::SubscriptionCount(total));
+        }
         self.announce(&Event::of(event::subscription_count(name.as_str(), total), scope.now), scope);
     }
 }

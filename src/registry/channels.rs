@@ -15,6 +15,9 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::frame::Frame;
 use crate::protocol::grant::Grant;
+use crate::protocol::webhook::ClientEvent;
+use crate::protocol::webhook::Event as Told;
+use crate::protocol::webhook::Kinds;
 use crate::registry::AppState;
 use crate::registry::address::Address;
 use crate::registry::channel::Channel;
@@ -115,6 +118,8 @@ impl AppState {
             inboxes: &self.inboxes,
             outgoing: self.outgoing.as_deref(),
             views: &self.views,
+            facts: &self.facts,
+            wanted: Kinds(self.wanted.load(Ordering::Relaxed)),
             app: &self.id,
             now,
             sleepers: Sleepers::default(),
@@ -182,20 +187,16 @@ impl AppState {
 
     /// Hands an event to the subscribers of a channel; a cache channel remembers it for `cache_for`, if given.
     pub fn publish(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
+        self.change(name, event.accepted, |channels, scope| announce(channels, name, event, cache_for, scope));
+    }
+
+    /// Hands a client's event to the others on a channel; the application hears of it as `told`.
+    pub fn relay(&self, name: &ChannelName, event: &Event, told: Option<ClientEvent>) {
         self.change(name, event.accepted, |channels, scope| {
-            if cache_for.is_some() && !scope.is_linked() {
-                channels.entry(name.clone()).or_insert_with(|| Channel::new(scope));
+            if let Some(told) = told {
+                scope.tell(name, Told::ClientEvent(Box::new(told)));
             }
-            if let Some(channel) = channels.get_mut(name.as_str()) {
-                if let Some(cache_for) = cache_for {
-                    channel.remember(&event.frame, event.accepted + cache_for);
-                }
-                channel.announce(event, scope);
-            }
-            scope.show(name, event);
-            if let Some(outgoing) = scope.outgoing {
-                outgoing.publish(scope.app, name, event, cache_for);
-            }
+            announce(channels, name, event, None, scope);
         });
     }
 
@@ -203,7 +204,7 @@ impl AppState {
     pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         self.change(name, event.accepted, |channels, scope| {
             if let Some(cache_for) = cache_for {
-                open_entry(channels, name, scope).remember_here(&event.frame, event.accepted + cache_for);
+                open_entry(channels, name, scope).remember_here(name, &event.frame, event.accepted + cache_for, scope);
             }
             if let Some(channel) = channels.get(name.as_str()) {
                 channel.announce(event, scope);
@@ -370,6 +371,29 @@ impl AppState {
     }
 }
 
+/// Puts an event into the inboxes of the shards with subscribers, and where the other nodes find it.
+fn announce(
+    channels: &mut HashMap<ChannelName, Channel>,
+    name: &ChannelName,
+    event: &Event,
+    cache_for: Option<Duration>,
+    scope: &mut Scope<'_>,
+) {
+    if cache_for.is_some() && !scope.is_linked() {
+        channels.entry(name.clone()).or_insert_with(|| Channel::new(scope));
+    }
+    if let Some(channel) = channels.get_mut(name.as_str()) {
+        if let Some(cache_for) = cache_for {
+            channel.remember(name, &event.frame, event.accepted + cache_for, scope);
+        }
+        channel.announce(event, scope);
+    }
+    scope.show(name, event);
+    if let Some(outgoing) = scope.outgoing {
+        outgoing.publish(scope.app, name, event, cache_for);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,7 +410,7 @@ mod tests {
         let patience = Patience { bytes_max: 1024, time: Duration::from_secs(1) };
         let outgoing = Arc::new(Outgoing::new(NodeId::random(), patience));
         outgoing.link();
-        AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(outgoing))
+        AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(outgoing), Arc::default())
     }
 
     fn name() -> ChannelName {

@@ -22,7 +22,8 @@ impl Channel {
                     return false;
                 }
                 if event.cached_for_ms > 0 {
-                    self.remember(&event.frame, scope.now + Duration::from_millis(event.cached_for_ms));
+                    let until = scope.now + Duration::from_millis(event.cached_for_ms);
+                    self.remember(name, &event.frame, until, scope);
                 }
                 // Its own subscribers have it; what has come back settles what is remembered everywhere.
                 if event.node != scope.node() {

@@ -23,6 +23,8 @@ pub(super) struct Members {
 pub(super) struct Here {
     pub(super) user_info: Arc<str>,
     pub(super) connections: u32,
+    /// One of them has joined; before that the user may still find no room.
+    pub(super) admitted: bool,
     /// The order that makes the user a member, while it is under way.
     pub(super) order: Option<u64>,
 }
@@ -41,21 +43,26 @@ impl Members {
         let here = self.here.entry(Arc::clone(&member.user_id)).or_insert_with(|| Here {
             user_info: Arc::clone(&member.user_info),
             connections: 0,
+            admitted: false,
             order: None,
         });
         here.connections += 1;
         here
     }
 
-    /// One connection of this user on this node less. True when it was the last one.
-    pub(super) fn depart(&mut self, user_id: &str) -> bool {
-        let Some(here) = self.here.get_mut(user_id) else { return false };
+    /// A connection of this user on this node has joined. True when it is the first one.
+    pub(super) fn is_admitted_first(&mut self, user_id: &str) -> bool {
+        self.here.get_mut(user_id).is_some_and(|here| !std::mem::replace(&mut here.admitted, true))
+    }
+
+    /// One connection of this user on this node less. Returns what was known of the user when it was the last one.
+    pub(super) fn depart(&mut self, user_id: &str) -> Option<Here> {
+        let here = self.here.get_mut(user_id)?;
         here.connections -= 1;
-        let last = here.connections == 0;
-        if last {
-            self.here.remove(user_id);
+        if here.connections > 0 {
+            return None;
         }
-        last
+        self.here.remove(user_id)
     }
 
     /// Keeps the text of the list in step with a change.

@@ -83,6 +83,11 @@ impl Shared {
         self.counts.iter().map(|(_, count)| *count as usize).sum()
     }
 
+    /// Whether no other node with subscribers comes before this one.
+    pub(super) fn is_first(&self, node: NodeId) -> bool {
+        self.counts.iter().all(|(other, _)| node < *other)
+    }
+
     pub(super) fn has_lingered(&self, now: Instant) -> bool {
         let rested = self.rested_at.is_none_or(|at| now.saturating_duration_since(at) >= LINGER);
         rested && !self.has_joiners()
@@ -243,7 +248,7 @@ impl Channel {
                 // It may still be on its way here; then it must not come twice.
                 self.shared_mut().seen.is_new(event.node, event.number);
             }
-            self.remember(&event.frame, scope.now + left);
+            self.remember(name, &event.frame, scope.now + left, scope);
         }
         if let Some(members) = &mut self.members {
             let effects = members.replica.compare(snapshot.version, &snapshot.entries, scope.node());

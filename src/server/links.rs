@@ -1,4 +1,4 @@
-//! What a node is linked to: other nodes, the limits that they share, Laravel's Redis, a database with the apps.
+//! What a node is linked to: webhooks, other nodes, the limits that they share, Laravel's Redis, a database with the apps.
 
 use std::io;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ pub(super) async fn start(
     tasks: &Tasks,
 ) -> io::Result<Vec<Link>> {
     let mut links = Vec::new();
+    // Before the link to the other nodes ends, they hear what this one still had.
+    let webhooks = Arc::clone(node.webhooks());
+    links.push(Link::start("webhooks", |stop| webhooks.run(stop))?);
     if let Some(cluster) = node.cluster().cloned() {
         links.push(Link::start("cluster", |stop| cluster.run(stop))?);
     }
@@ -68,7 +71,7 @@ async fn refresh_apps(node: Arc<Node>, every: Duration, stop: CancellationToken)
     }
 }
 
-/// The threads that keep a link to Redis. What comes over it may wait for a shard there, and holds up nobody else.
+/// The threads that keep a link. What comes over it may wait for a shard there, and holds up nobody else.
 #[derive(Debug)]
 pub(super) struct Link {
     stop: DropGuard,

@@ -23,6 +23,9 @@ mod process;
 #[path = "../it/proxy.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod proxy;
+#[path = "../it/receiver.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod receiver;
 #[path = "../it/redis_server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod redis_server;
@@ -44,6 +47,7 @@ mod nodes;
 mod observer;
 mod outages;
 mod traffic;
+mod webhooks;
 
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -79,6 +83,12 @@ const TESTS: &[Test] = tests! {
         a_slow_redis_does_not_slow_local_delivery,
         a_half_open_link_is_noticed_and_replaced,
         links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them;
+    webhooks:
+        a_killed_node_loses_no_webhook_that_waits_in_redis,
+        a_node_that_was_taken_for_dead_tells_what_it_still_has,
+        who_goes_to_another_node_while_one_is_stopped_was_never_gone,
+        what_only_a_killed_node_had_is_told_to_have_ended_once,
+        without_redis_each_node_decides_by_itself_and_nothing_is_told_twice_when_it_is_back;
     crashes:
         however_nodes_crash_every_observer_ends_with_the_truth;
     disasters:

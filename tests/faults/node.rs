@@ -68,8 +68,13 @@ impl Cluster {
 
     /// Where the events of a channel are told.
     pub fn topic(&self, channel: &str) -> String {
+        self.key(&format!("{{{APP_ID}:{channel}}}"))
+    }
+
+    /// A key of this cluster on Redis.
+    pub fn key(&self, rest: &str) -> String {
         let name = self.variables.iter().find(|(name, _)| *name == "GEMA_CLUSTER_NAME").unwrap();
-        format!("{}:{{{APP_ID}:{channel}}}", name.1)
+        format!("{}:{rest}", name.1)
     }
 
     /// Starts one node.
@@ -193,6 +198,12 @@ impl Node {
 
     pub fn resume(&self) {
         self.0.signal("CONT");
+    }
+
+    /// As SIGTERM does.
+    pub async fn stop(self) {
+        self.0.terminate();
+        self.0.stopped().await;
     }
 
     /// As SIGKILL does.

@@ -10,6 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["config"],
     &["registry", "limiter", "store", "tls"],
     &["cluster"],
+    &["webhook"],
     &["node"],
     &["session", "http", "ingest"],
     &["shard"],

@@ -24,6 +24,9 @@ mod observer;
 #[path = "../it/process.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod process;
+#[path = "../it/receiver.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod receiver;
 #[path = "../it/redis_server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod redis_server;

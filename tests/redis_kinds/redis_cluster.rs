@@ -1,5 +1,6 @@
 //! Two nodes on a Redis Cluster, with slots that move and masters that die.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use std::time::Instant;
@@ -11,6 +12,8 @@ use crate::node::Cluster;
 use crate::node::Node;
 use crate::node::eventually;
 use crate::observer::Observer;
+use crate::receiver::ALL;
+use crate::receiver::Receiver;
 use crate::redis_server::TestRedis;
 use crate::sequence::Publisher;
 use crate::servers::RedisCluster;
@@ -87,6 +90,39 @@ async fn two_nodes_on_a_redis_cluster_are_one_server() {
     let log = nodes[0].log() + &nodes[1].log();
     let warnings: Vec<&str> = log.lines().filter(|line| !line.contains("has no effect")).collect();
     assert!(!warnings.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{warnings:#?}");
+}
+
+#[tokio::test]
+async fn webhooks_are_told_once_by_way_of_a_redis_cluster() {
+    let redis = RedisCluster::start();
+    let mut receiver = Receiver::start().await;
+    let webhooks = json!([{ "url": format!("http://{}/", receiver.address), "event_types": ALL }]);
+    let cluster = on(&redis)
+        .with("SOKETI_DEFAULT_APP_WEBHOOKS", &webhooks.to_string())
+        .with("SOKETI_QUEUE_DRIVER", "redis")
+        .with("GEMA_WEBHOOKS_LEAVE_DELAY_SECONDS", "0");
+    let nodes: [Node; 2] = cluster.nodes().await;
+    let channels = on_each_master(&redis, &cluster, "presence-");
+    let mut clients = Vec::new();
+    for channel in &channels {
+        for node in &nodes {
+            clients.push(node.member(channel, "ada").await);
+        }
+    }
+    for client in clients {
+        client.close().await;
+    }
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for _ in 0..4 * channels.len() {
+        let event = receiver.next_event().await;
+        let text = |field: &str| event[field].as_str().unwrap().to_owned();
+        told.entry(text("channel")).or_default().push(text("name"));
+    }
+    assert_eq!(told.len(), channels.len());
+    for names in told.values() {
+        assert_eq!(names, &["channel_occupied", "member_added", "member_removed", "channel_vacated"]);
+    }
+    assert!(receiver.rest().is_empty());
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn columns_may_have_any_type() {
                  max_backend_events_per_sec smallint unsigned, enable_user_authentication char(5), \
                  allowed_origins json, webhooks longtext, created_at datetime, year year); \
                  INSERT INTO types VALUES (18446744073709551615, 'k', 'hush', b'0', 'yes', '7', 12, 2.5, 0.25, -1, \
-                 65535, 'true', '[\"a.example\"]', '{\"broken', NOW(), 2024)",
+                 65535, 'true', '[\"a.example\"]', '[{\"url\":\"https://x.example\",\"event_types\":[\"cache_miss\"]}]', NOW(), 2024)",
                 "CREATE TYPE answer AS ENUM ('no', 'yes'); \
                  CREATE TABLE types (id numeric, \"key\" char(1), secret text, enabled boolean, \
                  enable_client_messages answer, max_connections varchar(9), max_event_batch_size numeric(10, 2), \
@@ -58,7 +58,7 @@ async fn columns_may_have_any_type() {
                  max_read_req_per_sec bigint, max_backend_events_per_sec smallint, enable_user_authentication text, \
                  allowed_origins jsonb, webhooks text, created_at timestamptz, year interval); \
                  INSERT INTO types VALUES (18446744073709551615, 'k', 'hush', false, 'yes', '7', 12, 2.5, 0.25, -1, \
-                 32767, 'true', '[\"a.example\"]', '{\"broken', now(), '1 day')",
+                 32767, 'true', '[\"a.example\"]', '[{\"url\":\"https://x.example\",\"event_types\":[\"cache_miss\"]}]', now(), '1 day')",
             )
             .await;
         let store = TestStore::new(&server.config("types"));
@@ -71,6 +71,7 @@ async fn columns_may_have_any_type() {
         assert_eq!(limits.max_read_requests_per_second, -1);
         assert_eq!(limits.max_backend_events_per_second, if kind == Kind::Mysql { 65_535 } else { 32_767 });
         assert_eq!(limits.allowed_origins, ["a.example"]);
+        assert_eq!(app.webhooks[0].url.expose(), b"https://x.example");
     }
 }
 

@@ -74,10 +74,10 @@ const SQL_VERSION: &str = "gema speaks with every version of that server";
 const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its settings";
 const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
 const REDIS_CACHE: &str = "the cache driver redis is not selected";
-const REDIS_QUEUE: &str = "the queue driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
 const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
-const WEBHOOKS: &str = "gema sends no webhooks so far";
+const QUEUES: &str = "webhooks wait in gema's memory or in Redis";
+const ENDPOINTS: &str = "each endpoint gets one request after the other";
 
 const METRICS: &str = "metrics are Prometheus', on metrics.port";
 const CREDENTIALS: &str = "no answer of gema depends on cookies";
@@ -86,7 +86,7 @@ const SCALING: &str = "nodes become one server by adapter.driver; set it to redi
 const UNCOMPRESSED: &str = "gema compresses no messages";
 
 /// Names that are not Soketi's, but in configurations that were written for it. A star is any name.
-pub(in crate::config) const OTHERS: [(&str, Means<'static>); 17] = [
+pub(in crate::config) const OTHERS: [(&str, Means<'static>); 16] = [
     ("server.cors.credentials", Parameter("true", CREDENTIALS)),
     ("server.cors.origin", Key("http.cors_origins")),
     ("server.cors.methods", Key("http.cors_methods")),
@@ -104,7 +104,6 @@ pub(in crate::config) const OTHERS: [(&str, Means<'static>); 17] = [
     ("monitoring", Parameter("", MONITORING)),
     ("statistics", Parameter("", MONITORING)),
     ("appManager.array.apps.*.enableStatistics", Parameter("", MONITORING)),
-    ("appManager.array.apps.*.webhooks", Only(&["[]"], WEBHOOKS)),
 ];
 
 /// What `option` means in a file.
@@ -229,10 +228,10 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("PATH_PREFIX", "pathPrefix", Key("server.path_prefix")),
     ("PRESENCE_MAX_MEMBERS", "presence.maxMembersPerChannel", Key("limits.max_presence_members_per_channel")),
     ("PRESENCE_MAX_MEMBER_SIZE", "presence.maxMemberSizeInKb", Key("limits.max_presence_member_size_in_kb")),
-    ("QUEUE_DRIVER", "queue.driver", Only(&["sync"], WEBHOOKS)),
-    ("QUEUE_REDIS_CONCURRENCY", "queue.redis.concurrency", Parameter("1", REDIS_QUEUE)),
-    ("QUEUE_REDIS_OPTIONS", "queue.redis.redisOptions", Parameter("{}", REDIS_QUEUE)),
-    ("QUEUE_REDIS_CLUSTER_MODE", "queue.redis.clusterMode", Parameter("false", REDIS_QUEUE)),
+    ("QUEUE_DRIVER", "queue.driver", Choice("webhooks.driver", &["sync", "redis"], QUEUES)),
+    ("QUEUE_REDIS_CONCURRENCY", "queue.redis.concurrency", Parameter("1", ENDPOINTS)),
+    ("QUEUE_REDIS_OPTIONS", "queue.redis.redisOptions", Options),
+    ("QUEUE_REDIS_CLUSTER_MODE", "queue.redis.clusterMode", ClusterMode),
     ("QUEUE_SQS_REGION", "queue.sqs.region", Parameter("us-east-1", SQS)),
     ("QUEUE_SQS_ENDPOINT", "queue.sqs.endpoint", Parameter("", SQS)),
     ("QUEUE_SQS_CLIENT_OPTIONS", "queue.sqs.clientOptions", Parameter("{}", SQS)),
@@ -253,8 +252,8 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
         "userAuthenticationTimeout",
         Milliseconds("limits.user_authentication_timeout_seconds"),
     ),
-    ("WEBHOOKS_BATCHING", "webhooks.batching.enabled", Parameter("false", WEBHOOKS)),
-    ("WEBHOOKS_BATCHING_DURATION", "webhooks.batching.duration", Parameter("50", WEBHOOKS)),
+    ("WEBHOOKS_BATCHING", "webhooks.batching.enabled", Key("webhooks.batch")),
+    ("WEBHOOKS_BATCHING_DURATION", "webhooks.batching.duration", Milliseconds("webhooks.batch_seconds")),
     ("", "cors.credentials", Parameter("true", CREDENTIALS)),
     ("", "cors.origin", Key("http.cors_origins")),
     ("", "cors.methods", Key("http.cors_methods")),
@@ -292,5 +291,5 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
         "appManager.array.apps.0.enableUserAuthentication",
         Key("apps.0.enable_user_authentication"),
     ),
-    ("DEFAULT_APP_WEBHOOKS", "appManager.array.apps.0.webhooks", Only(&["[]"], WEBHOOKS)),
+    ("DEFAULT_APP_WEBHOOKS", "appManager.array.apps.0.webhooks", Key("apps.0.webhooks")),
 ];

@@ -1,0 +1,288 @@
+//! Webhooks: where events go to, which ones, and how hard to try.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::suggest::{did_you_mean, snake_case};
+use super::values::{Seconds, Secret};
+use super::{is_token, within};
+use crate::protocol::webhook::{KEY_HEADER, Kind, SIGNATURE_HEADER};
+
+/// How webhooks are sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// Where events wait for their endpoints.
+    pub driver: WebhooksDriver,
+    /// Whether events go out together; otherwise each has a request of its own.
+    pub batch: bool,
+    /// How long events are gathered.
+    pub batch_seconds: Seconds,
+    /// Events of one request.
+    pub batch_events_max: usize,
+    /// How long `channel_vacated` and `member_removed` wait for a return; 0 sends them at once, as Soketi does.
+    pub leave_delay_seconds: Seconds,
+    /// How long further misses of a cache channel are the same miss.
+    pub cache_miss_seconds: Seconds,
+    /// Time for one request with its answer.
+    pub timeout_seconds: Seconds,
+    /// How long a request is repeated.
+    pub retry_seconds: Seconds,
+    /// Events that may wait for one endpoint, in bytes. Beyond it the oldest are dropped.
+    pub queue_bytes_max: usize,
+    /// Events that may wait in Redis for one endpoint. Beyond it the oldest are dropped.
+    pub queue_events_max: usize,
+    /// Whether endpoints may be in the own network; otherwise requests go to public addresses only.
+    pub allow_private_addresses: bool,
+}
+
+/// Where events wait for their endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WebhooksDriver {
+    /// In the memory of this node. Soketi calls it `sync`.
+    #[default]
+    #[serde(alias = "sync")]
+    Local,
+    /// In Redis, which `[redis]` describes.
+    Redis,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self {
+            driver: WebhooksDriver::Local,
+            batch: true,
+            batch_seconds: Seconds(0.05),
+            batch_events_max: 100,
+            leave_delay_seconds: Seconds(3.0),
+            cache_miss_seconds: Seconds(10.0),
+            timeout_seconds: Seconds(10.0),
+            retry_seconds: Seconds(300.0),
+            queue_bytes_max: 8 * 1024 * 1024,
+            queue_events_max: 100_000,
+            allow_private_addresses: true,
+        }
+    }
+}
+
+/// One endpoint of an app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// `http://` or `https://`. May hold a token.
+    pub url: Secret,
+    /// What is sent; nothing if empty.
+    pub event_types: Vec<Kind>,
+    /// The channels that it hears of.
+    #[serde(default)]
+    pub filter: ChannelFilter,
+    /// Further request headers. May hold a token.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Secret>,
+}
+
+/// Chooses channels by name; both must hold, and empty always does.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChannelFilter {
+    /// What the name begins with.
+    pub channel_name_starts_with: String,
+    /// What the name ends with.
+    pub channel_name_ends_with: String,
+}
+
+impl ChannelFilter {
+    /// Whether the channel is chosen.
+    pub fn matches(&self, channel: &str) -> bool {
+        channel.starts_with(&self.channel_name_starts_with) && channel.ends_with(&self.channel_name_ends_with)
+    }
+}
+
+/// Headers that make a webhook what it is, or the request what it is; nobody else sets them.
+const OWN_HEADERS: [&str; 7] =
+    ["content-type", KEY_HEADER, SIGNATURE_HEADER, "host", "content-length", "transfer-encoding", "connection"];
+
+const FIELDS: [&str; 4] = ["url", "event_types", "filter", "headers"];
+
+impl Webhook {
+    /// The headers that the operator may set.
+    pub fn further_headers(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.headers.iter().map(|(name, value)| (&**name, value)).filter(|(name, _)| !is_own(name))
+    }
+
+    fn validate(&self, place: &str, faults: &mut Vec<String>) {
+        let url = self.url.expose_text();
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let plausible = |host: &str| {
+            !host.is_empty()
+                && !host.starts_with(['/', '?', '#', ':'])
+                && url.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        // It may hold a token, so nothing of it is repeated.
+        if !host.is_some_and(plausible) {
+            faults.push(format!(
+                "{place}.url must be a whole URL, such as https://example.com/webhooks, without white space and accents"
+            ));
+        }
+        for (name, value) in &self.headers {
+            if !is_token(name) {
+                faults.push(format!("{place}.headers has {name:?}; a name has only letters, digits and - between"));
+            }
+            if !value.expose().iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+                faults.push(format!("{place}.headers.{name} must be printable ASCII text on one line"));
+            }
+        }
+    }
+}
+
+fn is_own(header: &str) -> bool {
+    OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(header))
+}
+
+/// Adds a fault for each webhook of an app that cannot be sent.
+pub(super) fn validate(place: &str, webhooks: &[Webhook], faults: &mut Vec<String>) {
+    for (index, webhook) in webhooks.iter().enumerate() {
+        webhook.validate(&format!("{place}.webhooks.{index}"), faults);
+    }
+}
+
+/// What the webhooks of an app say without effect, a sentence each.
+pub(super) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<String> {
+    let headers = webhooks.iter().flat_map(|webhook| webhook.headers.keys()).filter(|name| is_own(name));
+    headers
+        .map(|name| format!("app {app_id:?} sets {name} of its webhooks without effect; gema sets it itself"))
+        .collect()
+}
+
+/// One item of a list of webhooks under our names, or what is wrong with it. `from` tells where it stands.
+pub(super) fn read(place: &str, from: &str, item: Json) -> Result<Json, String> {
+    let Json::Object(fields) = item else {
+        return Err(format!("{place}{from} must be a webhook: a group of settings with url and event_types"));
+    };
+    let mut known: serde_json::Map<String, Json> = serde_json::Map::new();
+    for (name, value) in fields {
+        let field = snake_case(&name);
+        if field.starts_with("lambda") {
+            return Err(format!(
+                "{place}.{name}{from} is not there: webhooks go out over HTTP; give the function a URL and set url"
+            ));
+        }
+        if !FIELDS.contains(&&*field) {
+            let meant = did_you_mean(&format!("{place}.{name}"), names(place).iter().map(String::as_str), "remove it");
+            return Err(format!("{place}.{name}{from} is not a setting of a webhook; {meant}"));
+        }
+        // As with Soketi, empty is not set.
+        if !value.is_null() {
+            known.insert(field, value);
+        }
+    }
+    if let Some(Json::Object(filter)) = known.get_mut("filter") {
+        *filter = std::mem::take(filter).into_iter().map(|(name, value)| (snake_case(&name), value)).collect();
+    }
+    for (field, why) in
+        [("url", "say where the events go"), ("event_types", "list the events, such as [\"channel_occupied\"]")]
+    {
+        if !known.contains_key(field) {
+            return Err(format!("{place}.{field}{from} is missing; {why}"));
+        }
+    }
+    let webhook = Json::Object(known);
+    match serde_json::from_value::<Webhook>(webhook.clone()) {
+        Ok(_) => Ok(webhook),
+        Err(error) => Err(format!("{place}{from} is not a webhook: {error}")),
+    }
+}
+
+fn names(place: &str) -> Vec<String> {
+    FIELDS.iter().map(|field| format!("{place}.{field}")).collect()
+}
+
+impl Webhooks {
+    /// Events of one request.
+    pub fn request_events_max(&self) -> usize {
+        if self.batch { self.batch_events_max } else { 1 }
+    }
+
+    /// How long events are gathered for one request.
+    pub fn gather_time(&self) -> Duration {
+        if self.batch { self.batch_seconds.duration() } else { Duration::ZERO }
+    }
+
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        self.batch_seconds.validate_within("webhooks.batch_seconds", 0.0..=60.0, faults);
+        within("webhooks.batch_events_max", self.batch_events_max, 1..=1000, faults);
+        self.leave_delay_seconds.validate_within("webhooks.leave_delay_seconds", 0.0..=60.0, faults);
+        self.cache_miss_seconds.validate_within("webhooks.cache_miss_seconds", 0.0..=3600.0, faults);
+        self.timeout_seconds.validate_within("webhooks.timeout_seconds", 0.1..=300.0, faults);
+        // What is older is refused by the libraries that check.
+        self.retry_seconds.validate_within("webhooks.retry_seconds", 0.0..=300.0, faults);
+        // From some events of the largest kind to what a small machine can spare.
+        within("webhooks.queue_events_max", self.queue_events_max, 100..=100_000_000, faults);
+        within("webhooks.queue_bytes_max", self.queue_bytes_max, 64 * 1024..=1024 * 1024 * 1024, faults);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fault(item: Json) -> String {
+        read("apps.0.webhooks.0", " (from f:1)", item).unwrap_err()
+    }
+
+    #[test]
+    fn each_mistake_has_its_remedy() {
+        for (item, says) in [
+            (json!(1), " (from f:1) must be a webhook: a group of settings with url and event_types"),
+            (json!({ "event_types": [] }), ".url (from f:1) is missing; say where the events go"),
+            (
+                json!({ "url": "http://x" }),
+                ".event_types (from f:1) is missing; list the events, such as [\"channel_occupied\"]",
+            ),
+            (
+                json!({ "urls": "http://x" }),
+                ".urls (from f:1) is not a setting of a webhook; did you mean apps.0.webhooks.0.url?",
+            ),
+        ] {
+            assert_eq!(fault(item), format!("apps.0.webhooks.0{says}"));
+        }
+        assert!(fault(json!({ "lambda_function": "f", "event_types": [] })).contains("give the function a URL"));
+        let unknown = fault(json!({ "url": "http://x", "event_types": ["occupied"] }));
+        assert!(unknown.contains("`channel_occupied`"), "{unknown}");
+    }
+
+    #[test]
+    fn both_spellings_are_understood() {
+        let item =
+            json!({ "url": "http://x", "eventTypes": ["cache_miss"], "filter": { "channelNameStartsWith": "a" } });
+        let webhook: Webhook = serde_json::from_value(read("w", "", item).unwrap()).unwrap();
+        assert_eq!((webhook.event_types, webhook.filter.matches("ab")), (vec![Kind::CacheMiss], true));
+    }
+
+    #[test]
+    fn a_url_or_header_that_no_request_can_have_is_refused_and_not_shown() {
+        for url in ["", "hush", "ftp://hush", "https://", "http:///hush", "http://a b/hush"] {
+            let headers = BTreeMap::from([("x y".to_owned(), Secret::new("a\nhush"))]);
+            let webhook =
+                Webhook { url: Secret::new(url), event_types: vec![], filter: ChannelFilter::default(), headers };
+            let mut faults = Vec::new();
+            validate("apps.0", &[webhook], &mut faults);
+            assert!(faults.len() == 3 && !faults.concat().contains("hush"), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_a_webhook_is_not_replaced() {
+        let headers = ["X-Custom", "Content-type", "x-pusher-key", "X-PUSHER-SIGNATURE", "Host"];
+        let headers = headers.map(|name| (name.to_owned(), Secret::new("v"))).into();
+        let webhook = Webhook { url: Secret::new(""), event_types: vec![], filter: ChannelFilter::default(), headers };
+        assert_eq!(webhook.further_headers().map(|(name, _)| name).collect::<Vec<_>>(), ["X-Custom"]);
+        assert_eq!(warnings("a", &[webhook]).len(), 4);
+    }
+}

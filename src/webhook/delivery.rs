@@ -1,0 +1,122 @@
+//! From an endpoint's queue to the endpoint. Requests go out one after the other, so that the order holds while one is
+//! repeated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::webhook::Webhooks;
+use crate::webhook::endpoint::Endpoint;
+use crate::webhook::endpoint::Request;
+use crate::webhook::stream::LEASE;
+use crate::webhook::stream::Streams;
+use crate::webhook::stream::Taken;
+
+/// From a failure to the next try: after the first one, and at most.
+const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+/// How often Redis is asked for what other nodes have put there.
+const POLL: Duration = Duration::from_millis(250);
+/// How long a node that leaves waits for the answer to a request; then another node sends it again.
+const LAST_ANSWER: Duration = Duration::from_millis(300);
+
+/// Delivers what waits here for an endpoint, until nothing does. Nothing more is gathered after `stop`.
+pub(super) async fn deliver(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
+    let events_max = webhooks.options.request_events_max();
+    loop {
+        if endpoint.queued() < events_max {
+            stop.run_until_cancelled(tokio::time::sleep(webhooks.options.gather_time())).await;
+        }
+        let Some(request) = endpoint.next(events_max) else { return };
+        send(&endpoint, &request, &webhooks, &stop).await;
+    }
+}
+
+/// Delivers what waits in Redis for an endpoint, until `stop` or until the operator says nothing of it any more.
+pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
+    let Some(streams) = &webhooks.streams else { return };
+    let (stream, events_max) = (endpoint.stream(), webhooks.options.request_events_max());
+    let mut is_owner = false;
+    while webhooks.has(&endpoint) && !stop.is_cancelled() {
+        let taken = streams.take(stream, events_max).await;
+        endpoint.store(taken.as_ref());
+        is_owner = taken.is_some();
+        let taken = taken.unwrap_or_default();
+        if taken.ids.is_empty() {
+            tokio::select! {
+                () = endpoint.filled.notified() => tokio::time::sleep(webhooks.options.gather_time()).await,
+                () = tokio::time::sleep(POLL) => (),
+                () = stop.cancelled() => (),
+            }
+        } else {
+            is_owner = deliver_taken(&endpoint, &taken, &webhooks, &stop).await;
+        }
+    }
+    endpoint.store(None);
+    if is_owner {
+        streams.leave(stream).await;
+    }
+}
+
+/// Delivers what has been taken from Redis. Whatever keeps it from an end, somebody takes it again. Returns whether it
+/// is still for this node to do so.
+async fn deliver_taken(endpoint: &Endpoint, taken: &Taken, webhooks: &Webhooks, stop: &CancellationToken) -> bool {
+    let Some(streams) = &webhooks.streams else { return false };
+    if !taken.texts.is_empty() {
+        let request = endpoint.request(&taken.texts);
+        let leave = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        tokio::select! {
+            () = send(endpoint, &request, webhooks, stop) => (),
+            () = lose(streams, endpoint.stream()) => return false,
+            () = leave => return true,
+        }
+    }
+    streams.done(endpoint.stream(), &taken.ids).await
+}
+
+/// Ends when another node may deliver what is in a stream.
+async fn lose(streams: &Streams, stream: &str) {
+    loop {
+        tokio::time::sleep(LEASE / 4).await;
+        if !streams.keep(stream).await {
+            return;
+        }
+    }
+}
+
+/// Sends a request until it is taken, or until it has been tried for long enough.
+async fn send(endpoint: &Endpoint, request: &Request<'_>, webhooks: &Webhooks, stop: &CancellationToken) {
+    let (app, host, meters) = (&endpoint.app, endpoint.target().host(), &endpoint.meters);
+    let mut pause = *PAUSE.start();
+    loop {
+        let error = match webhooks.post().send(request).await {
+            Ok(()) => {
+                meters.delivered.inc();
+                meters.delivered_events.inc_by(request.events);
+                return;
+            }
+            Err(error) => error,
+        };
+        meters.failed.inc();
+        let wait = pause.mul_f64(rand::random_range(0.8..1.2));
+        if request.made.elapsed() + wait > webhooks.options.retry_seconds.duration() {
+            let events = request.events;
+            tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
+            meters.expired_events.inc_by(events);
+            return;
+        }
+        if pause == *PAUSE.start() {
+            tracing::warn!(%app, host, %error, "a webhook is not delivered, and is tried again");
+        }
+        // Who leaves tries once more at once.
+        match stop.is_cancelled() {
+            true => tokio::time::sleep(wait).await,
+            false => drop(stop.run_until_cancelled(tokio::time::sleep(wait)).await),
+        }
+        pause = (pause * 2).min(*PAUSE.end());
+        meters.retries.inc();
+    }
+}

@@ -1,0 +1,236 @@
+//! What waits for endpoints in Redis: a stream for each, which outlives the nodes. One node at a time delivers from
+//! it; when that node dies another one goes on with what was not delivered.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use redis::Cmd;
+use redis::RedisError;
+use redis::RedisResult;
+use redis::Value;
+use redis::cmd;
+use tokio::sync::Mutex;
+
+use crate::cluster::Connection;
+use crate::cluster::Names;
+use crate::config;
+use crate::protocol::envelope::NodeId;
+
+/// Until another node may take over from one that says nothing.
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+/// Beyond so many bytes a request takes no further event.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// What nobody has asked for, nor added to, for a day is of an endpoint that is no longer there.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Between two tries to reach Redis.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Streams {
+    names: Names,
+    options: config::Redis,
+    node: NodeId,
+    state: Mutex<State>,
+}
+
+enum State {
+    Linked(Link),
+    LostAt(Option<Instant>),
+}
+
+#[derive(Clone)]
+struct Link {
+    connection: Connection,
+    put: String,
+    take: String,
+    done: String,
+}
+
+/// What waits for an endpoint, and the first of it.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Taken {
+    pub(super) waiting: usize,
+    pub(super) ids: Vec<String>,
+    pub(super) texts: Vec<Arc<str>>,
+}
+
+impl Taken {
+    /// When the first was put in, by Redis' clock, which is in its id.
+    pub(super) fn since(&self) -> Instant {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = self.ids.first().and_then(|id| id.split('-').next()?.parse().ok());
+        let age = millis.map_or(Duration::ZERO, |millis| now.saturating_sub(Duration::from_millis(millis)));
+        Instant::now().checked_sub(age).unwrap_or_else(Instant::now)
+    }
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Streams {
+    pub(super) fn new(cluster: &config::Cluster, redis: &config::Redis) -> Self {
+        Self {
+            names: Names::new(&cluster.name, &redis.key_prefix),
+            options: redis.clone(),
+            node: NodeId::random(),
+            state: Mutex::new(State::LostAt(None)),
+        }
+    }
+
+    /// Adds events, each to the stream of this name. Returns for each how many others had to go, of so many that may
+    /// wait; nothing when Redis is away.
+    pub(super) async fn put(&self, events: &[(&str, &str)], events_max: usize) -> Option<Vec<u64>> {
+        let answers = self.ask(|link| {
+            let put = |(stream, event): &(&str, &str)| {
+                let mut command = script(&link.put, &[self.names.webhook_queue(stream)]);
+                command.arg(event).arg(events_max).arg(KEPT.as_secs()).take()
+            };
+            events.iter().map(put).collect()
+        });
+        let dropped = answers.await?.into_iter().map(redis::from_redis_value::<u64>);
+        Some(dropped.map(Result::unwrap_or_default).collect())
+    }
+
+    /// The first events that wait. Nothing when another node delivers them, or when Redis is away.
+    pub(super) async fn take(&self, stream: &str, events_max: usize) -> Option<Taken> {
+        let answers = self.ask(|link| {
+            let keys = [self.names.webhook_queue(stream), self.names.webhook_owner(stream)];
+            let mut command = script(&link.take, &keys);
+            vec![command.arg(self.node.to_string()).arg(events_max).arg(LEASE.as_millis() as u64).take()]
+        });
+        taken(answers.await?.pop()?)
+    }
+
+    /// These have been delivered. False when Redis does not know it.
+    pub(super) async fn done(&self, stream: &str, ids: &[String]) -> bool {
+        let answers =
+            self.ask(|link| vec![script(&link.done, &[self.names.webhook_queue(stream)]).arg(ids).take()]).await;
+        answers.is_some()
+    }
+
+    /// This node goes on delivering. False when it must not.
+    pub(super) async fn keep(&self, stream: &str) -> bool {
+        let mut keep = cmd("SET");
+        keep.arg(self.names.webhook_owner(stream)).arg(self.node.to_string());
+        keep.arg("XX").arg("PX").arg(LEASE.as_millis() as u64);
+        self.ask(|_| vec![keep])
+            .await
+            .is_some_and(|answers| answers.first().is_some_and(|answer| *answer != Value::Nil))
+    }
+
+    /// Another node may take over.
+    pub(super) async fn leave(&self, stream: &str) {
+        self.ask(|_| vec![cmd("DEL").arg(self.names.webhook_owner(stream)).take()]).await;
+    }
+
+    async fn ask(&self, commands: impl FnOnce(&Link) -> Vec<Cmd>) -> Option<Vec<Value>> {
+        let mut link = self.link().await?;
+        let answers = link.connection.ask(commands(&link)).await;
+        let answers = answers.and_then(|answers| answers.into_iter().collect::<RedisResult<Vec<Value>>>());
+        match answers {
+            Ok(answers) => Some(answers),
+            Err(error) => {
+                let mut state = self.state.lock().await;
+                if matches!(&*state, State::Linked(_)) {
+                    tell_of(&error);
+                }
+                *state = State::LostAt(Some(Instant::now()));
+                None
+            }
+        }
+    }
+
+    async fn link(&self) -> Option<Link> {
+        let mut state = self.state.lock().await;
+        match &*state {
+            State::Linked(link) => return Some(link.clone()),
+            State::LostAt(Some(lost)) if lost.elapsed() < RETRY => return None,
+            State::LostAt(_) => (),
+        }
+        match self.open().await {
+            Ok(link) => {
+                *state = State::Linked(link.clone());
+                Some(link)
+            }
+            Err(error) => {
+                if matches!(&*state, State::LostAt(None)) {
+                    tell_of(&error);
+                }
+                *state = State::LostAt(Some(Instant::now()));
+                None
+            }
+        }
+    }
+
+    async fn open(&self) -> RedisResult<Link> {
+        let mut connection = Connection::open(&self.options, |_| ()).await?;
+        let mut hashes = Vec::new();
+        for source in [include_str!("put.lua"), include_str!("take.lua"), include_str!("done.lua")] {
+            let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
+            hashes.push(redis::from_redis_value::<String>(hash)?);
+        }
+        let [put, take, done] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
+        Ok(Link { connection, put, take, done })
+    }
+}
+
+fn script(hash: &str, keys: &[String]) -> Cmd {
+    cmd("EVALSHA").arg(hash).arg(keys.len()).arg(keys).take()
+}
+
+fn tell_of(error: &RedisError) {
+    tracing::warn!(%error, "Redis does not take webhooks; what happens meanwhile waits in the memory of this node");
+}
+
+/// What the script has answered. Whoever can write to Redis may have written anything, so what does not fit is no text.
+fn taken(answer: Value) -> Option<Taken> {
+    let Value::Array(parts) = answer else { return None };
+    let [waiting, events]: [Value; 2] = parts.try_into().ok()?;
+    let mut taken = Taken { waiting: redis::from_redis_value(waiting).ok()?, ..Taken::default() };
+    let Value::Array(events) = events else { return Some(taken) };
+    let mut bytes = 0;
+    for event in events {
+        // The rest is taken again with the next request.
+        if bytes > REQUEST_BYTES_MAX {
+            break;
+        }
+        // What has been dropped meanwhile has lost its fields.
+        let Ok((id, fields)) = redis::from_redis_value::<(String, Option<Vec<String>>)>(event) else { continue };
+        let text = fields.into_iter().flatten().nth(1).filter(|text| is_event(text));
+        bytes += text.as_ref().map_or(0, String::len);
+        taken.texts.extend(text.map(Arc::from));
+        taken.ids.push(id);
+    }
+    Some(taken)
+}
+
+fn is_event(text: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn what_is_no_event_is_left_out_and_still_done_with() {
+        let event = |id: &str, said: &str| Value::Array(vec![text(id), Value::Array(vec![text("event"), text(said)])]);
+        let events =
+            vec![event("1-0", "{}"), event("2-0", "junk"), Value::Array(vec![text("3-0"), Value::Nil]), text("x")];
+        let taken = taken(Value::Array(vec![Value::Int(4), Value::Array(events)])).unwrap();
+        assert_eq!((taken.waiting, taken.texts.len()), (4, 1));
+        assert_eq!(taken.ids, ["1-0", "2-0", "3-0"]);
+        assert_eq!(super::taken(Value::Nil), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! Webhooks that wait in Redis: they outlive the node that put them there.
+
+use gema::config::Seconds;
+use gema::config::WebhooksDriver;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::receiver::ALL;
+use crate::receiver::Answer;
+use crate::receiver::Received;
+use crate::receiver::Receiver;
+use crate::redis_server::TestRedis;
+use crate::server::TestServer;
+
+async fn server_on(redis: &TestRedis, receiver: &Receiver, queue_events_max: usize) -> TestServer {
+    TestServer::start_cluster_on(redis, 2, |config| {
+        config.webhooks.driver = WebhooksDriver::Redis;
+        config.webhooks.leave_delay_seconds = Seconds(0.0);
+        config.webhooks.queue_events_max = queue_events_max;
+        config.apps[0].webhooks = vec![receiver.webhook("/", &ALL)];
+    })
+    .await
+}
+
+fn occupied(channel: &str) -> Value {
+    json!({ "name": "channel_occupied", "channel": channel })
+}
+
+/// Waits until nothing waits on either node.
+async fn all_gone(server: &TestServer) {
+    for node in 0..2 {
+        server.figure_becomes(node, "gema_webhook_events_waiting", "", 0.0).await;
+    }
+}
+
+// G-298, G-299, G-302
+#[tokio::test]
+async fn what_waits_in_redis_goes_out_in_order_and_is_gone_then() {
+    let redis = TestRedis::start().await;
+    let mut receiver = Receiver::start_with(&[Answer::Status(500)], Answer::Status(200)).await;
+    let server = server_on(&redis, &receiver, 1000).await;
+    let mut client = server.connect_at(0).await;
+    let channels: Vec<String> = (0..20).map(|number| format!("c-{number}")).collect();
+    for channel in &channels {
+        client.subscribe(channel).await;
+    }
+    let (first, again) = (receiver.next().await, receiver.next().await);
+    assert_eq!((&again.body, &again.head), (&first.body, &first.head));
+    let mut events = again.events();
+    while events.len() < channels.len() {
+        events.extend(receiver.next().await.events());
+    }
+    assert_eq!(events, channels.iter().map(|channel| occupied(channel)).collect::<Vec<_>>());
+    all_gone(&server).await;
+    let streams: Vec<String> = redis.run(&["KEYS", "*:queue"]).await;
+    assert_eq!(streams.len(), 1);
+    assert_eq!(redis.run::<u64>(&["XLEN", &streams[0]]).await, 0);
+    assert!(receiver.rest().is_empty());
+}
+
+#[tokio::test]
+async fn beyond_the_bound_the_oldest_in_redis_are_dropped_and_counted() {
+    let redis = TestRedis::start().await;
+    let mut receiver = Receiver::start_with(&[], Answer::Status(500)).await;
+    let server = server_on(&redis, &receiver, 100).await;
+    let mut client = server.connect_at(0).await;
+    for number in 0..150 {
+        client.subscribe(&format!("c-{number}")).await;
+    }
+    server.figure_becomes(0, "gema_webhook_events_total", r#"result="dropped""#, 50.0).await;
+    receiver.answer(Answer::Status(200));
+    let last = occupied("c-149");
+    let mut requests: Vec<Received> = Vec::new();
+    while !requests.last().is_some_and(|request| request.events().contains(&last)) {
+        requests.push(receiver.next().await);
+    }
+    all_gone(&server).await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_events_wait_in_memory() {
+    let mut redis = TestRedis::start().await;
+    let mut receiver = Receiver::start().await;
+    let server = server_on(&redis, &receiver, 1000).await;
+    let mut client = server.connect_at(0).await;
+    client.subscribe("before").await;
+    receiver.next_events(&[occupied("before")]).await;
+    redis.kill();
+    client.subscribe("meanwhile").await;
+    receiver.next_events(&[occupied("meanwhile")]).await;
+    redis.restart().await;
+    server.figure_becomes(0, "gema_redis_up", "", 1.0).await;
+    client.subscribe("after").await;
+    receiver.next_events(&[occupied("after")]).await;
+    all_gone(&server).await;
+}
