@@ -62,14 +62,14 @@ pub struct Config {
     pub limiter: Limiter,
     /// Where Redis is, and how it lets us in.
     pub redis: Redis,
-    /// Events of Laravel's `redis` broadcaster.
-    pub ingest: Ingest,
     /// Where the apps come from.
     pub app_store: AppStore,
     /// MySQL or MariaDB, if the apps are there.
     pub mysql: Database<Mysql>,
     /// PostgreSQL, if the apps are there.
     pub postgres: Database<Postgres>,
+    /// Events of Laravel's `redis` broadcaster.
+    pub ingest: Ingest,
     /// How webhooks are sent.
     pub webhooks: Webhooks,
     /// What holds for every app that does not say otherwise.

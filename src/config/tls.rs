@@ -28,10 +28,10 @@ impl Tls {
     pub(super) fn validate(&self, faults: &mut Vec<String>) {
         let (cert, key) = (!self.cert_path.is_empty(), !self.key_path.is_empty());
         if cert && !key {
-            faults.push("tls.key_path is empty; name the PEM file with the key of tls.cert_path".to_owned());
+            faults.push("tls.cert_path needs tls.key_path; name the PEM file with its key there".to_owned());
         }
         if key && !cert {
-            faults.push("tls.cert_path is empty; name the PEM file with the certificate of tls.key_path".to_owned());
+            faults.push("tls.key_path needs tls.cert_path; name the PEM file with its certificate there".to_owned());
         }
         if !self.ca_path.is_empty() && !cert && !key {
             faults.push("tls.ca_path is set without tls.cert_path; set both, or neither for no TLS".to_owned());
