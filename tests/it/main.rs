@@ -37,6 +37,7 @@ mod drain;
 mod fuzz;
 mod harness;
 mod ingest;
+mod isolation;
 mod limits;
 mod liveness;
 mod metrics;
