@@ -199,7 +199,6 @@ mod tests {
             ("SOKETI_ADAPTER_DRIVER", "nats"),
             ("SOKETI_ADAPTER_DRIVER", "cluster"),
             ("SOKETI_APP_MANAGER_DRIVER", "dynamodb"),
-            ("SOKETI_CACHE_DRIVER", "redis"),
             ("SOKETI_QUEUE_DRIVER", "sqs"),
             ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
             ("SOKETI_MODE", "worker"),

@@ -73,6 +73,8 @@ const DYNAMODB: &str = "the app manager dynamodb is not selected";
 const SQL_VERSION: &str = "gema speaks with every version of that server";
 const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its settings";
 const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
+const CACHES: &str = "nodes that meet in Redis remember cached events there, and one by itself in its memory";
+const WORKERS: &str = "every node sends its webhooks itself, so none is left to a worker; leave the worker out";
 const REDIS_CACHE: &str = "the cache driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
 const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
@@ -168,7 +170,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("APP_MANAGER_MYSQL_USE_V2", "appManager.mysql.useMysql2", Parameter("false", SQL_CLIENT)),
     ("APP_MANAGER_POSTGRES_TABLE", "appManager.postgres.table", Key("postgres.table")),
     ("APP_MANAGER_POSTGRES_VERSION", "appManager.postgres.version", Parameter("13.3", SQL_VERSION)),
-    ("CACHE_DRIVER", "cache.driver", Only(&["memory"], "gema keeps cached events in its own memory so far")),
+    ("CACHE_DRIVER", "cache.driver", Parameter("memory", CACHES)),
     ("CACHE_REDIS_OPTIONS", "cache.redis.redisOptions", Parameter("{}", REDIS_CACHE)),
     ("CACHE_REDIS_CLUSTER_MODE", "cache.redis.clusterMode", Parameter("false", REDIS_CACHE)),
     ("CHANNEL_LIMITS_MAX_NAME_LENGTH", "channelLimits.maxNameLength", Key("limits.max_channel_name_length")),
@@ -223,7 +225,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("METRICS_HOST", "metrics.host", Key("metrics.host")),
     ("METRICS_PROMETHEUS_PREFIX", "metrics.prometheus.prefix", Key("metrics.prefix")),
     ("METRICS_SERVER_PORT", "metrics.port", Key("metrics.port")),
-    ("MODE", "mode", Only(&["full", "server"], "gema has no workers so far")),
+    ("MODE", "mode", Only(&["full", "server"], WORKERS)),
     ("PORT", "port", Key("server.port")),
     ("PATH_PREFIX", "pathPrefix", Key("server.path_prefix")),
     ("PRESENCE_MAX_MEMBERS", "presence.maxMembersPerChannel", Key("limits.max_presence_members_per_channel")),
