@@ -122,7 +122,7 @@ async fn every_name_of_soketi_is_served_or_has_a_reason_not_to_be() {
             names.split(", ").any(|own| own.strip_suffix('*').map_or(own == name, |start| name.starts_with(start)))
         })
     };
-    let port = server.address().port();
+    let port = server.port().port();
     for name in SOKETIS {
         let app = if name.starts_with("process_") { "" } else { "app_id=\"app-id\"," };
         let sample = ["", "_count"].map(|end| format!("\nsoketi_{name}{end}{{{app}port=\"{port}\"}} "));
