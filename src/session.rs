@@ -88,15 +88,14 @@ pub enum Answer {
 impl Session {
     /// Takes a connection or says why not.
     pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Frame), Close> {
-        let Connected { app, protocol, place } = node.connect(request)?;
+        let Connected { app, protocol, in_quota, place } = node.connect(request)?;
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
-        let rules = app.rules();
-        let limits = &rules.said.limits;
+        let client_events = app.rules().said.limits.max_client_events_per_second;
         let session = Self {
-            in_quota: !limits.enable_user_authentication,
-            client_events: Bucket::new(limits.max_client_events_per_second, Instant::now()).map(Box::new),
-            app: Arc::clone(&app),
+            in_quota,
+            client_events: Bucket::new(client_events, Instant::now()).map(Box::new),
+            app,
             _place: place,
             address,
             socket_id,

@@ -29,6 +29,8 @@ pub struct Connected {
     pub app: Arc<App>,
     /// The protocol version that it speaks.
     pub protocol: u8,
+    /// Whether it counts towards the app's quota already; else it does when it has been authorized.
+    pub in_quota: bool,
     /// Its place among those of its address, where they are limited.
     pub place: Option<Box<Place>>,
 }
@@ -42,11 +44,13 @@ impl Node {
             app.meters.refused(Cause::AddressConnections);
             Close::new(CloseCode::OverCapacity, "Too many connections from this address")
         })?;
-        if !app.rules().said.limits.enable_user_authentication {
+        // Asked once: the answer may be another one after a reload.
+        let in_quota = !app.rules().said.limits.enable_user_authentication;
+        if in_quota {
             self.count(&app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
         }
         app.opened();
-        Ok(Connected { app, protocol, place })
+        Ok(Connected { app, protocol, in_quota, place })
     }
 
     /// Counts a handshake of this address; fails when there were too many.
