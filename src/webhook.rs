@@ -8,6 +8,7 @@ mod dispatch;
 mod endpoint;
 mod guard;
 mod leaving;
+mod news;
 mod post;
 mod stream;
 
@@ -122,6 +123,11 @@ impl Webhooks {
             hooks.meters.waiting_bytes.set(bytes as f64);
             hooks.meters.oldest.set(oldest.as_secs_f64());
         }
+    }
+
+    /// How many events may wait for an endpoint in Redis, where they wait there.
+    fn stored_events_max(&self) -> Option<usize> {
+        self.streams.as_ref().map(|_| self.options.queue_events_max)
     }
 
     fn endpoints(&self) -> Vec<Arc<Endpoint>> {

@@ -116,7 +116,7 @@ impl Names {
     /// Set: the nodes that have subscribers of a channel, or connections of a user on it, as webhooks know it.
     pub fn holders(&self, app: &str, channel: &ChannelName, user_id: Option<&str>) -> String {
         let user = user_id.map(|user_id| format!(":{}", utf8_percent_encode(user_id, PARTS))).unwrap_or_default();
-        format!("{}:{}:holders{user}", self.key_start, tag(app, &Topic::Channel(channel.clone())))
+        format!("{}:holders:{}{user}", self.webhooks(app), field(&Topic::Channel(channel.clone())))
     }
 
     /// Set: what a node is a holder of.
@@ -135,13 +135,18 @@ impl Names {
     }
 
     /// Stream: what waits for an endpoint of webhooks.
-    pub fn webhook_queue(&self, endpoint: &str) -> String {
-        format!("{}:{{webhook:{endpoint}}}:queue", self.key_start)
+    pub fn webhook_queue(&self, app: &str, endpoint: &str) -> String {
+        format!("{}:queue:{endpoint}", self.webhooks(app))
     }
 
     /// The node that delivers it.
-    pub fn webhook_owner(&self, endpoint: &str) -> String {
-        format!("{}:{{webhook:{endpoint}}}:owner", self.key_start)
+    pub fn webhook_owner(&self, app: &str, endpoint: &str) -> String {
+        format!("{}:owner:{endpoint}", self.webhooks(app))
+    }
+
+    /// All that an app's webhooks have is in one slot.
+    fn webhooks(&self, app: &str) -> String {
+        format!("{}:{{webhooks:{}}}", self.key_start, utf8_percent_encode(app, PARTS))
     }
 
     /// Topics that a Soketi server listens to whose prefix is the name of this cluster, or who has none.

@@ -35,10 +35,10 @@ pub(super) async fn deliver(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
 /// Delivers what waits in Redis for an endpoint, until `stop` or until the operator says nothing of it any more.
 pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
     let Some(streams) = &webhooks.streams else { return };
-    let (stream, events_max) = (endpoint.stream(), webhooks.options.request_events_max());
+    let events_max = webhooks.options.request_events_max();
     let mut is_owner = false;
     while webhooks.has(&endpoint) && !stop.is_cancelled() {
-        let taken = streams.take(stream, events_max).await;
+        let taken = streams.take(&endpoint, events_max).await;
         endpoint.store(taken.as_ref());
         is_owner = taken.is_some();
         let taken = taken.unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
     }
     endpoint.store(None);
     if is_owner {
-        streams.leave(stream).await;
+        streams.leave(&endpoint).await;
     }
 }
 
@@ -70,18 +70,18 @@ async fn deliver_taken(endpoint: &Endpoint, taken: &Taken, webhooks: &Webhooks, 
         };
         tokio::select! {
             () = send(endpoint, &request, webhooks, stop) => (),
-            () = lose(streams, endpoint.stream()) => return false,
+            () = lose(streams, endpoint) => return false,
             () = leave => return true,
         }
     }
-    streams.done(endpoint.stream(), &taken.ids).await
+    streams.done(endpoint, &taken.ids).await
 }
 
 /// Ends when another node may deliver what is in a stream.
-async fn lose(streams: &Streams, stream: &str) {
+async fn lose(streams: &Streams, endpoint: &Endpoint) {
     loop {
         tokio::time::sleep(LEASE / 4).await;
-        if !streams.keep(stream).await {
+        if !streams.keep(endpoint).await {
             return;
         }
     }

@@ -19,8 +19,11 @@ use crate::cluster::LEASE_SCRIPT;
 use crate::cluster::renew;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
-use crate::protocol::webhook::Event;
+use crate::webhook::Webhooks;
 use crate::webhook::leaving::Left;
+use crate::webhook::news::News;
+use crate::webhook::news::Outcome;
+use crate::webhook::news::TELL_SCRIPT;
 
 /// How often a node says that it lives, or looks for Redis.
 const RENEW: Duration = Duration::from_secs(2);
@@ -31,27 +34,9 @@ const ROUND_MAX: usize = 1000;
 /// The longest channel name that another node may have.
 const NAME_LENGTH_MAX: usize = 1024;
 
-/// Something that this node begins or ceases to have.
-#[derive(Debug, Clone)]
-pub(super) struct Turn {
-    pub(super) what: Left,
-    pub(super) begins: bool,
-}
-
-impl Turn {
-    /// What is told of it.
-    pub(super) fn event(&self) -> Event {
-        match (&self.what.user_id, self.begins) {
-            (None, true) => Event::ChannelOccupied,
-            (None, false) => Event::ChannelVacated,
-            (Some(user_id), true) => Event::MemberAdded(Arc::clone(user_id)),
-            (Some(user_id), false) => Event::MemberRemoved(Arc::clone(user_id)),
-        }
-    }
-}
-
 /// See the module.
 pub(super) struct Directory {
+    webhooks: Arc<Webhooks>,
     cluster: Arc<Cluster>,
     link: Option<Link>,
     /// What this node has.
@@ -62,14 +47,14 @@ pub(super) struct Directory {
 #[derive(Clone)]
 struct Link {
     connection: Connection,
-    holders: String,
+    tell: String,
     lease: String,
     since: Instant,
 }
 
 impl Directory {
-    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, link: None, held: HashSet::new(), next: Instant::now() }
+    pub(super) fn new(webhooks: Arc<Webhooks>, cluster: Arc<Cluster>) -> Self {
+        Self { webhooks, cluster, link: None, held: HashSet::new(), next: Instant::now() }
     }
 
     /// When to call [`Directory::tick`] next.
@@ -77,24 +62,21 @@ impl Directory {
         self.next
     }
 
-    /// Which of these an application has to hear of: what no other node has.
-    pub(super) async fn decide(&mut self, turns: &[Turn]) -> Vec<bool> {
-        for Turn { what, begins } in turns {
+    /// What becomes of this: others may have the same, or it waits in Redis now.
+    pub(super) async fn decide(&mut self, news: &[News]) -> Vec<Outcome> {
+        for News { what, begins, .. } in news {
             match begins {
-                true => drop(self.held.insert(what.clone())),
-                false => drop(self.held.remove(what)),
+                Some(true) => drop(self.held.insert(what.clone())),
+                Some(false) => drop(self.held.remove(what)),
+                None => (),
             }
         }
-        let mut news = Vec::with_capacity(turns.len());
-        for round in turns.chunks(ROUND_MAX) {
-            news.extend(self.say(self.cluster.node(), round).await.unwrap_or_else(|| vec![true; round.len()]));
-        }
-        news
+        self.say(self.cluster.node(), news).await.unwrap_or_else(|| vec![Outcome::Ours; news.len()])
     }
 
     /// Says that this node lives, or looks for Redis. Returns what others have left behind for ever, and what is here
     /// although others took this node for dead.
-    pub(super) async fn tick(&mut self) -> Vec<Turn> {
+    pub(super) async fn tick(&mut self) -> Vec<(News, Outcome)> {
         self.next = Instant::now() + RENEW;
         let mut news = Vec::new();
         if let Err(error) = self.look_around(&mut news).await {
@@ -130,7 +112,7 @@ impl Directory {
         }
     }
 
-    async fn look_around(&mut self, news: &mut Vec<Turn>) -> RedisResult<()> {
+    async fn look_around(&mut self, news: &mut Vec<(News, Outcome)>) -> RedisResult<()> {
         let (node, names, is_new) = (self.cluster.node(), self.cluster.names(), self.link.is_none());
         let mut link = match self.link.clone() {
             Some(link) => link,
@@ -141,9 +123,7 @@ impl Directory {
         if is_new || leases.added {
             let buried = link.connection.ask_one(cmd("DEL").arg(names.gravedigger(node)).take()).await?;
             self.link = Some(link);
-            let told = self.tell_anew(node).await;
-            // Unless others have told that it had ended, it has been told already.
-            news.extend(told.into_iter().filter(|_| buried == Value::Int(1)));
+            news.extend(self.tell_anew(node, buried == Value::Int(1)).await);
         }
         // After a time without Redis every lease has ended, and the nodes come back one after the other.
         let dead = if is_settled { leases.dead } else { Vec::new() };
@@ -157,23 +137,24 @@ impl Directory {
 
     async fn connect(&self) -> RedisResult<Link> {
         let mut connection = self.cluster.connect().await?;
-        let script = include_str!("holders.lua");
         let mut hashes = Vec::new();
-        for script in [script, LEASE_SCRIPT] {
+        for script in [TELL_SCRIPT, LEASE_SCRIPT] {
             let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(script).take()).await?;
             hashes.push(redis::from_redis_value::<String>(hash)?);
         }
-        let [holders, lease] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
-        Ok(Link { connection, holders, lease, since: Instant::now() })
+        let [tell, lease] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
+        Ok(Link { connection, tell, lease, since: Instant::now() })
     }
 
-    /// Says all that is here; what was noted and is no longer here has ended.
-    async fn tell_anew(&mut self, node: NodeId) -> Vec<Turn> {
+    /// Says all that is here; what was noted and is no longer here has ended. Unless others have `buried` this node, and
+    /// told that all had ended, it has been told already.
+    async fn tell_anew(&mut self, node: NodeId, buried: bool) -> Vec<(News, Outcome)> {
         let noted = self.noted(node).await.unwrap_or_default();
-        let gone = noted.into_iter().filter(|what| !self.held.contains(what)).map(|what| Turn { what, begins: false });
-        let here = self.held.iter().map(|what| Turn { what: what.clone(), begins: true });
-        let turns: Vec<Turn> = gone.chain(here).collect();
-        self.news(node, turns).await
+        let gone = noted.into_iter().filter(|what| !self.held.contains(what)).map(|what| (what, false));
+        let here = self.held.iter().map(|what| (what.clone(), true));
+        let news = gone.chain(here).map(|(what, begins)| News::of_turn(what, begins, &self.webhooks));
+        let news = news.map(|news| if buried { news } else { news.silent() }).collect();
+        self.tell_for(node, news).await
     }
 
     /// Whether no other node is about to do it.
@@ -186,9 +167,10 @@ impl Directory {
     }
 
     /// Ends what a dead node had.
-    async fn bury(&mut self, dead: NodeId) -> RedisResult<Vec<Turn>> {
+    async fn bury(&mut self, dead: NodeId) -> RedisResult<Vec<(News, Outcome)>> {
         let had = self.noted(dead).await?;
-        let news = self.news(dead, had.into_iter().map(|what| Turn { what, begins: false }).collect()).await;
+        let ends = had.into_iter().map(|what| News::of_turn(what, false, &self.webhooks)).collect();
+        let news = self.tell_for(dead, ends).await;
         if let Some(link) = &mut self.link {
             let names = self.cluster.names();
             let forget = cmd("ZREM").arg(names.webhook_leases()).arg(dead.to_string()).take();
@@ -206,40 +188,41 @@ impl Directory {
         Ok(texts.iter().filter_map(|text| from_note(text)).collect())
     }
 
-    /// Those of a node's turns that no other node has.
-    async fn news(&mut self, node: NodeId, turns: Vec<Turn>) -> Vec<Turn> {
-        let mut news = Vec::new();
-        for round in turns.chunks(ROUND_MAX) {
-            let answers = self.say(node, round).await.unwrap_or_default();
-            let told = round.iter().zip(answers).filter(|(_, is_news)| *is_news);
-            news.extend(told.map(|(turn, _)| turn.clone()));
+    /// Says what a node begins or ceases to have; what Redis is not there for stays unsaid.
+    async fn tell_for(&mut self, node: NodeId, news: Vec<News>) -> Vec<(News, Outcome)> {
+        let mut outcomes = Vec::with_capacity(news.len());
+        for round in news.chunks(ROUND_MAX) {
+            outcomes.extend(self.say(node, round).await.unwrap_or_else(|| vec![Outcome::Old; round.len()]));
         }
-        news
+        news.into_iter().zip(outcomes).collect()
     }
 
-    /// Says what a node begins or ceases to have; returns what no other node has. Nothing without Redis.
-    async fn say(&mut self, node: NodeId, turns: &[Turn]) -> Option<Vec<bool>> {
-        let link = self.link.as_mut()?;
-        let names = self.cluster.names();
-        let mut commands: Vec<Cmd> = Vec::with_capacity(2 * turns.len());
-        for Turn { what, begins } in turns {
-            let note = cmd(if *begins { "SADD" } else { "SREM" }).arg(names.held(node)).arg(note(what)).take();
-            let holders = names.holders(&what.app, &what.channel, what.user_id.as_deref());
-            let mut say = cmd("EVALSHA");
-            say.arg(&link.holders).arg(1).arg(holders).arg(node.to_string()).arg(if *begins { "1" } else { "" });
+    /// Says what a node begins or ceases to have, and puts what becomes news by it, or is news anyway, where it waits
+    /// in Redis. Nothing without Redis.
+    async fn say(&mut self, node: NodeId, news: &[News]) -> Option<Vec<Outcome>> {
+        let (link, names) = (self.link.as_mut()?, self.cluster.names());
+        let events_max = self.webhooks.stored_events_max();
+        let mut commands: Vec<Cmd> = Vec::with_capacity(2 * news.len());
+        let mut places = Vec::with_capacity(news.len());
+        for news in news {
+            let note = |command| cmd(command).arg(names.held(node)).arg(note(&news.what)).take();
             // Who dies in between leaves more notes than things behind, not fewer.
-            commands.extend(if *begins { [note, say] } else { [say, note] });
+            if news.begins == Some(true) {
+                commands.push(note("SADD"));
+            }
+            let asks = news.begins.is_some() || events_max.is_some();
+            places.push(asks.then_some(commands.len()));
+            commands.extend(asks.then(|| news.command(&link.tell, names, Some(node), events_max)));
+            if news.begins == Some(false) {
+                commands.push(note("SREM"));
+            }
         }
         let answers = link.connection.ask(commands).await;
-        let answers = answers.and_then(|answers| answers.into_iter().collect::<RedisResult<Vec<Value>>>());
-        match answers {
-            Ok(answers) => Some(
-                turns
-                    .iter()
-                    .zip(answers.chunks(2))
-                    .map(|(turn, pair)| pair.get(usize::from(turn.begins)) == Some(&Value::Int(1)))
-                    .collect(),
-            ),
+        match answers.and_then(|answers| answers.into_iter().collect::<RedisResult<Vec<Value>>>()) {
+            Ok(answers) => {
+                let outcome = |place: usize| Outcome::read(answers[place].clone(), events_max.is_some());
+                Some(places.into_iter().map(|place| place.map_or(Outcome::Ours, outcome)).collect())
+            }
             Err(error) => {
                 self.lose(&error);
                 None

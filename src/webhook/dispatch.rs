@@ -13,10 +13,11 @@ use crate::tasks::Tasks;
 use crate::webhook::Webhooks;
 use crate::webhook::delivery;
 use crate::webhook::directory::Directory;
-use crate::webhook::directory::Turn;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::leaving::Leaving;
 use crate::webhook::leaving::Left;
+use crate::webhook::news::News;
+use crate::webhook::news::Outcome;
 
 /// Events that one round trip to Redis carries.
 const ROUND_MAX: usize = 1000;
@@ -33,24 +34,14 @@ pub(super) struct Dispatcher {
     /// Where other nodes have a say.
     directory: Option<Directory>,
     /// What has been sorted and not been told.
-    sorted: Vec<Sorted>,
-    /// What has to be put into Redis.
-    outbound: Vec<(Arc<Endpoint>, Arc<str>)>,
-}
-
-/// Something to tell, in order.
-enum Sorted {
-    /// Whatever the other nodes do.
-    Event(Arc<str>, ChannelName, Event),
-    /// If no other node has the same.
-    Turn(Turn),
+    sorted: Vec<News>,
 }
 
 impl Dispatcher {
     pub(super) fn new(webhooks: Arc<Webhooks>, tasks: Tasks) -> Self {
         let leaving = Leaving::new(webhooks.options.leave_delay_seconds.duration());
-        let directory = webhooks.cluster.clone().map(Directory::new);
-        Self { webhooks, tasks, leaving, missed: HashMap::new(), directory, sorted: Vec::new(), outbound: Vec::new() }
+        let directory = webhooks.cluster.clone().map(|cluster| Directory::new(Arc::clone(&webhooks), cluster));
+        Self { webhooks, tasks, leaving, missed: HashMap::new(), directory, sorted: Vec::new() }
     }
 
     /// Hands on what comes until it is time to end, then what was held back.
@@ -85,8 +76,9 @@ impl Dispatcher {
         {
             return;
         }
-        let left = self.leaving.end();
-        self.sorted.extend(left.into_iter().map(gone));
+        for left in self.leaving.end() {
+            self.turn(left, false);
+        }
         self.tell_sorted().await;
         if let Some(directory) = &mut self.directory {
             directory.leave().await;
@@ -102,7 +94,7 @@ impl Dispatcher {
             }
         }
         while let Some(left) = self.leaving.due(now) {
-            self.sorted.push(gone(left));
+            self.turn(left, false);
         }
     }
 
@@ -114,37 +106,38 @@ impl Dispatcher {
         let what = Left { app, channel, user_id };
         match event {
             Event::ChannelVacated | Event::MemberRemoved(_) => {
-                self.sorted.extend(self.leaving.hold(what, now).map(gone));
+                if let Some(first) = self.leaving.hold(what, now) {
+                    self.turn(first, false);
+                }
             }
             Event::ChannelOccupied | Event::MemberAdded(_) => {
                 if !self.leaving.is_back(&what) {
-                    self.sorted.push(Sorted::Turn(Turn { what, begins: true }));
+                    self.turn(what, true);
                 }
             }
             Event::CacheMiss if !self.is_news(&what, now) => (),
-            event => self.sorted.push(Sorted::Event(what.app, what.channel, event)),
+            event => self.sorted.push(News::of(what, &event, &self.webhooks)),
         }
+    }
+
+    /// This node begins or ceases to have something.
+    fn turn(&mut self, what: Left, begins: bool) {
+        self.sorted.push(News::of_turn(what, begins, &self.webhooks));
     }
 
     /// Tells what has been sorted; of several nodes that have the same only one.
     async fn tell_sorted(&mut self) {
         let sorted = std::mem::take(&mut self.sorted);
-        let mut news = Vec::new().into_iter();
-        if let Some(directory) = &mut self.directory {
-            let turn = |sorted: &Sorted| match sorted {
-                Sorted::Turn(turn) => Some(turn.clone()),
-                Sorted::Event(..) => None,
+        for round in sorted.chunks(ROUND_MAX) {
+            let outcomes = match (&mut self.directory, &self.webhooks.streams) {
+                (Some(directory), _) => directory.decide(round).await,
+                (None, Some(streams)) => streams.put(round, self.webhooks.options.queue_events_max).await,
+                (None, None) => vec![Outcome::Ours; round.len()],
             };
-            news = directory.decide(&sorted.iter().filter_map(turn).collect::<Vec<_>>()).await.into_iter();
-        }
-        for sorted in sorted {
-            match sorted {
-                Sorted::Event(app, channel, event) => self.tell(&app, &channel, &event),
-                Sorted::Turn(turn) if news.next().unwrap_or(true) => self.tell_turn(&turn),
-                Sorted::Turn(_) => (),
+            for (news, outcome) in round.iter().zip(outcomes) {
+                self.hand_on(news, &outcome);
             }
         }
-        self.put_outbound().await;
     }
 
     /// Tells what dead nodes have left behind.
@@ -152,10 +145,9 @@ impl Dispatcher {
         let Some(directory) = self.directory.as_mut().filter(|directory| directory.next() <= Instant::now()) else {
             return;
         };
-        for turn in directory.tick().await {
-            self.tell_turn(&turn);
+        for (news, outcome) in directory.tick().await {
+            self.hand_on(&news, &outcome);
         }
-        self.put_outbound().await;
     }
 
     /// Each endpoint has somebody who delivers what Redis has for it.
@@ -170,18 +162,13 @@ impl Dispatcher {
         }
     }
 
-    /// Puts events where they outlive this node; without Redis they wait here.
-    async fn put_outbound(&mut self) {
-        let (outbound, options) = (std::mem::take(&mut self.outbound), &self.webhooks.options);
-        let Some(streams) = self.webhooks.streams.as_ref().filter(|_| !outbound.is_empty()) else { return };
-        for round in outbound.chunks(ROUND_MAX) {
-            let events: Vec<(&str, &str)> = round.iter().map(|(endpoint, text)| (endpoint.stream(), &**text)).collect();
-            let put = streams.put(&events, options.queue_events_max).await;
-            for (index, (endpoint, text)) in round.iter().enumerate() {
-                match &put {
-                    Some(dropped) => endpoint.put(dropped.get(index).copied().unwrap_or_default()),
-                    None => self.push(Arc::clone(endpoint), Arc::clone(text)),
-                }
+    /// Endpoints learn what there is for them, here or in Redis.
+    fn hand_on(&self, news: &News, outcome: &Outcome) {
+        for (index, endpoint) in news.endpoints.iter().enumerate() {
+            match outcome {
+                Outcome::Old => (),
+                Outcome::Stored(dropped) => endpoint.put(dropped.get(index).copied().unwrap_or_default()),
+                Outcome::Ours => self.push(Arc::clone(endpoint), Arc::clone(&news.text)),
             }
         }
     }
@@ -207,27 +194,4 @@ impl Dispatcher {
             }
         }
     }
-
-    fn tell_turn(&mut self, turn: &Turn) {
-        self.tell(&turn.what.app, &turn.what.channel, &turn.event());
-    }
-
-    /// Hands an event to those endpoints of the app that want it.
-    fn tell(&mut self, app: &Arc<str>, channel: &ChannelName, event: &Event) {
-        let mut text: Option<Arc<str>> = None;
-        for endpoint in self.webhooks.endpoints_of(app) {
-            if !endpoint.wants(event.kind(), channel.as_str()) {
-                continue;
-            }
-            let text = Arc::clone(text.get_or_insert_with(|| event.encode(channel.as_str()).into()));
-            match self.webhooks.streams {
-                Some(_) => self.outbound.push((endpoint, text)),
-                None => self.push(endpoint, text),
-            }
-        }
-    }
-}
-
-fn gone(what: Left) -> Sorted {
-    Sorted::Turn(Turn { what, begins: false })
 }

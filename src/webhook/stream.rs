@@ -19,13 +19,15 @@ use crate::cluster::Connection;
 use crate::cluster::Names;
 use crate::config;
 use crate::protocol::envelope::NodeId;
+use crate::webhook::endpoint::Endpoint;
+use crate::webhook::news::News;
+use crate::webhook::news::Outcome;
+use crate::webhook::news::TELL_SCRIPT;
 
 /// Until another node may take over from one that says nothing.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// Beyond so many bytes a request takes no further event.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
-/// What nobody has asked for, nor added to, for a day is of an endpoint that is no longer there.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Between two tries to reach Redis.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,7 @@ enum State {
 #[derive(Clone)]
 struct Link {
     connection: Connection,
-    put: String,
+    tell: String,
     take: String,
     done: String,
 }
@@ -84,24 +86,18 @@ impl Streams {
         }
     }
 
-    /// Adds events, each to the stream of this name. Returns for each how many others had to go, of so many that may
-    /// wait; nothing when Redis is away.
-    pub(super) async fn put(&self, events: &[(&str, &str)], events_max: usize) -> Option<Vec<u64>> {
-        let answers = self.ask(|link| {
-            let put = |(stream, event): &(&str, &str)| {
-                let mut command = script(&link.put, &[self.names.webhook_queue(stream)]);
-                command.arg(event).arg(events_max).arg(KEPT.as_secs()).take()
-            };
-            events.iter().map(put).collect()
-        });
-        let dropped = answers.await?.into_iter().map(redis::from_redis_value::<u64>);
-        Some(dropped.map(Result::unwrap_or_default).collect())
+    /// Puts events where they wait, of so many at most.
+    pub(super) async fn put(&self, news: &[News], events_max: usize) -> Vec<Outcome> {
+        let command = |link: &Link, news: &News| news.command(&link.tell, &self.names, None, Some(events_max));
+        let answers = self.ask(|link| news.iter().map(|news| command(link, news)).collect()).await;
+        let stored = |answers: Vec<Value>| answers.into_iter().map(|answer| Outcome::read(answer, true)).collect();
+        answers.map_or_else(|| vec![Outcome::Ours; news.len()], stored)
     }
 
     /// The first events that wait. Nothing when another node delivers them, or when Redis is away.
-    pub(super) async fn take(&self, stream: &str, events_max: usize) -> Option<Taken> {
+    pub(super) async fn take(&self, endpoint: &Endpoint, events_max: usize) -> Option<Taken> {
         let answers = self.ask(|link| {
-            let keys = [self.names.webhook_queue(stream), self.names.webhook_owner(stream)];
+            let keys = [self.queue(endpoint), self.owner(endpoint)];
             let mut command = script(&link.take, &keys);
             vec![command.arg(self.node.to_string()).arg(events_max).arg(LEASE.as_millis() as u64).take()]
         });
@@ -109,16 +105,15 @@ impl Streams {
     }
 
     /// These have been delivered. False when Redis does not know it.
-    pub(super) async fn done(&self, stream: &str, ids: &[String]) -> bool {
-        let answers =
-            self.ask(|link| vec![script(&link.done, &[self.names.webhook_queue(stream)]).arg(ids).take()]).await;
+    pub(super) async fn done(&self, endpoint: &Endpoint, ids: &[String]) -> bool {
+        let answers = self.ask(|link| vec![script(&link.done, &[self.queue(endpoint)]).arg(ids).take()]).await;
         answers.is_some()
     }
 
     /// This node goes on delivering. False when it must not.
-    pub(super) async fn keep(&self, stream: &str) -> bool {
+    pub(super) async fn keep(&self, endpoint: &Endpoint) -> bool {
         let mut keep = cmd("SET");
-        keep.arg(self.names.webhook_owner(stream)).arg(self.node.to_string());
+        keep.arg(self.owner(endpoint)).arg(self.node.to_string());
         keep.arg("XX").arg("PX").arg(LEASE.as_millis() as u64);
         self.ask(|_| vec![keep])
             .await
@@ -126,8 +121,16 @@ impl Streams {
     }
 
     /// Another node may take over.
-    pub(super) async fn leave(&self, stream: &str) {
-        self.ask(|_| vec![cmd("DEL").arg(self.names.webhook_owner(stream)).take()]).await;
+    pub(super) async fn leave(&self, endpoint: &Endpoint) {
+        self.ask(|_| vec![cmd("DEL").arg(self.owner(endpoint)).take()]).await;
+    }
+
+    fn queue(&self, endpoint: &Endpoint) -> String {
+        self.names.webhook_queue(&endpoint.app, endpoint.stream())
+    }
+
+    fn owner(&self, endpoint: &Endpoint) -> String {
+        self.names.webhook_owner(&endpoint.app, endpoint.stream())
     }
 
     async fn ask(&self, commands: impl FnOnce(&Link) -> Vec<Cmd>) -> Option<Vec<Value>> {
@@ -172,12 +175,12 @@ impl Streams {
     async fn open(&self) -> RedisResult<Link> {
         let mut connection = Connection::open(&self.options, |_| ()).await?;
         let mut hashes = Vec::new();
-        for source in [include_str!("put.lua"), include_str!("take.lua"), include_str!("done.lua")] {
+        for source in [TELL_SCRIPT, include_str!("take.lua"), include_str!("done.lua")] {
             let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
             hashes.push(redis::from_redis_value::<String>(hash)?);
         }
-        let [put, take, done] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
-        Ok(Link { connection, put, take, done })
+        let [tell, take, done] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
+        Ok(Link { connection, tell, take, done })
     }
 }
 

@@ -65,7 +65,7 @@ pub async fn without_redis_each_node_decides_by_itself_and_nothing_is_told_twice
     redis.restart().await;
     let leases = cluster.key("{webhooks}:leases");
     eventually("both nodes are back", BACK_MAX, async || redis.run::<u64>(&["ZCARD", &leases]).await == 2).await;
-    let holders = cluster.key("{app-id:news}:holders");
+    let holders = cluster.key("{webhooks:app-id}:holders:news");
     eventually("both have said what they have", BACK_MAX, async || redis.run::<u64>(&["SCARD", &holders]).await == 2)
         .await;
     for client in clients.into_iter().chain([before]) {
@@ -88,7 +88,7 @@ pub async fn a_killed_node_loses_no_webhook_that_waits_in_redis() {
         client.subscribe(&channel).await;
         expected.push(of("channel_occupied", &channel));
     }
-    let stream = async || redis.run::<Vec<String>>(&["KEYS", "*:queue"]).await.pop();
+    let stream = async || redis.run::<Vec<String>>(&["KEYS", "*:queue:*"]).await.pop();
     let length = async || match stream().await {
         Some(stream) => redis.run::<usize>(&["XLEN", &stream]).await,
         None => 0,

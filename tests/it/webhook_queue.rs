@@ -1,5 +1,8 @@
 //! Webhooks that wait in Redis: they outlive the node that put them there.
 
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+
 use gema::config::Seconds;
 use gema::config::WebhooksDriver;
 use serde_json::Value;
@@ -33,6 +36,56 @@ async fn all_gone(server: &TestServer) {
     }
 }
 
+/// What an application believes of a channel by what it was told; the next event must fit.
+#[derive(Debug, Default)]
+struct Believed {
+    occupied: bool,
+    members: BTreeSet<String>,
+}
+
+impl Believed {
+    fn hear(&mut self, event: &Value) {
+        let user_id = || event["user_id"].as_str().unwrap().to_owned();
+        let fits = match event["name"].as_str().unwrap() {
+            "channel_occupied" => !std::mem::replace(&mut self.occupied, true),
+            "member_added" => self.occupied && self.members.insert(user_id()),
+            "member_removed" => self.members.remove(&user_id()),
+            _ => self.members.is_empty() && std::mem::take(&mut self.occupied),
+        };
+        assert!(fits, "{event} does not follow, after which there is {self:?}");
+    }
+}
+
+// G-302
+#[tokio::test]
+async fn what_happens_on_different_nodes_is_told_in_the_order_in_which_it_happened() {
+    let (redis, mut receiver) = (TestRedis::start().await, Receiver::start().await);
+    let server = server_on(&redis, &receiver, 100_000).await;
+    let mut clients = [server.connect_at(0).await, server.connect_at(1).await];
+    for channel in (0..300).map(|number| format!("presence-{}", number % 30)) {
+        for (client, user_id) in clients.iter_mut().zip(["7", if channel.ends_with('5') { "7" } else { "8" }]) {
+            let channel_data = json!({ "user_id": user_id, "user_info": {} }).to_string();
+            client.send_subscribe(&channel, Some(&channel_data)).await;
+        }
+        for client in &mut clients {
+            client.unsubscribe(&channel).await;
+        }
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send_subscribe(&format!("last-{number}"), None).await;
+    }
+    let mut believed: HashMap<String, Believed> = HashMap::new();
+    let all_is_told = |believed: &HashMap<String, Believed>| {
+        let occupied = believed.iter().filter(|(_, believed)| believed.occupied).map(|(channel, _)| channel.as_str());
+        occupied.collect::<BTreeSet<_>>() == BTreeSet::from(["last-0", "last-1"])
+    };
+    while !all_is_told(&believed) {
+        let event = receiver.next_event().await;
+        believed.entry(event["channel"].as_str().unwrap().to_owned()).or_default().hear(&event);
+    }
+    assert!(receiver.rest().is_empty());
+}
+
 // G-298, G-299, G-302
 #[tokio::test]
 async fn what_waits_in_redis_goes_out_in_order_and_is_gone_then() {
@@ -52,7 +105,7 @@ async fn what_waits_in_redis_goes_out_in_order_and_is_gone_then() {
     }
     assert_eq!(events, channels.iter().map(|channel| occupied(channel)).collect::<Vec<_>>());
     all_gone(&server).await;
-    let streams: Vec<String> = redis.run(&["KEYS", "*:queue"]).await;
+    let streams: Vec<String> = redis.run(&["KEYS", "*:queue:*"]).await;
     assert_eq!(streams.len(), 1);
     assert_eq!(redis.run::<u64>(&["XLEN", &streams[0]]).await, 0);
     assert!(receiver.rest().is_empty());

@@ -1,0 +1,21 @@
+-- An event for endpoints, if it is news: that a node begins or ceases to have something is none while another node
+-- has it. In one step, so that events stand in a stream in the order in which they became news.
+-- KEYS  1 set: the nodes that have it   2… streams: what waits for each endpoint
+-- ARGV  1 the node, or nothing when it is news anyway   2 "1" when it begins, "0" when it ceases   3 the event
+--       4 events that may wait
+-- Returns how many events each stream has dropped, the oldest first; nothing when it is no news.
+local KEPT = 86400 -- seconds for which a stream is kept that nobody adds to: its endpoint is no longer there
+
+if ARGV[1] ~= '' then
+  local changed = redis.call(ARGV[2] == '1' and 'SADD' or 'SREM', KEYS[1], ARGV[1])
+  if changed == 0 or redis.call('SCARD', KEYS[1]) ~= tonumber(ARGV[2]) then
+    return false
+  end
+end
+local dropped = {}
+for stream = 2, #KEYS do
+  redis.call('XADD', KEYS[stream], '*', 'event', ARGV[3])
+  redis.call('EXPIRE', KEYS[stream], KEPT)
+  dropped[stream - 1] = redis.call('XTRIM', KEYS[stream], 'MAXLEN', ARGV[4])
+end
+return dropped
