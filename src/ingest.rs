@@ -100,8 +100,9 @@ impl Ingest {
         let (channel, app_id) = self.owner_of(redis_channel).ok_or(BroadcastError::Foreign)?;
         let app = self.node.app_by_id(app_id).filter(|app| app.rules().said.enabled).ok_or(Dropped::NoApp)?;
         let Broadcast { name, data, channel, except } = Broadcast::parse(channel, message, app.publish_limits())?;
-        let channel =
-            app.destination_by_rules(channel).inspect_err(|why| app.meters.forbidden(why.rule(), "publish"))?;
+        let other =
+            app.destination_by_rules(&channel).inspect_err(|why| app.meters.forbidden(why.rule(), "publish"))?;
+        let channel = other.unwrap_or(channel);
         if !self.node.inboxes().wait_for_room() {
             return Err(Dropped::Overloaded);
         }

@@ -1,12 +1,14 @@
 //! The socket loop, one per core. A shard owns its connections: no lock, no task and no timer of their own.
 //!
-//! A turn: inbox, sockets, timers, then what is pending on channels, then what is left in outboxes.
+//! A turn: inbox, sockets, timers, then what is pending on channels, in a flood a little later (`gather`), then what is
+//! left in outboxes.
 
 mod batch;
 mod channel;
 mod closing;
 mod connection;
 mod delivery;
+mod gather;
 mod outbox;
 mod reading;
 mod socket;
@@ -106,7 +108,9 @@ impl Shard {
     /// Turns until it has been drained and its last connection is gone.
     pub async fn run(&mut self) {
         loop {
-            let busy = self.turn();
+            let (letters, more_events) = self.take_in();
+            self.gather(letters).await;
+            let busy = self.send_out() || more_events;
             if self.is_done() {
                 return;
             }
@@ -119,19 +123,24 @@ impl Shard {
         }
     }
 
-    /// Returns whether there is more to do at once.
-    fn turn(&mut self) -> bool {
+    /// The first half of a turn. Returns how many letters came, and whether the kernel may know of more events.
+    fn take_in(&mut self) -> (usize, bool) {
         self.now = Instant::now();
-        self.take_letters();
-        self.close_asked();
+        let letters = self.take_inbox();
         let more_events = self.take_events();
         self.read_all();
         self.wake_due();
         self.drain_step();
+        (letters, more_events)
+    }
+
+    /// The second half. Returns whether there is more to do at once.
+    fn send_out(&mut self) -> bool {
         self.flush_all();
         self.write_all();
         self.close_evicted();
-        more_events || !self.unread.is_empty() || !self.pending.is_empty() || !self.unwritten.is_empty()
+        let left = [self.pending.len(), self.unread.len(), self.unwritten.len(), self.closing.len()];
+        left.iter().any(|&left| left > 0)
     }
 
     async fn sleep(&mut self) {
@@ -151,10 +160,18 @@ impl Shard {
         self.drain.is_some() && self.connections.len() == 0
     }
 
+    /// Does what the inbox asks for. Returns how many letters there were.
+    fn take_inbox(&mut self) -> usize {
+        let letters = self.take_letters();
+        self.close_asked();
+        letters
+    }
+
     /// Empties the inbox. Nothing in it may empty it again: that would put later letters before earlier ones.
-    fn take_letters(&mut self) {
+    fn take_letters(&mut self) -> usize {
         let empty = std::mem::take(&mut self.letters);
         let mut letters = self.node.inboxes().take(self.index, empty);
+        let count = letters.len();
         for letter in letters.drain(..) {
             match letter {
                 Letter::Connect(upgraded) => self.adopt(*upgraded),
@@ -173,6 +190,7 @@ impl Shard {
         // A burst must not keep its room for good.
         letters.shrink_to(EVENTS_MAX);
         self.letters = letters;
+        count
     }
 
     /// Asks the kernel which sockets are ready. Returns whether it may know more.

@@ -79,18 +79,23 @@ pub(super) async fn connect(
     key: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Response {
-    let key = key.ok().map(|Path(key)| key);
-    let unavailable = match &key {
-        // From now on it is known here, so that the shard need not wait for a database.
-        Some(key) => api.0.node.find_by_key(key).await.is_err(),
-        None => false,
+    let mut upgrade = match api.upgrade(key.ok().map(|Path(key)| key), &request) {
+        Ok(upgrade) => upgrade,
+        Err(response) => return *response,
     };
-    api.upgrade(key, unavailable, &request)
+    if let Some(key) = &upgrade.connect.key {
+        // From now on it is known here, so that the shard need not wait for a database.
+        upgrade.connect.unavailable = api.0.node.find_by_key(key).await.is_err();
+    }
+    upgrade.accept(api)
 }
 
 /// A WebSocket on any other path.
 pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
-    api.upgrade(None, false, &request)
+    match api.upgrade(None, &request) {
+        Ok(upgrade) => upgrade.accept(api),
+        Err(response) => *response,
+    }
 }
 
 /// Whether a request asks for a WebSocket.
@@ -98,37 +103,49 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     has_token(headers, header::UPGRADE, "websocket")
 }
 
-impl Api {
+/// A request for a WebSocket that may have one.
+struct Upgrade {
+    client: Client,
+    connect: ConnectRequest,
+    accept_key: HeaderValue,
+    sub_protocol: Option<HeaderValue>,
+}
+
+impl Upgrade {
     /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
     /// of the request is told by the shard, after the upgrade.
-    fn upgrade(&self, key: Option<String>, unavailable: bool, request: &Request<Body>) -> Response {
-        let accept = match accept_key(request.headers()) {
-            Ok(accept) => accept,
-            Err(response) => return *response,
-        };
-        let sub_protocol = sub_protocol(request.headers());
-        // hyper says so itself: not every version of HTTP can be upgraded.
-        let extensions = request.extensions();
-        let (Some(client), Some(_)) = (extensions.get::<Client>(), extensions.get::<OnUpgrade>()) else {
-            return answer::text(StatusCode::UPGRADE_REQUIRED, "A WebSocket upgrade is expected here");
-        };
-        let mut connect = self.connect_request(key, request, client);
-        connect.unavailable = unavailable;
-        if let Err(too_fast) = self.0.node.shake_hands(connect.address) {
-            let message = "Too many connections from this address at once, try again".to_owned();
-            return Refusal::TooMany { message, too_fast }.into_response();
-        }
-        *client.0.accepted.lock() = Some((self.clone(), connect));
+    fn accept(self, api: Api) -> Response {
+        *self.client.0.accepted.lock() = Some((api, self.connect));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        if let Some(sub_protocol) = sub_protocol {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept_key);
+        if let Some(sub_protocol) = self.sub_protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, sub_protocol);
         }
         response
+    }
+}
+
+impl Api {
+    /// Reads a request, and counts it against what its address may do, before anything is looked up for it.
+    fn upgrade(&self, key: Option<String>, request: &Request<Body>) -> Result<Upgrade, Box<Response>> {
+        let accept_key = accept_key(request.headers())?;
+        // hyper says so itself: not every version of HTTP can be upgraded.
+        let extensions = request.extensions();
+        let (Some(client), Some(_)) = (extensions.get::<Client>(), extensions.get::<OnUpgrade>()) else {
+            let message = "A WebSocket upgrade is expected here";
+            return Err(Box::new(answer::text(StatusCode::UPGRADE_REQUIRED, message)));
+        };
+        let connect = self.connect_request(key, request, client);
+        self.0.node.shake_hands(connect.address).map_err(|too_fast| {
+            let message = "Too many connections from this address at once, try again".to_owned();
+            Refusal::TooMany { message, too_fast }.into_response()
+        })?;
+        let sub_protocol = sub_protocol(request.headers());
+        Ok(Upgrade { client: client.clone(), connect, accept_key, sub_protocol })
     }
 
     fn connect_request(&self, key: Option<String>, request: &Request<Body>, client: &Client) -> ConnectRequest {

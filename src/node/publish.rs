@@ -73,17 +73,16 @@ impl Node {
 }
 
 impl App {
-    /// The channel that an event for `channel` goes to by the app's rules.
-    pub fn destination(&self, channel: ChannelName) -> Result<ChannelName, PolicyError> {
+    /// The channel that an event for `channel` goes to by the app's rules, if it is another one.
+    pub fn destination(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
         self.destination_by_rules(channel).inspect_err(|why| self.forbidden("publish", why))
     }
 
     /// The same where nothing counts or logs what the rules forbid but whoever asks.
-    pub fn destination_by_rules(&self, channel: ChannelName) -> Result<ChannelName, PolicyError> {
+    pub fn destination_by_rules(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
         let rules = self.rules();
         let limits = &rules.said.limits;
-        let twin = limits.policy().publish(&channel, limits.max_channel_name_length)?;
-        Ok(twin.unwrap_or(channel))
+        limits.policy().publish(channel, limits.max_channel_name_length)
     }
 
     /// Whether a client may send an event on a channel that it has joined.

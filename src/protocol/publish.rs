@@ -1,6 +1,7 @@
 //! What a publisher sends: the bodies of `POST /events` and `POST /batch_events` (Pusher HTTP API).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -140,16 +141,19 @@ impl<'a> PublisherEvent<'a> {
         body.check(body.channels(limits)?, limits)
     }
 
-    /// Sends the event to the channels that `to` names instead, none twice.
-    pub fn redirect<E>(&mut self, to: impl Fn(ChannelName) -> Result<ChannelName, E>) -> Result<(), E> {
-        let mut channels: Vec<ChannelName> = Vec::with_capacity(self.channels.len());
-        for channel in std::mem::take(&mut self.channels) {
-            let channel = to(channel)?;
-            if !channels.contains(&channel) {
-                channels.push(channel);
+    /// Sends the event to the channels that `to` names in the place of others, none twice.
+    pub fn redirect<E>(&mut self, to: impl Fn(&ChannelName) -> Result<Option<ChannelName>, E>) -> Result<(), E> {
+        let mut redirected = false;
+        for channel in &mut self.channels {
+            if let Some(other) = to(channel)? {
+                *channel = other;
+                redirected = true;
             }
         }
-        self.channels = channels;
+        if redirected {
+            let mut seen = HashSet::new();
+            self.channels.retain(|channel| seen.insert(channel.clone()));
+        }
         Ok(())
     }
 

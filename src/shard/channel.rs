@@ -60,6 +60,11 @@ impl Channel {
         self.pending_bytes > PENDING_BYTES_MAX
     }
 
+    /// How many listen.
+    pub(super) fn width(&self) -> usize {
+        self.subscribers.len()
+    }
+
     /// Forgets a connection; returns what is pending for it, if it is still there to take it.
     pub(super) fn leave(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<bytes::Bytes> {
         self.subscribers.swap_remove(&slot);

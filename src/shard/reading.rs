@@ -129,7 +129,7 @@ impl Shard {
         for answer in answers.drain(..) {
             match answer {
                 Answer::Send(frame) => self.send(slot, &frame),
-                Answer::Arrived => self.take_letters(),
+                Answer::Arrived => _ = self.take_letters(),
             }
         }
         self.answers = answers;

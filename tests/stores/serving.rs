@@ -19,6 +19,13 @@ use crate::small_table;
 /// Long enough for a test to see what is remembered, short enough to see the change.
 const CACHE: Seconds = Seconds(1.0);
 
+const UPGRADE: [(&str, &str); 4] = [
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
 async fn gema(server: &Server, table: &str, change: impl FnOnce(&mut Config)) -> Gema {
     let mut config = server.config(table);
     config.server.host = Ipv4Addr::LOCALHOST.into();
@@ -124,6 +131,28 @@ async fn a_thousand_connections_with_one_unknown_key_cost_one_query() {
         join_all((0..100).map(|_| async { assert_eq!(refused(&gema, "nobody").await, 4001) })).await;
     }
     assert_eq!(queries(&gema).await - before, 1);
+    gema.drain().await;
+}
+
+#[tokio::test]
+async fn handshakes_that_come_too_fast_cost_no_query() {
+    let server = Server::shared(Kind::Postgres).await;
+    small_table(server, "hasty").await;
+    let gema = gema(server, "hasty", |config| config.connections.handshakes_per_address_per_second = 1).await;
+    connect(&gema, "a-key").await;
+    let before = queries(&gema).await;
+    let (mut accepted, mut too_fast) = (0, 0);
+    while too_fast < 20 {
+        let target = format!("/app/nobody-{accepted}-{too_fast}?protocol=7");
+        match crate::http::request(gema.address(), "GET", &target, &UPGRADE, b"").await.status {
+            429 => too_fast += 1,
+            status => {
+                assert_eq!(status, 101);
+                accepted += 1;
+            }
+        }
+    }
+    assert_eq!(queries(&gema).await - before, accepted);
     gema.drain().await;
 }
 
