@@ -14,7 +14,6 @@ use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
 use crate::limiter::Allowance;
-use crate::node::PublishError;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::request;
 
@@ -94,7 +93,11 @@ async fn terminated(signed: &Signed, user_id: &str) -> Result<(Response, usize),
 }
 
 async fn admit(signed: &Signed) -> Result<Option<Allowance>, Refusal> {
-    Ok(signed.app.take_read_request().await.map_err(PublishError::TooFast)?)
+    signed.app.take_read_request().await.map_err(|too_fast| {
+        let wait = too_fast.retry_after.as_millis();
+        let message = format!("The app asks more often than it may, try again in {wait} ms");
+        Refusal::TooMany { message, too_fast }
+    })
 }
 
 fn name(signed: &Signed, channel: &str) -> Result<ChannelName, Refusal> {

@@ -93,7 +93,8 @@ impl Node {
     /// The app with this id; a database that holds the apps is asked where need be.
     pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<App>>, StoreError> {
         match &self.store {
-            Some(store) => Ok(store.by_id(id).await?.map(|says| self.found(says))),
+            // Boxed, since most requests find their app without a database and need no room for asking one.
+            Some(store) => Ok(Box::pin(store.by_id(id)).await?.map(|says| self.found(says))),
             None => Ok(self.apps.by_id(id)),
         }
     }
@@ -101,7 +102,7 @@ impl Node {
     /// The app that this key belongs to; a database that holds the apps is asked where need be.
     pub async fn find_by_key(&self, key: &str) -> Result<Option<Arc<App>>, StoreError> {
         match &self.store {
-            Some(store) => Ok(store.by_key(key).await?.map(|says| self.found(says))),
+            Some(store) => Ok(Box::pin(store.by_key(key)).await?.map(|says| self.found(says))),
             None => Ok(self.apps.by_key(key)),
         }
     }

@@ -77,7 +77,8 @@ impl Rate {
         let filling = shared.filling.try_lock();
         let demand = self.tokens.lock().demand(count, filling.is_ok());
         let asked = Instant::now();
-        let taken = shared.rates.take(&shared.app, shared.kind, demand).await?;
+        // Boxed, since most requests need no room for asking.
+        let taken = Box::pin(shared.rates.take(&shared.app, shared.kind, demand)).await?;
         Some(self.tokens.lock().put(taken, count, asked))
     }
 }

@@ -154,7 +154,7 @@ impl Port {
     async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, tasks: Tasks) {
         let stream = match &self.tls {
             None => Some(Stream::plain(tcp, Client::new(peer, false))),
-            Some(tls) => self.opened(tls, tcp, peer).await,
+            Some(tls) => Box::pin(self.opened(tls, tcp, peer)).await,
         };
         if let Some(stream) = stream {
             self.http(stream, &tasks).await;

@@ -102,10 +102,8 @@ impl Outbox {
             self.written = 0;
             self.pieces.pop_front();
         }
-        // A burst must not keep its room for good.
-        if self.pieces.capacity() > PIECES_PER_WRITE {
-            self.pieces = VecDeque::new();
-        }
+        // Most boxes are empty most of the time, and need no room then.
+        self.pieces = VecDeque::new();
     }
 
     /// Forgets every frame that has not been begun; returns how many those are.
