@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use gema::config::Config;
@@ -156,6 +157,32 @@ async fn handshakes_that_come_too_fast_cost_no_query() {
     gema.drain().await;
 }
 
+/// `cargo test --release --test stores connect_costs -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+async fn connect_costs() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "connecting").await;
+        let rows: Vec<_> = (0..1000).map(|number| format!("('n{number}', 'k{number}', 's', 1)")).collect();
+        server.run(&format!("INSERT INTO connecting VALUES {}", rows.join(", "))).await;
+        let gema = gema(server, "connecting", |config| config.app_store.cache_seconds = Seconds(600.0)).await;
+        connect(&gema, "a-key").await;
+        for what in ["cold", "warm"] {
+            let mut took = Vec::new();
+            for number in 0..1000 {
+                let began = Instant::now();
+                let client = connect(&gema, &format!("k{number}")).await;
+                took.push(began.elapsed());
+                client.close().await;
+            }
+            took.sort();
+            println!("{kind:?}: a connect with the cache {what}: median {:?}, p99 {:?}", took[500], took[990]);
+        }
+        gema.drain().await;
+    }
+}
+
 async fn queries(gema: &Gema) -> u64 {
     let text = crate::http::request(gema.metrics_address(), "GET", "/metrics", &[], b"").await.body;
     let line = text.lines().find_map(|line| line.strip_prefix("gema_app_store_query_seconds_count "));
@@ -163,9 +190,9 @@ async fn queries(gema: &Gema) -> u64 {
 }
 
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let until = std::time::Instant::now() + crate::client::PATIENCE;
+    let until = Instant::now() + crate::client::PATIENCE;
     while !is_so().await {
-        assert!(std::time::Instant::now() < until, "never: {what}");
+        assert!(Instant::now() < until, "never: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
