@@ -27,10 +27,10 @@ use crate::traffic::together_again;
 const BUFFER_SECONDS: &str = "60";
 
 pub async fn when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were() {
-    /// Within the time that events are kept for Redis, unless configured otherwise.
     const AWAY: Duration = Duration::from_secs(3);
     let mut redis = TestRedis::start().await;
-    let nodes: [Node; 2] = Cluster::on(&redis).nodes().await;
+    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let nodes: [Node; 2] = cluster.nodes().await;
     let traffic = Traffic::start(&nodes).await;
     let mut room = Room::start(&nodes).await;
     let lost = nodes[0].figures().await.sum("gema_redis_last_lost_timestamp_seconds", "");
