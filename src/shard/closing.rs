@@ -83,10 +83,11 @@ impl Shard {
             session.end(&self.node, self.now);
         }
         self.outbox_bytes -= connection.outbox.waiting();
+        // Counted before the peer can know, who may ask at once.
+        self.node.socket_closed();
         connection.socket.finish();
         // A descriptor that is about to be closed needs no deregistering to be forgotten; mio asks for it.
         let _ = self.poll.get_ref().registry().deregister(connection.socket.tcp());
-        self.node.socket_closed();
     }
 
     /// Closes the connections that somebody wants closed.
