@@ -307,7 +307,8 @@ async fn random_messages_on_our_topics_harm_nobody() {
 
     let mut publishers = [publisher(&server, 0, NUMBERS, "one").await, publisher(&server, 1, NUMBERS, "two").await];
     let mut flow = publishers.each_mut();
-    while !pouring.is_finished() {
+    // With little traffic nothing is proved.
+    while !pouring.is_finished() || flow[1].accepted.len() <= 100 {
         for publisher in &mut flow {
             assert!(publisher.publish().await);
         }
@@ -319,7 +320,6 @@ async fn random_messages_on_our_topics_harm_nobody() {
     for listener in listeners {
         let (_, heard) = listener.heard().await;
         for (publisher, source) in publishers.iter().zip(["one", "two"]) {
-            assert!(publisher.accepted.len() > 100, "too little traffic to prove anything");
             heard.assert_exactly(source, &publisher.accepted);
         }
     }

@@ -175,7 +175,7 @@ async fn decided_alone(servers: &[&TestServer]) -> f64 {
 // G-274
 #[tokio::test]
 async fn many_at_once_get_no_more_than_one_after_the_other() {
-    const LIMIT: u32 = 200;
+    const LIMIT: u32 = 50;
     let server = TestServer::start_cluster_with(2, |config| {
         config.limiter.driver = LimiterDriver::Redis;
         config.limits.max_read_requests_per_second = LIMIT.into();
