@@ -65,6 +65,9 @@ pub struct Cluster {
     added: AtomicU64,
     /// The other nodes that live, as far as this one knows.
     peers: Mutex<BTreeSet<NodeId>>,
+    /// Those of them that are about to close their connections.
+    leaving: Mutex<BTreeSet<NodeId>>,
+    heard_leaving: tokio::sync::Notify,
     /// Those that were there when the last link was lost: Redis may have forgotten them, but they may be about
     /// to come back.
     missed: Mutex<BTreeSet<NodeId>>,
@@ -125,6 +128,8 @@ impl Cluster {
             apps: RwLock::default(),
             added: AtomicU64::new(0),
             peers: Mutex::default(),
+            leaving: Mutex::default(),
+            heard_leaving: tokio::sync::Notify::new(),
             missed: Mutex::default(),
             here: Mutex::default(),
             heard_here: tokio::sync::Notify::new(),
@@ -181,9 +186,21 @@ impl Cluster {
         self.outgoing.is_linked()
     }
 
-    /// Whether other nodes live, as far as this one knows.
+    /// Whether other nodes live and stay, as far as this one knows.
     pub fn has_others(&self) -> bool {
-        self.is_linked() && !self.peers.lock().is_empty()
+        self.is_linked() && !self.peers.lock().is_subset(&self.leaving.lock())
+    }
+
+    /// Ends when no other node stays.
+    pub async fn others_leave(&self) {
+        while self.has_others() {
+            self.heard_leaving.notified().await;
+        }
+    }
+
+    /// Tells the others that this node is about to close its connections.
+    pub fn announce_leave(&self) {
+        self.tell(Envelope::Leaving(self.node(), self.node()));
     }
 
     /// Whether the operator wants no traffic here without a link.
@@ -246,6 +263,13 @@ impl Cluster {
         let mut peers = self.peers.lock();
         if peers.len() < NODES_MAX {
             peers.insert(node);
+        }
+    }
+
+    fn on_leaving(&self, node: NodeId) {
+        if self.peers.lock().contains(&node) {
+            self.leaving.lock().insert(node);
+            self.heard_leaving.notify_one();
         }
     }
 

@@ -120,9 +120,24 @@ impl Node {
         &self.webhooks
     }
 
-    /// Wants no new connections from now on.
+    /// Wants no new connections from now on, and tells the other nodes so.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
+        if let Some(cluster) = &self.cluster {
+            cluster.announce_leave();
+        }
+    }
+
+    /// Whether other nodes can take over what this one leaves.
+    pub fn has_others(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.has_others())
+    }
+
+    /// Ends when there are none, or none any more.
+    pub async fn others_leave(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.others_leave().await;
+        }
     }
 
     /// Whether the process is on its way out.

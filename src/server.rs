@@ -234,13 +234,16 @@ impl Server {
             }
         };
         let _ = tokio::time::timeout(CLOSING, all_closed).await;
-        let (close, over) = self.farewell(self.drain_time.saturating_sub(began.elapsed()));
-        let inboxes = self.node.inboxes();
-        for shard in 0..inboxes.shards() {
-            inboxes.send(shard, Letter::Drain(over, close.clone()));
+        let mut others = self.node.has_others();
+        loop {
+            self.close_all(others, self.drain_time.saturating_sub(began.elapsed()));
+            let time = self.drain_time.saturating_sub(began.elapsed());
+            let all_ended = async { while self.shards.recv().await.is_some() {} };
+            tokio::select! {
+                _ = tokio::time::timeout(time, all_ended) => break,
+                () = self.node.others_leave(), if others => others = false,
+            }
         }
-        let all_ended = async { while self.shards.recv().await.is_some() {} };
-        let _ = tokio::time::timeout(self.drain_time.saturating_sub(began.elapsed()), all_ended).await;
         for link in self.links {
             link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
         }
@@ -253,19 +256,21 @@ impl Server {
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
     }
 
-    /// How the connections are closed, and over which part of the time that is left. Clients return at once when
-    /// somebody is there to take them; who then finds nobody waits long for his next try (pusher-js 15 s). Else they
-    /// return after a second, and until then a process that is started anew has to listen, so they all go quickly.
-    fn farewell(&self, left: Duration) -> (Close, Duration) {
+    /// Has the shards close their connections. Clients return at once when somebody is there to take them, so they
+    /// come spread over half the time that is left; who then finds nobody waits long for his next try (pusher-js
+    /// 15 s). Else they return after a second, and until then a process that is started anew has to listen, so they
+    /// all go quickly.
+    fn close_all(&self, others: bool, left: Duration) {
         const REASON: &str = "Server closed. Please reconnect shortly.";
-        if self.node.cluster().is_some_and(|cluster| cluster.has_others()) {
-            return (Close::new(CloseCode::Reconnect, REASON), left / 2);
-        }
         // Nobody else than a successor can have the port by now. It does not hear what is told here, nor the other
         // way round, so that is soon over, too.
-        let succeeded = self.share_port && listen::ensure_free(self.address).is_err();
-        let code = if succeeded { CloseCode::Reconnect } else { CloseCode::OverCapacity };
-        (Close::new(code, REASON), (left / 2).min(LONE_SPREAD))
+        let succeeded = || self.share_port && listen::ensure_free(self.address).is_err();
+        let code = if others || succeeded() { CloseCode::Reconnect } else { CloseCode::OverCapacity };
+        let over = if others { left / 2 } else { (left / 2).min(LONE_SPREAD) };
+        let inboxes = self.node.inboxes();
+        for shard in 0..inboxes.shards() {
+            inboxes.send(shard, Letter::Drain(over, Close::new(code, REASON)));
+        }
     }
 }
 

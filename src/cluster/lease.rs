@@ -1,6 +1,7 @@
 //! Which nodes live. Each has a lease that it renews; when one has ended, a survivor removes what the node has
 //! left behind, and everybody hears who is no longer there.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -163,7 +164,9 @@ impl Cluster {
         let me = self.node();
         if leases.living.contains(&me) {
             let others = leases.living.iter().chain(&leases.dead).filter(|node| **node != me);
-            *self.peers.lock() = others.copied().take(NODES_MAX).collect();
+            let others: BTreeSet<NodeId> = others.copied().take(NODES_MAX).collect();
+            self.leaving.lock().retain(|node| others.contains(node));
+            *self.peers.lock() = others;
         }
     }
 }

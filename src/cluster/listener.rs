@@ -173,6 +173,7 @@ impl Listener {
                 cluster.meet(node);
                 cluster.on_here(node);
             }
+            Envelope::Leaving(node, _) if node != me => cluster.on_leaving(node),
             Envelope::Gone(_, node) if node != me => {
                 cluster.peers.lock().remove(&node);
                 cluster.missed.lock().remove(&node);

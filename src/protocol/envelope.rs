@@ -5,7 +5,7 @@
 //! gema/1 event <node> <number> <accepted, µs since 1970> <except|-> <cached for, ms> <length>\n<frame>
 //! gema/1 member <by> <version> <node> <id length> <info length>\n<id><info>
 //! gema/1 count <node> <connections>\n
-//! gema/1 hello|here|gone <node> <of>\n
+//! gema/1 hello|here|leaving|gone <node> <of>\n
 //! gema/1 terminate|terminated <node> <request> <number> <app length> <user length>\n<app><user>
 //! ```
 
@@ -69,6 +69,8 @@ pub enum Envelope {
     Hello(NodeId, NodeId),
     /// The answer to that, for the node named second.
     Here(NodeId, NodeId),
+    /// A node is about to close its connections.
+    Leaving(NodeId, NodeId),
     /// The node named second is dead, says the first.
     Gone(NodeId, NodeId),
     /// Close the connections of a user, and answer.
@@ -149,6 +151,7 @@ impl Envelope {
             Self::Count(node, count) => format!("{MAGIC}count {node} {count}\n").into_bytes(),
             Self::Hello(node, of) => format!("{MAGIC}hello {node} {of}\n").into_bytes(),
             Self::Here(node, of) => format!("{MAGIC}here {node} {of}\n").into_bytes(),
+            Self::Leaving(node, of) => format!("{MAGIC}leaving {node} {of}\n").into_bytes(),
             Self::Gone(node, of) => format!("{MAGIC}gone {node} {of}\n").into_bytes(),
             Self::Terminate(what) => what.encode("terminate"),
             Self::Terminated(what) => what.encode("terminated"),
@@ -197,6 +200,7 @@ impl Envelope {
             "count" => Self::Count(node, fields.number().filter(|_| body.is_empty())?),
             "hello" => Self::Hello(node, fields.node().filter(|_| body.is_empty())?),
             "here" => Self::Here(node, fields.node().filter(|_| body.is_empty())?),
+            "leaving" => Self::Leaving(node, fields.node().filter(|_| body.is_empty())?),
             "gone" => Self::Gone(node, fields.node().filter(|_| body.is_empty())?),
             "terminate" | "terminated" => {
                 let (request, closed) = (fields.number()?, fields.number()?);
@@ -303,6 +307,7 @@ mod tests {
             Envelope::Count(one, 12),
             Envelope::Hello(one, one),
             Envelope::Here(one, other),
+            Envelope::Leaving(one, one),
             Envelope::Gone(one, other),
             Envelope::Terminate(what.clone()),
             Envelope::Terminated(what),

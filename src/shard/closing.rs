@@ -152,7 +152,7 @@ impl Shard {
         self.queue(slot, Frame::ping().bytes().clone());
     }
 
-    /// Begins to close all connections.
+    /// Begins to close all connections, or goes on to in another way.
     pub(super) fn start_drain(&mut self, over: Duration, close: Close) {
         let left: Vec<Slot> = self.connections.slots().collect();
         self.drain = Some(Drain { began: self.now, over, close, total: left.len(), left });

@@ -236,6 +236,30 @@ async fn alone_it_closes_everybody_soon_so_that_they_return_after_a_second() {
     assert!(drained.took < Duration::from_secs(25), "{drained:?}");
 }
 
+/// With nobody to take over, who is closed must not look for others and then wait long.
+#[tokio::test]
+async fn nodes_that_leave_together_are_each_as_good_as_alone() {
+    const CLIENTS: usize = 20;
+    let server = TestServer::start_cluster_with(2, |config| leave_within(config, 60.0)).await;
+    let mut clients = Vec::new();
+    for node in [0, 1] {
+        for _ in 0..CLIENTS {
+            clients.push(server.connect_at(node).await);
+        }
+    }
+    let closes = clients.into_iter().map(async |mut client| {
+        let (code, reason) = client.next_close().await;
+        assert_eq!(reason, CLOSED);
+        client.ended().await;
+        code
+    });
+    let (codes, drained) = tokio::join!(join_all(closes), server.drain());
+    assert_eq!((drained.connections, drained.left), (2 * CLIENTS, 0));
+    assert!(drained.took < Duration::from_secs(25), "{drained:?}");
+    // Until one node hears of the other some may be sent to it.
+    assert!(codes.iter().filter(|&&code| code == 4100).count() > CLIENTS, "{codes:?}");
+}
+
 #[tokio::test]
 async fn while_balancers_are_given_notice_everybody_is_served() {
     let server = TestServer::start_single_with(|config| {
