@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use parking_lot::RwLock;
@@ -236,6 +237,7 @@ impl Cluster {
             app: Arc::clone(app.id()),
             user_id: user_id.into(),
         };
+        let began = Instant::now();
         if !self.tell(Envelope::Terminate(termination)) {
             return None;
         }
@@ -245,7 +247,9 @@ impl Cluster {
                 closed = closed.saturating_add(answered.recv().await.unwrap_or_default());
             }
         };
-        if tokio::time::timeout(ANSWERS_WAIT, all).await.is_err() {
+        let complete = tokio::time::timeout(ANSWERS_WAIT, all).await.is_ok();
+        self.meters.asked(app.id(), complete.then(|| began.elapsed()));
+        if !complete {
             tracing::warn!("not every node has told how many connections of a user it has closed");
         }
         Some(closed)
@@ -253,6 +257,7 @@ impl Cluster {
 
     fn on_terminated(&self, what: &Termination) {
         if let Some(answers) = self.questions.lock().get(&what.request).filter(|_| what.node != self.node()) {
+            self.meters.heard_answer(&what.app);
             // Whoever asked may have gone.
             let _ = answers.try_send(what.closed);
         }

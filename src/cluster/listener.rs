@@ -183,6 +183,7 @@ impl Listener {
             }
             Envelope::Terminate(what) if what.node != me => {
                 let Some(app) = cluster.app(&what.app) else { return };
+                cluster.meters.heard_question(&what.app);
                 let closed = app.terminate(&what.user_id) as u64;
                 cluster.tell(Envelope::Terminated(Termination { node: me, closed, ..what }));
             }

@@ -37,12 +37,15 @@ pub struct ClusterMeters {
     port: String,
 }
 
-/// Questions to Redis about what is on the other nodes, under Soketi's names for questions to the nodes themselves.
+/// Questions about what is on the other nodes, under Soketi's names: most are for Redis, those that close a user's
+/// connections for the nodes themselves.
 #[derive(Debug, Clone)]
 struct Questions {
     asked: IntCounterVec,
     answered: IntCounterVec,
     unanswered: IntCounterVec,
+    heard: IntCounterVec,
+    answers_heard: IntCounterVec,
     /// In milliseconds, as Soketi has it.
     time: HistogramVec,
 }
@@ -117,6 +120,16 @@ impl ClusterMeters {
         }
     }
 
+    /// Counts a question of another node.
+    pub fn heard_question(&self, app: &str) {
+        self.questions.heard.with_label_values(&[app, &self.port]).inc();
+    }
+
+    /// Counts another node's answer to a question of this one.
+    pub fn heard_answer(&self, app: &str) {
+        self.questions.answers_heard.with_label_values(&[app, &self.port]).inc();
+    }
+
     /// Counts events that other nodes have sent.
     pub fn heard(&self, events: u64) {
         self.messages.with_label_values(&["in"]).inc_by(events);
@@ -143,13 +156,15 @@ impl Questions {
         let counter = |name: &str, help: &str| soketi.counter(&format!("horizontal_adapter_{name}"), help, APP);
         let time = HistogramOpts::new(
             format!("{}horizontal_adapter_resolve_time", soketi.prefix),
-            "Milliseconds until Redis has told what is on the other nodes",
+            "Milliseconds until all was answered about the other nodes",
         )
         .buckets(vec![0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0]);
         Self {
-            asked: counter("sent_requests", "Questions to Redis about the other nodes"),
+            asked: counter("sent_requests", "Questions about the other nodes, to them or to Redis"),
             answered: counter("resolved_promises", "Questions about the other nodes that were answered"),
             unanswered: counter("uncomplete_promises", "Questions about the other nodes without an answer"),
+            heard: counter("received_requests", "Questions of other nodes"),
+            answers_heard: counter("received_responses", "Answers of other nodes"),
             time: soketi.register(HistogramVec::new(time, APP)),
         }
     }

@@ -354,6 +354,9 @@ async fn a_termination_closes_a_users_connections_on_every_node() {
         for other in &mut others {
             other.nothing_came().await;
         }
+        let asked = async |name: &str| server.figure(node, &format!("soketi_horizontal_adapter_{name}"), "").await;
+        assert_eq!((asked("sent_requests").await, asked("received_responses").await), (1.0, 1.0));
+        assert_eq!(server.figure(1 - node, "soketi_horizontal_adapter_received_requests", "").await, 1.0);
     }
 }
 
