@@ -11,8 +11,11 @@ mod upgrade;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::Router;
 use axum::body::Body;
+use axum::body::Bytes;
+use axum::body::HttpBody;
 use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Method;
@@ -21,7 +24,6 @@ use axum::http::header;
 use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
-use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tower_http::cors::AllowOrigin;
@@ -66,7 +68,10 @@ pub struct Routes {
 
 impl Routes {
     /// Answers a request.
-    pub async fn answer(&self, mut request: Request<Incoming>, client: &Client) -> Response {
+    pub async fn answer<B>(&self, mut request: Request<B>, client: &Client) -> Response
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         let headers = request.headers();
         let router = if upgrade::is_wanted(headers) {
             request.extensions_mut().insert(client.clone());
@@ -83,7 +88,7 @@ impl Routes {
     }
 
     /// Most requests are `POST /apps/{app_id}/events`; routing costs a tenth of what they need.
-    fn publisher(&self, request: &Request<Incoming>) -> Option<(&Api, String)> {
+    fn publisher<B>(&self, request: &Request<B>) -> Option<(&Api, String)> {
         let api = self.publish.as_ref().filter(|_| request.method() == Method::POST)?;
         let id = request.uri().path().strip_prefix("/apps/")?.strip_suffix("/events")?;
         (!id.contains(['/', '%'])).then(|| (api, id.to_owned()))

@@ -1,5 +1,6 @@
 //! Binds the ports, wires the parts together, and leaves in good order.
 
+mod body;
 mod handshake;
 mod links;
 mod listen;

@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::StatusCode;
+use hyper::body::Incoming;
 use hyper::header;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
@@ -26,6 +28,7 @@ use crate::http::Client;
 use crate::http::Routes;
 use crate::metrics::Cause;
 use crate::node::Node;
+use crate::server::body::Unread;
 use crate::server::handshake::Handshake;
 use crate::server::handshake::Opened;
 use crate::server::stream::Stream;
@@ -185,15 +188,16 @@ impl Port {
     async fn http(&self, stream: Stream, tasks: &Tasks) {
         let client = stream.client().clone();
         let is_allowed = client.is_secure() || self.tls.is_none();
-        let stop = tasks.stop();
-        let service = service_fn(|request| {
-            let (client, is_last) = (&client, stop.is_cancelled() || !is_allowed);
+        let (stop, unread) = (tasks.stop(), Unread::default());
+        let service = service_fn(|request: Request<Incoming>| {
+            let (client, unread, is_last) = (&client, &unread, stop.is_cancelled() || !is_allowed);
             async move {
+                let request = request.map(|body| unread.watch(body));
                 let mut response = match is_allowed {
                     true => self.routes.answer(request, client).await,
                     false => http::tls_is_needed(),
                 };
-                if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                if (is_last || unread.is_so()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -221,6 +225,8 @@ impl Port {
                 "a client speaks TLS to a port without: set PUSHER_SCHEME=http or forceTLS: false there, or \
                  tls.cert_path here"
             );
+        } else if unread.is_so() || outcome.as_ref().is_err_and(hyper::Error::is_parse) {
+            Box::pin(tokio::time::timeout(self.head_time, parts.io.linger())).await.unwrap_or_default();
         } else if outcome.is_ok() {
             // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
             parts.io.hand_over(parts.read_buf);

@@ -13,6 +13,8 @@ use hyper::rt::ReadBufCursor;
 use hyper::rt::Write;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -20,6 +22,8 @@ use tokio_rustls::server::TlsStream;
 use crate::http::Client;
 use crate::server::handshake;
 
+/// Bytes that are read of a request after its answer.
+const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// As much as hyper asks for at first.
 const FIRST_READ_BYTES: usize = 8 * 1024;
 
@@ -82,6 +86,18 @@ impl Stream {
             Ok(tcp) => self.client.hand_over(tcp, tls, self.answer, read_ahead),
             Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
         }
+    }
+
+    /// Ends the connection of a peer that may still be sending: what is on its way is thrown away, because the reset
+    /// that it would cause overtakes the answer.
+    pub(super) async fn linger(self) {
+        let mut tcp = match self.transport {
+            Transport::Plain(tcp) => tcp.into_inner(),
+            Transport::Tls(tls) => tls.into_inner().into_inner().0,
+        };
+        // Both fail only when the connection is gone.
+        let _ = tcp.shutdown().await;
+        let _ = tokio::io::copy(&mut tcp.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await;
     }
 
     /// The first read of a plain connection, by way of a buffer that can be looked at.

@@ -131,6 +131,16 @@ test('a wrong secret is refused with 401 and nothing is delivered', async (t) =>
   assert.deepEqual(heard.names(), ['fence']);
 });
 
+test('a refusal reaches whoever is still sending', async () => {
+  const stranger = new Pusher({ ...server(), secret: 'wrong' });
+  const tooLarge = 'x'.repeat(11_000_000);
+  for (let times = 0; times < 5; times += 1) {
+    await assert.rejects(stranger.trigger('c', 'e', 'x'.repeat(100_000)), refusedWith(401));
+    await assert.rejects(stranger.trigger('c', 'e', tooLarge), refusedWith(401));
+    await assert.rejects(api.trigger('c', 'e', tooLarge), refusedWith(413));
+  }
+});
+
 test('an unknown key and an unknown app are refused', async () => {
   await assert.rejects(new Pusher({ ...server(), key: 'unknown' }).trigger('c', 'e', {}), refusedWith(401));
   await assert.rejects(new Pusher({ ...server(), appId: '999' }).trigger('c', 'e', {}), refusedWith(404));

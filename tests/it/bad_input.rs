@@ -252,6 +252,39 @@ async fn oversized_heads_and_bodies_are_refused() {
     assert_still_serves(&server).await;
 }
 
+/// A connection that is closed while its peer still sends is reset, and that overtakes the answer.
+#[tokio::test]
+async fn who_is_refused_before_the_body_was_read_gets_the_answer_all_the_same() {
+    let server = TestServer::start_single().await;
+    let signed = server.api().signed_query("POST", "/apps/app-id/events", &[], "");
+    for (path, status, at_least) in [
+        ("/apps/nobody/events".to_owned(), 404, 0),
+        ("/nowhere".to_owned(), 404, 0),
+        ("/apps/app-id/events".to_owned(), 401, 0),
+        ("/app/app-key".to_owned(), 405, 0),
+        (format!("/apps/app-id/events?{signed}"), 413, 10_485_761),
+    ] {
+        for size in [1, 300_000, 11_000_000].into_iter().filter(|size| *size >= at_least) {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n");
+            let exchange = async {
+                stream.write_all(head.as_bytes()).await?;
+                // The answer may be there before the body is.
+                for chunk in vec![b'x'; size].chunks(100_000) {
+                    stream.write_all(chunk).await?;
+                    tokio::task::yield_now().await;
+                }
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await.map(|_| answer)
+            };
+            let answer = timeout(PATIENCE, exchange).await.expect("no end");
+            let answer = http::parse(&answer.unwrap_or_else(|error| panic!("{path} {size}: {error}")));
+            assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{path} {size}");
+        }
+    }
+    assert_still_serves(&server).await;
+}
+
 #[tokio::test]
 async fn one_connection_joins_no_more_channels_than_it_may() {
     let server = TestServer::start_with(|config| config.connections.channels_max = 50).await;

@@ -122,6 +122,22 @@ async fn a_connection_through_nginx_outlives_a_long_silence() {
 }
 
 #[tokio::test]
+async fn strangers_do_not_make_nginx_believe_that_a_node_is_gone() {
+    let server = TestServer::start_cluster(2).await;
+    let nginx = Nginx::start(&server).await;
+    let stranger = Api::new(nginx.address, "nobody", "no-key", "no-secret");
+    for size in [1_000_000, 11_000_000, 20_000_000] {
+        let body = "x".repeat(size);
+        for _ in 0..10 {
+            assert!([404, 413].contains(&stranger.post("/events", &body).await.status), "{}", nginx.log());
+        }
+        Wire::connect(nginx.address, PATH).await;
+        nginx.api().publish("a", "e", "1").await;
+    }
+    assert!(!nginx.log().contains("upstream"), "{}", nginx.log());
+}
+
+#[tokio::test]
 async fn nothing_is_lost_while_nginx_reads_its_configuration_anew() {
     let server = TestServer::start_cluster(2).await;
     let nginx = Nginx::start(&server).await;
