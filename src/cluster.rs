@@ -68,7 +68,10 @@ pub struct Cluster {
     peers: Mutex<BTreeSet<NodeId>>,
     /// Those of them that are about to close their connections.
     leaving: Mutex<BTreeSet<NodeId>>,
-    heard_leaving: tokio::sync::Notify,
+    /// Whether this node itself is.
+    leaves: AtomicBool,
+    /// Other nodes may be fewer now.
+    fewer: tokio::sync::Notify,
     /// Those that were there when the last link was lost: Redis may have forgotten them, but they may be about
     /// to come back.
     missed: Mutex<BTreeSet<NodeId>>,
@@ -130,7 +133,8 @@ impl Cluster {
             added: AtomicU64::new(0),
             peers: Mutex::default(),
             leaving: Mutex::default(),
-            heard_leaving: tokio::sync::Notify::new(),
+            leaves: AtomicBool::new(false),
+            fewer: tokio::sync::Notify::new(),
             missed: Mutex::default(),
             here: Mutex::default(),
             heard_here: tokio::sync::Notify::new(),
@@ -195,13 +199,21 @@ impl Cluster {
     /// Ends when no other node stays.
     pub async fn others_leave(&self) {
         while self.has_others() {
-            self.heard_leaving.notified().await;
+            self.fewer.notified().await;
         }
     }
 
-    /// Tells the others that this node is about to close its connections.
+    /// From now on the others are told that this node is about to close its connections.
     pub fn announce_leave(&self) {
-        self.tell(Envelope::Leaving(self.node(), self.node()));
+        self.leaves.store(true, Ordering::Release);
+        self.tell_leave();
+    }
+
+    /// Tells so, if it is.
+    fn tell_leave(&self) {
+        if self.leaves.load(Ordering::Acquire) {
+            self.tell(Envelope::Leaving(self.node(), self.node()));
+        }
     }
 
     /// Whether the operator wants no traffic here without a link.
@@ -274,7 +286,7 @@ impl Cluster {
     fn on_leaving(&self, node: NodeId) {
         if self.peers.lock().contains(&node) {
             self.leaving.lock().insert(node);
-            self.heard_leaving.notify_one();
+            self.fewer.notify_one();
         }
     }
 

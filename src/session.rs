@@ -219,10 +219,11 @@ impl Session {
     }
 
     /// There was no room on a channel that it wanted to join.
-    pub fn on_refused(&mut self, channel: &ChannelName) -> Vec<Frame> {
+    pub fn on_refused(&mut self, channel: &ChannelName, now: Instant) -> Vec<Frame> {
         self.on_joined();
         let Ok(place) = self.find(channel.as_str()) else { return Vec::new() };
-        self.subscriptions.remove(place);
+        let subscription = self.subscriptions.remove(place);
+        self.app.leave(&subscription.leaver(self.address), now);
         self.app.meters.refused(Cause::Subscription);
         let error = SubscribeError::Full;
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]

@@ -167,6 +167,7 @@ impl Cluster {
             let others: BTreeSet<NodeId> = others.copied().take(NODES_MAX).collect();
             self.leaving.lock().retain(|node| others.contains(node));
             *self.peers.lock() = others;
+            self.fewer.notify_one();
         }
     }
 }

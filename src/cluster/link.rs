@@ -142,6 +142,7 @@ impl Link {
         link.forget_past().await?;
         link.look_for_soketi().await?;
         *cluster.telling.lock() = Some(tell);
+        cluster.tell_leave();
         *cluster.asking.lock() = Some(link.out.clone());
         cluster.meters.connects.inc();
         link.returns = cluster.outgoing.link();
@@ -179,6 +180,7 @@ impl Link {
         cluster.missed.lock().extend(peers);
         cluster.listening.store(false, Ordering::Release);
         cluster.outgoing.unlink(std::mem::take(&mut *self.under_way.lock()));
+        cluster.fewer.notify_one();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         cluster.meters.last_lost.set(now.as_secs_f64());
         for app in cluster.apps() {

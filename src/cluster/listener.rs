@@ -168,6 +168,7 @@ impl Listener {
                 if cluster.listens() {
                     cluster.tell(Envelope::Here(me, node));
                 }
+                cluster.tell_leave();
             }
             Envelope::Here(node, of) if node != me && (of == me || of == node) => {
                 cluster.meet(node);
@@ -177,6 +178,7 @@ impl Listener {
             Envelope::Gone(_, node) if node != me => {
                 cluster.peers.lock().remove(&node);
                 cluster.missed.lock().remove(&node);
+                cluster.fewer.notify_one();
                 for app in cluster.apps() {
                     app.bury(node, Instant::now());
                 }

@@ -293,9 +293,12 @@ impl Channel {
         }
     }
 
-    /// A connection leaves, or no longer wants to join.
+    /// A connection leaves, no longer wants to join, or has heard that it cannot.
     pub(super) fn leave(&mut self, name: &ChannelName, leaver: &Leaver<'_>, counted: bool, scope: &mut Scope<'_>) {
         let Leaver { address, user_id, .. } = *leaver;
+        if self.shared.as_mut().is_some_and(|shared| shared.forget_refused(address)) {
+            return;
+        }
         let was_in = !self.shared.as_mut().is_some_and(|shared| shared.forget_joiner(address));
         if was_in {
             self.subscriptions[usize::from(address.shard)] -= 1;

@@ -132,7 +132,6 @@ impl Channel {
     /// A node is dead: its connections no longer count.
     pub(super) fn bury(&mut self, name: &ChannelName, node: NodeId, scope: &mut Scope<'_>) {
         let shared = self.shared_mut();
-        shared.seen.forget(node);
         if shared.set_count(node, 0) && shared.counted {
             self.announce_count(name, scope);
         }

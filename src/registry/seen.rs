@@ -24,9 +24,4 @@ impl Seen {
             }
         }
     }
-
-    /// A node is dead.
-    pub(super) fn forget(&mut self, node: NodeId) {
-        self.0.retain(|(known, _)| *known != node);
-    }
 }

@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) arriving: Vec<Joiner>,
     /// Who joins when the order of this number has been done.
     pub(super) waiting: BTreeMap<u64, Waiting>,
+    /// Who is not to join, but has not heard so yet.
+    refused: Vec<Address>,
     orders: u64,
     /// Subscriptions on the other nodes.
     pub(super) counts: Vec<(NodeId, u32)>,
@@ -106,9 +108,9 @@ impl Shared {
         self.opening && self.listen == listen
     }
 
-    /// Whether somebody waits to join.
+    /// Whether somebody waits to join, or to hear that this cannot be.
     pub(super) fn has_joiners(&self) -> bool {
-        !(self.arriving.is_empty() && self.waiting.is_empty())
+        !(self.arriving.is_empty() && self.waiting.is_empty() && self.refused.is_empty())
     }
 
     /// Whether somebody has waited long enough.
@@ -125,6 +127,12 @@ impl Shared {
             found.map(|place| joiners.swap_remove(place)).is_some()
         };
         forget(&mut self.arriving) || self.waiting.values_mut().any(|waiting| forget(&mut waiting.joiners))
+    }
+
+    /// Forgets who was refused. False when this connection was not.
+    pub(super) fn forget_refused(&mut self, address: Address) -> bool {
+        let found = self.refused.iter().position(|refused| *refused == address);
+        found.map(|place| self.refused.swap_remove(place)).is_some()
     }
 
     /// The last connection of a user here is gone.
@@ -329,6 +337,7 @@ impl Channel {
                     return true;
                 };
                 members.depart(user_id);
+                shared.refused.push(joiner.address);
                 scope.inboxes.put_to(joiner.address, |slot| Letter::Refused(slot, name.clone()), &mut scope.sleepers);
                 false
             });

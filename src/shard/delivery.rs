@@ -56,7 +56,7 @@ impl Shard {
     pub(super) fn on_refused(&mut self, slot: Slot, channel: &ChannelName) {
         let connection = self.connections.get_mut(slot);
         let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
-        let frames = session.on_refused(channel);
+        let frames = session.on_refused(channel, self.now);
         if session.has_deferred() {
             self.unread.push(slot);
         }

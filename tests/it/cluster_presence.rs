@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::Value;
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::client::Client;
@@ -130,4 +131,38 @@ async fn commands_of_joins(nodes: usize) -> Vec<Command> {
         }
     }
     about
+}
+
+/// Whoever hangs up at the moment of the refusal was never in, and must not be counted out.
+#[tokio::test]
+async fn a_channel_outlives_those_who_hang_up_while_they_are_refused() {
+    const CHANNELS: usize = 60;
+    const ROUNDS: u64 = 20;
+    let server = TestServer::start_cluster_with(2, |config| config.limits.max_presence_members_per_channel = 1).await;
+    let name = |number: usize| format!("presence-{number}");
+    let mut first = server.connect_at(0).await;
+    for number in 0..CHANNELS {
+        first.join(&name(number), "ada").await;
+    }
+    for round in 0..ROUNDS {
+        let refused = async |number: usize| {
+            let mut client = server.connect_at(1).await;
+            client.send_subscribe(&name(number), Some(r#"{"user_id":"bob"}"#)).await;
+            // The answer takes about as long.
+            tokio::time::sleep(Duration::from_micros(100 * (number as u64 + round) % 6000)).await;
+        };
+        futures_util::stream::iter((0..CHANNELS).map(refused)).buffer_unordered(10).collect::<Vec<()>>().await;
+    }
+    server.figure_becomes(1, "soketi_connected", "", 0.0).await;
+    assert_eq!(server.figure(1, "gema_panics_total", "").await, 0.0);
+    for number in 0..CHANNELS {
+        first.unsubscribe(&name(number)).await;
+    }
+    first.settle().await;
+    let mut second = server.connect_at(1).await;
+    for number in 0..CHANNELS {
+        second.join(&name(number), "bob").await;
+        server.api_at(1).publish(&name(number), "e", "1").await;
+        assert_eq!(second.next_event("e").await, json!(1));
+    }
 }

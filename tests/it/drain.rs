@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::client::PATIENCE;
 use crate::http;
 use crate::process::Process;
+use crate::redis_server::TestRedis;
 use crate::server::TestServer;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
@@ -258,6 +259,26 @@ async fn nodes_that_leave_together_are_each_as_good_as_alone() {
     assert!(drained.took < Duration::from_secs(25), "{drained:?}");
     // Until one node hears of the other some may be sent to it.
     assert!(codes.iter().filter(|&&code| code == 4100).count() > CLIENTS, "{codes:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_loses_redis_while_it_leaves_no_longer_counts_on_others() {
+    const CLIENTS: usize = 20;
+    let mut redis = TestRedis::start().await;
+    let mut server = TestServer::start_cluster_on(&redis, 2, |config| leave_within(config, 60.0)).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(server.connect_at(0).await);
+    }
+    let closes = async {
+        let all = clients.iter_mut().map(|client| Box::pin(client.next_close()));
+        let ((code, _), _, left) = futures_util::future::select_all(all).await;
+        assert_eq!(code, 4200);
+        redis.kill();
+        join_all(left).await
+    };
+    let (_, drained) = tokio::join!(closes, server.drain_at(0));
+    assert!(drained.took < Duration::from_secs(25), "{drained:?}");
 }
 
 #[tokio::test]
