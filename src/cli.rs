@@ -158,15 +158,24 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
 
 /// Reads files and variables anew. With a mistake in them the server goes on as it is.
 async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
+    const UNCHANGED: &str = "the configuration has not changed, because the new one has faults";
     let new = match read(files) {
         Ok(new) => new,
         Err(Faults { faults, .. }) => {
             for fault in faults {
                 error!("{fault}");
             }
-            return error!("the configuration has not changed, because the new one has faults");
+            return error!("{UNCHANGED}");
         }
     };
+    if let Some(app) = new.config.with_public_secret().filter(|_| started.config.with_public_secret().is_none()) {
+        // More likely a file or a variable is missing than that this is meant.
+        error!(
+            app,
+            "the app has Soketi's default secret, which everybody knows; give it one, or restart if it is meant"
+        );
+        return error!("{UNCHANGED}");
+    }
     for warning in &new.warnings {
         warn!("{warning}");
     }
@@ -174,8 +183,13 @@ async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
     if !keys.is_empty() {
         warn!(keys, "these values have changed, but take effect with a restart only");
     }
-    server.reload(&new.config).await;
-    info!("the configuration has been read anew");
+    match server.reload(&new.config).await {
+        Ok(()) => info!("the configuration has been read anew"),
+        Err(error) => {
+            error!("{error}");
+            error!("{UNCHANGED}");
+        }
+    }
 }
 
 /// The signals that end the process.

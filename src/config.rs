@@ -234,6 +234,11 @@ impl Default for Metrics {
 }
 
 impl Config {
+    /// The id of an app with a secret that everybody knows, if there is one.
+    pub fn with_public_secret(&self) -> Option<String> {
+        self.apps().into_iter().find(App::has_public_secret).map(|app| app.id)
+    }
+
     /// The apps with every limit resolved; Soketi's default app where none is configured. None if a database has them.
     pub fn apps(&self) -> Vec<App> {
         if self.app_store.driver != StoreDriver::Config {
@@ -312,8 +317,7 @@ impl Config {
         }
         for app in self.apps() {
             let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
-            let public = AppEntry::soketi_default().secret;
-            if app.enabled && !host.is_loopback() && app.keys.iter().any(|pair| pair.secret == public) {
+            if app.has_public_secret() && !host.is_loopback() {
                 warnings.push(format!(
                     "app {id:?} has Soketi's default secret, which everybody knows, and the server listens on {host}: \
                      anybody can publish; set a secret of your own, or server.host to 127.0.0.1"

@@ -147,7 +147,10 @@ impl Api {
     fn under_prefix(&self, routes: Router<Self>) -> Router<Self> {
         match &*self.0.path_prefix {
             "" => routes,
-            prefix => Router::new().nest(prefix, routes.clone()).merge(routes),
+            prefix => Router::new()
+                .nest(prefix, routes.clone())
+                .route(&format!("{prefix}/"), get(health::alive))
+                .merge(routes),
         }
     }
 

@@ -193,16 +193,20 @@ impl Server {
 
     /// Serves by this configuration from now on, as far as it can change while the server runs: the apps, their
     /// limits and the certificate. No connection is lost but those of apps that are disabled or gone.
-    pub async fn reload(&self, config: &Config) {
-        self.node.reload(config).await;
+    ///
+    /// # Errors
+    /// If the certificate cannot be used; then nothing has changed.
+    pub async fn reload(&self, config: &Config) -> Result<(), TlsError> {
         match &self.certificates {
-            Some(certificates) if config.tls.is_enabled() => match certificates.reload(&config.tls) {
-                Ok(()) => warn_of(certificates),
-                Err(error) => tracing::error!("{error}; new connections get the certificate as before"),
-            },
+            Some(certificates) if config.tls.is_enabled() => {
+                certificates.reload(&config.tls)?;
+                warn_of(certificates);
+            }
             None if !config.tls.is_enabled() => (),
             _ => tracing::warn!("TLS is switched on or off by a restart only"),
         }
+        self.node.reload(config).await;
+        Ok(())
     }
 
     /// Ends only when a shard or a link has ended although nobody asked it to. What it served is lost, so the

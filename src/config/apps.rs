@@ -190,6 +190,14 @@ pub struct App {
     pub limits: Limits,
 }
 
+impl App {
+    /// Whether it works with Soketi's default secret.
+    pub fn has_public_secret(&self) -> bool {
+        let public = AppEntry::soketi_default().secret;
+        self.enabled && self.keys.iter().any(|pair| pair.secret == public)
+    }
+}
+
 impl AppEntry {
     /// An app with nothing but its identity.
     pub fn new(id: &str, key: &str, secret: &str) -> Self {

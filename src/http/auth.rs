@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 use axum::body::Body;
 use axum::body::Bytes;
 use axum::body::HttpBody;
+use axum::extract::OriginalUri;
 use axum::http::Request;
 use axum::http::Uri;
 use axum::response::IntoResponse;
@@ -96,12 +97,13 @@ impl Api {
     async fn check(&self, app: Arc<App>, request: Request<Body>) -> Result<Signed, Refusal> {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default();
-        // Without the prefix, which the router has taken off.
-        let path = parts.uri.path();
-        let claim = Claim { method: parts.method.as_str(), path, query };
+        // Without the prefix, which the router has taken off; Soketi wants it signed.
+        let claim = Claim { method: parts.method.as_str(), path: parts.uri.path(), query };
+        let whole = parts.extensions.get::<OriginalUri>().map(|uri| Claim { path: uri.path(), ..claim });
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
-        let signed_body = claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds })?;
+        let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
+        let signed_body = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error))?;
         let body = self.read(body).await?;
         signed_body.check(&body)?;
         if !app.rules().said.enabled {

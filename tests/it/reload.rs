@@ -225,6 +225,16 @@ async fn on_sighup_files_are_read_anew_and_nothing_with_a_fault_is_taken() {
     assert!(faults[0].contains("max_connections"), "{faults:?}");
     assert_eq!(publish("two").await, 404);
 
+    // As it is while somebody writes it.
+    fs::write(&path, "").unwrap();
+    gema.signal("HUP");
+    gema.log
+        .line("the app has Soketi's default secret, which everybody knows; give it one, or restart if it is meant")
+        .await;
+    assert_eq!(publish("app").await, 404);
+    assert_eq!(publish("one").await, 200);
+    client.next_event("e").await;
+
     fs::write(&path, app("one") + &app("two") + "[connections]\nping_seconds = 60\n").unwrap();
     gema.signal("HUP");
     gema.log.line("the configuration has been read anew").await;

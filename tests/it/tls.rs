@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use gema::config::AppEntry;
 use gema::config::Config;
 use gema::config::Seconds;
 use gema::config::Tls;
@@ -292,10 +293,17 @@ async fn a_new_certificate_is_for_new_connections() {
     let after = shown(&server).await;
     assert_ne!(after, before);
     living.nothing_came().await;
-    for broken in [Tls { key_path: authority().issue().key_path, ..new }, Tls::default()] {
+    for broken in [Tls { key_path: authority().issue().key_path, ..new.clone() }, Tls::default()] {
         server.reload(|config| config.tls = broken).await;
         assert_eq!(shown(&server).await, after);
     }
+    let with_another_app = |config: &mut Config| {
+        config.tls = Tls { key_path: authority().issue().key_path, ..new };
+        config.apps = vec![AppEntry::new("other", "other-key", "other-secret")];
+    };
+    server.reload(with_another_app).await;
+    living.nothing_came().await;
+    server.connect().await;
 }
 
 #[tokio::test]
