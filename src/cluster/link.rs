@@ -194,24 +194,27 @@ impl Link {
         let outgoing = &self.cluster.outgoing;
         let others = self.others_are_back();
         tokio::pin!(others);
-        if outgoing.waiting().0 == 0 {
-            self.say_here();
-        }
+        let mut events_wait = self.returns;
+        // Orders that were there when the link was made: once they are done, this node listens to all that matters.
+        let mut first = outgoing.waiting().0;
         loop {
+            if first == 0 {
+                self.say_here();
+            }
             tokio::select! {
-                () = &mut others => break,
+                () = &mut others, if events_wait => {
+                    events_wait = false;
+                    let events = std::mem::take(&mut *self.under_way.lock());
+                    first += events.len();
+                    outgoing.put_back(events);
+                }
                 () = outgoing.filled() => {
-                    self.under_way.lock().extend(outgoing.take());
-                    self.carry_out(|order| !order.is_event()).await?;
-                    self.say_here();
+                    let orders = outgoing.take();
+                    first = first.saturating_sub(orders.len());
+                    self.under_way.lock().extend(orders);
+                    self.carry_out(|order| !events_wait || !order.is_event()).await?;
                 }
             }
-        }
-        outgoing.put_back(std::mem::take(&mut *self.under_way.lock()));
-        loop {
-            outgoing.filled().await;
-            *self.under_way.lock() = outgoing.take();
-            self.carry_out(|_| true).await?;
         }
     }
 
@@ -227,9 +230,6 @@ impl Link {
     /// Ends when every node that was known listens again, or when they have had time enough.
     async fn others_are_back(&self) {
         let cluster = &self.cluster;
-        if !self.returns {
-            return;
-        }
         let back = async {
             loop {
                 let heard = cluster.heard_here.notified();

@@ -74,6 +74,8 @@ const TESTS: &[Test] = tests! {
         what_changes_while_redis_is_away_is_told_when_it_is_back,
         a_redis_with_another_password_is_one_that_is_away,
         a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up,
+        however_many_channels_a_node_listens_to_it_misses_nothing_that_was_accepted_in_the_meantime,
+        a_node_that_was_there_before_redis_keeps_nobody_waiting,
         a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwards,
         a_server_starts_without_redis_and_becomes_one_when_it_comes,
         beyond_the_time_of_the_buffer_publishers_are_told_to_come_back,

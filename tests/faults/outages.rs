@@ -13,8 +13,10 @@ use crate::node::GONE_MAX;
 use crate::node::NOTICED_MAX;
 use crate::node::Node;
 use crate::node::eventually;
+use crate::node::know_each_other;
 use crate::node::outlast;
 use crate::observer::Observer;
+use crate::proxy::Proxy;
 use crate::redis_server::TestRedis;
 use crate::traffic::ROOM;
 use crate::traffic::Room;
@@ -142,6 +144,72 @@ pub async fn a_redis_with_another_password_is_one_that_is_away() {
     for node in &nodes {
         assert!(!node.log().contains(PASSWORD), "{}", node.log());
     }
+}
+
+pub async fn however_many_channels_a_node_listens_to_it_misses_nothing_that_was_accepted_in_the_meantime() {
+    /// Several times what one round trip to Redis carries.
+    const CHANNELS: usize = 8000;
+    /// Those of one connection, and of one request.
+    const TOGETHER: usize = 100;
+    let mut redis = TestRedis::start().await;
+    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+    let channels: Vec<String> = (0..CHANNELS).map(|number| format!("news-{number}")).collect();
+    let mut clients = Vec::new();
+    for some in channels.chunks(TOGETHER) {
+        let mut client = nodes[1].connect().await;
+        for channel in some {
+            client.send_subscribe(channel, None).await;
+        }
+        for _ in some {
+            client.next_event("pusher_internal:subscription_succeeded").await;
+        }
+        clients.push(client);
+    }
+    redis.kill();
+    all_know(&nodes, false, NOTICED_MAX).await;
+    for some in channels.chunks(TOGETHER) {
+        let event = json!({ "name": "e", "channels": some, "data": "1" }).to_string();
+        nodes[0].api().post("/events", &event).await.ok();
+    }
+    redis.restart().await;
+    for client in &mut clients {
+        for _ in 0..TOGETHER {
+            client.next_event("e").await;
+        }
+    }
+}
+
+pub async fn a_node_that_was_there_before_redis_keeps_nobody_waiting() {
+    const NODES: usize = 4;
+    /// Cuts that the quickest event counts of: of the others the machine may be the cause.
+    const CUTS: usize = 3;
+    /// So long an event waits for nodes that say nothing.
+    const OTHERS_WAIT: Duration = Duration::from_secs(3);
+    let mut redis = TestRedis::absent("");
+    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let (mut first, mut clients) = (Vec::new(), Vec::new());
+    for _ in 0..NODES {
+        let node = cluster.node().await;
+        clients.push(node.subscribed("news").await);
+        first.push(node);
+    }
+    redis.restart().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let publisher = cluster.over(proxy.port()).node().await;
+    know_each_other(first.iter().chain([&publisher])).await;
+    let mut took = Vec::new();
+    for _ in 0..CUTS {
+        publisher.reaches(&first[0], "x").await;
+        proxy.cut();
+        publisher.redis_is(false, NOTICED_MAX).await;
+        let began = Instant::now();
+        publisher.api().publish("news", "e", "1").await;
+        for client in &mut clients {
+            client.next_event("e").await;
+        }
+        took.push(began.elapsed());
+    }
+    assert!(took.iter().min() < Some(&OTHERS_WAIT), "events wait: {took:?}");
 }
 
 pub async fn a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up() {
