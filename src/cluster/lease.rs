@@ -67,15 +67,24 @@ impl Link {
         if out.ask_one(lock).await? == Value::Nil {
             return Ok(());
         }
+        let buried = self.bury_each(dead).await;
+        out.ask_one(cmd("DEL").arg(self.cluster.names.undertaker()).take()).await?;
+        match buried {
+            Err(error) if is_full(&error) => Ok(()),
+            buried => buried,
+        }
+    }
+
+    async fn bury_each(&self, dead: &[NodeId]) -> RedisResult<()> {
         for &node in dead {
             tracing::warn!(%node, "a node is dead; its connections no longer count");
             self.bury(node).await?;
         }
-        out.ask_one(cmd("DEL").arg(self.cluster.names.undertaker()).take()).await?;
         Ok(())
     }
 
-    /// Removes what a node has left behind, and tells everybody.
+    /// Removes what a node has left behind, and tells everybody. While Redis has no room for that, it remains known that
+    /// the node has left something.
     pub(super) async fn bury(&self, node: NodeId) -> RedisResult<()> {
         let (names, mut out) = (&self.cluster.names, self.out.clone());
         let apps = out.ask_one(cmd("SMEMBERS").arg(names.apps(node)).take()).await?;
@@ -105,10 +114,7 @@ impl Link {
         for some in topics.chunks(CLEARED_AT_ONCE) {
             let each = some.iter().map(|topic| self.cluster.statement(&self.scripts, app, topic, &nobody()));
             for answer in self.out.clone().ask(each.collect()).await? {
-                match answer {
-                    Err(error) if !is_full(&error) => return Err(error),
-                    _ => (),
-                }
+                answer?;
             }
         }
         Ok(())
@@ -125,7 +131,11 @@ impl Link {
                 Topic::Channel(name) => app.own(name).members.is_empty(),
                 Topic::User(user_id) => !app.is_online(user_id),
             });
-            self.clear(me, app.id(), topics).await?;
+            match self.clear(me, app.id(), topics).await {
+                // Then somebody else does, who finds them noted.
+                Err(error) if is_full(&error) => continue,
+                cleared => cleared?,
+            }
             out.ask_one(cmd("DEL").arg(names.topics(me, app.id())).take()).await?;
         }
         self.note_apps().await

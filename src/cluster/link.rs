@@ -340,7 +340,13 @@ impl Link {
         if timeout(FAREWELL, said).await.is_err() {
             tracing::warn!("Redis is too slow; the other nodes do not hear the end of what happened here");
         }
-        self.bury(self.cluster.node()).await
+        match self.bury(self.cluster.node()).await {
+            Err(error) if is_full(&error) => {
+                tracing::warn!("Redis is out of memory: what was here counts until another node can remove it");
+                Ok(())
+            }
+            buried => buried,
+        }
     }
 }
 
@@ -353,7 +359,8 @@ fn is_no_use(error: &RedisError) -> bool {
 
 /// Whether Redis has no memory left. It still tells what is published.
 pub(super) fn is_full(error: &RedisError) -> bool {
-    error.code() == Some("OOM")
+    // The second is what a Redis before 7.0 says of a script.
+    error.code() == Some("OOM") || error.to_string().contains("-OOM command not allowed")
 }
 
 async fn load(out: &mut Connection) -> RedisResult<Scripts> {

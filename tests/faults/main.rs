@@ -41,6 +41,7 @@ mod tunnel;
 
 mod crashes;
 mod disasters;
+mod full;
 mod network;
 mod node;
 mod nodes;
@@ -81,6 +82,8 @@ const TESTS: &[Test] = tests! {
         beyond_the_time_of_the_buffer_publishers_are_told_to_come_back,
         beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back,
         a_strict_node_is_not_ready_without_redis;
+    full:
+        a_node_that_stops_meanwhile_leaves_nobody_behind;
     network:
         a_slow_redis_does_not_slow_local_delivery,
         a_half_open_link_is_noticed_and_replaced,
