@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use connection::Connection;
 pub use lease::LEASE;
 pub use lease::LEASE_SCRIPT;
+pub use lease::Suspects;
 pub use lease::renew;
 pub use names::Names;
 

@@ -2,6 +2,7 @@
 //! left behind, and everybody hears who is no longer there.
 
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,12 +35,29 @@ pub const LEASE_SCRIPT: &str = include_str!("lease.lua");
 pub const LEASE: Duration = Duration::from_secs(10);
 /// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(2);
+/// How long a node must have been seen without a lease before it counts as dead.
+const DOUBT: Duration = Duration::from_secs(4);
 /// Topics of a dead node that are cleared in one round trip.
 const CLEARED_AT_ONCE: usize = 500;
+
+/// Nodes whose lease has ended, and since when this one sees that. All leases end when Redis takes none for a time, or
+/// when its clock leaps; a node that lives has a new one soon.
+#[derive(Debug, Default)]
+pub struct Suspects(HashMap<NodeId, Instant>);
+
+impl Suspects {
+    /// Of those whose lease has ended, as this node sees it now, those that are dead.
+    pub fn dead(&mut self, ended: Vec<NodeId>) -> Vec<NodeId> {
+        self.0.retain(|node, _| ended.contains(node));
+        let now = Instant::now();
+        ended.into_iter().filter(|node| self.0.entry(*node).or_insert(now).elapsed() >= DOUBT).collect()
+    }
+}
 
 impl Link {
     /// Renews the lease, and looks after the dead.
     pub(super) async fn keep_lease(&self) -> RedisResult<Infallible> {
+        let mut suspects = Suspects::default();
         loop {
             tokio::time::sleep(RENEW).await;
             let leases = renew_lease(&self.cluster, &self.scripts, &mut self.out.clone()).await?;
@@ -51,9 +69,10 @@ impl Link {
                     app.linked(Instant::now());
                 }
             }
+            let dead = suspects.dead(leases.dead);
             // After a time without Redis every lease has ended, and the nodes come back one after the other.
-            if self.since.elapsed() > LEASE && !leases.dead.is_empty() {
-                self.bury_all(&leases.dead).await?;
+            if self.since.elapsed() > LEASE && !dead.is_empty() {
+                self.bury_all(&dead).await?;
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::cluster::Connection;
 use crate::cluster::LEASE;
 use crate::cluster::LEASE_SCRIPT;
+use crate::cluster::Suspects;
 use crate::cluster::renew;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
@@ -41,6 +42,7 @@ pub(super) struct Directory {
     link: Option<Link>,
     /// What this node has.
     held: HashSet<Left>,
+    suspects: Suspects,
     next: Instant,
 }
 
@@ -54,7 +56,14 @@ struct Link {
 
 impl Directory {
     pub(super) fn new(webhooks: Arc<Webhooks>, cluster: Arc<Cluster>) -> Self {
-        Self { webhooks, cluster, link: None, held: HashSet::new(), next: Instant::now() }
+        Self {
+            webhooks,
+            cluster,
+            link: None,
+            held: HashSet::new(),
+            suspects: Suspects::default(),
+            next: Instant::now(),
+        }
     }
 
     /// When to call [`Directory::tick`] next.
@@ -126,8 +135,8 @@ impl Directory {
             news.extend(self.tell_anew(node, buried == Value::Int(1)).await);
         }
         // After a time without Redis every lease has ended, and the nodes come back one after the other.
-        let dead = if is_settled { leases.dead } else { Vec::new() };
-        for dead in dead {
+        let dead = self.suspects.dead(leases.dead);
+        for dead in dead.into_iter().filter(|_| is_settled) {
             if self.may_bury(dead).await? {
                 news.extend(self.bury(dead).await?);
             }

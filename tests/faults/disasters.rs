@@ -20,7 +20,7 @@ use crate::redis_server::TestRedis;
 const RUNS: usize = 40;
 
 /// Longer than a lease: the others have buried the node by then.
-const ASLEEP: Duration = Duration::from_secs(14);
+const ASLEEP: Duration = Duration::from_secs(20);
 
 /// Nodes with some channels; all reach Redis through one proxy.
 struct World {

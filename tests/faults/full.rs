@@ -1,21 +1,66 @@
 //! Redis is out of memory: it tells what is published, and refuses what is written.
 
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::node::ANSWERED_MAX;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
 use crate::node::GONE_MAX;
+use crate::node::Node;
+use crate::node::eventually;
 use crate::node::know_each_other;
+use crate::node::outlast;
 use crate::observer::Observer;
 use crate::redis_server::TestRedis;
 use crate::traffic::ROOM;
 use crate::traffic::names;
+use crate::traffic::together_again;
 
-async fn fill(redis: &TestRedis) {
+/// Longer than a lease: every node looks dead by then.
+pub const LONG: Duration = Duration::from_secs(14);
+
+pub async fn fill(redis: &TestRedis) {
     redis.run::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
 }
 
-async fn relieve(redis: &TestRedis) {
+pub async fn relieve(redis: &TestRedis) {
     redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+}
+
+/// Waits until so many nodes have a lease.
+pub async fn live(redis: &TestRedis, leases: &str, nodes: u64) {
+    let living = async || {
+        let (seconds, _) = redis.run::<(u64, u64)>(&["TIME"]).await;
+        redis.run::<u64>(&["ZCOUNT", leases, &format!("{}", seconds * 1000), "+inf"]).await
+    };
+    eventually("the nodes renew their leases", GONE_MAX, async || living().await == nodes).await;
+}
+
+pub async fn nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead() {
+    let redis = TestRedis::start().await;
+    let cluster = Cluster::on(&redis);
+    let nodes: [Node; 2] = cluster.nodes().await;
+    let observers = [Observer::start(&nodes[0], ROOM, "here").await, Observer::start(&nodes[1], ROOM, "there").await];
+    let _members = [nodes[0].member(ROOM, "ada").await, nodes[1].member(ROOM, "bob").await];
+    let everybody = names(&["here", "there", "ada", "bob"]);
+    for observer in &observers {
+        observer.sees(&everybody, BACK_MAX).await;
+    }
+    fill(&redis).await;
+    outlast(Instant::now(), LONG).await;
+    relieve(&redis).await;
+    live(&redis, &cluster.key("{nodes}:leases"), 2).await;
+    together_again(&nodes).await;
+    for (observer, node) in observers.iter().zip(&nodes) {
+        observer.sees(&everybody, ANSWERED_MAX).await;
+        for user in ["ada", "bob", "here", "there"] {
+            assert_eq!(observer.news_of(user).1, 0, "{user} has not been away");
+        }
+        assert!(!node.log().contains("dead"), "{}", node.log());
+        assert_eq!(node.figures().await.sum("gema_redis_connects_total", ""), 1.0, "full is not away");
+    }
 }
 
 pub async fn a_node_that_stops_meanwhile_leaves_nobody_behind() {

@@ -83,6 +83,7 @@ const TESTS: &[Test] = tests! {
         beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back,
         a_strict_node_is_not_ready_without_redis;
     full:
+        nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead,
         a_node_that_stops_meanwhile_leaves_nobody_behind;
     network:
         a_slow_redis_does_not_slow_local_delivery,
@@ -93,6 +94,7 @@ const TESTS: &[Test] = tests! {
         a_node_that_was_taken_for_dead_tells_what_it_still_has,
         who_goes_to_another_node_while_one_is_stopped_was_never_gone,
         what_only_a_killed_node_had_is_told_to_have_ended_once,
+        nodes_that_could_not_renew_their_leases_tell_nothing_twice,
         without_redis_each_node_decides_by_itself_and_nothing_is_told_twice_when_it_is_back;
     crashes:
         however_nodes_crash_every_observer_ends_with_the_truth;

@@ -21,7 +21,7 @@ use crate::traffic::ROOM;
 use crate::traffic::names;
 
 /// How long a node does nothing. Longer than the others wait for a sign of life.
-const STOPPED: Duration = Duration::from_secs(20);
+const STOPPED: Duration = Duration::from_secs(25);
 
 async fn members(node: &Node, users: &[&str]) -> Vec<Client> {
     let mut clients = Vec::new();

@@ -1,11 +1,15 @@
 //! Webhooks while nodes and Redis fail.
 
+use std::time::Instant;
+
 use serde_json::Value;
 use serde_json::json;
 
+use crate::full;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
 use crate::node::eventually;
+use crate::node::outlast;
 use crate::receiver::ALL;
 use crate::receiver::Answer;
 use crate::receiver::Receiver;
@@ -141,5 +145,22 @@ pub async fn a_node_that_was_taken_for_dead_tells_what_it_still_has() {
     next(&mut receiver, vec![of("channel_occupied", "only")]).await;
     let _last = sleeping.subscribed("last").await;
     next(&mut receiver, vec![of("channel_occupied", "last")]).await;
+    assert!(receiver.rest().is_empty());
+}
+
+pub async fn nodes_that_could_not_renew_their_leases_tell_nothing_twice() {
+    let redis = TestRedis::start().await;
+    let mut receiver = Receiver::start().await;
+    let cluster = cluster(&redis, &receiver);
+    let [here, there] = cluster.nodes().await;
+    let _clients = [here.member(ROOM, "7").await, there.subscribed("news").await];
+    let came = [of("channel_occupied", ROOM), member("member_added", "7"), of("channel_occupied", "news")];
+    next(&mut receiver, came.into()).await;
+    full::fill(&redis).await;
+    outlast(Instant::now(), full::LONG).await;
+    full::relieve(&redis).await;
+    full::live(&redis, &cluster.key("{webhooks}:leases"), 2).await;
+    let _last = [here.subscribed("last-here").await, there.subscribed("last-there").await];
+    next(&mut receiver, vec![of("channel_occupied", "last-here"), of("channel_occupied", "last-there")]).await;
     assert!(receiver.rest().is_empty());
 }
