@@ -12,6 +12,7 @@ use std::time::Instant;
 use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
+use tokio::sync::watch;
 
 use crate::cluster::Cluster;
 use crate::cluster::answers;
@@ -19,6 +20,7 @@ use crate::cluster::answers::Leases;
 use crate::cluster::answers::texts;
 use crate::cluster::connection::Connection;
 use crate::cluster::link::Link;
+use crate::cluster::link::fault;
 use crate::cluster::link::is_full;
 use crate::cluster::names;
 use crate::cluster::orders::Scripts;
@@ -55,8 +57,8 @@ impl Suspects {
 }
 
 impl Link {
-    /// Renews the lease, and looks after the dead.
-    pub(super) async fn keep_lease(&self) -> RedisResult<Infallible> {
+    /// Renews the lease, and tells who is dead.
+    pub(super) async fn keep_lease(&self, tell: watch::Sender<Vec<NodeId>>) -> RedisResult<Infallible> {
         let mut suspects = Suspects::default();
         loop {
             tokio::time::sleep(RENEW).await;
@@ -69,12 +71,22 @@ impl Link {
                     app.linked(Instant::now());
                 }
             }
-            let dead = suspects.dead(leases.dead);
+            tell.send_replace(suspects.dead(leases.dead));
+        }
+    }
+
+    /// Looks after the dead, which may take longer than a lease.
+    pub(super) async fn bury_dead(&self, mut told: watch::Receiver<Vec<NodeId>>) -> RedisResult<Infallible> {
+        while told.changed().await.is_ok() {
+            let dead = told.borrow().clone();
             // After a time without Redis every lease has ended, and the nodes come back one after the other.
             if self.since.elapsed() > LEASE && !dead.is_empty() {
                 self.bury_all(&dead).await?;
+                // What was told in the meantime may be of those who are buried now.
+                told.mark_unchanged();
             }
         }
+        Err(fault("nobody tells who is dead"))
     }
 
     /// Removes what dead nodes have left behind, unless another survivor is about to.
@@ -86,11 +98,23 @@ impl Link {
         if out.ask_one(lock).await? == Value::Nil {
             return Ok(());
         }
-        let buried = self.bury_each(dead).await;
+        let buried = tokio::select! {
+            buried = self.bury_each(dead) => buried,
+            lost = self.stay_undertaker() => lost.map(|never| match never {}),
+        };
         out.ask_one(cmd("DEL").arg(self.cluster.names.undertaker()).take()).await?;
         match buried {
             Err(error) if is_full(&error) => Ok(()),
             buried => buried,
+        }
+    }
+
+    async fn stay_undertaker(&self) -> RedisResult<Infallible> {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            let mut lock = cmd("PEXPIRE");
+            lock.arg(self.cluster.names.undertaker()).arg(LEASE.as_millis() as u64);
+            self.out.clone().ask_one(lock).await?;
         }
     }
 

@@ -17,6 +17,7 @@ use redis::Value;
 use redis::cmd;
 use tokio::sync::OnceCell;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +104,7 @@ fn tell_of(error: &RedisError, what: &str, cluster: &Cluster) {
     tracing::warn!(%error, advice, "{what}; this node serves its own connections meanwhile");
 }
 
-fn fault(text: &'static str) -> RedisError {
+pub(super) fn fault(text: &'static str) -> RedisError {
     io::Error::other(text).into()
 }
 
@@ -156,6 +157,7 @@ impl Link {
     async fn serve(&mut self, stop: &CancellationToken) -> RedisResult<()> {
         let (_, none) = mpsc::channel(1);
         let telling = std::mem::replace(&mut self.telling, none);
+        let (tell_dead, dead) = watch::channel(Vec::new());
         let link = &*self;
         // Before the others are told that this node listens.
         link.watch().await?;
@@ -164,7 +166,8 @@ impl Link {
             lost = link.tell(telling) => lost.map(|never| match never {}),
             lost = link.ping() => lost.map(|never| match never {}),
             lost = link.keep_watching() => lost.map(|never| match never {}),
-            lost = link.keep_lease() => lost.map(|never| match never {}),
+            lost = link.keep_lease(tell_dead) => lost.map(|never| match never {}),
+            lost = link.bury_dead(dead) => lost.map(|never| match never {}),
             () = link.listener.lost.cancelled() => Err(fault("Redis has ended the connection, or a subscription")),
             left = link.leave(stop) => left,
         }

@@ -16,6 +16,7 @@ use crate::node::in_time;
 use crate::node::know_each_other;
 use crate::node::outlast;
 use crate::observer::Observer;
+use crate::proxy::Proxy;
 use crate::redis_server::TestRedis;
 use crate::traffic::ROOM;
 use crate::traffic::names;
@@ -148,6 +149,49 @@ pub async fn a_node_that_was_stopped_comes_back_with_its_members() {
     for observer in &observers {
         observer.sees(&names(&["here", "there", "comer"]), GONE_MAX).await;
         assert_eq!(observer.news_of("ada"), (2, 2));
+    }
+}
+
+pub async fn a_large_node_is_buried_by_one_that_still_lives() {
+    /// In each direction.
+    const DELAY: Duration = Duration::from_secs(1);
+    /// More than a survivor can clear while a lease lasts, at that pace.
+    const CHANNELS: usize = 4000;
+    /// Those of one connection.
+    const TOGETHER: usize = 100;
+    let redis = TestRedis::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let cluster = Cluster::on(&redis);
+    let (dying, far) = (cluster.node().await, cluster.over(proxy.port()));
+    let survivors = [far.node().await, far.node().await];
+    know_each_other([&dying].into_iter().chain(&survivors)).await;
+    let observers =
+        [Observer::start(&survivors[0], ROOM, "one").await, Observer::start(&survivors[1], ROOM, "two").await];
+    let mut clients = Vec::new();
+    for first in (0..CHANNELS).step_by(TOGETHER) {
+        let mut client = dying.connect().await;
+        for number in first..first + TOGETHER {
+            let channel_data = json!({ "user_id": "ada" }).to_string();
+            client.send_subscribe(&format!("presence-{number}"), Some(&channel_data)).await;
+        }
+        for _ in 0..TOGETHER {
+            client.next_event("pusher_internal:subscription_succeeded").await;
+        }
+        clients.push(client);
+    }
+    proxy.delay(DELAY);
+    dying.kill().await;
+    let leases = cluster.key("{nodes}:leases");
+    let left = async || redis.run::<u64>(&["ZCARD", &leases]).await;
+    eventually("the dead one is buried", GONE_MAX * 3, async || left().await == 2).await;
+    proxy.delay(Duration::ZERO);
+    survivors[0].reaches(&survivors[1], "x").await;
+    for (observer, node) in observers.iter().zip(&survivors) {
+        observer.sees(&names(&["one", "two"]), BACK_MAX).await;
+        for user in ["one", "two"] {
+            assert_eq!(observer.news_of(user).1, 0, "{user} has not been away");
+        }
+        assert!(!node.log().contains("took this one for dead"), "{}", node.log());
     }
 }
 
