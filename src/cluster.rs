@@ -81,6 +81,8 @@ pub struct Cluster {
     heard_here: tokio::sync::Notify,
     /// Whether this node listens to all that matters to it.
     listening: AtomicBool,
+    /// When Redis has last refused something because it was full, if that has not been told anew since.
+    refused: Mutex<Option<Instant>>,
     /// For questions, while there is a link.
     asking: Mutex<Option<Connection>>,
     /// For what this node has to say to the others at once, while there is a link.
@@ -140,6 +142,7 @@ impl Cluster {
             here: Mutex::default(),
             heard_here: tokio::sync::Notify::new(),
             listening: AtomicBool::new(false),
+            refused: Mutex::new(None),
             asking: Mutex::new(None),
             telling: Mutex::new(None),
             questions: Questions::default(),

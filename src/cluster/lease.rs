@@ -39,6 +39,8 @@ pub const LEASE: Duration = Duration::from_secs(10);
 const RENEW: Duration = Duration::from_secs(2);
 /// How long a node must have been seen without a lease before it counts as dead.
 const DOUBT: Duration = Duration::from_secs(4);
+/// How long Redis must have refused nothing before it is told anew what it has refused.
+const ROOMY: Duration = Duration::from_secs(3);
 /// Topics of a dead node that are cleared in one round trip.
 const CLEARED_AT_ONCE: usize = 500;
 
@@ -63,6 +65,11 @@ impl Link {
         loop {
             tokio::time::sleep(RENEW).await;
             let leases = renew_lease(&self.cluster, &self.scripts, &mut self.out.clone()).await?;
+            if leases.living.is_empty() {
+                self.cluster.refuses();
+                suspects = Suspects::default();
+                continue;
+            }
             self.cluster.know(&leases);
             if leases.added {
                 tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
@@ -75,9 +82,10 @@ impl Link {
         }
     }
 
-    /// Looks after the dead, which may take longer than a lease.
-    pub(super) async fn bury_dead(&self, mut told: watch::Receiver<Vec<NodeId>>) -> RedisResult<Infallible> {
+    /// Looks after the dead, and after what Redis had no room for. Both may take longer than a lease.
+    pub(super) async fn tidy_up(&self, mut told: watch::Receiver<Vec<NodeId>>) -> RedisResult<Infallible> {
         while told.changed().await.is_ok() {
+            self.make_up().await?;
             let dead = told.borrow().clone();
             // After a time without Redis every lease has ended, and the nodes come back one after the other.
             if self.since.elapsed() > LEASE && !dead.is_empty() {
@@ -87,6 +95,21 @@ impl Link {
             }
         }
         Err(fault("nobody tells who is dead"))
+    }
+
+    /// Tells anew what is here and what is no longer here, once Redis has had room for everything for a while.
+    async fn make_up(&self) -> RedisResult<()> {
+        let refused = *self.cluster.refused.lock();
+        if refused.is_none_or(|at| at.elapsed() < ROOMY) {
+            return Ok(());
+        }
+        self.forget_past().await?;
+        // Until then what is noted had to stay so.
+        self.cluster.refused.lock().take_if(|at| Some(*at) == refused);
+        for app in self.cluster.apps() {
+            app.linked(Instant::now());
+        }
+        Ok(())
     }
 
     /// Removes what dead nodes have left behind, unless another survivor is about to.
@@ -163,7 +186,8 @@ impl Link {
         Ok(())
     }
 
-    /// Removes what this node has said before its last link was lost; what is still so is said anew.
+    /// Removes what this node has said before its last link was lost, or before Redis was full; what is still so is said
+    /// anew.
     pub(super) async fn forget_past(&self) -> RedisResult<()> {
         let (cluster, names, mut out) = (&self.cluster, &self.cluster.names, self.out.clone());
         let me = cluster.node();
@@ -175,8 +199,11 @@ impl Link {
                 Topic::User(user_id) => !app.is_online(user_id),
             });
             match self.clear(me, app.id(), topics).await {
-                // Then somebody else does, who finds them noted.
-                Err(error) if is_full(&error) => continue,
+                // They stay noted.
+                Err(error) if is_full(&error) => {
+                    cluster.refuses();
+                    continue;
+                }
                 cleared => cleared?,
             }
             out.ask_one(cmd("DEL").arg(names.topics(me, app.id())).take()).await?;
@@ -212,6 +239,11 @@ impl Link {
 }
 
 impl Cluster {
+    /// Redis has no room for something, which must be told anew.
+    pub(super) fn refuses(&self) {
+        *self.refused.lock() = Some(Instant::now());
+    }
+
     /// These are the nodes that there are: those that live, and those that nobody has buried yet.
     pub(super) fn know(&self, leases: &Leases) {
         let me = self.node();

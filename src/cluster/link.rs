@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use parking_lot::Mutex;
+use redis::Cmd;
 use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
@@ -167,7 +168,7 @@ impl Link {
             lost = link.ping() => lost.map(|never| match never {}),
             lost = link.keep_watching() => lost.map(|never| match never {}),
             lost = link.keep_lease(tell_dead) => lost.map(|never| match never {}),
-            lost = link.bury_dead(dead) => lost.map(|never| match never {}),
+            lost = link.tidy_up(dead) => lost.map(|never| match never {}),
             () = link.listener.lost.cancelled() => Err(fault("Redis has ended the connection, or a subscription")),
             left = link.leave(stop) => left,
         }
@@ -285,7 +286,10 @@ impl Link {
         let (done, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut *self.under_way.lock()).into_iter().partition(|order| now(order));
         *self.under_way.lock() = kept;
-        self.conclude(&done, &expected, &answers)?;
+        let after = self.conclude(&done, &expected, &answers)?;
+        if !after.is_empty() {
+            out.ask(after).await?;
+        }
         for name in &forget {
             self.listener.remove(name);
         }
@@ -295,20 +299,21 @@ impl Link {
         Ok(())
     }
 
+    /// Hands the answers to whom they are for; returns what is to be done now.
     fn conclude(
         &self,
         orders: &[Order],
         expected: &[(Expected, usize)],
         answers: &[RedisResult<Value>],
-    ) -> RedisResult<()> {
-        let mut answers = answers;
+    ) -> RedisResult<Vec<Cmd>> {
+        let (mut answers, mut after) = (answers, Vec::new());
         for (order, (expected, count)) in orders.iter().zip(expected) {
             let (own, rest) = answers.split_at_checked(*count).ok_or(fault("Redis has left out answers"))?;
             answers = rest;
-            self.cluster.done(order, expected, own);
+            after.extend(self.cluster.done(order, expected, own));
             self.cluster.outgoing.done(order);
         }
-        Ok(())
+        Ok(after)
     }
 
     /// Says to the others what cannot wait for the queue.

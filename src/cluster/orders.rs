@@ -12,6 +12,7 @@ use redis::cmd;
 
 use crate::cluster::Cluster;
 use crate::cluster::answers;
+use crate::cluster::link::is_full;
 use crate::cluster::names;
 use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
@@ -94,17 +95,15 @@ impl Cluster {
             Task::Listen(_) => self.listen(scripts, app, topic, commands),
             Task::Forget => {
                 let still = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
-                if !still {
+                // What Redis had no room to remove must be found again.
+                if !still && self.refused.lock().is_none() {
                     commands.push(self.forget(app, topic));
                 }
                 Expected::Done
             }
             Task::Member(placement) => {
-                if let Topic::User(_) = topic {
-                    commands.push(match &placement.user_info {
-                        Some(_) => self.note(app, topic, 0),
-                        None => self.forget(app, topic),
-                    });
+                if matches!(topic, Topic::User(_)) && placement.user_info.is_some() {
+                    commands.push(self.note(app, topic, 0));
                 }
                 commands.push(self.place(scripts, app, topic, placement));
                 Expected::Placed
@@ -212,13 +211,16 @@ impl Cluster {
         self.app(app).is_some_and(|state| state.is_online(user_id))
     }
 
-    /// An order has been done, with these answers.
-    pub(super) fn done(&self, order: &Order, expected: &Expected, answers: &[RedisResult<Value>]) {
+    /// An order has been done, with these answers. Returns what is to be done now.
+    pub(super) fn done(&self, order: &Order, expected: &Expected, answers: &[RedisResult<Value>]) -> Option<Cmd> {
         for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
             self.meters.refused();
+            if is_full(error) {
+                self.refuses();
+            }
             tracing::warn!(%error, "Redis refuses a command; what it was for is tried again or served from here");
         }
-        let Some(state) = self.app(&order.app) else { return };
+        let state = self.app(&order.app)?;
         match (expected, &order.task) {
             (Expected::Published, _) => self.meters.told(1),
             (Expected::Opened { has_members, has_cache, peers }, Task::Listen(listen)) => {
@@ -230,10 +232,19 @@ impl Cluster {
             }
             (Expected::Placed, Task::Member(placement)) => {
                 let outcome = answers.last().and_then(|answer| answers::placed(answer.as_ref().ok()?));
-                on_placed(&state, &order.topic, placement, outcome.unwrap_or(Placed::Failed));
+                let outcome = outcome.unwrap_or(Placed::Failed);
+                let is_gone = placement.user_info.is_none() && matches!(outcome, Placed::At(_));
+                on_placed(&state, &order.topic, placement, outcome);
+                if let Topic::User(user_id) = &order.topic
+                    && is_gone
+                    && !state.is_online(user_id)
+                {
+                    return Some(self.forget(&order.app, &order.topic));
+                }
             }
             _ => (),
         }
+        None
     }
 }
 

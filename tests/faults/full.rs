@@ -3,6 +3,8 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::node::ANSWERED_MAX;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
@@ -75,4 +77,55 @@ pub async fn a_node_that_stops_meanwhile_leaves_nobody_behind() {
     observer.sees(&names(&["here"]), GONE_MAX).await;
     know_each_other([&staying]).await;
     assert_eq!(staying.users(ROOM).await, ["here"]);
+}
+
+pub async fn what_was_refused_is_told_when_there_is_room_again() {
+    /// A channel that nobody is on any more is forgotten by then.
+    const FULL: Duration = Duration::from_secs(8);
+    let redis = TestRedis::start().await;
+    let nodes: [Node; 2] = Cluster::on(&redis).nodes().await;
+    let [here, there] = &nodes;
+    let user = async |id: &str| {
+        let mut client = here.connect().await;
+        client.sign_in(&json!({ "id": id })).await;
+        client
+    };
+    let leaver = user("leaver").await;
+    let mut watcher = there.connect().await;
+    watcher.sign_in(&json!({ "id": "watcher", "watchlist": ["leaver", "comer"] })).await;
+    let state = watcher.next_event("pusher_internal:watchlist_events").await;
+    assert_eq!(state["events"][0], json!({ "name": "online", "user_ids": ["leaver"] }));
+    let observer = Observer::start(there, ROOM, "there").await;
+    let only = here.member(ROOM, "only").await;
+    observer.sees(&names(&["there", "only"]), BACK_MAX).await;
+    let mut reader = here.subscribed("news").await;
+    let left = here.subscribed("left").await;
+    eventually("it is counted", BACK_MAX, async || there.subscriptions("left").await == 1).await;
+
+    fill(&redis).await;
+    let full = Instant::now();
+    for gone in [leaver, only, left] {
+        gone.close().await;
+    }
+    let _comer = user("comer").await;
+    let _second = here.subscribed("news").await;
+    reader.subscribe("new").await;
+    outlast(full, FULL).await;
+    relieve(&redis).await;
+
+    let mut news = vec![("comer", "online"), ("leaver", "offline")];
+    while !news.is_empty() {
+        let frame = watcher.next_within(GONE_MAX).await;
+        let data = frame["data"].as_str().unwrap();
+        let before = news.len();
+        news.retain(|(id, kind)| !(data.contains(id) && data.contains(kind)));
+        assert!(news.len() < before, "no news: {frame}");
+    }
+    observer.sees(&names(&["there"]), GONE_MAX).await;
+    for (channel, count) in [("news", 2), ("new", 1), ("left", 0), (ROOM, 1)] {
+        let counted = async || there.subscriptions(channel).await == count;
+        eventually(&format!("those on {channel} are counted"), GONE_MAX, counted).await;
+    }
+    assert_eq!(here.users(ROOM).await, ["there"]);
+    together_again(&nodes).await;
 }

@@ -85,7 +85,8 @@ const TESTS: &[Test] = tests! {
         a_strict_node_is_not_ready_without_redis;
     full:
         nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead,
-        a_node_that_stops_meanwhile_leaves_nobody_behind;
+        a_node_that_stops_meanwhile_leaves_nobody_behind,
+        what_was_refused_is_told_when_there_is_room_again;
     network:
         a_slow_redis_does_not_slow_local_delivery,
         a_half_open_link_is_noticed_and_replaced,
