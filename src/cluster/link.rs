@@ -44,6 +44,8 @@ const OTHERS_WAIT: Duration = Duration::from_secs(3);
 /// How long a node that leaves may take to say what it still has to say.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Causes of an outage that are told, each of them once.
+const CAUSES_MAX: usize = 16;
 /// Words to the other nodes that may wait besides the queue.
 const WORDS_MAX: usize = 1024;
 
@@ -71,13 +73,14 @@ pub(super) struct Link {
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
 pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
     let mut backoff = Backoff::default();
-    let mut told = false;
+    // Why there was no link since there was one.
+    let mut told: Vec<String> = Vec::new();
     while !stop.is_cancelled() {
         let opened = stop.run_until_cancelled(Link::open(&cluster)).await;
         cluster.tried.cancel();
         match opened {
             Some(Ok(mut link)) => {
-                told = true;
+                told.clear();
                 tracing::info!(node = %cluster.node(), "linked to the cluster");
                 if let Err(error) = link.serve(&stop).await {
                     tell_of(&error, "the link to Redis is lost", &cluster);
@@ -89,11 +92,15 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
                     continue;
                 }
             }
-            Some(Err(error)) if !told => {
-                told = true;
-                tell_of(&error, "there is no link to Redis", &cluster);
+            Some(Err(error)) => {
+                let cause = error.to_string();
+                if told.contains(&cause) || told.len() == CAUSES_MAX {
+                    tracing::debug!(%error, "there is still no link to Redis");
+                } else {
+                    tell_of(&error, "there is no link to Redis", &cluster);
+                    told.push(cause);
+                }
             }
-            Some(Err(error)) => tracing::debug!(%error, "there is still no link to Redis"),
             None => return,
         }
         stop.run_until_cancelled(backoff.pause()).await;

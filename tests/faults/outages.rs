@@ -133,8 +133,10 @@ pub async fn a_redis_with_another_password_is_one_that_is_away() {
     all_know(&nodes, false, NOTICED_MAX).await;
     nodes[0].serves_locally("local").await;
     room.changes(&nodes).await;
-    let refusals = async |node: &Node| node.log().contains("WARN");
-    eventually("the refusal is logged", NOTICED_MAX, async || refusals(&nodes[0]).await).await;
+    for node in &nodes {
+        let tells = |line: &str| line.contains("WARN") && line.contains("WRONGPASS");
+        eventually("the cause is logged", NOTICED_MAX, async || node.log().lines().any(tells)).await;
+    }
     redis.kill();
     redis.restart_with(PASSWORD).await;
     all_know(&nodes, true, BACK_MAX).await;
