@@ -1,5 +1,7 @@
 //! What one client message means. No socket inside: messages in, answers out.
 
+mod ages;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,9 +21,11 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::code::CLIENT_EVENT_RATE;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
+use crate::protocol::code::VIEW_ENDED;
 use crate::protocol::connect::ConnectRequest;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
+use crate::protocol::grant::Grant;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
 use crate::protocol::identity::User;
@@ -34,6 +38,7 @@ use crate::protocol::message::Subscribe;
 use crate::protocol::socket_id::SocketId;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
+use crate::session::ages::Ages;
 
 /// Subscriptions that may be under way at once: their answers come together, and must fit into the outbox.
 const JOINING_MAX: u32 = 8;
@@ -52,6 +57,7 @@ pub struct Session {
     in_quota: bool,
     /// Sorted by name.
     subscriptions: Vec<Subscription>,
+    ages: Option<Box<Ages>>,
     /// Subscriptions whose answer is still to come: it may depend on other nodes.
     joining: u32,
     /// A message that must not overtake that answer.
@@ -101,6 +107,7 @@ impl Session {
             socket_id,
             protocol,
             subscriptions: Vec::new(),
+            ages: None,
             joining: 0,
             deferred: None,
             user: None,
@@ -265,7 +272,11 @@ impl Session {
             self.refuse(Cause::Subscription, None, &message, answers);
             return ControlFlow::Continue(());
         };
-        match self.try_subscribe(node, subscribe, place, now) {
+        let granted = self.grant(node, subscribe, now);
+        if granted.as_ref().is_ok_and(Grant::is_over) {
+            return ControlFlow::Break(VIEW_ENDED);
+        }
+        match granted.and_then(|grant| self.join(grant, place, now)) {
             Ok(authorized) => {
                 answers.push(Answer::Arrived);
                 if authorized { self.authorized(node) } else { ControlFlow::Continue(()) }
@@ -278,19 +289,21 @@ impl Session {
         }
     }
 
-    /// Returns whether joining this channel authorizes the connection.
-    fn try_subscribe(
-        &mut self,
-        node: &Node,
-        subscribe: &Subscribe,
-        place: usize,
-        now: Instant,
-    ) -> Result<bool, SubscribeError> {
+    /// The right to join a channel, which may be over.
+    fn grant(&mut self, node: &Node, subscribe: &Subscribe, now: Instant) -> Result<Grant, SubscribeError> {
         let limit = node.connections().channels_max;
         if self.subscriptions.len() >= limit {
             return Err(SubscribeError::TooManyChannels { limit });
         }
-        let grant = self.app.grant(self.verifier(&self.app.rules()), subscribe)?;
+        let mut grant = self.app.grant(self.verifier(&self.app.rules()), subscribe)?;
+        if let Some(age_max) = self.app.subscription_age_max(grant.channel()) {
+            grant.end_after(self.ages.get_or_insert_default().left(grant.channel(), age_max, limit, now));
+        }
+        Ok(grant)
+    }
+
+    /// Returns whether joining this channel authorizes the connection.
+    fn join(&mut self, grant: Grant, place: usize, now: Instant) -> Result<bool, SubscribeError> {
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
         self.app.join(grant, self.address, now)?;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::node::App;
 use crate::node::PublishError;
+use crate::protocol::channel::ChannelName;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
@@ -18,14 +19,16 @@ use crate::registry::address::Address;
 impl App {
     /// The right to join a channel, if the connection has it.
     pub fn grant(&self, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
-        let mut grant = verifier.grant(subscribe, self.subscribe_limits())?;
+        let grant = verifier.grant(subscribe, self.subscribe_limits())?;
         let rules = self.rules();
-        let policy = rules.said.limits.policy();
-        policy.subscribe(grant.channel()).inspect_err(|why| self.forbidden("subscribe", why))?;
-        if let Some(seconds) = policy.subscription_age_max(grant.channel()) {
-            grant.end_after(Duration::from_secs(seconds.into()));
-        }
+        rules.said.limits.policy().subscribe(grant.channel()).inspect_err(|why| self.forbidden("subscribe", why))?;
         Ok(grant)
+    }
+
+    /// How long a subscription to a channel may last, unless for ever.
+    pub fn subscription_age_max(&self, channel: &ChannelName) -> Option<Duration> {
+        let seconds = self.rules().said.limits.policy().subscription_age_max(channel)?;
+        Some(Duration::from_secs(seconds.into()))
     }
 
     /// Joins a channel; the answer comes through the connection's inbox.

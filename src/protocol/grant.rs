@@ -44,6 +44,11 @@ impl Grant {
         view.lasts = view.lasts.min(time);
     }
 
+    /// Whether the right has ended.
+    pub fn is_over(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.lasts.is_zero())
+    }
+
     /// The channel, the member, and what is seen besides the channel.
     pub fn into_parts(self) -> (ChannelName, Option<Member>, Option<View>) {
         (self.channel, self.member, self.view)

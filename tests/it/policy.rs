@@ -125,6 +125,40 @@ async fn a_subscription_that_is_too_old_is_to_be_authorized_anew() {
 }
 
 #[tokio::test]
+async fn who_leaves_and_comes_back_gets_no_more_time() {
+    let server = server_with(&[r#"{"match":"permintaan-barang.*","max_subscription_age_seconds":1}"#]).await;
+    let mut left = server.connect().await;
+    left.subscribe("private-permintaan-barang.K001").await;
+    left.unsubscribe("private-permintaan-barang.K001").await;
+    left.settle().await;
+    let mut late = server.connect().await;
+    let mut stays = server.connect().await;
+    stays.subscribe("private-permintaan-barang.K001").await;
+    assert_eq!(stays.next_close().await.0, 4200);
+    // Whoever comes first now has all of the time before him.
+    late.subscribe("private-permintaan-barang.K001").await;
+    left.subscribe("private-permintaan-barang.K002").await;
+    left.send_subscribe("private-permintaan-barang.K001", None).await;
+    assert_eq!(left.next_close().await.0, 4200);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_left_too_many_channels_comes_back() {
+    let server = TestServer::start_with(|config| {
+        config.connections.channels_max = 2;
+        config.limits.channel_rules = vec![rule(r#"{"match":"K*","max_subscription_age_seconds":3600}"#)];
+    })
+    .await;
+    let mut client = server.connect().await;
+    for channel in ["K001", "K002", "K001", "other", "K002", "more"] {
+        client.subscribe(channel).await;
+        client.unsubscribe(channel).await;
+    }
+    client.send_subscribe("K003", None).await;
+    assert_eq!(client.next_close().await.0, 4200);
+}
+
+#[tokio::test]
 async fn without_a_rule_the_default_decides() {
     let server = TestServer::start_with(|config| {
         config.limits.channel_rules = vec![rule(r#"{"match":"scada-*"}"#)];
