@@ -399,6 +399,26 @@ fn check_prints_warnings_and_succeeds_without_faults() {
 }
 
 #[test]
+fn check_tells_what_a_rule_makes_of_a_channel_however_its_prefixes_are_written() {
+    let rules = "[[limits.channel_rules]]\nmatch = 'permintaan-barang.*'\nrequire = 'private'\n";
+    let file = file("rules.toml", rules);
+    let channel = "Cache-encrypted-permintaan-barang.K001";
+    let output = gema(&["check", "--config", &file, "--channel", channel], &[]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let told = format!("app-id: {channel}: rule permintaan-barang.*; subscribing refused (");
+    assert!(printed.lines().any(|line| line.starts_with(&told)), "{printed}");
+}
+
+#[test]
+fn a_rule_with_a_prefix_in_any_case_is_refused() {
+    for pattern in ["Private-orders.*", "encrypted-orders.*"] {
+        let rules = format!("[[limits.channel_rules]]\nmatch = '{pattern}'\n");
+        let found = faults(&["check", "--config", &file("prefixes.toml", &rules)], &[]);
+        assert!(found[0].contains("a name without private-, presence-, encrypted- and cache-"), "{found:?}");
+    }
+}
+
+#[test]
 fn the_version_is_told() {
     let output = gema(&["--version"], &[]);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("gema {}\n", env!("CARGO_PKG_VERSION")));

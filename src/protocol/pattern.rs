@@ -9,6 +9,8 @@ use serde::Serializer;
 
 /// What a channel's kind puts before its name, the longest first.
 const PREFIXES: [&str; 4] = ["private-encrypted-", "private-", "presence-", "cache-"];
+/// What nobody may put before a name, in any case, to make another one of it.
+const DISGUISES: [&str; 4] = ["private-", "presence-", "cache-", "encrypted-"];
 
 /// A name in which a star stands for any characters, also for none: `orders.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,6 +32,27 @@ pub fn base(name: &str) -> &str {
     rest
 }
 
+/// The same for rules, which are stricter: upper and lower case are the same, and `encrypted-` alone is a prefix, too.
+///
+/// ```
+/// use gema::protocol::pattern::rule_base;
+/// assert_eq!(rule_base("PRIVATE-encrypted-Orders.7"), "Orders.7");
+/// assert_eq!(rule_base("cache-encrypted-orders.7"), "orders.7");
+/// ```
+pub fn rule_base(name: &str) -> &str {
+    let mut rest = name;
+    while let Some(shorter) = DISGUISES.iter().find_map(|prefix| strip_any_case(rest, prefix)) {
+        rest = shorter;
+    }
+    rest
+}
+
+/// What follows a prefix, whichever case it is in.
+pub(super) fn strip_any_case<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = name.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
 impl ChannelPattern {
     /// Reads a pattern: characters of channel names, and stars. It is for base names, so it has no prefix. Otherwise
     /// returns what it must be.
@@ -44,12 +67,20 @@ impl ChannelPattern {
         Ok(Self(text.into()))
     }
 
+    /// The same of a rule, whose pattern is for [`rule_base`] names.
+    fn parse_for_rule(text: &str) -> Result<Self, &'static str> {
+        if rule_base(text) != text {
+            return Err("a name without private-, presence-, encrypted- and cache-, which it covers all, in any case");
+        }
+        Self::parse(text)
+    }
+
     /// Matches every name.
     pub fn all() -> Self {
         Self("*".into())
     }
 
-    /// Whether a [`base`] name matches. Upper and lower case are the same, as they are to many databases.
+    /// Whether a [`rule_base`] name matches. Upper and lower case are the same, as they are to many databases.
     ///
     /// ```
     /// use gema::protocol::pattern::ChannelPattern;
@@ -61,7 +92,7 @@ impl ChannelPattern {
         self.matches_by(base, u8::eq_ignore_ascii_case)
     }
 
-    /// The same where upper and lower case are different.
+    /// Whether a [`base`] name matches. Upper and lower case are different.
     pub fn matches_case(&self, base: &str) -> bool {
         self.matches_by(base, u8::eq)
     }
@@ -120,10 +151,11 @@ impl Serialize for ChannelPattern {
     }
 }
 
+/// Only rules are read this way.
 impl<'de> Deserialize<'de> for ChannelPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|must| serde::de::Error::custom(format!("expected {must}")))
+        Self::parse_for_rule(&text).map_err(|must| serde::de::Error::custom(format!("expected {must}")))
     }
 }
 
@@ -160,6 +192,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_rule_is_for_no_prefix_in_any_case() {
+        let read = |text: &str| serde_json::from_value::<ChannelPattern>(text.into());
+        for text in ["Private-a", "encrypted-a", "CACHE-*", "private-a", "a b"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        assert!(read("a.encrypted-*").is_ok());
+    }
+
     proptest! {
         #[test]
         fn what_a_pattern_is_made_of_it_matches(parts in prop::collection::vec("[a-c.]{0,3}", 1..5), more in "[a-c.]{0,4}") {
@@ -173,6 +214,8 @@ mod tests {
         fn every_variant_of_a_name_has_one_base(prefixes in prop::collection::vec(0..PREFIXES.len(), 0..6)) {
             let name = prefixes.iter().map(|&index| PREFIXES[index]).collect::<String>() + "orders.7";
             prop_assert_eq!(base(&name), "orders.7");
+            let upper = name.to_uppercase();
+            prop_assert_eq!(rule_base(&upper), "ORDERS.7");
         }
     }
 }

@@ -7,9 +7,10 @@ use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::pattern::ChannelPattern;
-use crate::protocol::pattern::base;
+use crate::protocol::pattern::rule_base;
+use crate::protocol::pattern::strip_any_case;
 
-/// What holds for the channels whose [`base`] name matches.
+/// What holds for the channels whose [`rule_base`] name matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelRule {
@@ -71,7 +72,7 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// No rule is for the channel, and without one nothing is allowed.
-    #[error("No rule allows the channel {channel}; the operator may add one that matches {}", base(.channel.as_str()))]
+    #[error("No rule allows the channel {channel}; the operator may add one that matches {}", rule_base(.channel.as_str()))]
     NoRule {
         /// The channel asked for.
         channel: ChannelName,
@@ -123,7 +124,7 @@ impl<'a> Policy<'a> {
         if is_free || channel.kind().access == Access::User {
             return Ok(None);
         }
-        let base = base(channel.as_str());
+        let base = rule_base(channel.as_str());
         match self.rules.iter().find(|rule| rule.pattern.matches(base)) {
             None if self.default == Decision::Deny => Err(PolicyError::NoRule { channel: channel.clone() }),
             rule => Ok(rule),
@@ -217,7 +218,8 @@ impl Require {
     /// The same channel of the right kind.
     fn twin(self, channel: &ChannelName) -> String {
         let name = channel.as_str();
-        let rest = ["private-encrypted-", "private-", "presence-"].iter().find_map(|prefix| name.strip_prefix(prefix));
+        let prefixes = ["private-encrypted-", "private-", "presence-", "encrypted-"];
+        let rest = prefixes.iter().find_map(|prefix| strip_any_case(name, prefix));
         let prefix = match self {
             Self::Any => "",
             Self::Private => "private-",
@@ -310,7 +312,10 @@ mod tests {
         #[test]
         fn no_variant_of_a_name_slips_past_a_rule(
             prefixes in prop::collection::vec(
-                prop::sample::select(vec!["private-", "presence-", "cache-", "private-encrypted-"]), 0..5),
+                prop::sample::select(vec![
+                    "private-", "presence-", "cache-", "private-encrypted-", "encrypted-", "PRIVATE-", "Presence-", "Cache-",
+                    "Private-encrypted-", "ENCRYPTED-",
+                ]), 0..5),
             upper in any::<bool>(), tail in "[A-Za-z0-9_.;-]{0,20}",
         ) {
             let stem = if upper { "PERMINTAAN-Barang." } else { "permintaan-barang." };

@@ -58,6 +58,28 @@ async fn a_protected_channel_is_joined_with_a_signature_only() {
 }
 
 #[tokio::test]
+async fn however_a_prefix_is_written_the_rule_is_for_the_channel() {
+    let server = server_with(&[PRIVATE]).await;
+    let mut client = server.connect().await;
+    for (channel, instead) in [
+        ("PRIVATE-permintaan-barang.K001", "private-permintaan-barang.K001"),
+        ("Presence-permintaan-barang.K001", "private-permintaan-barang.K001"),
+        ("encrypted-permintaan-barang.K001", "private-permintaan-barang.K001"),
+        ("Private-Encrypted-permintaan-barang.K001", "private-permintaan-barang.K001"),
+        ("Cache-permintaan-barang.K001", "private-Cache-permintaan-barang.K001"),
+        ("cache-encrypted-permintaan-barang.K001", "private-cache-encrypted-permintaan-barang.K001"),
+        ("CACHE-Private-PERMINTAAN-BARANG.K001", "private-CACHE-Private-PERMINTAAN-BARANG.K001"),
+    ] {
+        let message = format!("The rule permintaan-barang.* does not allow the channel {channel}; use {instead}");
+        is_refused(&mut client, channel, &message).await;
+        assert_eq!(publish(&server, &[channel]).await, (403, message));
+    }
+    for channel in ["private-Private-permintaan-barang.K001", "encrypted", "privateer-permintaan-barang.K001"] {
+        client.subscribe(channel).await;
+    }
+}
+
+#[tokio::test]
 async fn an_event_for_several_channels_is_refused_as_a_whole() {
     let server = server_with(&[PRIVATE]).await;
     let mut client = server.connect().await;
@@ -79,12 +101,13 @@ async fn a_public_event_goes_to_the_members_where_the_rule_says_so() {
     other.subscribe("private-permintaan-barang.K002").await;
 
     let both = ["permintaan-barang.K001", "private-permintaan-barang.K001"];
-    assert_eq!(publish(&server, &both).await.0, 200);
-
-    let frame = member.next().await;
-    assert_eq!((&frame["event"], &frame["channel"]), (&json!("e"), &json!(both[1])));
-    // Named twice, it is one channel.
-    member.nothing_came().await;
+    for channels in [&both[..], &["Private-permintaan-barang.K001"]] {
+        assert_eq!(publish(&server, channels).await.0, 200);
+        let frame = member.next().await;
+        assert_eq!((&frame["event"], &frame["channel"]), (&json!("e"), &json!(both[1])));
+        // Named twice, it is one channel.
+        member.nothing_came().await;
+    }
     other.nothing_came().await;
 }
 
