@@ -89,6 +89,9 @@ impl Views {
         if self.count() == 0 || !can_be_seen(channel) {
             return;
         }
+        if self.table.read().is_due(event.accepted) {
+            self.end_due(event.accepted, inboxes, sleepers);
+        }
         let table = self.table.read();
         for (id, shown) in table.seen_by(channel) {
             let Some(frame) = event::under(shown.channel.as_str(), &event.frame) else { continue };

@@ -215,6 +215,22 @@ async fn a_grant_that_ends_brings_the_connection_back() {
 }
 
 #[tokio::test]
+async fn nothing_is_seen_of_what_is_published_after_the_end() {
+    let server = TestServer::start().await;
+    let mut warehouse = server.connect().await;
+    let ends = seconds() + 2;
+    view(&mut warehouse, GROUP, &json!({ "grant": ["stok"], "exp": ends }).to_string()).await;
+    // The events tell whether the end has come.
+    let mut late = 0;
+    while late < 100 {
+        let is_late = seconds() >= ends;
+        server.api().publish("stok", "e", if is_late { "late" } else { "in time" }).await;
+        late += u32::from(is_late);
+    }
+    assert!(!warehouse.settle().await.contains(&event("e", "late", GROUP)));
+}
+
+#[tokio::test]
 async fn other_channel_data_is_ignored_and_a_grant_counts_only_where_it_is_signed() {
     let server = TestServer::start().await;
     let mut client = server.connect().await;

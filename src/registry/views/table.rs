@@ -35,6 +35,8 @@ pub(super) struct Table {
     starred: Vec<ChannelPattern>,
     /// What has been heard by patterns: an event comes once for each that matches.
     seen: Seen,
+    /// Whoever sees something may do so until then, at least.
+    earliest_end: Option<Instant>,
 }
 
 /// A pattern of some view.
@@ -51,6 +53,8 @@ struct Pattern {
 #[derive(Debug)]
 struct Viewer {
     view: ChannelId,
+    /// It is granted nothing but a time.
+    is_empty: bool,
     /// Its shard hands it the view's events.
     sees: bool,
     until: Instant,
@@ -92,7 +96,8 @@ impl Table {
         }
         let until = now + view.lasts.min(LASTS_MAX);
         let closes = until + rand::random_range(Duration::ZERO..SPREAD);
-        self.viewers.insert(key.clone(), Viewer { view: id, sees: false, until, closes });
+        let is_empty = view.patterns.is_empty();
+        self.viewers.insert(key.clone(), Viewer { view: id, is_empty, sees: false, until, closes });
     }
 
     /// The view of these patterns, which may be new.
@@ -120,6 +125,9 @@ impl Table {
         let viewer = self.viewers.get_mut(key)?;
         self.views.get_mut(&viewer.view)?.seeing[usize::from(key.0.shard)] += 1;
         viewer.sees = true;
+        if !viewer.is_empty {
+            self.earliest_end = self.earliest_end.into_iter().chain([viewer.until]).min();
+        }
         Some(viewer.view)
     }
 
@@ -156,8 +164,15 @@ impl Table {
         self.ids.remove(&(channel, patterns));
     }
 
-    /// The subscriptions whose time is over.
-    pub(super) fn over(&self, now: Instant) -> Vec<Over> {
+    /// Whether somebody may see something whose time is over.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.earliest_end.is_some_and(|end| end <= now)
+    }
+
+    /// The subscriptions whose time is over. They are to be [`blind`](Self::blind) from now on.
+    pub(super) fn over(&mut self, now: Instant) -> Vec<Over> {
+        let lasting = self.viewers.values().filter(|viewer| viewer.until > now && !viewer.is_empty);
+        self.earliest_end = lasting.map(|viewer| viewer.until).min();
         let over = self.viewers.iter().filter(|(_, viewer)| viewer.until <= now);
         over.map(|(key, viewer)| Over { key: key.clone(), closes: viewer.closes <= now }).collect()
     }
