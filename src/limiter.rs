@@ -25,8 +25,10 @@ pub struct Allowance {
 /// There are not as many tokens as asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooFast {
-    /// When it is worth trying again.
-    pub retry_after: Duration,
+    /// Tokens asked for.
+    pub asked: u32,
+    /// When it is worth trying again; never for more than fits into the bucket.
+    pub retry_after: Option<Duration>,
     /// What is there.
     pub allowance: Allowance,
 }
@@ -60,7 +62,8 @@ impl Bucket {
     /// let now = Instant::now();
     /// let mut bucket = Bucket::new(2, now).unwrap();
     /// assert_eq!(bucket.take(2, now).unwrap().remaining, 0);
-    /// assert!(bucket.take(1, now).is_err());
+    /// assert!(bucket.take(1, now).unwrap_err().retry_after.is_some());
+    /// assert!(bucket.take(3, now).unwrap_err().retry_after.is_none());
     /// assert!(bucket.take(1, now + Duration::from_secs(1)).is_ok());
     /// ```
     pub fn take(&mut self, tokens: u32, now: Instant) -> Result<Allowance, TooFast> {
@@ -87,10 +90,10 @@ impl Bucket {
 
     /// The refusal of somebody who wants so many tokens.
     pub fn too_fast(&self, tokens: u32) -> TooFast {
-        let wait_seconds = (tokens as f32 - self.tokens) / self.per_second;
-        let retry_after =
-            Duration::try_from_secs_f32(wait_seconds.clamp(0.001, 3600.0)).unwrap_or(Duration::from_secs(3600));
-        TooFast { retry_after, allowance: self.allowance() }
+        let seconds = (tokens as f32 - self.tokens) / self.per_second;
+        let wait = || Duration::try_from_secs_f32(seconds.clamp(0.001, 1.0)).unwrap_or(Duration::from_secs(1));
+        let allowance = self.allowance();
+        TooFast { asked: tokens, retry_after: (tokens <= allowance.limit).then(wait), allowance }
     }
 
     /// Whether it is as good as new.

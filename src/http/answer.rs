@@ -68,7 +68,7 @@ impl Refusal {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooMany { too_fast, .. } => Some(too_fast.retry_after),
+            Self::TooMany { too_fast, .. } => too_fast.retry_after,
             Self::Unavailable(_) => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -94,8 +94,10 @@ async fn terminated(signed: &Signed, user_id: &str) -> Result<(Response, usize),
 
 async fn admit(signed: &Signed) -> Result<Option<Allowance>, Refusal> {
     signed.app.take_read_request().await.map_err(|too_fast| {
-        let wait = too_fast.retry_after.as_millis();
-        let message = format!("The app asks more often than it may, try again in {wait} ms");
+        let message = match too_fast.retry_after {
+            Some(wait) => format!("The app asks more often than it may, try again in {} ms", wait.as_millis()),
+            None => "The app may ask for nothing: its max_read_requests_per_second is 0".to_owned(),
+        };
         Refusal::TooMany { message, too_fast }
     })
 }

@@ -49,9 +49,20 @@ pub enum PublishError {
     /// The other nodes cannot be reached, or too much waits for them already.
     #[error("The other nodes cannot be reached now, because Redis is away or too slow; try again")]
     CutOff,
-    /// The app has used up what it may publish in a second.
-    #[error("The app publishes more than it may, try again in {} ms", .0.retry_after.as_millis())]
+    /// The app has used up what it may publish in a second, or wants more than that.
+    #[error("{}", too_fast(*.0))]
     TooFast(TooFast),
+}
+
+fn too_fast(TooFast { asked, retry_after, allowance }: TooFast) -> String {
+    match (retry_after, allowance.limit) {
+        (Some(wait), _) => format!("The app publishes more than it may, try again in {} ms", wait.as_millis()),
+        (None, 0) => "The app may publish nothing: its max_backend_events_per_second is 0".to_owned(),
+        (None, limit) => format!(
+            "This request counts as {asked} events, but the app may publish {limit} in a second; \
+             send fewer at once, or raise max_backend_events_per_second"
+        ),
+    }
 }
 
 impl Node {

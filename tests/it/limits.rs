@@ -5,6 +5,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use gema::config::Config;
 use gema::config::LimiterDriver;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::client::Client;
@@ -58,11 +59,39 @@ async fn an_answer_tells_what_is_left_of_a_limit() {
 async fn a_refusal_tells_the_limit_too() {
     let server = TestServer::start_single_with(|config| config.limits.max_backend_events_per_second = 0).await;
     let refused = server.api().post("/events", r#"{"name":"e","channel":"c","data":""}"#).await;
-    assert_eq!(refused.status, 429, "{refused:?}");
-    assert_eq!(allowance(&refused), [Some("0"), Some("0"), Some("3600")]);
+    assert_eq!(refused.refused(429), "The app may publish nothing: its max_backend_events_per_second is 0");
+    assert_eq!(allowance(&refused), [Some("0"), Some("0"), None]);
     let terminated = server.api().post("/users/1/terminate_connections", "{}").await;
     terminated.ok();
     assert_eq!(allowance(&terminated), [None; 3]);
+}
+
+#[tokio::test]
+async fn what_is_more_than_the_limit_is_not_to_be_tried_again() {
+    let redis = TestRedis::start().await;
+    for driver in [LimiterDriver::Local, LimiterDriver::Redis] {
+        let server = TestServer::start_single_with(|config| {
+            config.redis.port = redis.port();
+            config.limiter.driver = driver;
+            config.limits.max_backend_events_per_second = 5;
+        })
+        .await;
+        let channels: Vec<String> = (0..10).map(|number| format!("c{number}")).collect();
+        let event = json!({ "name": "e", "channel": "c", "data": "" });
+        let publish = async |rest: &str, body: Value| server.api().post(rest, &body.to_string()).await;
+        for (rest, body) in [
+            ("/events", json!({ "name": "e", "channels": channels, "data": "" })),
+            ("/batch_events", json!({ "batch": vec![&event; 10] })),
+        ] {
+            let refused = publish(rest, body).await;
+            let sentence = "This request counts as 10 events, but the app may publish 5 in a second; \
+                            send fewer at once, or raise max_backend_events_per_second";
+            assert_eq!(refused.refused(429), sentence);
+            assert_eq!(allowance(&refused), [Some("5"), Some("5"), None]);
+        }
+        // They have used up nothing.
+        publish("/batch_events", json!({ "batch": vec![&event; 5] })).await.ok();
+    }
 }
 
 // G-274

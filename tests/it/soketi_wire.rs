@@ -111,7 +111,7 @@ const DIFFERENCES: [(&str, &str, &str); 33] = [
     (
         "rates",
         "`Retry-After` in fractions of a second, on accepted requests alone",
-        "in whole seconds, on refused ones (429, 503), too; 429 has `X-RateLimit-Limit` and `X-RateLimit-Remaining`, too",
+        "in whole seconds, on refused ones (429, 503), too, unless they can never be accepted; 429 has `X-RateLimit-Limit` and `X-RateLimit-Remaining`, too",
     ),
     ("kept", "each answer ends its connection, chunked bodies are not understood", "HTTP/1.1"),
     ("ports", "opens UDP port 11002, two servers may share a port by accident", "two ports, refused if they are taken"),
