@@ -20,21 +20,22 @@ impl TrustedProxies {
 
     /// Whether the client speaks TLS to a trusted proxy.
     pub(super) fn is_secure(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
-        let schemes = headers.get(PROTO).and_then(|list| list.to_str().ok()).and_then(|list| list.split(',').next());
-        schemes.is_some_and(|scheme| matches!(scheme.trim(), "https" | "wss")) && self.trusts(peer.to_canonical())
+        let scheme = headers.get(PROTO).and_then(|list| list.as_bytes().split(|&byte| byte == b',').next());
+        scheme.is_some_and(|scheme| matches!(scheme.trim_ascii(), b"https" | b"wss"))
+            && self.trusts(peer.to_canonical())
     }
 
     /// The client's address: of the peer and those before it, the nearest that is no trusted proxy. What stands
     /// further away may be invented.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let lists = headers.get_all(FOR).into_iter().rev().filter_map(|list| list.to_str().ok());
-        let hops = lists.flat_map(|list| list.rsplit(','));
+        // As bytes: what a client has put in front need not be text.
+        let hops = headers.get_all(FOR).into_iter().rev().flat_map(|list| list.as_bytes().rsplit(|&byte| byte == b','));
         let mut client = peer.to_canonical();
         for hop in hops {
             if !self.trusts(client) {
                 break;
             }
-            let Some(address) = address(hop.trim()) else { break };
+            let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| address(hop.trim())) else { break };
             client = address.to_canonical();
         }
         client
@@ -50,13 +51,15 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn client(peer: &str, lists: &[&str]) -> String {
         let proxies = TrustedProxies(["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()).into());
         let mut headers = HeaderMap::new();
         for list in lists {
-            headers.append(FOR, list.parse().unwrap());
+            headers.append(FOR, HeaderValue::from_bytes(list.as_bytes()).unwrap());
         }
         proxies.client(peer.parse().unwrap(), &headers).to_string()
     }
@@ -78,5 +81,7 @@ mod tests {
         assert_eq!(client("fd00::1", &["[2001:db8::1]"]), "2001:db8::1");
         assert_eq!(client("fd00::1", &["2001:db8::1"]), "2001:db8::1");
         assert_eq!(client("10.0.0.1", &["198.51.100.1, unknown, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client("10.0.0.1", &["é", "é, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1, é"]), "10.0.0.1");
     }
 }

@@ -55,6 +55,30 @@ async fn an_address_has_so_many_connections_and_no_more() {
 }
 
 #[tokio::test]
+async fn nobody_hides_behind_what_is_no_address() {
+    let server = TestServer::start_single_with(|config| {
+        trust_this_machine(config);
+        config.connections.per_address_max = 1;
+    })
+    .await;
+    let open = async |addresses: &str| {
+        let (answer, mut wire) =
+            Wire::upgrade(server.address(), &upgrade_head(PATH, &[("X-Forwarded-For", addresses)])).await;
+        assert_eq!(answer.status, 101, "{answer:?}");
+        let first = wire.next_event().await;
+        (wire, first)
+    };
+    let mut wires = Vec::new();
+    for address in ["192.0.2.1", "192.0.2.2"] {
+        let (wire, first) = open(&format!("é, {address}, 127.0.0.5")).await;
+        assert_eq!(first, "pusher:connection_established");
+        wires.push(wire);
+        let (_, first) = open(&format!("\u{1F600}, {address}")).await;
+        assert_eq!(first, "pusher:error");
+    }
+}
+
+#[tokio::test]
 async fn who_is_no_trusted_proxy_speaks_for_itself_alone() {
     let server = TestServer::start_single_with(|config| config.connections.per_address_max = 1).await;
     let _client = accepted(&server, "192.0.2.1").await;
