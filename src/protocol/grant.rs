@@ -95,11 +95,8 @@ impl SubscribeError {
     pub fn kind(&self) -> (&'static str, u16) {
         match self {
             Self::Name(_) => ("InvalidChannel", 400),
-            Self::Auth(_) | Self::NotAuthorized { .. } | Self::Identity(IdentityError::Invalid { .. }) => {
-                ("AuthError", 401)
-            }
             Self::Identity(IdentityError::TooLarge { .. }) | Self::View(ViewError::TooLarge) => ("LimitReached", 413),
-            Self::View(_) => ("AuthError", 401),
+            Self::Auth(_) | Self::NotAuthorized { .. } | Self::Identity(_) | Self::View(_) => ("AuthError", 401),
             Self::Policy(_) => ("Forbidden", 403),
             Self::Full | Self::TooManyChannels { .. } => ("LimitReached", 403),
         }

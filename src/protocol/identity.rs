@@ -1,6 +1,7 @@
 //! Who is behind a connection: a member of a presence channel, or a signed-in user
 //! (Pusher protocol, "Presence: members" and "Sign-in").
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use indexmap::IndexSet;
@@ -36,6 +37,9 @@ pub enum IdentityError {
         /// `channel_data` or `user_data`.
         field: &'static str,
     },
+    /// A watchlist of something else.
+    #[error("watchlist must be an array of user-id strings")]
+    NoWatchlist,
     /// A `user_id` or `user_info` beyond its limit.
     #[error("The {field} of a presence member must not exceed {limit}")]
     TooLarge {
@@ -65,10 +69,7 @@ impl Member {
         }
         let invalid = IdentityError::Invalid { field: "channel_data" };
         let data: ChannelData<'_> = json::object(channel_data).ok_or_else(|| invalid.clone())?;
-        let user_id = match data.user_id.get() {
-            number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => number.into(),
-            _ => json::text(data.user_id).ok_or_else(|| invalid.clone())?,
-        };
+        let user_id = text_or_number(data.user_id).ok_or_else(|| invalid.clone())?;
         let user_info = data.user_info.map_or("null".into(), json::compact);
         let member = Self { user_id: user_id.into(), user_info: user_info.into() };
         if member.user_id.is_empty() {
@@ -119,7 +120,7 @@ impl User {
             #[serde(borrow)]
             user_info: Option<&'a RawValue>,
             #[serde(borrow)]
-            watchlist: Option<Vec<&'a RawValue>>,
+            watchlist: Option<&'a RawValue>,
         }
         let invalid = || IdentityError::Invalid { field: "user_data" };
         let data: UserData<'_> = json::object(user_data).ok_or_else(invalid)?;
@@ -129,8 +130,23 @@ impl User {
             return Err(invalid());
         }
         let info = data.user_info.map_or("null".into(), json::compact);
-        let watchlist = data.watchlist.unwrap_or_default();
-        let watchlist: IndexSet<Arc<str>> = watchlist.into_iter().filter_map(json::text).map(Arc::from).collect();
-        Ok(Self { id: id.into(), info: info.into(), watchlist: watchlist.into_iter().collect() })
+        let watchlist = data.watchlist.map_or(Some(Vec::new()), watchlist).ok_or(IdentityError::NoWatchlist)?;
+        Ok(Self { id: id.into(), info: info.into(), watchlist })
+    }
+}
+
+/// The ids of a list, each of them once; numbers become their literal text.
+fn watchlist(list: &RawValue) -> Option<Vec<Arc<str>>> {
+    let list: Vec<&RawValue> = serde_json::from_str(list.get()).ok()?;
+    let ids: IndexSet<Arc<str>> =
+        list.into_iter().map(|id| text_or_number(id).map(Arc::from)).collect::<Option<_>>()?;
+    Some(ids.into_iter().collect())
+}
+
+/// The characters of a string, or the literal text of a number.
+fn text_or_number(raw: &RawValue) -> Option<Cow<'_, str>> {
+    match raw.get() {
+        number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => Some(number.into()),
+        _ => json::text(raw),
     }
 }

@@ -131,12 +131,12 @@ async fn signed_member_and_user_data_of_any_depth_is_refused() {
         client.next_event("pusher:subscription_error").await;
         client.next_event("pusher:error").await;
     }
-    for data in [deep.clone(), format!(r#"{{"id":{deep}}}"#)] {
+    for data in [deep.clone(), format!(r#"{{"id":{deep}}}"#), format!(r#"{{"id":"1","watchlist":{deep}}}"#)] {
         client.send_sign_in(&data).await;
         client.next_event("pusher:error").await;
     }
     // What is not looked at may be anything.
-    client.send_sign_in(&format!(r#"{{"id":"1","watchlist":{deep}}}"#)).await;
+    client.send_sign_in(&format!(r#"{{"id":"1","other":{deep}}}"#)).await;
     client.next_event("pusher:signin_success").await;
     client.nothing_came().await;
     assert_still_serves(&server).await;

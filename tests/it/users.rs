@@ -242,12 +242,27 @@ async fn the_state_of_a_watchlist_follows_the_sign_in() {
         (json!(["7"]), watch("online", &["7"])),
         (json!(["8"]), watch("offline", &["8"])),
         (json!(["bob"]), watch("online", &["bob"])),
-        (json!(["never-seen", 5, null, {}]), watch("offline", &["never-seen"])),
+        (json!(["never-seen", 5, "5", -1.50]), watch("offline", &["never-seen", "5", "-1.5"])),
     ] {
         let mut client = server.connect().await;
         client.sign_in(&json!({ "id": "bob", "watchlist": watchlist })).await;
         assert_eq!(client.settle().await, [expected]);
     }
+}
+
+#[tokio::test]
+async fn a_watchlist_of_something_else_is_refused() {
+    let server = TestServer::start().await;
+    let mut client = server.connect().await;
+    for watchlist in
+        [json!([1, null]), json!(["b", ["c"]]), json!([{}]), json!([true]), json!({ "7": "b" }), json!("b")]
+    {
+        client.send_sign_in(&json!({ "id": "w", "watchlist": watchlist }).to_string()).await;
+        client.next_error(None, "watchlist must be an array of user-id strings").await;
+    }
+    client.send_subscribe("#server-to-user-w", None).await;
+    let message = "Not authorized to subscribe to #server-to-user-w";
+    client.next_refusal("#server-to-user-w", "AuthError", 401, message).await;
 }
 
 // G-173, G-174, G-175
