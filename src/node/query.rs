@@ -5,9 +5,10 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde::Deserialize;
+use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
-use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::node::App;
 use crate::protocol::channel::ChannelName;
@@ -33,12 +34,32 @@ pub enum InfoError {
     NoUsers,
 }
 
-/// The attributes of one channel, as they go into an answer.
-pub type ChannelFacts = Map<String, Value>;
+/// The attributes of a channel, as they go into an answer.
+type Attributes = Map<String, Value>;
+
+/// What is told of one channel.
+#[derive(Debug, Serialize)]
+pub struct ChannelFacts {
+    occupied: bool,
+    #[serde(flatten)]
+    attributes: Attributes,
+    /// As far as it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Option<Remembered>>,
+}
+
+/// What a cache channel remembers.
+#[derive(Debug, Serialize)]
+struct Remembered {
+    /// As it was published: it may hold what is no text, such as half of a surrogate pair.
+    data: Option<Box<RawValue>>,
+    /// In seconds.
+    ttl: u64,
+}
 
 impl App {
     /// What applies to a channel of what a publisher asks for.
-    pub async fn facts_after_publish(&self, channel: &ChannelName, info: InfoRequest) -> ChannelFacts {
+    pub async fn facts_after_publish(&self, channel: &ChannelName, info: InfoRequest) -> Attributes {
         facts(channel, info, &self.counts(channel, info).await)
     }
 
@@ -79,14 +100,11 @@ impl App {
             return Err(InfoError::NotCached);
         }
         let found = self.counts(channel, InfoRequest { subscription_count: true, ..info }).await;
-        let mut answer = Map::from_iter([("occupied".to_owned(), Value::from(found.subscriptions > 0))]);
-        answer.extend(facts(channel, info, &found));
-        if info.cache {
-            let cached = self.cached(channel).await;
-            let told = cached.map(|(frame, left)| json!({ "data": data_of(&frame), "ttl": left.as_secs() }));
-            answer.insert("cache".to_owned(), told.unwrap_or_default());
-        }
-        Ok(answer)
+        let cache = match info.cache {
+            true => Some(self.cached(channel).await.map(Remembered::from)),
+            false => None,
+        };
+        Ok(ChannelFacts { occupied: found.subscriptions > 0, attributes: facts(channel, info, &found), cache })
     }
 
     /// The distinct users of a presence channel.
@@ -135,7 +153,7 @@ struct Counts {
     subscriptions: usize,
 }
 
-fn facts(channel: &ChannelName, info: InfoRequest, counts: &Counts) -> ChannelFacts {
+fn facts(channel: &ChannelName, info: InfoRequest, counts: &Counts) -> Attributes {
     let mut facts = Map::new();
     if info.user_count && channel.kind().presence {
         facts.insert("user_count".to_owned(), counts.users.into());
@@ -146,11 +164,13 @@ fn facts(channel: &ChannelName, info: InfoRequest, counts: &Counts) -> ChannelFa
     facts
 }
 
-/// The data of a remembered event.
-fn data_of(frame: &Frame) -> Option<Value> {
-    #[derive(Deserialize)]
-    struct Published {
-        data: Value,
+impl From<(Frame, Duration)> for Remembered {
+    fn from((frame, left): (Frame, Duration)) -> Self {
+        #[derive(Deserialize)]
+        struct Published {
+            data: Box<RawValue>,
+        }
+        let published = serde_json::from_slice(frame.payload()).ok();
+        Self { data: published.map(|Published { data }| data), ttl: left.as_secs() }
     }
-    serde_json::from_slice(frame.payload()).ok().map(|Published { data }| data)
 }

@@ -186,6 +186,11 @@ async fn a_cache_channel_tells_what_it_remembers_and_for_how_long() {
         assert!((90..=100).contains(&left), "{answer}");
         server.api().publish(channel, "e", "").await;
         assert_eq!(ask(channel).await.ok()["cache"]["data"], json!(""));
+        // Half of a surrogate pair, which is no text but goes to the subscribers as it is.
+        let odd = format!(r#"{{"name":"e","channel":"{channel}","data":"\ud800 \/"}}"#);
+        server.api().post("/events", &odd).await.ok();
+        let answer = ask(channel).await;
+        assert!(answer.body.contains(r#""cache":{"data":"\ud800 \/","ttl":"#), "{answer:?}");
     }
     for channel in ["c", "private-c", "presence-c", "cached"] {
         let sentence = "Cannot retrieve the cache unless the channel is a cache channel";
