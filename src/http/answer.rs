@@ -89,7 +89,7 @@ impl From<ClaimError> for Refusal {
 
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
-        match error {
+        match error.cause() {
             BodyError::DataTooLarge(_) => Self::TooLarge(error.to_string()),
             _ => Self::BadRequest(error.to_string()),
         }

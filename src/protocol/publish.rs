@@ -51,6 +51,17 @@ pub enum BodyError {
     /// Not a JSON object.
     #[error("The request body must be a JSON object")]
     NotAnObject,
+    /// An event of a batch is none.
+    #[error("A JSON object is expected")]
+    NoEvent,
+    /// An event of a batch that is wrong.
+    #[error("Event {number} of the batch: {error}")]
+    InBatch {
+        /// Which one, counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        error: Box<BodyError>,
+    },
     /// Not JSON, or a field of a kind that it cannot be.
     #[error("The request body is not valid: {0}")]
     Invalid(String),
@@ -63,6 +74,9 @@ pub enum BodyError {
     /// `channels` of another kind.
     #[error("Expected channels parameter to be an array of strings")]
     NotTexts,
+    /// `batch` of another kind.
+    #[error("Expected batch parameter to be an array of events")]
+    NoBatch,
     /// Too many channels for one event.
     #[error("The number of channels exceeds the limit of {0}")]
     TooManyChannels(usize),
@@ -97,6 +111,16 @@ pub enum BodyError {
     BadSocketId,
 }
 
+impl BodyError {
+    /// What is wrong, wherever it is.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::InBatch { error, .. } => error,
+            error => error,
+        }
+    }
+}
+
 /// An event as sent; `null` counts as absent, unknown fields are ignored.
 #[derive(Debug, Deserialize)]
 struct EventBody<'a> {
@@ -117,7 +141,7 @@ struct EventBody<'a> {
 #[derive(Debug, Deserialize)]
 struct BatchBody<'a> {
     #[serde(borrow)]
-    batch: Option<Vec<&'a RawValue>>,
+    batch: Option<&'a RawValue>,
 }
 
 impl<'a> PublisherEvent<'a> {
@@ -161,16 +185,24 @@ impl<'a> PublisherEvent<'a> {
     /// them wrong.
     pub fn parse_batch(body: &'a [u8], limits: PublishLimits) -> Result<Vec<Self>, BodyError> {
         let body: BatchBody<'_> = parse(text(body)?)?;
-        let events = body.batch.ok_or(BodyError::Missing("batch"))?;
+        let batch = body.batch.ok_or(BodyError::Missing("batch"))?;
+        let events: Vec<&RawValue> = serde_json::from_str(batch.get()).map_err(|_| BodyError::NoBatch)?;
         let limit = limits.batch_events_max;
         if events.len() > limit {
             return Err(BodyError::BatchTooLarge { events: events.len(), limit });
         }
-        let events = events.into_iter().map(|event| {
-            let body: EventBody<'_> = parse(event.get())?;
-            body.check(vec![body.channel(limits)?], limits)
+        let events = events.into_iter().zip(1..).map(|(event, number)| {
+            Self::of_batch(event.get(), limits).map_err(|error| BodyError::InBatch { number, error: Box::new(error) })
         });
         events.collect()
+    }
+
+    fn of_batch(event: &'a str, limits: PublishLimits) -> Result<Self, BodyError> {
+        let body: EventBody<'_> = parse(event).map_err(|error| match error {
+            BodyError::NotAnObject => BodyError::NoEvent,
+            error => error,
+        })?;
+        body.check(vec![body.channel(limits)?], limits)
     }
 }
 
