@@ -356,6 +356,22 @@ fn webhooks_are_taken_from_files_and_variables() {
 }
 
 #[test]
+fn no_webhooks_may_be_said_in_many_ways() {
+    let folder = folder("no-webhooks");
+    let load_with = |webhooks: &str| {
+        let text = app_with("").replace("\"webhooks\": []", &format!("\"webhooks\": {webhooks}"));
+        load(&[write(&folder, "none.json", &text)], [])
+    };
+    for none in ["null", "\"\"", "{}", "[]", "\"null\"", "\"{}\"", "\"[]\"", r#""\"\"""#] {
+        assert_eq!(load_with(none).unwrap().config.apps()[0].webhooks, [], "{none}");
+    }
+    for broken in ["\"[{\"", "\"x\"", "1", "{\"a\": 1}"] {
+        let faults = load_with(broken).unwrap_err().faults;
+        assert!(faults[0].contains("must be a list of webhooks") && faults.len() == 1, "{broken}: {faults:?}");
+    }
+}
+
+#[test]
 fn an_app_that_wants_what_is_not_there_is_refused() {
     let webhook = r#"{"lambda_function": "hush", "event_types": ["channel_occupied"]}"#;
     let file = write(&folder("lambda"), "lambda.json", &app_with(webhook));

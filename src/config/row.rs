@@ -24,9 +24,15 @@ impl App {
         let mut fields = Map::new();
         for (column, value) in row {
             let field = AppEntry::field(column);
-            // A row is found by its one key. As with Soketi, empty is not set.
-            let is_field = field != "keys" && known.contains_key(&field);
-            if is_field && !value.is_null() && value.as_str() != Some("") {
+            // A row is found by its one key.
+            let Some(like) = known.get(&field).filter(|_| field != "keys") else { continue };
+            // As with Soketi, empty is not set. MySQL has a null of JSON as text.
+            let is_set = match value {
+                Json::Null => false,
+                Json::String(text) => !text.is_empty() && (text != "null" || like.is_string()),
+                _ => true,
+            };
+            if is_set {
                 fields.insert(field, plain(value));
             }
         }

@@ -247,18 +247,23 @@ impl Check {
         Json::Array(good)
     }
 
-    /// A list, or one as JSON, as variables have it. As with Soketi, empty is none.
+    /// A list, or one as JSON, as variables have it. As with Soketi, whatever is empty is none.
     fn webhooks(&mut self, place: &str, value: &Value) -> Json {
         let from = origin(value);
         let list = match &value.kind {
-            ValueKind::Nil => json!([]),
-            ValueKind::String(text) if text.trim().is_empty() => json!([]),
-            ValueKind::String(text) => serde_json::from_str(text).unwrap_or_default(),
-            _ => translate::json(value),
+            ValueKind::String(text) if text.trim().is_empty() => Some(Json::Null),
+            ValueKind::String(text) => serde_json::from_str(text).ok(),
+            _ => Some(translate::json(value)),
         };
-        let Json::Array(items) = list else {
-            self.fault(place, format!("{place}{from} must be a list of webhooks, each with url and event_types"));
-            return json!([]);
+        let items = match list {
+            Some(Json::Array(items)) => items,
+            Some(Json::Null) => Vec::new(),
+            Some(Json::Object(fields)) if fields.is_empty() => Vec::new(),
+            Some(Json::String(text)) if text.is_empty() => Vec::new(),
+            _ => {
+                self.fault(place, format!("{place}{from} must be a list of webhooks, each with url and event_types"));
+                return json!([]);
+            }
         };
         self.origins.extend(value.origin().map(|origin| (place.to_owned(), origin.to_owned())));
         let mut good = Vec::new();

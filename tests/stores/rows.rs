@@ -153,6 +153,39 @@ async fn a_row_that_makes_no_app_is_refused_and_named() {
 }
 
 #[tokio::test]
+async fn a_row_may_say_in_many_ways_that_it_has_no_webhooks() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        for (table, column) in [("none_text", "text"), ("none_json", "json")] {
+            let columns = format!("secret varchar(9), webhooks {column}, allowed_origins {column}");
+            server
+                .run_either(
+                    &format!("CREATE TABLE {table} (id varchar(9), `key` varchar(9), {columns})"),
+                    &format!("CREATE TABLE {table} (id varchar(9), \"key\" varchar(9), {columns})"),
+                )
+                .await;
+            server
+                .run(&format!(
+                    "INSERT INTO {table} VALUES ('a', 'ka', 's', 'null', 'null'), ('b', 'kb', 's', '{{}}', NULL), \
+                     ('c', 'kc', 's', '\"\"', NULL), ('d', 'kd', 's', '[]', NULL), ('e', 'ke', 's', '{{\"a\": 1}}', NULL)"
+                ))
+                .await;
+            let store = TestStore::new(&server.config(table));
+            for id in ["a", "b", "c", "d"] {
+                let app = store.by_id(id).await.unwrap().unwrap();
+                assert!(app.webhooks.is_empty(), "{kind:?} {table} {id}");
+                assert_eq!(app.limits.allowed_origins, ["*"], "{kind:?} {table} {id}");
+            }
+            let fault = store.by_id("e").await.unwrap_err().to_string();
+            assert!(fault.contains(&format!("{table}.webhooks must be a list of webhooks")), "{fault}");
+        }
+        server.run("INSERT INTO none_text VALUES ('f', 'kf', 's', '[{', NULL)").await;
+        let fault = TestStore::new(&server.config("none_text")).by_id("f").await.unwrap_err().to_string();
+        assert!(fault.contains("none_text.webhooks must be a list of webhooks"), "{fault}");
+    }
+}
+
+#[tokio::test]
 async fn a_table_may_have_an_odd_name_and_a_schema() {
     for kind in KINDS {
         let server = Server::shared(kind).await;
