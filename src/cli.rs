@@ -23,6 +23,7 @@ use crate::protocol::channel::ChannelName;
 use crate::server::Drained;
 use crate::server::Server;
 use crate::telemetry;
+use crate::tls;
 use crate::tls::Certificates;
 
 /// Longest wait for the answer of `gema health`; shorter than the usual limit of a health check, 5 s.
@@ -74,9 +75,11 @@ pub fn run() -> ExitCode {
     let done = match arguments.command.unwrap_or(Command::Start) {
         Command::Start => load(files).and_then(|loaded| start(files, &loaded)),
         Command::Check { channels } => load(files).and_then(|loaded| check(&loaded, &channels)),
-        Command::Config => load(files).and_then(|loaded| print(loaded.settings())),
+        Command::Config => read(files).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
-        Command::Health { url: None } => load(files).and_then(|loaded| health(&ready_url(&loaded.config)?)),
+        Command::Health { url: None } => {
+            read(files).map_err(Into::into).and_then(|loaded| health(&ready_url(&loaded.config)?))
+        }
     };
     done.unwrap_or_else(|error| {
         eprintln!("{error:#}");
@@ -84,9 +87,15 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// The configuration, or an error that holds every fault and warning, a line each.
+/// The configuration, or an error that holds every fault and warning, a line each, those of the certificate included.
 fn load(files: &[PathBuf]) -> anyhow::Result<Loaded> {
-    Ok(read(files)?)
+    let (good, mut faults) = match read(files) {
+        Ok(loaded) => (Box::new(loaded), Vec::new()),
+        Err(Faults { faults, good }) => (good, faults),
+    };
+    let of_certificate = tls::faults(&good.config.tls);
+    faults.extend(of_certificate.iter().map(|fault| good.with_origin(&fault.to_string())));
+    if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }.into()) }
 }
 
 fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
@@ -96,7 +105,7 @@ fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
 fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
     let tls = &loaded.config.tls;
     let certificates = tls.is_enabled().then(|| Certificates::load(tls)).transpose()?;
-    let of_certificate = certificates.and_then(|certificates| certificates.warning());
+    let of_certificate = certificates.and_then(|certificates| Some(loaded.with_origin(&certificates.warning()?)));
     let warnings = loaded.warnings.iter().chain(&of_certificate).map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
     for app in loaded.config.apps() {

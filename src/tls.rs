@@ -40,7 +40,7 @@ pub enum TlsError {
         label: &'static str,
     },
     /// The key needs a passphrase.
-    #[error("tls.passphrase is empty, but the key in {path} is encrypted; set it")]
+    #[error("tls.key_path: the key in {path} is encrypted, but tls.passphrase is empty; set it")]
     Passphrase {
         /// The file.
         path: String,
@@ -77,6 +77,11 @@ pub enum TlsError {
         /// Why.
         cause: rustls::Error,
     },
+}
+
+/// Why the files cannot be used, each of them for itself.
+pub fn faults(tls: &Tls) -> Vec<TlsError> {
+    files::faults(tls)
 }
 
 /// The certificate that new connections get.

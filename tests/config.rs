@@ -95,6 +95,49 @@ fn a_file_that_cannot_be_read_stops_the_start() {
 }
 
 #[test]
+fn files_of_a_certificate_are_checked_with_all_the_rest() {
+    let file = file("tls.toml", "[tls]\ncert_path = '/nowhere/cert.pem'\n");
+    let environment = [
+        ("SOKETI_SSL_KEY", "/nowhere/key.pem"),
+        ("SOKETI_SSL_CA", "/nowhere/ca.pem"),
+        ("SOKETI_DB_REDIS_HOST", "redis"),
+        ("SOKETI_NATS", "1"),
+    ];
+    let of_files = [
+        format!("fault: tls.cert_path (from {file}:2): /nowhere/cert.pem cannot be read: "),
+        "fault: tls.key_path (from SOKETI_SSL_KEY): /nowhere/key.pem cannot be read: ".to_owned(),
+        "fault: tls.ca_path (from SOKETI_SSL_CA): /nowhere/ca.pem cannot be read: ".to_owned(),
+    ];
+    let begin = |found: &[String], begins: &[String]| {
+        let same = found.len() == begins.len();
+        same && found.iter().zip(begins).all(|(found, begins)| found.starts_with(begins))
+    };
+    for command in ["check", "start"] {
+        let found = faults(&[command, "--config", &file], &environment);
+        let unknown = "fault: SOKETI_NATS is not a variable of gema".to_owned();
+        assert!(begin(&found, &[&[unknown][..], &of_files].concat()), "{found:#?}");
+        let found = faults(&[command, "--config", &file], &environment[..3]);
+        assert!(begin(&found[..3], &of_files), "{found:#?}");
+        assert!(found[3].starts_with("warning: SOKETI_DB_REDIS_HOST has no effect"), "{found:#?}");
+        assert!(found[4].contains("Soketi's default secret"), "{found:#?}");
+    }
+}
+
+#[test]
+fn a_certificate_without_its_key_is_told_with_its_source_and_its_own_faults() {
+    let found = faults(&["check"], &[("SOKETI_SSL_CERT", "/nowhere/cert.pem")]);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].starts_with("fault: tls.cert_path (from SOKETI_SSL_CERT) needs tls.key_path; "), "{found:#?}");
+    assert!(found[1].starts_with("fault: tls.cert_path (from SOKETI_SSL_CERT): /nowhere/cert.pem "), "{found:#?}");
+    let path = |name: &str| format!("{}/tests/it/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (certificate, key) = (path("certificate.pem"), path("encrypted.key"));
+    let environment = [("SOKETI_SSL_CERT", &*certificate), ("SOKETI_SSL_KEY", &*key)];
+    let locked = format!("fault: tls.key_path (from SOKETI_SSL_KEY): the key in {key} is encrypted, but ");
+    assert!(faults(&["check"], &environment)[0].starts_with(&locked));
+    assert!(gema(&["check"], &[&environment[..], &[("SOKETI_SSL_PASS", "hush")]].concat()).status.success());
+}
+
+#[test]
 fn a_syntax_error_names_the_line_but_shows_none() {
     let file = file("syntax.toml", "[[apps]]\nsecret = \"hush\nkey = 1");
     let found = faults(&["check", "--config", &file], &[]);

@@ -156,9 +156,9 @@ fn outcome(loaded: Result<Loaded, Faults>, default: &BTreeSet<String>) -> Outcom
             let settings = settings(&loaded).difference(default).cloned().collect();
             Outcome { settings, warnings: loaded.warnings.len(), faults: 0 }
         }
-        Err(Faults { faults, warnings }) => {
+        Err(Faults { faults, good }) => {
             assert!(!faults.iter().any(|fault| fault.contains("is not a")), "unknown: {faults:?}");
-            Outcome { settings: none(), warnings: warnings.len(), faults: faults.len() }
+            Outcome { settings: none(), warnings: good.warnings.len(), faults: faults.len() }
         }
     }
 }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use config::builder::{ConfigBuilder, DefaultState};
 use config::{ConfigError, Map, Source, Value, ValueKind};
 
-use super::AppEntry;
 use super::Config;
 use super::StoreDriver;
 use super::cluster;
@@ -20,7 +19,7 @@ use super::env::Variable;
 use super::fallback;
 use super::file;
 use super::loaded;
-use super::loaded::Loaded;
+use super::loaded::{Loaded, key_of};
 use super::options::Said;
 use super::store;
 use super::translate::translate;
@@ -32,14 +31,14 @@ use super::tree::Checked;
 pub struct Faults {
     /// A sentence each, naming the file or variable, the key and the remedy.
     pub faults: Vec<String>,
-    /// What would have been said without the faults.
-    pub warnings: Vec<String>,
+    /// What is right all the same, with the warnings about it.
+    pub good: Box<Loaded>,
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let faults = self.faults.iter().map(|fault| format!("fault: {fault}"));
-        let warnings = self.warnings.iter().map(|warning| format!("warning: {warning}"));
+        let warnings = self.good.warnings.iter().map(|warning| format!("warning: {warning}"));
         f.write_str(&faults.chain(warnings).collect::<Vec<_>>().join("\n"))
     }
 }
@@ -127,47 +126,49 @@ impl Sources {
         }
         said.push(env::read(variables));
         let broadcaster = said.iter_mut().find_map(|said| said.broadcaster.take());
-        let (cluster_mode, mut warnings) = (settle(&mut said, &mut faults), Vec::new());
-        warnings.extend(unread.clone());
+        let cluster_mode = settle(&mut said, &mut faults);
+        let mut warnings: Vec<String> = unread.iter().cloned().collect();
         warnings.extend(said.iter_mut().flat_map(|said| std::mem::take(&mut said.warnings)));
         let files_have_apps = layers.iter().any(Layer::has_apps);
         let fallbacks: Vec<_> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.fallbacks)).collect();
         let mut merged = merge(said, layers, &mut faults);
         fallback::complete(&mut merged, &fallbacks, files_have_apps);
 
-        let checked = tree::check(merged);
-        faults.extend_from_slice(&checked.faults);
-        for fault in checked.config.validate() {
-            let key = fault.split(' ').next().unwrap_or_default();
-            if !checked.faulty.contains(key) {
-                faults.push(with_origin(&fault, &checked));
+        let Checked { config, faults: found, faulty, origins } = tree::check(merged);
+        let mut loaded = Loaded { config, warnings, origins };
+        faults.extend(found);
+        for fault in loaded.config.validate() {
+            if !faulty.contains(key_of(&fault)) {
+                faults.push(loaded.with_origin(&fault));
             }
         }
-        if let Some(who) = cluster_mode.filter(|_| checked.config.redis.cluster_nodes.is_empty()) {
-            if !checked.config.needs_redis() {
-                warnings.push(format!("{who} has no effect, because {LOCAL}"));
-            } else if !checked.faulty.contains("redis.cluster_nodes") {
+        if let Some(who) = cluster_mode.filter(|_| loaded.config.redis.cluster_nodes.is_empty()) {
+            if !loaded.config.needs_redis() {
+                loaded.warnings.push(format!("{who} has no effect, because {LOCAL}"));
+            } else if !faulty.contains("redis.cluster_nodes") {
                 faults.push(format!(
                     "{who} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
                 ));
             }
         }
-        if checked.config.apps.is_empty() && checked.config.app_store.driver == StoreDriver::Config {
+        if loaded.config.apps.is_empty() && loaded.config.app_store.driver == StoreDriver::Config {
             // Whoever wrote that file does not want an app that everybody knows.
             faults.extend(unread.map(|why| format!("{why}; make it readable, since nothing else names an app")));
         }
         if !faults.is_empty() {
-            return Err(Faults { faults, warnings });
+            return Err(Faults { faults, good: Box::new(loaded) });
         }
-        if let Some((true, who)) = broadcaster.filter(|_| !checked.config.ingest.is_on()) {
-            warnings.push(format!(
+        if let Some((true, who)) = broadcaster.filter(|_| !loaded.config.ingest.is_on()) {
+            loaded.warnings.push(format!(
                 "{who} is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, \
                  or ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id"
             ));
         }
-        warnings.extend(idle(&checked.config, &checked.origins));
-        warnings.extend(checked.config.warnings().iter().map(|warning| with_origin(warning, &checked)));
-        Ok(Loaded { config: checked.config, warnings, origins: checked.origins })
+        let of_values = loaded.config.warnings();
+        let of_values = of_values.iter().map(|warning| loaded.with_origin(warning));
+        let more: Vec<String> = idle(&loaded.config, &loaded.origins).into_iter().chain(of_values).collect();
+        loaded.warnings.extend(more);
+        Ok(loaded)
     }
 }
 
@@ -180,20 +181,6 @@ fn settle(said: &mut [Said], faults: &mut Vec<String>) -> Option<String> {
         faults.append(&mut said.faults);
     }
     cluster_mode
-}
-
-/// A sentence that begins with a key, or an app, with who set it.
-fn with_origin(sentence: &str, Checked { config, origins, .. }: &Checked) -> String {
-    let key = sentence.split(' ').next().unwrap_or_default();
-    let of_app = |(index, app): (usize, &AppEntry)| {
-        let app = format!("app {:?}", app.id);
-        sentence.starts_with(&format!("{app} ")).then_some((app, origins.get(&format!("apps.{index}.id"))?))
-    };
-    let of_key = || Some((key.to_owned(), origins.get(key)?));
-    match config.apps.iter().enumerate().find_map(of_app).or_else(of_key) {
-        Some((subject, origin)) => sentence.replacen(&subject, &format!("{subject} (from {origin})"), 1),
-        None => sentence.to_owned(),
-    }
 }
 
 /// A warning for each setting that is not the default and has no effect beside the others.

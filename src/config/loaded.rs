@@ -35,6 +35,20 @@ impl Loaded {
         self.values(|_| true).into_iter().map(line).collect()
     }
 
+    /// A sentence that begins with a key, or an app, with who set it.
+    pub fn with_origin(&self, sentence: &str) -> String {
+        let of_app = |(index, app): (usize, &AppEntry)| {
+            let app = format!("app {:?}", app.id);
+            sentence.starts_with(&format!("{app} ")).then_some((app, self.origins.get(&format!("apps.{index}.id"))?))
+        };
+        let key = key_of(sentence);
+        let of_key = || Some((key.to_owned(), self.origins.get(key)?));
+        match self.config.apps.iter().enumerate().find_map(of_app).or_else(of_key) {
+            Some((subject, origin)) => sentence.replacen(&subject, &format!("{subject} (from {origin})"), 1),
+            None => sentence.to_owned(),
+        }
+    }
+
     /// The keys whose values are others in `new`, but take effect with a restart only.
     pub fn needs_restart(&self, new: &Self) -> Vec<String> {
         let fixed = |section: &str| !AT_RUN_TIME.contains(&section);
@@ -62,6 +76,11 @@ impl Loaded {
         }
         values
     }
+}
+
+/// The key that a sentence begins with.
+pub(super) fn key_of(sentence: &str) -> &str {
+    sentence.split([' ', ':']).next().unwrap_or_default()
 }
 
 /// The keys of the secrets that are not the same in both: their serialised form does not show it.

@@ -1,6 +1,7 @@
 //! From PEM files to a certificate with its chain and its key.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use pkcs8::EncryptedPrivateKeyInfoRef;
@@ -11,6 +12,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::sign::CertifiedKey;
+use rustls::sign::SigningKey;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
@@ -32,12 +34,25 @@ pub(super) fn read(tls: &Tls) -> Result<CertifiedKey, TlsError> {
     if !tls.ca_path.is_empty() {
         complete(&mut chain, certificates(CA_PATH, &tls.ca_path)?);
     }
+    let pair = CertifiedKey::new(chain, signing_key(tls)?);
     let (path, key_path) = (tls.cert_path.clone(), tls.key_path.clone());
-    let key = private_key(tls)?;
-    let key = ring::sign::any_supported_type(&key).map_err(|cause| TlsError::Key { path: key_path.clone(), cause })?;
-    let pair = CertifiedKey::new(chain, key);
     pair.keys_match().map_err(|cause| TlsError::Pair { path, key_path, cause })?;
     Ok(pair)
+}
+
+/// What is wrong with each of the files that are named; if nothing is, with all of them together.
+pub(super) fn faults(tls: &Tls) -> Vec<TlsError> {
+    let of = |path: &str, fault: &dyn Fn() -> Option<TlsError>| if path.is_empty() { None } else { fault() };
+    let each = [
+        of(&tls.cert_path, &|| certificates(CERT_PATH, &tls.cert_path).err()),
+        of(&tls.key_path, &|| signing_key(tls).err()),
+        of(&tls.ca_path, &|| certificates(CA_PATH, &tls.ca_path).err()),
+    ];
+    let mut faults: Vec<_> = each.into_iter().flatten().collect();
+    if faults.is_empty() && !tls.cert_path.is_empty() && !tls.key_path.is_empty() {
+        faults.extend(read(tls).err());
+    }
+    faults
 }
 
 /// What is wrong with the first certificate at this time.
@@ -94,6 +109,11 @@ fn complete(chain: &mut Vec<CertificateDer<'static>>, authorities: Vec<Certifica
 
 fn is_self_signed(certificate: &Certificate) -> bool {
     certificate.tbs_certificate().subject() == certificate.tbs_certificate().issuer()
+}
+
+fn signing_key(tls: &Tls) -> Result<Arc<dyn SigningKey>, TlsError> {
+    let path = tls.key_path.clone();
+    ring::sign::any_supported_type(&private_key(tls)?).map_err(|cause| TlsError::Key { path, cause })
 }
 
 fn private_key(tls: &Tls) -> Result<PrivateKeyDer<'static>, TlsError> {
