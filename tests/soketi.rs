@@ -371,6 +371,60 @@ fn no_webhooks_may_be_said_in_many_ways() {
     }
 }
 
+/// Two apps; the second one asks for a variable, and has a webhook with this URL.
+fn second_app(url: &str) -> String {
+    format!(
+        "module.exports = {{ host: '127.0.0.1', 'appManager.array.apps': [\n{{ id: 'a', key: 'k', secret: 's' }},\n{{\n\
+         id: 'b',\nkey: process.env.SHOP_KEY,\nsecret: 't',\nwebhooks: [\n{{\n\
+         url: '{url}',\neventTypes: ['channel_occupied'],\nfilter: {{\nchannelNameStartsWith: 'x' }},\n\
+         headers: {{ 'X-Shop': 'y',\n'X Y': 'z' }} }} ] }} ] }};\n"
+    )
+}
+
+#[test]
+fn what_an_app_lacks_is_told_with_its_line_and_its_variable() {
+    let file = write(&folder("app-lacks"), "soketi.config.js", &second_app("hush"));
+    let name = file.display().to_string();
+    let faults = load(std::slice::from_ref(&file), []).unwrap_err().faults;
+    let begins = [
+        format!("apps.1.key (from {name}:5, SHOP_KEY) is missing; "),
+        format!("apps.1.webhooks.0.url (from {name}:9) must be a whole URL, "),
+        format!("apps.1.webhooks.0.headers (from {name}:13) has \"X Y\"; "),
+    ];
+    assert_eq!(faults.len(), begins.len(), "{faults:#?}");
+    assert!(faults.iter().zip(&begins).all(|(fault, begins)| fault.starts_with(begins)), "{faults:#?}");
+    let incomplete = "{\"apps\": [{\"id\": \"a\", \"key\": \"k\", \"secret\": \"s\",\n\"keys\": [{\"key\": \"l\"}],\n\
+                      \"webhooks\": [\n{\"url\": \"http://x\"}]}]}";
+    let file = write(&folder("app-lacks"), "apps.json", incomplete);
+    let faults = load(std::slice::from_ref(&file), []).unwrap_err().faults;
+    let name = file.display();
+    assert!(faults[0].starts_with(&format!("apps.0.webhooks.0.event_types (from {name}:4) is missing")), "{faults:#?}");
+    assert!(faults[1].starts_with(&format!("apps.0.keys.0.secret (from {name}:2) is missing")), "{faults:#?}");
+}
+
+#[test]
+fn each_value_of_a_webhook_has_its_origin() {
+    let text = second_app("https://x.example").replace(",\n'X Y': 'z'", "");
+    let file = write(&folder("webhook-origins"), "soketi.config.js", &text);
+    let name = file.display().to_string();
+    let variable = r#"[{"url": "https://y.example", "event_types": []}]"#;
+    let environment = [("SHOP_KEY", "l"), ("SOKETI_DEFAULT_APP_WEBHOOKS", variable)];
+    let lines = load(&[file], variables(&environment)).unwrap().settings();
+    for (key, origin) in [
+        ("apps.0.webhooks.0.url", "SOKETI_DEFAULT_APP_WEBHOOKS".to_owned()),
+        ("apps.0.webhooks.0.filter.channel_name_starts_with", "default".to_owned()),
+        ("apps.1.webhooks.0.url", format!("{name}:9")),
+        ("apps.1.webhooks.0.event_types", format!("{name}:10")),
+        ("apps.1.webhooks.0.filter.channel_name_starts_with", format!("{name}:12")),
+        ("apps.1.webhooks.0.filter.channel_name_ends_with", "default".to_owned()),
+        ("apps.1.webhooks.0.headers.X-Shop", format!("{name}:13")),
+        ("apps.1.key", format!("{name}:5, SHOP_KEY")),
+    ] {
+        let line = lines.iter().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+        assert!(line.ends_with(&format!("# {origin}")), "{line}");
+    }
+}
+
 #[test]
 fn an_app_that_wants_what_is_not_there_is_refused() {
     let webhook = r#"{"lambda_function": "hush", "event_types": ["channel_occupied"]}"#;

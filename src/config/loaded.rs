@@ -42,7 +42,9 @@ impl Loaded {
             sentence.starts_with(&format!("{app} ")).then_some((app, self.origins.get(&format!("apps.{index}.id"))?))
         };
         let key = key_of(sentence);
-        let of_key = || Some((key.to_owned(), self.origins.get(key)?));
+        // What is missing is missing in the group around it.
+        let mut groups = std::iter::successors(Some(key), |key| Some(key.rsplit_once('.')?.0));
+        let of_key = || Some((key.to_owned(), groups.find_map(|group| self.origins.get(group))?));
         match self.config.apps.iter().enumerate().find_map(of_app).or_else(of_key) {
             Some((subject, origin)) => sentence.replacen(&subject, &format!("{subject} (from {origin})"), 1),
             None => sentence.to_owned(),

@@ -18,7 +18,7 @@ use super::Config;
 use super::KeyPair;
 use super::Limits;
 use super::options;
-use super::suggest::did_you_mean;
+use super::suggest::{did_you_mean, snake_case};
 use super::translate;
 use super::values::boolean;
 use super::webhooks;
@@ -163,8 +163,12 @@ impl Check {
         };
         // What is missing stays empty, which validation then reports.
         let mut good = object(&json!({ "id": "", "key": "", "secret": "" }));
-        for field in good.keys().filter(|field| !table.contains_key(*field)) {
-            self.origins.extend(app_origin.clone().map(|origin| (format!("{place}.{field}"), origin)));
+        for field in good.keys() {
+            let given = table.get(field);
+            if given.is_none_or(|value| value.kind == ValueKind::Nil) {
+                let origin = given.and_then(Value::origin).or(app_origin.as_deref());
+                self.origins.extend(origin.map(|origin| (format!("{place}.{field}"), origin.to_owned())));
+            }
         }
         for (field, value) in sorted(table) {
             let key = format!("{place}.{field}");
@@ -180,7 +184,7 @@ impl Check {
                 }
                 Some(_) if field == "keys" => Some(self.key_pairs(&key, value)),
                 Some(_) if field == "channel_rules" => Some(self.rules(&key, value)),
-                Some(_) if field == "webhooks" => Some(self.webhooks(&key, &value)),
+                Some(_) if field == "webhooks" => Some(self.webhooks(&key, value)),
                 Some(like) => self.leaf(&key, &value, like, &try_alone),
             };
             good.extend(leaf.map(|leaf| (field.clone(), leaf)));
@@ -248,33 +252,51 @@ impl Check {
     }
 
     /// A list, or one as JSON, as variables have it. As with Soketi, whatever is empty is none.
-    fn webhooks(&mut self, place: &str, value: &Value) -> Json {
-        let from = origin(value);
-        let list = match &value.kind {
-            ValueKind::String(text) if text.trim().is_empty() => Some(Json::Null),
-            ValueKind::String(text) => serde_json::from_str(text).ok(),
-            _ => Some(translate::json(value)),
-        };
-        let items = match list {
-            Some(Json::Array(items)) => items,
-            Some(Json::Null) => Vec::new(),
-            Some(Json::Object(fields)) if fields.is_empty() => Vec::new(),
-            Some(Json::String(text)) if text.is_empty() => Vec::new(),
+    fn webhooks(&mut self, place: &str, mut value: Value) -> Json {
+        let from = origin(&value);
+        if let ValueKind::String(text) = &value.kind
+            && let Ok(Value { kind, .. }) = serde_json::from_str(text)
+        {
+            value.kind = kind;
+        }
+        self.note(place, &value, None);
+        let list_origin = value.origin().map(str::to_owned);
+        let items = match value.kind {
+            ValueKind::Array(items) => items,
+            ValueKind::Nil => Vec::new(),
+            ValueKind::Table(fields) if fields.is_empty() => Vec::new(),
+            ValueKind::String(text) if text.trim().is_empty() => Vec::new(),
             _ => {
                 self.fault(place, format!("{place}{from} must be a list of webhooks, each with url and event_types"));
                 return json!([]);
             }
         };
-        self.origins.extend(value.origin().map(|origin| (place.to_owned(), origin.to_owned())));
         let mut good = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
             let place = format!("{place}.{index}");
-            match webhooks::read(&place, &from, item) {
-                Ok(webhook) => good.push(webhook),
+            let from = if item.origin().is_some() { origin(&item) } else { from.clone() };
+            match webhooks::read(&place, &from, translate::json(&item)) {
+                Ok(webhook) => {
+                    self.note(&place, &item, list_origin.as_deref());
+                    good.push(webhook);
+                }
                 Err(fault) => self.fault(&place, fault),
             }
         }
         Json::Array(good)
+    }
+
+    /// Remembers who set a value, and each value in a group; `from` is who set what it stands in.
+    fn note(&mut self, key: &str, value: &Value, from: Option<&str>) {
+        let from = value.origin().or(from);
+        self.origins.extend(from.map(|origin| (key.to_owned(), origin.to_owned())));
+        if let ValueKind::Table(fields) = &value.kind {
+            // Names of headers are nobody's spelling but theirs.
+            let ours = |name| if key.ends_with(".headers") { String::from(name) } else { snake_case(name) };
+            for (name, value) in fields {
+                self.note(&format!("{key}.{}", ours(name)), value, from);
+            }
+        }
     }
 
     fn leaf(&mut self, key: &str, value: &Value, like: &Json, try_alone: Try<'_>) -> Option<Json> {
