@@ -448,6 +448,16 @@ fn what_soketi_hands_on_to_its_redis_client_counts_or_is_reported() {
     assert_eq!((loaded.config.redis.password.expose(), loaded.warnings.len()), (&b"12"[..], 0));
     let loaded = load_redis("\"path\": \"/run/redis.sock\"").0.unwrap();
     assert_eq!(loaded.config.redis.url.expose(), b"unix:///run/redis.sock");
+    let loaded = load_redis("\"path\": \"/run/my redis?.sock\", \"password\": \"h&u s+h%\", \"db\": 2").0.unwrap();
+    let url = loaded.config.redis.url.expose_text();
+    assert_eq!(url, "unix:///run/my%20redis%3F.sock?pass=h%26u+s%2Bh%25&db=2");
+    assert_eq!(loaded.warnings, [""; 0]);
+    let loaded =
+        load_redis("\"path\": \"/run/redis.sock\", \"host\": \"r-1\", \"username\": \"u\", \"password\": \"p\"");
+    let loaded = loaded.0.unwrap();
+    assert_eq!(loaded.config.redis.url.expose(), b"unix:///run/redis.sock?pass=p&user=u");
+    assert!(loaded.warnings[0].ends_with(" has no effect, because Redis is at a Unix socket"), "{loaded:?}");
+    assert_eq!(loaded.warnings.len(), 1);
     let (loaded, file) = load_redis("\"lazyConnect\": true");
     let because = "has no effect, because gema's link to Redis has times and retries of its own";
     assert_eq!(loaded.unwrap().warnings, [format!("database.redis.lazyConnect (from {file}:2) {because}")]);

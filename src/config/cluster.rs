@@ -70,7 +70,8 @@ impl Default for Cluster {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// `redis://`, `rediss://` or `redis+unix://`; wins over the fields below. May hold a password.
+    /// `redis://`, `rediss://` or `redis+unix://`; wins over the fields below, of which a socket without `?` takes
+    /// database, username and password. May hold a password.
     pub url: Secret,
     /// Host name or address.
     pub host: String,
@@ -145,7 +146,10 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
         ("cluster", "name") | ("redis", "key_prefix") if !config.keeps_in_redis() => Some(LOCAL),
         ("cluster", "name") => None,
         ("cluster", _) if config.cluster.driver == ClusterDriver::Local => Some(LOCAL),
-        ("redis", "host" | "port" | "db" | "username" | "password") if !redis.url.is_empty() => {
+        ("redis", "host" | "port") if redis.is_bare_socket() => Some("Redis is at a Unix socket"),
+        ("redis", "host" | "port" | "db" | "username" | "password")
+            if !redis.url.is_empty() && !redis.is_bare_socket() =>
+        {
             Some("redis.url is set, which says it")
         }
         ("redis", "host" | "port") if !redis.sentinels.is_empty() => Some("redis.sentinels is set"),
@@ -179,6 +183,33 @@ impl Cluster {
 }
 
 impl Redis {
+    /// Whether the URL names a socket and nothing else.
+    fn is_bare_socket(&self) -> bool {
+        let url = self.url.expose_text();
+        (url.starts_with("unix:") || url.starts_with("redis+unix:")) && !url.contains('?')
+    }
+
+    /// Puts database, username and password into the URL of a socket that says none of them.
+    pub(super) fn complete_socket(&mut self) {
+        if !self.is_bare_socket() {
+            return;
+        }
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        if !self.password.is_empty() {
+            query.append_pair("pass", self.password.expose_text());
+            if !self.username.is_empty() {
+                query.append_pair("user", &self.username);
+            }
+        }
+        if self.db != 0 {
+            query.append_pair("db", &self.db.to_string());
+        }
+        let query = query.finish();
+        if !query.is_empty() {
+            self.url = Secret::new(format!("{}?{query}", self.url.expose_text()));
+        }
+    }
+
     pub(super) fn validate(&self, faults: &mut Vec<String>) {
         if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
             faults.push(

@@ -168,6 +168,7 @@ impl Sources {
         let of_values = of_values.iter().map(|warning| loaded.with_origin(warning));
         let more: Vec<String> = idle(&loaded.config, &loaded.origins).into_iter().chain(of_values).collect();
         loaded.warnings.extend(more);
+        loaded.config.redis.complete_socket();
         Ok(loaded)
     }
 }

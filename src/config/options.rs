@@ -6,6 +6,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use config::Value;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value as Json;
 
 pub(super) use self::table::{BROADCASTER, LARAVEL, Means, TABLE, option, options};
@@ -17,6 +18,9 @@ pub(super) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
 
 /// Why options of Redis that say how hard to try have no effect.
 const OWN_LINK: &str = "gema's link to Redis has times and retries of its own";
+
+/// What is not written as it is in the path of a URL.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A variable or an option with its value.
 #[derive(Debug, Clone, Copy)]
@@ -168,7 +172,10 @@ impl Said {
     fn ioredis_option(&mut self, setting: Setting<'_>, option: &str) {
         let Setting { name, value, .. } = setting;
         match option {
-            "path" => self.set(setting, "redis.url", setting.value(format!("unix://{value}"))),
+            "path" => {
+                let path = percent_encoding::utf8_percent_encode(value, IN_PATH);
+                self.set(setting, "redis.url", setting.value(format!("unix://{path}")));
+            }
             "tls" => {
                 let value: Json = serde_json::from_str(value).unwrap_or_default();
                 self.ioredis(setting, &serde_json::json!({ "tls": value }).to_string());

@@ -35,6 +35,24 @@ async fn nodes_meet_at_a_unix_socket() {
 }
 
 #[tokio::test]
+async fn a_socket_takes_password_and_database_from_where_they_are_said() {
+    let folder = std::env::temp_dir().join(format!("gema-path-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("redis.sock");
+    let password = "h&u s+h%";
+    let lines = [&format!("unixsocket {}", socket.display()), &format!("requirepass \"{password}\"")];
+    let redis = Server::start(&lines.map(String::as_str));
+    let at = at(&format!("unix://{}", socket.display()));
+    let nodes: [Node; 2] = at.with("SOKETI_DB_REDIS_PASSWORD", password).with("SOKETI_DB_REDIS_DB", "2").nodes().await;
+    nodes[0].reaches(&nodes[1], "orders").await;
+    let _ada = nodes[0].member("presence-room", "ada").await;
+    assert_eq!(nodes[1].users("presence-room").await, ["ada"]);
+    let keys = redis.cli(&["-a", password, "INFO", "keyspace"]);
+    assert!(keys.contains("db2:") && !keys.contains("db0:"), "{keys}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
 async fn a_user_of_redis_with_what_is_needed_is_enough() {
     let redis = Server::start(&[
         "user default off",
