@@ -426,6 +426,25 @@ fn each_value_of_a_webhook_has_its_origin() {
 }
 
 #[test]
+fn a_webhook_that_can_never_be_sent_is_refused() {
+    let folder = folder("unsendable");
+    let load_with = |url: &str| {
+        let webhook = json!({ "url": url, "event_types": ["channel_occupied"] }).to_string();
+        let file = write(&folder, "webhooks.json", &app_with(&webhook));
+        load(std::slice::from_ref(&file), []).map_err(|refused| refused.faults)
+    };
+    for url in ["http://hush:99999/", "http://hush:0/", "http://[::1/hush", "http://%zz/hush", "http://256.1.1.1/hush"]
+    {
+        let faults = load_with(url).unwrap_err();
+        assert!(faults[0].starts_with("apps.0.webhooks.0.url (from ") && faults.len() == 1, "{url}: {faults:?}");
+        assert!(faults[0].contains(":2) must be a whole URL") && !faults[0].contains("hush"), "{url}: {faults:?}");
+    }
+    for url in ["http://[::1]:9/x", "https://user:pass@x.example/?a=b%20c#d", "http://10.0.0.1"] {
+        load_with(url).unwrap();
+    }
+}
+
+#[test]
 fn an_app_that_wants_what_is_not_there_is_refused() {
     let webhook = r#"{"lambda_function": "hush", "event_types": ["channel_occupied"]}"#;
     let file = write(&folder("lambda"), "lambda.json", &app_with(webhook));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -121,11 +122,13 @@ impl Webhook {
             !host.is_empty()
                 && !host.starts_with(['/', '?', '#', ':'])
                 && url.bytes().all(|byte| byte.is_ascii_graphic())
+                && Url::parse(url).is_ok_and(|url| url.port() != Some(0))
         };
         // It may hold a token, so nothing of it is repeated.
         if !host.is_some_and(plausible) {
             faults.push(format!(
-                "{place}.url must be a whole URL, such as https://example.com/webhooks, without white space and accents"
+                "{place}.url must be a whole URL, such as https://example.com/webhooks, without white space and accents, \
+                 with a host and a port that there can be"
             ));
         }
         for (name, value) in &self.headers {
@@ -267,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_url_or_header_that_no_request_can_have_is_refused_and_not_shown() {
-        for url in ["", "hush", "ftp://hush", "https://", "http:///hush", "http://a b/hush"] {
+        for url in ["", "hush", "ftp://hush", "https://", "http:///hush", "http://a b/hush", "http://hush:99999/"] {
             let headers = BTreeMap::from([("x y".to_owned(), Secret::new("a\nhush"))]);
             let webhook =
                 Webhook { url: Secret::new(url), event_types: vec![], filter: ChannelFilter::default(), headers };
