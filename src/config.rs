@@ -324,12 +324,7 @@ impl Config {
                 ));
             }
             warnings.extend(webhooks::warnings(id, &app.webhooks));
-            if app.keys.iter().any(|pair| !pair.secret.is_trimmed()) {
-                warnings.push(format!(
-                    "app {id:?} has a secret that begins or ends with white space; signatures differ unless \
-                     publishers have the same, so remove it"
-                ));
-            }
+            warnings.extend(apps::warnings(&app));
             if event_bytes_max > self.connections.outbox_bytes_max {
                 warnings.push(format!(
                     "app {id:?} may send events larger than connections.outbox_bytes_max, which closes the connections \

@@ -425,6 +425,33 @@ fn an_empty_list_of_apps_is_not_soketis_default_app() {
 }
 
 #[test]
+fn a_key_or_an_id_that_nobody_can_use_is_refused_with_the_reason() {
+    let app = |id: &str, key: &str| {
+        format!(
+            "[server]\nhost='127.0.0.1'\n[[apps]]\nid='{id}'\nkey='k'\nsecret='s'\nkeys=[{{key='{key}', secret='t'}}]\n"
+        )
+    };
+    for key in ["a:b", ".", "..", "a\\b"] {
+        let file = file("odd-key.toml", &app("a", key));
+        let found = faults(&["check", "--config", &file], &[]);
+        let begins = format!("fault: apps.0.keys.0.key (from {file}:7) is {key:?}; ");
+        assert!(found.len() == 1 && found[0].starts_with(&begins), "{found:?}");
+        assert!(!key.contains(':') || found[0].contains("the first colon"), "{found:?}");
+    }
+    for id in [".", ".."] {
+        let file = file("odd-id.toml", &app(id, "l"));
+        let found = faults(&["check", "--config", &file], &[]);
+        let begins = format!("fault: apps.0.id (from {file}:4) is {id:?}; ");
+        assert!(found.len() == 1 && found[0].starts_with(&begins), "{found:?}");
+    }
+    for key in ["a+b", "a&b"] {
+        let found = warnings(&[&file("raw-key.toml", &app("a", key))], &[]);
+        assert!(found.len() == 1 && found[0].contains("a key with + or &"), "{found:?}");
+    }
+    assert_eq!(warnings(&[&file("equal-key.toml", &app("a:b", "a=="))], &[]), [""; 0]);
+}
+
+#[test]
 fn two_spellings_of_one_field_are_refused() {
     let text = "[[apps]]\nid='a'\nkey='k'\nsecret='s'\nmaxConnections=1\nmax_connections=2\n";
     let found = faults(&["check", "--config", &file("twice.toml", text)], &[]);

@@ -357,8 +357,32 @@ fn validate_app<'a>(
     app.resolve(&Limits::default()).limits.validate_under(place, faults);
 }
 
+/// What about keys and secrets of an app is probably not meant, a sentence each.
+pub(super) fn warnings(app: &App) -> Vec<String> {
+    let (id, mut warnings) = (&app.id, Vec::new());
+    if app.keys.iter().any(|pair| pair.key.contains(['+', '&'])) {
+        warnings.push(format!(
+            "app {id:?} has a key with + or &, which many libraries send as it is in a query, where it means \
+             something else; choose a key of letters and digits"
+        ));
+    }
+    if app.keys.iter().any(|pair| !pair.secret.is_trimmed()) {
+        warnings.push(format!(
+            "app {id:?} has a secret that begins or ends with white space; signatures differ unless publishers have \
+             the same, so remove it"
+        ));
+    }
+    warnings
+}
+
 fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut Vec<String>) {
-    part_of_path(&format!("{place}.key"), key, keys, faults);
+    let place_of_key = format!("{place}.key");
+    if key.contains(':') {
+        faults.push(format!(
+            "{place_of_key} is {key:?}; clients send it with a signature behind the first colon, so choose a key without one"
+        ));
+    }
+    part_of_path(&place_of_key, key, keys, faults);
     if secret.expose().is_empty() {
         faults.push(format!("{place}.secret is missing; without a secret anybody could publish"));
     }
@@ -368,9 +392,12 @@ fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSe
 fn part_of_path<'a>(place: &str, text: &'a str, others: &mut HashSet<&'a str>, faults: &mut Vec<String>) {
     if text.is_empty() {
         faults.push(format!("{place} is missing; every app needs one"));
-    } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(&byte)) {
-        faults
-            .push(format!("{place} is {text:?}; it is part of a path, so it must not hold spaces, / ? # % or accents"));
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/\\?#%".contains(&byte)) {
+        faults.push(format!(
+            "{place} is {text:?}; it is part of a path, so it must not hold spaces, / \\ ? # % or accents"
+        ));
+    } else if matches!(text, "." | "..") {
+        faults.push(format!("{place} is {text:?}; it is part of a path, in which that is a folder, so choose another"));
     } else if !others.insert(text) {
         faults.push(format!("{place} is {text:?}, which is used twice; each must differ"));
     }

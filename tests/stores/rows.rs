@@ -125,7 +125,8 @@ async fn a_row_that_makes_no_app_is_refused_and_named() {
             .run(
                 "INSERT INTO wrong VALUES ('a', 'ka', '', 1), ('b', 'kb', NULL, 1), ('c', 'kc', 's', -1), \
                  ('d', 'kd', 's', 0), ('e', 'k e', 's', 1), ('f', 'kf', 's', 1), ('g', 'kf', 's', 1), \
-                 ('h', NULL, 's', 1), ('j', 'kj ', 's', 1), ('i', 'ki', 's', 1)",
+                 ('h', NULL, 's', 1), ('j', 'kj ', 's', 1), ('i', 'ki', 's', 1), ('l', 'k:l', 's', 1), \
+                 ('..', 'km', 's', 1)",
             )
             .await;
         let store = TestStore::new(&server.config("wrong"));
@@ -137,6 +138,8 @@ async fn a_row_that_makes_no_app_is_refused_and_named() {
             ("e", "wrong.key is \"k e\""),
             ("h", "wrong.key is missing"),
             ("j", "wrong.key is \"kj \""),
+            ("l", "wrong.key is \"k:l\""),
+            ("..", "wrong.id is \"..\""),
         ] {
             let error = store.by_id(id).await.unwrap_err();
             let text = error.to_string();
@@ -145,7 +148,7 @@ async fn a_row_that_makes_no_app_is_refused_and_named() {
         }
         let twice = store.by_key("kf").await.unwrap_err().to_string();
         assert!(twice.contains("wrong.key is \"kf\" in several rows"), "{twice}");
-        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_row\"}"), 8);
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_row\"}"), 10);
         // The others are none the worse for it, and it is no outage.
         assert!(store.by_key("ki").await.unwrap().is_some());
         assert_eq!(store.metric("gema_app_store_up"), 1);
