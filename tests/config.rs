@@ -452,6 +452,20 @@ fn a_key_or_an_id_that_nobody_can_use_is_refused_with_the_reason() {
 }
 
 #[test]
+fn names_to_listen_on_are_refused_with_what_works() {
+    for (variable, key) in [("SOKETI_HOST", "server.host"), ("SOKETI_METRICS_HOST", "metrics.host")] {
+        assert_eq!(
+            faults(&["check"], &[(variable, "gema.internal")]),
+            [format!(
+                "fault: {key} (from {variable}) is \"gema.internal\"; it must be an IPv4 or IPv6 address, such as \
+                 127.0.0.1 or ::, or localhost; gema resolves no other names to listen on"
+            )]
+        );
+        assert!(gema(&["check"], &[(variable, "localhost")]).status.success());
+    }
+}
+
+#[test]
 fn two_spellings_of_one_field_are_refused() {
     let text = "[[apps]]\nid='a'\nkey='k'\nsecret='s'\nmaxConnections=1\nmax_connections=2\n";
     let found = faults(&["check", "--config", &file("twice.toml", text)], &[]);

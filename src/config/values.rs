@@ -91,7 +91,8 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 /// An address to listen on; of names only `localhost`, the one that needs no network to resolve.
 pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let expected = "an IPv4 or IPv6 address, such as 127.0.0.1 or ::";
+    let expected =
+        "an IPv4 or IPv6 address, such as 127.0.0.1 or ::, or localhost; gema resolves no other names to listen on";
     if text == "localhost" {
         return Ok(Ipv4Addr::LOCALHOST.into());
     }
