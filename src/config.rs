@@ -297,6 +297,9 @@ impl Config {
             warnings
                 .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
         }
+        if !self.tls.is_enabled() && !self.tls.passphrase.is_empty() {
+            warnings.push("tls.passphrase has no effect, because tls.cert_path is empty".to_owned());
+        }
         if self.app_store.driver != StoreDriver::Config && !self.apps.is_empty() {
             warnings.push("apps have no effect, because app_store.driver is not config; remove them".to_owned());
         }

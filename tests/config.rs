@@ -466,6 +466,17 @@ fn names_to_listen_on_are_refused_with_what_works() {
 }
 
 #[test]
+fn a_passphrase_without_a_certificate_has_no_effect_and_is_never_shown() {
+    let environment = [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_SSL_PASS", "hush")];
+    assert_eq!(
+        warnings(&[], &environment),
+        ["tls.passphrase (from SOKETI_SSL_PASS) has no effect, because tls.cert_path is empty"]
+    );
+    let found = faults(&["check", "--config", &file("passphrase.toml", "[tls]\npassphrase = 12.75\n")], &[]);
+    assert!(found[0].contains("passphrase.toml:2) must be text") && !found[0].contains("12.75"), "{found:?}");
+}
+
+#[test]
 fn two_spellings_of_one_field_are_refused() {
     let text = "[[apps]]\nid='a'\nkey='k'\nsecret='s'\nmaxConnections=1\nmax_connections=2\n";
     let found = faults(&["check", "--config", &file("twice.toml", text)], &[]);

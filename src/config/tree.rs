@@ -399,7 +399,7 @@ fn shown(kind: &ValueKind) -> String {
 
 /// Whether no message may show the key's value.
 fn is_secret(key: &str) -> bool {
-    ["secret", "password", "url"].iter().any(|word| key.ends_with(word))
+    ["secret", "password", "passphrase", "url"].iter().any(|word| key.ends_with(word))
 }
 
 /// Who set a value, for a sentence.
