@@ -477,6 +477,17 @@ fn a_passphrase_without_a_certificate_has_no_effect_and_is_never_shown() {
 }
 
 #[test]
+fn options_of_soketis_cache_have_no_effect_whatever_its_driver() {
+    let environment = [
+        ("SOKETI_HOST", "127.0.0.1"),
+        ("SOKETI_CACHE_DRIVER", "redis"),
+        ("SOKETI_CACHE_REDIS_OPTIONS", r#"{"tls":{}}"#),
+    ];
+    let found = warnings(&[], &environment);
+    assert!(found.len() == 2 && !found.concat().contains("not selected"), "{found:?}");
+}
+
+#[test]
 fn two_spellings_of_one_field_are_refused() {
     let text = "[[apps]]\nid='a'\nkey='k'\nsecret='s'\nmaxConnections=1\nmax_connections=2\n";
     let found = faults(&["check", "--config", &file("twice.toml", text)], &[]);

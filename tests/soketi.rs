@@ -306,7 +306,10 @@ fn both_styles_may_stand_in_one_file_and_ours_wins() {
     assert_eq!((config.metrics.enabled, config.metrics.prefix.as_str()), (true, ""));
     assert_eq!((config.cluster.name.as_str(), config.limits.enable_watchlist), ("shop", false));
     assert_eq!(config.http.cors_origins, ["https://a.example"]);
-    assert_eq!(loaded.warnings[0], format!("{name}:1 has no effect, because server.port (from {name}:3) says it, too"));
+    assert_eq!(
+        loaded.warnings[0],
+        format!("port (from {name}:1) has no effect, because server.port (from {name}:3) says it, too")
+    );
 }
 
 #[test]

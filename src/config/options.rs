@@ -44,6 +44,8 @@ impl Setting<'_> {
 pub(super) struct Said {
     /// Our keys, such as `server.port` and `apps.0.id`, with their values.
     pub(super) values: BTreeMap<String, Value>,
+    /// Who says each of them, for a sentence.
+    pub(super) names: BTreeMap<String, String>,
     /// Keys with the values that they have if nothing else gives them one.
     pub(super) fallbacks: Vec<(&'static str, Value)>,
     /// Whether Soketi would look for a Redis Cluster, and who says so.
@@ -129,7 +131,8 @@ impl Said {
     pub(super) fn set(&mut self, setting: Setting<'_>, key: &str, value: Value) {
         let kind = value.kind.clone();
         let before = self.values.insert(key.to_owned(), value).filter(|before| before.kind != kind);
-        if let Some(other) = before.as_ref().and_then(Value::origin) {
+        let other = self.names.insert(key.to_owned(), setting.name.to_owned());
+        if let (Some(_), Some(other)) = (before, other) {
             self.warnings.push(format!("{other} has no effect, because {} sets {key}, too", setting.name));
         }
     }

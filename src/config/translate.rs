@@ -161,7 +161,7 @@ impl File {
             let Some((section, field)) = key.split_once('.') else { continue };
             let Some(ValueKind::Table(table)) = own.get(section).map(|section| &section.kind) else { continue };
             let ours = table.get(field).filter(|ours| ours.kind != soketis.kind && ours.kind != ValueKind::Nil);
-            if let (Some(ours), Some(theirs)) = (ours, soketis.origin()) {
+            if let (Some(ours), Some(theirs)) = (ours, self.said.names.get(key)) {
                 let ours = from(ours);
                 self.said.warnings.push(format!("{theirs} has no effect, because {key}{ours} says it, too"));
             }

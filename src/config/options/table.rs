@@ -75,7 +75,6 @@ const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its 
 const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
 const CACHES: &str = "nodes that meet in Redis remember cached events there, and one by itself in its memory";
 const WORKERS: &str = "every node sends its webhooks itself, so none is left to a worker; leave the worker out";
-const REDIS_CACHE: &str = "the cache driver redis is not selected";
 const SQS: &str = "the queue driver sqs is not selected";
 const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
 const QUEUES: &str = "webhooks wait in gema's memory or in Redis";
@@ -171,8 +170,8 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("APP_MANAGER_POSTGRES_TABLE", "appManager.postgres.table", Key("postgres.table")),
     ("APP_MANAGER_POSTGRES_VERSION", "appManager.postgres.version", Parameter("13.3", SQL_VERSION)),
     ("CACHE_DRIVER", "cache.driver", Parameter("memory", CACHES)),
-    ("CACHE_REDIS_OPTIONS", "cache.redis.redisOptions", Parameter("{}", REDIS_CACHE)),
-    ("CACHE_REDIS_CLUSTER_MODE", "cache.redis.clusterMode", Parameter("false", REDIS_CACHE)),
+    ("CACHE_REDIS_OPTIONS", "cache.redis.redisOptions", Parameter("{}", CACHES)),
+    ("CACHE_REDIS_CLUSTER_MODE", "cache.redis.clusterMode", Parameter("false", CACHES)),
     ("CHANNEL_LIMITS_MAX_NAME_LENGTH", "channelLimits.maxNameLength", Key("limits.max_channel_name_length")),
     ("CHANNEL_CACHE_TTL", "channelLimits.cacheTtl", Key("limits.cache_ttl_seconds")),
     ("CLUSTER_HOST", "cluster.hostname", Parameter("0.0.0.0", CLUSTER_ADAPTER)),
