@@ -5,6 +5,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -485,6 +487,21 @@ fn options_of_soketis_cache_have_no_effect_whatever_its_driver() {
     ];
     let found = warnings(&[], &environment);
     assert!(found.len() == 2 && !found.concat().contains("not selected"), "{found:?}");
+}
+
+#[test]
+fn a_file_that_gemas_user_may_not_read_is_told_with_the_remedy() {
+    let file = file("private.toml", "[server]\nport = 0\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = command(&["check", "--config", &file], &[]);
+    // Root may read everything.
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(65534);
+    }
+    let told = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    fs::remove_file(&file).unwrap();
+    assert!(told.starts_with(&format!("fault: {file} cannot be read: Permission denied")), "{told}");
+    assert!(told.contains("the user that gema runs as"), "{told}");
 }
 
 #[test]

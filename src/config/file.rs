@@ -5,6 +5,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use config::{Map, Value, ValueKind};
@@ -14,7 +15,7 @@ use super::literal;
 /// The settings of a file; each value knows its file and line. `variables` are for `process.env`.
 pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
     let name = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(|error| format!("{name} cannot be read: {error}"))?;
+    let text = fs::read_to_string(file).map_err(|error| unreadable(&name, &error))?;
     // Some editors begin a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
     let settings = match file.extension().and_then(|extension| extension.to_str()) {
@@ -24,6 +25,15 @@ pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<
         _ => literal::read(&name, text, variables),
     };
     regroup(settings?).map_err(|fault| format!("{name}: {fault}"))
+}
+
+/// Why a file cannot be read, and what to do if nothing else is wrong with it.
+pub(super) fn unreadable(name: &str, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; the user that gema runs as (1000 in its image) must be allowed to",
+        _ => "",
+    };
+    format!("{name} cannot be read: {error}{remedy}")
 }
 
 /// Names such as `adapter.redis.prefix` as the groups that they mean, at every depth.

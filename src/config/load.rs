@@ -85,12 +85,12 @@ impl Sources {
         Self { variables: by_name.iter().map(variable).collect(), by_name, ..Self::default() }
     }
 
-    fn read_dotenv(&mut self, file: &Path) {
-        let text = match fs::read(file) {
+    fn read_dotenv(&mut self, path: &Path) {
+        let text = match fs::read(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             // Some call a folder so that has nothing to do with it.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => return,
-            Err(error) => return self.unread = Some(format!(".env cannot be read: {error}")),
+            Err(error) => return self.unread = Some(file::unreadable(".env", &error)),
         };
         let mut found = BTreeMap::new();
         for entry in dotenv::read(&text, &self.by_name, env::is_read) {
