@@ -28,7 +28,7 @@ pub(super) async fn deliver(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
             stop.run_until_cancelled(tokio::time::sleep(webhooks.options.gather_time())).await;
         }
         let Some(request) = endpoint.next(events_max) else { return };
-        send(&endpoint, &request, &webhooks, &stop).await;
+        send(&endpoint, &request, &webhooks, None, &stop).await;
     }
 }
 
@@ -69,7 +69,7 @@ async fn deliver_taken(endpoint: &Endpoint, taken: &Taken, webhooks: &Webhooks, 
             tokio::time::sleep(LAST_ANSWER).await;
         };
         tokio::select! {
-            () = send(endpoint, &request, webhooks, stop) => (),
+            is_over = send(endpoint, &request, webhooks, Some(streams), stop) => if !is_over { return false },
             () = lose(streams, endpoint) => return false,
             () = leave => return true,
         }
@@ -87,8 +87,15 @@ async fn lose(streams: &Streams, endpoint: &Endpoint) {
     }
 }
 
-/// Sends a request until it is taken, or until it has been tried for long enough.
-async fn send(endpoint: &Endpoint, request: &Request<'_>, webhooks: &Webhooks, stop: &CancellationToken) {
+/// Sends a request until it is taken, or until it has been tried for long enough. What comes out of `streams` may go to
+/// another node meanwhile: then it is not over, and false.
+async fn send(
+    endpoint: &Endpoint,
+    request: &Request<'_>,
+    webhooks: &Webhooks,
+    streams: Option<&Streams>,
+    stop: &CancellationToken,
+) -> bool {
     let (app, host, meters) = (&endpoint.app, endpoint.target().host(), &endpoint.meters);
     let mut pause = *PAUSE.start();
     loop {
@@ -96,7 +103,7 @@ async fn send(endpoint: &Endpoint, request: &Request<'_>, webhooks: &Webhooks, s
             Ok(()) => {
                 meters.delivered.inc();
                 meters.delivered_events.inc_by(request.events);
-                return;
+                return true;
             }
             Err(error) => error,
         };
@@ -106,7 +113,7 @@ async fn send(endpoint: &Endpoint, request: &Request<'_>, webhooks: &Webhooks, s
             let events = request.events;
             tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
             meters.expired_events.inc_by(events);
-            return;
+            return true;
         }
         if pause == *PAUSE.start() {
             tracing::warn!(%app, host, %error, "a webhook is not delivered, and is tried again");
@@ -115,6 +122,12 @@ async fn send(endpoint: &Endpoint, request: &Request<'_>, webhooks: &Webhooks, s
         match stop.is_cancelled() {
             true => tokio::time::sleep(wait).await,
             false => drop(stop.run_until_cancelled(tokio::time::sleep(wait)).await),
+        }
+        // This process may have slept for longer than it has the endpoint.
+        if let Some(streams) = streams
+            && !streams.keep(endpoint).await
+        {
+            return false;
         }
         pause = (pause * 2).min(*PAUSE.end());
         meters.retries.inc();

@@ -50,6 +50,7 @@ struct Link {
     tell: String,
     take: String,
     done: String,
+    keep: String,
 }
 
 /// What waits for an endpoint, and the first of it.
@@ -104,25 +105,26 @@ impl Streams {
         taken(answers.await?.pop()?)
     }
 
-    /// These have been delivered. False when Redis does not know it.
+    /// These have been delivered. False when it is no longer for this node to say so, or when Redis does not know it.
     pub(super) async fn done(&self, endpoint: &Endpoint, ids: &[String]) -> bool {
-        let answers = self.ask(|link| vec![script(&link.done, &[self.queue(endpoint)]).arg(ids).take()]).await;
-        answers.is_some()
+        let keys = [self.queue(endpoint), self.owner(endpoint)];
+        let done = self.ask(|link| vec![script(&link.done, &keys).arg(self.node.to_string()).arg(ids).take()]);
+        is_yes(done.await)
     }
 
     /// This node goes on delivering. False when it must not.
     pub(super) async fn keep(&self, endpoint: &Endpoint) -> bool {
-        let mut keep = cmd("SET");
-        keep.arg(self.owner(endpoint)).arg(self.node.to_string());
-        keep.arg("XX").arg("PX").arg(LEASE.as_millis() as u64);
-        self.ask(|_| vec![keep])
-            .await
-            .is_some_and(|answers| answers.first().is_some_and(|answer| *answer != Value::Nil))
+        self.lease(endpoint, LEASE).await
     }
 
     /// Another node may take over.
     pub(super) async fn leave(&self, endpoint: &Endpoint) {
-        self.ask(|_| vec![cmd("DEL").arg(self.owner(endpoint)).take()]).await;
+        self.lease(endpoint, Duration::ZERO).await;
+    }
+
+    async fn lease(&self, endpoint: &Endpoint, time: Duration) -> bool {
+        let (owner, node, millis) = ([self.owner(endpoint)], self.node.to_string(), time.as_millis() as u64);
+        is_yes(self.ask(|link| vec![script(&link.keep, &owner).arg(node).arg(millis).take()]).await)
     }
 
     fn queue(&self, endpoint: &Endpoint) -> String {
@@ -175,17 +177,23 @@ impl Streams {
     async fn open(&self) -> RedisResult<Link> {
         let mut connection = Connection::open(&self.options, |_| ()).await?;
         let mut hashes = Vec::new();
-        for source in [TELL_SCRIPT, include_str!("take.lua"), include_str!("done.lua")] {
+        let own = [include_str!("take.lua"), include_str!("done.lua"), include_str!("keep.lua")];
+        for source in std::iter::once(TELL_SCRIPT).chain(own) {
             let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
             hashes.push(redis::from_redis_value::<String>(hash)?);
         }
-        let [tell, take, done] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
-        Ok(Link { connection, tell, take, done })
+        let hashes = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"));
+        let [tell, take, done, keep] = hashes?;
+        Ok(Link { connection, tell, take, done, keep })
     }
 }
 
 fn script(hash: &str, keys: &[String]) -> Cmd {
     cmd("EVALSHA").arg(hash).arg(keys.len()).arg(keys).take()
+}
+
+fn is_yes(answers: Option<Vec<Value>>) -> bool {
+    answers.is_some_and(|answers| answers == [Value::Int(1)])
 }
 
 fn tell_of(error: &RedisError) {

@@ -92,6 +92,7 @@ const TESTS: &[Test] = tests! {
         a_half_open_link_is_noticed_and_replaced,
         links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them;
     webhooks:
+        a_node_that_slept_takes_no_endpoint_back,
         a_killed_node_loses_no_webhook_that_waits_in_redis,
         a_node_that_was_taken_for_dead_tells_what_it_still_has,
         who_goes_to_another_node_while_one_is_stopped_was_never_gone,

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::full;
 use crate::node::BACK_MAX;
 use crate::node::Cluster;
+use crate::node::GONE_MAX;
 use crate::node::eventually;
 use crate::node::outlast;
 use crate::receiver::ALL;
@@ -162,5 +163,41 @@ pub async fn nodes_that_could_not_renew_their_leases_tell_nothing_twice() {
     full::live(&redis, &cluster.key("{webhooks}:leases"), 2).await;
     let _last = [here.subscribed("last-here").await, there.subscribed("last-there").await];
     next(&mut receiver, vec![of("channel_occupied", "last-here"), of("channel_occupied", "last-there")]).await;
+    assert!(receiver.rest().is_empty());
+}
+
+// G-302
+pub async fn a_node_that_slept_takes_no_endpoint_back() {
+    let redis = TestRedis::start().await;
+    let mut receiver = Receiver::start_with(&[], Answer::Status(500)).await;
+    let cluster = cluster(&redis, &receiver).with("SOKETI_QUEUE_DRIVER", "redis").with("GEMA_CLUSTER_DRIVER", "local");
+    let owner = async || match redis.run::<Vec<String>>(&["KEYS", "*:owner:*"]).await.pop() {
+        Some(key) => redis.run::<Option<String>>(&["GET", &key]).await,
+        None => None,
+    };
+    let sleeping = cluster.node().await;
+    let mut client = sleeping.subscribed("room").await;
+    assert_eq!(receiver.next().await.events(), [of("channel_occupied", "room")]);
+    let first = owner().await;
+    let _awake = cluster.node().await;
+    sleeping.pause();
+    eventually("the other node takes over", GONE_MAX, async || owner().await.is_some_and(|now| Some(now) != first))
+        .await;
+    receiver.rest();
+    let body = receiver.next().await.body;
+    let second = owner().await;
+    sleeping.resume();
+    client.unsubscribe("room").await;
+    // Each node would make a body of its own.
+    for _ in 0..3 {
+        assert_eq!(receiver.next().await.body, body);
+        assert_eq!(owner().await, second);
+    }
+    receiver.answer(Answer::Status(200));
+    let mut again = receiver.next().await;
+    while again.body == body && again.events() == [of("channel_occupied", "room")] {
+        again = receiver.next().await;
+    }
+    assert_eq!(again.events(), [of("channel_vacated", "room")]);
     assert!(receiver.rest().is_empty());
 }

@@ -1,0 +1,8 @@
+-- The node that delivers for an endpoint goes on doing so, unless another node has taken over.
+-- KEYS  1 the node that delivers it
+-- ARGV  1 the node   2 milliseconds until another node may take over; 0 when it may at once
+-- Returns 1 when it may go on.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
