@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::webhook::Webhooks;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Request;
+use crate::webhook::post::PostError;
 use crate::webhook::stream::LEASE;
 use crate::webhook::stream::Streams;
 use crate::webhook::stream::Taken;
@@ -87,8 +88,8 @@ async fn lose(streams: &Streams, endpoint: &Endpoint) {
     }
 }
 
-/// Sends a request until it is taken, or until it has been tried for long enough. What comes out of `streams` may go to
-/// another node meanwhile: then it is not over, and false.
+/// Sends a request until it is taken, or until it has been tried for long enough: once, if it can never be sent. What
+/// comes out of `streams` may go to another node meanwhile: then it is not over, and false.
 async fn send(
     endpoint: &Endpoint,
     request: &Request<'_>,
@@ -109,7 +110,8 @@ async fn send(
         };
         meters.failed.inc();
         let wait = pause.mul_f64(rand::random_range(0.8..1.2));
-        if request.made.elapsed() + wait > webhooks.options.retry_seconds.duration() {
+        let is_late = request.made.elapsed() + wait > webhooks.options.retry_seconds.duration();
+        if is_late || matches!(error, PostError::Malformed) {
             let events = request.events;
             tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
             meters.expired_events.inc_by(events);

@@ -49,8 +49,15 @@ pub(super) enum PostError {
     Failed(reqwest::Error),
     #[error(transparent)]
     Private(#[from] guard::PrivateAddress),
+    /// Not now, and never.
     #[error("its URL or a header cannot be sent")]
     Malformed,
+}
+
+impl PostError {
+    fn of(error: reqwest::Error) -> Self {
+        if error.is_builder() { Self::Malformed } else { Self::Failed(error.without_url()) }
+    }
 }
 
 impl Post {
@@ -80,7 +87,7 @@ impl Post {
         }
         let headers = headers(request.target, &request.signature).ok_or(PostError::Malformed)?;
         let sent = self.client.post(url).headers(headers).body(request.body.clone()).send().await;
-        let answer = sent.map_err(|error| PostError::Failed(error.without_url()))?;
+        let answer = sent.map_err(PostError::of)?;
         let status = answer.status();
         read_out(answer).await;
         if status.is_success() { Ok(()) } else { Err(PostError::Status(status)) }

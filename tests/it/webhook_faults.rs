@@ -147,6 +147,20 @@ async fn after_its_time_a_webhook_is_given_up_with_a_line_in_the_log() {
     assert!(all.len() >= 3 && all[..2].iter().all(|event| *event == occupied("first")), "{all:?}");
 }
 
+#[tokio::test]
+async fn what_can_never_be_sent_is_given_up_at_once() {
+    let webhooks = json!([{ "url": "http://shop.example:99999/", "event_types": ["channel_occupied"] }]).to_string();
+    let process = Process::start(&[("SOKETI_DEFAULT_APP_WEBHOOKS", &webhooks), ("GEMA_METRICS_ENABLED", "true")]).await;
+    let mut client = Client::open(process.address, "/app/app-key?protocol=7", &[]).await;
+    client.established().await;
+    client.subscribe("news").await;
+    let line = process.log.line("a webhook is given up, and its events are lost").await;
+    assert_eq!((&line["events"], &line["error"]), (&json!(1), &json!("its URL or a header cannot be sent")));
+    let figures = Figures::of(process.metrics_address).await;
+    assert_eq!(figures.sum("gema_webhook_events_total", r#"result="expired""#), 1.0);
+    assert_eq!(figures.sum("gema_webhook_requests_total", r#"result="failed""#), 1.0);
+}
+
 // G-301
 #[tokio::test]
 async fn a_dead_endpoint_is_noticed_by_nobody_else() {
