@@ -81,6 +81,16 @@ impl Connection {
         }
     }
 
+    /// The same, but what keeps Redis from doing anything, such as a lack of memory, is an error of all of them.
+    pub async fn ask_each(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
+        let answers = self.ask(commands).await?;
+        let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
+        match errors.find(|error| !is_of_one_command(error)).cloned() {
+            Some(error) => Err(error),
+            None => Ok(answers),
+        }
+    }
+
     /// Does one thing.
     pub async fn ask_one(&mut self, command: Cmd) -> RedisResult<Value> {
         self.ask(vec![command]).await?.pop().unwrap_or(Ok(Value::Nil))
@@ -308,6 +318,13 @@ pub(crate) fn advice(error: &redis::RedisError, options: &config::Redis) -> Opti
 /// Whether it is not Redis' answer to one command that is wrong.
 fn is_of_the_link(error: &redis::RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
+/// Whether it is only a command's own key that is wrong. Redis before 7 calls whatever a script runs into an ERR.
+fn is_of_one_command(error: &redis::RedisError) -> bool {
+    let text = error.to_string();
+    matches!(error.code(), Some("ERR" | "WRONGTYPE"))
+        && !["OOM", "READONLY", "MISCONF"].iter().any(|code| text.contains(code))
 }
 
 fn address(host: &str, port: u16, tls: bool) -> ConnectionAddr {

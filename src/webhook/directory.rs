@@ -25,6 +25,7 @@ use crate::webhook::leaving::Left;
 use crate::webhook::news::News;
 use crate::webhook::news::Outcome;
 use crate::webhook::news::TELL_SCRIPT;
+use crate::webhook::news::complain_of;
 
 /// How often a node says that it lives, or looks for Redis.
 const RENEW: Duration = Duration::from_secs(2);
@@ -226,10 +227,10 @@ impl Directory {
                 commands.push(note("SREM"));
             }
         }
-        let answers = link.connection.ask(commands).await;
-        match answers.and_then(|answers| answers.into_iter().collect::<RedisResult<Vec<Value>>>()) {
+        match link.connection.ask_each(commands).await {
             Ok(answers) => {
-                let outcome = |place: usize| Outcome::read(answers[place].clone(), events_max.is_some());
+                complain_of(&answers);
+                let outcome = |place: usize| Outcome::read(&answers[place], events_max.is_some());
                 Some(places.into_iter().map(|place| place.map_or(Outcome::Ours, outcome)).collect())
             }
             Err(error) => {

@@ -168,6 +168,7 @@ impl Dispatcher {
             match outcome {
                 Outcome::Old => (),
                 Outcome::Stored(dropped) => endpoint.put(dropped.get(index).copied().unwrap_or_default()),
+                Outcome::Refused => endpoint.meters.dropped_events.inc(),
                 Outcome::Ours => self.push(Arc::clone(endpoint), Arc::clone(&news.text)),
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redis::Cmd;
+use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
@@ -34,6 +35,8 @@ pub(super) enum Outcome {
     Old,
     /// They wait in Redis, where each endpoint's stream has dropped so many events for them.
     Stored(Vec<u64>),
+    /// Redis is there and does not take them.
+    Refused,
     /// They are to wait on this node.
     Ours,
 }
@@ -79,11 +82,19 @@ impl News {
 
 impl Outcome {
     /// What [`TELL_SCRIPT`] has answered; `stored` when it was to put the event into streams.
-    pub(super) fn read(answer: Value, stored: bool) -> Self {
-        match redis::from_redis_value::<Option<Vec<u64>>>(answer) {
-            Ok(None) => Self::Old,
-            Ok(Some(dropped)) if stored => Self::Stored(dropped),
+    pub(super) fn read(answer: &RedisResult<Value>, stored: bool) -> Self {
+        match answer.clone().map(redis::from_redis_value::<Option<Vec<u64>>>) {
+            Ok(Ok(None)) => Self::Old,
+            Ok(Ok(Some(dropped))) if stored => Self::Stored(dropped),
+            Err(_) if stored => Self::Refused,
             _ => Self::Ours,
         }
+    }
+}
+
+/// Tells the operator of what Redis refuses, once for all that was said together.
+pub(super) fn complain_of(answers: &[RedisResult<Value>]) {
+    if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+        tracing::warn!(%error, "Redis refuses something that webhooks need; what it was for is lost");
     }
 }

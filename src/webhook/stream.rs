@@ -3,6 +3,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -23,6 +25,7 @@ use crate::webhook::endpoint::Endpoint;
 use crate::webhook::news::News;
 use crate::webhook::news::Outcome;
 use crate::webhook::news::TELL_SCRIPT;
+use crate::webhook::news::complain_of;
 
 /// Until another node may take over from one that says nothing.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -37,6 +40,8 @@ pub(super) struct Streams {
     options: config::Redis,
     node: NodeId,
     state: Mutex<State>,
+    /// The operator knows that Redis refuses something over this link.
+    has_refused: AtomicBool,
 }
 
 enum State {
@@ -84,6 +89,7 @@ impl Streams {
             options: redis.clone(),
             node: NodeId::random(),
             state: Mutex::new(State::LostAt(None)),
+            has_refused: AtomicBool::new(false),
         }
     }
 
@@ -91,25 +97,23 @@ impl Streams {
     pub(super) async fn put(&self, news: &[News], events_max: usize) -> Vec<Outcome> {
         let command = |link: &Link, news: &News| news.command(&link.tell, &self.names, None, Some(events_max));
         let answers = self.ask(|link| news.iter().map(|news| command(link, news)).collect()).await;
-        let stored = |answers: Vec<Value>| answers.into_iter().map(|answer| Outcome::read(answer, true)).collect();
-        answers.map_or_else(|| vec![Outcome::Ours; news.len()], stored)
+        let Some(answers) = answers else { return vec![Outcome::Ours; news.len()] };
+        complain_of(&answers);
+        answers.iter().map(|answer| Outcome::read(answer, true)).collect()
     }
 
     /// The first events that wait. Nothing when another node delivers them, or when Redis is away.
     pub(super) async fn take(&self, endpoint: &Endpoint, events_max: usize) -> Option<Taken> {
-        let answers = self.ask(|link| {
-            let keys = [self.queue(endpoint), self.owner(endpoint)];
-            let mut command = script(&link.take, &keys);
-            vec![command.arg(self.node.to_string()).arg(events_max).arg(LEASE.as_millis() as u64).take()]
-        });
-        taken(answers.await?.pop()?)
+        let keys = [self.queue(endpoint), self.owner(endpoint)];
+        let command = |link: &Link| script(&link.take, &keys).arg(self.node.to_string()).arg(events_max).take();
+        taken(self.ask_one(|link| command(link).arg(LEASE.as_millis() as u64).take()).await?)
     }
 
     /// These have been delivered. False when it is no longer for this node to say so, or when Redis does not know it.
     pub(super) async fn done(&self, endpoint: &Endpoint, ids: &[String]) -> bool {
         let keys = [self.queue(endpoint), self.owner(endpoint)];
-        let done = self.ask(|link| vec![script(&link.done, &keys).arg(self.node.to_string()).arg(ids).take()]);
-        is_yes(done.await)
+        let done = self.ask_one(|link| script(&link.done, &keys).arg(self.node.to_string()).arg(ids).take());
+        done.await == Some(Value::Int(1))
     }
 
     /// This node goes on delivering. False when it must not.
@@ -124,7 +128,7 @@ impl Streams {
 
     async fn lease(&self, endpoint: &Endpoint, time: Duration) -> bool {
         let (owner, node, millis) = ([self.owner(endpoint)], self.node.to_string(), time.as_millis() as u64);
-        is_yes(self.ask(|link| vec![script(&link.keep, &owner).arg(node).arg(millis).take()]).await)
+        self.ask_one(|link| script(&link.keep, &owner).arg(node).arg(millis).take()).await == Some(Value::Int(1))
     }
 
     fn queue(&self, endpoint: &Endpoint) -> String {
@@ -135,11 +139,20 @@ impl Streams {
         self.names.webhook_owner(&endpoint.app, endpoint.stream())
     }
 
-    async fn ask(&self, commands: impl FnOnce(&Link) -> Vec<Cmd>) -> Option<Vec<Value>> {
+    /// What Redis refuses for the sake of one endpoint's keys harms no other endpoint.
+    async fn ask_one(&self, command: impl FnOnce(&Link) -> Cmd) -> Option<Value> {
+        let answer = self.ask(|link| vec![command(link)]).await?.pop()?;
+        if let Err(error) = &answer
+            && !self.has_refused.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(%error, "Redis refuses something that webhooks need");
+        }
+        answer.ok()
+    }
+
+    async fn ask(&self, commands: impl FnOnce(&Link) -> Vec<Cmd>) -> Option<Vec<RedisResult<Value>>> {
         let mut link = self.link().await?;
-        let answers = link.connection.ask(commands(&link)).await;
-        let answers = answers.and_then(|answers| answers.into_iter().collect::<RedisResult<Vec<Value>>>());
-        match answers {
+        match link.connection.ask_each(commands(&link)).await {
             Ok(answers) => Some(answers),
             Err(error) => {
                 let mut state = self.state.lock().await;
@@ -161,6 +174,7 @@ impl Streams {
         }
         match self.open().await {
             Ok(link) => {
+                self.has_refused.store(false, Ordering::Relaxed);
                 *state = State::Linked(link.clone());
                 Some(link)
             }
@@ -192,10 +206,6 @@ fn script(hash: &str, keys: &[String]) -> Cmd {
     cmd("EVALSHA").arg(hash).arg(keys.len()).arg(keys).take()
 }
 
-fn is_yes(answers: Option<Vec<Value>>) -> bool {
-    answers.is_some_and(|answers| answers == [Value::Int(1)])
-}
-
 fn tell_of(error: &RedisError) {
     tracing::warn!(%error, "Redis does not take webhooks; what happens meanwhile waits in the memory of this node");
 }
@@ -213,8 +223,9 @@ fn taken(answer: Value) -> Option<Taken> {
             break;
         }
         // What has been dropped meanwhile has lost its fields.
-        let Ok((id, fields)) = redis::from_redis_value::<(String, Option<Vec<String>>)>(event) else { continue };
-        let text = fields.into_iter().flatten().nth(1).filter(|text| is_event(text));
+        let Ok((id, fields)) = redis::from_redis_value::<(String, Option<Vec<Vec<u8>>>)>(event) else { continue };
+        let text = fields.into_iter().flatten().nth(1).and_then(|text| String::from_utf8(text).ok());
+        let text = text.filter(|text| is_event(text));
         bytes += text.as_ref().map_or(0, String::len);
         taken.texts.extend(text.map(Arc::from));
         taken.ids.push(id);
@@ -236,12 +247,13 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_left_out_and_still_done_with() {
-        let event = |id: &str, said: &str| Value::Array(vec![text(id), Value::Array(vec![text("event"), text(said)])]);
-        let events =
-            vec![event("1-0", "{}"), event("2-0", "junk"), Value::Array(vec![text("3-0"), Value::Nil]), text("x")];
-        let taken = taken(Value::Array(vec![Value::Int(4), Value::Array(events)])).unwrap();
-        assert_eq!((taken.waiting, taken.texts.len()), (4, 1));
-        assert_eq!(taken.ids, ["1-0", "2-0", "3-0"]);
+        let event = |id: &str, said: Value| Value::Array(vec![text(id), Value::Array(vec![text("event"), said])]);
+        let no_text = Value::BulkString(vec![0xff, 0xfe]);
+        let gone = Value::Array(vec![text("4-0"), Value::Nil]);
+        let events = vec![event("1-0", text("{}")), event("2-0", text("junk")), event("3-0", no_text), gone, text("x")];
+        let taken = taken(Value::Array(vec![Value::Int(5), Value::Array(events)])).unwrap();
+        assert_eq!((taken.waiting, taken.texts.len()), (5, 1));
+        assert_eq!(taken.ids, ["1-0", "2-0", "3-0", "4-0"]);
         assert_eq!(super::taken(Value::Nil), None);
     }
 }

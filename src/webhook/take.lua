@@ -3,12 +3,12 @@
 -- KEYS  1 stream: what waits for the endpoint   2 the node that delivers it
 -- ARGV  1 the node   2 events at most   3 milliseconds until another node may take over
 -- Returns how many wait, and the events with their ids; nothing when another node is at it.
-local owner = redis.call('GET', KEYS[2])
-if owner and owner ~= ARGV[1] then
+local owner = redis.pcall('GET', KEYS[2])
+if type(owner) == 'string' and owner ~= ARGV[1] then
   return false
 end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
-local waiting = redis.call('XLEN', KEYS[1])
+local waiting = redis.call('TYPE', KEYS[1]).ok == 'stream' and redis.call('XLEN', KEYS[1]) or 0
 if waiting == 0 then
   return { 0, {} }
 end

@@ -14,6 +14,9 @@ if ARGV[1] ~= '' then
 end
 local dropped = {}
 for stream = 2, #KEYS do
+  if redis.call('TYPE', KEYS[stream]).ok ~= 'stream' then
+    redis.call('DEL', KEYS[stream])
+  end
   redis.call('XADD', KEYS[stream], '*', 'event', ARGV[3])
   redis.call('EXPIRE', KEYS[stream], KEPT)
   dropped[stream - 1] = redis.call('XTRIM', KEYS[stream], 'MAXLEN', ARGV[4])

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 
+use gema::config::AppEntry;
 use gema::config::Seconds;
 use gema::config::WebhooksDriver;
 use serde_json::Value;
@@ -146,4 +147,56 @@ async fn while_redis_is_away_events_wait_in_memory() {
     client.subscribe("after").await;
     receiver.next_events(&[occupied("after")]).await;
     all_gone(&server).await;
+}
+
+#[tokio::test]
+async fn what_is_no_text_is_passed_over() {
+    let (redis, mut receiver) = (TestRedis::start().await, Receiver::start().await);
+    let server = server_on(&redis, &receiver, 1000).await;
+    let mut client = server.connect_at(0).await;
+    client.subscribe("before").await;
+    receiver.next_events(&[occupied("before")]).await;
+    let streams: Vec<String> = redis.run(&["KEYS", "*:queue:*"]).await;
+    let mut add = redis::cmd("XADD");
+    add.arg(&streams[0]).arg("*").arg("event").arg(b"\xff\xfe");
+    add.query_async::<String>(&mut redis.connection().await).await.unwrap();
+    client.subscribe("after").await;
+    receiver.next_events(&[occupied("after")]).await;
+    all_gone(&server).await;
+    assert_eq!(redis.run::<u64>(&["XLEN", &streams[0]]).await, 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_something_else_harms_no_other_app() {
+    const CHANNELS: usize = 10;
+    let (redis, mut receiver) = (TestRedis::start().await, Receiver::start().await);
+    let dead = Receiver::start_with(&[], Answer::Status(500)).await;
+    let server = TestServer::start_cluster_on(&redis, 1, |config| {
+        config.webhooks.driver = WebhooksDriver::Redis;
+        config.webhooks.leave_delay_seconds = Seconds(0.0);
+        config.apps[0].webhooks = vec![receiver.webhook("/", &ALL)];
+        let mut other = AppEntry::new("other", "other-key", "other-secret");
+        other.webhooks = vec![dead.webhook("/", &ALL)];
+        config.apps.push(other);
+    })
+    .await;
+    let (mut client, mut elsewhere) = (server.connect().await, server.connect_to("other-key").await);
+    client.subscribe("before").await;
+    receiver.next_events(&[occupied("before")]).await;
+    for key in redis.run::<Vec<String>>(&["KEYS", "*{webhooks:app-id}:*"]).await {
+        let replace = "redis.call('DEL', KEYS[1]) redis.call('RPUSH', KEYS[1], 'junk')";
+        redis.run::<()>(&["EVAL", replace, "1", &key]).await;
+    }
+    // Between those of the other app is what cannot be told.
+    for channel in (0..CHANNELS).map(|number| format!("c-{number}")) {
+        let holders = format!("{}:{{webhooks:app-id}}:holders:{channel}", server.cluster());
+        redis.run::<()>(&["SET", &holders, "junk"]).await;
+        elsewhere.subscribe(&channel).await;
+        client.subscribe(&channel).await;
+    }
+    server.figure_becomes(0, "gema_webhook_events_total", r#"result="dropped""#, CHANNELS as f64).await;
+    let streams: Vec<String> = redis.run(&["KEYS", "*{webhooks:other}:queue:*"]).await;
+    assert_eq!(redis.run::<usize>(&["XLEN", &streams[0]]).await, CHANNELS);
+    client.subscribe("after").await;
+    receiver.next_events(&[occupied("after")]).await;
 }
