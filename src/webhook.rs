@@ -10,6 +10,7 @@ mod guard;
 mod leaving;
 mod news;
 mod post;
+mod room;
 mod stream;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,7 @@ use crate::webhook::dispatch::Dispatcher;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Target;
 use crate::webhook::post::Post;
+use crate::webhook::room::Room;
 use crate::webhook::stream::Streams;
 
 /// The webhooks of this process.
@@ -44,6 +47,8 @@ pub struct Webhooks {
     /// Where events outlive this node.
     streams: Option<Streams>,
     facts: Arc<Facts>,
+    /// What has been sorted and not been told.
+    room: Mutex<Room>,
     /// The endpoints have changed.
     changed: Notify,
     apps: RwLock<HashMap<Arc<str>, Hooks>>,
@@ -64,9 +69,9 @@ impl Webhooks {
     pub fn new(config: &config::Config, cluster: Option<Arc<Cluster>>, meters: WebhookMeters) -> Self {
         let options = config.webhooks.clone();
         let streams = (options.driver == WebhooksDriver::Redis).then(|| Streams::new(&config.cluster, &config.redis));
-        let (apps, post) = (RwLock::default(), OnceLock::new());
+        let (apps, post, room) = (RwLock::default(), OnceLock::new(), Mutex::default());
         let changed = Notify::new();
-        Self { options, cluster, streams, facts: Arc::default(), changed, apps, meters, post }
+        Self { options, cluster, streams, facts: Arc::default(), room, changed, apps, meters, post }
     }
 
     /// Where the registry puts what happens.
@@ -108,14 +113,17 @@ impl Webhooks {
 
     /// Events that have not been delivered yet.
     pub fn waiting(&self) -> usize {
-        self.apps.read().values().flat_map(|hooks| &hooks.endpoints).map(|endpoint| endpoint.waiting().events).sum()
+        let apps = self.apps.read();
+        let endpoints = apps.values().flat_map(|hooks| &hooks.endpoints);
+        self.room.lock().events() + endpoints.map(|endpoint| endpoint.waiting().events).sum::<usize>()
     }
 
     /// Sets the gauges to what is so now.
     pub fn measure(&self) {
         self.meters.unsorted.inc_by(self.facts.take_dropped());
-        for hooks in self.apps.read().values() {
-            let all = hooks.endpoints.iter().map(|endpoint| endpoint.waiting());
+        for (app, hooks) in &*self.apps.read() {
+            let untold = self.room.lock().waits(app);
+            let all = hooks.endpoints.iter().map(|endpoint| endpoint.waiting()).chain([untold]);
             let (events, bytes, oldest) = all.fold((0, 0, Duration::ZERO), |(events, bytes, oldest), one| {
                 (events + one.events, bytes + one.bytes, oldest.max(one.oldest))
             });

@@ -72,8 +72,13 @@ impl Directory {
         self.next
     }
 
-    /// What becomes of this: others may have the same, or it waits in Redis now.
-    pub(super) async fn decide(&mut self, news: &[News]) -> Vec<Outcome> {
+    /// What becomes of this: others may have the same, or it waits in Redis now. Nothing when Redis is away.
+    pub(super) async fn decide(&mut self, news: &[News]) -> Option<Vec<Outcome>> {
+        self.say(self.cluster.node(), news).await
+    }
+
+    /// This has been told, or never will be. When Redis is back it hears what this node has by then.
+    pub(super) fn note(&mut self, news: &[News]) {
         for News { what, begins, .. } in news {
             match begins {
                 Some(true) => drop(self.held.insert(what.clone())),
@@ -81,7 +86,6 @@ impl Directory {
                 None => (),
             }
         }
-        self.say(self.cluster.node(), news).await.unwrap_or_else(|| vec![Outcome::Ours; news.len()])
     }
 
     /// Says that this node lives, or looks for Redis. Returns what others have left behind for ever, and what is here
@@ -118,7 +122,12 @@ impl Directory {
 
     fn lose(&mut self, error: &redis::RedisError) {
         if self.link.take().is_some() {
-            tracing::warn!(%error, "webhooks lose Redis; each node decides by itself which events they tell");
+            match self.webhooks.streams {
+                Some(_) => tracing::warn!(%error, "webhooks lose Redis; what happens meanwhile waits in memory"),
+                None => {
+                    tracing::warn!(%error, "webhooks lose Redis; each node decides by itself which events they tell")
+                }
+            }
         }
     }
 

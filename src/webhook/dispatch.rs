@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::protocol::channel::ChannelName;
@@ -21,6 +22,8 @@ use crate::webhook::news::Outcome;
 
 /// Events that one round trip to Redis carries.
 const ROUND_MAX: usize = 1000;
+/// Until Redis is tried again for what waits here.
+const RETRY: Duration = Duration::from_secs(1);
 /// Misses that are remembered; beyond it some may be told twice.
 const MISSES_MAX: usize = 100_000;
 
@@ -33,15 +36,13 @@ pub(super) struct Dispatcher {
     missed: HashMap<(Arc<str>, ChannelName), Instant>,
     /// Where other nodes have a say.
     directory: Option<Directory>,
-    /// What has been sorted and not been told.
-    sorted: Vec<News>,
 }
 
 impl Dispatcher {
     pub(super) fn new(webhooks: Arc<Webhooks>, tasks: Tasks) -> Self {
         let leaving = Leaving::new(webhooks.options.leave_delay_seconds.duration());
         let directory = webhooks.cluster.clone().map(|cluster| Directory::new(Arc::clone(&webhooks), cluster));
-        Self { webhooks, tasks, leaving, missed: HashMap::new(), directory, sorted: Vec::new() }
+        Self { webhooks, tasks, leaving, missed: HashMap::new(), directory }
     }
 
     /// Hands on what comes until it is time to end, then what was held back.
@@ -50,7 +51,8 @@ impl Dispatcher {
         // What has happened by now waits until it is known what the other nodes have.
         self.look_after_nodes().await;
         while !stop.is_cancelled() {
-            let next = self.leaving.next().into_iter().chain(self.directory.as_ref().map(Directory::next)).min();
+            let look = self.directory.as_ref().map(Directory::next);
+            let next = [self.leaving.next(), look, self.next_try()].into_iter().flatten().min();
             let due = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next.into()).await,
@@ -64,8 +66,9 @@ impl Dispatcher {
                 () = stop.cancelled() => (),
             }
             self.sort(Instant::now());
-            self.tell_sorted().await;
+            // Redis may be back.
             self.look_after_nodes().await;
+            self.tell_sorted().await;
         }
         // All connections have ended by now.
         self.sort(Instant::now());
@@ -116,28 +119,64 @@ impl Dispatcher {
                 }
             }
             Event::CacheMiss if !self.is_news(&what, now) => (),
-            event => self.sorted.push(News::of(what, &event, &self.webhooks)),
+            event => self.webhooks.room.lock().push(News::of(what, &event, &self.webhooks)),
         }
     }
 
     /// This node begins or ceases to have something.
     fn turn(&mut self, what: Left, begins: bool) {
-        self.sorted.push(News::of_turn(what, begins, &self.webhooks));
+        let news = News::of_turn(what, begins, &self.webhooks);
+        self.webhooks.room.lock().push(news);
     }
 
-    /// Tells what has been sorted; of several nodes that have the same only one.
+    /// Tells what has been sorted; of several nodes that have the same only one. What is to wait in Redis waits here while
+    /// Redis is away, so that it overtakes nothing that waits there; unless this node leaves.
     async fn tell_sorted(&mut self) {
-        let sorted = std::mem::take(&mut self.sorted);
-        for round in sorted.chunks(ROUND_MAX) {
-            let outcomes = match (&mut self.directory, &self.webhooks.streams) {
-                (Some(directory), _) => directory.decide(round).await,
-                (None, Some(streams)) => streams.put(round, self.webhooks.options.queue_events_max).await,
-                (None, None) => vec![Outcome::Ours; round.len()],
-            };
+        loop {
+            let round = self.webhooks.room.lock().take(ROUND_MAX);
+            if round.is_empty() {
+                return;
+            }
+            let outcomes = self.say(&round).await;
+            if outcomes.is_none() && self.webhooks.streams.is_some() && !self.tasks.stop().is_cancelled() {
+                return self.wait(round);
+            }
+            let outcomes = outcomes.unwrap_or_else(|| vec![Outcome::Ours; round.len()]);
+            self.webhooks.room.lock().told(&round);
+            self.is_over(&round);
             for (news, outcome) in round.iter().zip(outcomes) {
                 self.hand_on(news, &outcome);
             }
         }
+    }
+
+    /// What becomes of news. Nothing without Redis.
+    async fn say(&mut self, round: &[News]) -> Option<Vec<Outcome>> {
+        match (&mut self.directory, &self.webhooks.streams) {
+            (Some(directory), _) => directory.decide(round).await,
+            (None, Some(streams)) => streams.put(round, self.webhooks.options.queue_events_max).await,
+            (None, None) => None,
+        }
+    }
+
+    /// Nothing has become of these yet. What there is no room for never will be told.
+    fn wait(&mut self, round: Vec<News>) {
+        let dropped = self.webhooks.room.lock().put_back(round, self.webhooks.options.queue_bytes_max);
+        for endpoint in dropped.iter().flat_map(|news| &news.endpoints) {
+            endpoint.meters.dropped_events.inc();
+        }
+        self.is_over(&dropped);
+    }
+
+    fn is_over(&mut self, news: &[News]) {
+        if let Some(directory) = &mut self.directory {
+            directory.note(news);
+        }
+    }
+
+    /// When to look whether Redis takes what waits here.
+    fn next_try(&self) -> Option<Instant> {
+        (!self.webhooks.room.lock().is_empty()).then(|| Instant::now() + RETRY)
     }
 
     /// Tells what dead nodes have left behind.

@@ -1,6 +1,7 @@
 //! What is to be told, to whom, and what becomes of it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use redis::Cmd;
 use redis::RedisResult;
@@ -26,6 +27,7 @@ pub(super) struct News {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     /// The event as it stands in a body.
     pub(super) text: Arc<str>,
+    pub(super) since: Instant,
 }
 
 /// What has become of news.
@@ -47,7 +49,7 @@ impl News {
         let mut endpoints = webhooks.endpoints_of(&what.app);
         endpoints.retain(|endpoint| endpoint.wants(event.kind(), what.channel.as_str()));
         let text = if endpoints.is_empty() { String::new() } else { event.encode(what.channel.as_str()) };
-        Self { what, begins: None, endpoints, text: text.into() }
+        Self { what, begins: None, endpoints, text: text.into(), since: Instant::now() }
     }
 
     /// A node begins to have something, or ceases to.

@@ -93,13 +93,12 @@ impl Streams {
         }
     }
 
-    /// Puts events where they wait, of so many at most.
-    pub(super) async fn put(&self, news: &[News], events_max: usize) -> Vec<Outcome> {
+    /// Puts events where they wait, of so many at most. Nothing when Redis is away.
+    pub(super) async fn put(&self, news: &[News], events_max: usize) -> Option<Vec<Outcome>> {
         let command = |link: &Link, news: &News| news.command(&link.tell, &self.names, None, Some(events_max));
-        let answers = self.ask(|link| news.iter().map(|news| command(link, news)).collect()).await;
-        let Some(answers) = answers else { return vec![Outcome::Ours; news.len()] };
+        let answers = self.ask(|link| news.iter().map(|news| command(link, news)).collect()).await?;
         complain_of(&answers);
-        answers.iter().map(|answer| Outcome::read(answer, true)).collect()
+        Some(answers.iter().map(|answer| Outcome::read(answer, true)).collect())
     }
 
     /// The first events that wait. Nothing when another node delivers them, or when Redis is away.

@@ -9,6 +9,7 @@ use gema::config::WebhooksDriver;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::proxy::Proxy;
 use crate::receiver::ALL;
 use crate::receiver::Answer;
 use crate::receiver::Received;
@@ -28,6 +29,10 @@ async fn server_on(redis: &TestRedis, receiver: &Receiver, queue_events_max: usi
 
 fn occupied(channel: &str) -> Value {
     json!({ "name": "channel_occupied", "channel": channel })
+}
+
+fn vacated(channel: &str) -> Value {
+    json!({ "name": "channel_vacated", "channel": channel })
 }
 
 /// Waits until nothing waits on either node.
@@ -139,14 +144,103 @@ async fn while_redis_is_away_events_wait_in_memory() {
     let mut client = server.connect_at(0).await;
     client.subscribe("before").await;
     receiver.next_events(&[occupied("before")]).await;
+    all_gone(&server).await;
     redis.kill();
     client.subscribe("meanwhile").await;
-    receiver.next_events(&[occupied("meanwhile")]).await;
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 1.0).await;
+    client.unsubscribe("before").await;
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 2.0).await;
+    assert!(receiver.rest().is_empty());
     redis.restart().await;
-    server.figure_becomes(0, "gema_redis_up", "", 1.0).await;
+    receiver.next_events(&[occupied("meanwhile"), vacated("before")]).await;
     client.subscribe("after").await;
     receiver.next_events(&[occupied("after")]).await;
     all_gone(&server).await;
+    assert!(receiver.rest().is_empty());
+}
+
+// G-302
+#[tokio::test]
+async fn what_happens_while_redis_is_away_overtakes_nothing_that_waits_there() {
+    let redis = TestRedis::start().await;
+    let mut receiver = Receiver::start_with(&[], Answer::Status(500)).await;
+    let way = Proxy::start(redis.port()).await;
+    let server = TestServer::start_cluster_on(&redis, 1, |config| {
+        config.redis.port = way.port();
+        config.webhooks.driver = WebhooksDriver::Redis;
+        config.webhooks.leave_delay_seconds = Seconds(0.0);
+        config.apps[0].webhooks = vec![receiver.webhook("/", &ALL)];
+    })
+    .await;
+    let mut client = server.connect().await;
+    client.subscribe("room").await;
+    assert_eq!(receiver.next().await.events(), [occupied("room")]);
+    way.freeze();
+    way.cut();
+    client.unsubscribe("room").await;
+    // What is in Redis is nobody's, what is here waits.
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 1.0).await;
+    assert!(receiver.rest().iter().all(|request| request.events() == [occupied("room")]));
+    receiver.answer(Answer::Status(200));
+    way.thaw();
+    receiver.next_events(&[occupied("room"), vacated("room")]).await;
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 0.0).await;
+    assert!(receiver.rest().is_empty());
+}
+
+#[tokio::test]
+async fn of_what_waits_for_redis_the_oldest_is_dropped_beyond_the_bound_and_counted() {
+    const EVENTS: usize = 300;
+    let mut redis = TestRedis::absent("");
+    let mut receiver = Receiver::start().await;
+    let server = TestServer::start_single_with(|config| {
+        redis.point(config);
+        config.webhooks.driver = WebhooksDriver::Redis;
+        config.webhooks.queue_bytes_max = 64 * 1024;
+        config.apps[0].webhooks = vec![receiver.webhook("/", &["client_event"])];
+    })
+    .await;
+    let mut client = server.connect().await;
+    client.subscribe("private-a").await;
+    for number in 0..EVENTS {
+        let data = format!("{number:01000}");
+        client.send_json(json!({ "event": "client-x", "channel": "private-a", "data": data })).await;
+    }
+    client.nothing_came().await;
+    let (dropped, waiting) = loop {
+        let dropped = server.figure(0, "gema_webhook_events_total", r#"result="dropped""#).await;
+        let waiting = server.figure(0, "gema_webhook_events_waiting", "").await;
+        if dropped + waiting >= EVENTS as f64 && dropped > 0.0 {
+            break (dropped, waiting);
+        }
+    };
+    assert!((30.0..=65.0).contains(&waiting), "{waiting}");
+    assert!(server.figure(0, "gema_webhook_bytes_waiting", "").await <= 65_536.0);
+    assert!(server.figure(0, "gema_webhook_oldest_seconds", "").await > 0.0);
+    assert!(receiver.rest().is_empty());
+    redis.restart().await;
+    for number in dropped as usize..EVENTS {
+        assert_eq!(receiver.next_event().await["data"], format!("{number:01000}"));
+    }
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 0.0).await;
+}
+
+#[tokio::test]
+async fn who_leaves_while_redis_is_away_sends_what_waits() {
+    let redis = TestRedis::absent("");
+    let mut receiver = Receiver::start().await;
+    let server = TestServer::start_single_with(|config| {
+        redis.point(config);
+        config.webhooks.driver = WebhooksDriver::Redis;
+        config.apps[0].webhooks = vec![receiver.webhook("/", &ALL)];
+    })
+    .await;
+    let mut client = server.connect().await;
+    client.subscribe("room").await;
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 1.0).await;
+    assert!(receiver.rest().is_empty());
+    server.drain().await;
+    receiver.next_events(&[occupied("room"), vacated("room")]).await;
 }
 
 #[tokio::test]
