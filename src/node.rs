@@ -47,7 +47,7 @@ pub struct Node {
     inboxes: Arc<Inboxes>,
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
-    store: Option<Store>,
+    store: Option<Arc<Store>>,
     webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
 }
@@ -68,7 +68,8 @@ impl Node {
             .map(|meters| Arc::new(Cluster::new(&config.cluster, &config.redis, Arc::clone(&inboxes), meters)));
         let shared = config.limiter.driver == LimiterDriver::Redis;
         let rates = shared.then(|| Arc::new(Rates::new(&config.cluster, &config.redis, metrics.limiter_local.clone())));
-        let webhooks = Webhooks::new(config, cluster.clone(), metrics.webhooks.clone());
+        let store = store.map(Arc::new);
+        let webhooks = Webhooks::new(config, cluster.clone(), store.clone(), metrics.webhooks.clone());
         let node = Self {
             apps: Apps::default(),
             addresses: Arc::new(Addresses::new(

@@ -144,6 +144,11 @@ impl Names {
         format!("{}:owner:{endpoint}", self.webhooks(app))
     }
 
+    /// Set: the apps with such streams, each with one of them.
+    pub fn webhook_queues(&self) -> String {
+        format!("{}:{{webhooks}}:queues", self.key_start)
+    }
+
     /// All that an app's webhooks have is in one slot.
     fn webhooks(&self, app: &str) -> String {
         format!("{}:{{webhooks:{}}}", self.key_start, utf8_percent_encode(app, PARTS))

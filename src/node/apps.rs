@@ -200,7 +200,7 @@ impl Node {
             let Some(app) = table.by_id.remove(&id) else { continue };
             table.drop_keys(&app);
             self.metrics.forget_app(&id);
-            self.webhooks.remove(&id);
+            self.webhooks.leave(&id);
             if let Some(cluster) = &self.cluster {
                 cluster.remove(&id);
             }

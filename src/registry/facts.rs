@@ -86,6 +86,11 @@ impl Facts {
         std::mem::take(&mut queue.facts)
     }
 
+    /// Whether something of this app waits.
+    pub fn has(&self, app: &str) -> bool {
+        self.queue.lock().facts.iter().any(|fact| *fact.app == *app)
+    }
+
     /// Facts dropped since the last time.
     pub fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.queue.lock().dropped)

@@ -37,12 +37,16 @@ pub(super) async fn deliver(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
 pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
     let Some(streams) = &webhooks.streams else { return };
     let events_max = webhooks.options.request_events_max();
-    let mut is_owner = false;
+    let (mut is_owner, mut is_noted) = (false, false);
     while webhooks.has(&endpoint) && !stop.is_cancelled() {
+        let puts = endpoint.puts();
         let taken = streams.take(&endpoint, events_max).await;
-        endpoint.store(taken.as_ref());
+        if taken.is_some() || streams.is_linked().await {
+            endpoint.store(taken.as_ref(), puts);
+        }
         is_owner = taken.is_some();
         let taken = taken.unwrap_or_default();
+        is_noted = is_owner && (is_noted || taken.waiting > 0 && streams.note(&endpoint, true).await);
         if taken.ids.is_empty() {
             tokio::select! {
                 () = endpoint.filled.notified() => tokio::time::sleep(webhooks.options.gather_time()).await,
@@ -53,10 +57,13 @@ pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
             is_owner = deliver_taken(&endpoint, &taken, &webhooks, &stop).await;
         }
     }
-    endpoint.store(None);
     if is_owner {
+        if endpoint.is_idle() {
+            streams.note(&endpoint, false).await;
+        }
         streams.leave(&endpoint).await;
     }
+    endpoint.store(None, endpoint.puts());
 }
 
 /// Delivers what has been taken from Redis. Whatever keeps it from an end, somebody takes it again. Returns whether it
@@ -64,7 +71,7 @@ pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
 async fn deliver_taken(endpoint: &Endpoint, taken: &Taken, webhooks: &Webhooks, stop: &CancellationToken) -> bool {
     let Some(streams) = &webhooks.streams else { return false };
     if !taken.texts.is_empty() {
-        let request = endpoint.request(&taken.texts);
+        let request = Request::new(&taken.texts);
         let leave = async {
             stop.cancelled().await;
             tokio::time::sleep(LAST_ANSWER).await;
@@ -92,15 +99,18 @@ async fn lose(streams: &Streams, endpoint: &Endpoint) {
 /// comes out of `streams` may go to another node meanwhile: then it is not over, and false.
 async fn send(
     endpoint: &Endpoint,
-    request: &Request<'_>,
+    request: &Request,
     webhooks: &Webhooks,
     streams: Option<&Streams>,
     stop: &CancellationToken,
 ) -> bool {
-    let (app, host, meters) = (&endpoint.app, endpoint.target().host(), &endpoint.meters);
+    let (app, meters) = (&endpoint.app, &endpoint.meters);
     let mut pause = *PAUSE.start();
     loop {
-        let error = match webhooks.post().send(request).await {
+        // What was wrong may have been corrected.
+        let target = endpoint.target();
+        let host = target.host();
+        let error = match webhooks.post().send(request, &target).await {
             Ok(()) => {
                 meters.delivered.inc();
                 meters.delivered_events.inc_by(request.events);

@@ -45,6 +45,7 @@ pub(super) struct Directory {
     held: HashSet<Left>,
     suspects: Suspects,
     next: Instant,
+    has_buried: bool,
 }
 
 #[derive(Clone)]
@@ -64,12 +65,18 @@ impl Directory {
             held: HashSet::new(),
             suspects: Suspects::default(),
             next: Instant::now(),
+            has_buried: false,
         }
     }
 
     /// When to call [`Directory::tick`] next.
     pub(super) fn next(&self) -> Instant {
         self.next
+    }
+
+    /// Whether this node has told since the last time what a dead one had.
+    pub(super) fn has_buried(&mut self) -> bool {
+        std::mem::take(&mut self.has_buried)
     }
 
     /// What becomes of this: others may have the same, or it waits in Redis now. Nothing when Redis is away.
@@ -188,6 +195,11 @@ impl Directory {
     /// Ends what a dead node had.
     async fn bury(&mut self, dead: NodeId) -> RedisResult<Vec<(News, Outcome)>> {
         let had = self.noted(dead).await?;
+        if !self.webhooks.look_up(had.iter().map(|what| Arc::clone(&what.app)).collect()).await {
+            // Its lease is left as it is, so it is tried again.
+            return Ok(Vec::new());
+        }
+        self.has_buried = true;
         let ends = had.into_iter().map(|what| News::of_turn(what, false, &self.webhooks)).collect();
         let news = self.tell_for(dead, ends).await;
         if let Some(link) = &mut self.link {
@@ -204,7 +216,10 @@ impl Directory {
         let Some(link) = &mut self.link else { return Ok(Vec::new()) };
         let noted = link.connection.ask_one(cmd("SMEMBERS").arg(self.cluster.names().held(node)).take()).await?;
         let texts: Vec<Vec<u8>> = redis::from_redis_value(noted)?;
-        Ok(texts.iter().filter_map(|text| from_note(text)).collect())
+        let mut noted: Vec<Left> = texts.iter().filter_map(|text| from_note(text)).collect();
+        // Members leave before their channel is empty.
+        noted.sort_by_key(|what| what.user_id.is_none());
+        Ok(noted)
     }
 
     /// Says what a node begins or ceases to have; what Redis is not there for stays unsaid.

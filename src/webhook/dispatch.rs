@@ -24,6 +24,10 @@ use crate::webhook::news::Outcome;
 const ROUND_MAX: usize = 1000;
 /// Until Redis is tried again for what waits here.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is asked which apps have nothing to tell any more.
+const LOOK: Duration = Duration::from_secs(1);
+/// After this time it is tried again to find out what waits for apps that are not known here.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 /// Misses that are remembered; beyond it some may be told twice.
 const MISSES_MAX: usize = 100_000;
 
@@ -36,13 +40,18 @@ pub(super) struct Dispatcher {
     missed: HashMap<(Arc<str>, ChannelName), Instant>,
     /// Where other nodes have a say.
     directory: Option<Directory>,
+    /// When to look for apps with nothing to tell.
+    next_look: Instant,
+    /// When to look for what waits in Redis for apps that are not known here: at the start, and when a node has died.
+    next_take_over: Option<Instant>,
 }
 
 impl Dispatcher {
     pub(super) fn new(webhooks: Arc<Webhooks>, tasks: Tasks) -> Self {
         let leaving = Leaving::new(webhooks.options.leave_delay_seconds.duration());
         let directory = webhooks.cluster.clone().map(|cluster| Directory::new(Arc::clone(&webhooks), cluster));
-        Self { webhooks, tasks, leaving, missed: HashMap::new(), directory }
+        let (missed, next_look) = (HashMap::new(), Instant::now());
+        Self { webhooks, tasks, leaving, missed, directory, next_look, next_take_over: Some(next_look) }
     }
 
     /// Hands on what comes until it is time to end, then what was held back.
@@ -52,16 +61,11 @@ impl Dispatcher {
         self.look_after_nodes().await;
         while !stop.is_cancelled() {
             let look = self.directory.as_ref().map(Directory::next);
-            let next = [self.leaving.next(), look, self.next_try()].into_iter().flatten().min();
-            let due = async {
-                match next {
-                    Some(next) => tokio::time::sleep_until(next.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let next =
+                [self.leaving.next(), look, self.next_try()].into_iter().flatten().fold(self.next_look, Instant::min);
             tokio::select! {
                 () = webhooks.facts.filled() => (),
-                () = due => (),
+                () = tokio::time::sleep_until(next.into()) => (),
                 () = webhooks.changed.notified() => self.begin_to_consume(),
                 () = stop.cancelled() => (),
             }
@@ -69,6 +73,7 @@ impl Dispatcher {
             // Redis may be back.
             self.look_after_nodes().await;
             self.tell_sorted().await;
+            self.look_after_apps().await;
         }
         // All connections have ended by now.
         self.sort(Instant::now());
@@ -119,13 +124,16 @@ impl Dispatcher {
                 }
             }
             Event::CacheMiss if !self.is_news(&what, now) => (),
-            event => self.webhooks.room.lock().push(News::of(what, &event, &self.webhooks)),
+            event => self.add(News::of(what, &event, &self.webhooks)),
         }
     }
 
     /// This node begins or ceases to have something.
     fn turn(&mut self, what: Left, begins: bool) {
-        let news = News::of_turn(what, begins, &self.webhooks);
+        self.add(News::of_turn(what, begins, &self.webhooks));
+    }
+
+    fn add(&self, news: News) {
         self.webhooks.room.lock().push(news);
     }
 
@@ -184,8 +192,25 @@ impl Dispatcher {
         let Some(directory) = self.directory.as_mut().filter(|directory| directory.next() <= Instant::now()) else {
             return;
         };
-        for (news, outcome) in directory.tick().await {
+        let left_behind = directory.tick().await;
+        if directory.has_buried() {
+            self.next_take_over = Some(Instant::now());
+        }
+        for (news, outcome) in left_behind {
             self.hand_on(&news, &outcome);
+        }
+    }
+
+    /// Apps that are not in use go when all has been told, and come when there is something to deliver to them.
+    async fn look_after_apps(&mut self) {
+        if self.next_look > Instant::now() {
+            return;
+        }
+        self.next_look = Instant::now() + LOOK;
+        self.webhooks.forget_unused(|app| self.leaving.holds(app));
+        if self.next_take_over.is_some_and(|next| next <= Instant::now()) {
+            let is_known = self.webhooks.look_up_waiting().await;
+            self.next_take_over = (!is_known).then(|| Instant::now() + TAKE_OVER);
         }
     }
 

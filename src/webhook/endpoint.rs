@@ -9,6 +9,7 @@ use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -28,7 +29,7 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 const OVERHEAD: usize = 64;
 
 /// Where events go, and with whose signature.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Target {
     pub(super) webhook: config::Webhook,
     pub(super) signs: KeyPair,
@@ -37,11 +38,12 @@ pub(super) struct Target {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    target: Target,
+    /// What the operator says now.
+    target: ArcSwap<Target>,
     pub(super) app: Arc<str>,
     pub(super) meters: AppWebhookMeters,
     queue: Mutex<Queue>,
-    /// The name of its stream in Redis: the same on all nodes.
+    /// What tells it from others: the name of its stream in Redis, the same on all nodes.
     stream: String,
     /// Somebody delivers what is in Redis.
     is_consumed: AtomicBool,
@@ -57,6 +59,10 @@ struct Queue {
     under_way: Option<UnderWay>,
     /// What is in Redis, where this node delivers it.
     stored: Option<UnderWay>,
+    /// How often something has been put into Redis, …
+    puts: u64,
+    /// … and how much of it `stored` knows of.
+    seen: u64,
     /// Somebody delivers what is here.
     busy: bool,
 }
@@ -89,29 +95,35 @@ pub(super) struct Waits {
     pub(super) oldest: Duration,
 }
 
-/// One request, the same at every try.
+/// One request, the same at every try as long as the operator says the same.
 #[derive(Debug)]
-pub(super) struct Request<'a> {
-    pub(super) target: &'a Target,
+pub(super) struct Request {
     pub(super) body: Bytes,
-    pub(super) signature: String,
     pub(super) events: u64,
     pub(super) made: Instant,
 }
 
 impl Endpoint {
-    pub(super) fn new(target: Target, app: Arc<str>, meters: AppWebhookMeters) -> Self {
-        let (stream, is_consumed) = (target.stream(&app), AtomicBool::new(false));
-        Self { target, app, meters, queue: Mutex::default(), stream, is_consumed, filled: Notify::new() }
+    /// One with this stream, where something may wait already if events are `stored` there.
+    pub(super) fn new(stream: String, target: Target, app: Arc<str>, meters: AppWebhookMeters, stored: bool) -> Self {
+        let queue = Mutex::new(Queue { puts: stored.into(), ..Queue::default() });
+        let (target, is_consumed) = (ArcSwap::from_pointee(target), AtomicBool::new(false));
+        Self { target, app, meters, queue, stream, is_consumed, filled: Notify::new() }
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.target
+    pub(super) fn target(&self) -> Arc<Target> {
+        self.target.load_full()
+    }
+
+    /// From now on the operator says this.
+    pub(super) fn aim(&self, target: Target) {
+        self.target.store(Arc::new(target));
     }
 
     /// Whether it is to hear of such events on this channel.
     pub(super) fn wants(&self, kind: Kind, channel: &str) -> bool {
-        self.target.webhook.event_types.contains(&kind) && self.target.webhook.filter.matches(channel)
+        let webhook = &self.target.load().webhook;
+        webhook.event_types.contains(&kind) && webhook.filter.matches(channel)
     }
 
     /// Adds an event. Beyond `bytes_max` the oldest are dropped. True when somebody has to begin to deliver.
@@ -146,8 +158,14 @@ impl Endpoint {
         waits
     }
 
+    /// Whether nothing is to be delivered here.
+    pub(super) fn is_idle(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.busy && queue.stored.is_none() && queue.seen == queue.puts
+    }
+
     /// The next request, of so many events at most; nothing when there are none, and nobody delivers any more.
-    pub(super) fn next(&self, events_max: usize) -> Option<Request<'_>> {
+    pub(super) fn next(&self, events_max: usize) -> Option<Request> {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         let fits = |waiting: &&Waiting| {
@@ -162,16 +180,16 @@ impl Endpoint {
         queue.under_way = events.first().map(|first| UnderWay { events: count, bytes, since: first.since });
         drop(queue);
         let texts: Vec<Arc<str>> = events.into_iter().map(|waiting| waiting.text).collect();
-        (!texts.is_empty()).then(|| self.request(&texts))
+        (!texts.is_empty()).then(|| Request::new(&texts))
     }
+}
 
-    /// A request with these events, made now.
-    pub(super) fn request(&self, texts: &[Arc<str>]) -> Request<'_> {
+impl Request {
+    /// One with these events, made now.
+    pub(super) fn new(texts: &[Arc<str>]) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let body = webhook::body(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), texts);
-        let signature = Signer::new(self.target.signs.secret.expose()).sign(&[body.as_bytes()]);
-        let (events, made) = (texts.len() as u64, Instant::now());
-        Request { target: &self.target, body: body.into(), signature, events, made }
+        Self { body: body.into(), events: texts.len() as u64, made: Instant::now() }
     }
 }
 
@@ -190,14 +208,21 @@ impl Endpoint {
     /// An event has been put into its stream, in the place of so many.
     pub(super) fn put(&self, dropped: u64) {
         self.meters.dropped_events.inc_by(dropped);
+        self.queue.lock().puts += 1;
         self.filled.notify_one();
     }
 
-    /// What is in its stream, as far as it is for this node to deliver.
-    pub(super) fn store(&self, taken: Option<&Taken>) {
+    /// How often something has been put into its stream.
+    pub(super) fn puts(&self) -> u64 {
+        self.queue.lock().puts
+    }
+
+    /// What is in its stream, as far as it is for this node to deliver, after so many puts.
+    pub(super) fn store(&self, taken: Option<&Taken>, puts: u64) {
         let stored = taken.filter(|taken| taken.waiting > 0);
         let stored = stored.map(|taken| UnderWay { events: taken.waiting, bytes: 0, since: taken.since() });
-        self.queue.lock().stored = stored;
+        let mut queue = self.queue.lock();
+        (queue.stored, queue.seen) = (stored, puts);
     }
 }
 
@@ -209,11 +234,14 @@ impl Target {
         authority.rsplit_once('@').map_or(authority, |(_, host)| host)
     }
 
-    /// What tells the endpoint from others, on every node alike.
-    fn stream(&self, app: &str) -> String {
-        let config::Webhook { url, event_types, filter, headers } = &self.webhook;
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (name, value.expose_text())).collect();
-        let text = serde_json::json!([app, url.expose_text(), event_types, filter, headers]).to_string();
-        body_md5(text.as_bytes())
+    /// The name of its endpoint's stream, after so many with the same URL: what else the operator says may change while
+    /// something waits.
+    pub(super) fn stream(&self, app: &str, before: usize) -> String {
+        body_md5(serde_json::json!([app, self.webhook.url.expose_text(), before]).to_string().as_bytes())
+    }
+
+    /// What its key signs a body with.
+    pub(super) fn signature(&self, body: &[u8]) -> String {
+        Signer::new(self.signs.secret.expose()).sign(&[body])
     }
 }

@@ -47,6 +47,11 @@ impl Leaving {
         self.held.remove(left).is_some()
     }
 
+    /// Whether somebody has left this app.
+    pub(super) fn holds(&self, app: &str) -> bool {
+        self.held.keys().any(|left| *left.app == *app)
+    }
+
     /// When the next time ends.
     pub(super) fn next(&self) -> Option<Instant> {
         self.order.front().map(|(until, _)| *until)

@@ -80,12 +80,12 @@ impl Post {
     }
 
     /// Tries once. Any 2xx is a success, whatever comes with it.
-    pub(super) async fn send(&self, request: &Request<'_>) -> Result<(), PostError> {
-        let url = Url::parse(request.target.webhook.url.expose_text()).map_err(|_| PostError::Malformed)?;
+    pub(super) async fn send(&self, request: &Request, target: &Target) -> Result<(), PostError> {
+        let url = Url::parse(target.webhook.url.expose_text()).map_err(|_| PostError::Malformed)?;
         if self.public_only && address(&url).is_some_and(|address| !guard::is_public(address)) {
             return Err(guard::PrivateAddress.into());
         }
-        let headers = headers(request.target, &request.signature).ok_or(PostError::Malformed)?;
+        let headers = headers(target, &target.signature(&request.body)).ok_or(PostError::Malformed)?;
         let sent = self.client.post(url).headers(headers).body(request.body.clone()).send().await;
         let answer = sent.map_err(PostError::of)?;
         let status = answer.status();

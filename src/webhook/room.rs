@@ -74,6 +74,11 @@ impl Room {
         self.apps.is_empty()
     }
 
+    /// Whether something of this app is in it.
+    pub(super) fn has(&self, app: &str) -> bool {
+        self.apps.contains_key(app)
+    }
+
     /// What of it is for an app's endpoints.
     pub(super) fn waits(&self, app: &str) -> Waits {
         let Some(line) = self.apps.get(app) else { return Waits::default() };

@@ -1,6 +1,7 @@
 //! What waits for endpoints in Redis: a stream for each, which outlives the nodes. One node at a time delivers from
 //! it; when that node dies another one goes on with what was not delivered.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -128,6 +129,27 @@ impl Streams {
     async fn lease(&self, endpoint: &Endpoint, time: Duration) -> bool {
         let (owner, node, millis) = ([self.owner(endpoint)], self.node.to_string(), time.as_millis() as u64);
         self.ask_one(|link| script(&link.keep, &owner).arg(node).arg(millis).take()).await == Some(Value::Int(1))
+    }
+
+    /// Notes that something waits for an endpoint, or that nothing does, for nodes that do not know its app.
+    pub(super) async fn note(&self, endpoint: &Endpoint, waits: bool) -> bool {
+        let note = format!("{}:{}", endpoint.stream(), endpoint.app);
+        let mut command = cmd(if waits { "SADD" } else { "SREM" });
+        command.arg(self.names.webhook_queues()).arg(note);
+        self.ask_one(|_| command).await.is_some()
+    }
+
+    /// The apps that something waits for, as nodes have noted; nothing when Redis is away.
+    pub(super) async fn noted(&self) -> Option<BTreeSet<Arc<str>>> {
+        let answer = self.ask_one(|_| cmd("SMEMBERS").arg(self.names.webhook_queues()).take()).await?;
+        let notes: Vec<Vec<u8>> = redis::from_redis_value(answer).unwrap_or_default();
+        let app = |note: &Vec<u8>| Some(std::str::from_utf8(note).ok()?.split_once(':')?.1.into());
+        Some(notes.iter().filter_map(app).collect())
+    }
+
+    /// Whether Redis has answered last time.
+    pub(super) async fn is_linked(&self) -> bool {
+        matches!(&*self.state.lock().await, State::Linked(_))
     }
 
     fn queue(&self, endpoint: &Endpoint) -> String {

@@ -52,6 +52,7 @@ mod tidy;
 mod tls;
 mod users;
 mod views;
+mod webhook_changes;
 mod webhook_faults;
 mod webhook_queue;
 mod webhooks;

@@ -20,6 +20,9 @@ mod outages;
 #[path = "../it/process.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod process;
+#[path = "../it/receiver.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod receiver;
 #[path = "../it/redis_server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod redis_server;
@@ -32,6 +35,7 @@ mod serving;
 #[path = "../it/tunnel.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod tunnel;
+mod webhooks;
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -27,7 +27,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
-async fn gema(server: &Server, table: &str, change: impl FnOnce(&mut Config)) -> Gema {
+pub async fn gema(server: &Server, table: &str, change: impl FnOnce(&mut Config)) -> Gema {
     let mut config = server.config(table);
     config.server.host = Ipv4Addr::LOCALHOST.into();
     config.server.port = 0;
@@ -44,7 +44,7 @@ async fn open(gema: &Gema, key: &str) -> Client {
     Client::open(gema.address(), &format!("/app/{key}?protocol=7"), &[]).await
 }
 
-async fn connect(gema: &Gema, key: &str) -> Client {
+pub async fn connect(gema: &Gema, key: &str) -> Client {
     let mut client = open(gema, key).await;
     client.established().await;
     client
@@ -189,7 +189,7 @@ async fn queries(gema: &Gema) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let until = Instant::now() + crate::client::PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < until, "never: {what}");
