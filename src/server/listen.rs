@@ -192,12 +192,14 @@ impl Port {
         let service = service_fn(|request: Request<Incoming>| {
             let (client, unread, is_last) = (&client, &unread, stop.is_cancelled() || !is_allowed);
             async move {
+                let waits = request.headers().contains_key(header::EXPECT);
                 let request = request.map(|body| unread.watch(body));
                 let mut response = match is_allowed {
                     true => self.routes.answer(request, client).await,
                     false => http::tls_is_needed(),
                 };
-                if (is_last || unread.is_so()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let is_read = unread.read(waits).await;
+                if (is_last || !is_read) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -225,7 +227,7 @@ impl Port {
                 "a client speaks TLS to a port without: set PUSHER_SCHEME=http or forceTLS: false there, or \
                  tls.cert_path here"
             );
-        } else if unread.is_so() || outcome.as_ref().is_err_and(hyper::Error::is_parse) {
+        } else if unread.is_left() || outcome.as_ref().is_err_and(hyper::Error::is_parse) {
             Box::pin(tokio::time::timeout(self.head_time, parts.io.linger())).await.unwrap_or_default();
         } else if outcome.is_ok() {
             // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.

@@ -266,7 +266,9 @@ async fn who_is_refused_before_the_body_was_read_gets_the_answer_all_the_same() 
     ] {
         for size in [1, 300_000, 11_000_000].into_iter().filter(|size| *size >= at_least) {
             let mut stream = TcpStream::connect(server.address()).await.unwrap();
-            let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n");
+            // What is short is read, and the connection kept.
+            let close = if size == 1 { "Connection: close\r\n" } else { "" };
+            let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{close}Content-Length: {size}\r\n\r\n");
             let exchange = async {
                 stream.write_all(head.as_bytes()).await?;
                 // The answer may be there before the body is.
