@@ -149,7 +149,8 @@ async fn after_its_time_a_webhook_is_given_up_with_a_line_in_the_log() {
 
 #[tokio::test]
 async fn what_can_never_be_sent_is_given_up_at_once() {
-    let webhooks = json!([{ "url": "http://shop.example:99999/", "event_types": ["channel_occupied"] }]).to_string();
+    let url = format!("http://shop.example/{}", "x".repeat(70_000));
+    let webhooks = json!([{ "url": url, "event_types": ["channel_occupied"] }]).to_string();
     let process = Process::start(&[("SOKETI_DEFAULT_APP_WEBHOOKS", &webhooks), ("GEMA_METRICS_ENABLED", "true")]).await;
     let mut client = Client::open(process.address, "/app/app-key?protocol=7", &[]).await;
     client.established().await;
