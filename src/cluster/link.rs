@@ -250,7 +250,13 @@ impl Link {
                 heard.await;
             }
         };
-        let _ = timeout(OTHERS_WAIT, back).await;
+        let bytes = cluster.outgoing.waiting().1;
+        if timeout(OTHERS_WAIT, back).await.is_err() && bytes > 0 {
+            tracing::warn!(
+                bytes,
+                "not every node that was there before listens again; it misses the events that waited"
+            );
+        }
         cluster.missed.lock().clear();
     }
 

@@ -29,7 +29,7 @@ use crate::wire::upgrade_head;
 const RECORDED: &str = include_str!("soketi/wire.txt");
 
 /// What differs on purpose: its name in the recording, what Soketi does, what gema does. README's table is the same.
-const DIFFERENCES: [(&str, &str, &str); 33] = [
+const DIFFERENCES: [(&str, &str, &str); 35] = [
     (
         "status",
         "HTTP status 200 for refused requests, so Laravel loses events without noticing",
@@ -114,12 +114,22 @@ const DIFFERENCES: [(&str, &str, &str); 33] = [
         "in whole seconds, on refused ones (429, 503), too, unless they can never be accepted; 429 has `X-RateLimit-Limit` and `X-RateLimit-Remaining`, too",
     ),
     ("kept", "each answer ends its connection, chunked bodies are not understood", "HTTP/1.1"),
+    (
+        "hosts",
+        "`SOKETI_HOST` and `SOKETI_METRICS_HOST` may be any name",
+        "addresses and `localhost`; other names are refused, since they are not resolved",
+    ),
+    (
+        "colon",
+        "a key with a colon works",
+        "refused, since a signature stands behind the first colon; so are the ids and keys `.` and `..`",
+    ),
     ("ports", "opens UDP port 11002, two servers may share a port by accident", "two ports, refused if they are taken"),
 ];
 
 /// Those of them that frames and answers do not show. `tests/config.rs`, `tests/soketi.rs`, `bad_input`, `metrics`
 /// and `restart` do.
-const ELSEWHERE: [&str; 6] = ["file", "groups", "unknown", "bad-input", "slow", "ports"];
+const ELSEWHERE: [&str; 8] = ["file", "groups", "unknown", "bad-input", "slow", "hosts", "colon", "ports"];
 
 #[test]
 fn every_difference_is_seen_and_told_in_the_readme() {
