@@ -178,8 +178,8 @@ async fn what_happens_while_redis_is_away_overtakes_nothing_that_waits_there() {
     way.freeze();
     way.cut();
     client.unsubscribe("room").await;
-    // What is in Redis is nobody's, what is here waits.
-    server.figure_becomes(0, "gema_webhook_events_waiting", "", 1.0).await;
+    // What is in Redis is nobody's, and what is here waits, too.
+    server.figure_becomes(0, "gema_webhook_events_waiting", "", 2.0).await;
     assert!(receiver.rest().iter().all(|request| request.events() == [occupied("room")]));
     receiver.answer(Answer::Status(200));
     way.thaw();
