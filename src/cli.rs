@@ -73,8 +73,8 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse_from(words);
     let files = &arguments.config;
     let done = match arguments.command.unwrap_or(Command::Start) {
-        Command::Start => load(files).and_then(|loaded| start(files, &loaded)),
-        Command::Check { channels } => load(files).and_then(|loaded| check(&loaded, &channels)),
+        Command::Start => load(files).map_err(Into::into).and_then(|loaded| start(files, &loaded)),
+        Command::Check { channels } => load(files).map_err(Into::into).and_then(|loaded| check(&loaded, &channels)),
         Command::Config => read(files).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
         Command::Health { url: None } => {
@@ -88,14 +88,14 @@ pub fn run() -> ExitCode {
 }
 
 /// The configuration, or an error that holds every fault and warning, a line each, those of the certificate included.
-fn load(files: &[PathBuf]) -> anyhow::Result<Loaded> {
+fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
     let (good, mut faults) = match read(files) {
         Ok(loaded) => (Box::new(loaded), Vec::new()),
         Err(Faults { faults, good }) => (good, faults),
     };
     let of_certificate = tls::faults(&good.config.tls);
     faults.extend(of_certificate.iter().map(|fault| good.with_origin(&fault.to_string())));
-    if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }.into()) }
+    if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }) }
 }
 
 fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
@@ -168,7 +168,7 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
 /// Reads files and variables anew. With a mistake in them the server goes on as it is.
 async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
     const UNCHANGED: &str = "the configuration has not changed, because the new one has faults";
-    let new = match read(files) {
+    let new = match load(files) {
         Ok(new) => new,
         Err(Faults { faults, .. }) => {
             for fault in faults {

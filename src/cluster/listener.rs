@@ -175,12 +175,12 @@ impl Listener {
                 cluster.on_here(node);
             }
             Envelope::Leaving(node, _) if node != me => cluster.on_leaving(node),
-            Envelope::Gone(_, node) if node != me => {
+            Envelope::Gone(by, node) if node != me => {
                 cluster.peers.lock().remove(&node);
                 cluster.missed.lock().remove(&node);
                 cluster.fewer.notify_one();
                 for app in cluster.apps() {
-                    app.bury(node, Instant::now());
+                    app.bury(node, by == node, Instant::now());
                 }
             }
             Envelope::Terminate(what) if what.node != me => {

@@ -100,6 +100,7 @@ impl Api {
         // Without the prefix, which the router has taken off; Soketi wants it signed.
         let claim = Claim { method: parts.method.as_str(), path: parts.uri.path(), query };
         let whole = parts.extensions.get::<OriginalUri>().map(|uri| Claim { path: uri.path(), ..claim });
+        let whole = whole.filter(|whole| whole.path != claim.path);
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
         let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });

@@ -71,7 +71,7 @@ pub enum Envelope {
     Here(NodeId, NodeId),
     /// A node is about to close its connections.
     Leaving(NodeId, NodeId),
-    /// The node named second is dead, says the first.
+    /// The node named second is dead, says the first, or it leaves, says it itself.
     Gone(NodeId, NodeId),
     /// Close the connections of a user, and answer.
     Terminate(Termination),

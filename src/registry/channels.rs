@@ -363,10 +363,10 @@ impl AppState {
         }
     }
 
-    /// A node is dead.
-    pub fn bury(&self, node: NodeId, now: Instant) {
+    /// A node is dead, or has left.
+    pub fn bury(&self, node: NodeId, has_left: bool, now: Instant) {
         for name in self.channels.names() {
-            self.change_known(&name, now, |channel, scope| channel.bury(&name, node, scope));
+            self.change_known(&name, now, |channel, scope| channel.bury(&name, node, has_left, scope));
         }
     }
 }

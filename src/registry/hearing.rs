@@ -129,9 +129,13 @@ impl Channel {
         }
     }
 
-    /// A node is dead: its connections no longer count.
-    pub(super) fn bury(&mut self, name: &ChannelName, node: NodeId, scope: &mut Scope<'_>) {
+    /// A node is dead, or has left: its connections no longer count.
+    pub(super) fn bury(&mut self, name: &ChannelName, node: NodeId, has_left: bool, scope: &mut Scope<'_>) {
         let shared = self.shared_mut();
+        // Who was only cut off sends again what it does not know to have arrived.
+        if has_left {
+            shared.seen.forget(node);
+        }
         if shared.set_count(node, 0) && shared.counted {
             self.announce_count(name, scope);
         }

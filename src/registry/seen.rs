@@ -24,4 +24,9 @@ impl Seen {
             }
         }
     }
+
+    /// A node will send nothing more.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.0.retain(|(known, _)| *known != node);
+    }
 }
