@@ -90,7 +90,8 @@ const TESTS: &[Test] = tests! {
     network:
         a_slow_redis_does_not_slow_local_delivery,
         a_half_open_link_is_noticed_and_replaced,
-        links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them;
+        links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them,
+        a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_when_it_is_back;
     webhooks:
         a_node_that_slept_takes_no_endpoint_back,
         a_killed_node_loses_no_webhook_that_waits_in_redis,

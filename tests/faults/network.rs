@@ -163,3 +163,30 @@ pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing
     assert!(publisher.refused.is_empty(), "{:?}", publisher.refused);
     listener.heard().await.1.assert_exactly("shaky", &publisher.accepted);
 }
+
+pub async fn a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_when_it_is_back() {
+    let redis = TestRedis::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
+    let (cut_off, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
+    know_each_other([&cut_off, &other]).await;
+    let listener = other.listener(NUMBERS, 1).await;
+    // What Redis has done is not answered yet when the link is cut.
+    proxy.delay(Duration::from_millis(300));
+    let flow = cut_off.publisher(NUMBERS, "cut off").await.flow(PAUSE);
+    flow.goes_on(200).await;
+    proxy.freeze();
+    proxy.cut();
+    other.becomes("gema_cluster_nodes", "", GONE_MAX, |nodes| nodes == 1.0).await;
+    proxy.delay(Duration::ZERO);
+    proxy.thaw();
+    cut_off.redis_is(true, BACK_MAX).await;
+    let mut publisher = flow.stop().await;
+    publisher.end().await;
+    assert!(publisher.refused.is_empty(), "{:?}", publisher.refused);
+    listener.heard().await.1.assert_exactly("cut off", &publisher.accepted);
+    assert!(
+        other.figures().await.sum("gema_cluster_dropped_total", r#"cause="duplicate""#) > 0.0,
+        "nothing came twice"
+    );
+}
