@@ -67,8 +67,12 @@ impl Connection {
         Ok(Self::Cluster(client.get_async_connection().await?))
     }
 
-    /// Does all of these in this order; each has an answer of its own.
+    /// Does all of these in this order; each has an answer of its own. Nothing is asked for no commands: the library
+    /// refuses an empty pipeline.
     pub async fn ask(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
         match self {
             Self::One(connection) => {
                 let mut pipeline = redis::Pipeline::with_capacity(commands.len());
@@ -98,6 +102,9 @@ impl Connection {
 
     /// Begins to listen; ends when Redis has confirmed it.
     pub(super) async fn subscribe(&mut self, topics: &[String]) -> RedisResult<()> {
+        if topics.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::One(connection) => connection.subscribe(topics).await,
             Self::Cluster(connection) => {
@@ -112,6 +119,9 @@ impl Connection {
 
     /// Listens no longer.
     pub(super) async fn unsubscribe(&mut self, topics: &[String]) -> RedisResult<()> {
+        if topics.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::One(connection) => connection.unsubscribe(topics).await,
             Self::Cluster(connection) => {
@@ -126,6 +136,9 @@ impl Connection {
     /// Begins to listen to all topics that match; ends when Redis has confirmed it. What a Redis Cluster tells to one
     /// slot is not heard so.
     pub(super) async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+        if globs.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::One(connection) => connection.psubscribe(globs).await,
             Self::Cluster(connection) => connection.psubscribe(globs).await,
@@ -134,6 +147,9 @@ impl Connection {
 
     /// Listens to them no longer.
     pub(super) async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+        if globs.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::One(connection) => connection.punsubscribe(globs).await,
             Self::Cluster(connection) => connection.punsubscribe(globs).await,

@@ -278,9 +278,7 @@ impl Link {
                 _ => (),
             }
         }
-        if !listen.is_empty() {
-            hearing.subscribe(&listen).await?;
-        }
+        hearing.subscribe(&listen).await?;
         if self.noted.load(Ordering::Relaxed) != cluster.added.load(Ordering::Acquire) {
             self.note_apps().await?;
         }
@@ -291,7 +289,7 @@ impl Link {
             let what = cluster.commands(&self.scripts, order, &mut commands);
             expected.push((what, commands.len() - before));
         }
-        let answers = if commands.is_empty() { Vec::new() } else { out.ask(commands).await? };
+        let answers = out.ask(commands).await?;
         if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err().filter(|error| is_no_use(error))) {
             // All of these are told anew over the next link; who has heard an event knows its number.
             return Err(error.clone());
@@ -300,16 +298,11 @@ impl Link {
             std::mem::take(&mut *self.under_way.lock()).into_iter().partition(|order| now(order));
         *self.under_way.lock() = kept;
         let after = self.conclude(&done, &expected, &answers)?;
-        if !after.is_empty() {
-            out.ask(after).await?;
-        }
+        out.ask(after).await?;
         for name in &forget {
             self.listener.remove(name);
         }
-        if !forget.is_empty() {
-            hearing.unsubscribe(&forget).await?;
-        }
-        Ok(())
+        hearing.unsubscribe(&forget).await
     }
 
     /// Hands the answers to whom they are for; returns what is to be done now.

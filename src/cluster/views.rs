@@ -44,9 +44,7 @@ impl Link {
         let before = std::mem::replace(&mut *self.listener.watched.lock(), topics.clone());
         let new: Vec<String> = topics.difference(&before).cloned().collect();
         let old: Vec<String> = before.difference(&topics).cloned().collect();
-        if !new.is_empty() {
-            self.begin(&new).await?;
-        }
+        self.begin(&new).await?;
         for (patterns, app) in &seen {
             app.watched(patterns, Instant::now());
         }

@@ -61,6 +61,29 @@ async fn the_first_on_any_node_comes_and_the_last_on_any_node_leaves() {
     assert!(receiver.rest().is_empty());
 }
 
+/// A round of nothing but client events has no commands for Redis, and must not cost the link to it.
+#[tokio::test]
+async fn a_tab_that_closes_while_somebody_types_is_no_news_while_the_user_is_on_another_node() {
+    let mut receiver = Receiver::start().await;
+    let server = two_nodes(&receiver, 0.0).await;
+    let (mut there, mut tab) = (server.connect_at(1).await, server.connect_at(0).await);
+    there.join(ROOM, "7").await;
+    receiver.next_events(&[of("channel_occupied", ROOM), member("member_added")]).await;
+    let mut typist = server.connect_at(0).await;
+    typist.subscribe("private-a").await;
+    receiver.next_events(&[of("channel_occupied", "private-a"), count("private-a", 1)]).await;
+    tab.join(ROOM, "7").await;
+    let told = whisper(&mut typist, "private-a").await;
+    receiver.next_events(&[told]).await;
+    tab.unsubscribe(ROOM).await;
+    // What this node says later shows what it has not said.
+    tab.subscribe("private-b").await;
+    receiver.next_events(&[of("channel_occupied", "private-b"), count("private-b", 1)]).await;
+    there.unsubscribe(ROOM).await;
+    receiver.next_events(&[member("member_removed"), of("channel_vacated", ROOM)]).await;
+    assert!(receiver.rest().is_empty());
+}
+
 // G-278, G-280
 #[tokio::test]
 async fn who_goes_to_another_node_was_never_gone() {

@@ -12,6 +12,8 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::http::Api;
+use crate::redis_server::TestRedis;
+use crate::redis_server::cluster_name;
 use crate::servers::KINDS;
 use crate::servers::Kind;
 use crate::servers::Server;
@@ -154,6 +156,27 @@ async fn handshakes_that_come_too_fast_cost_no_query() {
         }
     }
     assert_eq!(queries(&gema).await - before, accepted);
+    gema.drain().await;
+}
+
+/// A balancer sends nobody to a node that is not ready, so the link must not wait for an app to be asked for.
+#[tokio::test]
+async fn a_fresh_node_of_a_cluster_is_ready_before_any_app_is_asked_for() {
+    let redis = TestRedis::shared().await;
+    let server = Server::shared(Kind::Postgres).await;
+    small_table(server, "fresh").await;
+    let gema = gema(server, "fresh", |config| {
+        redis.configure(config, &cluster_name());
+        config.cluster.strict = true;
+    })
+    .await;
+    let ready = async || crate::http::request(gema.address(), "GET", "/ready", &[], b"").await;
+    until("the node is ready", async || ready().await.status == 200).await;
+    assert_eq!(ready().await.body, "OK");
+    let mut client = connect(&gema, "a-key").await;
+    client.subscribe("news").await;
+    assert_eq!(publish(&gema, "a").await, 200);
+    client.next_event("e").await;
     gema.drain().await;
 }
 
