@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::net::IpAddr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
 use gema::config::load;
+use ipnet::IpNet;
 use serde_json::Value as Json;
 use yaml_rust2::Yaml;
 use yaml_rust2::YamlLoader;
@@ -119,19 +121,57 @@ fn compose_names_what_there_is_and_gema_understands_its_variables() {
     let nginx = shipped("config/nginx.conf");
     for name in ["gema-1", "gema-2"] {
         assert!(nginx.contains(&format!("server {name}:6001 ")), "{name}");
-        let gema = &file["services"][name];
-        let environment = gema["environment"].as_hash().unwrap().iter();
+        let gema = Service { own: &file["services"][name], shared: &file["x-gema"] };
+        let environment = gema.get("environment").as_hash().unwrap().iter();
         let environment: Vec<(String, String)> =
             environment.map(|(name, value)| (text_of(name), text_of(value))).collect();
         let loaded = load(&[], environment).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(loaded.warnings, [""; 0]);
-        let grace = gema["stop_grace_period"].as_str().unwrap().trim_end_matches('s').parse::<f64>().unwrap();
+        let grace = gema.get("stop_grace_period").as_str().unwrap().trim_end_matches('s').parse::<f64>().unwrap();
         assert!(grace > loaded.config.server.drain_seconds.0);
         assert_eq!(loaded.config.redis.host, "redis");
-        assert_eq!(gema["build"].as_str(), Some("."));
+        assert_eq!(gema.get("build").as_str(), Some("."));
     }
-    let mount = file["services"]["nginx"]["volumes"][0].as_str().unwrap();
-    assert_eq!(mount, "./config/nginx.conf:/etc/nginx/conf.d/default.conf:ro");
+    let mounts: Vec<_> = file["services"]["nginx"]["volumes"].as_vec().unwrap().iter().map(text_of).collect();
+    assert_eq!(
+        mounts,
+        ["./config/nginx-main.conf:/etc/nginx/nginx.conf:ro", "./config/nginx.conf:/etc/nginx/conf.d/default.conf:ro"]
+    );
+}
+
+/// Whoever else is on the network, or comes through Docker's gateway, is believed nothing; and a node that is made
+/// anew is where nginx, which asks for names once, knows it.
+#[test]
+fn compose_gives_nginx_and_the_nodes_addresses_that_stay_and_trusts_nginx_alone() {
+    let text = shipped("compose.yaml");
+    let file = &YamlLoader::load_from_str(&text).unwrap()[0];
+    let network = &file["networks"]["default"]["ipam"]["config"][0];
+    let [subnet, given]: [IpNet; 2] =
+        ["subnet", "ip_range"].map(|name| network[name].as_str().unwrap().parse().unwrap());
+    let address = |name: &str| -> IpAddr {
+        let networks = &file["services"][name]["networks"];
+        networks["default"]["ipv4_address"].as_str().expect(name).parse().unwrap()
+    };
+    let own = ["nginx", "gema-1", "gema-2"].map(address);
+    for (n, address) in own.iter().enumerate() {
+        assert!(subnet.contains(address) && !given.contains(address), "{address}");
+        assert!(!own[..n].contains(address), "{address}");
+    }
+    let trusted = text_of(&file["x-gema"]["environment"]["GEMA_SERVER_TRUSTED_PROXIES"]);
+    assert_eq!(trusted, own[0].to_string());
+}
+
+/// A service that takes over what several have in common.
+struct Service<'a> {
+    own: &'a Yaml,
+    shared: &'a Yaml,
+}
+
+impl Service<'_> {
+    fn get(&self, name: &str) -> &Yaml {
+        assert_eq!(&self.own["<<"], self.shared);
+        if self.own[name].is_badvalue() { &self.shared[name] } else { &self.own[name] }
+    }
 }
 
 /// A scalar, as Docker hands it on; `${NAME:?why}` is filled in.

@@ -1,44 +1,73 @@
 // nginx with the configuration that is shipped, in front of several nodes.
 
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
 import Pusher from 'pusher';
 import { masterKey } from './gema.js';
-import { until } from './wait.js';
+import { until, within } from './wait.js';
 
-const site = readFileSync(new URL('../../config/nginx.conf', import.meta.url), 'utf8');
+const project = new URL('../../', import.meta.url);
+const shipped = (name) => readFileSync(new URL(name, project), 'utf8');
+const certificate = (name) => new URL(`tests/it/tls/${name}`, project).pathname;
 
-/** Starts nginx for two nodes and ends it after the tests of the file. To its clients it is a server as each of them. */
-export async function startNginx([first, second]) {
+/**
+ * Starts nginx for two nodes or more and ends it after the tests of the file (or of the test, if called inside one).
+ * To its clients it is a server as each of them.
+ */
+export async function startNginx(nodes, { workers = 1, tls = false, t } = {}) {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), 'gema-nginx-'));
-  const own = site
-    .replace('listen 80;', `listen 127.0.0.1:${port};`)
-    .replace('gema-1:6001', `127.0.0.1:${first.port}`)
-    .replace('gema-2:6001', `127.0.0.1:${second.port}`);
+  mkdirSync(join(folder, 'conf.d'));
+  writeFileSync(join(folder, 'conf.d', 'gema.conf'), site(nodes, port, tls && folder));
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'];
-  for (const name of temporary) mkdirSync(join(folder, name));
   const paths = temporary.map((name) => `${name}_temp_path ${name};`).join('\n');
-  const whole = `pid nginx.pid;\nevents {}\nhttp {\naccess_log off;\n${paths}\n${own}\n}\n`;
-  writeFileSync(join(folder, 'nginx.conf'), whole);
+  const main = shipped('config/nginx-main.conf')
+    .replace('worker_processes auto;', `worker_processes ${workers};\npid nginx.pid;`)
+    .replace('http {', `http {\n${paths}`)
+    .replaceAll('/etc/nginx/', `${folder}/`);
+  writeFileSync(join(folder, 'nginx.conf'), main);
   const child = spawn('nginx', ['-p', folder, '-c', 'nginx.conf', '-e', 'error.log', '-g', 'daemon off;'], { stdio: 'ignore' });
   let failed;
   child.once('error', (error) => (failed = error));
-  const { app, host } = first;
+  const { app, host } = nodes.find(({ app }) => app);
   const { id: appId, key, secret } = app;
-  const api = new Pusher({ appId, key, secret, host, port, useTLS: false, encryptionMasterKeyBase64: masterKey });
-  after(async () => {
+  const api = new Pusher({ appId, key, secret, host, port, useTLS: tls, encryptionMasterKeyBase64: masterKey });
+  (t ?? { after }).after(async () => {
     child.kill('SIGTERM');
     await until(() => child.exitCode !== null || child.signalCode !== null, 'nginx is gone');
     rmSync(folder, { recursive: true, force: true });
   });
-  await until(async () => failed || (await fetch(`http://${host}:${port}/`).then(() => true, () => false)), 'nginx answers');
+  await until(() => failed || answers(host, port), 'nginx answers');
   if (failed) throw new Error(`nginx is needed on the PATH: ${failed.message}`);
-  return { app, host, port, api };
+  return { app, host, port, api, log: () => readFileSync(join(folder, 'error.log'), 'utf8') };
+}
+
+/** The shipped file for these nodes; those beyond the second stand wherever that does. */
+function site(nodes, port, tlsFolder) {
+  const [first, ...others] = nodes.map((node) => `${node.host}:${node.port}`);
+  const lines = shipped('config/nginx.conf').replaceAll('gema-1:6001', first).split('\n');
+  const own = lines.flatMap((line) =>
+    line.includes('server gema-2:6001') ? others.map((other) => line.replace('gema-2:6001', other)) : [line]);
+  let listen = `listen 127.0.0.1:${port};`;
+  if (tlsFolder) {
+    const passphrase = join(tlsFolder, 'passphrase');
+    writeFileSync(passphrase, 'hush\n');
+    listen = `listen 127.0.0.1:${port} ssl; ssl_password_file ${passphrase};
+      ssl_certificate ${certificate('certificate.pem')}; ssl_certificate_key ${certificate('encrypted.key')};`;
+  }
+  return own.join('\n').replace('listen 80;', listen);
+}
+
+function answers(host, port) {
+  return new Promise((resolve) => {
+    const socket = createConnection(port, host, () => resolve(true));
+    socket.once('error', () => resolve(false)).once('connect', () => socket.destroy());
+  });
 }
 
 function freePort() {
@@ -48,4 +77,31 @@ function freePort() {
       server.close(() => resolve(port));
     });
   });
+}
+
+/** Has a queue of one connection, which it fills and never takes from: whoever comes now gets no answer. */
+const SILENT = `
+import socket, sys
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(0)
+waiting = []
+while True:
+    client = socket.socket()
+    client.settimeout(0.5)
+    try:
+        client.connect(listener.getsockname())
+    except socket.timeout:
+        break
+    waiting.append(client)
+print(listener.getsockname()[1], flush=True)
+sys.stdin.read()
+`;
+
+/** The address of a node whose machine is gone: it does not answer, not even with a refusal. */
+export async function startSilence(t) {
+  const child = spawn('python3', ['-c', SILENT], { stdio: ['pipe', 'pipe', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  const [port] = await within(once(child.stdout, 'data'), 'nobody answers any more');
+  return { host: '127.0.0.1', port: Number(port) };
 }

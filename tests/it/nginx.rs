@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
@@ -14,7 +15,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use futures_util::StreamExt;
+use gema::config::Tls;
+use gema::config::load;
+use serde_json::Value;
+use serde_json::json;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::client::Client;
 use crate::client::PATIENCE;
@@ -25,6 +37,8 @@ use crate::server::APP_ID;
 use crate::server::APP_KEY;
 use crate::server::APP_SECRET;
 use crate::server::TestServer;
+use crate::server::authority;
+use crate::tunnel::secured;
 use crate::wire::Wire;
 
 const PATH: &str = "/app/app-key?protocol=7&client=js&version=8.6.0&flash=false";
@@ -32,7 +46,7 @@ const PATH: &str = "/app/app-key?protocol=7&client=js&version=8.6.0&flash=false"
 /// Longer than nginx waits by itself (60 s).
 const SILENCE: Duration = Duration::from_secs(70);
 
-/// nginx with `config/nginx.conf`. Ends with the test.
+/// nginx with `config/nginx-main.conf` and `config/nginx.conf`. Ends with the test.
 struct Nginx {
     child: Child,
     address: SocketAddr,
@@ -40,27 +54,35 @@ struct Nginx {
 }
 
 impl Nginx {
+    /// In front of the server's nodes.
     async fn start(server: &TestServer) -> Self {
+        Self::start_for([server.address_at(0), server.address_at(1)], None).await
+    }
+
+    /// In front of these nodes; with a certificate it speaks TLS.
+    async fn start_for(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Self {
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}", address.port()));
-        fs::create_dir_all(&folder).unwrap();
-        let mut site = include_str!("../../config/nginx.conf").to_owned();
-        for (name, own) in [
-            ("listen 80;", format!("listen {address};")),
-            ("gema-1:6001", server.address_at(0).to_string()),
-            ("gema-2:6001", server.address_at(1).to_string()),
-        ] {
-            assert_eq!(site.matches(name).count(), 1, "{name}");
-            site = site.replace(name, &own);
-        }
+        fs::create_dir_all(folder.join("conf.d")).unwrap();
+        let listen = match tls {
+            None => format!("listen {address};"),
+            Some(Tls { cert_path, key_path, .. }) => {
+                format!("listen {address} ssl; ssl_certificate {cert_path}; ssl_certificate_key {key_path};")
+            }
+        };
+        let own =
+            [("listen 80;", listen), ("gema-1:6001", nodes[0].to_string()), ("gema-2:6001", nodes[1].to_string())];
+        fs::write(folder.join("conf.d/gema.conf"), shipped("config/nginx.conf", own)).unwrap();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary = temporary.map(|name| format!("{name}_temp_path {}/{name};", folder.display())).join("\n");
-        let whole = format!(
-            "pid nginx.pid;\nerror_log error.log notice;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}\n{site}\n}}\n"
-        );
-        fs::write(folder.join("nginx.conf"), whole).unwrap();
+        let own = [
+            ("worker_processes auto;", "worker_processes 2;\npid nginx.pid;\nerror_log error.log notice;".to_owned()),
+            ("http {", format!("http {{\n{temporary}")),
+            ("/etc/nginx/", format!("{}/", folder.display())),
+        ];
+        fs::write(folder.join("nginx.conf"), shipped("config/nginx-main.conf", own)).unwrap();
         let child = Command::new("nginx")
             .args(["-p", folder.to_str().unwrap(), "-c", "nginx.conf", "-e", "error.log", "-g", "daemon off;"])
             .stderr(Stdio::null())
@@ -102,6 +124,15 @@ impl Drop for Nginx {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A file of the project with some of its words exchanged, each of which must be there.
+fn shipped(name: &str, words: [(&str, String); 3]) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    words.into_iter().fold(text, |text, (word, own)| {
+        assert!(text.contains(word), "{name} has no {word}");
+        text.replace(word, &own)
+    })
 }
 
 #[tokio::test]
@@ -165,8 +196,6 @@ async fn nothing_is_lost_while_nginx_reads_its_configuration_anew() {
     while heard.len() < published.load(Ordering::Relaxed) {
         heard.push(client.next_event("e").await.as_u64().unwrap() as usize);
     }
-    // One request after the other may go to another node, so only each node's own are in order.
-    heard.sort_unstable();
     assert_eq!(heard, (0..published.load(Ordering::Relaxed)).collect::<Vec<_>>());
     assert_eq!(http::request(nginx.address, "GET", "/metrics", &[], b"").await.status, 404);
 }
@@ -179,5 +208,91 @@ async fn publish(address: SocketAddr, api: Api, stop: Arc<AtomicBool>, published
         let mut client = Client::open(address, PATH, &[]).await;
         client.established().await;
         client.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_publisher_sends_one_after_the_other_arrives_in_order_on_both_nodes() {
+    const EVENTS: u64 = 2_000;
+    let server = TestServer::start_cluster(2).await;
+    let nginx = Nginx::start(&server).await;
+    let mut clients = [server.connect_at(0).await, server.connect_at(1).await];
+    for client in &mut clients {
+        client.subscribe("a").await;
+    }
+    for n in 0..EVENTS {
+        nginx.api().publish("a", "e", &n.to_string()).await;
+    }
+    for client in &mut clients {
+        for n in 0..EVENTS {
+            assert_eq!(client.next_event("e").await, n);
+        }
+    }
+}
+
+#[tokio::test]
+async fn publishers_go_to_the_other_node_when_theirs_is_gone() {
+    let mut server = TestServer::start_cluster(2).await;
+    let nginx = Nginx::start(&server).await;
+    let mut client = server.connect_at(1).await;
+    client.subscribe("a").await;
+    nginx.api().publish("a", "e", "1").await;
+    server.drain_at(0).await;
+    for n in 2..20 {
+        nginx.api().publish("a", "e", &n.to_string()).await;
+    }
+    for n in 1..20 {
+        assert_eq!(client.next_event("e").await, n);
+    }
+}
+
+/// `config/example.toml` is for a server behind this nginx.
+#[tokio::test]
+async fn over_tls_the_example_lets_each_address_in_and_counts_it_by_itself() {
+    let example = load(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")], []).unwrap().config;
+    assert!(example.limits.require_tls && example.connections.per_address_max > 0);
+    let server = TestServer::start_single_with(|config| {
+        config.server.trusted_proxies = example.server.trusted_proxies;
+        config.limits = example.limits;
+        config.connections = example.connections;
+        config.connections.per_address_max = 2;
+    })
+    .await;
+    let nginx = Nginx::start_for([server.address(); 2], Some(&authority().issue())).await;
+    let mut open = Vec::new();
+    for last in 2..5 {
+        for nth in 1..=3 {
+            let mut page = Page::open(nginx.address, Ipv4Addr::new(127, 0, 0, last)).await;
+            let first = page.next().await;
+            let expected = if nth <= 2 { "pusher:connection_established" } else { "pusher:error" };
+            assert_eq!(first["event"], expected, "{first}");
+            if nth > 2 {
+                let refusal = json!({ "code": 4100, "message": "Too many connections from this address" });
+                assert_eq!(first["data"], refusal);
+            }
+            open.push(page);
+        }
+    }
+}
+
+/// A page that speaks TLS, from any address of the loopback.
+struct Page(WebSocketStream<TlsStream<TcpStream>>);
+
+impl Page {
+    async fn open(nginx: SocketAddr, own: Ipv4Addr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        let stream = socket.connect(nginx).await.unwrap();
+        let stream = secured(stream, Arc::new(authority().client())).await.unwrap();
+        let mut request = format!("wss://{nginx}{PATH}").into_client_request().unwrap();
+        request.headers_mut().insert("origin", "https://example.com".parse().unwrap());
+        let (socket, _) = timeout(PATIENCE, client_async(request, stream)).await.expect("no answer").unwrap();
+        Self(socket)
+    }
+
+    /// What it is told next.
+    async fn next(&mut self) -> Value {
+        let message = timeout(PATIENCE, self.0.next()).await.expect("nothing came").unwrap().unwrap();
+        serde_json::from_str(message.to_text().unwrap()).unwrap()
     }
 }
