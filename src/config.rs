@@ -87,7 +87,7 @@ pub struct Server {
     pub host: IpAddr,
     /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
     pub port: u16,
-    /// Put before every path of both ports, such as `/ws`; empty for none.
+    /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
     pub path_prefix: String,
     /// Threads that serve connections; 0 takes one per core.
     pub workers: usize,

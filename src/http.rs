@@ -5,6 +5,7 @@ mod auth;
 mod channels;
 mod events;
 mod forwarded;
+mod head;
 mod health;
 mod upgrade;
 
@@ -54,16 +55,15 @@ struct Shared {
     cors: config::Http,
 }
 
-/// What a port answers. A WebSocket hears what is wrong with its path after the upgrade, whatever a plain
-/// request would get there.
+/// What a port answers.
 #[derive(Debug, Clone)]
 pub struct Routes {
+    api: Api,
     requests: Router,
     /// The same for browsers on pages of other origins.
     cross_origin: Router,
-    upgrades: Router,
-    /// Who answers publishers without asking a router; nobody on the metrics port.
-    publish: Option<Api>,
+    /// Whether it takes WebSockets and events.
+    is_main: bool,
 }
 
 impl Routes {
@@ -73,13 +73,26 @@ impl Routes {
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let headers = request.headers();
-        let router = if upgrade::is_wanted(headers) {
-            request.extensions_mut().insert(client.clone());
-            self.upgrades.clone()
-        } else if headers.contains_key(header::ORIGIN) {
+        if let Err(refusal) = head::check(request.version(), headers) {
+            return answer::last(self.api.refused_without_app(refusal));
+        }
+        let is_upgrade = self.is_main && upgrade::is_wanted(request.method(), headers);
+        let is_here = head::enter(&mut request, &self.api.0.path_prefix);
+        if is_upgrade {
+            // A WebSocket hears what is wrong with its path after the upgrade.
+            let path = is_here.then(|| request.uri().path());
+            return match self.api.upgrade(path, &request, client) {
+                Ok(upgrade) => upgrade.accept(&self.api).await,
+                Err(response) => *response,
+            };
+        }
+        if !is_here {
+            return answer::not_below(&self.api.0.path_prefix);
+        }
+        let router = if request.headers().contains_key(header::ORIGIN) {
             self.cross_origin.clone()
-        } else if let Some((api, id)) = self.publisher(&request) {
-            return events::publish_to(api, &id, request.map(Body::new)).await;
+        } else if let Some(id) = self.published_to(&request) {
+            return events::publish_to(&self.api, &id, request.map(Body::new)).await;
         } else {
             self.requests.clone()
         };
@@ -88,10 +101,12 @@ impl Routes {
     }
 
     /// Most requests are `POST /apps/{app_id}/events`; routing costs a tenth of what they need.
-    fn publisher<B>(&self, request: &Request<B>) -> Option<(&Api, String)> {
-        let api = self.publish.as_ref().filter(|_| request.method() == Method::POST)?;
+    fn published_to<B>(&self, request: &Request<B>) -> Option<String> {
+        if !self.is_main || request.method() != Method::POST {
+            return None;
+        }
         let id = request.uri().path().strip_prefix("/apps/")?.strip_suffix("/events")?;
-        (!id.contains(['/', '%'])).then(|| (api, id.to_owned()))
+        (!id.contains(['/', '%'])).then(|| id.to_owned())
     }
 }
 
@@ -111,10 +126,10 @@ impl Api {
         }))
     }
 
-    /// The routes of the main port, with and without the path prefix.
+    /// The routes of the main port.
     pub fn main_port(&self) -> Routes {
         let requests = Router::new()
-            .route("/app/{key}", get(upgrade::connect))
+            .route("/app/{key}", get(upgrade::expected))
             .route("/apps/{app_id}/events", post(events::publish))
             .route("/apps/{app_id}/batch_events", post(events::publish_batch))
             .route("/apps/{app_id}/channels", get(channels::list))
@@ -126,32 +141,23 @@ impl Api {
             .route("/health/live", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/accept-traffic", get(health::accept_traffic));
-        let requests = self.under_prefix(requests).fallback(answer::not_found).with_state(self.clone());
-        let cross_origin = requests.clone().layer(self.cors());
-        let upgrades = self.under_prefix(Router::new().route("/app/{key}", get(upgrade::connect)));
-        let upgrades = upgrades.fallback(upgrade::no_such_path);
-        Routes { requests, cross_origin, upgrades: upgrades.with_state(self.clone()), publish: Some(self.clone()) }
+        self.port(requests, true)
     }
 
     /// The routes of the metrics port.
     pub fn metrics_port(&self, metrics: bool) -> Routes {
-        let routes = Router::new()
+        let requests = Router::new()
             .route("/", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/usage", get(health::usage));
-        let routes = if metrics { routes.route("/metrics", get(health::metrics)) } else { routes };
-        let routes = self.under_prefix(routes).fallback(answer::not_found).with_state(self.clone());
-        Routes { requests: routes.clone(), cross_origin: routes.clone(), upgrades: routes, publish: None }
+        let requests = if metrics { requests.route("/metrics", get(health::metrics)) } else { requests };
+        self.port(requests, false)
     }
 
-    fn under_prefix(&self, routes: Router<Self>) -> Router<Self> {
-        match &*self.0.path_prefix {
-            "" => routes,
-            prefix => Router::new()
-                .nest(prefix, routes.clone())
-                .route(&format!("{prefix}/"), get(health::alive))
-                .merge(routes),
-        }
+    fn port(&self, requests: Router<Self>, is_main: bool) -> Routes {
+        let requests = requests.fallback(answer::not_found).with_state(self.clone());
+        let cross_origin = requests.clone().layer(self.cors());
+        Routes { api: self.clone(), requests, cross_origin, is_main }
     }
 
     fn cors(&self) -> CorsLayer {

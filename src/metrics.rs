@@ -45,6 +45,8 @@ pub struct Metrics {
     pub outbox_bytes: IntGauge,
     /// Connections closed because of a panic while serving them; each is a fault of gema.
     pub panics: IntCounter,
+    /// WebSocket handshakes over HTTP/1.0, or without `Upgrade` and `Connection`, as some proxies pass them on.
+    pub bare_handshakes: IntCounter,
     /// Limits per second that this node has decided alone although nodes share them: Redis was away.
     pub limiter_local: IntCounter,
     /// The link to the other nodes, where there are any.
@@ -235,6 +237,10 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1.0);
         let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection"));
+        let bare_handshakes = own.register(IntCounter::new(
+            "gema_bare_handshakes_total",
+            "WebSocket handshakes over HTTP/1.0, or without Upgrade and Connection: a proxy drops them",
+        ));
         let limiter_local = own.register(IntCounter::new(
             "gema_limiter_local_total",
             "Shared limits per second that this node has decided alone, because Redis was away",
@@ -243,7 +249,18 @@ impl Metrics {
         let webhooks = WebhookMeters::new(&own, &port);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(process::Process::new(prefix, &port))).expect("each name is registered once");
-        Self { by_app, publish_to_socket, outbox_bytes, panics, limiter_local, cluster, webhooks, port, registry }
+        Self {
+            by_app,
+            publish_to_socket,
+            outbox_bytes,
+            panics,
+            bare_handshakes,
+            limiter_local,
+            cluster,
+            webhooks,
+            port,
+            registry,
+        }
     }
 
     /// The meters of one app.

@@ -46,6 +46,8 @@ pub(super) enum Refusal {
     TooMany { message: String, too_fast: TooFast },
     #[error("{0}")]
     Unavailable(String),
+    #[error("{0}")]
+    NotImplemented(String),
 }
 
 impl Refusal {
@@ -63,6 +65,7 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -191,4 +194,15 @@ pub fn tls_is_needed() -> Response {
 /// For paths that lead nowhere.
 pub(super) async fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "Not found")
+}
+
+/// For paths outside the configured prefix.
+pub(super) fn not_below(prefix: &str) -> Response {
+    text(StatusCode::NOT_FOUND, format!("Not found: every path begins with {prefix} here (server.path_prefix)"))
+}
+
+/// The answer to a request that leaves open where the next one begins.
+pub(super) fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }

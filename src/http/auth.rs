@@ -1,6 +1,5 @@
 //! Requests to the signed API: read within limits, and let in only with the signature of their app.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -10,7 +9,6 @@ use axum::body::Bytes;
 use axum::body::HttpBody;
 use axum::extract::OriginalUri;
 use axum::http::Request;
-use axum::http::Uri;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use http_body_util::BodyExt;
@@ -21,27 +19,27 @@ use crate::http::Api;
 use crate::http::answer::Refusal;
 use crate::metrics::Cause;
 use crate::node::App;
-use crate::protocol::request;
 use crate::protocol::request::Claim;
 use crate::protocol::request::Clock;
 use crate::protocol::request::InfoRequest;
+use crate::protocol::request::SignedQuery;
 
 /// A request whose signature has been checked.
 pub(super) struct Signed {
     pub(super) app: Arc<App>,
     pub(super) body: Bytes,
-    uri: Uri,
+    query: SignedQuery,
 }
 
 impl Signed {
     /// The first value of a query parameter.
-    pub(super) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        request::parameter(self.uri.query().unwrap_or_default(), name)
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.parameter(name)
     }
 
     /// The attributes that it asks for.
     pub(super) fn info(&self) -> InfoRequest {
-        InfoRequest::from_query(self.uri.query().unwrap_or_default())
+        self.query.info()
     }
 }
 
@@ -104,13 +102,13 @@ impl Api {
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
         let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
-        let signed_body = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error))?;
+        let signed = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error))?;
         let body = self.read(body).await?;
-        signed_body.check(&body)?;
+        signed.check_body(&body)?;
         if !app.rules().said.enabled {
             return Err(Refusal::Forbidden("App disabled".to_owned()));
         }
-        Ok(Signed { app, body, uri: parts.uri })
+        Ok(Signed { app, body, query: signed })
     }
 
     /// Reads a body, limited in size while it comes, and in time.

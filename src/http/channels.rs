@@ -25,7 +25,7 @@ pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, req
     api.signed(request, &app_id, async |signed| {
         let allowance = admit(signed).await?;
         let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
-        let channels = signed.app.channel_list(&prefix, signed.info()).await?;
+        let channels = signed.app.channel_list(prefix, signed.info()).await?;
         Ok(answer::within(allowance, answer::json(&json!({ "channels": channels }))))
     })
     .await

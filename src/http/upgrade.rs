@@ -1,22 +1,21 @@
 //! From an HTTP request to a WebSocket (RFC 6455, 4.2; Pusher protocol, "Upgrade").
 
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::Once;
 
 use axum::body::Body;
 use axum::body::Bytes;
-use axum::extract::Path;
-use axum::extract::State;
-use axum::extract::rejection::PathRejection;
 use axum::http::HeaderMap;
-use axum::http::HeaderName;
 use axum::http::HeaderValue;
+use axum::http::Method;
 use axum::http::Request;
 use axum::http::StatusCode;
+use axum::http::Version;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::response::Response;
-use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use rustls::ServerConnection;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -24,6 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use crate::http::Api;
 use crate::http::answer;
 use crate::http::answer::Refusal;
+use crate::http::head::has_token;
 use crate::protocol::connect::ConnectRequest;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Upgraded;
@@ -40,7 +40,15 @@ struct Peer {
     address: SocketAddr,
     /// Whether it speaks TLS to us.
     secure: bool,
-    accepted: Mutex<Option<(Api, ConnectRequest)>>,
+    accepted: Mutex<Option<Accepted>>,
+}
+
+/// A WebSocket that begins as soon as hyper has given its connection back.
+#[derive(Debug)]
+struct Accepted {
+    api: Api,
+    connect: ConnectRequest,
+    answer: Vec<u8>,
 }
 
 impl Client {
@@ -54,101 +62,80 @@ impl Client {
         self.0.secure
     }
 
-    /// Whether what hyper writes now is the answer to an upgrade, the last one on the connection.
+    /// Whether the connection is to become a WebSocket: hyper's own answer must not be sent then.
     pub fn is_accepted(&self) -> bool {
         self.0.accepted.lock().is_some()
     }
 
     /// Puts the connection into the shard's inbox after the upgrade.
-    pub fn hand_over(
-        &self,
-        stream: std::net::TcpStream,
-        tls: Option<Box<ServerConnection>>,
-        answer: Vec<u8>,
-        read_ahead: Bytes,
-    ) {
-        let Some((api, request)) = self.0.accepted.lock().take() else { return };
+    pub fn hand_over(&self, stream: std::net::TcpStream, tls: Option<Box<ServerConnection>>, read_ahead: Bytes) {
+        let Some(Accepted { api, connect: request, answer }) = self.0.accepted.lock().take() else { return };
         let letter = Letter::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request }));
         api.0.node.inboxes().send(api.0.shard, letter);
     }
 }
 
-/// `GET /app/{key}`. A key that is not UTF-8 is no path of ours.
-pub(super) async fn connect(
-    State(api): State<Api>,
-    key: Result<Path<String>, PathRejection>,
-    request: Request<Body>,
-) -> Response {
-    let mut upgrade = match api.upgrade(key.ok().map(|Path(key)| key), &request) {
-        Ok(upgrade) => upgrade,
-        Err(response) => return *response,
-    };
-    if let Some(key) = &upgrade.connect.key {
-        // From now on it is known here, so that the shard need not wait for a database.
-        upgrade.connect.unavailable = api.0.node.find_by_key(key).await.is_err();
-    }
-    upgrade.accept(api)
+/// `GET /app/{key}` without anything that makes it a handshake.
+pub(super) async fn expected() -> Response {
+    upgrade_required("A WebSocket upgrade is expected here")
 }
 
-/// A WebSocket on any other path.
-pub(super) async fn no_such_path(State(api): State<Api>, request: Request<Body>) -> Response {
-    match api.upgrade(None, &request) {
-        Ok(upgrade) => upgrade.accept(api),
-        Err(response) => *response,
-    }
-}
-
-/// Whether a request asks for a WebSocket.
-pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
-    has_token(headers, header::UPGRADE, "websocket")
+/// Whether a request asks for a WebSocket. The key alone does, too: several set-ups of nginx drop `Upgrade` and
+/// `Connection`, or speak HTTP/1.0, and still tunnel after 101 if their own client has asked for an upgrade.
+pub(super) fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::GET
+        && (headers.contains_key(header::SEC_WEBSOCKET_KEY) || has_token(headers, header::UPGRADE, "websocket"))
 }
 
 /// A request for a WebSocket that may have one.
-struct Upgrade {
+pub(super) struct Upgrade {
     client: Client,
     connect: ConnectRequest,
-    accept_key: HeaderValue,
-    sub_protocol: Option<HeaderValue>,
+    answer: Vec<u8>,
 }
 
 impl Upgrade {
     /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
     /// of the request is told by the shard, after the upgrade.
-    fn accept(self, api: Api) -> Response {
-        *self.client.0.accepted.lock() = Some((api, self.connect));
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept_key);
-        if let Some(sub_protocol) = self.sub_protocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, sub_protocol);
+    pub(super) async fn accept(mut self, api: &Api) -> Response {
+        if let Some(key) = &self.connect.key {
+            // From now on it is known here, so that the shard need not wait for a database.
+            self.connect.unavailable = api.0.node.find_by_key(key).await.is_err();
         }
+        let accepted = Accepted { api: api.clone(), connect: self.connect, answer: self.answer };
+        *self.client.0.accepted.lock() = Some(accepted);
+        let mut response = Response::new(Body::empty());
+        // Only tells hyper that it is done: the answer is our own.
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response
     }
 }
 
 impl Api {
-    /// Reads a request, and counts it against what its address may do, before anything is looked up for it.
-    fn upgrade(&self, key: Option<String>, request: &Request<Body>) -> Result<Upgrade, Box<Response>> {
-        let accept_key = accept_key(request.headers())?;
-        // hyper says so itself: not every version of HTTP can be upgraded.
-        let extensions = request.extensions();
-        let (Some(client), Some(_)) = (extensions.get::<Client>(), extensions.get::<OnUpgrade>()) else {
-            let message = "A WebSocket upgrade is expected here";
-            return Err(Box::new(answer::text(StatusCode::UPGRADE_REQUIRED, message)));
-        };
-        let connect = self.connect_request(key, request, client);
+    /// Reads a request, and counts it against what its address may do, before anything is looked up for it. `path` is
+    /// the one below the prefix, if it is there.
+    pub(super) fn upgrade<B>(
+        &self,
+        path: Option<&str>,
+        request: &Request<B>,
+        client: &Client,
+    ) -> Result<Upgrade, Box<Response>> {
+        let headers = request.headers();
+        let accept_key = accept_key(headers)?;
+        let connect = self.connect_request(path.and_then(key_of), request, client);
         self.0.node.shake_hands(connect.address).map_err(|too_fast| {
             let message = "Too many connections from this address at once, try again".to_owned();
             Refusal::TooMany { message, too_fast }.into_response()
         })?;
-        let sub_protocol = sub_protocol(request.headers());
-        Ok(Upgrade { client: client.clone(), connect, accept_key, sub_protocol })
+        if is_bare(request.version(), headers) {
+            self.0.node.metrics().bare_handshakes.inc();
+            warn_of_bare_handshakes(client.0.address.ip());
+        }
+        let answer = answer_with(&accept_key, sub_protocol(headers).as_ref());
+        Ok(Upgrade { client: client.clone(), connect, answer })
     }
 
-    fn connect_request(&self, key: Option<String>, request: &Request<Body>, client: &Client) -> ConnectRequest {
+    fn connect_request<B>(&self, key: Option<String>, request: &Request<B>, client: &Client) -> ConnectRequest {
         let (headers, peer, proxies) = (request.headers(), client.0.address.ip(), &self.0.trusted_proxies);
         let mut connect = ConnectRequest {
             key,
@@ -164,25 +151,73 @@ impl Api {
     }
 }
 
+/// The app key of `/app/{key}`, however many slashes stand around the two. One that is not UTF-8 is none.
+fn key_of(path: &str) -> Option<String> {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let (Some("app"), Some(key), None) = (segments.next(), segments.next(), segments.next()) else { return None };
+    percent_encoding::percent_decode_str(key).decode_utf8().ok().map(Into::into)
+}
+
 /// The value of `Sec-WebSocket-Accept`, or why there is none.
-fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Box<Response>> {
-    let upgrade_required = |message: &'static str| {
-        let mut response = answer::text(StatusCode::UPGRADE_REQUIRED, message);
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        Err(Box::new(response))
-    };
-    if !is_wanted(headers) || !has_token(headers, header::CONNECTION, "upgrade") {
-        return upgrade_required("A WebSocket upgrade is expected here");
+fn accept_key(headers: &HeaderMap) -> Result<String, Box<Response>> {
+    let refuse = |message: &'static str| Err(Box::new(answer::text(StatusCode::BAD_REQUEST, message)));
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version != "13") {
+        return Err(Box::new(upgrade_required("Sec-WebSocket-Version must be 13")));
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return upgrade_required("Sec-WebSocket-Version must be 13");
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter().map(HeaderValue::as_bytes);
+    match (keys.next(), keys.next()) {
+        (None, _) => refuse("Sec-WebSocket-Key is missing"),
+        (Some(_), Some(_)) => refuse("There must be only one Sec-WebSocket-Key"),
+        (Some(key), None) if is_key(key) => Ok(derive_accept_key(key)),
+        (Some(_), None) => refuse("Sec-WebSocket-Key must be 16 bytes in base64"),
     }
-    let accept = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .filter(|key| !key.is_empty())
-        .and_then(|key| derive_accept_key(key.as_bytes()).parse().ok());
-    accept.ok_or_else(|| Box::new(answer::text(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing")))
+}
+
+/// Whether it is 16 bytes in base64.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
+}
+
+/// Whether a proxy has dropped what makes a request a handshake.
+fn is_bare(version: Version, headers: &HeaderMap) -> bool {
+    version < Version::HTTP_11
+        || !has_token(headers, header::UPGRADE, "websocket")
+        || !has_token(headers, header::CONNECTION, "upgrade")
+}
+
+/// Once: all of them come through the same proxy, and each is counted.
+fn warn_of_bare_handshakes(proxy: IpAddr) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            %proxy,
+            "a WebSocket handshake came over HTTP/1.0 or without its Upgrade and Connection headers, and is served all \
+             the same. If nginx is before gema, add to its location: proxy_http_version 1.1; proxy_set_header Upgrade \
+             $http_upgrade; proxy_set_header Connection \"upgrade\";"
+        );
+    });
+}
+
+/// The whole answer, in HTTP/1.1 whatever the request speaks. Its names are spelled as in RFC 6455, which hyper does
+/// not do: some devices compare them letter by letter.
+fn answer_with(accept_key: &str, sub_protocol: Option<&HeaderValue>) -> Vec<u8> {
+    const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        Sec-WebSocket-Accept: ";
+    let mut answer = [HEAD.as_bytes(), accept_key.as_bytes()].concat();
+    if let Some(sub_protocol) = sub_protocol {
+        answer.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        answer.extend_from_slice(sub_protocol.as_bytes());
+    }
+    answer.extend_from_slice(b"\r\n\r\n");
+    answer
+}
+
+fn upgrade_required(message: &'static str) -> Response {
+    let mut response = answer::text(StatusCode::UPGRADE_REQUIRED, message);
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
 }
 
 /// The first offered one of Pusher's, else the first offered one: some clients insist on an answer.
@@ -196,10 +231,4 @@ fn sub_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
         .collect();
     let own = offered.iter().find(|name| name.starts_with(SUB_PROTOCOL));
     own.or(offered.first()).and_then(|name| name.parse().ok())
-}
-
-/// Whether one of a header's comma-separated tokens is this one, in any case.
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let mut lists = headers.get_all(name).into_iter().filter_map(|list| list.to_str().ok());
-    lists.any(|list| list.split(',').any(|word| word.trim().eq_ignore_ascii_case(token)))
 }

@@ -74,6 +74,11 @@ pub enum BodyError {
     /// `channels` of another kind.
     #[error("Expected channels parameter to be an array of strings")]
     NotTexts,
+    /// `info` of another kind.
+    #[error(
+        "Expected info parameter to be a string, such as \"subscription_count,user_count\", or an array of strings"
+    )]
+    BadInfo,
     /// `batch` of another kind.
     #[error("Expected batch parameter to be an array of events")]
     NoBatch,
@@ -241,7 +246,7 @@ impl<'a> EventBody<'a> {
         if json::is_longer(&data, limits.data_bytes_max) {
             return Err(BodyError::DataTooLarge(limits.data_bytes_max));
         }
-        Ok(PublisherEvent { name, data, channels, except: self.except()?, info: self.info() })
+        Ok(PublisherEvent { name, data, channels, except: self.except()?, info: self.info()? })
     }
 
     fn name(&self, length_max: usize) -> Result<Cow<'a, str>, BodyError> {
@@ -254,9 +259,19 @@ impl<'a> EventBody<'a> {
         socket_id.map(Some).ok_or(BodyError::BadSocketId)
     }
 
-    fn info(&self) -> Option<InfoRequest> {
-        let list = self.info.and_then(json::text).filter(|list| !list.is_empty())?;
-        Some(InfoRequest::parse(&list))
+    /// A list with commas, or an array of names.
+    fn info(&self) -> Result<Option<InfoRequest>, BodyError> {
+        let Some(raw) = self.info else { return Ok(None) };
+        if let Some(list) = json::text(raw) {
+            return Ok((!list.is_empty()).then(|| InfoRequest::parse(&list)));
+        }
+        let names: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| BodyError::BadInfo)?;
+        let mut info = None;
+        for name in names {
+            let name = json::text(name).ok_or(BodyError::BadInfo)?;
+            info = Some(info.unwrap_or_else(InfoRequest::default).and(&name));
+        }
+        Ok(info)
     }
 }
 

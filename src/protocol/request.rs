@@ -20,20 +20,47 @@ pub struct Claim<'a> {
     pub query: &'a str,
 }
 
-/// What a signature says about the body of its request.
+/// The parameters of a query as they were signed. Nothing else of the query may be believed: other queries have the same
+/// signature, with keys in upper case or as `key[0]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedBody {
-    md5: Option<String>,
-}
+pub struct SignedQuery(String);
 
-impl SignedBody {
+impl SignedQuery {
+    /// The first value of a parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// The attributes that `info` asks for: a list, or PHP's array.
+    ///
+    /// ```
+    /// use gema::protocol::grant::Keys;
+    /// use gema::protocol::request::{Claim, Clock, InfoRequest};
+    /// use gema::protocol::signature::Signer;
+    /// let claim = "auth_key=k&auth_timestamp=1&auth_version=1.0&info[0]=user_count&info[1]=subscription_count";
+    /// let signature = Signer::new(b"secret").sign(&[format!("GET\n/\n{claim}").as_bytes()]);
+    /// let query = format!("{claim}&auth_signature={signature}");
+    /// let claim = Claim { method: "GET", path: "/", query: &query };
+    /// let clock = Clock { now_seconds: 1, tolerance_seconds: 600 };
+    /// let signed = claim.check(&Keys::new([("k", &b"secret"[..])]), clock).unwrap();
+    /// assert_eq!(signed.info(), InfoRequest::parse("user_count,subscription_count"));
+    /// ```
+    pub fn info(&self) -> InfoRequest {
+        let asked = self.pairs().filter(|(key, _)| *key == "info" || array_name(key) == Some("info"));
+        asked.fold(InfoRequest::default(), |info, (_, list)| info.and(list))
+    }
+
     /// Whether this is the body that was signed.
-    pub fn check(&self, body: &[u8]) -> Result<(), ClaimError> {
-        match &self.md5 {
+    pub fn check_body(&self, body: &[u8]) -> Result<(), ClaimError> {
+        match self.parameter("body_md5") {
             None if !body.is_empty() => Err(ClaimError::Missing("body_md5")),
-            Some(md5) if *md5 != body_md5(body) => Err(ClaimError::OtherBody),
+            Some(md5) if md5 != body_md5(body) => Err(ClaimError::OtherBody),
             _ => Ok(()),
         }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 }
 
@@ -75,6 +102,12 @@ pub enum ClaimError {
         /// The server's.
         clock: Clock,
     },
+    /// A time in milliseconds, which is what JavaScript's `Date.now()` gives.
+    #[error("Timestamp expired: auth_timestamp is in milliseconds ({given}); it must be in seconds")]
+    Milliseconds {
+        /// As sent.
+        given: i64,
+    },
     /// The signature is not the right one.
     #[error(
         "Invalid signature: you should have sent HmacSHA256Hex(\"{}\", your_secret_key), but you sent {sent:?}",
@@ -91,6 +124,9 @@ pub enum ClaimError {
     OtherBody,
 }
 
+/// A time beyond the year 5000 was not meant in seconds.
+const SECONDS_MAX: i64 = 100_000_000_000;
+
 type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
 impl Claim<'_> {
@@ -105,10 +141,10 @@ impl Claim<'_> {
     ///              &auth_signature=5567dd30e7f8575e66be615d2aac3f608a0c311c31ddab8513a278b022e9597e";
     /// let claim = Claim { method: "GET", path: "/apps/3/channels/presence-foobar/users", query };
     /// let clock = |now_seconds| Clock { now_seconds, tolerance_seconds: 600 };
-    /// assert!(claim.check(&keys, clock(1353088179)).unwrap().check(b"").is_ok());
+    /// assert!(claim.check(&keys, clock(1353088179)).unwrap().check_body(b"").is_ok());
     /// assert!(claim.check(&keys, clock(1353088179 + 600)).is_err());
     /// ```
-    pub fn check(&self, keys: &Keys, clock: Clock) -> Result<SignedBody, ClaimError> {
+    pub fn check(&self, keys: &Keys, clock: Clock) -> Result<SignedQuery, ClaimError> {
         let mut parameters = parameters(self.query);
         for (key, _) in &mut parameters {
             if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -124,13 +160,16 @@ impl Claim<'_> {
         let timestamp = find("auth_timestamp").and_then(|text| text.parse().ok()).ok_or(ClaimError::NoTimestamp)?;
         clock.check(timestamp)?;
         let signature = find("auth_signature").map(str::to_owned).ok_or(ClaimError::Missing("auth_signature"))?;
-        let md5 = find("body_md5").map(str::to_owned);
-        self.check_signature(signer, parameters, signature)?;
-        Ok(SignedBody { md5 })
+        self.check_signature(signer, parameters, signature)
     }
 
     /// Libraries sign the path as they built it, and send it escaped; PHP signs an array as a list.
-    fn check_signature(&self, signer: &Signer, mut parameters: Parameters<'_>, sent: String) -> Result<(), ClaimError> {
+    fn check_signature(
+        &self,
+        signer: &Signer,
+        mut parameters: Parameters<'_>,
+        sent: String,
+    ) -> Result<SignedQuery, ClaimError> {
         parameters.retain(|(key, _)| key != "auth_signature");
         parameters.sort_by(|(left, _), (right, _)| left.cmp(right));
         let plain = joined(&parameters);
@@ -138,16 +177,16 @@ impl Claim<'_> {
             signer.verify(&[self.method.as_bytes(), b"\n", path.as_bytes(), b"\n", query.as_bytes()], &sent)
         };
         if is_signed(self.path, &plain) {
-            return Ok(());
+            return Ok(SignedQuery(plain));
         }
         let decoded_path = percent_encoding::percent_decode_str(self.path).decode_utf8_lossy();
         if decoded_path != self.path && is_signed(&decoded_path, &plain) {
-            return Ok(());
+            return Ok(SignedQuery(plain));
         }
         if let Some(collapsed) = collapsed(&parameters)
             && (is_signed(self.path, &collapsed) || is_signed(&decoded_path, &collapsed))
         {
-            return Ok(());
+            return Ok(SignedQuery(collapsed));
         }
         let signed = format!("{}\n{}\n{plain}", self.method, self.path);
         Err(ClaimError::BadSignature { signed, sent })
@@ -156,6 +195,9 @@ impl Claim<'_> {
 
 impl Clock {
     fn check(self, given_seconds: i64) -> Result<(), ClaimError> {
+        if given_seconds > SECONDS_MAX {
+            return Err(ClaimError::Milliseconds { given: given_seconds });
+        }
         let apart = given_seconds.abs_diff(i64::try_from(self.now_seconds).unwrap_or(i64::MAX));
         if apart < self.tolerance_seconds { Ok(()) } else { Err(ClaimError::Expired { given_seconds, clock: self }) }
     }
@@ -215,11 +257,6 @@ fn array_name(key: &str) -> Option<&str> {
     index.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
 }
 
-/// The first value of a query parameter.
-pub fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
-    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
-}
-
 /// The key that a query is signed with, for a request without an app id in its path.
 pub fn auth_key(query: &str) -> Option<Cow<'_, str>> {
     form_urlencoded::parse(query.as_bytes())
@@ -247,30 +284,21 @@ impl InfoRequest {
     /// assert!(info.user_count && !info.subscription_count);
     /// ```
     pub fn parse(list: &str) -> Self {
-        let mut info = Self::default();
+        Self::default().and(list)
+    }
+
+    /// Asks for the attributes of one more list.
+    #[must_use]
+    pub fn and(mut self, list: &str) -> Self {
         for name in list.split(',') {
             match name.trim() {
-                "user_count" => info.user_count = true,
-                "subscription_count" => info.subscription_count = true,
-                "cache" => info.cache = true,
+                "user_count" => self.user_count = true,
+                "subscription_count" => self.subscription_count = true,
+                "cache" => self.cache = true,
                 _ => (),
             }
         }
-        info
-    }
-
-    /// Reads `info` of a query: a list, or PHP's array.
-    ///
-    /// ```
-    /// use gema::protocol::request::InfoRequest;
-    /// let info = InfoRequest::parse("user_count,subscription_count");
-    /// assert_eq!(InfoRequest::from_query("info=user_count%2Csubscription_count"), info);
-    /// assert_eq!(InfoRequest::from_query("info[0]=user_count&info[1]=subscription_count"), info);
-    /// ```
-    pub fn from_query(query: &str) -> Self {
-        let asked = form_urlencoded::parse(query.as_bytes())
-            .filter(|(key, _)| key == "info" || array_name(key).is_some_and(|name| name == "info"));
-        Self::parse(&asked.map(|(_, value)| value.into_owned()).collect::<Vec<_>>().join(","))
+        self
     }
 }
 

@@ -27,12 +27,11 @@ const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// As much as hyper asks for at first.
 const FIRST_READ_BYTES: usize = 8 * 1024;
 
-/// Keeps back the answer that makes it a WebSocket: that goes out together with the first frame.
+/// Sends nothing of hyper's once it is to become a WebSocket: the shard sends the answer, together with the first frame.
 #[derive(Debug)]
 pub(super) struct Stream {
     transport: Transport,
     client: Client,
-    answer: Vec<u8>,
     opening: Opening,
 }
 
@@ -53,12 +52,12 @@ enum Opening {
 impl Stream {
     pub(super) fn plain(tcp: TcpStream, client: Client) -> Self {
         let transport = Transport::Plain(TokioIo::new(tcp));
-        Self { transport, client, answer: Vec::new(), opening: Opening::Unread }
+        Self { transport, client, opening: Opening::Unread }
     }
 
     pub(super) fn tls(tls: TlsStream<TcpStream>, client: Client) -> Self {
         let transport = Transport::Tls(Box::new(TokioIo::new(tls)));
-        Self { transport, client, answer: Vec::new(), opening: Opening::Other }
+        Self { transport, client, opening: Opening::Other }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -83,7 +82,7 @@ impl Stream {
             }
         };
         match tcp.into_std() {
-            Ok(tcp) => self.client.hand_over(tcp, tls, self.answer, read_ahead),
+            Ok(tcp) => self.client.hand_over(tcp, tls, read_ahead),
             Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
         }
     }
@@ -132,7 +131,6 @@ impl Read for Stream {
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.client.is_accepted() {
-            self.answer.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
         match &mut self.transport {
@@ -149,6 +147,10 @@ impl Write for Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client.is_accepted() {
+            // It goes on as a WebSocket. hyper ends what it was not asked to upgrade.
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.transport {
             // It is closed at once, which says the same in one call.
             Transport::Plain(_) => Poll::Ready(Ok(())),

@@ -470,6 +470,34 @@ async fn the_answer_has_the_counts_that_apply_to_each_channel() {
     }
 }
 
+#[tokio::test]
+async fn the_counts_may_be_asked_for_in_an_array_but_not_in_anything_else() {
+    let server = TestServer::start().await;
+    let _client = subscribed(&server, &["c"]).await;
+    let body = |info: &Value| json!({ "name": "e", "channel": "c", "data": "1", "info": info }).to_string();
+    let counted = json!({ "channels": { "c": { "subscription_count": 1 } } });
+    for info in [
+        json!(["subscription_count"]),
+        json!(["user_count", "subscription_count"]),
+        json!(["subscription_count,user_count"]),
+        json!("subscription_count"),
+    ] {
+        assert_eq!(post_event(&server, &body(&info)).await.ok(), counted, "{info}");
+    }
+    for info in [json!([]), json!(null), json!("")] {
+        assert_eq!(post_event(&server, &body(&info)).await.ok(), json!({}), "{info}");
+    }
+    let sentence =
+        "Expected info parameter to be a string, such as \"subscription_count,user_count\", or an array of strings";
+    for info in [json!(1234), json!({ "a": 1 }), json!(true), json!([1]), json!(["subscription_count", null])] {
+        assert_eq!(post_event(&server, &body(&info)).await.refused(400), sentence, "{info}");
+        let event = json!({ "name": "e", "channel": "c", "data": "1", "info": info });
+        let batch = json!({ "batch": [event] }).to_string();
+        let answer = server.api().post("/batch_events", &batch).await;
+        assert_eq!(answer.refused(400), format!("Event 1 of the batch: {sentence}"), "{info}");
+    }
+}
+
 fn batch_event(channel: &str, name: &str) -> Value {
     json!({ "channel": channel, "name": name, "data": "1" })
 }

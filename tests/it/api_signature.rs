@@ -357,6 +357,47 @@ async fn what_is_added_after_signing_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn no_other_query_with_the_same_signature_asks_for_more() {
+    let server = TestServer::start().await;
+    let mut client = server.connect().await;
+    client.subscribe("public").await;
+    client.join("presence-a", "1").await;
+    let asked = async |signed: &str, sent: &str| {
+        let request = Request { query: format!("{sent}&{}", auth()), ..get(&format!("{}&{signed}", auth())) };
+        request.send(&server).await.ok()["channels"].clone()
+    };
+    let narrow = json!({ "presence-a": {} });
+    for sent in [
+        "filter_by_prefix=presence-",
+        "FILTER_BY_PREFIX=presence-",
+        "filter_by_prefix[0]=presence-",
+        "filter_by_prefix%5B%5D=presence-",
+        "Filter_By_Prefix%5b7%5d=presence-",
+    ] {
+        assert_eq!(asked("filter_by_prefix=presence-", sent).await, narrow, "{sent}");
+    }
+    let counted = json!({ "presence-a": { "user_count": 1 } });
+    let signed = "filter_by_prefix=presence-&info=user_count";
+    for sent in [
+        signed,
+        "INFO=user_count&filter_by_prefix=presence-",
+        "info[0]=user_count&filter_by_prefix=presence-",
+        "filter_by_prefix=presence-%26info=user_count",
+    ] {
+        assert_eq!(asked(signed, sent).await, counted, "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_in_milliseconds_is_told_as_such() {
+    let server = TestServer::start().await;
+    let answer = get(&auth_at(now() * 1000)).send(&server).await;
+    let expected = format!("Timestamp expired: auth_timestamp is in milliseconds ({}", now() / 1000);
+    assert!(answer.refused(401).starts_with(&expected[..expected.len() - 1]), "{answer:?}");
+    assert!(answer.body.ends_with("it must be in seconds"), "{answer:?}");
+}
+
 // G-219
 #[tokio::test]
 async fn a_configured_prefix_need_not_be_signed() {
@@ -364,7 +405,9 @@ async fn a_configured_prefix_need_not_be_signed() {
     let plain = get(&auth());
     let prefixed = Request { path: format!("/ws/v1{}", plain.path), ..plain.clone() };
     assert_eq!(prefixed.send(&server).await.ok(), json!({ "channels": {} }));
-    assert_eq!(plain.send(&server).await.ok(), json!({ "channels": {} }));
+    let elsewhere = "Not found: every path begins with /ws/v1 here (server.path_prefix)";
+    assert_eq!(plain.send(&server).await.refused(404), elsewhere);
+    assert_eq!(crate::http::request(server.address(), "GET", "/ready", &[], b"").await.refused(404), elsewhere);
     let signed_whole = Request { signed_path: prefixed.path.clone(), ..prefixed };
     assert_eq!(signed_whole.send(&server).await.ok(), json!({ "channels": {} }));
     let signed_otherwise = Request { signed_path: format!("/ws{}", plain.path), ..signed_whole };
@@ -373,7 +416,9 @@ async fn a_configured_prefix_need_not_be_signed() {
         assert_eq!(crate::http::request(server.address(), "GET", root, &[], b"").await.status, 200, "{root}");
     }
     let other = Request { path: format!("/other{}", plain.path), ..plain };
-    assert_eq!(other.send(&server).await.refused(404), "Not found");
+    assert_eq!(other.send(&server).await.refused(404), elsewhere);
+    let inside = crate::http::request(server.address(), "GET", "/ws/v1/other", &[], b"").await;
+    assert_eq!(inside.refused(404), "Not found");
 }
 
 // G-220

@@ -35,6 +35,7 @@ mod cluster_webhooks;
 mod connection;
 mod drain;
 mod fuzz;
+mod handshake;
 mod harness;
 mod ingest;
 mod isolation;

@@ -380,9 +380,12 @@ async fn metrics_can_be_off_while_the_rest_of_their_port_works() {
         config.server.path_prefix = "/ws".to_owned();
     })
     .await;
-    assert_eq!(get(server.metrics_address(), "/metrics").await.status, 404);
+    assert_eq!(get(server.metrics_address(), "/ws/metrics").await.refused(404), "Not found");
     assert!(get(server.metrics_address(), "/ws/usage").await.ok()["memory"].is_object());
-    assert_eq!(get(server.metrics_address(), "/usage").await.status, 200);
+    let elsewhere = "Not found: every path begins with /ws here (server.path_prefix)";
+    for path in ["/usage", "/metrics", "/"] {
+        assert_eq!(get(server.metrics_address(), path).await.refused(404), elsewhere);
+    }
     assert_eq!(get(server.address(), "/ws/ready").await.body, "OK");
 }
 
@@ -401,4 +404,18 @@ async fn traffic_is_accepted_up_to_a_share_of_the_memory() {
     assert_eq!(answer.refused(503), "Low on memory here. Choose another server.");
     assert_eq!(get(narrow.address(), "/ready").await.status, 200);
     assert_eq!(percent_of_all.last(), Some(&1));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_read_the_metrics_port() {
+    let origin = ("origin", "https://panel.example");
+    let server = TestServer::start_single().await;
+    for path in ["/usage", "/metrics", "/metrics?json=1"] {
+        let answer = http::request(server.metrics_address(), "GET", path, &[origin], b"").await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("*")), "{path}");
+    }
+    let narrow =
+        TestServer::start_single_with(|config| config.http.cors_origins = vec!["https://a.example".to_owned()]).await;
+    let answer = http::request(narrow.metrics_address(), "GET", "/usage", &[origin], b"").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, None));
 }

@@ -69,7 +69,11 @@ const DIFFERENCES: [(&str, &str, &str); 35] = [
     ),
     ("quota", "a connection over quota gets 4100", "4004, as Pusher has it"),
     ("protocol", "any `protocol` is welcome", "4007 for one that is no version, or that nobody speaks"),
-    ("path", "a WebSocket to another path gets HTTP status 404", "4005, which clients understand"),
+    (
+        "path",
+        "a WebSocket to another path gets HTTP status 404, to `/app/KEY/` and `//app/KEY`, too",
+        "4005, which clients understand; slashes around the path count as one",
+    ),
     ("binary", "binary messages are taken for text", "refused, as Pusher does"),
     (
         "twice",
