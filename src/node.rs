@@ -111,6 +111,11 @@ impl Node {
         self.cluster.as_ref()
     }
 
+    /// The database with the apps, where there is one.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref()
+    }
+
     /// The limits that nodes have in common, where they do.
     pub fn rates(&self) -> Option<&Arc<Rates>> {
         self.rates.as_ref()

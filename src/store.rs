@@ -19,22 +19,31 @@ use std::time::Instant;
 use moka::future::Cache;
 use parking_lot::RwLock;
 use serde_json::Value as Json;
+use tokio_util::sync::CancellationToken;
 
 pub use crate::store::link::Link;
+pub use crate::store::outage::StoreState;
 
 use crate::config::App;
 use crate::config::AppStore;
 use crate::config::Config;
+use crate::config::LeftOut;
 use crate::config::Limits;
+use crate::config::RowApp;
 use crate::config::StoreDriver;
 use crate::metrics::AnswerFrom;
 use crate::metrics::StoreMeters;
+use crate::store::link::Asker;
+use crate::store::link::NoRows;
 use crate::store::link::Question;
 use crate::store::link::Questions;
 use crate::store::outage::Outage;
 
 /// That nothing has an id or a key is soon asked again: the app may just be on its way into the table.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(5);
+
+/// How often a database is tried that is away.
+const WATCH_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longer ids and keys are in no table: Soketi's columns are as wide.
 const NAME_BYTES_MAX: usize = 255;
@@ -66,7 +75,7 @@ struct Times {
     timeout: Duration,
 }
 
-/// Why there is no answer to whether an app exists. Neither means that it does not.
+/// Why there is no answer to whether an app exists. None of them means that it does not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be asked.
@@ -75,8 +84,11 @@ pub enum StoreError {
         /// What the database or the way to it says.
         reason: Arc<str>,
     },
+    /// The database was not asked, since too many wait for it already. That is no outage.
+    #[error("too many ids and keys are looked up that are not known here; try again")]
+    Busy,
     /// The app's row makes no app.
-    #[error("the row of app {app:?} cannot be used: {faults}; correct it")]
+    #[error("the row of app {app:?} cannot be used: {faults}")]
     Unusable {
         /// The row's id.
         app: String,
@@ -128,6 +140,8 @@ pub type Answer = Result<Option<Arc<App>>, StoreError>;
 #[derive(Debug, Clone)]
 struct Known {
     answer: Answer,
+    /// What the app's row says in vain, as the log has been told.
+    in_vain: Arc<[String]>,
     /// The database's last word on it.
     read: Instant,
     /// Until when nobody needs to ask again.
@@ -135,8 +149,16 @@ struct Known {
 }
 
 impl Known {
+    fn new(answer: Answer, read: Instant, fresh_until: Instant) -> Self {
+        Self { answer, in_vain: Arc::default(), read, fresh_until }
+    }
+
     fn is_fresh(&self) -> bool {
         Instant::now() < self.fresh_until
+    }
+
+    fn is_app(&self) -> bool {
+        matches!(self.answer, Ok(Some(_)))
     }
 }
 
@@ -144,10 +166,14 @@ impl Store {
     /// The store that the configuration selects, and its link to the database; none where the configuration holds
     /// the apps.
     pub fn new(config: &Config, meters: impl FnOnce() -> StoreMeters) -> Option<(Self, Link)> {
-        let ((questions, link), table) = match config.app_store.driver {
+        let ((questions, link), table, place) = match config.app_store.driver {
             StoreDriver::Config => return None,
-            StoreDriver::Mysql => (Link::mysql(&config.app_store, &config.mysql), &config.mysql.table),
-            StoreDriver::Postgres => (Link::postgres(&config.app_store, &config.postgres), &config.postgres.table),
+            StoreDriver::Mysql => {
+                (Link::mysql(&config.app_store, &config.mysql), &config.mysql.table, config.mysql.place())
+            }
+            StoreDriver::Postgres => {
+                (Link::postgres(&config.app_store, &config.postgres), &config.postgres.table, config.postgres.place())
+            }
         };
         let times = Times::new(&config.app_store);
         let cache = Cache::builder()
@@ -160,7 +186,7 @@ impl Store {
             times,
             cache,
             questions,
-            outage: Outage::default(),
+            outage: Outage::new(place),
             meters: meters(),
         };
         Some((store, link))
@@ -186,11 +212,11 @@ impl Store {
     pub async fn refresh(&self, ids: &[String]) -> Vec<(String, Answer)> {
         let mut answers = Vec::with_capacity(ids.len());
         for ids in ids.chunks(IDS_PER_QUERY) {
-            let rows = self.ask(Column::Id, ids.to_vec()).await.map(by_id);
+            let rows = self.ask(Column::Id, ids.to_vec(), Asker::Known).await.map(by_id);
             for id in ids {
                 let name = Name::new(Column::Id, id);
                 let own = rows.as_ref().map(|rows| rows.get(id).cloned().unwrap_or_default());
-                let known = self.learn(&name, own.map_err(Arc::clone)).await;
+                let known = self.learn(&name, own.map_err(StoreError::clone)).await;
                 self.cache.insert(name, known.clone()).await;
                 answers.push((id.clone(), known.answer));
             }
@@ -211,61 +237,120 @@ impl Store {
             Ok(entry) => entry.into_value().answer,
             Err(_) => {
                 let before = self.cache.get(&name).await;
-                self.without_database(before, "it is taking too long".into()).answer
+                let reason = "it is taking too long".into();
+                self.without_database(before, StoreError::Unavailable { reason }).answer
             }
         }
     }
 
     async fn read(&self, name: &Name) -> Known {
-        let rows = self.ask(name.column, vec![name.text.to_string()]).await;
+        let is_app = self.cache.get(name).await.is_some_and(|known| known.is_app());
+        let asker = if is_app { Asker::Known } else { Asker::Stranger };
+        let rows = self.ask(name.column, vec![name.text.to_string()], asker).await;
         self.learn(name, rows).await
     }
 
     /// The rows with one of these ids or keys, or why there are none to be had.
-    async fn ask(&self, column: Column, texts: Vec<String>) -> Result<Vec<Row>, Arc<str>> {
-        self.outage.may_ask(self.times.timeout)?;
+    async fn ask(&self, column: Column, texts: Vec<String>, asker: Asker) -> Result<Vec<Row>, StoreError> {
+        self.outage.may_ask(self.times.timeout).map_err(|reason| StoreError::Unavailable { reason })?;
         let began = Instant::now();
         // So that its end is known before everybody who waits for it has given up.
         let until = began + self.times.timeout.mul_f64(0.9);
-        let rows = self.questions.ask(Question { column, texts, until }).await;
-        match &rows {
-            Ok(_) => {
+        match self.questions.ask(Question { column, texts, until }, asker).await {
+            Ok(rows) => {
                 self.meters.queried(began.elapsed());
                 self.outage.is_over();
+                Ok(rows)
             }
-            Err(reason) => {
+            Err(NoRows::NotAsked) => {
+                self.meters.not_asked();
+                self.outage.was_not_asked();
+                Err(StoreError::Busy)
+            }
+            Err(NoRows::Away(reason)) => {
                 self.meters.unavailable();
-                self.outage.goes_on(reason, self.times.stale);
+                self.outage.goes_on(&reason, self.times.stale);
+                Err(StoreError::Unavailable { reason })
             }
         }
-        rows
+    }
+
+    /// Asks for nothing, which shows whether the database lets us in and has the table. Until it has done so once, and
+    /// whenever it is away, that is tried again and again, so that its return does not wait for somebody to come.
+    pub async fn watch(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            if !self.outage.is_settled() {
+                let _ = self.ask(Column::Id, vec![String::new()], Asker::Known).await;
+                self.outage.was_tried();
+            }
+            stop.run_until_cancelled(tokio::time::sleep(WATCH_PAUSE)).await;
+        }
+    }
+
+    /// Ends when the database has been tried once.
+    pub async fn tried(&self) {
+        self.outage.tried().await;
+    }
+
+    /// Whether the database answers now.
+    pub fn state(&self) -> StoreState {
+        self.outage.state()
     }
 
     /// What is known of a name now that the database was asked.
-    async fn learn(&self, name: &Name, rows: Result<Vec<Row>, Arc<str>>) -> Known {
+    async fn learn(&self, name: &Name, rows: Result<Vec<Row>, StoreError>) -> Known {
         let before = self.cache.get(name).await;
         let rows = match rows {
             Ok(rows) => rows,
-            Err(reason) => return self.without_database(before, reason),
+            Err(error) => return self.without_database(before, error),
         };
         self.meters.answered(AnswerFrom::Database);
-        let answer = self.app_among(name, &rows);
-        if let Err(error) = &answer {
-            self.meters.unusable();
-            if before.as_ref().is_none_or(|before| before.answer.as_ref().err() != Some(error)) {
-                tracing::warn!("{error}");
-            }
-        }
         let read = Instant::now();
+        let (answer, in_vain) = match self.app_among(name, &rows) {
+            Ok(Some(row)) => {
+                self.meters.left_out(row.left_out.len() as u64);
+                let in_vain = self.tell(&row, before.as_ref());
+                (Ok(Some(Arc::new(row.app))), in_vain)
+            }
+            Ok(None) => (Ok(None), Arc::default()),
+            Err(error) => {
+                self.meters.unusable();
+                if before.as_ref().is_none_or(|before| before.answer.as_ref().err() != Some(&error)) {
+                    tracing::warn!("{error}");
+                }
+                (Err(error), Arc::default())
+            }
+        };
         let lifetime = if matches!(answer, Ok(Some(_))) { self.times.fresh } else { self.times.unknown };
-        let known = Known { answer, read, fresh_until: read + lifetime };
+        let known = Known { answer, in_vain, read, fresh_until: read + lifetime };
         self.share(name, before, &known).await;
         known
     }
 
+    /// Logs what a row says in vain, unless it has said so last time. Returns it.
+    fn tell(&self, row: &RowApp, before: Option<&Known>) -> Arc<[String]> {
+        let left_out = row.left_out.iter().map(|webhook| format!("{} {}", webhook.endpoint, webhook.why));
+        let in_vain: Arc<[String]> = row.warnings.iter().cloned().chain(left_out).collect();
+        if before.is_some_and(|before| before.in_vain == in_vain) {
+            return in_vain;
+        }
+        let app_id = &row.app.id;
+        for warning in &row.warnings {
+            tracing::warn!(app_id, "{warning}");
+        }
+        for LeftOut { endpoint, why } in &row.left_out {
+            tracing::warn!(
+                app_id,
+                endpoint,
+                "a webhook of the app is left out, and the app is served without it: {why}"
+            );
+        }
+        in_vain
+    }
+
     /// What was known goes on being served for a while.
-    fn without_database(&self, before: Option<Known>, reason: Arc<str>) -> Known {
-        let served = |known: &Known| matches!(known.answer, Ok(Some(_))) && known.read.elapsed() < self.times.stale;
+    fn without_database(&self, before: Option<Known>, error: StoreError) -> Known {
+        let served = |known: &Known| known.is_app() && known.read.elapsed() < self.times.stale;
         match before.filter(served) {
             Some(known) => {
                 self.meters.answered(AnswerFrom::Stale);
@@ -273,7 +358,7 @@ impl Store {
             }
             None => {
                 let now = Instant::now();
-                Known { answer: Err(StoreError::Unavailable { reason }), read: now, fresh_until: now }
+                Known::new(Err(error), now, now)
             }
         }
     }
@@ -295,7 +380,7 @@ impl Store {
     }
 
     /// The app of the row that has this name. MySQL compares more loosely than names are meant.
-    fn app_among(&self, name: &Name, rows: &[Row]) -> Answer {
+    fn app_among(&self, name: &Name, rows: &[Row]) -> Result<Option<RowApp>, StoreError> {
         let mut found = rows.iter().filter(|row| text(row, name.column) == *name.text);
         let Some(row) = found.next() else { return Ok(None) };
         let unusable = |faults: &str| StoreError::Unusable { app: text(row, Column::Id), faults: faults.into() };
@@ -303,9 +388,8 @@ impl Store {
             let (table, column) = (&self.table, name.column.name());
             return Err(unusable(&format!("{table}.{column} is {:?} in several rows; each must differ", name.text)));
         }
-        let app =
-            App::from_row(&self.table, row, &self.limits.read()).map_err(|faults| unusable(&faults.join("; ")))?;
-        Ok(Some(Arc::new(app)))
+        let app = App::from_row(&self.table, row, &self.limits.read());
+        app.map(Some).map_err(|faults| unusable(&faults.join("; ")))
     }
 }
 

@@ -130,7 +130,7 @@ impl Webhooks {
         for (_, answer) in answers {
             match answer {
                 Ok(Some(says)) => self.set_unused(&says),
-                Err(StoreError::Unavailable { .. }) => is_answered = false,
+                Err(StoreError::Unavailable { .. } | StoreError::Busy) => is_answered = false,
                 // The store has said what is wrong.
                 Ok(None) | Err(StoreError::Unusable { .. }) => (),
             }
@@ -211,6 +211,11 @@ impl Webhooks {
 
     fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.apps.read().values().flat_map(Hooks::all).cloned().collect()
+    }
+
+    /// Whether any app has a webhook.
+    fn has_endpoints(&self) -> bool {
+        self.apps.read().values().any(|hooks| hooks.all().next().is_some())
     }
 
     fn has(&self, endpoint: &Arc<Endpoint>) -> bool {

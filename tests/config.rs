@@ -522,6 +522,24 @@ fn check_prints_warnings_and_succeeds_without_faults() {
 }
 
 #[test]
+fn check_warns_of_secrets_that_everybody_knows() {
+    for (key, secret, says) in [
+        ("k", "k", Some("is the same as its key")),
+        ("k", "change-this-secret", Some("stands in gema's README or examples")),
+        ("k", "my-secret", Some("stands in gema's README or examples")),
+        ("k", "3f0c1d", None),
+    ] {
+        let environment = [("SOKETI_HOST", "127.0.0.1"), ("PUSHER_APP_KEY", key), ("PUSHER_APP_SECRET", secret)];
+        let found = warnings(&[], &[&environment[..], &[("PUSHER_APP_ID", "shop")]].concat());
+        assert_eq!(found.len(), usize::from(says.is_some()), "{found:?}");
+        if let Some(says) = says {
+            assert!(found[0].starts_with("app \"shop\" (from PUSHER_APP_ID) has a secret that"), "{found:?}");
+            assert!(found[0].contains(says) && !found[0].contains("change-this-secret"), "{found:?}");
+        }
+    }
+}
+
+#[test]
 fn check_tells_what_a_rule_makes_of_a_channel_however_its_prefixes_are_written() {
     let rules = "[[limits.channel_rules]]\nmatch = 'permintaan-barang.*'\nrequire = 'private'\n";
     let file = file("rules.toml", rules);

@@ -429,6 +429,56 @@ fn each_value_of_a_webhook_has_its_origin() {
 }
 
 #[test]
+fn details_of_a_webhook_without_effect_are_warned_of_and_typing_errors_are_faults() {
+    let folder = folder("odd-webhooks");
+    let load_with = |more: &str| {
+        let types = if more.contains("event_types") { "" } else { r#""event_types": ["cache_miss"], "# };
+        let webhook = format!("{{\"url\": \"https://x.example\", {types}{more}}}");
+        let file = write(&folder, "webhooks.json", &app_with(&webhook));
+        load(std::slice::from_ref(&file), []).map_err(|refused| refused.faults)
+    };
+    for nothing in [
+        r#""headers": []"#,
+        r#""headers": {"X": null}"#,
+        r#""filter": []"#,
+        r#""filter": {"channel_name_starts_with": null}"#,
+    ] {
+        let loaded = load_with(nothing).unwrap();
+        assert_eq!(loaded.warnings, [""; 0], "{nothing}");
+        let webhook = &loaded.config.apps()[0].webhooks[0];
+        assert!(webhook.filter.matches("any") && webhook.headers.is_empty(), "{nothing}");
+    }
+    for (foreign, warning) in [
+        (r#""id": 7"#, "id (from FILE:2) is not a setting of a webhook and has no effect"),
+        (
+            r#""event_types": ["cache_miss", "queue_drained"]"#,
+            "event_types (from FILE:2) has \"queue_drained\", which is no event",
+        ),
+    ] {
+        let loaded = load_with(foreign).unwrap();
+        let warning = warning.replace("FILE", &folder.join("webhooks.json").display().to_string());
+        assert!(loaded.warnings[0].starts_with(&format!("apps.0.webhooks.0.{warning}")), "{:?}", loaded.warnings);
+        assert_eq!((loaded.warnings.len(), loaded.config.apps()[0].webhooks.len()), (1, 1));
+    }
+    for (wrong, fault) in [
+        (r#""filter": ["zzz"]"#, "filter (from FILE:2) must be a group of settings, such as "),
+        (r#""headers": ["zzz"]"#, "headers (from FILE:2) must be a group of settings, such as "),
+        (
+            r#""filters": {}"#,
+            "filters (from FILE:2) is not a setting of a webhook; did you mean apps.0.webhooks.0.filter?",
+        ),
+        (
+            r#""event_types": ["cache_mis"]"#,
+            "event_types (from FILE:2) has \"cache_mis\", which is no event of a webhook; did you mean cache_miss?",
+        ),
+    ] {
+        let faults = load_with(wrong).unwrap_err();
+        let fault = fault.replace("FILE", &folder.join("webhooks.json").display().to_string());
+        assert!(faults.len() == 1 && faults[0].starts_with(&format!("apps.0.webhooks.0.{fault}")), "{faults:?}");
+    }
+}
+
+#[test]
 fn a_webhook_that_can_never_be_sent_is_refused() {
     let folder = folder("unsendable");
     let load_with = |url: &str| {

@@ -357,9 +357,32 @@ fn validate_app<'a>(
     app.resolve(&Limits::default()).limits.validate_under(place, faults);
 }
 
+/// Secrets that everybody can read in gema's README and example files. Soketi's default one is warned of apart.
+const PUBLISHED: [&str; 6] = [
+    "my-secret",
+    "change-this",
+    "change-this-secret",
+    "change-this-other-secret",
+    "klinik-secret",
+    "klinik-secret-2027",
+];
+
 /// What about keys and secrets of an app is probably not meant, a sentence each.
 pub(super) fn warnings(app: &App) -> Vec<String> {
     let (id, mut warnings) = (&app.id, Vec::new());
+    let published = |pair: &KeyPair| PUBLISHED.contains(&pair.secret.expose_text());
+    if app.enabled && app.keys.iter().any(published) {
+        warnings.push(format!(
+            "app {id:?} has a secret that stands in gema's README or examples, so anybody can publish and join \
+             every channel; set a secret of your own, such as what openssl rand -hex 32 prints"
+        ));
+    }
+    if app.enabled && app.keys.iter().any(|pair| pair.secret.expose_text() == pair.key) {
+        warnings.push(format!(
+            "app {id:?} has a secret that is the same as its key, which every page shows, so anybody can publish and join \
+             every channel; set another secret, such as what openssl rand -hex 32 prints"
+        ));
+    }
     if app.keys.iter().any(|pair| pair.key.contains(['+', '&'])) {
         warnings.push(format!(
             "app {id:?} has a key with + or &, which many libraries send as it is in a query, where it means \

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
@@ -183,6 +184,34 @@ impl Cluster {
 }
 
 impl Redis {
+    /// Where it is looked for, for the log: without anything that may be a password.
+    ///
+    /// ```
+    /// use gema::config::{Redis, Secret};
+    ///
+    /// let at = |url: &str| Redis { url: Secret::new(url), ..Redis::default() }.place();
+    /// assert_eq!(at(""), "127.0.0.1:6379");
+    /// assert_eq!(at("rediss://me:hush@redis-1:6380/2"), "redis-1:6380");
+    /// assert_eq!(at("redis://redis-1"), "redis-1:6379");
+    /// assert_eq!(at("unix:///run/redis.sock?pass=hush"), "/run/redis.sock");
+    /// ```
+    pub fn place(&self) -> String {
+        if !self.cluster_nodes.is_empty() {
+            return self.cluster_nodes.join(", ");
+        }
+        if !self.sentinels.is_empty() {
+            return format!("{} by the Sentinels {}", self.sentinel_master, self.sentinels.join(", "));
+        }
+        match Url::parse(self.url.expose_text()) {
+            Ok(url) if url.has_host() => {
+                format!("{}:{}", url.host_str().unwrap_or_default(), url.port().unwrap_or(Self::default().port))
+            }
+            Ok(url) => url.path().to_owned(),
+            Err(_) if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+
     /// Whether the URL names a socket and nothing else.
     fn is_bare_socket(&self) -> bool {
         let url = self.url.expose_text();

@@ -134,7 +134,8 @@ impl Sources {
         let mut merged = merge(said, layers, &mut faults);
         fallback::complete(&mut merged, &fallbacks, files_have_apps);
 
-        let Checked { config, faults: found, faulty, origins } = tree::check(merged);
+        let Checked { config, faults: found, warnings: without_effect, faulty, origins } = tree::check(merged);
+        warnings.extend(without_effect);
         let mut loaded = Loaded { config, warnings, origins };
         faults.extend(found);
         for fault in loaded.config.validate() {

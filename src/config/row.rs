@@ -1,11 +1,42 @@
-//! An app from a row of a database, checked like one from a file.
+//! An app from a row of a database, checked like one from a file. Whoever fills the table writes what Soketi lets pass,
+//! so a detail that is wrong costs that detail and not the app.
 
 use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
 use super::apps;
 use super::tree;
+use super::tree::CheckedRow;
+use super::webhooks;
+use super::webhooks::LeftOut;
 use super::{App, AppEntry, Limits};
+
+/// Limits that bound sizes and times. A row whose value for one of them cannot be used is served with that of
+/// `[limits]`, which is a bound in every case. Nothing stands in for the others: they protect by what they say.
+const SIZES: [&str; 11] = [
+    "max_presence_members_per_channel",
+    "max_presence_member_size_in_kb",
+    "max_presence_user_id_length",
+    "max_channel_name_length",
+    "max_event_channels_at_once",
+    "max_event_name_length",
+    "max_event_payload_in_kb",
+    "max_event_batch_size",
+    "max_watchlist_size",
+    "cache_ttl_seconds",
+    "user_authentication_timeout_seconds",
+];
+
+/// An app of a row, and what the row says in vain.
+#[derive(Debug)]
+pub struct RowApp {
+    /// The app.
+    pub app: App,
+    /// What has no effect or is probably not meant, a sentence each.
+    pub warnings: Vec<String>,
+    /// The webhooks that the app is without.
+    pub left_out: Vec<LeftOut>,
+}
 
 impl App {
     /// The app of a row, columns by name; what the row lacks comes from `limits`. Otherwise every fault, as a
@@ -16,35 +47,100 @@ impl App {
     /// use serde_json::json;
     ///
     /// let row = json!({ "id": 7, "key": "k", "secret": "s", "enabled": 1, "max_connections": null });
-    /// let app = App::from_row("apps", row.as_object().unwrap(), &Limits::default()).unwrap();
+    /// let app = App::from_row("apps", row.as_object().unwrap(), &Limits::default()).unwrap().app;
     /// assert_eq!((app.id.as_str(), app.limits.max_connections), ("7", -1));
     /// ```
-    pub fn from_row(table: &str, row: &serde_json::Map<String, Json>, limits: &Limits) -> Result<Self, Vec<String>> {
+    pub fn from_row(table: &str, row: &serde_json::Map<String, Json>, limits: &Limits) -> Result<RowApp, Vec<String>> {
         let known = tree::app_fields();
         let mut fields = Map::new();
         for (column, value) in row {
             let field = AppEntry::field(column);
             // A row is found by its one key.
             let Some(like) = known.get(&field).filter(|_| field != "keys") else { continue };
-            // As with Soketi, empty is not set. MySQL has a null of JSON as text.
-            let is_set = match value {
-                Json::Null => false,
-                Json::String(text) => !text.is_empty() && (text != "null" || like.is_string()),
-                _ => true,
-            };
-            if is_set {
-                fields.insert(field, plain(value));
+            if let Some(kind) = meant(&field, value, like) {
+                fields.insert(field, Value::new(None, kind));
             }
         }
-        let entry = tree::check_app(table, fields, &known)?;
-        let mut faults = Vec::new();
-        apps::validate_alone(table, &entry, &mut faults);
-        if faults.is_empty() { Ok(entry.resolve(limits)) } else { Err(faults) }
+        let mut warnings = Vec::new();
+        let CheckedRow { entry, warnings: without_effect, left_out } = loop {
+            let faults = match check(table, fields.clone(), &known) {
+                Ok(checked) => break checked,
+                Err(faults) => faults,
+            };
+            let is_about = |fault: &String, field: &str| fault.starts_with(&format!("{table}.{field} "));
+            let size =
+                SIZES.iter().find_map(|&field| Some((field, faults.iter().find(|fault| is_about(fault, field))?)));
+            let Some((field, fault)) = size.filter(|(field, _)| fields.remove(*field).is_some()) else {
+                return Err(faults);
+            };
+            warnings.push(format!("{fault}; meanwhile limits.{field} holds"));
+        };
+        let app = entry.resolve(limits);
+        warnings.extend(without_effect);
+        warnings.extend(webhooks::warnings(&app.id, &app.webhooks));
+        warnings.extend(apps::warnings(&app));
+        Ok(RowApp { app, warnings, left_out })
     }
 }
 
-fn plain(value: &Json) -> Value {
-    let kind = match value {
+fn check(table: &str, fields: Map<String, Value>, known: &tree::Object) -> Result<CheckedRow, Vec<String>> {
+    let checked = tree::check_row(table, fields, known)?;
+    let mut faults = Vec::new();
+    apps::validate_alone(table, &checked.entry, &mut faults);
+    if faults.is_empty() { Ok(checked) } else { Err(faults) }
+}
+
+/// A column's value as a setting like this one; none if it is not set. As with Soketi, empty is not set, and MySQL has
+/// what JSON and decimals say as text.
+fn meant(field: &str, value: &Json, like: &Json) -> Option<ValueKind> {
+    let text = match value {
+        Json::Null => return None,
+        Json::String(text) if like.is_string() => return (!text.is_empty()).then(|| text.as_str().into()),
+        Json::String(text) => text.trim(),
+        value => return list_or_plain(field, value, like),
+    };
+    let number = || text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && number.abs() < 1e15);
+    match like {
+        _ if text.is_empty() || text == "null" => None,
+        Json::Bool(_) => Some(match text {
+            "t" | "T" | "y" | "Y" => true.into(),
+            "f" | "F" | "n" | "N" => false.into(),
+            text => number().map_or_else(|| text.into(), |number| (number as i64).into()),
+        }),
+        Json::Number(_) => Some(number().map_or_else(|| text.into(), |number| (number as i64).into())),
+        Json::Array(_) => match serde_json::from_str::<Json>(text) {
+            Ok(list) => list_or_plain(field, &list, like),
+            Err(_) => Some(text.into()),
+        },
+        _ => Some(text.into()),
+    }
+}
+
+/// The same of a value of JSON. A list that PHP has made may be a group, and a list of texts may have empty lines.
+fn list_or_plain(field: &str, value: &Json, like: &Json) -> Option<ValueKind> {
+    if !like.is_array() || field == "webhooks" {
+        return Some(plain(value));
+    }
+    if let Json::String(text) = value {
+        // The text of a list, where the list itself belongs.
+        let list = serde_json::from_str::<Json>(text).ok().filter(|list| list.is_array() || list.is_object());
+        let own = || (!text.is_empty()).then(|| plain(value));
+        return list.map_or_else(own, |list| list_or_plain(field, &list, like));
+    }
+    let Some(items) = webhooks::items(value.clone()) else {
+        // A group is no list, and must not pass for a text.
+        return Some(if value.is_object() { ValueKind::Table(Map::new()) } else { plain(value) });
+    };
+    if field == "channel_rules" {
+        // None at all is an answer, too: it takes the rules of [limits] away.
+        return Some(plain(&items.into()));
+    }
+    let items: Vec<Json> = items.into_iter().filter(|item| !item.is_null() && item != "").collect();
+    (!items.is_empty()).then(|| plain(&items.into()))
+}
+
+fn plain(value: &Json) -> ValueKind {
+    match value {
         Json::Bool(truth) => ValueKind::Boolean(*truth),
         Json::Number(number) => match (number.as_i64(), number.as_u64()) {
             (Some(number), _) => ValueKind::I64(number),
@@ -53,8 +149,7 @@ fn plain(value: &Json) -> Value {
         },
         Json::String(text) => ValueKind::String(text.clone()),
         other => ValueKind::String(other.to_string()),
-    };
-    Value::new(None, kind)
+    }
 }
 
 #[cfg(test)]
@@ -63,10 +158,14 @@ mod tests {
 
     use super::*;
 
-    fn app(columns: &Json) -> Result<App, Vec<String>> {
+    fn read(columns: &Json) -> Result<RowApp, Vec<String>> {
         let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
         row.extend(columns.as_object().unwrap().clone());
         App::from_row("apps", &row, &Limits { max_event_batch_size: 77, ..Limits::default() })
+    }
+
+    fn app(columns: &Json) -> Result<App, Vec<String>> {
+        read(columns).map(|read| read.app)
     }
 
     #[test]
@@ -106,14 +205,83 @@ mod tests {
             (json!({ "key": null }), "apps.key is missing"),
             (json!({ "key": "a b" }), "apps.key is \"a b\""),
             (json!({ "max_connections": "many" }), "apps.max_connections is \"many\"; it must be a whole number"),
-            (json!({ "max_channel_name_length": -1 }), "apps.max_channel_name_length is -1"),
-            (json!({ "max_event_batch_size": 0 }), "apps.max_event_batch_size must be at least 1"),
+            (json!({ "allowed_origins": { "a": 1 } }), "apps.allowed_origins is "),
             (json!({ "enabled": "perhaps" }), "apps.enabled is \"perhaps\"; it must be true or false"),
             (json!({ "secret": true }), "apps.secret must be text"),
         ] {
             let faults = app(&columns).unwrap_err();
             assert_eq!(faults.len(), 1, "{faults:?}");
             assert!(faults[0].starts_with(begins) && !faults[0].contains("hush"), "{faults:?}");
+        }
+    }
+    #[test]
+    fn a_size_that_cannot_be_used_is_that_of_the_limits() {
+        for (column, value, says) in [
+            ("max_event_batch_size", json!(0), "apps.max_event_batch_size must be at least 1; meanwhile limits."),
+            ("max_event_payload_in_kb", json!("0.00"), "apps.max_event_payload_in_kb is 0; it must be more than 0"),
+            ("max_event_payload_in_kb", json!(1e9), "apps.max_event_payload_in_kb is 1000000000; it must be"),
+            ("max_channel_name_length", json!(-1), "apps.max_channel_name_length is -1; it must be a whole number"),
+            ("max_presence_member_size_in_kb", json!("big"), "apps.max_presence_member_size_in_kb is \"big\"; it must"),
+            ("cache_ttl_seconds", json!(-5), "apps.cache_ttl_seconds is -5; it must be between 0 and"),
+        ] {
+            let read = read(&json!({ column: value, "max_connections": 7 })).unwrap();
+            assert!(read.warnings.len() == 1 && read.warnings[0].starts_with(says), "{:?}", read.warnings);
+            assert!(read.warnings[0].ends_with(&format!("; meanwhile limits.{column} holds")), "{:?}", read.warnings);
+            let limits = Limits { max_event_batch_size: 77, max_connections: 7, ..Limits::default() };
+            assert_eq!(read.app.limits, limits, "{column}");
+        }
+    }
+
+    #[test]
+    fn columns_say_yes_and_no_and_numbers_in_the_ways_of_databases() {
+        for (word, truth) in
+            [("t", true), ("Y", true), ("1.00", true), ("on", true), ("f", false), ("n", false), ("0.0", false)]
+        {
+            assert_eq!(app(&json!({ "enabled": word })).unwrap().enabled, truth, "{word}");
+        }
+        let found = app(&json!({ "max_connections": " 12.00", "max_read_req_per_sec": 5.0 })).unwrap();
+        assert_eq!((found.limits.max_connections, found.limits.max_read_requests_per_second), (12, 5));
+    }
+
+    #[test]
+    fn a_list_may_be_empty_or_numbered_in_phps_way() {
+        for nothing in [json!("[]"), json!("{}"), json!([]), json!("[null, \"\"]"), json!(" "), json!("\"\"")] {
+            assert_eq!(app(&json!({ "allowed_origins": nothing })).unwrap().limits.allowed_origins, ["*"], "{nothing}");
+        }
+        for list in [json!("{\"0\":\"a.example\",\"2\":null}"), json!(["a.example"]), json!("a.example")] {
+            let found = app(&json!({ "allowed_origins": list })).unwrap();
+            assert_eq!(found.limits.allowed_origins, ["a.example"], "{list}");
+        }
+        for none in [json!("{}"), json!("[]"), json!({})] {
+            assert_eq!(app(&json!({ "channel_rules": none })).unwrap().limits.channel_rules, []);
+        }
+    }
+
+    #[test]
+    fn a_webhook_that_cannot_be_used_is_left_out_and_the_others_stay() {
+        let good = json!({ "url": "https://x.example/hush", "event_types": ["cache_miss", "odd"], "id": 7 });
+        for (wrong, says) in [
+            (json!({ "url": "https://y.example:8443/hush" }), "event_types is missing; list the events"),
+            (json!({ "url": "hush", "event_types": [] }), "url must be a whole URL"),
+            (json!({ "event_types": [] }), "url is missing"),
+            (json!({ "lambda_function": "f", "event_types": [] }), "lambda_function is not there"),
+            (json!({ "url": "http://z", "event_types": [], "filter": ["zzz"] }), "filter must be a group"),
+            (json!({ "url": "http://z", "event_types": [], "headers": { "X Y": "hush" } }), "headers has \"X Y\""),
+        ] {
+            for webhooks in [json!([wrong, good]), json!(json!([wrong, good]).to_string())] {
+                let read = read(&json!({ "webhooks": webhooks })).unwrap();
+                assert_eq!((read.app.webhooks.len(), read.left_out.len()), (1, 1), "{wrong}");
+                let why = &read.left_out[0].why;
+                assert!(why.starts_with(&format!("apps.webhooks.0.{says}")) && !why.contains("hush"), "{why}");
+                assert_eq!(read.warnings.len(), 2, "{:?}", read.warnings);
+            }
+        }
+        let left_out = read(&json!({ "webhooks": [{ "url": "https://y.example:8443/hush" }] })).unwrap().left_out;
+        assert_eq!(left_out[0].endpoint, "y.example:8443");
+        for webhooks in [json!("[{"), json!({ "url": "http://x" }), json!(7)] {
+            let read = read(&json!({ "webhooks": webhooks })).unwrap();
+            assert_eq!((read.app.webhooks.len(), read.left_out.len()), (0, 1));
+            assert!(read.left_out[0].why.starts_with("apps.webhooks must be a list of webhooks"), "{read:?}");
         }
     }
 }

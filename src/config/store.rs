@@ -111,6 +111,12 @@ impl<S> Database<S> {
         }
     }
 
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{host}:{}", self.port)
+    }
+
     /// The names that the table's name consists of.
     pub fn table_path(&self) -> impl Iterator<Item = &str> {
         self.table.split('.')

@@ -3,6 +3,8 @@
 //! What keys there are, and of which kind, is read off the serialised defaults; what values a key
 //! takes is asked of its type by deserialising that one value. There is no second list to maintain.
 
+mod webhooks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::{Map, Value, ValueKind};
@@ -19,9 +21,8 @@ use super::KeyPair;
 use super::Limits;
 use super::options;
 use super::suggest::{did_you_mean, snake_case};
-use super::translate;
 use super::values::boolean;
-use super::webhooks;
+use super::webhooks::LeftOut;
 
 pub(super) type Object = serde_json::Map<String, Json>;
 
@@ -29,6 +30,8 @@ pub(super) type Object = serde_json::Map<String, Json>;
 pub(super) struct Checked {
     pub(super) config: Config,
     pub(super) faults: Vec<String>,
+    /// What has no effect, a sentence each.
+    pub(super) warnings: Vec<String>,
     /// The keys that the faults are about.
     pub(super) faulty: BTreeSet<String>,
     /// Who set each key.
@@ -43,17 +46,28 @@ pub(super) fn check(merged: Map<String, Value>) -> Checked {
         check.faults.push(error.to_string());
         Config::default()
     });
-    Checked { config, faults: check.faults, faulty: check.faulty, origins: check.origins }
+    let Check { faults, warnings, faulty, origins, .. } = check;
+    Checked { config, faults, warnings, faulty, origins }
 }
 
-/// Checks the fields of one app that stands in no file.
-pub(super) fn check_app(place: &str, fields: Map<String, Value>, known: &Object) -> Result<AppEntry, Vec<String>> {
-    let mut check = Check::default();
+/// One app that stands in no file.
+pub(super) struct CheckedRow {
+    pub(super) entry: AppEntry,
+    /// What has no effect, a sentence each.
+    pub(super) warnings: Vec<String>,
+    /// The webhooks that the app is without.
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// Checks the fields of one app that stands in no file. No webhook of it is a fault.
+pub(super) fn check_row(place: &str, fields: Map<String, Value>, known: &Object) -> Result<CheckedRow, Vec<String>> {
+    let mut check = Check { left_out: Some(Vec::new()), ..Check::default() };
     let good = check.app(place, Value::new(None, fields), known).unwrap_or_default();
     if !check.faults.is_empty() {
         return Err(check.faults);
     }
-    serde_json::from_value(good).map_err(|error| vec![error.to_string()])
+    let entry = serde_json::from_value(good).map_err(|error| vec![error.to_string()])?;
+    Ok(CheckedRow { entry, warnings: check.warnings, left_out: check.left_out.unwrap_or_default() })
 }
 
 /// Every key of every section except `apps`, such as `server.port`.
@@ -89,6 +103,9 @@ pub(super) fn object(value: &impl Serialize) -> Object {
 struct Check {
     keys: Vec<String>,
     faults: Vec<String>,
+    warnings: Vec<String>,
+    /// The webhooks that cannot be used, where that is no fault.
+    left_out: Option<Vec<LeftOut>>,
     faulty: BTreeSet<String>,
     origins: BTreeMap<String, String>,
 }
@@ -247,41 +264,6 @@ impl Check {
                 }
             }
             good.push(Json::Object(group));
-        }
-        Json::Array(good)
-    }
-
-    /// A list, or one as JSON, as variables have it. As with Soketi, whatever is empty is none.
-    fn webhooks(&mut self, place: &str, mut value: Value) -> Json {
-        let from = origin(&value);
-        if let ValueKind::String(text) = &value.kind
-            && let Ok(Value { kind, .. }) = serde_json::from_str(text)
-        {
-            value.kind = kind;
-        }
-        self.note(place, &value, None);
-        let list_origin = value.origin().map(str::to_owned);
-        let items = match value.kind {
-            ValueKind::Array(items) => items,
-            ValueKind::Nil => Vec::new(),
-            ValueKind::Table(fields) if fields.is_empty() => Vec::new(),
-            ValueKind::String(text) if text.trim().is_empty() => Vec::new(),
-            _ => {
-                self.fault(place, format!("{place}{from} must be a list of webhooks, each with url and event_types"));
-                return json!([]);
-            }
-        };
-        let mut good = Vec::new();
-        for (index, item) in items.into_iter().enumerate() {
-            let place = format!("{place}.{index}");
-            let from = if item.origin().is_some() { origin(&item) } else { from.clone() };
-            match webhooks::read(&place, &from, translate::json(&item)) {
-                Ok(webhook) => {
-                    self.note(&place, &item, list_origin.as_deref());
-                    good.push(webhook);
-                }
-                Err(fault) => self.fault(&place, fault),
-            }
         }
         Json::Array(good)
     }

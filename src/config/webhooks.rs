@@ -1,5 +1,7 @@
 //! Webhooks: where events go to, which ones, and how hard to try.
 
+mod read;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,7 +9,8 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::suggest::{did_you_mean, snake_case};
+pub(super) use read::{Written, items, read};
+
 use super::values::{Seconds, Secret};
 use super::{is_token, within};
 use crate::protocol::webhook::{KEY_HEADER, Kind, SIGNATURE_HEADER};
@@ -109,13 +112,44 @@ const OWN_HEADERS: [&str; 7] =
 
 const FIELDS: [&str; 4] = ["url", "event_types", "filter", "headers"];
 
+const ALL_KINDS: [Kind; 7] = [
+    Kind::ChannelOccupied,
+    Kind::ChannelVacated,
+    Kind::MemberAdded,
+    Kind::MemberRemoved,
+    Kind::ClientEvent,
+    Kind::CacheMiss,
+    Kind::SubscriptionCount,
+];
+
+/// A webhook that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Host and port that it is for, as far as it names one: the rest of the URL may hold a token.
+    pub endpoint: String,
+    /// A sentence that begins with the place.
+    pub why: String,
+}
+
+impl LeftOut {
+    /// Of the webhook that is written so.
+    pub(super) fn new(item: &Json, why: String) -> Self {
+        let url =
+            ["url", "URL"].iter().find_map(|name| item.get(name)?.as_str()).and_then(|url| Url::parse(url.trim()).ok());
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let port = url.as_ref().and_then(Url::port).map(|port| format!(":{port}")).unwrap_or_default();
+        Self { endpoint: format!("{host}{port}"), why }
+    }
+}
+
 impl Webhook {
     /// The headers that the operator may set.
     pub fn further_headers(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.headers.iter().map(|(name, value)| (&**name, value)).filter(|(name, _)| !is_own(name))
     }
 
-    fn validate(&self, place: &str, faults: &mut Vec<String>) {
+    /// Adds a fault for each thing that no request can have.
+    pub(super) fn validate(&self, place: &str, faults: &mut Vec<String>) {
         let url = self.url.expose_text();
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let plausible = |host: &str| {
@@ -161,49 +195,6 @@ pub(super) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<String> {
         .collect()
 }
 
-/// One item of a list of webhooks under our names, or what is wrong with it. `from` tells where it stands.
-pub(super) fn read(place: &str, from: &str, item: Json) -> Result<Json, String> {
-    let Json::Object(fields) = item else {
-        return Err(format!("{place}{from} must be a webhook: a group of settings with url and event_types"));
-    };
-    let mut known: serde_json::Map<String, Json> = serde_json::Map::new();
-    for (name, value) in fields {
-        let field = snake_case(&name);
-        if field.starts_with("lambda") {
-            return Err(format!(
-                "{place}.{name}{from} is not there: webhooks go out over HTTP; give the function a URL and set url"
-            ));
-        }
-        if !FIELDS.contains(&&*field) {
-            let meant = did_you_mean(&format!("{place}.{name}"), names(place).iter().map(String::as_str), "remove it");
-            return Err(format!("{place}.{name}{from} is not a setting of a webhook; {meant}"));
-        }
-        // As with Soketi, empty is not set.
-        if !value.is_null() {
-            known.insert(field, value);
-        }
-    }
-    if let Some(Json::Object(filter)) = known.get_mut("filter") {
-        *filter = std::mem::take(filter).into_iter().map(|(name, value)| (snake_case(&name), value)).collect();
-    }
-    for (field, why) in
-        [("url", "say where the events go"), ("event_types", "list the events, such as [\"channel_occupied\"]")]
-    {
-        if !known.contains_key(field) {
-            return Err(format!("{place}.{field}{from} is missing; {why}"));
-        }
-    }
-    let webhook = Json::Object(known);
-    match serde_json::from_value::<Webhook>(webhook.clone()) {
-        Ok(_) => Ok(webhook),
-        Err(error) => Err(format!("{place}{from} is not a webhook: {error}")),
-    }
-}
-
-fn names(place: &str) -> Vec<String> {
-    FIELDS.iter().map(|field| format!("{place}.{field}")).collect()
-}
-
 impl Webhooks {
     /// Events of one request.
     pub fn request_events_max(&self) -> usize {
@@ -231,42 +222,7 @@ impl Webhooks {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn fault(item: Json) -> String {
-        read("apps.0.webhooks.0", " (from f:1)", item).unwrap_err()
-    }
-
-    #[test]
-    fn each_mistake_has_its_remedy() {
-        for (item, says) in [
-            (json!(1), " (from f:1) must be a webhook: a group of settings with url and event_types"),
-            (json!({ "event_types": [] }), ".url (from f:1) is missing; say where the events go"),
-            (
-                json!({ "url": "http://x" }),
-                ".event_types (from f:1) is missing; list the events, such as [\"channel_occupied\"]",
-            ),
-            (
-                json!({ "urls": "http://x" }),
-                ".urls (from f:1) is not a setting of a webhook; did you mean apps.0.webhooks.0.url?",
-            ),
-        ] {
-            assert_eq!(fault(item), format!("apps.0.webhooks.0{says}"));
-        }
-        assert!(fault(json!({ "lambda_function": "f", "event_types": [] })).contains("give the function a URL"));
-        let unknown = fault(json!({ "url": "http://x", "event_types": ["occupied"] }));
-        assert!(unknown.contains("`channel_occupied`"), "{unknown}");
-    }
-
-    #[test]
-    fn both_spellings_are_understood() {
-        let item =
-            json!({ "url": "http://x", "eventTypes": ["cache_miss"], "filter": { "channelNameStartsWith": "a" } });
-        let webhook: Webhook = serde_json::from_value(read("w", "", item).unwrap()).unwrap();
-        assert_eq!((webhook.event_types, webhook.filter.matches("ab")), (vec![Kind::CacheMiss], true));
-    }
 
     #[test]
     fn a_url_or_header_that_no_request_can_have_is_refused_and_not_shown() {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::http::Api;
 use crate::http::answer;
+use crate::store::StoreState;
 
 /// `GET /`: the process is there.
 pub(super) async fn alive() -> Response {
@@ -20,11 +21,19 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
     if api.0.node.is_leaving() {
         return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
     }
+    let store = api.0.node.store().map(|store| store.state());
+    if store == Some(StoreState::NeverAnswered) {
+        let message = "The database with the apps has not answered yet. Choose another server.";
+        return answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
+    }
     match api.0.node.cluster() {
         Some(cluster) if !cluster.is_linked() && cluster.is_strict() => {
             answer::text(StatusCode::SERVICE_UNAVAILABLE, "Redis is away. Choose another server.")
         }
         Some(cluster) if !cluster.is_linked() => answer::text(StatusCode::OK, "OK, degraded: Redis is away"),
+        _ if store == Some(StoreState::Away) => {
+            answer::text(StatusCode::OK, "OK, degraded: the database with the apps is away")
+        }
         _ => answer::text(StatusCode::OK, "OK"),
     }
 }

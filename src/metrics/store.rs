@@ -38,7 +38,7 @@ impl StoreMeters {
             up: own.register(IntGauge::new("gema_app_store_up", "Whether the database with the apps answers")),
             seconds: own.register(Histogram::with_opts(seconds)),
             lookups: own.counter("app_store_lookups_total", "Apps asked for, by who answered", &["from"]),
-            errors: own.counter("app_store_errors_total", "Answers of the database without use, by cause", &["cause"]),
+            errors: own.counter("app_store_errors_total", "Lookups and rows without use, by cause", &["cause"]),
         }
     }
 
@@ -62,6 +62,16 @@ impl StoreMeters {
     pub fn unavailable(&self) {
         self.up.set(0);
         self.errors.with_label_values(&["unavailable"]).inc();
+    }
+
+    /// Counts a lookup for which the database was not asked, since too many wait.
+    pub fn not_asked(&self) {
+        self.errors.with_label_values(&["too_many"]).inc();
+    }
+
+    /// Counts the webhooks of a row that cannot be used.
+    pub fn left_out(&self, webhooks: u64) {
+        self.errors.with_label_values(&["unusable_webhook"]).inc_by(webhooks);
     }
 
     /// Counts a row that makes no app.

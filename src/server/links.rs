@@ -43,6 +43,10 @@ pub(super) async fn start(
         tasks.spawn(store_link.run(tasks.stop().clone()));
         let every = config.app_store.cache_seconds.duration().max(REFRESH_MIN);
         tasks.spawn(refresh_apps(Arc::clone(node), every, tasks.stop().clone()));
+        if let Some(store) = node.store().cloned() {
+            let stop = tasks.stop().clone();
+            tasks.spawn(async move { store.watch(stop).await });
+        }
     }
     if let Some(rates) = node.rates().cloned() {
         tasks.spawn(rates.run(tasks.stop().clone()));
@@ -51,13 +55,16 @@ pub(super) async fn start(
     Ok(links)
 }
 
-/// Ends when each link to Redis is made, or when the first try has failed.
+/// Ends when each link to Redis is made and the database has answered, or when the first try has failed.
 async fn tried(node: &Node, ingest: Option<&Ingest>) {
     if let Some(cluster) = node.cluster() {
         cluster.tried().await;
     }
     if let Some(rates) = node.rates() {
         rates.tried().await;
+    }
+    if let Some(store) = node.store() {
+        store.tried().await;
     }
     if let Some(ingest) = ingest {
         ingest.tried().await;

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +22,10 @@ use crate::store::Row;
 use crate::store::mysql::Mysql;
 use crate::store::postgres::Postgres;
 
-/// Questions that may wait; more are told that the database is away.
+/// Questions of each kind that may wait; more are not asked.
 const WAITING_MAX: usize = 1024;
+/// The part of the connections that strangers may use at once: one in so many, and at least one.
+const STRANGERS_SHARE: usize = 3;
 
 /// What is asked of the database: the rows with one of these texts in a column.
 #[derive(Debug)]
@@ -30,27 +35,65 @@ pub(super) struct Question {
     pub(super) until: Instant,
 }
 
+/// Who wants to know. Anybody can make up ids and keys, so those of which nothing is known have a small share of the
+/// connections and a queue of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Somebody with an app that was there last time.
+    Known,
+    /// Anybody.
+    Stranger,
+}
+
+/// Why there are no rows.
+#[derive(Debug)]
+pub(super) enum NoRows {
+    /// The database was not asked: too many questions wait.
+    NotAsked,
+    /// It was asked, and has not answered.
+    Away(Arc<str>),
+}
+
 type Rows = Result<Vec<Row>, Arc<str>>;
-type Asked = (Question, oneshot::Sender<Rows>);
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+struct Asked {
+    question: Question,
+    answer: oneshot::Sender<Rows>,
+    /// The database is being asked.
+    taken: Arc<AtomicBool>,
+}
 
 /// Where questions are put.
 #[derive(Debug)]
-pub(super) struct Questions(mpsc::Sender<Asked>);
+pub(super) struct Questions {
+    known: mpsc::Sender<Asked>,
+    strangers: mpsc::Sender<Asked>,
+}
 
 impl Questions {
-    pub(super) async fn ask(&self, question: Question) -> Rows {
+    pub(super) async fn ask(&self, question: Question, asker: Asker) -> Result<Vec<Row>, NoRows> {
         let (answer, answered) = oneshot::channel();
-        let until = question.until;
-        if self.0.try_send((question, answer)).is_err() {
-            return Err("too many lookups wait for it".into());
+        let (until, taken) = (question.until, Arc::new(AtomicBool::new(false)));
+        let queue = if asker == Asker::Known { &self.known } else { &self.strangers };
+        match queue.try_send(Asked { question, answer, taken: Arc::clone(&taken) }) {
+            Ok(()) => (),
+            Err(TrySendError::Full(_)) => return Err(NoRows::NotAsked),
+            Err(TrySendError::Closed(_)) => return Err(NoRows::Away(ENDED.into())),
         }
         match tokio::time::timeout_at(until.into(), answered).await {
-            Ok(Ok(rows)) => rows,
-            Ok(Err(_)) if Instant::now() < until => Err("the link to it has ended".into()),
-            _ => Err("no answer in time (app_store.timeout_seconds)".into()),
+            Ok(Ok(rows)) => rows.map_err(NoRows::Away),
+            Ok(Err(_)) if Instant::now() < until => Err(NoRows::Away(ENDED.into())),
+            _ if taken.load(Ordering::Relaxed) => {
+                Err(NoRows::Away("no answer in time (app_store.timeout_seconds)".into()))
+            }
+            _ => Err(NoRows::NotAsked),
         }
     }
 }
+
+const ENDED: &str = "the link to it has ended";
 
 /// A kind of database.
 pub(super) trait Server: Send + Sync {
@@ -100,27 +143,47 @@ impl Link {
 }
 
 fn desk<S: Server>(store: &AppStore, server: S) -> (Questions, Desk<S>) {
-    let (sender, asked) = mpsc::channel(WAITING_MAX);
-    let pool = Pool { server, idle: Mutex::default() };
-    (Questions(sender), Desk { asked, pool, connections_max: store.connections_max as usize })
+    let (known, of_known) = mpsc::channel(WAITING_MAX);
+    let (strangers, of_strangers) = mpsc::channel(WAITING_MAX);
+    let connections_max = store.connections_max as usize;
+    let desk = Desk {
+        known: of_known,
+        strangers: of_strangers,
+        pool: Pool { server, idle: Mutex::default() },
+        connections_max,
+        strangers_max: (connections_max / STRANGERS_SHARE).max(1),
+    };
+    (Questions { known, strangers }, desk)
 }
 
 /// Where questions are taken up, as many at once as there may be connections.
 struct Desk<S: Server> {
-    asked: mpsc::Receiver<Asked>,
+    known: mpsc::Receiver<Asked>,
+    strangers: mpsc::Receiver<Asked>,
     pool: Pool<S>,
     connections_max: usize,
+    strangers_max: usize,
 }
 
 impl<S: Server> Desk<S> {
     async fn run(mut self, stop: CancellationToken) {
         let mut answering = FuturesUnordered::new();
+        let mut strangers = 0;
         loop {
+            let has_room = answering.len() < self.connections_max;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                Some(()) = answering.next() => (),
-                asked = self.asked.recv(), if answering.len() < self.connections_max => match asked {
-                    Some(asked) => answering.push(self.pool.answer(asked)),
+                Some(asker) = answering.next() => strangers -= usize::from(asker == Asker::Stranger),
+                asked = self.known.recv(), if has_room => match asked {
+                    Some(asked) => answering.push(self.pool.answer(asked, Asker::Known)),
+                    None => return,
+                },
+                asked = self.strangers.recv(), if has_room && strangers < self.strangers_max => match asked {
+                    Some(asked) => {
+                        strangers += 1;
+                        answering.push(self.pool.answer(asked, Asker::Stranger));
+                    }
                     None => return,
                 },
             }
@@ -135,15 +198,18 @@ struct Pool<S: Server> {
 }
 
 impl<S: Server> Pool<S> {
-    async fn answer(&self, (question, answer): Asked) {
+    /// Returns who has asked.
+    async fn answer(&self, Asked { question, answer, taken }: Asked, asker: Asker) -> Asker {
         if answer.is_closed() {
-            return;
+            return asker;
         }
+        taken.store(true, Ordering::Relaxed);
         // A connection that does not answer in time ends with its query.
         if let Ok(rows) = tokio::time::timeout_at(question.until.into(), self.rows(&question)).await {
             // Whoever asked may have gone.
             let _ = answer.send(rows.map_err(|error| error.to_string().into()));
         }
+        asker
     }
 
     async fn rows(&self, question: &Question) -> sqlx::Result<Vec<Row>> {

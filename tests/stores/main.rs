@@ -143,5 +143,5 @@ fn has_max(connections: i64) -> impl Fn(&Answer) -> bool {
 }
 
 fn is_unavailable(answer: &Answer) -> bool {
-    matches!(answer, Err(StoreError::Unavailable { .. }))
+    matches!(answer, Err(StoreError::Unavailable { .. } | StoreError::Busy))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use gema::config::Seconds;
+use gema::store::StoreError;
 use tokio::task::JoinSet;
 
 use crate::TestStore;
@@ -14,6 +15,8 @@ use crate::servers::Kind;
 use crate::servers::Server;
 use crate::servers::set_password;
 use crate::small_table;
+
+const NOT_ASKED: &str = "gema_app_store_errors_total{cause=\"too_many\"}";
 
 #[tokio::test]
 async fn known_apps_outlive_their_database_and_the_unknown_are_not_denied() {
@@ -79,6 +82,71 @@ async fn a_database_that_hangs_holds_nobody_longer_than_the_time_for_a_lookup() 
         server.resume();
         server.run("UPDATE apps SET max_connections = 6").await;
         store.until("a", has_max(6)).await;
+    }
+}
+
+/// Anybody can make up keys. What they cost is theirs: apps that are known go on being read, and nobody believes that the
+/// database is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_strangers_is_no_outage() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "flooded").await;
+        let mut config = server.config("flooded");
+        config.app_store.cache_seconds = Seconds(0.01);
+        config.app_store.connections_max = 3;
+        let store = TestStore::new(&config);
+        store.until("a", has_max(5)).await;
+        server.run("UPDATE flooded SET max_connections = 6").await;
+        let mut lookups = JoinSet::new();
+        for number in 0..4000 {
+            let store = std::sync::Arc::clone(&store);
+            lookups.spawn(async move { store.by_key(&format!("stranger-{number}")).await });
+        }
+        while store.metric(NOT_ASKED) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Read anew while they wait.
+        store.until("a", has_max(6)).await;
+        let answers = lookups.join_all().await;
+        let busy = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Busy))).count();
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(None) | Err(StoreError::Busy))), "{kind:?}");
+        assert!(busy > 0 && store.metric(NOT_ASKED) == busy as u64, "{kind:?} {busy}");
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unavailable\"}"), 0);
+        assert_eq!(store.metric("gema_app_store_up"), 1);
+        assert!(has_max(6)(&store.by_key("a-key").await));
+    }
+}
+
+/// A question that was never put tells nothing about the database.
+#[tokio::test]
+async fn strangers_that_wait_in_vain_are_no_outage_and_leave_connections_to_the_known() {
+    for kind in KINDS {
+        let server = Server::own(kind).await;
+        small_table(&server, "crowding").await;
+        let mut config = server.config("crowding");
+        config.app_store.cache_seconds = Seconds(0.01);
+        config.app_store.connections_max = 2;
+        config.app_store.timeout_seconds = Seconds(20.0);
+        let store = TestStore::new(&config);
+        store.until("a", has_max(5)).await;
+        // A stranger's lookup hangs, and so does none of the others.
+        let mut session = server.session().await;
+        let lock = if kind == Kind::Mysql { "LOCK TABLES crowding WRITE" } else { "BEGIN; LOCK TABLE crowding" };
+        session.run(lock).await;
+        let mut lookups = JoinSet::new();
+        for number in 0..10 {
+            let store = std::sync::Arc::clone(&store);
+            lookups.spawn(async move { store.by_key(&format!("stranger-{number}")).await });
+        }
+        server.until_waiting("key").await;
+        let known = std::sync::Arc::clone(&store);
+        let refreshed = tokio::spawn(async move { known.refresh(&["a".to_owned()]).await });
+        // Whoever is known is asked for at once, though strangers wait; the lock is all that keeps the answer back.
+        server.until_waiting("id").await;
+        drop(session);
+        assert!(has_max(5)(&refreshed.await.unwrap()[0].1), "{kind:?}");
+        assert!(lookups.join_all().await.iter().all(|answer| matches!(answer, Ok(None))), "{kind:?}");
     }
 }
 

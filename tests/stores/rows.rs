@@ -133,8 +133,6 @@ async fn a_row_that_makes_no_app_is_refused_and_named() {
         for (id, what) in [
             ("a", "wrong.secret is missing"),
             ("b", "wrong.secret is missing"),
-            ("c", "wrong.max_event_batch_size is -1"),
-            ("d", "wrong.max_event_batch_size must be at least 1"),
             ("e", "wrong.key is \"k e\""),
             ("h", "wrong.key is missing"),
             ("j", "wrong.key is \"kj \""),
@@ -148,7 +146,11 @@ async fn a_row_that_makes_no_app_is_refused_and_named() {
         }
         let twice = store.by_key("kf").await.unwrap_err().to_string();
         assert!(twice.contains("wrong.key is \"kf\" in several rows"), "{twice}");
-        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_row\"}"), 10);
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_row\"}"), 8);
+        // A size that cannot be used is that of the limits, and the app is served.
+        for id in ["c", "d"] {
+            assert_eq!(store.by_id(id).await.unwrap().unwrap().limits.max_event_batch_size, 10, "{kind:?} {id}");
+        }
         // The others are none the worse for it, and it is no outage.
         assert!(store.by_key("ki").await.unwrap().is_some());
         assert_eq!(store.metric("gema_app_store_up"), 1);
@@ -179,12 +181,72 @@ async fn a_row_may_say_in_many_ways_that_it_has_no_webhooks() {
                 assert!(app.webhooks.is_empty(), "{kind:?} {table} {id}");
                 assert_eq!(app.limits.allowed_origins, ["*"], "{kind:?} {table} {id}");
             }
-            let fault = store.by_id("e").await.unwrap_err().to_string();
-            assert!(fault.contains(&format!("{table}.webhooks must be a list of webhooks")), "{fault}");
+            // One that says nothing that can be understood is told of, and is no reason to be without the app.
+            assert!(store.by_id("e").await.unwrap().unwrap().webhooks.is_empty());
+            assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_webhook\"}"), 1);
         }
         server.run("INSERT INTO none_text VALUES ('f', 'kf', 's', '[{', NULL)").await;
-        let fault = TestStore::new(&server.config("none_text")).by_id("f").await.unwrap_err().to_string();
-        assert!(fault.contains("none_text.webhooks must be a list of webhooks"), "{fault}");
+        let store = TestStore::new(&server.config("none_text"));
+        assert!(store.by_id("f").await.unwrap().unwrap().webhooks.is_empty());
+        assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_webhook\"}"), 1);
+    }
+}
+
+/// Each is as panels for Soketi write it, and how many of the two webhooks are left out for it. The second has nothing
+/// wrong with it.
+const ODD_WEBHOOKS: [(&str, u64); 14] = [
+    (r#"{"url":"https://x.example","event_types":["cache_miss"],"headers":[]}"#, 0),
+    (r#"{"url":"https://x.example","event_types":["cache_miss"],"headers":{"X":null}}"#, 0),
+    (r#"{"id":"7","name":"n","url":"https://x.example","event_types":["cache_miss"]}"#, 0),
+    (r#"{"url":"https://x.example","event_types":["cache_miss"],"filter":{"channel_name_starts_with":null}}"#, 0),
+    (r#"{"url":"https://x.example","event_types":["cache_miss"],"filter":[]}"#, 0),
+    (r#"{"url":"https://x.example","event_types":["cache_miss","channel_emptied"]}"#, 0),
+    (r#"{"url":"https://x.example","event_types":{"1":"cache_miss"},"lambda_function":null}"#, 0),
+    (r#"{"url":"https://x.example"}"#, 1),
+    (r#"{"url":"https://x.example","event_types":null}"#, 1),
+    (r#"{"url":"x.example","event_types":["cache_miss"]}"#, 1),
+    (r#"{"url":"https://x.example","event_types":["cache_miss"],"filter":["zzz"]}"#, 1),
+    (r#"{"url":"https://x.example","event_types":["cache_miss"],"headers":["zzz"]}"#, 1),
+    (r#"{"lambda_function":"f","event_types":["cache_miss"]}"#, 1),
+    ("7", 1),
+];
+
+#[tokio::test]
+async fn a_detail_of_a_webhook_never_costs_the_app() {
+    const GOOD: &str = r#"{"url":"https://y.example","event_types":["cache_miss"]}"#;
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        for (table, column) in [("odd_text", "text"), ("odd_json", "json")] {
+            let columns = format!("secret varchar(9), max_event_payload_in_kb int, webhooks {column}");
+            server
+                .run_either(
+                    &format!("CREATE TABLE {table} (id varchar(9), `key` varchar(9), {columns})"),
+                    &format!("CREATE TABLE {table} (id varchar(9), \"key\" varchar(9), {columns})"),
+                )
+                .await;
+            let store = TestStore::new(&server.config(table));
+            let mut left_out = 0;
+            for (number, (odd, is_left_out)) in ODD_WEBHOOKS.into_iter().enumerate() {
+                let row = format!("'{number}', 'k{number}', 's', 0, '[{odd},{GOOD}]'");
+                server.run(&format!("INSERT INTO {table} VALUES ({row})")).await;
+                let app = store.by_id(&number.to_string()).await.unwrap().unwrap();
+                let urls: Vec<&str> = app.webhooks.iter().map(|webhook| webhook.url.expose_text()).collect();
+                let expected = if is_left_out == 0 {
+                    &["https://x.example", "https://y.example"][..]
+                } else {
+                    &["https://y.example"]
+                };
+                assert_eq!(urls, expected, "{kind:?} {odd}");
+                assert!(
+                    app.webhooks.iter().all(|webhook| webhook.event_types.len() == 1 && webhook.filter.matches("c"))
+                );
+                assert_eq!(app.limits.event_bytes_max(), 102_400, "0 is no size");
+                left_out += is_left_out;
+                let counted = store.metric("gema_app_store_errors_total{cause=\"unusable_webhook\"}");
+                assert_eq!(counted, left_out, "{kind:?} {odd}");
+            }
+            assert_eq!(store.metric("gema_app_store_errors_total{cause=\"unusable_row\"}"), 0);
+        }
     }
 }
 

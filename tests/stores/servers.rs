@@ -52,7 +52,7 @@ const MYSQL_USERS: &str = "CREATE DATABASE IF NOT EXISTS main;\n\
     CREATE OR REPLACE USER root@localhost IDENTIFIED BY 'password';\n\
     CREATE OR REPLACE USER root@127.0.0.1 IDENTIFIED BY 'password';\n\
     GRANT ALL ON *.* TO root@localhost;\n\
-    GRANT ALL ON *.* TO root@127.0.0.1;\n";
+    GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION;\n";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -185,6 +185,34 @@ impl Server {
         match self.kind {
             Kind::Mysql => Session::Mysql(self.mysql().connect().await.unwrap()),
             Kind::Postgres => Session::Postgres(self.postgres().connect().await.unwrap()),
+        }
+    }
+
+    /// Waits until a statement that asks by this column waits for a lock.
+    pub async fn until_waiting(&self, column: &str) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let waiting: i64 = match self.session().await {
+                Session::Mysql(mut session) => {
+                    let statement = format!(
+                        "SELECT COUNT(*) FROM information_schema.processlist \
+                         WHERE state LIKE '%lock%' AND info LIKE '%`{column}` IN%'"
+                    );
+                    sqlx::query_scalar(&statement).fetch_one(&mut session).await.unwrap()
+                }
+                Session::Postgres(mut session) => {
+                    let statement = format!(
+                        "SELECT COUNT(*) FROM pg_stat_activity \
+                         WHERE wait_event_type = 'Lock' AND query LIKE '%\"{column}\"::text = ANY%'"
+                    );
+                    sqlx::query_scalar(&statement).fetch_one(&mut session).await.unwrap()
+                }
+            };
+            if waiting > 0 {
+                return;
+            }
+            assert!(Instant::now() < until, "no statement waits that asks by {column}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

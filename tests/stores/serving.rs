@@ -10,8 +10,10 @@ use gema::config::Seconds;
 use gema::server::Server as Gema;
 use serde_json::json;
 
+use crate::barrier::Figures;
 use crate::client::Client;
 use crate::http::Api;
+use crate::process::Process;
 use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
 use crate::servers::KINDS;
@@ -94,6 +96,92 @@ async fn apps_of_a_table_are_served_and_changes_reach_living_connections() {
         connect(&gema, "c-key").await;
         gema.drain().await;
     }
+}
+
+async fn ready(gema: &Gema) -> (u16, String) {
+    let answer = crate::http::request(gema.address(), "GET", "/ready", &[], b"").await;
+    (answer.status, answer.body)
+}
+
+#[tokio::test]
+async fn a_database_that_lets_nobody_in_is_noticed_at_the_start_and_when_it_does() {
+    for kind in KINDS {
+        let server = Server::own(kind).await;
+        small_table(&server, "late").await;
+        let gema = gema(&server, "late", |config| {
+            (config.mysql.username, config.postgres.username) = ("late".to_owned(), "late".to_owned());
+            config.app_store.timeout_seconds = Seconds(5.0);
+        })
+        .await;
+        // Nobody has asked for an app.
+        let message = "The database with the apps has not answered yet. Choose another server.";
+        assert_eq!(ready(&gema).await, (503, message.to_owned()), "{kind:?}");
+        assert_eq!(refused(&gema, "a-key").await, 4100);
+        server
+            .run_either(
+                "CREATE USER late@127.0.0.1 IDENTIFIED BY 'password'; GRANT SELECT ON *.* TO late@127.0.0.1",
+                "CREATE ROLE late LOGIN PASSWORD 'password'; GRANT SELECT ON late TO late",
+            )
+            .await;
+        until("the database lets gema in", async || ready(&gema).await == (200, "OK".to_owned())).await;
+        connect(&gema, "a-key").await;
+        // One that is away later is a smaller matter: what is known is served.
+        server.kill();
+        until("the outage is noticed", async || {
+            connect(&gema, "a-key").await;
+            ready(&gema).await == (200, "OK, degraded: the database with the apps is away".to_owned())
+        })
+        .await;
+        gema.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_names_the_database_that_does_not_answer_and_the_webhook_that_is_left_out() {
+    let server = Server::own(Kind::Postgres).await;
+    small_table(&server, "apps").await;
+    server
+        .run(
+            "ALTER TABLE apps ADD COLUMN webhooks text; UPDATE apps SET webhooks = \
+             '[{\"url\":\"https://x.example:8443/hush\",\"id\":7},{\"url\":\"https://y.example/hush\",\"event_types\":[\"odd\"]}]'",
+        )
+        .await;
+    let port = server.port.to_string();
+    let process = Process::start(&[
+        ("GEMA_APP_STORE_DRIVER", "postgres"),
+        ("GEMA_METRICS_ENABLED", "true"),
+        ("GEMA_APP_STORE_CACHE_SECONDS", "1"),
+        ("GEMA_POSTGRES_PORT", &port),
+        ("GEMA_POSTGRES_DATABASE", "postgres"),
+        ("GEMA_POSTGRES_USERNAME", "late"),
+    ])
+    .await;
+    let lines = process.log.lines();
+    let away = lines.iter().find(|line| line["level"] == "ERROR").unwrap();
+    assert_eq!(away["place"], format!("127.0.0.1:{port}"), "{away}");
+    assert!(away["message"].as_str().unwrap().starts_with("the app store does not answer, so no app is known"));
+    assert!(away["reason"].as_str().unwrap().contains("late") && !away.to_string().contains("password\""), "{away}");
+    server.run("CREATE ROLE late LOGIN PASSWORD 'password'; GRANT SELECT ON apps TO late").await;
+    process.log.line("the app store answers").await;
+    let mut client = Client::open(process.address, "/app/a-key?protocol=7", &[]).await;
+    client.established().await;
+    // Read anew several times, and told once.
+    let queries = async || Figures::of(process.metrics_address).await.sum("gema_app_store_query_seconds_count", "");
+    let first = queries().await;
+    until("the row is read anew", async || queries().await >= first + 2.0).await;
+    let told = |starts: &str| {
+        let lines = process.log.lines();
+        let told = lines.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with(starts)));
+        told.cloned().collect::<Vec<_>>()
+    };
+    let left_out = told("a webhook of the app is left out");
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    assert_eq!((&left_out[0]["app_id"], &left_out[0]["endpoint"]), (&json!("a"), &json!("x.example:8443")));
+    assert!(left_out[0]["message"].as_str().unwrap().contains("apps.webhooks.0.event_types is missing"));
+    assert_eq!(told("apps.webhooks.1.event_types has \"odd\", which is no event").len(), 1);
+    assert!(!format!("{:?}", process.log.lines()).contains("hush"));
+    process.terminate();
+    process.stopped().await;
 }
 
 #[tokio::test]

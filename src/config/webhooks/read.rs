@@ -1,0 +1,310 @@
+//! One webhook as somebody wrote it: understood as far as it can be, and otherwise explained in sentences.
+//!
+//! PHP writes an empty group as `[]`, and a list from which something was removed as `{"1": …}`; panels write `null`
+//! for what is empty, and add fields of their own.
+
+use serde_json::Map;
+use serde_json::Value as Json;
+use serde_json::json;
+
+use super::super::suggest::{did_you_mean, snake_case};
+use super::{ALL_KINDS, FIELDS};
+use crate::protocol::webhook::Kind;
+
+/// A webhook under our names, and what in it has no effect.
+#[derive(Debug)]
+pub(in super::super) struct Written {
+    /// Fits a [`Webhook`](super::Webhook).
+    pub(in super::super) webhook: Json,
+    /// What looks like a misspelled setting or event, a sentence each.
+    pub(in super::super) typos: Vec<String>,
+    /// What is of no use here, a sentence each.
+    pub(in super::super) foreign: Vec<String>,
+}
+
+/// One item of a list of webhooks, or what is wrong with it. `from` tells where it stands.
+pub(in super::super) fn read(place: &str, from: &str, item: Json) -> Result<Written, String> {
+    let Json::Object(fields) = item else {
+        return Err(format!("{place}{from} must be a webhook: a group of settings with url and event_types"));
+    };
+    Reader { place, from, typos: Vec::new(), foreign: Vec::new() }.webhook(fields)
+}
+
+/// The items of a list, also of one that PHP has made a group with numbers for names.
+pub(in super::super) fn items(list: Json) -> Option<Vec<Json>> {
+    match list {
+        Json::Array(items) => Some(items),
+        Json::Null => Some(Vec::new()),
+        Json::Object(fields) => {
+            let numbered = fields.into_iter().map(|(name, item)| Some((name.parse::<u32>().ok()?, item)));
+            let mut items: Vec<(u32, Json)> = numbered.collect::<Option<_>>()?;
+            items.sort_by_key(|(number, _)| *number);
+            Some(items.into_iter().map(|(_, item)| item).collect())
+        }
+        _ => None,
+    }
+}
+
+struct Reader<'a> {
+    place: &'a str,
+    from: &'a str,
+    typos: Vec<String>,
+    foreign: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn webhook(mut self, fields: Map<String, Json>) -> Result<Written, String> {
+        let (mut known, mut lambda) = (Map::new(), None);
+        for (name, value) in fields {
+            let field = snake_case(&name);
+            // As with Soketi, empty is not set.
+            if value.is_null() {
+                continue;
+            }
+            if field.starts_with("lambda") {
+                lambda = Some(name).filter(|_| !is_empty(&value)).or(lambda);
+            } else if FIELDS.contains(&&*field) {
+                known.insert(field, value);
+            } else {
+                self.unknown("", &name, &FIELDS, "of a webhook");
+            }
+        }
+        if let Some(name) = lambda {
+            let (place, from) = (self.place, self.from);
+            if !known.contains_key("url") {
+                return Err(format!(
+                    "{place}.{name}{from} is not there: webhooks go out over HTTP; give the function a URL and set url"
+                ));
+            }
+            self.foreign.push(format!("{place}.{name}{from} has no effect, because url is set"));
+        }
+        let mut take = |field: &str, why: &str| {
+            let missing = || format!("{}.{field}{} is missing; {why}", self.place, self.from);
+            known.remove(field).ok_or_else(missing)
+        };
+        let url = take("url", "say where the events go")?;
+        let event_types = take("event_types", "list the events, such as [\"channel_occupied\"]")?;
+        let url = url.as_str().ok_or_else(|| self.must("url", "text in quotes"))?.trim();
+        let webhook = json!({
+            "url": url,
+            "event_types": self.event_types(event_types)?,
+            "filter": self.filter(known.remove("filter").unwrap_or_default())?,
+            "headers": self.headers(known.remove("headers").unwrap_or_default())?,
+        });
+        Ok(Written { webhook, typos: self.typos, foreign: self.foreign })
+    }
+
+    fn event_types(&mut self, list: Json) -> Result<Vec<Kind>, String> {
+        let list = match list {
+            Json::String(text) => serde_json::from_str(&text)
+                .unwrap_or_else(|_| text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect()),
+            list => list,
+        };
+        let wrong = || self.must("event_types", "a list of events, such as [\"channel_occupied\"]");
+        let mut kinds = Vec::new();
+        for item in items(list).ok_or_else(wrong)?.into_iter().filter(|item| !item.is_null()) {
+            match serde_json::from_value::<Kind>(item.clone()) {
+                Ok(kind) if kinds.contains(&kind) => (),
+                Ok(kind) => kinds.push(kind),
+                Err(_) => self.unknown_event(item),
+            }
+        }
+        Ok(kinds)
+    }
+
+    fn unknown_event(&mut self, item: Json) {
+        let name = item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+        let known: Vec<String> = ALL_KINDS.iter().filter_map(|kind| Some(json!(kind).as_str()?.to_owned())).collect();
+        let others = format!("it is passed over; there are {}", known.join(", "));
+        let meant = did_you_mean(&name, known.iter().map(String::as_str), &others);
+        let shown: String = name.chars().take(64).collect();
+        let sentence =
+            format!("{}.event_types{} has {shown:?}, which is no event of a webhook; {meant}", self.place, self.from);
+        if meant == others { &mut self.foreign } else { &mut self.typos }.push(sentence);
+    }
+
+    fn filter(&mut self, filter: Json) -> Result<Json, String> {
+        const NAMES: [&str; 2] = ["channel_name_starts_with", "channel_name_ends_with"];
+        let mut known = Map::new();
+        for (name, value) in self.group("filter", filter, "{ \"channel_name_starts_with\": \"presence-\" }")? {
+            let field = snake_case(&name);
+            if !NAMES.contains(&&*field) {
+                self.unknown(".filter", &name, &NAMES, "of a filter");
+            } else if !value.is_null() {
+                let text = text(&value).ok_or_else(|| self.must(&format!("filter.{name}"), "text in quotes"))?;
+                known.insert(field, text.into());
+            }
+        }
+        Ok(known.into())
+    }
+
+    fn headers(&self, headers: Json) -> Result<Json, String> {
+        let mut set = Map::new();
+        for (name, value) in self.group("headers", headers, "{ \"X-Mine\": \"value\" }")? {
+            // A panel's line that nobody has filled in is none.
+            if value.is_null() || (name.is_empty() && is_empty(&value)) {
+                continue;
+            }
+            let text = text(&value).ok_or_else(|| self.must(&format!("headers.{name}"), "text in quotes"))?;
+            set.insert(name, text.into());
+        }
+        Ok(set.into())
+    }
+
+    /// The members of a group, which may be empty in any way.
+    fn group(&self, field: &str, value: Json, such_as: &str) -> Result<Map<String, Json>, String> {
+        match value {
+            Json::Object(members) => Ok(members),
+            empty if is_empty(&empty) => Ok(Map::new()),
+            _ => Err(self.must(field, &format!("a group of settings, such as {such_as}"))),
+        }
+    }
+
+    fn must(&self, field: &str, must: &str) -> String {
+        format!("{}.{field}{} must be {must}", self.place, self.from)
+    }
+
+    fn unknown(&mut self, group: &str, name: &str, known: &[&str], of: &str) {
+        let (place, from) = (self.place, self.from);
+        let known: Vec<String> = known.iter().map(|field| format!("{place}{group}.{field}")).collect();
+        let meant = did_you_mean(&format!("{place}{group}.{name}"), known.iter().map(String::as_str), "");
+        let sentence = format!("{place}{group}.{name}{from} is not a setting {of}");
+        match &*meant {
+            "" => self.foreign.push(format!("{sentence} and has no effect")),
+            meant => self.typos.push(format!("{sentence}; {meant}")),
+        }
+    }
+}
+
+/// Whether there is nothing in a value, in whatever way it says so.
+fn is_empty(value: &Json) -> bool {
+    match value {
+        Json::Null | Json::Bool(false) => true,
+        Json::String(text) => text.trim().is_empty(),
+        Json::Array(items) => items.is_empty(),
+        Json::Object(members) => members.is_empty(),
+        _ => false,
+    }
+}
+
+/// Text, or what stands for it without quotes.
+fn text(value: &Json) -> Option<String> {
+    match value {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(_) | Json::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Webhook;
+    use super::*;
+
+    fn written(item: Json) -> Result<Written, String> {
+        read("apps.0.webhooks.0", " (from f:1)", item)
+    }
+
+    fn webhook(item: Json) -> Webhook {
+        serde_json::from_value(written(item).unwrap().webhook).unwrap()
+    }
+
+    #[test]
+    fn each_mistake_has_its_remedy() {
+        let with = |field: &str, value: Json| json!({ "url": "http://x", "event_types": [], field: value });
+        for (item, says) in [
+            (json!(1), " (from f:1) must be a webhook: a group of settings with url and event_types"),
+            (json!({ "event_types": [] }), ".url (from f:1) is missing; say where the events go"),
+            (
+                json!({ "url": "http://x", "event_types": null }),
+                ".event_types (from f:1) is missing; list the events, such as [\"channel_occupied\"]",
+            ),
+            (with("url", json!(["hush"])), ".url (from f:1) must be text in quotes"),
+            (
+                with("event_types", json!(true)),
+                ".event_types (from f:1) must be a list of events, such as [\"channel_occupied\"]",
+            ),
+            (
+                with("filter", json!(["zzz"])),
+                ".filter (from f:1) must be a group of settings, such as { \"channel_name_starts_with\": \"presence-\" }",
+            ),
+            (
+                with("filter", json!({ "channelNameEndsWith": ["a"] })),
+                ".filter.channelNameEndsWith (from f:1) must be text in quotes",
+            ),
+            (
+                with("headers", json!(["hush"])),
+                ".headers (from f:1) must be a group of settings, such as { \"X-Mine\": \"value\" }",
+            ),
+            (with("headers", json!({ "X": { "hush": 1 } })), ".headers.X (from f:1) must be text in quotes"),
+        ] {
+            assert_eq!(written(item).unwrap_err(), format!("apps.0.webhooks.0{says}"));
+        }
+        let lambda = written(json!({ "lambda_function": "f", "event_types": [] })).unwrap_err();
+        assert!(lambda.contains("give the function a URL"), "{lambda}");
+    }
+
+    #[test]
+    fn what_is_misspelled_is_told_from_what_is_foreign() {
+        let item = json!({
+            "id": 7, "urls": "x", "url": "http://x", "lambda": { "async": true }, "lambda_function": "",
+            "event_types": ["occupied", "cache_miss", "cache_miss", "queue_drained", 7],
+            "filter": { "starts_with": "a", "tenant": 1 },
+        });
+        let Written { typos, foreign, .. } = written(item.clone()).unwrap();
+        let place = "apps.0.webhooks.0";
+        let other = "which is no event of a webhook; it is passed over; there are channel_occupied, channel_vacated, \
+                     member_added, member_removed, client_event, cache_miss, subscription_count";
+        assert_eq!(
+            typos,
+            [
+                format!("{place}.urls (from f:1) is not a setting of a webhook; did you mean {place}.url?"),
+                format!(
+                    "{place}.event_types (from f:1) has \"occupied\", which is no event of a webhook; \
+                     did you mean channel_occupied?"
+                ),
+                format!(
+                    "{place}.filter.starts_with (from f:1) is not a setting of a filter; \
+                     did you mean {place}.filter.channel_name_starts_with?"
+                ),
+            ]
+        );
+        assert_eq!(
+            foreign,
+            [
+                format!("{place}.id (from f:1) is not a setting of a webhook and has no effect"),
+                format!("{place}.lambda (from f:1) has no effect, because url is set"),
+                format!("{place}.event_types (from f:1) has \"queue_drained\", {other}"),
+                format!("{place}.event_types (from f:1) has \"7\", {other}"),
+                format!("{place}.filter.tenant (from f:1) is not a setting of a filter and has no effect"),
+            ]
+        );
+        assert_eq!(webhook(item).event_types, [Kind::CacheMiss]);
+    }
+
+    #[test]
+    fn both_spellings_are_understood() {
+        let webhook = webhook(
+            json!({ "url": "http://x", "eventTypes": ["cache_miss"], "filter": { "channelNameStartsWith": "a" } }),
+        );
+        assert_eq!((webhook.event_types, webhook.filter.matches("ab")), (vec![Kind::CacheMiss], true));
+    }
+
+    #[test]
+    fn what_php_and_panels_write_for_nothing_is_nothing() {
+        for nothing in [json!(null), json!([]), json!({}), json!("")] {
+            let item = json!({ "url": " http://x\n", "event_types": { "1": "cache_miss", "3": "client_event" },
+                "filter": nothing, "headers": nothing, "lambda_function": nothing });
+            let webhook = webhook(item);
+            assert_eq!(webhook.url.expose_text(), "http://x");
+            assert_eq!(webhook.event_types, [Kind::CacheMiss, Kind::ClientEvent]);
+            assert!(webhook.filter.matches("any") && webhook.headers.is_empty());
+        }
+        let webhook = webhook(json!({ "url": "http://x", "event_types": "[\"cache_miss\",null]",
+            "filter": { "channel_name_starts_with": null, "channel_name_ends_with": 7 },
+            "headers": { "X": null, "": "", "Y": 1, "Z": true } }));
+        assert_eq!(webhook.event_types, [Kind::CacheMiss]);
+        assert!(webhook.filter.matches("a7") && !webhook.filter.matches("a"));
+        assert_eq!(webhook.headers.keys().collect::<Vec<_>>(), ["Y", "Z"]);
+    }
+}
