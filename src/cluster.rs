@@ -220,6 +220,11 @@ impl Cluster {
         }
     }
 
+    /// Where Redis is looked for, for the log.
+    pub fn redis_place(&self) -> String {
+        self.options.place()
+    }
+
     /// Whether the operator wants no traffic here without a link.
     pub fn is_strict(&self) -> bool {
         self.strict

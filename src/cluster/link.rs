@@ -108,8 +108,8 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
 }
 
 fn tell_of(error: &RedisError, what: &str, cluster: &Cluster) {
-    let advice = advice(error, &cluster.options);
-    tracing::warn!(%error, advice, "{what}; this node serves its own connections meanwhile");
+    let (place, advice) = (cluster.options.place(), advice(error, &cluster.options));
+    tracing::warn!(place, %error, advice, "{what}; this node serves its own connections meanwhile");
 }
 
 pub(super) fn fault(text: &'static str) -> RedisError {

@@ -173,8 +173,8 @@ impl Rates {
     }
 
     fn tell_of(&self, error: &RedisError) {
-        let advice = advice(error, &self.options);
-        tracing::warn!(%error, advice, "Redis is away; limits per second hold for each node meanwhile");
+        let (place, advice) = (self.options.place(), advice(error, &self.options));
+        tracing::warn!(place, %error, advice, "Redis is away; limits per second hold for each node meanwhile");
     }
 }
 

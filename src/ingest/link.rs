@@ -75,7 +75,7 @@ pub(super) async fn keep(ingest: &Arc<Ingest>, stop: &CancellationToken) {
 fn tell_of(error: &RedisError, what: &str, ingest: &Ingest) {
     let forbidden = (error.code() == Some("NOPERM")).then_some("the user's ACL must allow &PREFIX* for each prefix");
     let advice = forbidden.or(connection::advice(error, &ingest.redis));
-    tracing::warn!(%error, advice, "{what}; its events do not arrive meanwhile");
+    tracing::warn!(place = ingest.redis.place(), %error, advice, "{what}; its events do not arrive meanwhile");
 }
 
 impl Link {

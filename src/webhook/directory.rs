@@ -128,12 +128,15 @@ impl Directory {
     }
 
     fn lose(&mut self, error: &redis::RedisError) {
-        if self.link.take().is_some() {
-            match self.webhooks.streams {
-                Some(_) => tracing::warn!(%error, "webhooks lose Redis; what happens meanwhile waits in memory"),
-                None => {
-                    tracing::warn!(%error, "webhooks lose Redis; each node decides by itself which events they tell")
-                }
+        // Without a webhook nothing is lost, and the link to the other nodes has a line of its own.
+        if self.link.take().is_none() || !self.webhooks.has_endpoints() {
+            return;
+        }
+        let place = self.cluster.redis_place();
+        match self.webhooks.streams {
+            Some(_) => tracing::warn!(place, %error, "webhooks lose Redis; what happens meanwhile waits in memory"),
+            None => {
+                tracing::warn!(place, %error, "webhooks lose Redis; each node decides by itself which events they tell")
             }
         }
     }

@@ -178,7 +178,7 @@ impl Streams {
             Err(error) => {
                 let mut state = self.state.lock().await;
                 if matches!(&*state, State::Linked(_)) {
-                    tell_of(&error);
+                    tell_of(&self.options.place(), &error);
                 }
                 *state = State::LostAt(Some(Instant::now()));
                 None
@@ -201,7 +201,7 @@ impl Streams {
             }
             Err(error) => {
                 if matches!(&*state, State::LostAt(None)) {
-                    tell_of(&error);
+                    tell_of(&self.options.place(), &error);
                 }
                 *state = State::LostAt(Some(Instant::now()));
                 None
@@ -227,8 +227,8 @@ fn script(hash: &str, keys: &[String]) -> Cmd {
     cmd("EVALSHA").arg(hash).arg(keys.len()).arg(keys).take()
 }
 
-fn tell_of(error: &RedisError) {
-    tracing::warn!(%error, "Redis does not take webhooks; what happens meanwhile waits in the memory of this node");
+fn tell_of(place: &str, error: &RedisError) {
+    tracing::warn!(place, %error, "Redis does not take webhooks; what happens meanwhile waits in the memory of this node");
 }
 
 /// What the script has answered. Whoever can write to Redis may have written anything, so what does not fit is no text.
