@@ -325,6 +325,15 @@ impl Metrics {
         IngestMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
     }
 
+    /// When the certificate ends, where there is one; ask for it once.
+    pub fn certificate_end(&self) -> Gauge {
+        let own = Maker { registry: &self.registry, prefix: "gema_" };
+        own.register(Gauge::new(
+            "gema_tls_certificate_expiration_timestamp_seconds",
+            "When the certificate of the main port ends, or one of its chain before it, in seconds since 1970",
+        ))
+    }
+
     /// Counts the refusal of somebody who names no app of this server; its label is empty.
     pub fn refused_without_app(&self, cause: Cause) {
         self.by_app.refusals.with_label_values(&["", &self.port, cause.label()]).inc();

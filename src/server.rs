@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
 
+use prometheus::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +66,8 @@ pub struct Server {
     closed: Vec<CancellationToken>,
     share_port: bool,
     certificates: Option<Arc<Certificates>>,
+    /// When they end, for the metrics.
+    certificate_end: Option<Gauge>,
     drain_time: Duration,
     notice_time: Duration,
     open_files: u64,
@@ -108,7 +112,6 @@ impl Server {
     /// which runs the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let certificates = config.tls.is_enabled().then(|| Certificates::load(&config.tls)).transpose()?.map(Arc::new);
-        certificates.iter().for_each(|certificates| warn_of(certificates));
         let tls = certificates.clone().map(Handshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
@@ -129,6 +132,11 @@ impl Server {
         let inboxes = Arc::new(Inboxes::new(workers));
         let clustered = config.cluster.driver == ClusterDriver::Redis;
         let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
+        let certificate_end = certificates.as_ref().map(|certificates| {
+            let end = metrics.certificate_end();
+            tell_of(certificates, &end);
+            end
+        });
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let (store, store_link) = Store::new(config, || metrics.store()).unzip();
         let node = Arc::new(Node::new(config, inboxes, metrics, store, sockets_max));
@@ -163,6 +171,7 @@ impl Server {
             shards,
             links,
             certificates,
+            certificate_end,
             closed,
             share_port: config.server.share_port,
             drain_time: config.server.drain_seconds.duration(),
@@ -197,12 +206,12 @@ impl Server {
     /// # Errors
     /// If the certificate cannot be used; then nothing has changed.
     pub async fn reload(&self, config: &Config) -> Result<(), TlsError> {
-        match &self.certificates {
-            Some(certificates) if config.tls.is_enabled() => {
+        match (&self.certificates, &self.certificate_end) {
+            (Some(certificates), Some(end)) if config.tls.is_enabled() => {
                 certificates.reload(&config.tls)?;
-                warn_of(certificates);
+                tell_of(certificates, end);
             }
-            None if !config.tls.is_enabled() => (),
+            (None, _) if !config.tls.is_enabled() => (),
             _ => tracing::warn!("TLS is switched on or off by a restart only"),
         }
         self.node.reload(config).await;
@@ -279,7 +288,10 @@ impl Server {
     }
 }
 
-fn warn_of(certificates: &Certificates) {
+/// Says when the certificate ends, and what clients will dislike about it.
+fn tell_of(certificates: &Certificates, end: &Gauge) {
+    let ends = certificates.ends().and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok());
+    end.set(ends.unwrap_or_default().as_secs_f64());
     if let Some(warning) = certificates.warning() {
         tracing::warn!("{warning}");
     }

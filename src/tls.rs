@@ -107,6 +107,11 @@ impl Certificates {
         Ok(())
     }
 
+    /// When the certificate ends, or one of its chain before it.
+    pub fn ends(&self) -> Option<SystemTime> {
+        files::ends(&self.0.read().cert)
+    }
+
     /// What clients will dislike about the certificate now.
     pub fn warning(&self) -> Option<String> {
         files::warning(&self.0.read().cert, SystemTime::now())

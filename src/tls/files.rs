@@ -71,6 +71,14 @@ pub(super) fn warning(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<S
     })
 }
 
+/// When the first of a chain's certificates ends.
+pub(super) fn ends(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let ends = chain
+        .iter()
+        .filter_map(|certificate| Some(parsed(certificate)?.tbs_certificate().validity().not_after.to_system_time()));
+    ends.min()
+}
+
 fn parsed(certificate: &CertificateDer<'_>) -> Option<Certificate> {
     Certificate::from_der(certificate).ok()
 }

@@ -60,6 +60,8 @@ async fn refused(server: &TestServer, cause: &str, count: f64) {
     server.figure_becomes(0, "gema_refusals_total", &format!("cause=\"{cause}\""), count).await;
 }
 
+const CERTIFICATE_END: &str = "gema_tls_certificate_expiration_timestamp_seconds";
+
 /// The certificates that the server shows.
 async fn shown(server: &TestServer) -> Vec<CertificateDer<'static>> {
     let stream = open(server, authority().client()).await.unwrap();
@@ -287,12 +289,19 @@ async fn a_client_with_tls_on_a_plain_port_is_cut_off_and_counted() {
 async fn a_new_certificate_is_for_new_connections() {
     let mut server = start().await;
     let before = shown(&server).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(server.figure(0, CERTIFICATE_END, "").await > now);
     let mut living = server.connect().await;
     let new = authority().issue();
     server.reload(|config| config.tls = new.clone()).await;
     let after = shown(&server).await;
     assert_ne!(after, before);
     living.nothing_came().await;
+    // 2020-01-01, as `a_certificate_that_has_ended_is_warned_of` has it.
+    server.reload(|config| config.tls = authority().issue_until(2020)).await;
+    assert_eq!(server.figure(0, CERTIFICATE_END, "").await, 1_577_836_800.0);
+    server.reload(|config| config.tls = new.clone()).await;
+    let after = shown(&server).await;
     for broken in [Tls { key_path: authority().issue().key_path, ..new.clone() }, Tls::default()] {
         server.reload(|config| config.tls = broken).await;
         assert_eq!(shown(&server).await, after);
