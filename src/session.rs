@@ -391,7 +391,7 @@ impl Session {
         }
         let data = event.data.map_or(r#""null""#.into(), json::data_string);
         let limit = limits.event_bytes_max();
-        if json::is_longer(&data, limit) {
+        if event.data.is_some_and(|raw| json::data_is_longer(raw, &data, limit)) {
             return Err((None, format!("The data content of this event exceeds the allowed maximum ({limit} bytes)")));
         }
         if !node.has_room() {

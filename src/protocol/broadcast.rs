@@ -2,17 +2,14 @@
 //! same events as over the HTTP API, in another form and without a signature.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::Deserializer;
-use serde::de::MapAccess;
-use serde::de::Visitor;
 use serde_json::value::RawValue;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::channel::NameError;
 use crate::protocol::json;
+use crate::protocol::json::Fields;
 use crate::protocol::publish::BodyError;
 use crate::protocol::publish::PublishLimits;
 use crate::protocol::publish::event_name;
@@ -82,7 +79,8 @@ impl<'a> Broadcast<'a> {
         let channel = channel_name(channel, limits.channel_name_length_max)?;
         let name = event_name(event, limits.event_name_length_max)?;
         let data = body.data.map_or(Cow::Borrowed(r#""{}""#), data);
-        if json::is_longer(&data, limits.data_bytes_max) {
+        let is_longer = |raw: &RawValue| json::data_is_longer(raw, &data, limits.data_bytes_max);
+        if body.data.is_some_and(is_longer) {
             return Err(BodyError::DataTooLarge(limits.data_bytes_max).into());
         }
         let except = body.socket.and_then(json::text).and_then(|socket_id| SocketId::parse(&socket_id));
@@ -114,31 +112,6 @@ fn data(raw: &RawValue) -> Cow<'_, str> {
             let kept = kept.iter().map(|(key, value)| format!("{}:{}", key.get(), json::compact(value)));
             Cow::Owned(json::quoted(&format!("{{{}}}", kept.collect::<Vec<_>>().join(","))))
         }
-    }
-}
-
-/// Keys and values of an object, in their order and as they were written.
-struct Fields<'a>(Vec<(&'a RawValue, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Collect)
     }
 }
 

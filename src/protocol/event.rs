@@ -10,6 +10,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::identity::Member;
 use crate::protocol::json::quote;
+use crate::protocol::json::with_member;
 use crate::protocol::socket_id::SocketId;
 
 /// `pusher:connection_established`, the first frame of every connection.
@@ -123,8 +124,18 @@ pub fn client_event(channel: &str, name: &str, data: &str, user_id: Option<&str>
     event(name, data, channel, user_id)
 }
 
-/// An event of a channel under another channel's name, and otherwise as it was; none when it is no such event.
-pub fn under(channel: &str, frame: &Frame) -> Option<Frame> {
+/// A channel that an event comes from, and the member of its data that is to say so.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The member's name.
+    pub member: &'a str,
+    /// The channel.
+    pub channel: &'a str,
+}
+
+/// An event of a channel under another channel's name, and otherwise as it was; none when it is no such event. Data that
+/// is an object says where it comes from, if that is wanted.
+pub fn under(channel: &str, frame: &Frame, source: Option<Source<'_>>) -> Option<Frame> {
     #[derive(Deserialize)]
     struct Parts<'a> {
         #[serde(borrow)]
@@ -135,11 +146,13 @@ pub fn under(channel: &str, frame: &Frame) -> Option<Frame> {
         user_id: Option<&'a RawValue>,
     }
     let Parts { event, data, user_id } = serde_json::from_slice(frame.payload()).ok()?;
+    let with_source = source.and_then(|source| with_member(data.get(), source.member, source.channel));
+    let data = with_source.as_deref().unwrap_or(data.get());
     Some(Frame::text(frame.payload_len() + channel.len(), |out| {
         out.extend_from_slice(br#"{"event":"#);
         out.extend_from_slice(event.get().as_bytes());
         out.extend_from_slice(br#","data":"#);
-        out.extend_from_slice(data.get().as_bytes());
+        out.extend_from_slice(data.as_bytes());
         out.extend_from_slice(br#","channel":"#);
         quote(out, channel);
         if let Some(user_id) = user_id {
@@ -193,8 +206,17 @@ mod tests {
         {
             let there = client_event("orders.K001", name, data, user_id);
             let here = client_event("private-group", name, data, user_id);
-            assert_eq!(under("private-group", &there), Some(here));
+            assert_eq!(under("private-group", &there, None), Some(here));
         }
-        assert_eq!(under("private-group", &Frame::ping()), None);
+        assert_eq!(under("private-group", &Frame::ping(), None), None);
+    }
+
+    #[test]
+    fn an_event_says_where_it_comes_from_if_it_can() {
+        let source = Some(Source { member: "channel", channel: "orders.K001" });
+        for (there, here) in [(r#""{\"a\":1}""#, r#""{\"a\":1,\"channel\":\"orders.K001\"}""#), ("\"7\"", "\"7\"")] {
+            let shown = under("private-group", &published("orders.K001", "e", there), source);
+            assert_eq!(shown, Some(published("private-group", "e", here)));
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::json;
 pub struct Member {
     /// Always text, even if the application sent a number.
     pub user_id: Arc<str>,
-    /// What the application tells about the user, as JSON.
+    /// What the application tells about the user, as JSON in its shortest form, which is what a limit measures.
     pub user_info: Arc<str>,
 }
 
@@ -70,7 +70,7 @@ impl Member {
         let invalid = IdentityError::Invalid { field: "channel_data" };
         let data: ChannelData<'_> = json::object(channel_data).ok_or_else(|| invalid.clone())?;
         let user_id = text_or_number(data.user_id).ok_or_else(|| invalid.clone())?;
-        let user_info = data.user_info.map_or("null".into(), json::compact);
+        let user_info = data.user_info.map_or("null".into(), json::minimal);
         let member = Self { user_id: user_id.into(), user_info: user_info.into() };
         if member.user_id.is_empty() {
             return Err(invalid);
@@ -101,7 +101,7 @@ impl Member {
 pub struct User {
     /// 1 to 200 characters, no control characters.
     pub id: Arc<str>,
-    /// `user_info`, as JSON; `null` when left out.
+    /// `user_info`, as JSON in its shortest form; `null` when left out.
     pub info: Arc<str>,
     /// Users whose coming and going this connection wants to hear of, each of them once.
     pub watchlist: Vec<Arc<str>>,
@@ -111,7 +111,12 @@ pub struct User {
 const USER_ID_LENGTH_MAX: usize = 200;
 
 impl User {
-    /// Reads `user_data`.
+    /// Reads `user_data`; a numeric `id`, such as PHP signs for `['id' => 7]`, becomes its literal text.
+    ///
+    /// ```
+    /// use gema::protocol::identity::User;
+    /// assert_eq!(&*User::parse(r#"{"id":12345678901234567890}"#).unwrap().id, "12345678901234567890");
+    /// ```
     pub fn parse(user_data: &str) -> Result<Self, IdentityError> {
         #[derive(Deserialize)]
         struct UserData<'a> {
@@ -124,12 +129,12 @@ impl User {
         }
         let invalid = || IdentityError::Invalid { field: "user_data" };
         let data: UserData<'_> = json::object(user_data).ok_or_else(invalid)?;
-        let id = json::text(data.id).ok_or_else(invalid)?;
+        let id = text_or_number(data.id).ok_or_else(invalid)?;
         let length = id.chars().count();
         if !(1..=USER_ID_LENGTH_MAX).contains(&length) || id.chars().any(char::is_control) {
             return Err(invalid());
         }
-        let info = data.user_info.map_or("null".into(), json::compact);
+        let info = data.user_info.map_or("null".into(), json::minimal);
         let watchlist = data.watchlist.map_or(Some(Vec::new()), watchlist).ok_or(IdentityError::NoWatchlist)?;
         Ok(Self { id: id.into(), info: info.into(), watchlist })
     }

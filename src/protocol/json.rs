@@ -1,7 +1,12 @@
 //! JSON that passes through: what a publisher wrote reaches the subscriber as it was.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::MapAccess;
+use serde::de::Visitor;
 use serde_json::value::RawValue;
 
 /// `text` as a JSON string, with its quotes.
@@ -15,7 +20,7 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// A JSON object read into `T`, with borrowed fields; `None` when it is another kind of value or does not fit.
-pub(crate) fn object<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Option<T> {
+pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     let is_object = text.trim_ascii_start().starts_with('{');
     is_object.then(|| serde_json::from_str(text).ok()).flatten()
 }
@@ -27,7 +32,7 @@ pub fn is_string(raw: &RawValue) -> bool {
 
 /// The characters of a JSON string; `None` when it is another kind of value, or holds half of a surrogate pair.
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     // serde_json would spend more on saying what it is instead than on a string.
     if !is_string(raw) {
@@ -65,6 +70,119 @@ pub fn compact(raw: &RawValue) -> Cow<'_, str> {
         in_string || !letter.is_ascii_whitespace()
     };
     Cow::Owned(text.chars().filter(is_kept).collect())
+}
+
+/// The same value in the fewest bytes of UTF-8: no white space between its parts, and no escape for what can stand in
+/// a string as it is. Digits, order and names stay as they were written.
+///
+/// ```
+/// use gema::protocol::json::minimal;
+/// let raw = |text| serde_json::value::RawValue::from_string(String::from(text)).unwrap();
+/// assert_eq!(minimal(&raw(r#"{ "a\/b": "\u00e9\ud83d\ude00", "n": 1.0 }"#)), r#"{"a/b":"é😀","n":1.0}"#);
+/// assert_eq!(minimal(&raw(r#""\u0022\n\u0007\ud800""#)), r#""\"\n\u0007\ud800""#);
+/// ```
+pub fn minimal(raw: &RawValue) -> Cow<'_, str> {
+    match compact(raw) {
+        Cow::Borrowed(compact) => without_escapes(compact),
+        Cow::Owned(compact) => Cow::Owned(without_escapes(&compact).into_owned()),
+    }
+}
+
+fn without_escapes(json: &str) -> Cow<'_, str> {
+    if !json.contains('\\') {
+        return Cow::Borrowed(json);
+    }
+    let mut short = String::with_capacity(json.len());
+    // Outside of strings there are no backslashes.
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        short.push_str(&rest[..at]);
+        let (literal, meant) = escape(&rest[at..]);
+        match meant {
+            Some('"') => short.push_str("\\\""),
+            Some('\\') => short.push_str("\\\\"),
+            Some(letter) if letter >= ' ' => short.push(letter),
+            Some('\n') => short.push_str("\\n"),
+            Some('\r') => short.push_str("\\r"),
+            Some('\t') => short.push_str("\\t"),
+            Some('\u{8}') => short.push_str("\\b"),
+            Some('\u{c}') => short.push_str("\\f"),
+            // Half of a pair, or what has no shorter form.
+            _ => short.push_str(literal),
+        }
+        rest = &rest[at + literal.len()..];
+    }
+    short.push_str(rest);
+    Cow::Owned(short)
+}
+
+/// The escape that the text begins with, both halves of a pair taken together, and the letter that it stands for; none
+/// for half of a pair. The text is valid JSON.
+fn escape(text: &str) -> (&str, Option<char>) {
+    let bytes = text.as_bytes();
+    let letter = match bytes[1] {
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'u' => {
+            let first = unit(&bytes[2..6]);
+            let second = text.get(6..12).filter(|next| next.starts_with("\\u")).map(|next| unit(&next.as_bytes()[2..]));
+            if let (0xD800..0xDC00, Some(low @ 0xDC00..0xE000)) = (first, second) {
+                return (&text[..12], char::from_u32(0x10000 + ((first - 0xD800) << 10) + (low - 0xDC00)));
+            }
+            return (&text[..6], char::from_u32(first));
+        }
+        other => char::from(other),
+    };
+    (&text[..2], Some(letter))
+}
+
+/// Whether an event's data holds more than `max` bytes: those of a text, or those of any other value in its shortest
+/// form. `literal` is what [`data_string`] has made of it.
+pub fn data_is_longer(raw: &RawValue, literal: &str, max: usize) -> bool {
+    let is_long = |json: String| without_escapes(&json).len() > max;
+    is_longer(literal, max) && (is_string(raw) || serde_json::from_str(literal).map_or(true, is_long))
+}
+
+/// Data as it stands in a frame, a JSON string with its quotes, with one more member, which replaces any other of its
+/// name; none when the data is no object. An empty array is one, since PHP cannot tell them apart.
+pub fn with_member(literal: &str, name: &str, value: &str) -> Option<String> {
+    let data: Cow<'_, str> = serde_json::from_str(literal).ok()?;
+    let Fields(fields) = match data.trim_ascii() {
+        "[]" => Fields(Vec::new()),
+        _ => object(&data)?,
+    };
+    let others = fields.iter().filter(|(key, _)| text(key).as_deref() != Some(name));
+    let members = others.map(|(key, value)| format!("{}:{}", key.get(), value.get()));
+    let members: Vec<String> = members.chain([format!("{}:{}", quoted(name), quoted(value))]).collect();
+    Some(quoted(&format!("{{{}}}", members.join(","))))
+}
+
+/// Keys and values of an object, in their order and as they were written.
+pub(crate) struct Fields<'a>(pub(crate) Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
 }
 
 /// Whether a data string, a JSON string with its quotes, holds more than `max` bytes.
@@ -126,6 +244,55 @@ mod tests {
         let raw = RawValue::from_string(text.to_owned()).unwrap();
         let compacted = r#"{"a b\\":"\" c","$serde_json::private::Number":"1","a b\\":"\ud800 \/"}"#;
         assert_eq!(compact(&raw), compacted);
+    }
+
+    #[test]
+    fn the_shortest_form_means_the_same() {
+        for text in [
+            r#"{"\u0061":["\/","\\\/","\\u0041","\u005c","\"\u0022"],"b":-1.50e3}"#,
+            r#""\b\f\n\r\t\u0008\u000C\u000a\u000D\u0009\u0000\u001f\u007f""#,
+            "[\"\\u00E9\\u0e01\\ud83D\\uDE00\\u2028é\", \"\"]",
+        ] {
+            let raw = RawValue::from_string(text.to_owned()).unwrap();
+            let short = minimal(&raw);
+            let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+            assert_eq!(value(&short), value(text), "{short}");
+            assert_eq!(short, value(&short).to_string().replace("-1500.0", "-1.50e3"), "{text}");
+        }
+        let halves = RawValue::from_string(r#""\ud800\ud800\udc00\udc00x\ud83d\u0041""#.to_owned()).unwrap();
+        assert_eq!(minimal(&halves), "\"\\ud800\u{10000}\\udc00x\\ud83dA\"");
+    }
+
+    #[test]
+    fn data_counts_as_what_it_is() {
+        let longer = |text: &str, max| {
+            let raw = RawValue::from_string(text.to_owned()).unwrap();
+            data_is_longer(&raw, &data_string(&raw), max)
+        };
+        let value = format!("{{ \"a\": \"{}\" }}", "\\u00e9".repeat(100));
+        assert!(!longer(&value, 208) && longer(&value, 207));
+        let text = format!("\"{}\"", "\\u00e9".repeat(100));
+        assert!(!longer(&text, 200) && longer(&text, 199));
+        // What stands within a text is nobody's business.
+        let within = serde_json::to_string(&value).unwrap();
+        assert!(!longer(&within, value.len()) && longer(&within, value.len() - 1));
+    }
+
+    #[test]
+    fn a_member_is_added_to_objects_only_and_only_once() {
+        let added = |data: &str| {
+            with_member(&quoted(data), "channel", "a\"b")
+                .map(|literal| serde_json::from_str::<String>(&literal).unwrap())
+        };
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(added(r#" { "a" : [1.0, "\u00e9"] }"#), is(r#"{"a":[1.0, "\u00e9"],"channel":"a\"b"}"#));
+        assert_eq!(added(r#"{"channel":"mine","\u0063hannel":1,"b":2}"#), is(r#"{"b":2,"channel":"a\"b"}"#));
+        for empty in ["{}", "[]", " [] "] {
+            assert_eq!(added(empty), is(r#"{"channel":"a\"b"}"#), "{empty}");
+        }
+        for other in ["", "text", "{a", "[1]", "7", "null", "\"{}\"", "{} {}"] {
+            assert_eq!(added(other), None, "{other}");
+        }
     }
 
     #[test]

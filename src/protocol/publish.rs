@@ -242,8 +242,9 @@ impl<'a> EventBody<'a> {
             return Err(BodyError::EncryptedAmongOthers);
         }
         let name = self.name(limits.event_name_length_max)?;
-        let data = json::data_string(self.data.ok_or(BodyError::Missing("data"))?);
-        if json::is_longer(&data, limits.data_bytes_max) {
+        let raw = self.data.ok_or(BodyError::Missing("data"))?;
+        let data = json::data_string(raw);
+        if json::data_is_longer(raw, &data, limits.data_bytes_max) {
             return Err(BodyError::DataTooLarge(limits.data_bytes_max));
         }
         Ok(PublisherEvent { name, data, channels, except: self.except()?, info: self.info()? })

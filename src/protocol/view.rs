@@ -1,24 +1,30 @@
 //! What a subscription sees besides its own channel: the application signs it into `channel_data`, as
-//! `{"grant":["orders.K001","orders.K002"],"exp":1800000000}`.
+//! `{"grant":["orders.K001","orders.K002"],"exp":1800000000}`. With `"channel_as":"channel"` each of these events says in
+//! its data which channel it comes from.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::protocol::json;
 use crate::protocol::pattern::ChannelPattern;
 
 /// Patterns of one view.
 const PATTERNS_MAX: usize = 256;
-/// Bytes of a `channel_data` with a grant: room for as many patterns of ordinary length.
+/// Bytes of a `channel_data` with a grant, in its shortest form: room for as many patterns of ordinary length.
 const GRANT_BYTES_MAX: usize = 16 * 1024;
+/// Characters of the name under which an event says where it comes from.
+const CHANNEL_AS_LENGTH_MAX: usize = 64;
 
 /// Channels whose events a subscription gets under its own channel's name, maybe none, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// What their base names match, upper and lower case being different: sorted, none twice.
     pub patterns: Arc<[ChannelPattern]>,
+    /// The member of an event's data that names the channel that the event comes from, if one is wanted.
+    pub channel_as: Option<Arc<str>>,
     /// How long from now; then the subscription is over as well.
     pub lasts: Duration,
 }
@@ -61,6 +67,9 @@ pub enum ViewError {
         /// The pattern.
         pattern: ChannelPattern,
     },
+    /// Not a name of a member.
+    #[error("channel_data.channel_as must be a name of 1 to {CHANNEL_AS_LENGTH_MAX} characters, such as \"channel\"")]
+    NoName,
     /// It would never end.
     #[error("channel_data.exp must be the time at which the grant ends, in whole seconds since 1970")]
     NoEnd,
@@ -78,10 +87,12 @@ pub enum ViewError {
 impl View {
     /// The view that `channel_data` grants; none when it is no JSON object with a `grant`.
     pub fn parse(channel_data: &str, limits: ViewLimits) -> Result<Option<Self>, ViewError> {
+        let Some(raw) = json::object::<&RawValue>(channel_data) else { return Ok(None) };
         let Some(data) = json::object::<Value>(channel_data) else { return Ok(None) };
         let Some(grant) = data.get("grant") else { return Ok(None) };
         let entries = grant.as_array().ok_or(ViewError::NoList)?;
-        if channel_data.len() > GRANT_BYTES_MAX || entries.len() > PATTERNS_MAX {
+        let is_long = channel_data.len() > GRANT_BYTES_MAX && json::minimal(raw).len() > GRANT_BYTES_MAX;
+        if is_long || entries.len() > PATTERNS_MAX {
             return Err(ViewError::TooLarge);
         }
         let mut patterns =
@@ -93,7 +104,22 @@ impl View {
         if lasts.is_zero() {
             return Err(ViewError::Expired { exp });
         }
-        Ok(Some(Self { patterns: patterns.into(), lasts }))
+        Ok(Some(Self { patterns: patterns.into(), channel_as: channel_as(&data)?, lasts }))
+    }
+
+    /// One that shows nothing but ends.
+    pub fn lasting(lasts: Duration) -> Self {
+        Self { patterns: Arc::default(), channel_as: None, lasts }
+    }
+}
+
+fn channel_as(data: &Value) -> Result<Option<Arc<str>>, ViewError> {
+    match data.get("channel_as") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if (1..=CHANNEL_AS_LENGTH_MAX).contains(&name.chars().count()) => {
+            Ok(Some(name.as_str().into()))
+        }
+        Some(_) => Err(ViewError::NoName),
     }
 }
 
@@ -163,7 +189,17 @@ mod tests {
         assert_eq!(parse(r#"{"grant":["a"],"exp":1000}"#), Err(ViewError::Expired { exp: 1000 }));
         let many = vec!["\"a\""; PATTERNS_MAX + 1].join(",");
         assert_eq!(parse(&format!(r#"{{"grant":[{many}],"exp":2000}}"#)), Err(ViewError::TooLarge));
-        let long = " ".repeat(GRANT_BYTES_MAX);
-        assert_eq!(parse(&format!(r#"{{"grant":["a"],{long}"exp":2000}}"#)), Err(ViewError::TooLarge));
+        let long =
+            |letter: &str| format!(r#"{{"grant":["a"],"exp":2000,"x":"{}"}}"#, letter.repeat(GRANT_BYTES_MAX / 3));
+        assert_eq!(parse(&long("abc")), Err(ViewError::TooLarge));
+        // Neither white space nor the way in which PHP writes letters makes it large.
+        assert!(
+            parse(&long("\\u00e9")).unwrap().is_some()
+                && parse(&long("a").replace(',', &format!(",{}", " ".repeat(9)))).is_ok()
+        );
+        for name in ["7", "\"\"", "[]", &format!("\"{}\"", "x".repeat(65))] {
+            let refused = parse(&format!(r#"{{"grant":["a"],"exp":2000,"channel_as":{name}}}"#));
+            assert_eq!(refused, Err(ViewError::NoName), "{name}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::code::VIEW_ENDED;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::event;
+use crate::protocol::event::Source;
 use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::view::View;
 use crate::registry::AppState;
@@ -94,7 +95,9 @@ impl Views {
         }
         let table = self.table.read();
         for (id, shown) in table.seen_by(channel) {
-            let Some(frame) = event::under(shown.channel.as_str(), &event.frame) else { continue };
+            let member = shown.channel_as.as_deref();
+            let source = member.map(|member| Source { member, channel: channel.as_str() });
+            let Some(frame) = event::under(shown.channel.as_str(), &event.frame, source) else { continue };
             let event = Event { frame, ..*event };
             for shard in shown.shards() {
                 inboxes.put(shard, Letter::Event(id, event.clone()), sleepers);

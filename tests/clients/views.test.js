@@ -25,7 +25,8 @@ laravel
     granted.set(group, (granted.get(group) ?? 0) + 1);
     const seconds = lasting.get(group) ?? 3600;
     lasting.delete(group);
-    return { grant: clinics(group), exp: inSeconds(seconds) };
+    const named = group.startsWith('named') ? { channel_as: 'channel' } : {};
+    return { grant: clinics(group), exp: inSeconds(seconds), ...named };
   });
 
 withEcho('private().listen() hears what the clinics of its group are sent', laravel, async ({ open }) => {
@@ -87,6 +88,17 @@ withPusher('pusher-js hands on what the endpoint has signed', gema, async ({ ope
   const heard = hear(await join(pusher, `private-gudang.${group}`));
   await laravel.broadcast([`stok.${group}-K001`], 'dikirim', { n: 1 });
   assert.deepEqual(await heard.data('dikirim'), { n: 1 });
+});
+
+withEcho('listen() is told the channel that an event comes from', laravel, async ({ open }) => {
+  const group = fresh('named');
+  const [callback, heard] = listener('dikirim');
+  await ready(open().echo.private(`gudang.${group}`).listen('.dikirim', callback));
+  await laravel.broadcast([`private-permintaan-barang.${group}-K001`], 'dikirim', { text: 'é/😀' });
+  const channel = `private-permintaan-barang.${group}-K001`;
+  assert.deepEqual(await heard.data('dikirim'), { text: 'é/😀', channel });
+  await laravel.broadcast([`stok.${group}-K007`], 'dikirim', []);
+  assert.deepEqual(await heard.data('dikirim'), { channel: `stok.${group}-K007` });
 });
 
 withPusher('a grant that cannot be used reaches pusher:subscription_error', gema, async ({ open }) => {

@@ -221,7 +221,7 @@ fn client_message(text: &str) {
             let there = event::client_event(&channel, &event.name, &data, Some(text));
             assert_well_formed(&there);
             let here = event::client_event("private-here", &event.name, &data, Some(text));
-            assert_eq!(event::under("private-here", &there), Some(here));
+            assert_eq!(event::under("private-here", &there, None), Some(here));
         }
         ClientMessage::Subscribe(subscribe) => {
             if let Some(data) = &subscribe.channel_data
@@ -257,6 +257,7 @@ fn identities(text: &str) {
         assert!((1..=20).contains(&member.user_id.chars().count()));
         assert!(member.user_info.len() <= 100);
         assert_compact(&member.user_info);
+        assert_eq!(json::minimal(raw(&member.user_info)), &*member.user_info);
         if let Ok(value @ Value::Object(_)) = serde_json::from_str(text) {
             assert_eq!(serde_json::from_str::<Value>(&member.user_info).ok().as_ref(), Some(&value["user_info"]));
         }

@@ -284,8 +284,13 @@ async fn data_is_measured_in_bytes_after_decoding() {
     let object = |length: usize| format!(r#"{{ "a" : "{}" }}"#, "x".repeat(length - r#"{"a":""}"#.len()));
     assert_eq!(post_event(&server, &body(&object(10_240))).await.ok(), json!({}));
     assert_eq!(post_event(&server, &body(&object(10_241))).await.status, 413);
+    // Escapes count as what they stand for, in a value as in a string; JSON within a string is a string.
+    let escaped = |length: usize| format!(r#"{{ "a" : "{}" }}"#, r"\u00e9".repeat((length - r#"{"a":""}"#.len()) / 2));
+    assert_eq!(post_event(&server, &body(&escaped(10_240))).await.ok(), json!({}));
+    assert_eq!(post_event(&server, &body(&escaped(10_242))).await.status, 413);
+    assert_eq!(post_event(&server, &body(&json!(escaped(10_240)).to_string())).await.status, 413);
     for client in [&mut client, &mut other] {
-        for _ in 0..2 {
+        for _ in 0..3 {
             client.next_event("e").await;
         }
     }

@@ -241,6 +241,10 @@ async fn the_data_of_a_client_event_has_at_most_so_many_bytes() {
         sender.send(&format!(r#"{{"event":"client-a","data":{data},"channel":"private-x"}}"#)).await;
         assert_eq!(receiver.next().await["data"].as_str().unwrap().len(), 10_240);
     }
+    // Python's library writes letters in a value as escapes.
+    let escaped = format!(r#"["{}"]"#, r"\u00e9".repeat(5_118));
+    sender.send(&format!(r#"{{"event":"client-a","data":{escaped},"channel":"private-x"}}"#)).await;
+    assert_eq!(receiver.next().await["data"], escaped);
     let larger = [
         format!(r#""{text}x""#),
         format!(r#""{}x""#, "é".repeat(5_120)),

@@ -102,7 +102,6 @@ async fn a_sign_in_without_a_usable_id_is_refused() {
         "{}",
         r#"{"user_id":"12345"}"#,
         r#"{"id":""}"#,
-        r#"{"id":12345}"#,
         r#"{"id":null}"#,
         r#"{"id":["12345"]}"#,
         r#"{"id":{}}"#,
@@ -119,6 +118,32 @@ async fn a_sign_in_without_a_usable_id_is_refused() {
         client.next_error(None, "Invalid user_data").await;
     }
     client.sign_in(&json!({ "id": "12345" })).await;
+}
+
+// G-165
+#[tokio::test]
+async fn a_numeric_id_of_a_sign_in_is_the_text_of_its_digits() {
+    let server = TestServer::start_with(|config| {
+        config.limits.enable_user_authentication = true;
+        config.limits.user_authentication_timeout_seconds = gema::config::Seconds(0.5);
+    })
+    .await;
+    let mut client = server.connect().await;
+    // What PHP signs for ['id' => 7].
+    for digits in ["7", "12345678901234567890"] {
+        let mut client = server.connect().await;
+        client.send_sign_in(&format!(r#"{{"id":{digits}}}"#)).await;
+        client.next_event("pusher:signin_success").await;
+        client.subscribe(&format!("#server-to-user-{digits}")).await;
+        server.api().publish(&format!("#server-to-user-{digits}"), "e", "1").await;
+        client.next_event("e").await;
+        client.send_subscribe("presence-room", None).await;
+        let presence = client.next_event("pusher_internal:subscription_succeeded").await["presence"].clone();
+        assert_eq!(presence["ids"], json!([digits]));
+        client.close().await;
+    }
+    // Who does not sign in is closed, so the others were signed in.
+    assert_eq!(client.next_close().await.0, 4009);
 }
 
 // G-166

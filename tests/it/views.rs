@@ -93,6 +93,29 @@ async fn an_event_is_shown_as_it_was_published() {
 }
 
 #[tokio::test]
+async fn events_say_which_channel_they_come_from_if_the_grant_asks_for_it() {
+    let server = TestServer::start().await;
+    let (mut plain, mut told) = (viewer(&server, &["*"]).await, server.connect().await);
+    let granted = json!({ "grant": ["*"], "exp": seconds() + 3600, "channel_as": "channel" }).to_string();
+    view(&mut told, GROUP, &granted).await;
+    let api = server.api();
+    for (channel, sent, shown) in [
+        ("stok.K1", r#"{\"n\":1}"#, r#"{\"n\":1,\"channel\":\"stok.K1\"}"#),
+        ("private-stok.K2", r#"{\"channel\":\"forged\",\"n\":1}"#, r#"{\"n\":1,\"channel\":\"private-stok.K2\"}"#),
+        // What PHP makes of an event without data.
+        ("presence-stok.K3", "[]", r#"{\"channel\":\"presence-stok.K3\"}"#),
+        ("stok.K4", "[1]", "[1]"),
+        ("stok.K5", "{text", "{text"),
+        // An event of the page's own channel needs no telling.
+        (GROUP, r#"{\"n\":2}"#, r#"{\"n\":2}"#),
+    ] {
+        api.publish(channel, "dikirim", &sent.replace('\\', "")).await;
+        assert_eq!(told.settle().await, [event("dikirim", shown, GROUP)], "{channel}");
+        assert_eq!(plain.settle().await, [event("dikirim", sent, GROUP)], "{channel}");
+    }
+}
+
+#[tokio::test]
 async fn who_subscribes_to_a_channel_and_sees_it_gets_it_under_both_names() {
     let server = TestServer::start().await;
     let mut warehouse = viewer(&server, &["orders", "or*"]).await;
@@ -294,9 +317,13 @@ async fn bad_grants_are_refused_with_the_reason() {
         client.send_subscribe(GROUP, Some(&data)).await;
         client.next_refusal(GROUP, kind, status, &message).await;
     }
-    let padded = format!(r#"{{"grant":["stok"],{}"exp":{exp}}}"#, " ".repeat(16 * 1024));
+    let padded = format!(r#"{{"grant":["stok"],"x":"{}","exp":{exp}}}"#, "x".repeat(16 * 1024));
     client.send_subscribe(GROUP, Some(&padded)).await;
     client.next_refusal(GROUP, "LimitReached", 413, large).await;
+    let nameless = json!({ "grant": ["stok"], "exp": exp, "channel_as": "" }).to_string();
+    client.send_subscribe(GROUP, Some(&nameless)).await;
+    let message = "channel_data.channel_as must be a name of 1 to 64 characters, such as \"channel\"";
+    client.next_refusal(GROUP, "AuthError", 401, message).await;
     let encrypted = "private-encrypted-gudang.A";
     client.send_subscribe(encrypted, Some(&grant(&["stok"]))).await;
     let message = "An encrypted channel cannot have a grant; use a private- channel";

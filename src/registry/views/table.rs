@@ -29,7 +29,7 @@ pub(super) type Key = (Address, ChannelName);
 pub(super) struct Table {
     viewers: HashMap<Key, Viewer>,
     views: HashMap<ChannelId, Shown>,
-    ids: HashMap<(ChannelName, Arc<[ChannelPattern]>), ChannelId>,
+    ids: HashMap<Granted, ChannelId>,
     patterns: HashMap<ChannelPattern, Pattern>,
     /// Those of the patterns that stand for many names.
     starred: Vec<ChannelPattern>,
@@ -38,6 +38,10 @@ pub(super) struct Table {
     /// Whoever sees something may do so until then, at least.
     earliest_end: Option<Instant>,
 }
+
+/// What makes a view: the channel under whose name it is shown, what it shows, and the member of an event's data that
+/// says where the event comes from.
+type Granted = (ChannelName, Arc<[ChannelPattern]>, Option<Arc<str>>);
 
 /// A pattern of some view.
 #[derive(Debug, Default)]
@@ -67,6 +71,7 @@ struct Viewer {
 pub(super) struct Shown {
     pub(super) channel: ChannelName,
     patterns: Arc<[ChannelPattern]>,
+    pub(super) channel_as: Option<Arc<str>>,
     viewers: usize,
     /// Those of them on each shard that get the events.
     seeing: Box<[u32]>,
@@ -90,7 +95,7 @@ impl Shown {
 impl Table {
     /// A subscription comes; it does not see anything yet.
     pub(super) fn enter(&mut self, key: &Key, view: &View, shards: usize, now: Instant) {
-        let id = self.view(&key.1, &view.patterns, shards);
+        let id = self.view((key.1.clone(), Arc::clone(&view.patterns), view.channel_as.clone()), shards);
         if let Some(shown) = self.views.get_mut(&id) {
             shown.viewers += 1;
         }
@@ -100,22 +105,21 @@ impl Table {
         self.viewers.insert(key.clone(), Viewer { view: id, is_empty, sees: false, until, closes });
     }
 
-    /// The view of these patterns, which may be new.
-    fn view(&mut self, channel: &ChannelName, patterns: &Arc<[ChannelPattern]>, shards: usize) -> ChannelId {
-        let key = (channel.clone(), Arc::clone(patterns));
+    /// The view of what is granted, which may be new.
+    fn view(&mut self, key: Granted, shards: usize) -> ChannelId {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
         let id = ChannelId::next();
-        for pattern in patterns.iter() {
+        for pattern in key.1.iter() {
             let known = self.patterns.entry(pattern.clone()).or_default();
             if known.views.is_empty() && pattern.has_star() {
                 self.starred.push(pattern.clone());
             }
             known.views.push(id);
         }
-        let (channel, patterns) = key.clone();
-        self.views.insert(id, Shown { channel, patterns, viewers: 0, seeing: vec![0; shards].into() });
+        let (channel, patterns, channel_as) = key.clone();
+        self.views.insert(id, Shown { channel, patterns, channel_as, viewers: 0, seeing: vec![0; shards].into() });
         self.ids.insert(key, id);
         id
     }
@@ -152,7 +156,7 @@ impl Table {
     }
 
     fn forget(&mut self, id: ChannelId) {
-        let Some(Shown { channel, patterns, .. }) = self.views.remove(&id) else { return };
+        let Some(Shown { channel, patterns, channel_as, .. }) = self.views.remove(&id) else { return };
         for pattern in patterns.iter() {
             let Some(known) = self.patterns.get_mut(pattern) else { continue };
             known.views.retain(|view| *view != id);
@@ -161,7 +165,7 @@ impl Table {
                 self.starred.retain(|starred| starred != pattern);
             }
         }
-        self.ids.remove(&(channel, patterns));
+        self.ids.remove(&(channel, patterns, channel_as));
     }
 
     /// Whether somebody may see something whose time is over.
