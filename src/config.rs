@@ -28,10 +28,11 @@ pub use ingest::Ingest;
 pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
 pub use log::{Log, LogFormat, LogLevel};
+pub use row::RowApp;
 pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
 pub use tls::Tls;
 pub use values::{Seconds, Secret};
-pub use webhooks::{ChannelFilter, Webhook, Webhooks, WebhooksDriver};
+pub use webhooks::{ChannelFilter, LeftOut, Webhook, Webhooks, WebhooksDriver};
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -509,17 +510,25 @@ mod tests {
         assert_eq!(seen, keys.flat_map(|key| env::variables_of(&key)).collect::<Vec<_>>());
     }
 
+    /// The example's secrets are there to be changed, and that is all that is to be said of it.
+    fn only_the_secrets_are_warned_of(warnings: &[String]) {
+        assert!(!warnings.is_empty());
+        for warning in warnings {
+            assert!(warning.contains("has a secret that stands in gema's README or examples"), "{warning}");
+        }
+    }
+
     #[test]
-    fn example_toml_has_neither_faults_nor_warnings() {
+    fn example_toml_has_neither_faults_nor_other_warnings() {
         let loaded = load(&[shipped("example.toml")], []).unwrap();
-        assert_eq!(loaded.warnings, [""; 0]);
+        only_the_secrets_are_warned_of(&loaded.warnings);
         let app = &loaded.config.apps()[0];
         assert_eq!(app.limits.max_client_events_per_second, 10);
         assert!(app.limits.max_connections > 0 && app.limits.max_read_requests_per_second > 0);
     }
 
     #[test]
-    fn the_comments_of_example_toml_have_neither_faults_nor_warnings() {
+    fn the_comments_of_example_toml_have_neither_faults_nor_other_warnings() {
         let text = std::fs::read_to_string(shipped("example.toml")).unwrap();
         let setting = |line: &str| line.starts_with("#[") || (line.starts_with('#') && !line.starts_with("# "));
         let lines = text.lines().map(|line| if setting(line) { &line[1..] } else { line });
@@ -528,7 +537,8 @@ mod tests {
         let loaded = load(std::slice::from_ref(&file), []);
         std::fs::remove_file(file).unwrap();
         let loaded = loaded.unwrap();
-        assert_eq!((loaded.config.cluster.driver, loaded.warnings), (ClusterDriver::Redis, Vec::new()));
+        assert_eq!(loaded.config.cluster.driver, ClusterDriver::Redis);
+        only_the_secrets_are_warned_of(&loaded.warnings);
     }
 
     #[test]
@@ -568,6 +578,33 @@ mod tests {
         assert!(config.warnings()[0].contains("Soketi's default secret"));
         config.server.host = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn every_secret_that_is_shipped_is_known_to_be_public() {
+        let found = |text: &str| -> Vec<String> {
+            let after =
+                ["secret = \"", "secret: '", "PUSHER_APP_SECRET=\"", "PUSHER_APP_SECRET: '", "PUSHER_APP_SECRET="];
+            let word = |rest: &str| rest.split(['"', '\'', ' ', '\n']).next().unwrap().to_owned();
+            let words = after.iter().flat_map(|mark| text.split(mark).skip(1).map(word));
+            words.filter(|word| !word.is_empty() && word != "…").collect()
+        };
+        let mut secrets = Vec::new();
+        for file in
+            ["README.md", "compose.yaml", "config/default.toml", "config/example.toml", "config/supervisor.conf"]
+                .into_iter()
+                .chain(["config/ecosystem.config.js", "config/gema.service"])
+        {
+            let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+            secrets.extend(found(&std::fs::read_to_string(path).unwrap()));
+        }
+        assert!(secrets.len() > 8, "{secrets:?}");
+        for secret in secrets {
+            let mut app = AppEntry::new("a", "k", &secret).resolve(&Limits::default());
+            assert_eq!(apps::warnings(&app).len(), usize::from(secret != "app-secret"), "{secret}");
+            app.enabled = false;
+            assert_eq!(apps::warnings(&app), [""; 0], "{secret}");
+        }
     }
 
     #[test]
