@@ -73,7 +73,8 @@ fn read() -> ProcResult<([f64; 3], [f64; 6])> {
     let (stat, status) = (process.stat()?, process.status()?);
     let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
     let (user, system) = (seconds(stat.utime), seconds(stat.stime));
-    let started = KernelStats::current()?.btime as f64 + seconds(stat.starttime);
+    // In whole seconds, as Soketi tells it: panels take what follows the last blank for digits alone.
+    let started = (KernelStats::current()?.btime as f64 + seconds(stat.starttime)).floor();
     let resident = (stat.rss * procfs::page_size()) as f64;
     let data = status.vmdata.unwrap_or_default() as f64 * 1024.0;
     let open_max = match process.limits()?.max_open_files.soft_limit {

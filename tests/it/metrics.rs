@@ -124,6 +124,9 @@ async fn every_name_of_soketi_is_served_or_has_a_reason_not_to_be() {
         })
     };
     let port = server.port().port();
+    let started = body.lines().find(|line| line.starts_with("soketi_process_start_time_seconds{")).unwrap();
+    let seconds = started.rsplit(' ').next().unwrap();
+    assert!(seconds.bytes().all(|byte| byte.is_ascii_digit()), "panels read digits alone: {started}");
     for name in SOKETIS {
         let app = if name.starts_with("process_") { "" } else { "app_id=\"app-id\"," };
         let sample = ["", "_count"].map(|end| format!("\nsoketi_{name}{end}{{{app}port=\"{port}\"}} "));
