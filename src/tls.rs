@@ -1,6 +1,7 @@
 //! The certificate of the main port: read from files, checked, and replaced while connections live on.
 
 mod files;
+mod kind;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -55,10 +56,15 @@ pub enum TlsError {
         path: String,
     },
     /// The key is of a kind that cannot be used.
-    #[error("tls.key_path: the key in {path} cannot be used: {cause}; make an RSA, ECDSA or Ed25519 key")]
+    #[error(
+        "tls.key_path: the key in {path} cannot be used, because it is {kind}; make an RSA key of 2048 to 8192 bits, an \
+         ECDSA key on P-256 or P-384, or an Ed25519 key, with a certificate for it"
+    )]
     Key {
         /// The file.
         path: String,
+        /// What it holds, as far as that can be told.
+        kind: String,
         /// Why.
         cause: rustls::Error,
     },

@@ -18,6 +18,7 @@ use x509_cert::der::Decode;
 
 use crate::config::Tls;
 use crate::tls::TlsError;
+use crate::tls::kind;
 
 const CERT_PATH: &str = "tls.cert_path";
 const KEY_PATH: &str = "tls.key_path";
@@ -121,7 +122,11 @@ fn is_self_signed(certificate: &Certificate) -> bool {
 
 fn signing_key(tls: &Tls) -> Result<Arc<dyn SigningKey>, TlsError> {
     let path = tls.key_path.clone();
-    ring::sign::any_supported_type(&private_key(tls)?).map_err(|cause| TlsError::Key { path, cause })
+    let key = private_key(tls)?;
+    ring::sign::any_supported_type(&key).map_err(|cause| {
+        let kind = kind::kind(&key).unwrap_or_else(|| format!("of a kind that gema does not know ({cause})"));
+        TlsError::Key { path, kind, cause }
+    })
 }
 
 fn private_key(tls: &Tls) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -349,6 +349,22 @@ async fn encrypted_keys_are_opened_with_the_passphrase() {
 }
 
 #[tokio::test]
+async fn keys_that_cannot_be_used_are_told_to_be_what_they_are() {
+    let path = |name: &str| format!("{}/tests/it/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    for (key, kind) in [
+        ("p521.key", "an ECDSA key on the curve P-521"),
+        ("p521_sec1.key", "an ECDSA key on the curve P-521"),
+        ("rsa1024.key", "an RSA key of 1024 bits"),
+        ("rsa1024_pkcs1.key", "an RSA key of 1024 bits"),
+    ] {
+        let fault = fault(&Tls { cert_path: path("certificate.pem"), key_path: path(key), ..Tls::default() });
+        let told =
+            format!("tls.key_path: the key in {} cannot be used, because it is {kind}; make an RSA key", path(key));
+        assert!(fault.starts_with(&told), "{fault}");
+    }
+}
+
+#[tokio::test]
 async fn files_that_cannot_be_used_are_refused_with_key_file_and_remedy() {
     let good = authority().issue();
     let nowhere = "/nowhere/a.pem".to_owned();
