@@ -41,6 +41,12 @@ use crate::tls::TlsError;
 /// a tenth of what the process may open, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
+/// What can be done if somebody has the main port.
+const MAIN_PORT_TAKEN: &str = "is another server running there? server.share_port = true lets this one take its place";
+/// The same for the metrics port, which is more often another program's.
+const METRICS_PORT_TAKEN: &str =
+    "is another program running there? choose another metrics.port (SOKETI_METRICS_SERVER_PORT)";
+
 /// How long the last webhooks and leaving the cluster may take each, even if no time is left.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -77,9 +83,7 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port cannot be had.
-    #[error(
-        "{key} {address} cannot be bound: {cause}; is another server running there? server.share_port = true lets this one take its place"
-    )]
+    #[error("{key} {address} cannot be bound: {cause}; {remedy}")]
     Bind {
         /// The configuration keys that say so.
         key: &'static str,
@@ -87,6 +91,8 @@ pub enum StartError {
         address: SocketAddr,
         /// What the system says.
         cause: io::Error,
+        /// What can be done about it.
+        remedy: &'static str,
     },
     /// The certificate cannot be used.
     #[error(transparent)]
@@ -117,16 +123,20 @@ impl Server {
         let workers = worker_count(config.server.workers);
         let main = SocketAddr::new(config.server.host, config.server.port);
         let bind =
-            |key, address, count| {
+            |key, address, count, remedy| {
                 let free = if config.server.share_port { Ok(()) } else { listen::ensure_free(address) };
                 free.and_then(|()| listen::bind(address, config.server.backlog, count))
-                    .map_err(|cause| StartError::Bind { key, address, cause })
+                    .map_err(|cause| StartError::Bind { key, address, cause, remedy })
             };
-        let listeners = bind("server.host and server.port", main, workers)?;
+        let listeners = bind("server.host and server.port", main, workers, MAIN_PORT_TAKEN)?;
         let address = listeners[0].local_addr()?;
-        let metrics_listener =
-            bind("metrics.host and metrics.port", SocketAddr::new(config.metrics.host, config.metrics.port), 1)?
-                .remove(0);
+        let metrics_listener = bind(
+            "metrics.host and metrics.port",
+            SocketAddr::new(config.metrics.host, config.metrics.port),
+            1,
+            METRICS_PORT_TAKEN,
+        )?
+        .remove(0);
         let metrics_address = metrics_listener.local_addr()?;
 
         let inboxes = Arc::new(Inboxes::new(workers));

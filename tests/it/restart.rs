@@ -36,6 +36,23 @@ async fn a_second_server_on_the_same_ports_is_refused_unless_it_is_told_to_share
 }
 
 #[tokio::test]
+async fn a_metrics_port_that_another_program_has_is_told_with_its_own_remedy() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    let server = tokio::process::Command::new(env!("CARGO_BIN_EXE_gema"))
+        .env_clear()
+        .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", "0"), ("GEMA_METRICS_PORT", &port)])
+        .env("GEMA_METRICS_HOST", "127.0.0.1")
+        .stdout(Stdio::null())
+        .output();
+    let server = timeout(PATIENCE, server).await.expect("it serves").unwrap();
+    assert_eq!(server.status.code(), Some(1));
+    let told = String::from_utf8(server.stderr).unwrap();
+    assert!(told.contains(&format!("metrics.host and metrics.port 127.0.0.1:{port} cannot be bound")), "{told}");
+    assert!(told.contains("choose another metrics.port") && !told.contains("share_port"), "{told}");
+}
+
+#[tokio::test]
 async fn a_successor_on_the_same_port_takes_over_without_a_connection_that_is_refused() {
     let share = ("GEMA_SERVER_SHARE_PORT", "true");
     let old = Process::start(&[share, ("GEMA_SERVER_DRAIN_SECONDS", "10")]).await;
