@@ -6,6 +6,7 @@ mod dotenv;
 mod env;
 mod fallback;
 mod file;
+mod foreign;
 mod ingest;
 mod literal;
 mod load;
@@ -19,6 +20,7 @@ mod tls;
 mod translate;
 mod tree;
 mod values;
+mod warnings;
 mod webhooks;
 
 pub use apps::{App, AppEntry, KeyPair, Limits};
@@ -234,10 +236,25 @@ impl Default for Metrics {
     }
 }
 
+/// What a client may be allowed to send at once: from the largest legitimate message to what Soketi takes, with room
+/// for its frame.
+const MESSAGE_BYTES: RangeInclusive<usize> = 32 * 1024..=128 * 1024 * 1024;
+/// What the default leaves beside twice the largest event.
+const MESSAGE_ROOM: usize = 56 * 1024;
+
 impl Config {
     /// The id of an app with a secret that everybody knows, if there is one.
     pub fn with_public_secret(&self) -> Option<String> {
         self.apps().into_iter().find(App::has_public_secret).map(|app| app.id)
+    }
+
+    /// The bytes of a message that holds the largest event of a client, with as much room for escapes and for its
+    /// envelope as the defaults leave.
+    fn message_bytes_needed(&self) -> usize {
+        let apps = self.apps();
+        let limits = apps.iter().map(|app| &app.limits).chain([&self.limits]);
+        let largest = limits.map(Limits::event_bytes_max).max().unwrap_or_default();
+        largest.saturating_mul(2).saturating_add(MESSAGE_ROOM).min(*MESSAGE_BYTES.end())
     }
 
     /// The apps with every limit resolved; Soketi's default app where none is configured. None if a database has them.
@@ -288,68 +305,6 @@ impl Config {
         }
         faults
     }
-
-    /// What can be served but is probably not meant, a sentence each.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let host = self.server.host;
-        let clustered = self.cluster.driver == ClusterDriver::Redis;
-        if self.needs_redis() && !self.redis.password.is_trimmed() {
-            warnings
-                .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
-        }
-        if !self.tls.is_enabled() && !self.tls.passphrase.is_empty() {
-            warnings.push("tls.passphrase has no effect, because tls.cert_path is empty".to_owned());
-        }
-        if self.app_store.driver != StoreDriver::Config && !self.apps.is_empty() {
-            warnings.push("apps have no effect, because app_store.driver is not config; remove them".to_owned());
-        }
-        if host.is_loopback() && self.server.trusted_proxies.is_empty() {
-            let limits = [
-                ("connections.per_address_max", self.connections.per_address_max > 0),
-                (
-                    "connections.handshakes_per_address_per_second",
-                    self.connections.handshakes_per_address_per_second > 0,
-                ),
-            ];
-            warnings.extend(limits.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| {
-                format!(
-                    "{key} counts all clients of a proxy as one, since server.trusted_proxies is empty and only this \
-                     machine reaches {host}; name the proxy there"
-                )
-            }));
-        }
-        for app in self.apps() {
-            let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
-            if app.has_public_secret() && !host.is_loopback() {
-                warnings.push(format!(
-                    "app {id:?} has Soketi's default secret, which everybody knows, and the server listens on {host}: \
-                     anybody can publish; set a secret of your own, or server.host to 127.0.0.1"
-                ));
-            }
-            warnings.extend(webhooks::warnings(id, &app.webhooks));
-            warnings.extend(apps::warnings(&app));
-            if event_bytes_max > self.connections.outbox_bytes_max {
-                warnings.push(format!(
-                    "app {id:?} may send events larger than connections.outbox_bytes_max, which closes the connections \
-                     of all but the fastest clients; raise it above {event_bytes_max}"
-                ));
-            }
-            if event_bytes_max > self.http.request_bytes_max {
-                warnings.push(format!(
-                    "app {id:?} may send events larger than http.request_bytes_max, which are refused with 413; \
-                     raise it above {event_bytes_max}"
-                ));
-            }
-            if clustered && event_bytes_max > self.cluster.buffer_bytes_max {
-                warnings.push(format!(
-                    "app {id:?} may send events larger than cluster.buffer_bytes_max, which never reach other nodes; \
-                     raise it above {event_bytes_max}"
-                ));
-            }
-        }
-        warnings
-    }
 }
 
 /// Adds a fault unless `value` lies within `bounds`.
@@ -393,8 +348,7 @@ impl Connections {
     fn validate(&self, faults: &mut Vec<String>) {
         // pusher-js never gets ready with 0.
         within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400, faults);
-        // From the largest legitimate message to what Soketi takes, with room for its frame.
-        within("connections.message_bytes_max", self.message_bytes_max, 32 * 1024..=128 * 1024 * 1024, faults);
+        within("connections.message_bytes_max", self.message_bytes_max, MESSAGE_BYTES, faults);
         within("connections.outbox_bytes_max", self.outbox_bytes_max, 4 * 1024..=1024 * 1024 * 1024, faults);
         within("connections.channels_max", self.channels_max, 1..=10_000_000, faults);
         self.ping_seconds.validate("connections.ping_seconds", 1.0, faults);
@@ -405,7 +359,7 @@ impl Connections {
 
 impl Http {
     fn validate(&self, faults: &mut Vec<String>) {
-        within("http.request_bytes_max", self.request_bytes_max, 1024..=1024 * 1024 * 1024, faults);
+        within("http.request_bytes_max", self.request_bytes_max, 1..=1024 * 1024 * 1024, faults);
         // A century is as good as no limit.
         within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=3_153_600_000, faults);
         self.request_seconds.validate("http.request_seconds", 1.0, faults);

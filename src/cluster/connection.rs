@@ -179,7 +179,7 @@ pub(crate) async fn open_one(
             vec![tokio::time::timeout(ANSWER_TIME, master(options)).await.map_err(std::io::Error::from)??]
         }
         () if !options.cluster_nodes.is_empty() => {
-            let mut nodes = addresses(&options.cluster_nodes, options.tls);
+            let mut nodes = addresses(&options.cluster_nodes, tls_mode(options));
             // Not everybody to the same one.
             let first = rand::random_range(0..nodes.len().max(1));
             nodes.rotate_left(first);
@@ -323,7 +323,10 @@ pub(crate) fn advice(error: &redis::RedisError, options: &config::Redis) -> Opti
         () if error.code() == Some("MOVED") && options.cluster_nodes.is_empty() => {
             Some("this is a node of a Redis Cluster; name it in redis.cluster_nodes")
         }
-        () if has_all(&["UnknownIssuer"]) => Some("SSL_CERT_FILE may name a file with the authority's certificate"),
+        () if has_all(&["UnknownIssuer"]) => Some(
+            "SSL_CERT_FILE may name a file with the authority's certificate; redis.tls_verify = false takes any, which is \
+             safe on a network of your own only",
+        ),
         () if has_all(&["CertificateRequired"]) => {
             Some("gema has no certificate of its own to show; Redis must run with tls-auth-clients no")
         }
@@ -343,24 +346,38 @@ fn is_of_one_command(error: &redis::RedisError) -> bool {
         && !["OOM", "READONLY", "MISCONF"].iter().any(|code| text.contains(code))
 }
 
-fn address(host: &str, port: u16, tls: bool) -> ConnectionAddr {
+fn address(host: &str, port: u16, tls: Option<TlsMode>) -> ConnectionAddr {
     match tls {
-        true => ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure: false, tls_params: None },
-        false => ConnectionAddr::Tcp(host.to_owned(), port),
+        Some(mode) => {
+            let insecure = matches!(mode, TlsMode::Insecure);
+            ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure, tls_params: None }
+        }
+        None => ConnectionAddr::Tcp(host.to_owned(), port),
     }
 }
 
-fn addresses(nodes: &[String], tls: bool) -> Vec<ConnectionAddr> {
+fn addresses(nodes: &[String], tls: Option<TlsMode>) -> Vec<ConnectionAddr> {
     nodes.iter().filter_map(|node| host_and_port(node)).map(|(host, port)| address(host, port, tls)).collect()
+}
+
+/// Whether to speak TLS, and with whom.
+fn tls_mode(options: &config::Redis) -> Option<TlsMode> {
+    options.tls.then_some(if options.tls_verify { TlsMode::Secure } else { TlsMode::Insecure })
 }
 
 fn connection_info(options: &config::Redis) -> RedisResult<ConnectionInfo> {
     if !options.url.is_empty() {
         let info = options.url.expose_text().into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        return Ok(info.set_redis_settings(settings));
+        let address = match info.addr() {
+            ConnectionAddr::TcpTls { host, port, .. } if !options.tls_verify => {
+                address(host, *port, Some(TlsMode::Insecure))
+            }
+            address => address.clone(),
+        };
+        return Ok(address.into_connection_info()?.set_redis_settings(settings));
     }
-    Ok(login(address(&options.host, options.port, options.tls).into_connection_info()?, options))
+    Ok(login(address(&options.host, options.port, tls_mode(options)).into_connection_info()?, options))
 }
 
 fn login(info: ConnectionInfo, options: &config::Redis) -> ConnectionInfo {
@@ -376,12 +393,12 @@ fn login(info: ConnectionInfo, options: &config::Redis) -> ConnectionInfo {
 
 /// The server that the Sentinels name.
 async fn master(options: &config::Redis) -> RedisResult<Client> {
-    let sentinels = addresses(&options.sentinels, false);
+    let sentinels = addresses(&options.sentinels, None);
     let mut builder = SentinelClientBuilder::new(sentinels, &options.sentinel_master, SentinelServerType::Master)?
         .set_client_to_redis_protocol(ProtocolVersion::RESP3)
         .set_client_to_redis_db(options.db);
-    if options.tls {
-        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+    if let Some(mode) = tls_mode(options) {
+        builder = builder.set_client_to_redis_tls_mode(mode);
     }
     if !options.sentinel_password.is_empty() {
         builder = builder.set_client_to_sentinel_password(options.sentinel_password.expose_text());
@@ -397,7 +414,7 @@ async fn master(options: &config::Redis) -> RedisResult<Client> {
 }
 
 fn cluster_client(options: &config::Redis) -> RedisResult<redis::cluster::ClusterClientBuilder> {
-    let nodes = addresses(&options.cluster_nodes, options.tls);
+    let nodes = addresses(&options.cluster_nodes, tls_mode(options));
     let mut builder = ClusterClient::builder(nodes)
         .use_protocol(ProtocolVersion::RESP3)
         .connection_timeout(CONNECT_TIME)

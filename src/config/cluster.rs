@@ -88,6 +88,8 @@ pub struct Redis {
     pub key_prefix: String,
     /// Whether to speak TLS, with the system's certificate authorities.
     pub tls: bool,
+    /// Whether Redis must show a certificate of an authority that the system trusts, for its name.
+    pub tls_verify: bool,
     /// Sentinels as `host:port`; any of them switches Sentinel on.
     pub sentinels: Vec<String>,
     /// Password of the Sentinels; empty for none.
@@ -109,6 +111,7 @@ impl Default for Redis {
             password: Secret::new(""),
             key_prefix: String::new(),
             tls: false,
+            tls_verify: true,
             sentinels: Vec::new(),
             sentinel_password: Secret::new(""),
             sentinel_master: "mymaster".to_owned(),
@@ -155,6 +158,7 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
         }
         ("redis", "host" | "port") if !redis.sentinels.is_empty() => Some("redis.sentinels is set"),
         ("redis", "host" | "port") if !redis.cluster_nodes.is_empty() => Some("redis.cluster_nodes is set"),
+        ("redis", "tls_verify") if !redis.speaks_tls() => Some("redis.tls is false"),
         ("redis", "username") if redis.password.is_empty() => Some("redis.password is empty"),
         ("redis", "sentinel_password" | "sentinel_master") if redis.sentinels.is_empty() => {
             Some("redis.sentinels is empty")
@@ -218,6 +222,24 @@ impl Redis {
         (url.starts_with("unix:") || url.starts_with("redis+unix:")) && !url.contains('?')
     }
 
+    /// Whether the link is encrypted.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.tls || self.url.expose_text().starts_with("rediss:")
+    }
+
+    /// Understands the schemes of PHP's clients of Redis: `tls://` and `tcp://`, in a URL and before a host.
+    pub(super) fn complete_scheme(&mut self) {
+        for (theirs, ours) in [("tls://", "rediss://"), ("tcp://", "redis://")] {
+            if let Some(rest) = self.url.expose_text().strip_prefix(theirs) {
+                self.url = Secret::new(format!("{ours}{rest}"));
+            }
+            if let Some(rest) = self.host.strip_prefix(theirs) {
+                self.host = rest.to_owned();
+                self.tls |= theirs == "tls://";
+            }
+        }
+    }
+
     /// Puts database, username and password into the URL of a socket that says none of them.
     pub(super) fn complete_socket(&mut self) {
         if !self.is_bare_socket() {
@@ -252,7 +274,10 @@ impl Redis {
         within("redis.db", self.db, 0..=i64::from(i32::MAX), faults);
         if self.key_prefix.contains(|letter: char| letter.is_control() || "{}".contains(letter)) {
             let prefix = &self.key_prefix;
-            faults.push(format!("redis.key_prefix is {prefix:?}; it must not hold control characters and {{ }}"));
+            faults.push(format!(
+                "redis.key_prefix is {prefix:?}; it must not hold control characters and {{ }}, with which gema itself \
+                 keeps together in a Redis Cluster what belongs together"
+            ));
         }
         if self.sentinel_master.is_empty() || self.sentinel_master.contains(char::is_whitespace) {
             let master = &self.sentinel_master;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::options;
-use super::options::{BROADCASTER, LARAVEL, Means, Said, Setting, TABLE};
-use super::suggest::did_you_mean;
+use super::options::{BROADCASTER, LARAVEL, Means, Said, Setting, TABLE, UNREAD};
+use super::suggest::{did_you_mean, nearest};
 use super::tree;
 
 /// The environment of this process, for [`super::load`].
@@ -54,25 +54,69 @@ pub(super) fn read(mut variables: Vec<Variable>) -> Said {
             )),
             Some(means) => {
                 if let Some(value) = options::given(value) {
+                    if is_quoted_text(means, &value) {
+                        said.warnings.push(format!(
+                            "{who} begins and ends with a quote, which counts as a part of it; in a list of Compose \
+                             write NAME=value without quotes"
+                        ));
+                    }
                     said.apply(Setting { name: &who, origin: &variable.origin(), value: &value }, means);
                 }
             }
             None if !concerns_us(name) => (),
             None if is_service_link(name, value) => (),
-            None => {
-                let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).collect();
-                let otherwise = if variable.place.is_some() { "remove it" } else { "unset it" };
-                let meant = did_you_mean(name, names.iter().map(String::as_str), otherwise);
-                said.faults.push(format!("{who} is not a variable of gema; {meant}"));
-            }
+            None => unknown(&mut said, &variable, &keys),
         }
     }
     said
 }
 
-/// Whether a variable must be one that we know, since it is Soketi's or ours.
+/// Where an app belongs that variables name.
+const PLACE_OF_APP: &str = "set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY and SOKETI_DEFAULT_APP_SECRET";
+
+/// One of Soketi's variables may be another program's, or nobody's; ours are only ours.
+fn unknown(said: &mut Said, variable: &Variable, keys: &[String]) {
+    let (name, who) = (&variable.name, variable.who());
+    let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).collect();
+    let names = names.iter().map(String::as_str);
+    if name.starts_with("GEMA_") {
+        let otherwise = if variable.place.is_some() { "remove it" } else { "unset it" };
+        let meant = did_you_mean(name, names, otherwise);
+        return said.faults.push(format!("{who} is not a variable of gema; {meant}"));
+    }
+    let meant = nearest(name, names);
+    let of_app = meant.as_deref().and_then(|meant| APP.iter().find(|(variable, _)| *variable == meant));
+    let remedy = meant.as_ref().map(|meant| format!("did you mean {meant}?"));
+    if name != UNPREFIXED.0 {
+        let remedy = remedy.unwrap_or_else(|| "keep it if another program does".to_owned());
+        said.ignored.push(format!("{who} {UNREAD}; {remedy}"));
+    }
+    let default = if name == UNPREFIXED.0 { Some(UNPREFIXED.1) } else { of_app.map(|(_, default)| *default) };
+    let value = options::given(&variable.value);
+    if default.zip(value).is_some_and(|(default, value)| value != default) {
+        said.unread_apps.push((who, PLACE_OF_APP));
+    }
+}
+
+/// Whether a value that counts to the letter has the quotes around it that Compose leaves there.
+fn is_quoted_text(means: &Means<'_>, value: &str) -> bool {
+    let (Means::Key(key) | Means::Fallback(key)) = means else { return false };
+    let is_text = ["apps.0.id", "apps.0.key", "apps.0.secret"].contains(key) || key.ends_with(".password");
+    is_text && options::unquoted(value) != value
+}
+
+/// What names the default app, and how Soketi has it.
+const APP: [(&str, &str); 3] = [
+    ("SOKETI_DEFAULT_APP_ID", "app-id"),
+    ("SOKETI_DEFAULT_APP_KEY", "app-key"),
+    ("SOKETI_DEFAULT_APP_SECRET", "app-secret"),
+];
+/// Soketi's name before 1.0, which it does not read any more.
+const UNPREFIXED: (&str, &str) = ("DEFAULT_APP_SECRET", "app-secret");
+
+/// Whether a variable is Soketi's or ours by its name.
 fn concerns_us(name: &str) -> bool {
-    name.starts_with("SOKETI_") || name.starts_with("GEMA_")
+    name.starts_with("SOKETI_") || name.starts_with("GEMA_") || name == UNPREFIXED.0
 }
 
 /// Whether anything is read from a variable of that name.
@@ -298,16 +342,30 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_of_ours_are_refused_and_those_of_others_are_not() {
+    fn unknown_variables_of_ours_are_refused_those_of_soketi_told_and_others_are_not_looked_at() {
         let environment =
             read_all(&[("SOKETI_PROT", "1"), ("GEMA_LOG_LEVLE", ""), ("PATH", "/bin"), ("PUSHER_HOST", "x")]);
+        assert_eq!(environment.faults, ["GEMA_LOG_LEVLE is not a variable of gema; did you mean GEMA_LOG_LEVEL?"]);
         assert_eq!(
-            environment.faults,
-            [
-                "SOKETI_PROT is not a variable of gema; did you mean SOKETI_PORT?",
-                "GEMA_LOG_LEVLE is not a variable of gema; did you mean GEMA_LOG_LEVEL?",
-            ]
+            environment.ignored,
+            ["SOKETI_PROT has no effect, because neither Soketi nor gema reads it; did you mean SOKETI_PORT?"]
         );
+    }
+
+    #[test]
+    fn quotes_of_composes_lists_count_only_where_text_is_meant() {
+        let environment = read_all(&[
+            ("SOKETI_DEBUG", "'1'"),
+            ("SOKETI_ADAPTER_DRIVER", "'redis'"),
+            ("SOKETI_DEFAULT_APP_SECRET", "'hush'"),
+        ]);
+        assert_eq!(
+            (text(&environment, "log.level"), text(&environment, "cluster.driver")),
+            ("debug".into(), "redis".into())
+        );
+        assert_eq!(text(&environment, "apps.0.secret"), "'hush'");
+        assert!(environment.warnings[0].starts_with("SOKETI_DEFAULT_APP_SECRET begins and ends with a quote"));
+        assert_eq!(environment.warnings.len(), 1);
     }
 
     #[test]

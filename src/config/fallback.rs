@@ -12,7 +12,7 @@ pub(super) fn complete(root: &mut Table, fallbacks: &[(&'static str, Value)], fi
         fallbacks.iter().filter_map(|(key, value)| Some((key.strip_prefix(place)?, value.clone()))).collect()
     };
     // Nor are apps that a database has instead.
-    if !selects(root, "app_store", &["mysql", "postgres"]) {
+    if !selects(root, "app_store", &["mysql", "mariadb", "postgres", "postgresql", "pgsql"]) {
         first_app(root, below("apps.0."), true);
     }
     if !files_have_apps {

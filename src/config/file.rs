@@ -15,6 +15,10 @@ use super::literal;
 /// The settings of a file; each value knows its file and line. `variables` are for `process.env`.
 pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
     let name = file.display().to_string();
+    if name.trim_start().starts_with('{') {
+        // It may hold a secret, so nothing of it is repeated.
+        return Err("--config must name a file; write into one what stands there".to_owned());
+    }
     let text = fs::read_to_string(file).map_err(|error| unreadable(&name, &error))?;
     // Some editors begin a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
@@ -25,6 +29,11 @@ pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<
         _ => literal::read(&name, text, variables),
     };
     regroup(settings?).map_err(|fault| format!("{name}: {fault}"))
+}
+
+/// Whether nobody but gema reads files of that format.
+pub(super) fn is_ours_alone(file: &Path) -> bool {
+    matches!(file.extension().and_then(|extension| extension.to_str()), Some("toml" | "yaml" | "yml"))
 }
 
 /// Why a file cannot be read, and what to do if nothing else is wrong with it.

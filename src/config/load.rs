@@ -117,7 +117,7 @@ impl Sources {
         for file in files {
             match file::read(file, &by_name) {
                 Ok(settings) => {
-                    let (soketis, own) = translate(settings);
+                    let (soketis, own) = translate(settings, !file::is_ours_alone(file));
                     said.push(soketis);
                     layers.push(Layer(own));
                 }
@@ -129,6 +129,9 @@ impl Sources {
         let cluster_mode = settle(&mut said, &mut faults);
         let mut warnings: Vec<String> = unread.iter().cloned().collect();
         warnings.extend(said.iter_mut().flat_map(|said| std::mem::take(&mut said.warnings)));
+        let ignored: Vec<String> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.ignored)).collect();
+        let unread_apps: Vec<_> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.unread_apps)).collect();
+        warnings.extend(ignored.iter().cloned());
         let files_have_apps = layers.iter().any(Layer::has_apps);
         let fallbacks: Vec<_> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.fallbacks)).collect();
         let mut merged = merge(said, layers, &mut faults);
@@ -136,8 +139,10 @@ impl Sources {
 
         let Checked { config, faults: found, warnings: without_effect, faulty, origins } = tree::check(merged);
         warnings.extend(without_effect);
-        let mut loaded = Loaded { config, warnings, origins };
+        let mut loaded = Loaded { config, warnings, ignored, origins };
+        loaded.complete();
         faults.extend(found);
+        faults.extend(loaded.refuse_default_app(&unread_apps));
         for fault in loaded.config.validate() {
             if !faulty.contains(key_of(&fault)) {
                 faults.push(loaded.with_origin(&fault));
@@ -311,7 +316,7 @@ mod tests {
         let faults = load_env(&[
             ("SOKETI_PORT", "70000"),
             ("SOKETI_PATH_PREFIX", "ws"),
-            ("SOKETI_PROT", "1"),
+            ("GEMA_SERVER_PROT", "1"),
             ("GEMA_SERVER_BACKLOG", "many"),
             ("SOKETI_DEFAULT_APP_MAX_CONNS", "1.5"),
         ])

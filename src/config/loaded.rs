@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::AppEntry;
 use super::Config;
+use super::Faults;
 use super::Secret;
 use super::StoreDriver;
 use super::tree;
@@ -18,6 +19,8 @@ pub struct Loaded {
     pub config: Config,
     /// What the operator should know, a sentence each.
     pub warnings: Vec<String>,
+    /// Those of the warnings that are about names which nobody reads.
+    pub ignored: Vec<String>,
     /// For each key that somebody set, the file or the variable that did.
     pub origins: BTreeMap<String, String>,
 }
@@ -49,6 +52,42 @@ impl Loaded {
             Some((subject, origin)) => sentence.replacen(&subject, &format!("{subject} (from {origin})"), 1),
             None => sentence.to_owned(),
         }
+    }
+
+    /// The same, unless there is something that nobody reads: then a fault for each.
+    ///
+    /// # Errors
+    /// If anything was ignored.
+    pub fn strict(mut self) -> Result<Self, Faults> {
+        if self.ignored.is_empty() {
+            return Ok(self);
+        }
+        self.warnings.retain(|warning| !self.ignored.contains(warning));
+        Err(Faults { faults: std::mem::take(&mut self.ignored), good: Box::new(self) })
+    }
+
+    /// Values that follow from others where nobody says them.
+    pub(super) fn complete(&mut self) {
+        self.config.redis.complete_scheme();
+        let needed = self.config.message_bytes_needed();
+        let key = "connections.message_bytes_max";
+        if !self.origins.contains_key(key) && self.config.connections.message_bytes_max < needed {
+            self.config.connections.message_bytes_max = needed;
+        }
+    }
+
+    /// Why this must not be served: somebody names an app where none is read, so that everybody's app would go live.
+    pub(super) fn refuse_default_app(&mut self, unread: &[(String, &'static str)]) -> Vec<String> {
+        let Some(app) = self.config.with_public_secret() else { return Vec::new() };
+        let fault = |(who, place): &(String, &'static str)| {
+            format!(
+                "{who} names an app where none is read, and app {app:?} with the secret that everybody knows would be served; {place}"
+            )
+        };
+        let is_told = |warning: &String| unread.iter().any(|(who, _)| warning.starts_with(&format!("{who} ")));
+        self.warnings.retain(|warning| !is_told(warning));
+        self.ignored.retain(|warning| !is_told(warning));
+        unread.iter().map(fault).collect()
     }
 
     /// The keys whose values are others in `new`, but take effect with a restart only.

@@ -10,11 +10,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value as Json;
 
 pub(super) use self::table::{BROADCASTER, LARAVEL, Means, TABLE, option, options};
-use super::suggest::did_you_mean;
+use super::suggest::nearest;
 use super::values::boolean;
 
 /// With it Soketi looks for a Redis Cluster.
 pub(super) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
+
+/// Why a name that nobody reads has no effect.
+pub(super) const UNREAD: &str = "has no effect, because neither Soketi nor gema reads it";
 
 /// Why options of Redis that say how hard to try have no effect.
 const OWN_LINK: &str = "gema's link to Redis has times and retries of its own";
@@ -54,13 +57,31 @@ pub(super) struct Said {
     pub(super) broadcaster: Option<(bool, String)>,
     /// Who names the nodes of a Redis Cluster in Soketi's way, which counts in that mode only.
     pub(super) cluster_nodes: Option<String>,
+    /// Whether it may have been written for Soketi, which ignores what it does not know.
+    pub(super) is_soketis: bool,
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// Warnings about names that neither Soketi nor gema reads.
+    pub(super) ignored: Vec<String>,
+    /// Who names an app where none is read, with the place where it belongs.
+    pub(super) unread_apps: Vec<(String, &'static str)>,
 }
 
 impl Said {
+    /// A name that nobody reads: a mistake, unless Soketi would serve it.
+    pub(super) fn unknown(&mut self, name: &str, meant: Option<&str>) {
+        let remedy = meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
+        match self.is_soketis {
+            true => self.ignored.push(format!("{name} {UNREAD}; {remedy}")),
+            false => self.faults.push(format!("{name} is not a setting; {remedy}")),
+        }
+    }
+
     /// Does what `setting` says, which is not empty.
-    pub(super) fn apply(&mut self, setting: Setting<'_>, means: &Means<'_>) {
+    pub(super) fn apply(&mut self, mut setting: Setting<'_>, means: &Means<'_>) {
+        if !matches!(means, Means::Key(_) | Means::Fallback(_)) {
+            setting.value = unquoted(setting.value);
+        }
         let Setting { name, value, .. } = setting;
         if value.contains(char::REPLACEMENT_CHARACTER) {
             return self.faults.push(format!("{name} is not UTF-8 text; set it anew"));
@@ -68,6 +89,13 @@ impl Said {
         match *means {
             // Soketi's default, which is no name.
             Means::Key("cluster.name") if value.is_empty() => (),
+            // Soketi's users write them for Redis Cluster; gema puts its own where they are needed.
+            Means::Untagged(key) => {
+                let value = value.replace(['{', '}'], "");
+                if key != "cluster.name" || !value.is_empty() {
+                    self.set(setting, key, setting.value(value));
+                }
+            }
             Means::Key(key) => self.set(setting, key, setting.value(value)),
             Means::Fallback(key) => self.fallbacks.push((key, setting.value(value))),
             Means::Choice(key, choices, _) if choices.contains(&value.trim()) => {
@@ -101,15 +129,7 @@ impl Said {
                 Ok(number) if number < 0.0 => (),
                 _ => self.set(setting, key, setting.value(value)),
             },
-            Means::Tls(key) => match serde_json::from_str(value).unwrap_or_default() {
-                Json::Bool(false) => (),
-                Json::Bool(true) => self.set(setting, key, setting.value("true")),
-                Json::Object(details) if details.is_empty() => self.set(setting, key, setting.value("true")),
-                _ => self.faults.push(format!(
-                    "{name} must be true, false or {{}}: gema trusts the system's certificate authorities; add yours to \
-                     them"
-                )),
-            },
+            Means::Tls(key, verify) => self.tls(setting, key, verify),
             Means::Talkative => {
                 if self.truth(setting) == Some(true) {
                     self.set(setting, "log.level", setting.value("debug"));
@@ -145,6 +165,24 @@ impl Said {
         truth
     }
 
+    fn tls(&mut self, setting: Setting<'_>, key: &str, verify: &str) {
+        let Setting { name, value, .. } = setting;
+        match serde_json::from_str(value).unwrap_or_default() {
+            Json::Bool(false) => (),
+            Json::Bool(true) => self.set(setting, key, setting.value("true")),
+            Json::Object(details) if details.iter().all(ioredis::says_whom_to_trust) => {
+                self.set(setting, key, setting.value("true"));
+                if details.values().any(|trusts| *trusts == Json::Bool(false)) {
+                    self.set(setting, verify, setting.value("false"));
+                }
+            }
+            _ => self.faults.push(format!(
+                "{name} must be true, false, {{}} or {{\"rejectUnauthorized\":false}}: gema trusts the system's \
+                 certificate authorities; add yours to them"
+            )),
+        }
+    }
+
     fn nodes(&mut self, setting: Setting<'_>, key: &str, port: u16) {
         let Setting { name, value, .. } = setting;
         match ioredis::nodes(value, port) {
@@ -170,6 +208,9 @@ impl Said {
         if options.tls {
             self.set(setting, "redis.tls", setting.value("true"));
         }
+        if options.unverified {
+            self.set(setting, "redis.tls_verify", setting.value("false"));
+        }
     }
 
     fn ioredis_option(&mut self, setting: Setting<'_>, option: &str) {
@@ -186,11 +227,11 @@ impl Said {
             _ if ioredis::is_idle(option) => {
                 self.warnings.push(format!("{name} has no effect, because {OWN_LINK}"));
             }
-            _ => {
-                let key = format!("database.redis.{option}");
-                let meant = did_you_mean(&key, options(), "remove it, see [redis] for what there is");
-                self.faults.push(format!("{name} is not a setting; {meant}"));
-            }
+            "natMap" => self.faults.push(format!(
+                "{name} is not there: gema connects to the addresses that Redis names; let it name reachable ones, or \
+                 leave it out"
+            )),
+            _ => self.unknown(name, nearest(&format!("database.redis.{option}"), options()).as_deref()),
         }
     }
 
@@ -210,6 +251,12 @@ pub(super) fn given(raw: &str) -> Option<String> {
         trimmed if trimmed.starts_with('"') => Some(serde_json::from_str(trimmed).unwrap_or_else(|_| raw.to_owned())),
         _ => Some(raw.to_owned()),
     }
+}
+
+/// A value that is no text without the quotes that Compose leaves around it in `- NAME='value'`.
+pub(super) fn unquoted(value: &str) -> &str {
+    let inner = value.trim().strip_prefix('\'').and_then(|inner| inner.strip_suffix('\''));
+    inner.unwrap_or(value)
 }
 
 /// Whether two values mean the same, as `FALSE` and `false` do.

@@ -37,8 +37,10 @@ pub enum StoreDriver {
     #[serde(alias = "array")]
     Config,
     /// MySQL or MariaDB, which `[mysql]` describes.
+    #[serde(alias = "mariadb")]
     Mysql,
-    /// PostgreSQL, which `[postgres]` describes.
+    /// PostgreSQL, which `[postgres]` describes; Laravel's word is `pgsql`.
+    #[serde(alias = "pgsql", alias = "postgresql")]
     Postgres,
 }
 
@@ -73,6 +75,8 @@ pub struct Database<S> {
     pub table: String,
     /// Whether to speak TLS, with the system's certificate authorities.
     pub tls: bool,
+    /// Whether the server must show a certificate of an authority that the system trusts, for its name.
+    pub tls_verify: bool,
     #[serde(skip)]
     server: PhantomData<S>,
 }
@@ -107,6 +111,7 @@ impl<S> Database<S> {
             database: "main".to_owned(),
             table: "apps".to_owned(),
             tls: false,
+            tls_verify: true,
             server: PhantomData,
         }
     }
@@ -157,6 +162,8 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
         }
         ("mysql", _) if driver != StoreDriver::Mysql => Some("app_store.driver is not mysql"),
         ("postgres", _) if driver != StoreDriver::Postgres => Some("app_store.driver is not postgres"),
+        ("mysql", "tls_verify") if !config.mysql.tls => Some("mysql.tls is false"),
+        ("postgres", "tls_verify") if !config.postgres.tls => Some("postgres.tls is false"),
         _ => None,
     }
 }

@@ -7,19 +7,24 @@ use serde_json::Value as Json;
 
 use super::AppEntry;
 use super::Config;
+use super::foreign;
 use super::options;
 use super::options::{Means, Said, Setting};
-use super::suggest::did_you_mean;
+use super::suggest::nearest;
 use super::tree;
 
 /// Where files have apps in Soketi's way, and in the way of many that were written for it.
 const APPS: [&str; 2] = ["appManager.array.apps", "appManager.apps"];
 
-/// What Soketi's options in a file say, and the settings that are ours already.
-pub(super) fn translate(settings: Map<String, Value>) -> (Said, Map<String, Value>) {
+/// What Soketi's options in a file say, and the settings that are ours already. `is_soketis` tells whether Soketi
+/// reads files of that format.
+pub(super) fn translate(settings: Map<String, Value>, is_soketis: bool) -> (Said, Map<String, Value>) {
     let sections = tree::object(&Config::default()).into_iter().map(|(section, _)| section).collect();
-    let mut file = File { said: Said::default(), apps: None, sections };
+    let mut file = File { said: Said { is_soketis, ..Said::default() }, apps: None, sections };
     let mut own = file.group("", settings);
+    if is_soketis {
+        foreign::remove(&mut own, &mut file.said);
+    }
     for apps in own.remove("apps").into_iter().chain(file.apps.take()) {
         file.list(apps, &mut own);
     }
@@ -53,6 +58,8 @@ impl File {
                     }
                 }
                 ValueKind::Nil => (),
+                // As Soketi has it: nothing is set.
+                ValueKind::Boolean(false) if key == "ssl" => (),
                 _ if is_group && !self.sections.contains(&key) => {
                     let from = from(&value);
                     self.said.faults.push(format!("{key}{from} must be a group of settings"));
@@ -69,10 +76,14 @@ impl File {
         let setting = |text| Setting { name: &name, origin: value.origin().unwrap_or(key), value: text };
         match (means, text(value)) {
             (None, _) => {
-                let meant = did_you_mean(key, options::options(), "remove it");
-                self.said.faults.push(format!("{name} is not a setting; {meant}"));
+                foreign::note_app(key, value, &mut self.said);
+                self.said.unknown(&name, nearest(key, options::options()).as_deref());
             }
             (_, None) => (),
+            // What would be handed on to a client of a database, but is another option's name.
+            (Some(Means::Parameter("", _)), _) if options::option(key).is_none() && meant(key).is_some() => {
+                self.said.unknown(&name, meant(key).as_deref());
+            }
             (Some(Means::Key(key)), Some(text)) if key != "cluster.name" || !text.is_empty() => {
                 self.said.set(setting(&text), key, value.clone());
             }
@@ -139,6 +150,16 @@ impl File {
             }
             // What is unknown keeps its spelling, so that the operator finds it.
             let field = Some(AppEntry::field(&name)).filter(|field| known.contains_key(field)).unwrap_or(name);
+            if self.said.is_soketis && !known.contains_key(&field) && value.kind != ValueKind::Nil {
+                if foreign::is_ours(&field, known.keys()) {
+                    unified.insert(field, value);
+                } else {
+                    let meant = foreign::near_field(&field, known.keys());
+                    let name = format!("apps.{index}.{field}{}", from(&value));
+                    self.said.unknown(&name, meant.map(|meant| format!("apps.{index}.{meant}")).as_deref());
+                }
+                continue;
+            }
             let is_empty = text(&value).is_none_or(|text| text.is_empty());
             if is_empty && known.get(&field).is_some_and(|like| !like.is_string() && !like.is_array()) {
                 continue;
@@ -169,6 +190,11 @@ impl File {
     }
 }
 
+/// The option of a database whose name is nearly `key`, if that is probably meant.
+fn meant(key: &str) -> Option<String> {
+    nearest(key, options::options())
+}
+
 /// A value as a variable would have it; none for null, as a word or as a value.
 pub(super) fn text(value: &Value) -> Option<String> {
     match &value.kind {
@@ -193,6 +219,6 @@ pub(super) fn json(value: &Value) -> Json {
 }
 
 /// Who set a value, for a sentence.
-fn from(value: &Value) -> String {
-    value.origin().map(|origin| format!(" (from {origin})")).unwrap_or_default()
+pub(super) fn from(value: &Value) -> String {
+    tree::source(value).map(|origin| format!(" (from {origin})")).unwrap_or_default()
 }

@@ -324,7 +324,7 @@ type Try<'a> = &'a dyn Fn(&Json) -> serde_json::Result<()>;
 
 /// The value as the kind that `like` has, or what it must be. Variables are text, whatever they mean.
 fn coerce(value: &Value, like: &Json) -> Result<Json, &'static str> {
-    let written = || value.kind.to_string().trim().to_owned();
+    let written = || options::unquoted(&value.kind.to_string()).trim().to_owned();
     match like {
         Json::Bool(_) => boolean(&written()).map(Json::Bool).ok_or("true or false"),
         Json::Number(number) if number.is_f64() => {
@@ -390,9 +390,10 @@ fn origin(value: &Value) -> String {
 }
 
 /// The file or variable of a value; a group that was merged only knows it of its members.
-fn source(value: &Value) -> Option<&str> {
+pub(super) fn source(value: &Value) -> Option<&str> {
     value.origin().or_else(|| match &value.kind {
         ValueKind::Table(table) => table.values().find_map(source),
+        ValueKind::Array(items) => items.iter().find_map(source),
         _ => None,
     })
 }

@@ -31,7 +31,11 @@ impl Mysql {
             .username(&database.username)
             .password(database.password.expose_text())
             .database(&database.database)
-            .ssl_mode(if database.tls { MySqlSslMode::VerifyIdentity } else { MySqlSslMode::Disabled })
+            .ssl_mode(match (database.tls, database.tls_verify) {
+                (true, true) => MySqlSslMode::VerifyIdentity,
+                (true, false) => MySqlSslMode::Required,
+                (false, _) => MySqlSslMode::Disabled,
+            })
             // What is asked depends on none of these.
             .pipes_as_concat(false)
             .no_engine_substitution(false)

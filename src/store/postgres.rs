@@ -25,7 +25,11 @@ impl Postgres {
             .username(&database.username)
             .password(database.password.expose_text())
             .database(&database.database)
-            .ssl_mode(if database.tls { PgSslMode::VerifyFull } else { PgSslMode::Disable })
+            .ssl_mode(match (database.tls, database.tls_verify) {
+                (true, true) => PgSslMode::VerifyFull,
+                (true, false) => PgSslMode::Require,
+                (false, _) => PgSslMode::Disable,
+            })
             .application_name("gema")
             .disable_statement_logging();
         let quoted: Vec<_> = database.table_path().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();

@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::client::Client;
+use crate::process::Process;
 use crate::server::TestServer;
 
 /// Two connections on a private channel.
@@ -38,6 +39,30 @@ async fn a_client_event_reaches_everybody_but_the_connection_that_sent_it() {
     assert_eq!(receiver.settle().await, [expected]);
     assert_eq!(second.settle().await, [expected]);
     elsewhere.nothing_came().await;
+}
+
+/// The limit of messages follows that of events, which is all that Soketi's users set.
+#[tokio::test]
+async fn a_client_event_of_almost_the_largest_size_is_relayed_by_a_server_that_was_set_up_for_soketi() {
+    let server = Process::start(&[
+        ("SOKETI_EVENT_MAX_SIZE_IN_KB", "900"),
+        ("SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES", "true"),
+    ])
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::open(server.address, "/app/app-key?protocol=7", &[]).await;
+        client.established().await;
+        client.subscribe("private-orders").await;
+        clients.push(client);
+    }
+    // Quotes, which take two bytes each on their way.
+    for text in ["x".repeat(890 * 1024), "\"".repeat(890 * 1024)] {
+        let event = json!({ "event": "client-big", "channel": "private-orders", "data": text });
+        clients[0].send(&event.to_string()).await;
+        let heard: Value = serde_json::from_str(&clients[1].next_text().await).unwrap();
+        assert_eq!(heard["data"].as_str().map(str::len), Some(text.len()));
+    }
 }
 
 // G-144, G-145

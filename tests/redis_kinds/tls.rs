@@ -88,6 +88,22 @@ async fn a_certificate_of_somebody_else_is_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_somebody_else_is_taken_where_it_is_said_so_in_soketis_words_or_ours() {
+    let (_redis, url) = secured();
+    let port: u16 = url.rsplit(':').next().unwrap().parse().unwrap();
+    let ours = over(&url.replace("rediss:", "tls:"), "stranger.pem").with("GEMA_REDIS_TLS_VERIFY", "false");
+    let soketis = over("", "stranger.pem")
+        .with("SOKETI_ADAPTER_REDIS_PUB_OPTIONS", r#"{"tls":{"rejectUnauthorized":false}}"#)
+        .with("GEMA_REDIS_PASSWORD", "hush")
+        .over(port);
+    for cluster in [ours, soketis] {
+        let nodes: [Node; 2] = cluster.nodes().await;
+        nodes[0].reaches(&nodes[1], "orders").await;
+        assert!(nodes[0].log().contains("can pretend to be it"), "{}", nodes[0].log());
+    }
+}
+
+#[tokio::test]
 async fn a_redis_that_asks_for_a_certificate_is_told_of() {
     let (port, mut lines) = lines();
     lines.retain(|line| !line.starts_with("tls-auth-clients"));

@@ -8,6 +8,7 @@ use gema::store::StoreError;
 use tokio::task::JoinSet;
 
 use crate::TestStore;
+use crate::certificates::Authority;
 use crate::has_max;
 use crate::is_unavailable;
 use crate::servers::KINDS;
@@ -165,6 +166,22 @@ async fn a_locked_table_is_no_unknown_app() {
         assert!(error.contains("app_store.timeout_seconds"), "{kind:?} {error}");
         drop(session);
         store.until("a", has_max(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_taken_only_where_it_is_said_so() {
+    let tls = Authority::new().issue();
+    for kind in KINDS {
+        let server = Server::own_over_tls(kind, &tls).await;
+        small_table(&server, "apps").await;
+        let mut config = server.config("apps");
+        (config.mysql.tls, config.postgres.tls) = (true, true);
+        let answer = TestStore::new(&config).by_key("a-key").await;
+        assert!(is_unavailable(&answer), "{kind:?} {answer:?}");
+        (config.mysql.tls_verify, config.postgres.tls_verify) = (false, false);
+        let answer = TestStore::new(&config).by_key("a-key").await;
+        assert!(has_max(5)(&answer), "{kind:?} {answer:?}");
     }
 }
 

@@ -19,6 +19,7 @@ use std::time::Instant;
 use gema::config::Config;
 use gema::config::Secret;
 use gema::config::StoreDriver;
+use gema::config::Tls;
 use sqlx::ConnectOptions;
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::mysql::MySqlConnection;
@@ -72,6 +73,8 @@ pub struct Server {
     folder: PathBuf,
     guards: Vec<Child>,
     pid: u32,
+    /// Words for its command line.
+    more: Vec<String>,
 }
 
 impl Drop for Server {
@@ -105,8 +108,32 @@ impl Server {
         Self::on(kind, folder).await
     }
 
+    /// The same, with this certificate.
+    pub async fn own_over_tls(kind: Kind, tls: &Tls) -> Self {
+        let template = Self::shared(kind).await.folder.join("template");
+        let folder = folder();
+        run(Command::new("cp").arg("-a").arg(template).arg(folder.join("data")));
+        let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.join(name).display().to_string());
+        fs::copy(&tls.cert_path, &certificate).unwrap();
+        fs::copy(&tls.key_path, &key).unwrap();
+        run(Command::new("chmod").args(["600", &key]));
+        kind.give(&folder);
+        let more = match kind {
+            Kind::Mysql => vec![format!("--ssl-cert={certificate}"), format!("--ssl-key={key}")],
+            Kind::Postgres => ["ssl=on", &format!("ssl_cert_file={certificate}"), &format!("ssl_key_file={key}")]
+                .iter()
+                .flat_map(|setting| ["-c", setting].map(str::to_owned))
+                .collect(),
+        };
+        Self::with(kind, folder, more).await
+    }
+
     async fn on(kind: Kind, folder: PathBuf) -> Self {
-        let mut server = Self { kind, port: free_port(), folder, guards: Vec::new(), pid: 0 };
+        Self::with(kind, folder, Vec::new()).await
+    }
+
+    async fn with(kind: Kind, folder: PathBuf, more: Vec<String>) -> Self {
+        let mut server = Self { kind, port: free_port(), folder, guards: Vec::new(), pid: 0, more };
         server.restart().await;
         server
     }
@@ -120,6 +147,7 @@ impl Server {
             .arg(&self.folder)
             .arg(signal)
             .args(command)
+            .args(&self.more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

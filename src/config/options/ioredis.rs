@@ -6,6 +6,8 @@ use serde_json::Value as Json;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
     pub(super) tls: bool,
+    /// Whether any certificate will do.
+    pub(super) unverified: bool,
     /// Names without an effect here.
     pub(super) idle: Vec<String>,
     /// Ends of sentences, without values: those may be secret.
@@ -23,13 +25,17 @@ pub(super) fn options(text: &str) -> Options {
         match (name.as_str(), value) {
             ("tls", Json::Null | Json::Bool(false)) => (),
             ("tls", Json::Bool(true)) => options.tls = true,
-            ("tls", Json::Object(details)) if details.is_empty() => options.tls = true,
-            ("tls", Json::Object(details)) => options.faults.extend(details.keys().map(|detail| {
-                format!(
-                    "has tls.{detail}, which gema does not know: it trusts the system's certificate authorities; \
-                     add yours to them, and write {{\"tls\":{{}}}} or set GEMA_REDIS_TLS"
-                )
-            })),
+            ("tls", Json::Object(details)) => {
+                options.tls = true;
+                options.unverified = details.get(VERIFY) == Some(&Json::Bool(false));
+                let others = details.iter().filter(|detail| !says_whom_to_trust(*detail));
+                options.faults.extend(others.map(|(detail, _)| {
+                    format!(
+                        "has tls.{detail}, which gema does not know: it trusts the system's certificate authorities; \
+                         add yours to them, and write {{\"tls\":{{}}}} or set GEMA_REDIS_TLS"
+                    )
+                }));
+            }
             (option, _) if is_idle(option) => options.idle.push(name.clone()),
             _ => options.faults.push(match own_variable(name) {
                 Some(variable) => format!("has {name}, which is set elsewhere; remove it there and set {variable}"),
@@ -40,6 +46,14 @@ pub(super) fn options(text: &str) -> Options {
         }
     }
     options
+}
+
+/// Node's name for checking a server's certificate.
+const VERIFY: &str = "rejectUnauthorized";
+
+/// Whether a detail of TLS says only whether the server's certificate is checked.
+pub(super) fn says_whom_to_trust((name, value): (&String, &Json)) -> bool {
+    name == VERIFY && value.is_boolean()
 }
 
 /// What says how hard a link is tried, not where it leads or how it is protected.
@@ -130,6 +144,8 @@ mod tests {
 
     #[test]
     fn other_options_are_named_with_what_to_set_and_never_shown() {
+        assert!(options(r#"{"tls":{"rejectUnauthorized":false}}"#).unverified);
+        assert!(!options(r#"{"tls":{"rejectUnauthorized":true}}"#).unverified);
         let found = options(r#"{"password":"hush","tls":{"ca":"hush"},"natMap":1,"sentinels":[]}"#).faults;
         assert_eq!(found.len(), 4, "{found:#?}");
         assert_eq!(found[0], "has password, which is set elsewhere; remove it there and set GEMA_REDIS_PASSWORD");

@@ -22,8 +22,10 @@ pub(in crate::config) enum Means<'a> {
     Ioredis(&'a str),
     /// Sets the key, which is in seconds, unless it means for ever.
     Lifetime(&'a str),
-    /// Switches on the key if it is `true` or `{}`.
-    Tls(&'a str),
+    /// Sets the key to the text without braces, which in a Redis Cluster choose a slot.
+    Untagged(&'static str),
+    /// Switches on the first key if it is `true` or an object, which may switch off the second one.
+    Tls(&'static str, &'static str),
     /// Whether Soketi looks at its cluster nodes.
     ClusterMode,
     /// How Laravel broadcasts; the first name counts.
@@ -45,7 +47,8 @@ impl<'a> Means<'a> {
             | Milliseconds(key)
             | Mebibytes(key)
             | Lifetime(key)
-            | Tls(key)
+            | Untagged(key)
+            | Tls(key, _)
             | Fallback(key)
             | Choice(key, ..)
             | Nodes(key, _) => Some(key),
@@ -60,7 +63,7 @@ impl<'a> Means<'a> {
 use Means::{Broadcaster, Fallback};
 use Means::{
     Choice, ClusterMode, Ioredis, Key, Lifetime, Mebibytes, Milliseconds, Nodes, Only, Options, Parameter, Talkative,
-    Tls,
+    Tls, Untagged,
 };
 
 const ADAPTERS: &str = "nodes meet in Redis; use redis";
@@ -87,7 +90,7 @@ const SCALING: &str = "nodes become one server by adapter.driver; set it to redi
 const UNCOMPRESSED: &str = "gema compresses no messages";
 
 /// Names that are not Soketi's, but in configurations that were written for it. A star is any name.
-pub(in crate::config) const OTHERS: [(&str, Means<'static>); 16] = [
+pub(in crate::config) const OTHERS: [(&str, Means<'static>); 20] = [
     ("server.cors.credentials", Parameter("true", CREDENTIALS)),
     ("server.cors.origin", Key("http.cors_origins")),
     ("server.cors.methods", Key("http.cors_methods")),
@@ -97,14 +100,18 @@ pub(in crate::config) const OTHERS: [(&str, Means<'static>); 16] = [
     ("database.driver", Parameter("", SCALING)),
     // What Soketi hands on to its clients of databases.
     ("database.redis.*", Ioredis("*")),
-    ("database.mysql.ssl", Tls("mysql.tls")),
+    ("database.mysql.ssl", Tls("mysql.tls", "mysql.tls_verify")),
     ("database.mysql.*", Parameter("", SQL_CLIENT)),
-    ("database.postgres.ssl", Tls("postgres.tls")),
+    ("database.postgres.ssl", Tls("postgres.tls", "postgres.tls_verify")),
     ("database.postgres.*", Parameter("", SQL_CLIENT)),
     ("metrics.redis", Parameter("", METRICS)),
     ("monitoring", Parameter("", MONITORING)),
     ("statistics", Parameter("", MONITORING)),
     ("appManager.array.apps.*.enableStatistics", Parameter("", MONITORING)),
+    ("appManager.array.apps.*.enableStatistic", Parameter("", MONITORING)),
+    ("appManager.array.apps.*.enableStats", Parameter("", MONITORING)),
+    ("appManager.array.apps.*.enable_statistics", Parameter("", MONITORING)),
+    ("appManager.array.apps.*.enable_stats", Parameter("", MONITORING)),
 ];
 
 /// What `option` means in a file.
@@ -141,7 +148,7 @@ pub(in crate::config) const BROADCASTER: [&str; 2] = ["BROADCAST_CONNECTION", "B
 pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("ADAPTER_DRIVER", "adapter.driver", Choice("cluster.driver", &["local", "redis"], ADAPTERS)),
     ("ADAPTER_REDIS_REQUESTS_TIMEOUT", "adapter.redis.requestsTimeout", Parameter("5000", "gema asks no other nodes")),
-    ("ADAPTER_REDIS_PREFIX", "adapter.redis.prefix", Key("cluster.name")),
+    ("ADAPTER_REDIS_PREFIX", "adapter.redis.prefix", Untagged("cluster.name")),
     ("ADAPTER_REDIS_PUB_OPTIONS", "adapter.redis.redisPubOptions", Options),
     ("ADAPTER_REDIS_SUB_OPTIONS", "adapter.redis.redisSubOptions", Options),
     ("ADAPTER_REDIS_CLUSTER_MODE", "adapter.redis.clusterMode", ClusterMode),
@@ -157,7 +164,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     (
         "APP_MANAGER_DRIVER",
         "appManager.driver",
-        Choice("app_store.driver", &["array", "mysql", "postgres"], APP_MANAGERS),
+        Choice("app_store.driver", &["array", "mysql", "mariadb", "postgres"], APP_MANAGERS),
     ),
     ("APP_MANAGER_CACHE_ENABLED", "appManager.cache.enabled", Parameter("false", APP_CACHE)),
     ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Lifetime("app_store.cache_seconds")),
@@ -200,7 +207,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("DB_REDIS_DB", "database.redis.db", Key("redis.db")),
     ("DB_REDIS_USERNAME", "database.redis.username", Key("redis.username")),
     ("DB_REDIS_PASSWORD", "database.redis.password", Key("redis.password")),
-    ("DB_REDIS_KEY_PREFIX", "database.redis.keyPrefix", Key("redis.key_prefix")),
+    ("DB_REDIS_KEY_PREFIX", "database.redis.keyPrefix", Untagged("redis.key_prefix")),
     ("DB_REDIS_SENTINELS", "database.redis.sentinels", Nodes("redis.sentinels", 26379)),
     ("DB_REDIS_SENTINEL_PASSWORD", "database.redis.sentinelPassword", Key("redis.sentinel_password")),
     ("DB_REDIS_INSTANCE_NAME", "database.redis.name", Key("redis.sentinel_master")),

@@ -1,0 +1,124 @@
+//! What stands in a file that Soketi may have read, and that neither it nor gema reads. Soketi ignores it, so the server
+//! starts and tells of it; unless it is meant for gema alone, or names an app that would not be served.
+
+use std::collections::BTreeMap;
+
+use config::{Map, Value, ValueKind};
+
+use super::Config;
+use super::options;
+use super::options::Said;
+use super::suggest::{nearest, snake_case};
+use super::translate::from;
+use super::tree;
+
+/// Groups that no file for Soketi has; what stands there is meant for gema.
+const OURS: [&str; 6] = ["app_store", "connections", "ingest", "limiter", "limits", "tls"];
+/// Groups that Soketi has, too.
+const SHARED: [&str; 3] = ["cluster", "metrics", "webhooks"];
+/// Fields of an app that Soketi does not have.
+const FIELDS: [&str; 12] = [
+    "allow_public_client_events",
+    "allowed_origins",
+    "cache_ttl_seconds",
+    "channel_default",
+    "channel_rules",
+    "enable_subscription_count",
+    "enable_watchlist",
+    "keys",
+    "max_presence_user_id_length",
+    "max_watchlist_size",
+    "require_tls",
+    "user_authentication_timeout_seconds",
+];
+/// Where an app belongs that a file names.
+const PLACE_OF_APP: &str =
+    "write it as \"appManager.array.apps\": [{\"id\": \"…\", \"key\": \"…\", \"secret\": \"…\"}]";
+
+/// Takes what is not ours out of `own`, and tells of it.
+pub(super) fn remove(own: &mut Map<String, Value>, said: &mut Said) {
+    let known = tree::object(&Config::default());
+    let keys = tree::keys();
+    let all = || known.keys().chain(&keys).map(String::as_str).chain(options::options());
+    // In a fixed order, so that messages are.
+    for (name, mut value) in std::mem::take(own).into_iter().collect::<BTreeMap<_, _>>() {
+        match known.get(&name) {
+            None => {
+                note_app(&name, &value, said);
+                said.unknown(&format!("{name}{}", from(&value)), nearest(&name, all()).as_deref());
+                continue;
+            }
+            Some(section) => {
+                if let (ValueKind::Table(fields), Some(section)) = (&mut value.kind, section.as_object()) {
+                    let kept = std::mem::take(fields).into_iter().collect::<BTreeMap<_, _>>().into_iter();
+                    fields.extend(kept.filter(|(field, value)| {
+                        let key = format!("{name}.{field}");
+                        let meant = nearest(&key, all());
+                        let is_foreign = !section.contains_key(field) && !is_for_us(&name, field, meant.is_some());
+                        if is_foreign && value.kind != ValueKind::Nil {
+                            note_app(&key, value, said);
+                            said.unknown(&format!("{key}{}", from(value)), meant.as_deref());
+                        }
+                        !is_foreign
+                    }));
+                }
+            }
+        }
+        own.insert(name, value);
+    }
+}
+
+/// Whether an unknown name in one of our groups can only be meant for gema: nobody else has the group, or it is nearly
+/// a name of ours in our spelling.
+fn is_for_us(section: &str, field: &str, is_near: bool) -> bool {
+    let is_camel = field.contains(|letter: char| letter.is_ascii_uppercase());
+    OURS.contains(&section) || (is_near && !is_camel && !SHARED.contains(&section))
+}
+
+/// Whether an unknown field of an app is nearly one that Soketi does not have.
+pub(super) fn is_ours<'a>(field: &str, known: impl Iterator<Item = &'a String>) -> bool {
+    near_field(field, known).is_some_and(|meant| FIELDS.contains(&meant.as_str()))
+}
+
+/// The field of an app that is nearest to this one.
+pub(super) fn near_field<'a>(field: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    // Behind a group's name, since what stands at the top of a file may mean something else.
+    let known: Vec<String> = known.map(|known| format!("app.{known}")).collect();
+    let meant = nearest(&format!("app.{field}"), known.iter().map(String::as_str))?;
+    meant.strip_prefix("app.").map(str::to_owned)
+}
+
+/// Remembers `key` if it names an app, which counts if the default app would be served in its place.
+pub(super) fn note_app(key: &str, value: &Value, said: &mut Said) {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    if names_app(&snake_case(last), value) {
+        said.unread_apps.push((format!("{key}{}", from(value)), PLACE_OF_APP));
+    }
+}
+
+/// Whether somewhere in a value there are a key or an id, and a secret, other than those that everybody knows.
+fn names_app(name: &str, value: &Value) -> bool {
+    match &value.kind {
+        ValueKind::Table(fields) => {
+            let names: Vec<String> = fields.keys().map(|name| snake_case(name)).collect();
+            let has = |wanted: &[&str]| names.iter().any(|name| wanted.contains(&name.as_str()));
+            let secret = fields.iter().find(|(name, _)| ["secret", "app_secret"].contains(&snake_case(name).as_str()));
+            let is_app = has(&["id", "app_id", "key", "app_key"])
+                && secret.is_some_and(|(_, secret)| {
+                    secret.kind != ValueKind::Nil && secret.kind.to_string() != "app-secret"
+                });
+            is_app || fields.iter().any(|(name, value)| names_app(&snake_case(name), value))
+        }
+        ValueKind::Array(items) => items.iter().any(|item| names_app("", item)),
+        ValueKind::Nil => false,
+        kind => {
+            let default = match name {
+                "app_id" => "app-id",
+                "app_key" => "app-key",
+                "app_secret" => "app-secret",
+                _ => return false,
+            };
+            kind.to_string() != default
+        }
+    }
+}

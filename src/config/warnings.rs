@@ -1,0 +1,100 @@
+//! What can be served but is probably not meant.
+
+use super::App;
+use super::ClusterDriver;
+use super::Config;
+use super::StoreDriver;
+use super::apps;
+use super::webhooks;
+
+impl Config {
+    /// What can be served but is probably not meant, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let host = self.server.host;
+        if self.needs_redis() && !self.redis.password.is_trimmed() {
+            warnings
+                .push("redis.password begins or ends with white space; remove it unless Redis has the same".to_owned());
+        }
+        if self.needs_redis() && self.redis.speaks_tls() && !self.redis.tls_verify {
+            warnings.push(unverified("redis", "Redis"));
+        }
+        let databases = [
+            ("mysql", StoreDriver::Mysql, self.mysql.tls && !self.mysql.tls_verify),
+            ("postgres", StoreDriver::Postgres, self.postgres.tls && !self.postgres.tls_verify),
+        ];
+        let selected = databases.iter().filter(|(_, driver, trusts)| *driver == self.app_store.driver && *trusts);
+        warnings.extend(selected.map(|(section, ..)| unverified(section, "the database")));
+        if !self.tls.is_enabled() && !self.tls.passphrase.is_empty() {
+            warnings.push("tls.passphrase has no effect, because tls.cert_path is empty".to_owned());
+        }
+        if self.app_store.driver != StoreDriver::Config && !self.apps.is_empty() {
+            warnings.push("apps have no effect, because app_store.driver is not config; remove them".to_owned());
+        }
+        if host.is_loopback() && self.server.trusted_proxies.is_empty() {
+            let limits = [
+                ("connections.per_address_max", self.connections.per_address_max > 0),
+                (
+                    "connections.handshakes_per_address_per_second",
+                    self.connections.handshakes_per_address_per_second > 0,
+                ),
+            ];
+            warnings.extend(limits.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| {
+                format!(
+                    "{key} counts all clients of a proxy as one, since server.trusted_proxies is empty and only this \
+                     machine reaches {host}; name the proxy there"
+                )
+            }));
+        }
+        for app in self.apps() {
+            self.warn_of_app(&app, &mut warnings);
+        }
+        warnings
+    }
+
+    fn warn_of_app(&self, app: &App, warnings: &mut Vec<String>) {
+        let host = self.server.host;
+        let clustered = self.cluster.driver == ClusterDriver::Redis;
+        let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
+        if app.has_public_secret() && !host.is_loopback() {
+            warnings.push(format!(
+                "app {id:?} has Soketi's default secret, which everybody knows, and the server listens on {host}: \
+                     anybody can publish; set a secret of your own, or server.host to 127.0.0.1"
+            ));
+        }
+        warnings.extend(webhooks::warnings(id, &app.webhooks));
+        warnings.extend(apps::warnings(app));
+        if app.limits.enable_client_messages && event_bytes_max > self.connections.message_bytes_max {
+            warnings.push(format!(
+                "app {id:?} lets clients send events larger than connections.message_bytes_max, which closes the \
+                     sender's connection with 1009; raise it above {event_bytes_max}"
+            ));
+        }
+        if event_bytes_max > self.connections.outbox_bytes_max {
+            warnings.push(format!(
+                "app {id:?} may send events larger than connections.outbox_bytes_max, which closes the connections \
+                     of all but the fastest clients; raise it above {event_bytes_max}"
+            ));
+        }
+        if event_bytes_max > self.http.request_bytes_max {
+            warnings.push(format!(
+                "app {id:?} may send events larger than http.request_bytes_max, which are refused with 413; \
+                     raise it above {event_bytes_max}"
+            ));
+        }
+        if clustered && event_bytes_max > self.cluster.buffer_bytes_max {
+            warnings.push(format!(
+                "app {id:?} may send events larger than cluster.buffer_bytes_max, which never reach other nodes; \
+                     raise it above {event_bytes_max}"
+            ));
+        }
+    }
+}
+
+/// The warning about a server whose certificate nobody checks.
+fn unverified(section: &str, server: &str) -> String {
+    format!(
+        "{section}.tls_verify is false: anybody on the way to {server} can pretend to be it, and read passwords and \
+         events; trust its authority by SSL_CERT_FILE instead"
+    )
+}
