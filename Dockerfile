@@ -1,16 +1,19 @@
 # A static binary in an otherwise empty image.
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
 COPY config config
+# For `gema --version`: docker build --build-arg GEMA_COMMIT=$(git rev-parse HEAD) .
+ARG GEMA_COMMIT=
 # glibc linked in statically; since 2.34 it resolves the name of Redis without loading anything at run time.
 RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && mkdir -p /image/usr/bin /image/app \
  && cp target/*/release/gema /image/usr/bin/gema \
  && cd /image/usr/bin \
- && ln -s gema soketi && ln -s gema soketi-pm2 && ln -s gema node && ln -s gema wget
+ && ln -s gema soketi && ln -s gema soketi-pm2 && ln -s gema node && ln -s gema wget \
+ && ln -s gema pm2 && ln -s gema curl
 
 FROM scratch
 # Under the names that are called in Soketi's image, its Helm chart and Sail's health check, too.

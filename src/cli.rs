@@ -2,6 +2,8 @@
 
 mod invocation;
 
+use self::invocation::{Invocation, invocation};
+
 use std::fmt::Display;
 use std::io;
 use std::io::{Read, Write};
@@ -18,7 +20,10 @@ use tracing::{error, info, warn};
 use crate::config;
 use crate::config::Config;
 use crate::config::Faults;
+use crate::config::Limits;
 use crate::config::Loaded;
+use crate::protocol::channel::Access;
+use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
 use crate::server::Drained;
 use crate::server::Server;
@@ -31,7 +36,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A WebSocket server that speaks the Pusher protocol. Answers to the names soketi and soketi-pm2, too.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = env!("GEMA_VERSION"))]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -50,6 +55,9 @@ enum Command {
         /// Prints what each app's rules decide for this channel, too.
         #[arg(long = "channel", value_name = "NAME")]
         channels: Vec<String>,
+        /// Refuses what Soketi ignores, too: variables and keys that nobody reads.
+        #[arg(long)]
+        strict: bool,
     },
     /// Prints every value and who set it, without secrets.
     Config,
@@ -63,8 +71,8 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let words = match invocation::words(std::env::args_os().collect()) {
-        Ok(words) => words,
+    let Invocation { words, ignored } = match invocation(std::env::args_os().collect()) {
+        Ok(invocation) => invocation,
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::FAILURE;
@@ -73,8 +81,14 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse_from(words);
     let files = &arguments.config;
     let done = match arguments.command.unwrap_or(Command::Start) {
-        Command::Start => load(files).map_err(Into::into).and_then(|loaded| start(files, &loaded)),
-        Command::Check { channels } => load(files).map_err(Into::into).and_then(|loaded| check(&loaded, &channels)),
+        Command::Start => load(files)
+            .and_then(|loaded| with_ignored(loaded, &ignored))
+            .map_err(Into::into)
+            .and_then(|loaded| start(files, &loaded)),
+        Command::Check { channels, strict } => load(files)
+            .and_then(|loaded| if strict { loaded.strict() } else { Ok(loaded) })
+            .map_err(Into::into)
+            .and_then(|loaded| check(&loaded, &channels)),
         Command::Config => read(files).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
         Command::Health { url: None } => {
@@ -98,6 +112,26 @@ fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
     if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }) }
 }
 
+/// Warns of options that Soketi ignores. One that names an app must not lead to everybody's.
+fn with_ignored(mut loaded: Loaded, options: &[String]) -> Result<Loaded, Faults> {
+    let app = loaded.config.with_public_secret();
+    let mut faults = Vec::new();
+    for option in options {
+        let names_app = ["app-id", "app-key", "app-secret"].iter().any(|name| option.ends_with(name));
+        match app.as_ref().filter(|_| names_app) {
+            Some(app) => faults.push(format!(
+                "{option} names an app where none is read, and app {app:?} with the secret that everybody knows would \
+                 be served; set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY and SOKETI_DEFAULT_APP_SECRET"
+            )),
+            None => loaded.warnings.push(format!(
+                "{option} has no effect, as with Soketi, which takes --config alone; set the variable instead, such as \
+                 SOKETI_PORT"
+            )),
+        }
+    }
+    if faults.is_empty() { Ok(loaded) } else { Err(Faults { faults, good: Box::new(loaded) }) }
+}
+
 fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
     config::load_in(Path::new("."), files, config::process_environment())
 }
@@ -111,11 +145,27 @@ fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
     for app in loaded.config.apps() {
         let length_max = app.limits.max_channel_name_length;
         lines.extend(channels.iter().map(|channel| match ChannelName::parse(channel, length_max) {
-            Ok(name) => format!("{}: {}", app.id, app.limits.policy().explain(&name, length_max)),
+            Ok(name) => {
+                let client_events = client_events(&app.limits, &name);
+                format!("{}: {}", app.id, app.limits.policy().explain(&name, length_max, &client_events))
+            }
             Err(why) => format!("{}: {channel}: refused ({why})", app.id),
         }));
     }
     print(lines)
+}
+
+/// What becomes of clients' events on a channel, whatever its rule says.
+fn client_events(limits: &Limits, channel: &ChannelName) -> Result<(), &'static str> {
+    let kind = ChannelKind::of(channel.as_str());
+    match () {
+        () if !limits.enable_client_messages => Err("enable_client_messages is false"),
+        () if kind.encrypted => Err("the channel is encrypted"),
+        () if kind.access != Access::Signed && !limits.allow_public_client_events => {
+            Err("the channel is public, and allow_public_client_events is false")
+        }
+        () => Ok(()),
+    }
 }
 
 fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCode> {
@@ -251,7 +301,11 @@ fn health(url: &str) -> anyhow::Result<ExitCode> {
 /// The status code of the answer, which must begin within `HEALTH_TIMEOUT`.
 fn get_status(url: &str) -> anyhow::Result<u16> {
     let deadline = Instant::now() + HEALTH_TIMEOUT;
-    let Some(rest) = url.strip_prefix("http://") else { bail!("only http:// addresses can be asked") };
+    let rest = match url.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some(_) => bail!("only http:// addresses can be asked"),
+        None => url,
+    };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let path = if path.is_empty() { "/" } else { path };
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());

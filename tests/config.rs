@@ -60,12 +60,12 @@ fn all_mistakes_of_a_file_are_told_at_once_with_file_key_and_remedy() {
         "mistakes.toml",
         "[server]\nprot = 1\nport = 'x'\nbacklog = 0\n[sever]\nport = 1\n[[apps]]\nid = 'a'\nkey = 'k'\nmaxConections = 1\n",
     );
-    let mut found = faults(&["check", "--config", &file], &[("SOKETI_PROT", "1")]);
+    let mut found = faults(&["check", "--config", &file], &[("SOKETI_PROT", "1"), ("GEMA_SERVER_PROT", "1")]);
     found.sort();
     assert_eq!(
         found,
         [
-            "fault: SOKETI_PROT is not a variable of gema; did you mean SOKETI_PORT?".to_owned(),
+            "fault: GEMA_SERVER_PROT is not a variable of gema; did you mean GEMA_SERVER_PORT?".to_owned(),
             format!(
                 "fault: apps.0.maxConections (from {file}:10) is not a setting; did you mean apps.0.max_connections?"
             ),
@@ -74,6 +74,8 @@ fn all_mistakes_of_a_file_are_told_at_once_with_file_key_and_remedy() {
             format!("fault: server.port (from {file}:3) is \"x\"; it must be a whole number"),
             format!("fault: server.prot (from {file}:2) is not a setting; did you mean server.port?"),
             format!("fault: sever (from {file}:6) is not a setting; did you mean server?"),
+            "warning: SOKETI_PROT has no effect, because neither Soketi nor gema reads it; did you mean SOKETI_PORT?"
+                .to_owned(),
         ]
     );
 }
@@ -103,7 +105,7 @@ fn files_of_a_certificate_are_checked_with_all_the_rest() {
         ("SOKETI_SSL_KEY", "/nowhere/key.pem"),
         ("SOKETI_SSL_CA", "/nowhere/ca.pem"),
         ("SOKETI_DB_REDIS_HOST", "redis"),
-        ("SOKETI_NATS", "1"),
+        ("GEMA_NATS", "1"),
     ];
     let of_files = [
         format!("fault: tls.cert_path (from {file}:2): /nowhere/cert.pem cannot be read: "),
@@ -116,7 +118,7 @@ fn files_of_a_certificate_are_checked_with_all_the_rest() {
     };
     for command in ["check", "start"] {
         let found = faults(&[command, "--config", &file], &environment);
-        let unknown = "fault: SOKETI_NATS is not a variable of gema".to_owned();
+        let unknown = "fault: GEMA_NATS is not a variable of gema".to_owned();
         assert!(begin(&found, &[&[unknown][..], &of_files].concat()), "{found:#?}");
         let found = faults(&[command, "--config", &file], &environment[..3]);
         assert!(begin(&found[..3], &of_files), "{found:#?}");
@@ -301,7 +303,7 @@ fn an_app_store_that_is_not_there_is_refused_with_what_to_do() {
     assert_eq!(
         faults(&["check"], &environment),
         [
-            "fault: SOKETI_APP_MANAGER_DRIVER must be array or mysql or postgres or left out: gema does not read \
+            "fault: SOKETI_APP_MANAGER_DRIVER must be array or mysql or mariadb or postgres or left out: gema does not read \
              DynamoDB; move the apps to MySQL or PostgreSQL, or into the configuration as [[apps]]",
             "fault: app_store.stale_seconds (from GEMA_APP_STORE_STALE_SECONDS) is -1; it must be between 0 and 86400 \
              seconds",
@@ -562,7 +564,145 @@ fn a_rule_with_a_prefix_in_any_case_is_refused() {
 #[test]
 fn the_version_is_told() {
     let output = gema(&["--version"], &[]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("gema {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("gema {}\n", env!("GEMA_VERSION")));
+    assert!(env!("GEMA_VERSION").starts_with(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_event_size_that_clients_may_send_raises_the_message_limit_unless_that_is_set() {
+    let size = ("SOKETI_EVENT_MAX_SIZE_IN_KB", "900");
+    let clients = ("SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES", "true");
+    let host = ("SOKETI_HOST", "127.0.0.1");
+    let limit = |environment: &[(&str, &str)]| setting(&settings(&[], environment), "connections.message_bytes_max").0;
+    assert_eq!(limit(&[]), "262144", "twice the default event and 56 KiB");
+    assert_eq!(limit(&[size]), (2 * 900 * 1024 + 56 * 1024).to_string());
+    assert_eq!(warnings(&[], &[host, clients, size]), [""; 0]);
+    let set = ("GEMA_CONNECTIONS_MESSAGE_BYTES_MAX", "300000");
+    assert_eq!(limit(&[size, set]), "300000");
+    assert_eq!(warnings(&[], &[host, size, set]), [""; 0], "no client may send");
+    let found = warnings(&[], &[host, clients, size, set]);
+    assert!(found.len() == 1 && found[0].contains("larger than connections.message_bytes_max"), "{found:?}");
+}
+
+#[test]
+fn small_request_limits_are_taken() {
+    let file = file("small.json", r#"{ "httpApi.requestLimitInMb": 0.0005 }"#);
+    assert_eq!(setting(&settings(&[&file], &[]), "http.request_bytes_max").0, "524");
+}
+
+#[test]
+fn an_allowed_origin_from_which_no_page_comes_is_a_fault() {
+    for origin in
+        ["https://shop.example/", "https://shop.example/app", "shop.example ", "a.example b.example", "", "https://"]
+    {
+        let app = format!("[[apps]]\nid='a'\nkey='k'\nsecret='s'\nallowed_origins=['ok.example', '{origin}']\n");
+        let file = file("origins.toml", &app);
+        let found = faults(&["check", "--config", &file], &[]);
+        let begins = format!("fault: apps.0.allowed_origins (from {file}:5) has {origin:?}, from which no page comes");
+        assert!(found.len() == 1 && found[0].starts_with(&begins), "{found:?}");
+    }
+    let origins = "*.shop.example, https://shop.example:8443, localhost:3000, http://[::1]:3000, null, *";
+    assert!(gema(&["check"], &[("GEMA_LIMITS_ALLOWED_ORIGINS", origins)]).status.success());
+}
+
+#[test]
+fn the_schemes_of_phps_clients_lead_to_redis_with_and_without_tls() {
+    for (variable, value, key, becomes) in [
+        ("REDIS_HOST", "tls://redis", "redis.tls", "true"),
+        ("REDIS_HOST", "tls://redis", "redis.host", "\"redis\""),
+        ("SOKETI_DB_REDIS_HOST", "tcp://redis", "redis.host", "\"redis\""),
+        ("SOKETI_DB_REDIS_HOST", "tcp://redis", "redis.tls", "false"),
+    ] {
+        let printed = settings(&[], &on_redis(&[(variable, value)]));
+        assert_eq!(setting(&printed, key).0, becomes, "{variable}={value}");
+    }
+    for (url, becomes) in [("tls://:hush@redis:6380", "rediss://:hush@redis:6380"), ("tcp://redis", "redis://redis")] {
+        let environment = on_redis(&[("REDIS_URL", url)]).into_iter();
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let loaded = gema::config::load(&[], environment).unwrap();
+        assert_eq!(loaded.config.redis.url.expose_text(), becomes);
+        assert_eq!(loaded.warnings, [""; 0]);
+    }
+}
+
+#[test]
+fn certificates_that_nobody_checks_are_warned_of_loudly() {
+    let options = ("SOKETI_ADAPTER_REDIS_PUB_OPTIONS", r#"{"tls":{"rejectUnauthorized":false}}"#);
+    let printed = settings(&[], &on_redis(&[options]));
+    assert_eq!(
+        (setting(&printed, "redis.tls").0, setting(&printed, "redis.tls_verify").0),
+        ("true".into(), "false".into())
+    );
+    let found = warnings(&[], &on_redis(&[options]));
+    assert!(
+        found[0].starts_with("redis.tls_verify (from SOKETI_ADAPTER_REDIS_PUB_OPTIONS) is false: anybody on the way")
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    let text = "{\"host\": \"127.0.0.1\", \"appManager.driver\": \"postgres\",\n\
+                \"database.postgres\": {\"host\": \"db\", \"ssl\": {\"rejectUnauthorized\": false}}}";
+    let file = file("unverified.json", text);
+    let found = warnings(&[&file], &[]);
+    assert!(
+        found[0].starts_with(&format!("postgres.tls_verify (from {file}:2) is false: anybody on the way")),
+        "{found:?}"
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    let idle = warnings(&[], &on_redis(&[("GEMA_REDIS_TLS_VERIFY", "false")]));
+    assert_eq!(idle, ["GEMA_REDIS_TLS_VERIFY has no effect, because redis.tls is false"]);
+}
+
+#[test]
+fn braces_of_soketis_prefixes_are_left_out_and_ours_are_refused_with_the_reason() {
+    let soketis = [("SOKETI_ADAPTER_REDIS_PREFIX", "{shop}"), ("SOKETI_DB_REDIS_KEY_PREFIX", "{shop}:")];
+    let printed = settings(&[], &on_redis(&soketis));
+    assert_eq!(setting(&printed, "cluster.name").0, "\"shop\"");
+    assert_eq!(setting(&printed, "redis.key_prefix").0, "\"shop:\"");
+    let found = faults(&["check"], &on_redis(&[("GEMA_REDIS_KEY_PREFIX", "{shop}:")]));
+    assert!(found[0].contains("it must not hold control characters and { }, with which gema itself"), "{found:?}");
+}
+
+#[test]
+fn mariadb_and_laravels_name_for_postgres_are_databases() {
+    for (driver, becomes) in [("mariadb", "mysql"), ("pgsql", "postgres"), ("postgresql", "postgres")] {
+        let printed = settings(&[], &[("GEMA_APP_STORE_DRIVER", driver), ("PUSHER_APP_ID", "laravels")]);
+        assert_eq!(setting(&printed, "app_store.driver").0, format!("{becomes:?}"));
+        assert!(!printed.contains("apps.0"), "{printed}");
+    }
+    assert!(gema(&["check"], &[("SOKETI_APP_MANAGER_DRIVER", "mariadb")]).status.success());
+}
+
+#[test]
+fn check_tells_that_an_app_has_client_events_off() {
+    let channels = ["--channel", "private-a", "--channel", "public-a", "--channel", "private-encrypted-a"];
+    let told = |environment: &[(&str, &str)]| {
+        let output = gema(&[&["check"][..], &channels].concat(), environment);
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let ends =
+            printed.lines().filter_map(|line| line.split_once("; client events ").map(|(_, end)| end.to_owned()));
+        ends.collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[]), ["refused (enable_client_messages is false)"; 3]);
+    assert_eq!(
+        told(&[("SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES", "true")]),
+        [
+            "allowed",
+            "refused (the channel is public, and allow_public_client_events is false)",
+            "refused (the channel is encrypted)"
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_written_on_the_command_line_is_told_of_without_its_secrets() {
+    let found = faults(&["start", "--config", r#"{"appManager.array.apps":[{"secret":"hush"}]}"#], &[]);
+    assert!(found[0].starts_with("fault: --config must name a file") && !found.concat().contains("hush"), "{found:?}");
+}
+
+#[test]
+fn health_takes_addresses_without_a_scheme() {
+    let (port, server) = answering("HTTP/1.1 200 OK\r\n\r\n");
+    assert!(gema(&["health", "--url", &format!("127.0.0.1:{port}/ready")], &[]).status.success());
+    assert!(server.join().unwrap().starts_with("GET /ready HTTP/1.1\r\n"));
 }
 
 /// A port where one request is answered with `answer`.

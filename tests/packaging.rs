@@ -18,6 +18,10 @@ use serde_json::Value as Json;
 use yaml_rust2::Yaml;
 use yaml_rust2::YamlLoader;
 
+#[path = "../build.rs"]
+#[expect(dead_code, reason = "its main is for builds")]
+mod build;
+
 /// Where the files have the program and its configuration.
 const PROGRAM: &str = "/usr/local/bin/gema";
 const CONFIG: &str = "/etc/gema/gema.toml";
@@ -190,7 +194,48 @@ fn the_dockerfile_copies_what_the_build_needs() {
     for source in &sources {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
     }
-    for needed in ["Cargo.toml", "Cargo.lock", "src", "benches", "config"] {
+    let ignored = shipped(".dockerignore");
+    for needed in ["Cargo.toml", "Cargo.lock", "build.rs", "src", "benches", "config"] {
         assert!(sources.contains(&needed), "{needed}");
+        assert!(ignored.lines().any(|line| line == format!("!{needed}")), "{needed}");
     }
+    for name in ["soketi", "soketi-pm2", "node", "wget", "curl", "pm2"] {
+        assert!(
+            text.contains(&format!("ln -s gema {name} ")) || text.contains(&format!("ln -s gema {name}\n")),
+            "{name}"
+        );
+    }
+}
+
+/// `gema --version` tells the commit, without git.
+#[test]
+fn a_build_finds_its_commit_wherever_git_keeps_it() {
+    let folder = folder("commit").join("repository");
+    let _ = fs::remove_dir_all(&folder);
+    let (one, other) = ("0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef");
+    let write = |name: &str, text: &str| {
+        let file = folder.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    let found = |root: &str| build::commit(&folder.join(root), &mut |_| ());
+    assert_eq!(found("."), None, "there is no repository");
+    write(".git/HEAD", &format!("{one}\n"));
+    assert_eq!(found(".").as_deref(), Some(one));
+    write(".git/HEAD", "ref: refs/heads/main\n");
+    assert_eq!(found("."), None, "there is no commit");
+    write(
+        ".git/packed-refs",
+        &format!("# pack-refs with: peeled\n{other} refs/heads/other-main\n{one} refs/heads/main\n"),
+    );
+    assert_eq!(found(".").as_deref(), Some(one));
+    write(".git/refs/heads/main", &format!("{other}\n"));
+    assert_eq!(found(".").as_deref(), Some(other));
+    write("tree/.git", "gitdir: ../.git/worktrees/tree\n");
+    write(".git/worktrees/tree/HEAD", "ref: refs/heads/side\n");
+    write(".git/worktrees/tree/commondir", "../..\n");
+    write(".git/refs/heads/side", &format!("{one}\n"));
+    assert_eq!(found("tree").as_deref(), Some(one));
+    write(".git/HEAD", "ref: $(touch here)\n");
+    assert_eq!(found("."), None);
 }

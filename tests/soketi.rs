@@ -225,8 +225,9 @@ fn soketis_defaults_are_taken_without_a_word() {
 }
 
 #[test]
-fn an_option_that_is_misspelt_is_refused_with_the_one_that_is_meant() {
+fn an_option_that_is_misspelt_is_told_with_the_one_that_is_meant() {
     let folder = folder("misspelt");
+    let mut named = 0;
     for (option, ..) in OPTIONS {
         // Two letters exchanged: the last but one and its neighbour.
         let mut letters: Vec<char> = option.chars().collect();
@@ -237,18 +238,17 @@ fn an_option_that_is_misspelt_is_refused_with_the_one_that_is_meant() {
         letters.swap(last - 1, last - 2);
         let misspelt: String = letters.into_iter().collect();
         let file = write(&folder, "misspelt.json", &nested(&misspelt, &json!("hush")).to_string());
-        let place = format!("{misspelt} (from {}:1)", file.display());
-        match load(&[file], []) {
-            Err(Faults { faults, .. }) => {
-                let fault = &faults[0];
-                let meant = fault.contains(&format!("did you mean {option}?"));
-                assert!(fault.starts_with(&place) && fault.contains(" is not a setting; "), "{fault}");
-                assert!(meant || !fault.contains("hush"), "{fault}");
-            }
-            // What Soketi hands on to databases may have any name.
-            Ok(loaded) => assert!(loaded.warnings.iter().any(|warning| warning.starts_with(&place)), "{misspelt}"),
+        let place = format!("{misspelt} (from {}:1) ", file.display());
+        let loaded = load(&[file], []).unwrap_or_else(|faults| panic!("Soketi serves {misspelt}: {faults}"));
+        let told = loaded.warnings.iter().find(|told| told.starts_with(&place)).unwrap().clone();
+        assert!(!told.contains("hush"), "{told}");
+        if told.contains("did you mean") {
+            assert!(told.ends_with(&format!("; did you mean {option}?")), "{told}");
+            named += 1;
         }
+        assert_eq!(loaded.strict().is_err(), told.contains("neither Soketi nor gema"), "{option}");
     }
+    assert!(named > 80, "{named}");
 }
 
 #[test]
@@ -533,10 +533,12 @@ fn what_soketi_hands_on_to_its_redis_client_counts_or_is_reported() {
     let (loaded, file) = load_redis("\"lazyConnect\": true");
     let because = "has no effect, because gema's link to Redis has times and retries of its own";
     assert_eq!(loaded.unwrap().warnings, [format!("database.redis.lazyConnect (from {file}:2) {because}")]);
-    let (loaded, file) = load_redis("\"prot\": 6380, \"tls\": {\"ca\": \"hush\"}");
-    let faults = loaded.unwrap_err().faults;
-    let misspelt = format!("database.redis.prot (from {file}:2) is not a setting; did you mean database.redis.port?");
-    assert_eq!(faults[0], misspelt);
+    let (loaded, file) = load_redis("\"prot\": 6380, \"natMap\": {\"a\": 1}, \"tls\": {\"ca\": \"hush\"}");
+    let Faults { faults, good } = loaded.unwrap_err();
+    let misspelt =
+        format!("database.redis.prot (from {file}:2) has no effect, because neither Soketi nor gema reads it; ");
+    assert_eq!(good.ignored, [misspelt + "did you mean database.redis.port?"]);
+    assert!(faults[0].starts_with(&format!("database.redis.natMap (from {file}:2) is not there: ")), "{faults:?}");
     assert!(faults[1].starts_with(&format!("database.redis.tls (from {file}:2) has tls.ca, ")), "{faults:?}");
     assert!(!faults.concat().contains("hush"), "{faults:?}");
 }
@@ -561,7 +563,7 @@ fn what_soketi_hands_on_to_its_database_client_counts_or_is_reported() {
     assert!(warnings[0].starts_with(&begins) && warnings.len() == 1, "{warnings:?}");
     let (loaded, file) = load_with("\"ssl\": {\"ca\": \"hush\"}");
     let faults = loaded.unwrap_err().faults;
-    assert!(faults[0].starts_with(&format!("database.mysql.ssl (from {file}:2) must be true, false or {{}}: ")));
+    assert!(faults[0].starts_with(&format!("database.mysql.ssl (from {file}:2) must be true, false, {{}} or ")));
     assert!(!faults.concat().contains("hush"), "{faults:?}");
 }
 
@@ -735,13 +737,13 @@ fn mistakes_in_dotenv_are_told_with_their_line() {
     assert_eq!(found.status.code(), Some(1));
     let told = String::from_utf8(found.stderr).unwrap();
     for fault in [
-        "SOKETI_PROT (from .env:2) is not a variable of gema; did you mean SOKETI_PORT?",
         "server.port (from .env:3, SOKETI_PORT) is \"many\"; it must be a whole number",
         "SOKETI_MODE (from .env:4) must be full or server or left out: ",
         "PUSHER_APP_SECRET (from .env:5) has a quote that is not closed; close it",
     ] {
         assert!(told.contains(&format!("fault: {fault}")), "{fault}: {told}");
     }
+    assert!(told.contains("warning: SOKETI_PROT (from .env:2) has no effect, "), "{told}");
     assert!(!told.contains("hush"), "{told}");
 }
 
@@ -769,6 +771,391 @@ fn a_dotenv_that_cannot_be_read_never_starts_the_default_app() {
     let app = [("PUSHER_APP_ID", "a"), ("PUSHER_APP_KEY", "k"), ("PUSHER_APP_SECRET", "s")];
     let told = printed(run(&folder, "gema", &["check"], &app));
     assert!(told.starts_with("warning: .env cannot be read: "), "{told}");
+}
+
+/// A file or variables for Soketi, which ignores some of it.
+fn load_text(folder: &Path, text: &str, environment: &[(&str, &str)]) -> Result<Loaded, Faults> {
+    let file = write(folder, "soketi.json", text);
+    load(&[file], variables(environment))
+}
+
+#[test]
+fn keys_that_soketi_ignores_are_told_with_the_remedy_and_strict_refuses_them() {
+    let folder = folder("ignored-keys");
+    for (key, remedy) in [
+        ("logPath", "remove it"),
+        ("authEndpoint", "remove it"),
+        ("publishClientEvents", "remove it"),
+        ("database.default", "remove it"),
+        ("database.sqlite", "remove it"),
+        ("ssl.enabled", "remove it"),
+        ("server.protocol", "remove it"),
+        ("adapter.redis.host", "did you mean database.redis.host?"),
+        ("adapter.redis.port", "did you mean database.redis.port?"),
+        ("queue.redis.host", "did you mean database.redis.host?"),
+        ("appManager.mysql.host", "did you mean database.mysql.host?"),
+        ("ssl.key", "did you mean ssl.keyPath?"),
+        ("ssl.cert", "did you mean ssl.certPath?"),
+        ("database.redis.database", "did you mean database.redis.db?"),
+        ("database.mysql.username", "did you mean database.mysql.user?"),
+        ("cors.allowed_origins", "did you mean cors.origin?"),
+        ("metrics.serverPort", "did you mean metrics.port?"),
+        ("app_manager", "did you mean appManager?"),
+        ("httpMaxPayloadSize", "did you mean httpApi.requestLimitInMb?"),
+    ] {
+        let loaded = load_text(&folder, &nested(key, &json!("hush")).to_string(), &[]).unwrap();
+        let place = format!("{key} (from {}:1)", folder.join("soketi.json").display());
+        let told = format!("{place} has no effect, because neither Soketi nor gema reads it; {remedy}");
+        assert_eq!(loaded.ignored, std::slice::from_ref(&told), "{key}");
+        assert!(loaded.warnings.contains(&told));
+        let refused = loaded.strict().unwrap_err();
+        assert_eq!(refused.faults, [told]);
+        assert!(!refused.good.warnings.iter().any(|warning| warning.contains(key)), "told once");
+    }
+    for (field, remedy) in [
+        ("name", "remove it"),
+        ("authHost", "remove it"),
+        ("hasRestrictedChannels", "remove it"),
+        ("maxConections", "did you mean apps.0.max_connections?"),
+    ] {
+        let app = json!({ "id": "a", "key": "k", "secret": "s", field: "hush" });
+        let loaded = load_text(&folder, &json!({ "appManager.array.apps": [app] }).to_string(), &[]).unwrap();
+        let told = &loaded.ignored[0];
+        assert!(
+            told.starts_with(&format!("apps.0.{field} (from ")) && told.ends_with(&format!("; {remedy}")),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn variables_that_soketi_ignores_are_told_with_the_remedy_and_strict_refuses_them() {
+    let others = "keep it if another program does";
+    for (name, remedy) in [
+        ("SOKETI_PUBLIC_HOST", others),
+        ("SOKETI_SERVER", others),
+        ("SOKETI_PUSHER_SCHEME", others),
+        ("SOKETI_METRICS_PORT", "did you mean SOKETI_METRICS_SERVER_PORT?"),
+        ("SOKETI_ADAPTER_REDIS_HOST", "did you mean SOKETI_DB_REDIS_HOST?"),
+        ("SOKETI_REDIS_PORT", "did you mean SOKETI_DB_REDIS_PORT?"),
+        ("SOKETI_DEFAULT_APP_MAX_CONNECTIONS", "did you mean SOKETI_DEFAULT_APP_MAX_CONNS?"),
+        ("SOKETI_CORS_ALLOWED_ORIGINS", "did you mean GEMA_HTTP_CORS_ORIGINS?"),
+        ("SOKETI_CORS_ALLOWED_METHODS", "did you mean GEMA_HTTP_CORS_METHODS?"),
+        ("SOKETI_CORS_ALLOWED_HEADERS", "did you mean GEMA_HTTP_CORS_HEADERS?"),
+    ] {
+        let loaded = load(&[], variables(&[(name, "hush")])).unwrap();
+        let told = format!("{name} has no effect, because neither Soketi nor gema reads it; {remedy}");
+        assert_eq!(loaded.ignored, [told], "{name}");
+    }
+    let folder = folder("strict");
+    let environment = [("SOKETI_PUBLIC_HOST", "ws.example"), ("PUSHER_APP_SECRET", "mine")];
+    let told = printed(run(&folder, "gema", &["check"], &environment));
+    assert!(told.starts_with("warning: SOKETI_PUBLIC_HOST has no effect"), "{told}");
+    let found = run(&folder, "gema", &["check", "--strict"], &environment);
+    assert_eq!(found.status.code(), Some(1));
+    let told = String::from_utf8(found.stderr).unwrap();
+    assert!(told.starts_with("fault: SOKETI_PUBLIC_HOST has no effect"), "{told}");
+    let quiet = [("SOKETI_PORT", "7001"), ("PUSHER_APP_SECRET", "mine")];
+    assert!(run(&folder, "gema", &["check", "--strict"], &quiet).status.success());
+}
+
+#[test]
+fn an_app_that_is_named_where_none_is_read_is_refused_with_the_place_where_it_belongs() {
+    let folder = folder("unread-apps");
+    let app = json!({ "id": "a", "key": "k", "secret": "hush" });
+    for (key, value) in [
+        ("app", app.clone()),
+        ("appKey", json!("k")),
+        ("appSecret", json!("hush")),
+        ("appManager.options", json!({ "apps": [app] })),
+        ("appManager.array.app", json!([app])),
+        ("pusher", json!({ "app_id": "a", "app_key": "k", "app_secret": "hush" })),
+    ] {
+        let refused = load_text(&folder, &nested(key, &value).to_string(), &[]).unwrap_err();
+        let place = format!("{key} (from {}:1) names an app where none is read", folder.join("soketi.json").display());
+        assert!(refused.faults[0].starts_with(&place), "{refused}");
+        assert!(refused.faults[0].contains("\"appManager.array.apps\": ["), "{refused}");
+        assert!(refused.faults.len() == 1 && !refused.to_string().contains("hush"), "{refused}");
+        // Where another app is served it is as harmless as anything else that Soketi ignores.
+        let served = [("SOKETI_DEFAULT_APP_SECRET", "mine")];
+        assert_eq!(load_text(&folder, &nested(key, &value).to_string(), &served).unwrap().ignored.len(), 1);
+    }
+    // What everybody knows names nobody's app.
+    let default = json!({ "app": { "id": "app-id", "key": "app-key", "secret": "app-secret" }, "appKey": "app-key" });
+    assert_eq!(load_text(&folder, &default.to_string(), &[]).unwrap().ignored.len(), 2);
+    for name in ["SOKETI_APP_SECRET", "SOKETI_APP_KEY", "SOKETI_DEFAULT_APP_SECERT", "DEFAULT_APP_SECRET"] {
+        let refused = load(&[], variables(&[(name, "hush")])).unwrap_err();
+        assert!(refused.faults[0].starts_with(&format!("{name} names an app where none is read")), "{refused}");
+        assert!(refused.faults[0].ends_with("SOKETI_DEFAULT_APP_SECRET") && refused.faults.len() == 1, "{refused}");
+        load(&[], variables(&[(name, "hush"), ("PUSHER_APP_SECRET", "mine")])).unwrap();
+    }
+}
+
+#[test]
+fn gemas_own_keys_stay_strict_whatever_the_file() {
+    let folder = folder("own-strict");
+    for (key, meant) in [
+        ("limits.max_conections", "did you mean limits.max_connections?"),
+        ("limits.whatever", "remove it"),
+        ("server.trusted_proxys", "did you mean server.trusted_proxies?"),
+        ("connections.pingSeconds", "did you mean connections.ping_seconds?"),
+        ("redis.pasword", "did you mean redis.password?"),
+    ] {
+        let refused = load_text(&folder, &nested(key, &json!("hush")).to_string(), &[]).unwrap_err();
+        let place = format!("{key} (from {}:1) is not a setting; {meant}", folder.join("soketi.json").display());
+        assert_eq!(refused.faults, [place]);
+    }
+    let app = json!({ "id": "a", "key": "k", "secret": "s", "allowed_origns": ["a.example"] });
+    let refused = load_text(&folder, &json!({ "apps": [app] }).to_string(), &[]).unwrap_err();
+    assert!(refused.faults[0].ends_with("did you mean apps.0.allowed_origins?"), "{refused}");
+    // Nobody but gema reads these.
+    for (name, text) in [
+        ("own.toml", "logPath = 'x'\n[adapter.redis]\nhost = 'x'"),
+        ("own.yaml", "logPath: x\nadapter: {redis: {host: x}}"),
+    ] {
+        let refused = load(&[write(&folder, name, text)], []).unwrap_err();
+        assert_eq!(refused.faults.len(), 2, "{refused}");
+    }
+}
+
+/// Configurations as people have put them on the web, of different shape, with other names in them. What each says
+/// that has no effect, and what it must say otherwise to be served.
+const PASTED: [Pasted; 10] = [
+    Pasted {
+        from: "a Swarm stack with Traefik",
+        file: None,
+        variables: &[
+            ("SOKETI_DEBUG", "1"),
+            ("SOKETI_METRICS_SERVER_PORT", "9601"),
+            ("SOKETI_DEFAULT_APP_ID", "gudang"),
+            ("SOKETI_DEFAULT_APP_KEY", "gudang-key"),
+            ("SOKETI_DEFAULT_APP_SECRET", "gudang-secret"),
+            ("SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES", "true"),
+            ("SOKETI_DEFAULT_APP_ENABLED", "true"),
+            ("SOKETI_DEFAULT_APP_MAX_CONNECTIONS", "100"),
+            ("SOKETI_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC", "100"),
+            ("SOKETI_DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC", "100"),
+            ("SOKETI_DEFAULT_APP_MAX_READ_REQ_PER_SEC", "100"),
+            ("SOKETI_CORS_ALLOWED_ORIGINS", "*"),
+            ("SOKETI_CORS_ALLOWED_HEADERS", "*"),
+            ("SOKETI_CORS_ALLOWED_METHODS", "*"),
+        ],
+        app: "gudang",
+        ignored: &[
+            "SOKETI_CORS_ALLOWED_HEADERS",
+            "SOKETI_CORS_ALLOWED_METHODS",
+            "SOKETI_CORS_ALLOWED_ORIGINS",
+            "SOKETI_DEFAULT_APP_MAX_CONNECTIONS",
+        ],
+    },
+    Pasted {
+        from: "Coolify's template of the service",
+        file: None,
+        variables: &[
+            ("SERVICE_FQDN_SOKETI_6001", "ws.gudang.example"),
+            ("SOKETI_DEBUG", "0"),
+            ("SOKETI_DEFAULT_APP_ID", "gudang"),
+            ("SOKETI_DEFAULT_APP_KEY", "Z3VkYW5nLWtleQ=="),
+            ("SOKETI_DEFAULT_APP_SECRET", "Z3VkYW5nLXNlY3JldA=="),
+            ("SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES", ""),
+            ("SOKETI_PUSHER_SCHEME", "https"),
+        ],
+        app: "gudang",
+        ignored: &["SOKETI_PUSHER_SCHEME"],
+    },
+    Pasted {
+        from: "systemd's EnvironmentFile of an installer, with apps in PostgreSQL",
+        file: None,
+        variables: &[
+            ("SOKETI_DEBUG", "false"),
+            ("SOKETI_APP_MANAGER_DRIVER", "postgres"),
+            ("SOKETI_DB_POSTGRES_HOST", "localhost"),
+            ("SOKETI_DB_POSTGRES_PORT", "5432"),
+            ("SOKETI_DB_POSTGRES_USERNAME", "gudang"),
+            ("SOKETI_DB_POSTGRES_PASSWORD", "hush"),
+            ("SOKETI_DB_POSTGRES_DATABASE", "gudang"),
+            ("SOKETI_APP_MANAGER_POSTGRES_TABLE", "apps"),
+            ("SOKETI_APP_MANAGER_POSTGRES_VERSION", "16"),
+            ("SOKETI_APP_MANAGER_CACHE_ENABLED", "true"),
+            ("SOKETI_APP_MANAGER_CACHE_TTL", "-1"),
+            ("SOKETI_RATE_LIMITER_DRIVER", "local"),
+            ("SOKETI_HTTP_MAX_REQUEST_SIZE", "100"),
+            ("SOKETI_CHANNEL_MAX_NAME_LENGTH", "100"),
+            ("SOKETI_PRESENCE_MAX_MEMBER_SIZE", "10"),
+            ("SOKETI_WEBHOOKS_BATCHING", "1"),
+            ("SOKETI_WEBHOOKS_BATCHING_DURATION", "1000"),
+            ("SOKETI_DEFAULT_APP_ID", "gudang"),
+            ("SOKETI_APP_KEY", "gudang-key"),
+            ("SOKETI_APP_ID", "gudang"),
+            ("SOKETI_APP_SECRET", "hush"),
+            ("SOKETI_HOST", "127.0.0.1"),
+            ("SOKETI_SHUTDOWN_GRACE_PERIOD", "10000"),
+        ],
+        app: "",
+        ignored: &[
+            "SOKETI_APP_ID",
+            "SOKETI_APP_KEY",
+            "SOKETI_APP_SECRET",
+            "SOKETI_CHANNEL_MAX_NAME_LENGTH",
+            "SOKETI_HTTP_MAX_REQUEST_SIZE",
+        ],
+    },
+    Pasted {
+        from: "a Deployment of Kubernetes for several pods",
+        file: None,
+        variables: &[
+            ("SOKETI_SERVICE_HOST", "10.43.0.17"),
+            ("SOKETI_PORT_6001_TCP", "tcp://10.43.0.17:6001"),
+            ("SOKETI_DEFAULT_APP_ID", "gudang"),
+            ("SOKETI_DEFAULT_APP_KEY", "gudang-key"),
+            ("SOKETI_DEFAULT_APP_SECRET", "gudang-secret"),
+            ("SOKETI_ADAPTER_DRIVER", "redis"),
+            ("SOKETI_ADAPTER_REDIS_HOST", "redis-master"),
+            ("SOKETI_ADAPTER_REDIS_PORT", "6379"),
+            ("SOKETI_DEBUG", "1"),
+        ],
+        app: "gudang",
+        ignored: &["SOKETI_ADAPTER_REDIS_HOST", "SOKETI_ADAPTER_REDIS_PORT"],
+    },
+    Pasted {
+        from: "a list of Compose whose quotes stay",
+        file: None,
+        variables: &[
+            ("SOKETI_DEBUG", "'1'"),
+            ("SOKETI_DEFAULT_APP_ID", "gudang"),
+            ("SOKETI_DEFAULT_APP_KEY", "gudang-key"),
+            ("SOKETI_DEFAULT_APP_SECRET", "gudang-secret"),
+            ("SOKETI_METRICS_ENABLED", "'true'"),
+            ("METRICS_SERVER_PORT", "9601"),
+            ("SOKETI_DEFAULT_APP_USER_AUTHENTICATION", "true"),
+            ("SOKETI_USER_AUTHENTICATION_TIMEOUT", "50000000"),
+        ],
+        app: "gudang",
+        ignored: &[],
+    },
+    Pasted {
+        from: "a nested file of a tutorial with the client's part beside the server's",
+        file: Some(
+            r#"{
+    "port": 6001,
+    "metrics": { "enabled": true, "driver": "prometheus", "port": 9601 },
+    "debug": true,
+    "database": { "redis": { "host": "127.0.0.1", "port": 6379, "keyPrefix": "soketi:" } },
+    "rateLimiter": { "driver": "local" },
+    "httpApi": { "acceptTraffic": { "memoryThreshold": 85 } },
+    "pusher": { "host": "127.0.0.1", "port": 6001, "key": "gudang-key", "secret": "hush", "app_id": "gudang", "useTLS": false },
+    "ssl": { "enabled": false },
+    "appManager": { "driver": "array", "array": { "apps": [{
+        "id": "gudang", "key": "gudang-key", "secret": "hush", "maxConnections": 100, "enableStats": true,
+        "enableClientMessages": true, "maxBackendEventsPerSecond": 100, "maxClientEventsPerSecond": 100,
+        "maxReadRequestsPerSecond": 100 }] } }
+}"#,
+        ),
+        variables: &[],
+        app: "gudang",
+        ignored: &["pusher", "ssl.enabled"],
+    },
+    Pasted {
+        from: "a flat file that PM2 starts",
+        file: Some(
+            r#"{
+  "debug": false, "host": "0.0.0.0", "port": 6001,
+  "appManager.driver": "array",
+  "appManager.array.apps": [
+    { "id": "gudang", "key": "gudang-key", "secret": "hush", "maxConnections": 10000, "enableClientMessages": true,
+      "enabled": true, "webhooks": [] }
+  ],
+  "metrics.enabled": false,
+  "maxBackpressureInBytes": 67108864,
+  "httpMaxPayloadSize": 104857600
+}"#,
+        ),
+        variables: &[],
+        app: "gudang",
+        ignored: &["httpMaxPayloadSize", "maxBackpressureInBytes"],
+    },
+    Pasted {
+        from: "a file with the whole list of fields and one of another server",
+        file: Some(
+            r#"{
+    "debug": true, "port": 6001, "appManager.driver": "array",
+    "appManager.array.apps": [{
+        "id": "gudang", "key": "gudang-key", "secret": "hush", "webhooks": [], "maxConnections": -1,
+        "enableClientMessages": false, "enabled": true, "maxBackendEventsPerSecond": -1, "maxClientEventsPerSecond": -1,
+        "maxReadRequestsPerSecond": -1, "hasRestrictedChannels": false, "enableStatistics": true, "name": "Gudang"
+    }],
+    "cors.credentials": true, "cors.origin": ["*"], "cors.allowed_origins": ["*"]
+}"#,
+        ),
+        variables: &[],
+        app: "gudang",
+        ignored: &["apps.0.hasRestrictedChannels", "apps.0.name", "cors.allowed_origins"],
+    },
+    Pasted {
+        from: "a panel's file with MySQL in the wrong group",
+        file: Some(
+            r#"{ "port": 6001, "appManager.driver": "mysql", "appManager.mysql.host": "localhost", "appManager.mysql.port": 3306,
+                 "appManager.mysql.user": "gudang", "appManager.mysql.password": "hush", "appManager.mysql.database": "gudang" }"#,
+        ),
+        variables: &[],
+        app: "",
+        ignored: &[
+            "appManager.mysql.database",
+            "appManager.mysql.host",
+            "appManager.mysql.password",
+            "appManager.mysql.port",
+            "appManager.mysql.user",
+        ],
+    },
+    Pasted {
+        from: "Sail's service, with what the application's own variables are called",
+        file: None,
+        variables: &[
+            ("SOKETI_DEBUG", "1"),
+            ("SOKETI_METRICS_SERVER_PORT", "9601"),
+            ("SOKETI_DEFAULT_APP_ID", "gudang"),
+            ("SOKETI_DEFAULT_APP_KEY", "gudang-key"),
+            ("SOKETI_DEFAULT_APP_SECRET", "gudang-secret"),
+            ("SOKETI_PUBLIC_HOST", "ws.gudang.example"),
+            ("SOKETI_PUBLIC_PORT", "443"),
+        ],
+        app: "gudang",
+        ignored: &["SOKETI_PUBLIC_HOST", "SOKETI_PUBLIC_PORT"],
+    },
+];
+
+/// See `PASTED`.
+struct Pasted {
+    from: &'static str,
+    file: Option<&'static str>,
+    variables: &'static [(&'static str, &'static str)],
+    /// Its app; empty if a database has the apps.
+    app: &'static str,
+    /// Names that have no effect.
+    ignored: &'static [&'static str],
+}
+
+#[test]
+fn configurations_as_people_paste_them_are_served_and_tell_what_has_no_effect() {
+    let folder = folder("pasted");
+    for Pasted { from, file, variables: given, app, ignored } in PASTED {
+        let file = file.map(|text| write(&folder, "soketi.json", text));
+        let loaded = load(file.as_slice(), variables(given)).unwrap_or_else(|faults| panic!("{from}: {faults}"));
+        let mut names: Vec<&str> = loaded.ignored.iter().map(|told| told.split(' ').next().unwrap()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ignored, "{from}");
+        assert_eq!(loaded.config.apps().first().map_or("", |app| app.id.as_str()), app, "{from}");
+        assert!(!loaded.warnings.concat().contains("hush"), "{from}");
+        assert_eq!(loaded.strict().is_ok(), ignored.is_empty(), "{from}");
+    }
+}
+
+/// The environment of Soketi 0.x, which Soketi ignores since.
+#[test]
+fn variables_without_a_prefix_never_lead_to_the_default_app() {
+    let old = [("DEFAULT_APP_ID", "gudang"), ("DEFAULT_APP_KEY", "gudang"), ("DEFAULT_APP_SECRET", "hush")];
+    let refused = load(&[], variables(&[&old[..], &[("SOKETI_DEBUG", "0")]].concat())).unwrap_err().to_string();
+    assert!(refused.contains("set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY and ") && !refused.contains("hush"));
 }
 
 /// What a WebSocket to `path` hears first.
@@ -816,11 +1203,14 @@ fn soketis_names_and_command_lines_start_the_server() {
         ("GEMA_LOG_FORMAT", "json"),
         ("GEMA_SERVER_WORKERS", "1"),
     ];
-    let lines: [(&str, &[&str]); 4] = [
+    let lines: [(&str, &[&str]); 7] = [
         ("soketi", &["start", "--config=soketi.config.js"]),
         ("soketi-pm2", &["start", "--config", "soketi.config.js"]),
         ("soketi", &["--config=soketi.config.js"]),
         ("node", &["--max-old-space-size=256", "/app/bin/server.js", "start", "--config=soketi.config.js"]),
+        ("node", &["/app/bin/server.js start", "--config=soketi.config.js"]),
+        ("pm2", &["/app/bin/server.js", "start", "--config=soketi.config.js"]),
+        ("soketi", &["start", "--port=7001", "--debug", "--config", "soketi.config.js"]),
     ];
     for (name, arguments) in lines {
         let mut server =
@@ -838,10 +1228,27 @@ fn soketis_names_and_command_lines_start_the_server() {
         assert!(first_frame(address, "/app/gudang").contains("4001"));
         next("a client connects with an app id; clients need the app's key");
         let url = format!("http://{}", ready["metrics_address"].as_str().unwrap().replace("0.0.0.0", "127.0.0.1"));
-        assert!(run(&folder, "wget", &["--no-verbose", "--spider", &url], &[]).status.success(), "{url}");
+        let bare = url.trim_start_matches("http://");
+        let checks: [&[&str]; 4] = [
+            &["--no-verbose", "--spider", &url],
+            &["-q", &url, "-O", "/dev/null"],
+            &["--spider", &url, "-T", "5"],
+            &["-qO-", bare],
+        ];
+        for check in checks {
+            let checked = run(&folder, "wget", check, &[]);
+            assert!(checked.status.success(), "{check:?}: {}", String::from_utf8_lossy(&checked.stderr));
+        }
         assert!(Command::new("kill").arg(server.0.id().to_string()).status().unwrap().success());
         assert_eq!(server.0.wait().unwrap().code(), Some(0));
     }
+    let named = run(&folder, "soketi", &["start", "--app-secret=hush"], &[]);
+    assert_eq!(named.status.code(), Some(1));
+    let told = String::from_utf8(named.stderr).unwrap();
+    assert!(
+        told.starts_with("fault: --app-secret names an app where none is read") && !told.contains("hush"),
+        "{told}"
+    );
     let other = run(&folder, "node", &["index.js"], &[]);
     assert_eq!(other.status.code(), Some(1));
     assert!(String::from_utf8(other.stderr).unwrap().starts_with("this is gema, "));

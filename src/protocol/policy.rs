@@ -169,8 +169,8 @@ impl<'a> Policy<'a> {
         Some(rule.max_subscription_age_seconds).filter(|&seconds| seconds > 0)
     }
 
-    /// What is decided for a channel, and by which rule, in a sentence.
-    pub fn explain(self, channel: &ChannelName, length_max: usize) -> String {
+    /// What is decided for a channel, and by which rule, in a sentence. `client_events` tells what the app says of them.
+    pub fn explain(self, channel: &ChannelName, length_max: usize, client_events: &Result<(), &str>) -> String {
         let by = match self.rule(channel) {
             Ok(Some(rule)) => format!("rule {}", rule.pattern),
             _ => "no rule".to_owned(),
@@ -182,7 +182,11 @@ impl<'a> Policy<'a> {
             Ok(Some(twin)) => format!("delivered on {twin}"),
             Err(_) => "refused".to_owned(),
         };
-        let client_events = if self.client_event(channel).is_ok() { "allowed" } else { "refused" };
+        let client_events = match client_events {
+            Ok(()) if self.client_event(channel).is_ok() => "allowed".to_owned(),
+            Ok(()) => "refused".to_owned(),
+            Err(why) => format!("refused ({why})"),
+        };
         format!("{channel}: {by}; subscribing {subscribe}; publishing {publish}; client events {client_events}")
     }
 }
