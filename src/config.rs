@@ -14,6 +14,7 @@ mod loaded;
 mod log;
 mod options;
 mod row;
+mod server;
 mod store;
 mod suggest;
 mod tls;
@@ -31,6 +32,7 @@ pub use load::{Faults, load, load_in};
 pub use loaded::Loaded;
 pub use log::{Log, LogFormat, LogLevel};
 pub use row::RowApp;
+pub use server::Server;
 pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
 pub use tls::Tls;
 pub use values::{Seconds, Secret};
@@ -40,7 +42,6 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Everything an operator can say.
@@ -79,51 +80,6 @@ pub struct Config {
     pub limits: Limits,
     /// The apps, unless a database has them; without any, Soketi's default app.
     pub apps: Vec<AppEntry>,
-}
-
-/// Addresses, threads and the way of leaving.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Server {
-    /// Address of the main port: IPv4 or IPv6.
-    #[serde(deserialize_with = "values::address")]
-    pub host: IpAddr,
-    /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
-    pub port: u16,
-    /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
-    pub path_prefix: String,
-    /// Threads that serve connections; 0 takes one per core.
-    pub workers: usize,
-    /// Connections that the kernel may hold until they are accepted.
-    pub backlog: u32,
-    /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
-    #[serde(deserialize_with = "values::networks")]
-    pub trusted_proxies: Vec<IpNet>,
-    /// Whether another server may listen on the same ports, as its successor does before this one leaves.
-    pub share_port: bool,
-    /// Time to leave in; where other nodes take over, connections are closed spread over the first half of it.
-    pub drain_seconds: Seconds,
-    /// How much of it connections are still taken, so that balancers hear from `/ready` first.
-    pub drain_notice_seconds: Seconds,
-    /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
-    pub accept_traffic_memory_percent: f64,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            host: IpAddr::from([0, 0, 0, 0]),
-            port: 6001,
-            path_prefix: String::new(),
-            workers: 0,
-            backlog: 4096,
-            trusted_proxies: Vec::new(),
-            share_port: false,
-            drain_seconds: Seconds(3.0),
-            drain_notice_seconds: Seconds(0.0),
-            accept_traffic_memory_percent: 85.0,
-        }
-    }
 }
 
 /// What holds for each WebSocket connection.
@@ -312,35 +268,6 @@ fn within<T: Copy + PartialOrd + Display>(key: &str, value: T, bounds: RangeIncl
     if !bounds.contains(&value) {
         let (least, most) = bounds.into_inner();
         faults.push(format!("{key} is {value}; it must be between {least} and {most}"));
-    }
-}
-
-impl Server {
-    fn validate(&self, faults: &mut Vec<String>) {
-        let prefix = &self.path_prefix;
-        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
-        let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));
-        if !around || prefix.contains("//") || !prefix.chars().all(allowed) {
-            faults.push(format!(
-                "server.path_prefix is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
-                 digits and - . _ ~ between, such as \"/ws\""
-            ));
-        }
-        // As many as the registry can address (`SHARDS_MAX`).
-        within("server.workers", self.workers, 0..=64, faults);
-        // The kernel cuts it to net.core.somaxconn.
-        within("server.backlog", self.backlog, 1..=65_535, faults);
-        let percent = self.accept_traffic_memory_percent;
-        within("server.accept_traffic_memory_percent", percent, 1.0..=100.0, faults);
-        self.drain_seconds.validate("server.drain_seconds", 0.0, faults);
-        let notice = self.drain_notice_seconds.0;
-        self.drain_notice_seconds.validate("server.drain_notice_seconds", 0.0, faults);
-        if notice > 0.0 && notice >= self.drain_seconds.0 {
-            faults.push(format!(
-                "server.drain_notice_seconds is {notice}; it must be less than server.drain_seconds, so that time is \
-                 left to close the connections"
-            ));
-        }
     }
 }
 

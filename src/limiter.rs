@@ -1,6 +1,7 @@
 //! How fast something may happen, and how often at once.
 
 pub mod addresses;
+pub mod arrivals;
 
 use std::time::Duration;
 use std::time::Instant;
@@ -70,6 +71,11 @@ impl Bucket {
         self.check(tokens, now)?;
         self.tokens -= tokens as f32;
         Ok(self.allowance())
+    }
+
+    /// Puts back tokens that were taken for nothing.
+    pub fn give(&mut self, tokens: u32, now: Instant) {
+        self.set(self.tokens_at(now) + tokens as f32, self.at.max(now));
     }
 
     /// Whether there are so many tokens.

@@ -109,6 +109,12 @@ pub enum Cause {
     TlsOnPlainPort,
     /// A client did not speak TLS to a port that speaks nothing else.
     PlainOnTlsPort,
+    /// A connection that had asked for nothing was closed, since there were too many.
+    SilentConnection,
+    /// A connection began with a PROXY header, which was not to be believed.
+    ProxyHeader,
+    /// A trusted proxy sent no PROXY header.
+    ProxyHeaderMissing,
     /// A connection was refused, since it named the app's id where its key belongs.
     AppIdAsKey,
     /// A subscription was refused.
@@ -138,6 +144,9 @@ impl Cause {
             Self::TlsHandshake => "tls_handshake",
             Self::TlsOnPlainPort => "tls_on_plain_port",
             Self::PlainOnTlsPort => "plain_on_tls_port",
+            Self::SilentConnection => "silent_connection",
+            Self::ProxyHeader => "proxy_header",
+            Self::ProxyHeaderMissing => "proxy_header_missing",
             Self::AppIdAsKey => "app_id_as_key",
             Self::Subscription => "subscription",
             Self::SignIn => "sign_in",

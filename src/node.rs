@@ -17,6 +17,7 @@ use std::time::Instant;
 pub use app::App;
 pub use app::Rules;
 pub use connect::Connected;
+pub use connect::Unauthorized;
 pub use publish::Publication;
 pub use publish::PublishError;
 pub use publish::Said;
@@ -75,6 +76,7 @@ impl Node {
             addresses: Arc::new(Addresses::new(
                 config.connections.per_address_max,
                 config.connections.handshakes_per_address_per_second,
+                config.server.trusted_proxies.clone(),
             )),
             connections: config.connections.clone(),
             sockets: AtomicUsize::new(0),
@@ -94,6 +96,11 @@ impl Node {
     /// What holds for each connection.
     pub fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// What one client address may do.
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
     }
 
     /// The process' counters.

@@ -13,6 +13,7 @@ pub mod json;
 pub mod message;
 pub mod pattern;
 pub mod policy;
+pub mod proxy;
 pub mod publish;
 pub mod request;
 pub mod signature;

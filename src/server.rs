@@ -1,9 +1,11 @@
 //! Binds the ports, wires the parts together, and leaves in good order.
 
+mod admit;
 mod body;
 mod handshake;
 mod links;
 mod listen;
+mod proxied;
 mod stream;
 
 use std::io;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::http::Api;
+use crate::limiter::arrivals::Arrivals;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::protocol::code::Close;
@@ -121,22 +124,8 @@ impl Server {
         let tls = certificates.clone().map(Handshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
-        let main = SocketAddr::new(config.server.host, config.server.port);
-        let bind =
-            |key, address, count, remedy| {
-                let free = if config.server.share_port { Ok(()) } else { listen::ensure_free(address) };
-                free.and_then(|()| listen::bind(address, config.server.backlog, count))
-                    .map_err(|cause| StartError::Bind { key, address, cause, remedy })
-            };
-        let listeners = bind("server.host and server.port", main, workers, MAIN_PORT_TAKEN)?;
+        let (listeners, metrics_listener) = bind(config, workers)?;
         let address = listeners[0].local_addr()?;
-        let metrics_listener = bind(
-            "metrics.host and metrics.port",
-            SocketAddr::new(config.metrics.host, config.metrics.port),
-            1,
-            METRICS_PORT_TAKEN,
-        )?
-        .remove(0);
         let metrics_address = metrics_listener.local_addr()?;
 
         let inboxes = Arc::new(Inboxes::new(workers));
@@ -157,19 +146,27 @@ impl Server {
         let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
         let mut closed = Vec::new();
+        let arrivals = Arc::new(Arrivals::new(files_max(open_files)));
         for (index, listener) in listeners.into_iter().enumerate() {
             // A token of its own, so that the shards do not share its lock.
             let own = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
             let (node, tls) = (Arc::clone(&node), tls.clone());
-            let port = Port { node: Arc::clone(&node), routes: api.main_port(), tls, head_time };
+            let port = Port {
+                node: Arc::clone(&node),
+                routes: api.main_port(),
+                tls,
+                head_time,
+                arrivals: Arc::clone(&arrivals),
+                reads_headers: config.server.proxy_protocol,
+            };
             let listener = Listener::new(listener, own, port);
             closed.push(listener.closed());
             run_shard(index, node, listener, Ended(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
         let routes = api.metrics_port(config.metrics.enabled);
-        let port = Port { node: Arc::clone(&node), routes, tls: None, head_time };
+        let port = Port { node: Arc::clone(&node), routes, tls: None, head_time, arrivals, reads_headers: false };
         Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         Ok(Self {
@@ -288,7 +285,7 @@ impl Server {
         const REASON: &str = "Server closed. Please reconnect shortly.";
         // Nobody else than a successor can have the port by now. It does not hear what is told here, nor the other
         // way round, so that is soon over, too.
-        let succeeded = || self.share_port && listen::ensure_free(self.address).is_err();
+        let succeeded = || self.share_port && listen::is_shared(self.address);
         let code = if others || succeeded() { CloseCode::Reconnect } else { CloseCode::OverCapacity };
         let over = if others { left / 2 } else { (left / 2).min(LONE_SPREAD) };
         let inboxes = self.node.inboxes();
@@ -296,6 +293,27 @@ impl Server {
             inboxes.send(shard, Letter::Drain(over, Close::new(code, REASON)));
         }
     }
+}
+
+/// Both ports: the main one so many times.
+fn bind(config: &Config, workers: usize) -> Result<(Vec<std::net::TcpListener>, std::net::TcpListener), StartError> {
+    let (server, metrics) = (&config.server, &config.metrics);
+    let bind = |key, address, count, remedy| {
+        listen::bind(address, server.backlog, count, server.share_port).map_err(|cause| StartError::Bind {
+            key,
+            address,
+            cause,
+            remedy,
+        })
+    };
+    let main = SocketAddr::new(server.host, server.port);
+    if server.share_port && listen::is_shared(main) {
+        tracing::info!(address = %main, "another server listens there, too, and takes its part of the connections");
+    }
+    let listeners = bind("server.host and server.port", main, workers, MAIN_PORT_TAKEN)?;
+    let metrics = SocketAddr::new(metrics.host, metrics.port);
+    let metrics_listener = bind("metrics.host and metrics.port", metrics, 1, METRICS_PORT_TAKEN)?.remove(0);
+    Ok((listeners, metrics_listener))
 }
 
 /// Says when the certificate ends, and what clients will dislike about it.
@@ -316,8 +334,20 @@ fn sockets_max(configured: usize, open_files: u64) -> usize {
     if configured > 0 {
         return configured;
     }
-    let reserve = (open_files / 10).clamp(*RESERVE.start(), *RESERVE.end());
-    usize::try_from(open_files.saturating_sub(reserve)).unwrap_or(usize::MAX)
+    usize::try_from(open_files.saturating_sub(reserve(open_files))).unwrap_or(usize::MAX)
+}
+
+fn reserve(open_files: u64) -> u64 {
+    (open_files / 10).clamp(*RESERVE.start(), *RESERVE.end())
+}
+
+/// Files that all connections together may have open. Half of the reserve is for everything else.
+fn files_max(open_files: u64) -> usize {
+    match open_files {
+        // The system does not tell.
+        0 => usize::MAX,
+        open_files => usize::try_from(open_files.saturating_sub(reserve(open_files) / 2)).unwrap_or(usize::MAX),
+    }
 }
 
 /// Tells the server that a shard has ended, by a panic too.

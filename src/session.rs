@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::limiter::Bucket;
-use crate::limiter::addresses::Place;
 use crate::metrics::AppMeters;
 use crate::metrics::Cause;
 use crate::node::App;
@@ -15,6 +14,7 @@ use crate::node::Connected;
 use crate::node::Node;
 use crate::node::Rules;
 use crate::node::Said;
+use crate::node::Unauthorized;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
@@ -55,6 +55,8 @@ pub struct Session {
     protocol: u8,
     /// Whether the connection counts towards the app's quota, which it does once it is authorized.
     in_quota: bool,
+    /// Its place among those that hear public channels without being authorized.
+    unauthorized: Option<Unauthorized>,
     /// Sorted by name.
     subscriptions: Vec<Subscription>,
     ages: Option<Box<Ages>>,
@@ -64,8 +66,6 @@ pub struct Session {
     deferred: Option<Box<str>>,
     user: Option<Box<User>>,
     client_events: Option<Box<Bucket>>,
-    /// Held as long as the connection is one of its address.
-    _place: Option<Box<Place>>,
 }
 
 #[derive(Debug)]
@@ -94,15 +94,15 @@ pub enum Answer {
 impl Session {
     /// Takes a connection or says why not.
     pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Frame), Close> {
-        let Connected { app, protocol, in_quota, place } = node.connect(request)?;
+        let Connected { app, protocol, in_quota } = node.connect(request)?;
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
         let client_events = app.rules().said.limits.max_client_events_per_second;
         let session = Self {
             in_quota,
+            unauthorized: None,
             client_events: Bucket::new(client_events, Instant::now()).map(Box::new),
             app,
-            _place: place,
             address,
             socket_id,
             protocol,
@@ -244,6 +244,7 @@ impl Session {
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
         }
+        self.unauthorized = None;
         node.disconnect(&self.app, self.in_quota);
     }
 
@@ -279,7 +280,7 @@ impl Session {
         match granted.and_then(|grant| self.join(grant, place, now)) {
             Ok(authorized) => {
                 answers.push(Answer::Arrived);
-                if authorized { self.authorized(node) } else { ControlFlow::Continue(()) }
+                if authorized { self.authorized(node) } else { self.hears(node) }
             }
             Err(error) => {
                 answers.push(Answer::Send(event::subscription_error(&subscribe.channel, &error)));
@@ -342,6 +343,20 @@ impl Session {
         }
     }
 
+    /// It hears a public channel. As long as it is not authorized it is one of a limited number.
+    fn hears(&mut self, node: &Node) -> ControlFlow<Close> {
+        if self.in_quota || self.unauthorized.is_some() {
+            return ControlFlow::Continue(());
+        }
+        match node.count_unauthorized(&self.app) {
+            Ok(unauthorized) => {
+                self.unauthorized = Some(unauthorized);
+                ControlFlow::Continue(())
+            }
+            Err(close) => ControlFlow::Break(close),
+        }
+    }
+
     /// From now on the connection counts towards the app's quota, if it fits in.
     fn authorized(&mut self, node: &Node) -> ControlFlow<Close> {
         if self.in_quota {
@@ -350,6 +365,7 @@ impl Session {
         match node.count(&self.app) {
             Ok(()) => {
                 self.in_quota = true;
+                self.unauthorized = None;
                 ControlFlow::Continue(())
             }
             Err(close) => ControlFlow::Break(close),

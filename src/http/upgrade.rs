@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Once;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::body::Bytes;
@@ -25,6 +27,7 @@ use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::head::has_token;
 use crate::protocol::connect::ConnectRequest;
+use crate::registry::inbox::Held;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Upgraded;
 
@@ -40,6 +43,8 @@ struct Peer {
     address: SocketAddr,
     /// Whether it speaks TLS to us.
     secure: bool,
+    /// A handshake has been counted for its address when it came, before TLS.
+    is_counted: AtomicBool,
     accepted: Mutex<Option<Accepted>>,
 }
 
@@ -49,12 +54,31 @@ struct Accepted {
     api: Api,
     connect: ConnectRequest,
     answer: Vec<u8>,
+    /// Its place among those of its address.
+    held: Option<Box<dyn Held>>,
 }
 
 impl Client {
     /// Somebody at this address; `secure` with TLS between.
     pub fn new(address: SocketAddr, secure: bool) -> Self {
-        Self(Arc::new(Peer { address, secure, accepted: Mutex::new(None) }))
+        Self(Arc::new(Peer { address, secure, is_counted: AtomicBool::new(false), accepted: Mutex::new(None) }))
+    }
+
+    /// The same where a handshake has been counted for the address already.
+    pub fn counted(address: SocketAddr, secure: bool) -> Self {
+        let client = Self::new(address, secure);
+        client.0.is_counted.store(true, Ordering::Relaxed);
+        client
+    }
+
+    /// Whether a handshake was counted for the address, and may be taken back, once.
+    pub fn take_counted(&self) -> bool {
+        self.0.is_counted.load(Ordering::Relaxed) && self.0.is_counted.swap(false, Ordering::Relaxed)
+    }
+
+    /// The peer's address.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
     }
 
     /// Whether TLS is between us.
@@ -69,8 +93,8 @@ impl Client {
 
     /// Puts the connection into the shard's inbox after the upgrade.
     pub fn hand_over(&self, stream: std::net::TcpStream, tls: Option<Box<ServerConnection>>, read_ahead: Bytes) {
-        let Some(Accepted { api, connect: request, answer }) = self.0.accepted.lock().take() else { return };
-        let letter = Letter::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request }));
+        let Some(Accepted { api, connect: request, answer, held }) = self.0.accepted.lock().take() else { return };
+        let letter = Letter::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, held }));
         api.0.node.inboxes().send(api.0.shard, letter);
     }
 }
@@ -92,18 +116,20 @@ pub(super) struct Upgrade {
     client: Client,
     connect: ConnectRequest,
     answer: Vec<u8>,
+    held: Option<Box<dyn Held>>,
 }
 
 impl Upgrade {
     /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
     /// of the request is told by the shard, after the upgrade.
     pub(super) async fn accept(mut self, api: &Api) -> Response {
-        if let Some(key) = &self.connect.key {
+        if let Some(key) = self.connect.key.as_ref().filter(|_| !self.connect.crowded) {
             // From now on it is known here, so that the shard need not wait for a database.
             self.connect.unavailable = api.0.node.find_by_key(key).await.is_err();
         }
-        let accepted = Accepted { api: api.clone(), connect: self.connect, answer: self.answer };
-        *self.client.0.accepted.lock() = Some(accepted);
+        let Self { client, connect, answer, held } = self;
+        let accepted = Accepted { api: api.clone(), connect, answer, held };
+        *client.0.accepted.lock() = Some(accepted);
         let mut response = Response::new(Body::empty());
         // Only tells hyper that it is done: the answer is our own.
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -122,17 +148,24 @@ impl Api {
     ) -> Result<Upgrade, Box<Response>> {
         let headers = request.headers();
         let accept_key = accept_key(headers)?;
-        let connect = self.connect_request(path.and_then(key_of), request, client);
-        self.0.node.shake_hands(connect.address).map_err(|too_fast| {
-            let message = "Too many connections from this address at once, try again".to_owned();
-            Refusal::TooMany { message, too_fast }.into_response()
-        })?;
+        let mut connect = self.connect_request(path.and_then(key_of), request, client);
+        let is_peer = connect.address == client.0.address.ip().to_canonical();
+        if !(is_peer && client.take_counted()) {
+            self.0.node.shake_hands(connect.address).map_err(|too_fast| {
+                let message = "Too many connections from this address at once, try again".to_owned();
+                Refusal::TooMany { message, too_fast }.into_response()
+            })?;
+        }
+        // Refused or not, it has its place from now on.
+        let held = self.0.node.addresses().connect(connect.address);
+        connect.crowded = held.is_err();
+        let held = held.ok().flatten().map(|place| place as Box<dyn Held>);
         if is_bare(request.version(), headers) {
             self.0.node.metrics().bare_handshakes.inc();
             warn_of_bare_handshakes(client.0.address.ip());
         }
         let answer = answer_with(&accept_key, sub_protocol(headers).as_ref());
-        Ok(Upgrade { client: client.clone(), connect, answer })
+        Ok(Upgrade { client: client.clone(), connect, answer, held })
     }
 
     fn connect_request<B>(&self, key: Option<String>, request: &Request<B>, client: &Client) -> ConnectRequest {
@@ -140,6 +173,7 @@ impl Api {
         let mut connect = ConnectRequest {
             key,
             unavailable: false,
+            crowded: false,
             protocol: None,
             version: None,
             origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),

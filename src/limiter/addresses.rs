@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::limiter::Bucket;
@@ -21,13 +22,13 @@ const BUCKETS_MAX: usize = 1024;
 
 /// An IPv4 address, or the /64 of IPv6 in which a client may choose its addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Network(u128);
+pub(super) struct Network(u128);
 
 impl Network {
     /// What remains when a part is full: an IPv6 network that is nobody's.
     const OTHERS: Self = Self(u128::MAX);
 
-    fn of(address: IpAddr) -> Self {
+    pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self(address.to_ipv6_mapped().into()),
             IpAddr::V6(address) => Self(u128::from(address) >> 64 << 64),
@@ -40,6 +41,8 @@ impl Network {
 pub struct Addresses {
     connections_max: usize,
     handshakes_per_second: u32,
+    /// Addresses that stand for many clients, and are not limited.
+    proxies: Vec<IpNet>,
     hasher: RandomState,
     parts: Vec<Mutex<Part>>,
 }
@@ -65,10 +68,21 @@ pub struct Place {
 pub struct Full;
 
 impl Addresses {
-    /// Limits for each address; 0 for none.
-    pub fn new(connections_max: usize, handshakes_per_second: u32) -> Self {
+    /// Limits for each address that is not in these networks; 0 for none.
+    pub fn new(connections_max: usize, handshakes_per_second: u32, proxies: Vec<IpNet>) -> Self {
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
-        Self { connections_max, handshakes_per_second, hasher: RandomState::new(), parts }
+        Self { connections_max, handshakes_per_second, proxies, hasher: RandomState::new(), parts }
+    }
+
+    /// Whether this is a trusted proxy, which stands for many clients.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether handshakes are limited.
+    pub fn limits_handshakes(&self) -> bool {
+        self.handshakes_per_second > 0
     }
 
     /// Counts a connection, where connections are limited.
@@ -76,7 +90,7 @@ impl Addresses {
     /// # Errors
     /// If the address has as many as it may.
     pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<Place>>, Full> {
-        if self.connections_max == 0 {
+        if self.connections_max == 0 || self.is_proxy(address) {
             return Ok(None);
         }
         let network = Network::of(address);
@@ -94,7 +108,7 @@ impl Addresses {
     /// # Errors
     /// If there were too many within a second.
     pub fn shake_hands(&self, address: IpAddr, now: Instant) -> Result<(), TooFast> {
-        if self.handshakes_per_second == 0 {
+        if !self.limits_handshakes() || self.is_proxy(address) {
             return Ok(());
         }
         let network = Network::of(address);
@@ -107,6 +121,16 @@ impl Addresses {
         let network = if is_known { network } else { Network::OTHERS };
         let bucket = buckets.entry(network).or_insert_with(|| Bucket::of(self.handshakes_per_second, now));
         bucket.take(1, now).map(drop)
+    }
+
+    /// Takes back what was counted for a handshake that turned out to be none.
+    pub fn give_back(&self, address: IpAddr, now: Instant) {
+        let network = Network::of(address);
+        let mut part = self.part(network).lock();
+        let known = if part.handshakes.contains_key(&network) { network } else { Network::OTHERS };
+        if let Some(bucket) = part.handshakes.get_mut(&known) {
+            bucket.give(1, now);
+        }
     }
 
     fn part(&self, network: Network) -> &Mutex<Part> {
@@ -148,7 +172,7 @@ mod tests {
 
     #[test]
     fn places_are_counted_per_address_and_given_back() {
-        let addresses = Arc::new(Addresses::new(2, 0));
+        let addresses = Arc::new(Addresses::new(2, 0, Vec::new()));
         let first = addresses.connect(address("10.0.0.1")).unwrap();
         let _second = addresses.connect(address("::ffff:10.0.0.1")).unwrap();
         assert_eq!(addresses.connect(address("10.0.0.1")).unwrap_err(), Full);
@@ -161,15 +185,30 @@ mod tests {
 
     #[test]
     fn the_addresses_of_an_ipv6_network_are_one() {
-        let addresses = Arc::new(Addresses::new(1, 0));
+        let addresses = Arc::new(Addresses::new(1, 0, Vec::new()));
         let _place = addresses.connect(address("2001:db8:0:1::1")).unwrap();
         assert_eq!(addresses.connect(address("2001:db8:0:1:ffff::2")).unwrap_err(), Full);
         assert!(addresses.connect(address("2001:db8:0:2::1")).is_ok());
     }
 
     #[test]
+    fn a_trusted_proxy_is_not_limited_and_a_handshake_that_was_none_is_given_back() {
+        let addresses = Arc::new(Addresses::new(1, 1, vec!["10.0.0.0/8".parse().unwrap()]));
+        let now = Instant::now();
+        let proxy = address("::ffff:10.0.0.1");
+        assert!((0..10).all(|_| addresses.connect(proxy).is_ok_and(|place| place.is_none())));
+        assert!((0..10).all(|_| addresses.shake_hands(proxy, now).is_ok()));
+        let client = address("192.0.2.1");
+        for _ in 0..10 {
+            assert!(addresses.shake_hands(client, now).is_ok());
+            assert!(addresses.shake_hands(client, now).is_err());
+            addresses.give_back(client, now);
+        }
+    }
+
+    #[test]
     fn many_addresses_neither_grow_the_table_nor_pass_unlimited() {
-        let addresses = Addresses::new(0, 1);
+        let addresses = Addresses::new(0, 1, Vec::new());
         let now = Instant::now();
         let passed = (0..200_000_u32)
             .filter(|&number| addresses.shake_hands(Ipv4Addr::from(number).into(), now).is_ok())

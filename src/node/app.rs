@@ -46,6 +46,8 @@ pub struct App {
     rates: Option<Arc<Rates>>,
     webhooks: Arc<Webhooks>,
     open: AtomicUsize,
+    /// Connections that hear public channels without being authorized.
+    pub(super) unauthorized: AtomicUsize,
     used_at: Mutex<Instant>,
 }
 
@@ -97,6 +99,7 @@ impl App {
             rates: node.rates.clone(),
             webhooks: Arc::clone(&node.webhooks),
             open: AtomicUsize::new(0),
+            unauthorized: AtomicUsize::new(0),
             used_at: Mutex::new(Instant::now()),
         }
     }

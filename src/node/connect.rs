@@ -6,8 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::limiter::TooFast;
-use crate::limiter::addresses::Full;
-use crate::limiter::addresses::Place;
 use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Node;
@@ -31,26 +29,42 @@ pub struct Connected {
     pub protocol: u8,
     /// Whether it counts towards the app's quota already; else it does when it has been authorized.
     pub in_quota: bool,
-    /// Its place among those of its address, where they are limited.
-    pub place: Option<Box<Place>>,
+}
+
+/// A connection that hears public channels and is not authorized; counts until it is dropped.
+#[derive(Debug)]
+pub struct Unauthorized(Arc<App>);
+
+impl Drop for Unauthorized {
+    fn drop(&mut self) {
+        self.0.unauthorized.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Node {
     /// Takes a connection. The first failing check decides.
     pub fn connect(&self, request: &ConnectRequest) -> Result<Connected, Close> {
+        if request.crowded {
+            return Err(self.crowded(request));
+        }
         let app = self.app_of(request)?;
         let protocol = self.check(request, &app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
-        let place = self.addresses.connect(request.address).map_err(|Full| {
-            app.meters.refused(Cause::AddressConnections);
-            Close::new(CloseCode::OverCapacity, "Too many connections from this address")
-        })?;
         // Asked once: the answer may be another one after a reload.
         let in_quota = !app.rules().said.limits.enable_user_authentication;
         if in_quota {
             self.count(&app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
         }
         app.opened();
-        Ok(Connected { app, protocol, in_quota, place })
+        Ok(Connected { app, protocol, in_quota })
+    }
+
+    /// Nothing else is looked at: who has as many connections as it may costs nothing more.
+    fn crowded(&self, request: &ConnectRequest) -> Close {
+        match request.key.as_deref().and_then(|key| self.app_by_key(key)) {
+            Some(app) => app.meters.refused(Cause::AddressConnections),
+            None => self.metrics.refused_without_app(Cause::AddressConnections),
+        }
+        Close::new(CloseCode::OverCapacity, "Too many connections from this address")
     }
 
     /// Counts a handshake of this address; fails when there were too many.
@@ -122,6 +136,17 @@ impl Node {
             return Ok(());
         }
         Err(Close::new(CloseCode::OverQuota, "Application is over connection quota"))
+    }
+
+    /// Counts a connection that hears a public channel although it is not authorized. It does not count towards the
+    /// quota, and has a place of its own: there may be as many of these.
+    pub fn count_unauthorized(&self, app: &Arc<App>) -> Result<Unauthorized, Close> {
+        let max = app.connections_max();
+        let one_more = |count: usize| (max.is_none_or(|max| count < max)).then_some(count + 1);
+        match app.unauthorized.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+            Ok(_) => Ok(Unauthorized(Arc::clone(app))),
+            Err(_) => Err(Close::new(CloseCode::OverQuota, "Application is over connection quota")),
+        }
     }
 
     /// Forgets a connection; `in_quota` tells whether it counts towards the quota.

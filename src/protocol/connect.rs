@@ -9,6 +9,8 @@ pub struct ConnectRequest {
     pub key: Option<String>,
     /// Whether the app of the key cannot be looked up.
     pub unavailable: bool,
+    /// Whether the address has as many connections as it may.
+    pub crowded: bool,
     /// `protocol` of the query, as sent.
     pub protocol: Option<String>,
     /// `version` of the query, as sent.
@@ -105,6 +107,7 @@ mod tests {
     fn versions_of_real_clients_are_plausible() {
         let with = |version: &str| ConnectRequest {
             unavailable: false,
+            crowded: false,
             key: None,
             protocol: None,
             version: Some(version.to_owned()),

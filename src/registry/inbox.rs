@@ -83,7 +83,14 @@ pub struct Upgraded {
     pub read_ahead: Bytes,
     /// What the client said about itself.
     pub request: ConnectRequest,
+    /// Kept as long as the socket is open, and then dropped: its place among those of its address.
+    pub held: Option<Box<dyn Held>>,
 }
+
+/// Something that counts while it is there.
+pub trait Held: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Held for T {}
 
 /// Events that may wait for one shard, in bytes. Beyond it publishers are told to come back later.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::protocol::proxy;
 use crate::tls;
 use crate::tls::Certificates;
 use crate::tls::TlsError;
@@ -24,6 +25,8 @@ pub(super) enum Opened {
     Tls(Box<TlsStream<TcpStream>>),
     /// The client speaks something else.
     Plain(TcpStream),
+    /// It begins with a header of the PROXY protocol.
+    Proxied,
     /// The client has gone without a word.
     Gone,
 }
@@ -35,10 +38,11 @@ impl Handshake {
 
     /// Waits for what the client says first, and agrees with it on keys.
     pub(super) async fn open(&self, tcp: TcpStream) -> io::Result<Opened> {
-        let mut first = [0];
+        let mut first = [0; proxy::START_BYTES];
         match tcp.peek(&mut first).await {
             Ok(0) | Err(_) => Ok(Opened::Gone),
-            Ok(_) if first != [FIRST_BYTE] => Ok(Opened::Plain(tcp)),
+            Ok(count) if proxy::begins(&first[..count]).is_some() => Ok(Opened::Proxied),
+            Ok(_) if first[0] != FIRST_BYTE => Ok(Opened::Plain(tcp)),
             Ok(_) => self.0.accept(tcp).await.map(|stream| Opened::Tls(Box::new(stream))),
         }
     }

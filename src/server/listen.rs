@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use hyper::Request;
 use hyper::StatusCode;
@@ -26,8 +27,11 @@ use tokio_util::sync::CancellationToken;
 use crate::http;
 use crate::http::Client;
 use crate::http::Routes;
+use crate::limiter::arrivals::Arrival;
+use crate::limiter::arrivals::Arrivals;
 use crate::metrics::Cause;
 use crate::node::Node;
+use crate::protocol::proxy::Proxied;
 use crate::server::body::Unread;
 use crate::server::handshake::Handshake;
 use crate::server::handshake::Opened;
@@ -42,6 +46,11 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Pause after the system had no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections that are accepted before the first of them is looked at.
+const ACCEPTED_AT_ONCE: u64 = 4;
+/// Pause while as many connections as there may be have a request under way.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
 /// Connections that are accepted at once when the server leaves, because they were waiting for it.
 const LATE_MAX: usize = 1024;
 /// How long a kept connection stays when the server leaves. A publisher that is busy has its next request under
@@ -52,10 +61,21 @@ const LAST_REQUEST_TIME: Duration = Duration::from_millis(200);
 /// time for a ping and its answer, which end a WebSocket before.
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(180);
 
-/// Binds a port so many times: each shard has a listener of its own.
-pub(super) fn bind(address: SocketAddr, backlog: u32, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let mut sockets = vec![socket(address, true)?];
-    let address = sockets[0].local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+/// Binds a port so many times: each shard has a listener of its own. Fails when another process listens there, unless
+/// the port is shared. The kernel lets two processes share one if both want to, Soketi always does, and then each sees
+/// half of the clients. So the first listener asks for the port alone, and a single one stays alone.
+pub(super) fn bind(
+    address: SocketAddr,
+    backlog: u32,
+    count: usize,
+    shared: bool,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = socket(address, shared)?;
+    if count > 1 {
+        first.set_reuse_port(true)?;
+    }
+    let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut sockets = vec![first];
     for _ in 1..count {
         sockets.push(socket(address, true)?);
     }
@@ -66,11 +86,10 @@ pub(super) fn bind(address: SocketAddr, backlog: u32, count: usize) -> io::Resul
     sockets.into_iter().map(listen).collect()
 }
 
-/// Fails when another process listens there. The kernel lets two processes share a port if both want to; each then
-/// sees half of the clients.
-pub(super) fn ensure_free(address: SocketAddr) -> io::Result<()> {
-    // One that the kernel chooses itself nobody else has.
-    if address.port() == 0 { Ok(()) } else { socket(address, false).map(drop) }
+/// Whether another process listens there, too.
+pub(super) fn is_shared(address: SocketAddr) -> bool {
+    // A port that the kernel chooses itself nobody else has.
+    address.port() != 0 && socket(address, false).is_err()
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -104,6 +123,10 @@ pub(super) struct Port {
     pub(super) tls: Option<Handshake>,
     /// How long a client may take for a handshake, and for a request's head.
     pub(super) head_time: Duration,
+    /// The connections of all ports that are no WebSockets.
+    pub(super) arrivals: Arc<Arrivals>,
+    /// Whether trusted proxies put a PROXY header before each connection.
+    pub(super) reads_headers: bool,
 }
 
 impl Listener {
@@ -124,12 +147,25 @@ impl Listener {
         self.tasks.spawn(async move {
             let _closed = closed;
             let serve = |stream, peer| {
-                tasks.spawn(Arc::clone(&port).connection(stream, peer, tasks.clone()));
+                let arrival = port.arrive(peer);
+                tasks.spawn(Arc::clone(&port).connection(stream, peer, arrival, tasks.clone()));
             };
-            while let Some(accepted) = tasks.stop().run_until_cancelled(listener.accept()).await {
-                match accepted {
-                    Ok((stream, peer)) => serve(stream, peer),
-                    Err(error) => {
+            for number in 1_u64.. {
+                if number.is_multiple_of(ACCEPTED_AT_ONCE) {
+                    // Those accepted so far may have sent their requests already, and are not silent.
+                    tokio::task::yield_now().await;
+                }
+                // Whoever waits for room waits in the kernel.
+                let accepted = async {
+                    while !port.has_room() {
+                        tokio::time::sleep(ROOM_PAUSE).await;
+                    }
+                    listener.accept().await
+                };
+                match tasks.stop().run_until_cancelled(accepted).await {
+                    None => break,
+                    Some(Ok((stream, peer))) => serve(stream, peer),
+                    Some(Err(error)) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
@@ -153,28 +189,44 @@ fn nonblocking(stream: std::net::TcpStream) -> io::Result<TcpStream> {
 }
 
 impl Port {
-    /// One connection, until it ends or becomes a WebSocket.
-    async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, tasks: Tasks) {
-        let stream = match &self.tls {
-            None => Some(Stream::plain(tcp, Client::new(peer, false))),
-            Some(tls) => Box::pin(self.opened(tls, tcp, peer)).await,
-        };
-        if let Some(stream) = stream {
-            self.http(stream, &tasks).await;
+    /// One connection, until it ends, becomes a WebSocket or has to make room.
+    async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, mut arrival: Arrival, tasks: Tasks) {
+        let mut from = Proxied::UNKNOWN;
+        let mut tcp = tcp;
+        if self.reads_headers {
+            let Some(Some(introduced)) = arrival.unless_closed(self.introduced(tcp, peer)).await else { return };
+            (tcp, from) = introduced;
+            if let Some(client) = from.client {
+                arrival = self.arrive(client);
+            }
         }
+        let peer = from.client.unwrap_or(peer);
+        let serve = async {
+            let stream = match &self.tls {
+                None => Some(Stream::plain(tcp, Client::new(peer, from.secure))),
+                Some(tls) => Box::pin(self.opened(tls, tcp, peer)).await,
+            };
+            if let Some(stream) = stream {
+                self.http(stream, &arrival, &tasks).await;
+            }
+        };
+        arrival.unless_closed(serve).await;
     }
 
     /// A connection after its TLS handshake, or one without TLS, which is told so.
     async fn opened(&self, tls: &Handshake, tcp: TcpStream, peer: SocketAddr) -> Option<Stream> {
+        let (true, is_counted) = self.may_shake_hands(peer) else { return None };
         let opened = tokio::time::timeout(self.head_time, tls.open(tcp)).await;
         let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let client = if is_counted { Client::counted } else { Client::new };
         match opened {
-            Ok(Opened::Tls(stream)) => return Some(Stream::tls(*stream, Client::new(peer, true))),
+            Ok(Opened::Tls(stream)) => return Some(Stream::tls(*stream, client(peer, true))),
             Ok(Opened::Plain(tcp)) => {
                 self.refused(Cause::PlainOnTlsPort);
                 tracing::warn!("a client does not speak TLS, but this port does: it must use https:// and wss://");
                 return Some(Stream::plain(tcp, Client::new(peer, false)));
             }
+            Ok(Opened::Proxied) => self.refused_header(peer),
             Ok(Opened::Gone) => (),
             Err(error) => {
                 self.refused(Cause::TlsHandshake);
@@ -185,23 +237,30 @@ impl Port {
     }
 
     /// Requests one after the other.
-    async fn http(&self, stream: Stream, tasks: &Tasks) {
+    async fn http(&self, stream: Stream, arrival: &Arrival, tasks: &Tasks) {
         let client = stream.client().clone();
         let is_allowed = client.is_secure() || self.tls.is_none();
         let (stop, unread) = (tasks.stop(), Unread::default());
         let service = service_fn(|request: Request<Incoming>| {
             let (client, unread, is_last) = (&client, &unread, stop.is_cancelled() || !is_allowed);
+            arrival.asks();
             async move {
                 let waits = request.headers().contains_key(header::EXPECT);
+                let is_api = client.is_secure() && request.uri().path().contains("/apps/");
                 let request = request.map(|body| unread.watch(body));
                 let mut response = match is_allowed {
                     true => self.routes.answer(request, client).await,
                     false => http::tls_is_needed(),
                 };
+                if is_api && response.status().is_success() && client.take_counted() {
+                    // An application that connects for each of its requests is no flood of handshakes.
+                    self.node.addresses().give_back(client.address().ip(), Instant::now());
+                }
                 let is_read = unread.read(waits).await;
                 if (is_last || !is_read) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
+                arrival.is_answered();
                 Ok::<_, Infallible>(response)
             }
         });
@@ -227,7 +286,10 @@ impl Port {
                 "a client speaks TLS to a port without: set PUSHER_SCHEME=http or forceTLS: false there, or \
                  tls.cert_path here"
             );
+        } else if parts.io.is_proxied() {
+            self.refused_header(client.address());
         } else if unread.is_left() || outcome.as_ref().is_err_and(hyper::Error::is_parse) {
+            arrival.lingers();
             Box::pin(tokio::time::timeout(self.head_time, parts.io.linger())).await.unwrap_or_default();
         } else if outcome.is_ok() {
             // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
@@ -235,7 +297,7 @@ impl Port {
         }
     }
 
-    fn refused(&self, cause: Cause) {
+    pub(super) fn refused(&self, cause: Cause) {
         self.node.metrics().refused_without_app(cause);
     }
 }

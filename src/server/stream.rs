@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::http::Client;
+use crate::protocol::proxy;
 use crate::server::handshake;
 
 /// Bytes that are read of a request after its answer.
@@ -46,6 +47,8 @@ enum Transport {
 enum Opening {
     Unread,
     Tls,
+    /// A header of the PROXY protocol.
+    Proxy,
     Other,
 }
 
@@ -67,6 +70,11 @@ impl Stream {
     /// Whether the client speaks TLS, which nobody answers here.
     pub(super) fn is_misled(&self) -> bool {
         self.opening == Opening::Tls
+    }
+
+    /// Whether it begins with a header of the PROXY protocol, which nobody reads here.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.opening == Opening::Proxy
     }
 
     /// Gives the connection to the shard if it is to become a WebSocket; otherwise closes it.
@@ -105,11 +113,14 @@ impl Stream {
         let mut space = [MaybeUninit::uninit(); FIRST_READ_BYTES];
         let mut first = ReadBuf::uninit(&mut space[..buffer.remaining().min(FIRST_READ_BYTES)]);
         ready!(Pin::new(tcp.inner_mut()).poll_read(cx, &mut first))?;
-        if first.filled().first() == Some(&handshake::FIRST_BYTE) {
-            self.opening = Opening::Tls;
+        self.opening = match first.filled() {
+            [handshake::FIRST_BYTE, ..] => Opening::Tls,
+            start if proxy::begins(start).is_some() => Opening::Proxy,
+            _ => Opening::Other,
+        };
+        if self.opening != Opening::Other {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        self.opening = Opening::Other;
         buffer.put_slice(first.filled());
         Poll::Ready(Ok(()))
     }

@@ -10,6 +10,7 @@ use crate::protocol::frame::Decoder;
 use crate::protocol::frame::Frame;
 use crate::registry::address::Address;
 use crate::registry::address::Slot;
+use crate::registry::inbox::Held;
 use crate::registry::inbox::Upgraded;
 use crate::session;
 use crate::session::Session;
@@ -46,6 +47,8 @@ pub(super) struct Connection {
     pub(super) finishing: bool,
     /// Tells the peer that nothing more will come as soon as the outbox is empty.
     pub(super) half_close: bool,
+    /// Counts for its address as long as the socket is open, refused or not.
+    _held: Option<Box<dyn Held>>,
 }
 
 /// What a connection waits for.
@@ -69,7 +72,7 @@ fn token_of(slot: Slot) -> Token {
 }
 
 impl Connection {
-    fn new(socket: Socket, now: Tick) -> Self {
+    fn new(socket: Socket, held: Option<Box<dyn Held>>, now: Tick) -> Self {
         Self {
             socket,
             session: None,
@@ -84,6 +87,7 @@ impl Connection {
             hung_up: false,
             finishing: false,
             half_close: false,
+            _held: held,
         }
     }
 
@@ -100,13 +104,13 @@ impl Shard {
         let mut socket = Socket::new(upgraded.stream, upgraded.tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
-        let now = self.wheel.now();
+        let (now, held) = (self.wheel.now(), upgraded.held);
         let slot = self.connections.insert(|slot| {
             // A socket that cannot be watched never gets ready; the timer ends it.
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
-            Connection::new(socket, now)
+            Connection::new(socket, held, now)
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };

@@ -502,6 +502,7 @@ fn questions(query: &str, pairs: &[(String, String)]) {
 fn connecting(query: &str) {
     let mut connect = gema::protocol::connect::ConnectRequest {
         unavailable: false,
+        crowded: false,
         key: None,
         protocol: None,
         version: None,

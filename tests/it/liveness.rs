@@ -166,6 +166,38 @@ async fn curious_server() -> TestServer {
     .await
 }
 
+#[tokio::test]
+async fn no_more_connections_hear_without_being_authorized_than_may_be_authorized() {
+    let server = TestServer::start_single_with(|config| {
+        config.limits.enable_user_authentication = true;
+        config.limits.user_authentication_timeout_seconds = Seconds(3600.0);
+        config.limits.max_connections = 2;
+    })
+    .await;
+    let mut hearing = Vec::new();
+    for _ in 0..2 {
+        let mut client = server.connect().await;
+        client.subscribe("a").await;
+        client.subscribe("b").await;
+        hearing.push(client);
+    }
+    let mut last = server.connect().await;
+    last.send_subscribe("a", None).await;
+    last.next_event("pusher_internal:subscription_succeeded").await;
+    assert_eq!(last.next_close().await, (4004, "Application is over connection quota".to_owned()));
+    // Who is authorized, or goes, makes room.
+    hearing[0].sign_in(&json!({ "id": "me" })).await;
+    let mut next = server.connect().await;
+    next.subscribe("a").await;
+    hearing.pop().unwrap().close().await;
+    server.metric_becomes("soketi_connected", None, 2.0).await;
+    let mut another = server.connect().await;
+    another.subscribe("a").await;
+    for client in [&mut hearing[0], &mut next, &mut another] {
+        still_there(client).await;
+    }
+}
+
 // G-67, G-68
 #[tokio::test]
 async fn only_who_is_authorized_in_time_is_kept() {

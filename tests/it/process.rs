@@ -40,9 +40,14 @@ impl Process {
 
     /// One that may have only so many files and sockets open.
     pub async fn start_with_files(files: usize) -> Self {
+        Self::start_with_files_and(files, &[]).await
+    }
+
+    /// The same with these environment variables.
+    pub async fn start_with_files_and(files: usize, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("ulimit -n {files} && exec \"$0\""), env!("CARGO_BIN_EXE_gema")]);
-        Self::run(command, &[]).await
+        Self::run(command, variables).await
     }
 
     async fn run(mut command: Command, variables: &[(&str, &str)]) -> Self {

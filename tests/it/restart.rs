@@ -1,5 +1,7 @@
 //! A new process takes the place of an old one: on the same port, without a connection that is refused.
 
+use std::io;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,6 +9,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::client::Client;
@@ -33,6 +37,35 @@ async fn a_second_server_on_the_same_ports_is_refused_unless_it_is_told_to_share
     assert_eq!(second.status.code(), Some(1));
     let told = String::from_utf8(second.stderr).unwrap();
     assert!(told.contains("is another server running there? server.share_port = true"), "{told}");
+}
+
+/// A server that shares its port with everybody who wants to, as Soketi does.
+fn sharing(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(16)
+}
+
+#[tokio::test]
+async fn a_server_that_shares_its_port_with_everybody_is_noticed() {
+    let soketi = sharing("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = soketi.local_addr().unwrap().port().to_string();
+    let gema = tokio::process::Command::new(env!("CARGO_BIN_EXE_gema"))
+        .env_clear()
+        .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", &port), ("GEMA_METRICS_PORT", "0")])
+        .stdout(Stdio::null())
+        .output();
+    let gema = timeout(PATIENCE, gema).await.expect("it serves").unwrap();
+    let told = String::from_utf8(gema.stderr).unwrap();
+    assert!(told.contains(&format!("127.0.0.1:{port} cannot be bound")), "{told}");
+    // With one worker nobody else can come later, either.
+    let gema = Process::start(&[("GEMA_SERVER_WORKERS", "1")]).await;
+    for address in [gema.address, gema.metrics_address] {
+        assert!(sharing(address).is_err(), "{address} is shared");
+    }
+    let gema = Process::start(&[("GEMA_SERVER_WORKERS", "1"), ("GEMA_SERVER_SHARE_PORT", "true")]).await;
+    sharing(gema.address).unwrap();
 }
 
 #[tokio::test]

@@ -53,7 +53,8 @@ impl Wire {
         Self::upgrade_on(TcpStream::connect(address).await.unwrap(), head).await
     }
 
-    async fn upgrade_on(stream: TcpStream, head: &str) -> (Answer, Self) {
+    /// The same on a connection that is open already.
+    pub async fn upgrade_on(stream: TcpStream, head: &str) -> (Answer, Self) {
         let mut wire = Self { stream, received: Vec::new() };
         wire.send_bytes(head.as_bytes()).await;
         loop {

@@ -1,0 +1,112 @@
+//! Addresses, threads and the way of leaving.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::config::values;
+use crate::config::values::Seconds;
+use crate::config::within;
+
+/// Addresses, threads and the way of leaving.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Address of the main port: IPv4 or IPv6.
+    #[serde(deserialize_with = "values::address")]
+    pub host: IpAddr,
+    /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
+    pub port: u16,
+    /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
+    pub path_prefix: String,
+    /// Threads that serve connections; 0 takes one per core.
+    pub workers: usize,
+    /// Connections that the kernel may hold until they are accepted.
+    pub backlog: u32,
+    /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
+    #[serde(deserialize_with = "values::networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether trusted proxies put a PROXY protocol header before each connection to the main port.
+    pub proxy_protocol: bool,
+    /// Whether another server may listen on the same ports, as its successor does before this one leaves.
+    pub share_port: bool,
+    /// Time to leave in; where other nodes take over, connections are closed spread over the first half of it.
+    pub drain_seconds: Seconds,
+    /// How much of it connections are still taken, so that balancers hear from `/ready` first.
+    pub drain_notice_seconds: Seconds,
+    /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
+    pub accept_traffic_memory_percent: f64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::from([0, 0, 0, 0]),
+            port: 6001,
+            path_prefix: String::new(),
+            workers: 0,
+            backlog: 4096,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            share_port: false,
+            drain_seconds: Seconds(3.0),
+            drain_notice_seconds: Seconds(0.0),
+            accept_traffic_memory_percent: 85.0,
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+        let prefix = &self.path_prefix;
+        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
+        let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));
+        if !around || prefix.contains("//") || !prefix.chars().all(allowed) {
+            faults.push(format!(
+                "server.path_prefix is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
+                 digits and - . _ ~ between, such as \"/ws\""
+            ));
+        }
+        // As many as the registry can address (`SHARDS_MAX`).
+        within("server.workers", self.workers, 0..=64, faults);
+        // The kernel cuts it to net.core.somaxconn.
+        within("server.backlog", self.backlog, 1..=65_535, faults);
+        if self.proxy_protocol && self.trusted_proxies.is_empty() {
+            faults.push(
+                "server.proxy_protocol is true, but server.trusted_proxies is empty, so nobody would be believed; name \
+                 the proxies there"
+                    .to_owned(),
+            );
+        }
+        let percent = self.accept_traffic_memory_percent;
+        within("server.accept_traffic_memory_percent", percent, 1.0..=100.0, faults);
+        self.drain_seconds.validate("server.drain_seconds", 0.0, faults);
+        let notice = self.drain_notice_seconds.0;
+        self.drain_notice_seconds.validate("server.drain_notice_seconds", 0.0, faults);
+        if notice > 0.0 && notice >= self.drain_seconds.0 {
+            faults.push(format!(
+                "server.drain_notice_seconds is {notice}; it must be less than server.drain_seconds, so that time is \
+                 left to close the connections"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn proxies_that_are_believed_must_be_named() {
+        let mut config = Config::default();
+        config.server.proxy_protocol = true;
+        let faults = config.validate();
+        assert!(
+            faults[0].starts_with("server.proxy_protocol is true, but server.trusted_proxies is empty"),
+            "{faults:?}"
+        );
+        config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(config.validate(), [""; 0]);
+    }
+}

@@ -1,0 +1,60 @@
+//! The header of the PROXY protocol at the beginning of a connection.
+
+use std::io;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::protocol::proxy;
+use crate::protocol::proxy::HEAD_BYTES;
+use crate::protocol::proxy::Invalid;
+use crate::protocol::proxy::LINE_BYTES_MAX;
+use crate::protocol::proxy::Proxied;
+use crate::protocol::proxy::START_BYTES;
+use crate::protocol::proxy::Version;
+
+/// Why there is no header.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HeaderError {
+    /// The connection begins with something else.
+    #[error("it begins with something else")]
+    Missing,
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The proxy has gone.
+    #[error(transparent)]
+    Gone(#[from] io::Error),
+}
+
+/// Reads the header, and nothing behind it.
+pub(super) async fn read(tcp: &mut TcpStream) -> Result<Proxied, HeaderError> {
+    let mut head = [0; HEAD_BYTES];
+    tcp.read_exact(&mut head[..START_BYTES]).await?;
+    match proxy::begins(&head[..START_BYTES]) {
+        None => Err(HeaderError::Missing),
+        Some(Version::One) => Ok(Proxied::from_line(&line(tcp, &head[..START_BYTES]).await?)?),
+        Some(Version::Two) => {
+            tcp.read_exact(&mut head[START_BYTES..]).await?;
+            let mut rest = vec![0; Proxied::rest_len(&head)?];
+            tcp.read_exact(&mut rest).await?;
+            Ok(Proxied::from_binary(&head, &rest)?)
+        }
+    }
+}
+
+/// The line of version 1 that begins like this.
+async fn line(tcp: &mut TcpStream, start: &[u8]) -> Result<Vec<u8>, HeaderError> {
+    let mut line = start.to_vec();
+    while !line.ends_with(b"\n") && line.len() < LINE_BYTES_MAX {
+        let mut ahead = [0; LINE_BYTES_MAX];
+        let ahead = &mut ahead[..LINE_BYTES_MAX - line.len()];
+        let seen = tcp.peek(ahead).await?;
+        if seen == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let end = ahead[..seen].iter().position(|&byte| byte == b'\n').map_or(seen, |end| end + 1);
+        tcp.read_exact(&mut ahead[..end]).await?;
+        line.extend_from_slice(&ahead[..end]);
+    }
+    Ok(line)
+}
