@@ -6,6 +6,7 @@
 
 pub mod answers;
 pub(crate) mod connection;
+mod gone;
 mod lease;
 mod link;
 mod listener;
@@ -37,6 +38,7 @@ pub use lease::Suspects;
 pub use lease::renew;
 pub use names::Names;
 
+use crate::cluster::gone::Gone;
 use crate::config;
 use crate::metrics::ClusterMeters;
 use crate::metrics::Dropped;
@@ -88,6 +90,7 @@ pub struct Cluster {
     /// For what this node has to say to the others at once, while there is a link.
     telling: Mutex<Option<mpsc::Sender<Envelope>>>,
     questions: Questions,
+    gone: Mutex<Gone>,
 }
 
 /// Who waits for the answers of other nodes, by the number of the question.
@@ -146,6 +149,7 @@ impl Cluster {
             asking: Mutex::new(None),
             telling: Mutex::new(None),
             questions: Questions::default(),
+            gone: Mutex::new(Gone::new()),
         }
     }
 

@@ -2,12 +2,14 @@
 
 mod cluster;
 mod events;
+mod forget;
 mod ingest;
 #[cfg(target_os = "linux")]
 mod process;
 mod store;
 mod webhooks;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use prometheus::Encoder;
@@ -32,6 +34,7 @@ pub use webhooks::AppWebhookMeters;
 pub use webhooks::WebhookMeters;
 
 use crate::metrics::events::EventNames;
+use crate::metrics::forget::forget;
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -43,6 +46,10 @@ pub struct Metrics {
     pub publish_to_socket: Histogram,
     /// Bytes that wait for slow clients.
     pub outbox_bytes: IntGauge,
+    /// Bytes of the events that cache channels remember.
+    pub cached_bytes: IntGauge,
+    /// Remembered events that were forgotten before their time, for want of room.
+    pub cache_forgotten: IntCounter,
     /// Connections closed because of a panic while serving them; each is a fault of gema.
     pub panics: IntCounter,
     /// WebSocket handshakes over HTTP/1.0, or without `Upgrade` and `Connection`, as some proxies pass them on.
@@ -254,6 +261,12 @@ impl Metrics {
             "gema_limiter_local_total",
             "Shared limits per second that this node has decided alone, because Redis was away",
         ));
+        let cached_bytes =
+            own.register(IntGauge::new("gema_cached_events_bytes", "Bytes of the events that cache channels remember"));
+        let cache_forgotten = own.register(IntCounter::new(
+            "gema_cached_events_forgotten_total",
+            "Remembered events forgotten before their time, because server.cached_events_bytes_max was reached",
+        ));
         let cluster = clustered.then(|| ClusterMeters::new(&own, &soketi, &port));
         let webhooks = WebhookMeters::new(&own, &port);
         #[cfg(target_os = "linux")]
@@ -262,6 +275,8 @@ impl Metrics {
             by_app,
             publish_to_socket,
             outbox_bytes,
+cached_bytes,
+            cache_forgotten,
             panics,
             bare_handshakes,
             limiter_local,
@@ -300,12 +315,12 @@ impl Metrics {
         }
     }
 
-    /// An app has gone, and with it its series, those of its causes aside.
-    pub fn forget_app(&self, id: &str) {
+    /// Apps have gone, and with them all their series.
+    pub fn forget_apps(&self, ids: &[String]) {
+        let ids: HashSet<&str> = ids.iter().map(|id| &**id).collect();
         let by = &self.by_app;
-        let labels = [id, &*self.port];
-        for gauges in [&by.connected, &by.channels, &by.users] {
-            let _ = gauges.remove_label_values(&labels);
+        for gauges in [&by.connected, &by.channels, &by.users, &by.views] {
+            forget(gauges, &ids);
         }
         for counters in [
             &by.new_connections,
@@ -318,9 +333,15 @@ impl Metrics {
             &by.http_transmitted_bytes,
             &by.http_calls,
             &by.deliveries,
+            &by.events,
+            &by.refusals,
+            &by.drops,
+            &by.forbidden,
         ] {
-            // It has had them since it came.
-            let _ = counters.remove_label_values(&labels);
+            forget(counters, &ids);
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.forget_apps(&ids);
         }
     }
 

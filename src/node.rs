@@ -33,6 +33,7 @@ use crate::limiter::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::registry::inbox::Inboxes;
+use crate::registry::remembered::Remembered;
 use crate::store::Store;
 use crate::webhook::Webhooks;
 
@@ -46,6 +47,7 @@ pub struct Node {
     sockets_max: usize,
     leaving: AtomicBool,
     inboxes: Arc<Inboxes>,
+    remembered: Arc<Remembered>,
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
     store: Option<Arc<Store>>,
@@ -83,6 +85,7 @@ impl Node {
             sockets_max,
             leaving: AtomicBool::new(false),
             inboxes,
+            remembered: Arc::new(Remembered::new(config.server.cached_events_bytes_max)),
             cluster,
             rates,
             store,
@@ -178,6 +181,8 @@ impl Node {
             cluster.measure();
         }
         self.webhooks.measure();
+        self.metrics.cached_bytes.set(i64::try_from(self.remembered.bytes()).unwrap_or(i64::MAX));
+        self.metrics.cache_forgotten.inc_by(self.remembered.take_forgotten());
         for app in self.apps.all() {
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);

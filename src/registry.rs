@@ -14,6 +14,7 @@ mod hearing;
 pub mod inbox;
 mod members;
 pub mod outgoing;
+pub mod remembered;
 mod replica;
 mod seen;
 mod shared;
@@ -45,6 +46,7 @@ use crate::registry::channels::Channels;
 use crate::registry::facts::Facts;
 use crate::registry::inbox::Inboxes;
 use crate::registry::outgoing::Outgoing;
+use crate::registry::remembered::Remembered;
 use crate::registry::users::Users;
 use crate::registry::views::Views;
 
@@ -58,7 +60,8 @@ pub struct AppState {
     facts: Arc<Facts>,
     /// The [`Kinds`] of facts that somebody wants to hear.
     wanted: AtomicU8,
-    channels: Channels,
+    channels: Arc<Channels>,
+    remembered: Arc<Remembered>,
     users: Mutex<Users>,
     views: Views,
     connections: AtomicUsize,
@@ -66,14 +69,21 @@ pub struct AppState {
 
 impl AppState {
     /// An app that nobody is connected to.
-    pub fn new(id: &str, inboxes: Arc<Inboxes>, outgoing: Option<Arc<Outgoing>>, facts: Arc<Facts>) -> Self {
+    pub fn new(
+        id: &str,
+        inboxes: Arc<Inboxes>,
+        outgoing: Option<Arc<Outgoing>>,
+        facts: Arc<Facts>,
+        remembered: Arc<Remembered>,
+    ) -> Self {
         Self {
             id: id.into(),
             inboxes,
             outgoing,
             facts,
             wanted: AtomicU8::new(0),
-            channels: Channels::default(),
+            channels: Arc::default(),
+            remembered,
             users: Mutex::default(),
             views: Views::default(),
             connections: AtomicUsize::new(0),

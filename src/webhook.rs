@@ -41,6 +41,7 @@ use crate::webhook::dispatch::Dispatcher;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Target;
 use crate::webhook::endpoint::Waits;
+use crate::webhook::news::Bounds;
 use crate::webhook::post::Post;
 use crate::webhook::room::Room;
 use crate::webhook::stream::Streams;
@@ -170,16 +171,20 @@ impl Webhooks {
         if !self.apps.read().values().any(|hooks| hooks.unused.is_some() || !hooks.past.is_empty()) {
             return;
         }
-        self.apps.write().retain(|app, hooks| {
+        let mut over = Vec::new();
+        let mut apps = self.apps.write();
+        apps.retain(|app, hooks| {
             hooks.past.retain(|endpoint| !endpoint.is_idle());
             let is_unused = hooks.unused.is_some_and(|since| since.elapsed() > UNUSED_MIN);
             let is_over =
                 is_unused && hooks.is_idle() && !self.room.lock().has(app) && !holds(app) && !self.facts.has(app);
             if is_over {
-                hooks.measure(Waits::default());
+                over.push(Arc::clone(app));
             }
             !is_over
         });
+        // Under the lock, so that an app that comes back is counted anew.
+        self.meters.forget_apps(&over.iter().map(|app| &**app).collect());
     }
 
     /// Sends what is to be sent until `stop` is cancelled, then what is left.
@@ -204,9 +209,10 @@ impl Webhooks {
         }
     }
 
-    /// How many events may wait for an endpoint in Redis, where they wait there.
-    fn stored_events_max(&self) -> Option<usize> {
-        self.streams.as_ref().map(|_| self.options.queue_events_max)
+    /// What may wait for an endpoint in Redis, where events wait there.
+    fn stored_max(&self) -> Option<Bounds> {
+        let options = &self.options;
+        self.streams.as_ref().map(|_| Bounds { events: options.queue_events_max, bytes: options.stored_bytes_max })
     }
 
     fn endpoints(&self) -> Vec<Arc<Endpoint>> {

@@ -10,7 +10,9 @@ use redis::Value;
 use crate::cluster::names;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::CACHED_MS_MAX;
+use crate::protocol::envelope::CONNECTIONS_MAX;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NUMBER_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::json;
@@ -57,7 +59,7 @@ pub fn snapshot(
     snapshot.counts = peers
         .iter()
         .zip(counts)
-        .filter_map(|(peer, count)| Some((*peer, text(count)?.parse().ok().filter(|&count| count > 0)?)))
+        .filter_map(|(peer, count)| Some((*peer, connections(count).filter(|&count| count > 0)?)))
         .collect();
     if has_members {
         let (version, refused, found) = statement_answer(rest.last()?)?;
@@ -80,15 +82,21 @@ pub fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Durati
 fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<Entry>)> {
     let Value::Array(parts) = answer else { return None };
     let [version, Value::Array(refused), Value::Array(found)] = parts.as_slice() else { return None };
-    let version = text(version)?.parse().ok()?;
+    let version = counted(text(version)?)?;
     let refused = refused.iter().filter_map(text).map(Arc::from).collect();
     let entries = found.chunks_exact(2).filter_map(|pair| entry(text(&pair[0])?, text(&pair[1])?)).collect();
     Some((version, refused, entries))
 }
 
-fn entry(field: &str, user_info: &str) -> Option<Entry> {
-    let (node, user_id) = field.split_once(':')?;
-    Some((NodeId::parse(node)?, Member { user_id: user_id.into(), user_info: json(user_info)? }))
+fn entry(field: &str, told: &str) -> Option<Entry> {
+    let ((node, user_id), (since, user_info)) = (field.split_once(':')?, told.split_once(' ')?);
+    let member = Member { user_id: user_id.into(), user_info: json(user_info)? };
+    Some(Entry { node: NodeId::parse(node)?, since: counted(since)?, member })
+}
+
+/// The number of a change.
+fn counted(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|&number| number <= NUMBER_MAX)
 }
 
 /// A value as text, if it is.
@@ -133,7 +141,11 @@ pub fn texts(value: &Value) -> Vec<String> {
 pub fn number(value: &Value) -> Option<usize> {
     let number = match value {
         Value::Int(number) => u32::try_from(*number).ok(),
-        value => text(value)?.parse().ok(),
+        value => connections(value),
     };
     number.and_then(|number| usize::try_from(number).ok())
+}
+
+fn connections(value: &Value) -> Option<u32> {
+    text(value)?.parse().ok().filter(|&count| count <= CONNECTIONS_MAX)
 }

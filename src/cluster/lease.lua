@@ -4,6 +4,9 @@
 -- Returns 1 when the node was not known, the nodes that live, and those whose lease has ended.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local LEASE_MAX = 3600 * 1000
+-- Nobody takes so long a lease: somebody else has written it, or Redis' clock was ahead. Who lives takes a new one.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], string.format('%.0f', now + LEASE_MAX), '+inf')
 local added = redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 return {
   added,

@@ -65,12 +65,14 @@ impl Link {
         loop {
             tokio::time::sleep(RENEW).await;
             let leases = renew_lease(&self.cluster, &self.scripts, &mut self.out.clone()).await?;
+            self.cluster.tell_of_doubts();
             if leases.living.is_empty() {
                 self.cluster.refuses();
                 suspects = Suspects::default();
                 continue;
             }
             self.cluster.know(&leases);
+            self.cluster.forget_gone();
             if leases.added {
                 tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
                 self.note_apps().await?;

@@ -28,6 +28,11 @@ use crate::registry::AppState;
 use crate::registry::Heard;
 use crate::registry::outgoing::Topic;
 
+/// An event that was longer on its way than events may wait for Redis has a wrong time.
+const LATENCY_MAX: Duration = Duration::from_secs(3600);
+/// How often messages that do not fit leave a line in the log.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(2);
+
 /// Who hears what comes over one link.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -42,6 +47,8 @@ pub(super) struct Listener {
     pub(super) lost: CancellationToken,
     /// This node has heard itself.
     pub(super) greeted: Notify,
+    /// When the log was last told of messages that do not fit, and how many there have been since.
+    complaints: Mutex<(Option<Instant>, u64)>,
 }
 
 /// What a topic is about.
@@ -61,6 +68,7 @@ impl Listener {
             watched: Mutex::default(),
             lost: CancellationToken::new(),
             greeted: Notify::new(),
+            complaints: Mutex::default(),
         }
     }
 
@@ -118,7 +126,7 @@ impl Listener {
             (Envelope::Event(event), Some(subject)) => self.on_event(&subject, event),
             (Envelope::Member(change), Some(subject)) => subject.on_change(change),
             (Envelope::Count(node, count), Some(Subject { app, topic: Topic::Channel(name) })) => {
-                if node != self.cluster.node() {
+                if node != self.cluster.node() && self.cluster.lets_count(node) {
                     app.hear(&name, Heard::Count(node, count), Instant::now());
                 }
             }
@@ -135,8 +143,18 @@ impl Listener {
             EnvelopeError::Malformed => Dropped::Malformed,
         };
         self.cluster.meters.dropped(cause, 1);
-        let topic = String::from_utf8_lossy(topic);
-        tracing::warn!(%topic, "a message on a topic of this cluster is {error}; give each cluster a name of its own");
+        let mut complaints = self.complaints.lock();
+        complaints.1 += 1;
+        if complaints.0.is_some_and(|at| at.elapsed() < COMPLAINT_PAUSE) {
+            return;
+        }
+        let (topic, messages) = (String::from_utf8_lossy(topic), complaints.1);
+        *complaints = (Some(Instant::now()), 0);
+        tracing::warn!(
+            %topic,
+            messages,
+            "a message on a topic of this cluster is {error}; give each cluster a name of its own"
+        );
     }
 
     fn on_event(&self, subject: &Subject, event: RemoteEvent) {
@@ -154,7 +172,10 @@ impl Listener {
         } else if !is_own {
             meters.heard(1);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            meters.latency.observe(now.saturating_sub(accepted).as_secs_f64());
+            let took = now.saturating_sub(accepted);
+            if took < LATENCY_MAX {
+                meters.latency.observe(took.as_secs_f64());
+            }
         }
     }
 
@@ -175,14 +196,7 @@ impl Listener {
                 cluster.on_here(node);
             }
             Envelope::Leaving(node, _) if node != me => cluster.on_leaving(node),
-            Envelope::Gone(by, node) if node != me => {
-                cluster.peers.lock().remove(&node);
-                cluster.missed.lock().remove(&node);
-                cluster.fewer.notify_one();
-                for app in cluster.apps() {
-                    app.bury(node, by == node, Instant::now());
-                }
-            }
+            Envelope::Gone(by, node) if node != me => cluster.on_gone(by, node),
             Envelope::Terminate(what) if what.node != me => {
                 let Some(app) = cluster.app(&what.app) else { return };
                 cluster.meters.heard_question(&what.app);

@@ -25,32 +25,40 @@ const NAME_LENGTH_MAX: usize = 1024;
 /// The names of one cluster.
 #[derive(Debug)]
 pub struct Names {
-    /// Before topics.
+    /// Before topics and keys.
+    start: String,
+    /// What the operator calls the cluster.
     name: String,
-    /// Before keys.
-    key_start: String,
 }
 
 impl Names {
-    /// Names of the cluster called `name`; `key_prefix` stands before keys.
+    /// Names of the cluster called `name`; `key_prefix` and a colon stand before it, if there is a prefix. Clusters that
+    /// differ in one of the two share nothing.
     pub fn new(name: &str, key_prefix: &str) -> Self {
-        Self { name: name.to_owned(), key_start: format!("{key_prefix}{name}") }
+        let encoded = utf8_percent_encode(name, PARTS);
+        let start = if key_prefix.is_empty() { encoded.to_string() } else { format!("{key_prefix}:{encoded}") };
+        Self { start, name: name.to_owned() }
+    }
+
+    /// What all names of the cluster begin with.
+    pub(super) fn start(&self) -> &str {
+        &self.start
     }
 
     /// `<cluster>:nodes`: what the nodes have to say to each other.
     pub(super) fn control(&self) -> String {
-        format!("{}:nodes", self.name)
+        format!("{}:nodes", self.start)
     }
 
     /// `<cluster>:{<app>:<channel>}`, or `~` and the user.
     pub(super) fn topic(&self, app: &str, topic: &Topic) -> String {
-        format!("{}:{}", self.name, tag(app, topic))
+        format!("{}:{}", self.start, tag(app, topic))
     }
 
     /// The topics of all channels of an app whose base names match, and of some more.
     pub(super) fn glob(&self, app: &str, pattern: &ChannelPattern) -> String {
         let app = utf8_percent_encode(app, PARTS).to_string();
-        let start = escaped(&format!("{}:{{{app}:", self.name));
+        let start = escaped(&format!("{}:{{{app}:", self.start));
         format!("{start}*{}}}", pattern.as_str().trim_start_matches('*'))
     }
 
@@ -63,54 +71,54 @@ impl Names {
 
     /// All topics of the cluster, as a pattern of Redis.
     pub(super) fn everything(&self) -> String {
-        format!("{}:*", self.name)
+        format!("{}:*", escaped(&self.start))
     }
 
     /// The app and what a topic is about, as [`Names::topic`] has written it.
     pub(super) fn read(&self, topic: &[u8]) -> Option<(String, Topic)> {
-        let tag = std::str::from_utf8(topic).ok()?.strip_prefix(&*self.name)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let tag = std::str::from_utf8(topic).ok()?.strip_prefix(&*self.start)?.strip_prefix(":{")?.strip_suffix('}')?;
         let (app, field) = tag.split_once(':')?;
         Some((percent_decode_str(app).decode_utf8().ok()?.into_owned(), topic_of(field)?))
     }
 
     /// Hash: who is on a topic, and on which node.
     pub(super) fn members(&self, app: &str, topic: &Topic) -> String {
-        format!("{}:{}:members", self.key_start, tag(app, topic))
+        format!("{}:{}:members", self.start, tag(app, topic))
     }
 
     /// Hash: the users of a topic, and on how many nodes they are.
     pub(super) fn users(&self, app: &str, topic: &Topic) -> String {
-        format!("{}:{}:users", self.key_start, tag(app, topic))
+        format!("{}:{}:users", self.start, tag(app, topic))
     }
 
     /// The remembered event of a cache channel, as it was told.
     pub(super) fn cached(&self, app: &str, topic: &Topic) -> String {
-        format!("{}:{}:cached", self.key_start, tag(app, topic))
+        format!("{}:{}:cached", self.start, tag(app, topic))
     }
 
     /// Sorted set: the nodes, by the end of their lease.
     pub(super) fn leases(&self) -> String {
-        format!("{}:{{nodes}}:leases", self.key_start)
+        format!("{}:{{nodes}}:leases", self.start)
     }
 
     /// Who buries the dead.
     pub(super) fn undertaker(&self) -> String {
-        format!("{}:{{nodes}}:undertaker", self.key_start)
+        format!("{}:{{nodes}}:undertaker", self.start)
     }
 
     /// Hash: the bucket for one kind of an app's requests.
     pub(super) fn rate(&self, app: &str, kind: &str) -> String {
-        format!("{}:{{{}}}:{kind}", self.key_start, utf8_percent_encode(app, PARTS))
+        format!("{}:{{{}}}:{kind}", self.start, utf8_percent_encode(app, PARTS))
     }
 
     /// Set: the apps of a node.
     pub(super) fn apps(&self, node: NodeId) -> String {
-        format!("{}:{{node:{node}}}:apps", self.key_start)
+        format!("{}:{{node:{node}}}:apps", self.start)
     }
 
     /// Hash: what a node listens to of an app or has users on, with the number of its connections.
     pub(super) fn topics(&self, node: NodeId, app: &str) -> String {
-        format!("{}:{{node:{node}}}:app:{app}", self.key_start)
+        format!("{}:{{node:{node}}}:app:{app}", self.start)
     }
 
     /// Set: the nodes that have subscribers of a channel, or connections of a user on it, as webhooks know it.
@@ -121,17 +129,17 @@ impl Names {
 
     /// Set: what a node is a holder of.
     pub fn held(&self, node: NodeId) -> String {
-        format!("{}:{{node:{node}}}:held", self.key_start)
+        format!("{}:{{node:{node}}}:held", self.start)
     }
 
     /// Sorted set: the nodes that decide about webhooks, by the end of their lease.
     pub fn webhook_leases(&self) -> String {
-        format!("{}:{{webhooks}}:leases", self.key_start)
+        format!("{}:{{webhooks}}:leases", self.start)
     }
 
     /// Who ends, or has ended, what this dead node was a holder of.
     pub fn gravedigger(&self, node: NodeId) -> String {
-        format!("{}:{{webhooks}}:gravedigger:{node}", self.key_start)
+        format!("{}:{{webhooks}}:gravedigger:{node}", self.start)
     }
 
     /// Stream: what waits for an endpoint of webhooks.
@@ -146,12 +154,12 @@ impl Names {
 
     /// Set: the apps with such streams, each with one of them.
     pub fn webhook_queues(&self) -> String {
-        format!("{}:{{webhooks}}:queues", self.key_start)
+        format!("{}:{{webhooks}}:queues", self.start)
     }
 
     /// All that an app's webhooks have is in one slot.
     fn webhooks(&self, app: &str) -> String {
-        format!("{}:{{webhooks:{}}}", self.key_start, utf8_percent_encode(app, PARTS))
+        format!("{}:{{webhooks:{}}}", self.start, utf8_percent_encode(app, PARTS))
     }
 
     /// Topics that a Soketi server listens to whose prefix is the name of this cluster, or who has none.
@@ -194,23 +202,41 @@ mod tests {
 
     #[test]
     fn names_of_different_things_differ() {
-        let names = Names::new("gema", "k:");
+        let names = Names::new("gema", "k");
         let channel = |name: &str| Topic::Channel(ChannelName::parse(name, 200).unwrap());
-        assert_eq!(names.topic("app-id", &channel("orders")), "gema:{app-id:orders}");
+        assert_eq!(names.topic("app-id", &channel("orders")), "k:gema:{app-id:orders}");
         assert_eq!(names.members("app-id", &channel("presence-a")), "k:gema:{app-id:presence-a}:members");
         assert_eq!(names.rate("a:b", "read_requests"), "k:gema:{a%3Ab}:read_requests");
-        assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
-        assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "gema:{a:#server-to-user-x%3Ay}");
+        assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "k:gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
+        assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "k:gema:{a:#server-to-user-x%3Ay}");
+    }
+
+    #[test]
+    fn prefix_and_name_of_one_cluster_are_never_those_of_another() {
+        let start = |prefix, name| Names::new(name, prefix).start;
+        let starts = [
+            start("", "shop"),
+            start("sh", "op"),
+            start("shop", "shop"),
+            start("shop:", "shop"),
+            start("a", "b:c"),
+            start("a:b", "c"),
+            start("", "a:b:c"),
+            start("", "a:b%3Ac"),
+        ];
+        for (place, start) in starts.iter().enumerate() {
+            assert!(!starts[..place].contains(start), "{starts:?}");
+        }
     }
 
     #[test]
     fn a_topic_tells_its_app_and_channel() {
-        let names = Names::new("gema:x", "");
+        let names = Names::new("gema:x", "y*");
         for app in ["app-id", "a:b}", "é %"] {
             let topic = Topic::Channel(ChannelName::parse("private-a;b", 200).unwrap());
             assert_eq!(names.read(names.topic(app, &topic).as_bytes()), Some((app.to_owned(), topic)));
         }
-        for topic in ["gema:x:nodes", "gema:{a:b}", "gema:x:{a}", "gema:x:{a:b c}"] {
+        for topic in ["y*:gema%3Ax:nodes", "gema%3Ax:{a:b}", "y*:gema%3Ax:{a}", "y*:gema%3Ax:{a:b c}"] {
             assert_eq!(names.read(topic.as_bytes()), None, "{topic}");
         }
     }

@@ -16,6 +16,7 @@ use crate::cluster::link::is_full;
 use crate::cluster::names;
 use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
+use crate::protocol::envelope::CONNECTIONS_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
@@ -48,8 +49,11 @@ pub(super) struct Statement<'a> {
     /// Whether to answer with all that are on the topic.
     pub(super) all: bool,
     /// Users with what is told about them; nothing about those that leave.
-    pub(super) users: Vec<(&'a str, &'a str)>,
+    pub(super) users: Vec<Told<'a>>,
 }
+
+/// A user with what is told about it, and since when: 0 for from now on, `None` when it may be told already.
+pub(super) type Told<'a> = (&'a str, &'a str, Option<u64>);
 
 /// What an order still needs to know when its answers come.
 #[derive(Debug)]
@@ -78,8 +82,8 @@ impl Cluster {
             .arg(says.members_max.min(1 << 50))
             .arg(flag(says.whole))
             .arg(flag(says.all));
-        for (user_id, user_info) in &says.users {
-            command.arg(user_id).arg(user_info);
+        for (user_id, user_info, since) in &says.users {
+            command.arg(user_id).arg(user_info).arg(since.map(|since| since.to_string()).unwrap_or_default());
         }
         command
     }
@@ -112,7 +116,7 @@ impl Cluster {
                 let Topic::Channel(name) = topic else { return Expected::Done };
                 let Some(state) = self.app(app) else { return Expected::Done };
                 let (count, counted) = state.take_count(name);
-                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                let count = u32::try_from(count).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX);
                 commands.push(self.note(app, topic, count));
                 if counted {
                     let word = Envelope::Count(self.node(), count).encode();
@@ -163,7 +167,8 @@ impl Cluster {
             commands.push(self.note(app, topic, 0));
         }
         if has_members {
-            let users = own.members.iter().map(|member| (&*member.user_id, &*member.user_info)).collect();
+            let told = |since: u64| (since > 0).then_some(since);
+            let users = own.members.iter().map(|(own, since)| (&*own.user_id, &*own.user_info, told(*since))).collect();
             let says = Statement { node: self.node(), members_max: own.members_max, whole: true, all: true, users };
             commands.push(self.statement(scripts, app, topic, &says));
         }
@@ -181,7 +186,9 @@ impl Cluster {
 
     fn place(&self, scripts: &Scripts, app: &str, topic: &Topic, placement: &Placement) -> Cmd {
         let info = placement.user_info.as_deref().unwrap_or_default();
-        let users = vec![(&*placement.user_id, info)];
+        // Of a user that is signed in nothing is told, so it is told once.
+        let since = matches!(topic, Topic::Channel(_)).then_some(placement.since);
+        let users = vec![(&*placement.user_id, info, since)];
         let says = Statement { node: self.node(), members_max: placement.members_max, whole: false, all: false, users };
         self.statement(scripts, app, topic, &says)
     }
@@ -201,7 +208,7 @@ impl Cluster {
             Topic::Channel(name) => state.map(|state| state.own(name)).unwrap_or_default(),
             Topic::User(user_id) => {
                 let online = state.is_some_and(|state| state.is_online(user_id));
-                let member = || Member { user_id: Arc::clone(user_id), user_info: "{}".into() };
+                let member = || (Member { user_id: Arc::clone(user_id), user_info: "{}".into() }, 0);
                 Own { members: online.then(member).into_iter().collect(), members_max: usize::MAX, counted: false }
             }
         }

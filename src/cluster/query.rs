@@ -1,6 +1,8 @@
 //! What is on the other nodes, as Redis knows it. Without a link, or when Redis does not answer, nothing.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -38,17 +40,41 @@ impl Cluster {
         Some(channels)
     }
 
-    /// Distinct users of presence channels, on all nodes.
+    /// Distinct users of presence channels, on all nodes; who has left this one no longer counts.
     pub async fn user_counts(&self, app: &str, channels: &[ChannelName]) -> Option<Vec<usize>> {
-        let ask = |name: &ChannelName| cmd("HLEN").arg(self.names.users(app, &Topic::Channel(name.clone()))).take();
-        let counts = self.ask(app, channels.iter().map(ask).collect()).await?;
-        Some(counts.iter().map(|count| number(count).unwrap_or_default()).collect())
+        let (mut commands, mut leavers) = (Vec::new(), Vec::new());
+        for channel in channels {
+            let key = self.names.users(app, &Topic::Channel(channel.clone()));
+            leavers.push(self.leavers(app, channel));
+            commands.extend(holders(&key, leavers.last()?));
+            commands.push(cmd("HLEN").arg(key).take());
+        }
+        let answers = self.ask(app, commands).await?;
+        let mut answers = answers.iter();
+        let count = |leavers: &Vec<Arc<str>>| {
+            let left = if leavers.is_empty() { 0 } else { still_there(answers.next()?, leavers).count() };
+            Some(number(answers.next()?).unwrap_or_default().saturating_sub(left))
+        };
+        leavers.iter().map(count).collect()
     }
 
-    /// The users of a presence channel, on all nodes.
+    /// The users of a presence channel, on all nodes; who has left this one no longer counts.
     pub async fn users(&self, app: &str, channel: &ChannelName) -> Option<Vec<String>> {
         let key = self.names.users(app, &Topic::Channel(channel.clone()));
-        Some(answers::texts(&self.ask(app, vec![cmd("HKEYS").arg(key).take()]).await?.pop()?))
+        let leavers = self.leavers(app, channel);
+        let mut commands: Vec<Cmd> = holders(&key, &leavers).into_iter().collect();
+        commands.push(cmd("HKEYS").arg(key).take());
+        let answers = self.ask(app, commands).await?;
+        let (users, before) = answers.split_last()?;
+        let left: HashSet<&str> = before.iter().flat_map(|before| still_there(before, &leavers)).collect();
+        let mut users = answers::texts(users);
+        users.retain(|user_id| !left.contains(&**user_id));
+        Some(users)
+    }
+
+    /// Users that have left this node, and that no other one has, while Redis may not know that yet.
+    fn leavers(&self, app: &str, channel: &ChannelName) -> Vec<Arc<str>> {
+        self.app(app).map(|state| state.leavers(channel.as_str())).unwrap_or_default()
     }
 
     /// The event that a cache channel remembers, and how long it will be. The outer nothing is for no answer.
@@ -63,6 +89,7 @@ impl Cluster {
     async fn ask(&self, app: &str, commands: Vec<Cmd>) -> Option<Vec<Value>> {
         let mut connection = self.asking.lock().clone()?;
         if commands.is_empty() {
+            // Not counted as a question.
             return Some(Vec::new());
         }
         let began = Instant::now();
@@ -71,4 +98,20 @@ impl Cluster {
         self.meters.asked(app, answers.is_ok().then(|| began.elapsed()));
         answers.inspect_err(|error| tracing::warn!(%error, "Redis does not tell what is on the other nodes")).ok()
     }
+}
+
+/// Asks on how many nodes these users are. Before all else about the channel and over the same connection as what is told
+/// of them, so that none of them goes in between.
+fn holders(users: &str, leavers: &[Arc<str>]) -> Option<Cmd> {
+    (!leavers.is_empty())
+        .then(|| cmd("HMGET").arg(users).arg(leavers.iter().map(|user_id| &**user_id).collect::<Vec<_>>()).take())
+}
+
+/// Those of them that are on one node, which is this one: Redis has not heard of their leaving yet.
+fn still_there<'a>(holders: &Value, leavers: &'a [Arc<str>]) -> impl Iterator<Item = &'a str> {
+    let holders = match holders {
+        Value::Array(holders) => holders.clone(),
+        _ => Vec::new(),
+    };
+    leavers.iter().zip(holders).filter(|(_, holders)| number(holders) == Some(1)).map(|(user_id, _)| &**user_id)
 }

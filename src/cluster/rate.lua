@@ -7,9 +7,11 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local left, at = tonumber(bucket[1] or ''), tonumber(bucket[2] or '')
 local tokens = per_second
-if bucket[1] and bucket[2] then
-  tokens = math.min(per_second, bucket[1] + math.max(0, now - bucket[2]) * per_second)
+-- A time to come, or a debt, is not written by gema.
+if left and at and left >= 0 and at >= 0 and at <= now + 1 then
+  tokens = math.min(per_second, left + math.max(0, now - at) * per_second)
 end
 local taken = 0
 if tokens >= needed then

@@ -84,7 +84,7 @@ pub struct Redis {
     pub username: String,
     /// Empty for none.
     pub password: Secret,
-    /// Put before every key; not before the names of pub/sub channels.
+    /// Put before every name in Redis, those of pub/sub channels included, with a colon behind it.
     pub key_prefix: String,
     /// Whether to speak TLS, with the system's certificate authorities.
     pub tls: bool,

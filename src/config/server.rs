@@ -35,6 +35,8 @@ pub struct Server {
     pub drain_seconds: Seconds,
     /// How much of it connections are still taken, so that balancers hear from `/ready` first.
     pub drain_notice_seconds: Seconds,
+    /// Bytes that all cache channels together remember here. Beyond it the oldest events are forgotten.
+    pub cached_events_bytes_max: usize,
     /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
     pub accept_traffic_memory_percent: f64,
 }
@@ -52,6 +54,7 @@ impl Default for Server {
             share_port: false,
             drain_seconds: Seconds(3.0),
             drain_notice_seconds: Seconds(0.0),
+            cached_events_bytes_max: 128 * 1024 * 1024,
             accept_traffic_memory_percent: 85.0,
         }
     }
@@ -84,6 +87,9 @@ impl Server {
         self.drain_seconds.validate("server.drain_seconds", 0.0, faults);
         let notice = self.drain_notice_seconds.0;
         self.drain_notice_seconds.validate("server.drain_notice_seconds", 0.0, faults);
+        // From some events of the largest kind to what a large machine can spare.
+        let remembered = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+        within("server.cached_events_bytes_max", self.cached_events_bytes_max, remembered, faults);
         if notice > 0.0 && notice >= self.drain_seconds.0 {
             faults.push(format!(
                 "server.drain_notice_seconds is {notice}; it must be less than server.drain_seconds, so that time is \

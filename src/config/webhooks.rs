@@ -39,6 +39,8 @@ pub struct Webhooks {
     pub queue_bytes_max: usize,
     /// Events that may wait in Redis for one endpoint. Beyond it the oldest are dropped.
     pub queue_events_max: usize,
+    /// What these may take up in Redis' memory. Beyond it the oldest are dropped.
+    pub stored_bytes_max: usize,
     /// Whether endpoints may be in the own network; otherwise requests go to public addresses only.
     pub allow_private_addresses: bool,
 }
@@ -68,6 +70,7 @@ impl Default for Webhooks {
             retry_seconds: Seconds(300.0),
             queue_bytes_max: 8 * 1024 * 1024,
             queue_events_max: 100_000,
+            stored_bytes_max: 64 * 1024 * 1024,
             allow_private_addresses: true,
         }
     }
@@ -216,6 +219,8 @@ impl Webhooks {
         self.retry_seconds.validate_within("webhooks.retry_seconds", 0.0..=300.0, faults);
         // From some events of the largest kind to what a small machine can spare.
         within("webhooks.queue_events_max", self.queue_events_max, 100..=100_000_000, faults);
+        let stored = 64 * 1024..=1024 * 1024 * 1024 * 1024;
+        within("webhooks.stored_bytes_max", self.stored_bytes_max, stored, faults);
         within("webhooks.queue_bytes_max", self.queue_bytes_max, 64 * 1024..=1024 * 1024 * 1024, faults);
     }
 }

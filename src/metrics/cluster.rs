@@ -1,5 +1,6 @@
 //! What is counted of the link to the other nodes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use prometheus::Gauge;
@@ -12,6 +13,7 @@ use prometheus::IntGauge;
 
 use super::APP;
 use super::Maker;
+use super::forget::forget;
 
 /// The link to Redis and to the other nodes.
 #[derive(Debug, Clone)]
@@ -63,6 +65,8 @@ pub enum Dropped {
     Overloaded,
     /// Accepted before there was any link, and too much of it.
     Unheard,
+    /// With a number that nobody can have counted.
+    Implausible,
 }
 
 impl Dropped {
@@ -73,6 +77,7 @@ impl Dropped {
             Self::Duplicate => "duplicate",
             Self::Overloaded => "overloaded",
             Self::Unheard => "unheard",
+            Self::Implausible => "implausible",
         }
     }
 }
@@ -118,6 +123,15 @@ impl ClusterMeters {
             }
             None => unanswered.inc(),
         }
+    }
+
+    /// Apps have gone, and with them their series.
+    pub(super) fn forget_apps(&self, ids: &HashSet<&str>) {
+        let Questions { asked, answered, unanswered, heard, answers_heard, time } = &self.questions;
+        for counters in [asked, answered, unanswered, heard, answers_heard] {
+            forget(counters, ids);
+        }
+        forget(time, ids);
     }
 
     /// Counts a question of another node.

@@ -1,5 +1,7 @@
 //! What is counted of webhooks.
 
+use std::collections::HashSet;
+
 use prometheus::Gauge;
 use prometheus::GaugeVec;
 use prometheus::IntCounter;
@@ -7,6 +9,7 @@ use prometheus::IntCounterVec;
 
 use super::APP;
 use super::Maker;
+use super::forget::forget;
 
 /// The webhooks of all apps.
 #[derive(Debug, Clone)]
@@ -58,6 +61,16 @@ impl WebhookMeters {
             events: own.counter("webhook_events_total", "Events for webhooks, by what became of them", result),
             unsorted: own.register(IntCounter::new("gema_webhook_unsorted_dropped_total", unsorted)),
             port: port.to_owned(),
+        }
+    }
+
+    /// Apps have gone, and with them their series.
+    pub fn forget_apps(&self, ids: &HashSet<&str>) {
+        for gauges in [&self.waiting, &self.waiting_bytes, &self.oldest] {
+            forget(gauges, ids);
+        }
+        for counters in [&self.requests, &self.retries, &self.events] {
+            forget(counters, ids);
         }
     }
 

@@ -85,7 +85,8 @@ impl App {
         let cluster = node.cluster.clone();
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
         let facts = Arc::clone(node.webhooks.facts());
-        let state = Arc::new(AppState::new(&says.id, Arc::clone(&node.inboxes), outgoing, facts));
+        let (inboxes, remembered) = (Arc::clone(&node.inboxes), Arc::clone(&node.remembered));
+        let state = Arc::new(AppState::new(&says.id, inboxes, outgoing, facts, remembered));
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
         }

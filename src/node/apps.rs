@@ -196,10 +196,13 @@ impl Node {
             unwanted && Arc::strong_count(app) == 1 && app.open_connections() == 0 && app.state.is_idle()
         };
         let over: Vec<String> = table.by_id.iter().filter(|(_, app)| over(app)).map(|(id, _)| id.clone()).collect();
+        if over.is_empty() {
+            return;
+        }
+        self.metrics.forget_apps(&over);
         for id in over {
             let Some(app) = table.by_id.remove(&id) else { continue };
             table.drop_keys(&app);
-            self.metrics.forget_app(&id);
             self.webhooks.leave(&id);
             if let Some(cluster) = &self.cluster {
                 cluster.remove(&id);

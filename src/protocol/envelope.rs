@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! gema/1 event <node> <number> <accepted, µs since 1970> <except|-> <cached for, ms> <length>\n<frame>
-//! gema/1 member <by> <version> <node> <id length> <info length>\n<id><info>
+//! gema/1 member <by> <version> <node> <since> <id length> <info length>\n<id><info>
 //! gema/1 count <node> <connections>\n
 //! gema/1 hello|here|leaving|gone <node> <of>\n
 //! gema/1 terminate|terminated <node> <request> <number> <app length> <user length>\n<app><user>
@@ -23,6 +23,10 @@ pub const MAGIC: &str = "gema/1 ";
 pub const CACHED_MS_MAX: u64 = 1 << 40;
 /// Nodes that a cluster may have. What more of them would say is not kept.
 pub const NODES_MAX: usize = 1024;
+/// The greatest number of an event or a change: up to there Redis' scripts count exactly.
+pub const NUMBER_MAX: u64 = 1 << 53;
+/// Connections that a node may have on a channel.
+pub const CONNECTIONS_MAX: u32 = 1 << 24;
 /// The longest first line.
 const HEAD_MAX: usize = 256;
 
@@ -107,6 +111,9 @@ pub struct Change {
     pub node: NodeId,
     /// The user.
     pub user_id: Arc<str>,
+    /// The version of the change with which the node first told this about the user, or 0 for one that left: of what
+    /// several nodes tell the newest holds.
+    pub since: u64,
     /// JSON about a user that came; none for one that left.
     pub user_info: Option<Arc<str>>,
 }
@@ -144,9 +151,9 @@ impl Envelope {
             Self::Event(event) => event.encode(),
             Self::Member(change) => {
                 let info = change.user_info.as_deref().unwrap_or_default();
-                let Change { version, node, user_id, .. } = change;
+                let Change { version, node, since, user_id, .. } = change;
                 let (head, ids, infos) = (member_head(change.by), user_id.len(), info.len());
-                format!("{head}{version} {node} {ids} {infos}\n{user_id}{info}").into_bytes()
+                format!("{head}{version} {node} {since} {ids} {infos}\n{user_id}{info}").into_bytes()
             }
             Self::Count(node, count) => format!("{MAGIC}count {node} {count}\n").into_bytes(),
             Self::Hello(node, of) => format!("{MAGIC}hello {node} {of}\n").into_bytes(),
@@ -177,7 +184,7 @@ impl Envelope {
         let node = fields.node()?;
         let envelope = match kind {
             "event" => {
-                let number = fields.number()?;
+                let number = fields.counted()?;
                 let accepted_micros = fields.number()?;
                 let except = match fields.text()? {
                     "-" => None,
@@ -189,15 +196,18 @@ impl Envelope {
                 Self::Event(RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame })
             }
             "member" => {
-                let (version, of) = (fields.number()?, fields.node()?);
+                let (version, of, since) = (fields.counted()?, fields.node()?, fields.counted()?);
                 let (user_id, info) = two_texts(&mut fields, body)?;
                 let user_info = match info {
                     "" => None,
                     info => Some(json(info)?),
                 };
-                Self::Member(Change { by: node, version, node: of, user_id: user_id.into(), user_info })
+                Self::Member(Change { by: node, version, node: of, since, user_id: user_id.into(), user_info })
             }
-            "count" => Self::Count(node, fields.number().filter(|_| body.is_empty())?),
+            "count" => {
+                let count = fields.number().filter(|&count| count <= CONNECTIONS_MAX)?;
+                Self::Count(node, Some(count).filter(|_| body.is_empty())?)
+            }
             "hello" => Self::Hello(node, fields.node().filter(|_| body.is_empty())?),
             "here" => Self::Here(node, fields.node().filter(|_| body.is_empty())?),
             "leaving" => Self::Leaving(node, fields.node().filter(|_| body.is_empty())?),
@@ -263,6 +273,11 @@ impl<'a> Fields<'a> {
         text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
     }
 
+    /// The number of an event or a change.
+    fn counted(&mut self) -> Option<u64> {
+        self.number().filter(|&number| number <= NUMBER_MAX)
+    }
+
     fn node(&mut self) -> Option<NodeId> {
         NodeId::parse(self.0.next()?)
     }
@@ -294,10 +309,11 @@ mod tests {
             by: one,
             version: 9,
             node: one,
+            since: 8,
             user_id: "Budi \n 1".into(),
             user_info: Some(r#"{"name":"Budi"}"#.into()),
         };
-        let went = Change { by: other, user_info: None, ..came.clone() };
+        let went = Change { by: other, since: 0, user_info: None, ..came.clone() };
         let what = Termination { node: one, request: 3, closed: 0, app: "app-id".into(), user_id: "Siti".into() };
         vec![
             Envelope::Event(event),
@@ -331,6 +347,20 @@ mod tests {
             }
             let longer = [&bytes[..], b"x"].concat().into();
             assert_eq!(Envelope::decode(&longer), Err(EnvelopeError::Malformed), "{sample:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_nobody_can_have_counted_is_refused() {
+        let node = "0123456789abcdef";
+        for text in [
+            format!("gema/1 member {node} 9007199254740993 {node} 1 1 2\na{{}}"),
+            format!("gema/1 member {node} 1 {node} 9007199254740993 1 2\na{{}}"),
+            format!("gema/1 member {node} 18446744073709551615 {node} 1 1 2\na{{}}"),
+            format!("gema/1 event {node} 18446744073709551615 1 - 0 4\n\u{81}\u{2}{{}}"),
+            format!("gema/1 count {node} 16777217\n"),
+        ] {
+            assert_eq!(Envelope::decode(&text.clone().into()), Err(EnvelopeError::Malformed), "{text}");
         }
     }
 

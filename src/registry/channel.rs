@@ -17,6 +17,7 @@ use crate::protocol::webhook::Kinds;
 use crate::registry::JoinRules;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
+use crate::registry::channels::Channels;
 use crate::registry::facts::Fact;
 use crate::registry::facts::Facts;
 use crate::registry::facts::What;
@@ -25,11 +26,15 @@ use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Sleepers;
+use crate::registry::members::Departed;
 use crate::registry::members::Members;
 use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Outgoing;
 use crate::registry::outgoing::Task;
 use crate::registry::outgoing::Topic;
+use crate::registry::remembered::Forgotten;
+use crate::registry::remembered::Place;
+use crate::registry::remembered::Remembered;
 use crate::registry::replica::Effect;
 use crate::registry::shared::Shared;
 use crate::registry::views::Views;
@@ -57,6 +62,8 @@ pub(super) struct Cached {
     pub(super) until: Instant,
     /// Redis does not remember it for all nodes.
     here_only: bool,
+    /// Among all that the process remembers.
+    place: Place,
 }
 
 /// When the subscribers last heard how many they are, and whether that has changed since.
@@ -89,6 +96,10 @@ pub(super) struct Scope<'a> {
     pub(super) outgoing: Option<&'a Outgoing>,
     pub(super) views: &'a Views,
     pub(super) facts: &'a Facts,
+    pub(super) channels: &'a Arc<Channels>,
+    pub(super) remembered: &'a Arc<Remembered>,
+    /// What channels are to forget, for want of room.
+    pub(super) forgotten: Vec<Forgotten>,
     /// The facts that somebody wants to hear.
     pub(super) wanted: Kinds,
     pub(super) app: &'a Arc<str>,
@@ -127,6 +138,13 @@ impl Scope<'_> {
     fn put(&self, channel: &ChannelName, what: What) {
         if channel.user().is_none() {
             self.facts.put(Fact { app: Arc::clone(self.app), channel: channel.clone(), what });
+        }
+    }
+
+    /// Something that another node is said to have said cannot be true.
+    pub(super) fn doubt(&self) {
+        if let Some(outgoing) = self.outgoing {
+            outgoing.doubt();
         }
     }
 
@@ -171,20 +189,33 @@ impl Channel {
     }
 
     /// Remembers an event.
-    pub(super) fn remember(&mut self, name: &ChannelName, frame: &Frame, until: Instant, scope: &Scope<'_>) {
-        self.keep_cached(name, Cached { frame: frame.clone(), until, here_only: false }, scope);
+    pub(super) fn remember(&mut self, name: &ChannelName, frame: &Frame, until: Instant, scope: &mut Scope<'_>) {
+        self.keep_cached(name, (frame, until, false), scope);
     }
 
     /// Remembers an event that each node has to remember for itself.
-    pub(super) fn remember_here(&mut self, name: &ChannelName, frame: &Frame, until: Instant, scope: &Scope<'_>) {
-        self.keep_cached(name, Cached { frame: frame.clone(), until, here_only: true }, scope);
+    pub(super) fn remember_here(&mut self, name: &ChannelName, frame: &Frame, until: Instant, scope: &mut Scope<'_>) {
+        self.keep_cached(name, (frame, until, true), scope);
     }
 
-    fn keep_cached(&mut self, name: &ChannelName, cached: Cached, scope: &Scope<'_>) {
+    /// There is no room for an event that is remembered, unless it is another one by now.
+    pub(super) fn forget(&mut self, forgotten: &Forgotten) {
+        self.cached.take_if(|cached| cached.place.is(forgotten));
+    }
+
+    fn keep_cached(
+        &mut self,
+        name: &ChannelName,
+        (frame, until, here_only): (&Frame, Instant, bool),
+        scope: &mut Scope<'_>,
+    ) {
         if scope.wanted.contains(Kind::CacheMiss) && self.cached(scope.now).is_none() {
             scope.put(name, What::CacheFilled);
         }
-        self.cached = Some(Box::new(cached));
+        // Makes room for its successor.
+        self.cached = None;
+        let place = scope.remembered.put(scope.channels, name, frame.bytes().len(), &mut scope.forgotten);
+        self.cached = Some(Box::new(Cached { frame: frame.clone(), until, here_only, place }));
         if let Some(shared) = &mut self.shared {
             shared.cached_anew = true;
         }
@@ -212,12 +243,12 @@ impl Channel {
 
     /// A connection joins: at once, or when the other nodes know.
     pub(super) fn join(&mut self, name: &ChannelName, joiner: Joiner, member: Option<&Member>, scope: &mut Scope<'_>) {
-        let first = member.map(|member| self.members.get_or_insert_default().arrive(member).connections == 1);
+        let is_news = member.map(|member| self.members.get_or_insert_default().arrive(member, joiner.address));
         if let Some(view) = &joiner.view {
             scope.views.expect(name, joiner.address, view, scope);
         }
         if scope.is_linked()
-            && let Some(order) = self.waits_for(name, member.zip(first), joiner.rules, scope)
+            && let Some(order) = self.waits_for(name, member.zip(is_news), joiner.rules, scope)
         {
             scope.uneasy = true;
             return self.keep(joiner, order);
@@ -227,15 +258,15 @@ impl Channel {
             return self.keep(joiner, None);
         }
         if let Some(member) = member {
-            self.place(name, member, scope);
+            self.place(name, &member.user_id, scope);
         }
         self.admit(name, &joiner, scope);
     }
 
-    /// A member is there, on this node.
-    pub(super) fn place(&mut self, name: &ChannelName, member: &Member, scope: &mut Scope<'_>) {
-        let members = self.members.get_or_insert_default();
-        let effect = members.replica.add(scope.node(), member);
+    /// What this node tells about a user here counts, without the others.
+    pub(super) fn place(&mut self, name: &ChannelName, user_id: &str, scope: &mut Scope<'_>) {
+        let Some(members) = &mut self.members else { return };
+        let effect = members.place(scope.node(), user_id);
         self.tell_effect(name, effect, scope);
     }
 
@@ -253,6 +284,7 @@ impl Channel {
         let frame = match &effect {
             Effect::Came(member) => event::member_added(name.as_str(), member),
             Effect::Went(user_id) => event::member_removed(name.as_str(), user_id),
+            Effect::Changed => return,
         };
         self.announce(&Event::of(frame, scope.now), scope);
     }
@@ -307,15 +339,16 @@ impl Channel {
             self.tell_count(name, counted, scope);
         }
         scope.views.leave(name, address, scope);
-        if let (Some(user_id), Some(members)) = (user_id, &mut self.members)
-            && let Some(here) = members.depart(user_id)
-        {
-            if here.admitted {
+        if let (Some(user_id), Some(members)) = (user_id, &mut self.members) {
+            let departed = members.depart(user_id, address);
+            if matches!(&departed, Departed::Last(here) if here.admitted) {
                 scope.tell(name, Told::MemberRemoved(user_id.into()));
             }
-            match &mut self.shared {
-                Some(shared) if scope.is_linked() => shared.withdraw(name, user_id, scope),
-                _ => self.displace(name, user_id, scope),
+            match departed {
+                Departed::Same => (),
+                _ if scope.is_linked() => self.withdraw(name, user_id, scope),
+                Departed::Changed => self.place(name, user_id, scope),
+                Departed::Last(_) => self.displace(name, user_id, scope),
             }
         }
         if was_in && self.total() == 0 {

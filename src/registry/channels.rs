@@ -27,6 +27,7 @@ use crate::registry::inbox::Event;
 use crate::registry::inbox::Sleepers;
 use crate::registry::outgoing::Placement;
 use crate::registry::outgoing::Task;
+use crate::registry::remembered::Forgotten;
 use crate::registry::word::Heard;
 use crate::registry::word::Own;
 use crate::registry::word::Placed;
@@ -103,6 +104,15 @@ impl Channels {
         f(&mut self.parts[self.hasher.hash_one(name) as usize % PARTS].lock())
     }
 
+    /// A channel is not to remember this event any more.
+    pub(super) fn forget(&self, name: &ChannelName, forgotten: &Forgotten) {
+        self.with(name.as_str(), |channels| {
+            if let Some(channel) = channels.get_mut(name.as_str()) {
+                channel.forget(forgotten);
+            }
+        });
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parts.iter().all(|part| part.lock().is_empty())
     }
@@ -119,6 +129,9 @@ impl AppState {
             outgoing: self.outgoing.as_deref(),
             views: &self.views,
             facts: &self.facts,
+            channels: &self.channels,
+            remembered: &self.remembered,
+            forgotten: Vec::new(),
             wanted: Kinds(self.wanted.load(Ordering::Relaxed)),
             app: &self.id,
             now,
@@ -137,6 +150,9 @@ impl AppState {
     ) -> R {
         let mut scope = self.scope(now);
         let outcome = self.channels.with(name.as_str(), |channels| f(channels, &mut scope));
+        for forgotten in std::mem::take(&mut scope.forgotten) {
+            forgotten.forget();
+        }
         if scope.uncounted {
             self.channels.uncounted.lock().push(name.clone());
         }
@@ -363,11 +379,29 @@ impl AppState {
         }
     }
 
-    /// A node is dead, or has left.
-    pub fn bury(&self, node: NodeId, has_left: bool, now: Instant) {
-        for name in self.channels.names() {
-            self.change_known(&name, now, |channel, scope| channel.bury(&name, node, has_left, scope));
+    /// Nodes are dead, or have left, which comes with each of them.
+    pub fn bury(&self, nodes: &[(NodeId, bool)], now: Instant) {
+        for part in &self.channels.parts {
+            let knows = |(_, channel): &(&ChannelName, &Channel)| channel.knows(nodes);
+            let names: Vec<ChannelName> = part.lock().iter().filter(knows).map(|(name, _)| name.clone()).collect();
+            for name in names {
+                self.change_known(&name, now, |channel, scope| {
+                    for &(node, has_left) in nodes {
+                        channel.bury(&name, node, has_left, scope);
+                    }
+                });
+            }
         }
+    }
+
+    /// The users of a presence channel that have left this node, and that no other one has, while the others have not
+    /// heard of it.
+    pub fn leavers(&self, name: &str) -> Vec<Arc<str>> {
+        let node = self.outgoing.as_ref().map_or_else(NodeId::default, |outgoing| outgoing.node());
+        self.channels.with(name, |channels| {
+            let members = channels.get(name).and_then(|channel| channel.members.as_ref());
+            members.map_or_else(Vec::new, |members| members.leavers(node))
+        })
     }
 }
 
@@ -402,6 +436,7 @@ mod tests {
     use crate::registry::inbox::Inboxes;
     use crate::registry::outgoing::Outgoing;
     use crate::registry::outgoing::Patience;
+    use crate::registry::remembered::Remembered;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -410,7 +445,8 @@ mod tests {
         let patience = Patience { bytes_max: 1024, time: Duration::from_secs(1) };
         let outgoing = Arc::new(Outgoing::new(NodeId::random(), patience));
         outgoing.link();
-        AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(outgoing), Arc::default())
+        let remembered = Arc::new(Remembered::new(1 << 20));
+        AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(outgoing), Arc::default(), remembered)
     }
 
     fn name() -> ChannelName {

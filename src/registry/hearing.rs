@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::registry::channel::Channel;
 use crate::registry::channel::Scope;
 use crate::registry::channel::is_counted;
 use crate::registry::inbox::Event;
 use crate::registry::replica::Gap;
+use crate::registry::seen::News;
 use crate::registry::shared::RETRY;
 use crate::registry::word::Heard;
 
@@ -18,8 +20,12 @@ impl Channel {
         let shared = self.shared.get_or_insert_default();
         match heard {
             Heard::Event(event) => {
-                if event.node != scope.node() && !shared.seen.is_new(event.node, event.number) {
-                    return false;
+                if event.node != scope.node() {
+                    match shared.seen.hear(event.node, event.number) {
+                        News::New => (),
+                        News::Old => return false,
+                        News::Implausible => scope.doubt(),
+                    }
                 }
                 if event.cached_for_ms > 0 {
                     let until = scope.now + Duration::from_millis(event.cached_for_ms);
@@ -30,23 +36,8 @@ impl Channel {
                     self.announce(&Event { frame: event.frame, except: event.except, accepted: scope.now }, scope);
                 }
             }
-            heard if shared.opening => shared.held.push(heard),
-            Heard::Member(change) => {
-                let Some(members) = &mut self.members else { return true };
-                if change.node == scope.node() && change.by != change.node {
-                    // Somebody takes this node for dead, and has removed what is here.
-                    self.open(name, scope);
-                    return true;
-                }
-                match members.replica.apply(&change) {
-                    Ok(effect) => self.tell_effect(name, effect, scope),
-                    Err(Gap) => {
-                        self.open(name, scope);
-                        self.shared_mut().held.push(Heard::Member(change));
-                    }
-                }
-                self.admit_ready(name, scope);
-            }
+            heard if shared.opening => shared.hold(heard),
+            Heard::Member(change) => self.on_change(name, change, false, scope),
             Heard::Count(node, count) => {
                 if shared.set_count(node, count) && shared.counted {
                     self.announce_count(name, scope);
@@ -54,6 +45,37 @@ impl Channel {
             }
         }
         true
+    }
+
+    /// A change of the members; `was_held` while they were compared. Such a one has to follow what the comparison has
+    /// brought, or it is not true.
+    pub(super) fn on_change(&mut self, name: &ChannelName, change: Change, was_held: bool, scope: &mut Scope<'_>) {
+        let Some(members) = &mut self.members else { return };
+        let shared = self.shared.get_or_insert_default();
+        if shared.opening {
+            return shared.hold(Heard::Member(change));
+        }
+        if change.node == scope.node() && change.by != change.node {
+            // Somebody takes this node for dead, and has removed what is here.
+            return self.open(name, scope);
+        }
+        match members.replica.apply(&change) {
+            Ok(effect) => self.tell_effect(name, effect, scope),
+            Err(Gap) if was_held => {
+                shared.doubt(scope.now);
+                scope.doubt();
+            }
+            Err(Gap) if shared.doubts(scope.now) => {
+                shared.unwritten = true;
+                scope.doubt();
+                self.settle_after(RETRY, scope);
+            }
+            Err(Gap) => {
+                self.open(name, scope);
+                self.shared_mut().hold(Heard::Member(change));
+            }
+        }
+        self.admit_ready(name, scope);
     }
 
     /// The number of connections here, and whether subscribers elsewhere are to hear of it.
@@ -79,11 +101,12 @@ impl Channel {
             for here in members.here.values_mut() {
                 here.order = None;
             }
+            let here: Vec<_> = members.here.keys().cloned().collect();
             for user_id in gone {
                 self.displace(name, &user_id, scope);
             }
-            for member in self.own().members {
-                self.place(name, &member, scope);
+            for user_id in here {
+                self.place(name, &user_id, scope);
             }
         }
         for joiner in joiners {
@@ -127,6 +150,15 @@ impl Channel {
             }
             None => (),
         }
+    }
+
+    /// Whether anything of one of these nodes is known.
+    pub(super) fn knows(&self, nodes: &[(NodeId, bool)]) -> bool {
+        self.shared.as_ref().is_some_and(|shared| {
+            nodes
+                .iter()
+                .any(|(node, _)| shared.seen.knows(*node) || shared.counts.iter().any(|(known, _)| known == node))
+        })
     }
 
     /// A node is dead, or has left: its connections no longer count.

@@ -1,11 +1,15 @@
 //! The members of one presence channel, with the text of their list kept ready.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use crate::protocol::envelope::NodeId;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
+use crate::registry::address::Address;
 use crate::registry::replica::Effect;
 use crate::registry::replica::Replica;
 
@@ -21,12 +25,68 @@ pub(super) struct Members {
 /// One user's connections on this node.
 #[derive(Debug)]
 pub(super) struct Here {
-    pub(super) user_info: Arc<str>,
-    pub(super) connections: u32,
+    /// What these tell about the user holds.
+    newest: Run,
+    /// The earlier ones, oldest first.
+    before: Vec<Run>,
     /// One of them has joined; before that the user may still find no room.
     pub(super) admitted: bool,
-    /// The order that makes the user a member, while it is under way.
+    /// The last order that makes the user a member, or tells something else about it, while it is under way.
     pub(super) order: Option<u64>,
+}
+
+/// Connections that have come one after the other and tell the same about their user.
+#[derive(Debug)]
+struct Run {
+    user_info: Arc<str>,
+    /// See [`crate::protocol::envelope::Change::since`]; 0 while the others do not know it.
+    since: u64,
+    /// The order that tells the others; 0 for none.
+    order: u64,
+    connections: HashSet<Address>,
+}
+
+/// What the end of a connection means for its user.
+#[derive(Debug)]
+pub(super) enum Departed {
+    /// It was the last one here.
+    Last(Here),
+    /// From now on something else is told about the user.
+    Changed,
+    /// Nothing.
+    Same,
+}
+
+impl Run {
+    fn new(user_info: &Arc<str>, address: Address) -> Self {
+        Self { user_info: Arc::clone(user_info), since: 0, order: 0, connections: HashSet::from([address]) }
+    }
+}
+
+impl Here {
+    fn new(member: &Member, address: Address) -> Self {
+        let newest = Run::new(&member.user_info, address);
+        Self { newest, before: Vec::new(), admitted: false, order: None }
+    }
+
+    /// What is told about the user, and since when; 0 while the others do not know it.
+    pub(super) fn tells(&self) -> (&Arc<str>, u64) {
+        (&self.newest.user_info, self.newest.since)
+    }
+
+    /// This order tells it to the others.
+    pub(super) fn ordered(&mut self, number: u64) {
+        self.order = Some(number);
+        self.newest.order = number;
+    }
+
+    /// The others know what the order of this number has told.
+    pub(super) fn told(&mut self, order: u64, since: u64) {
+        let runs = self.before.iter_mut().chain([&mut self.newest]);
+        for run in runs.filter(|run| run.order == order && run.since == 0) {
+            run.since = since;
+        }
+    }
 }
 
 /// `ids` and `hash` of the member list, escaped for the `data` string. Grows with each newcomer, is made
@@ -38,16 +98,52 @@ struct Listed {
 }
 
 impl Members {
-    /// One more connection of this user on this node.
-    pub(super) fn arrive(&mut self, member: &Member) -> &mut Here {
-        let here = self.here.entry(Arc::clone(&member.user_id)).or_insert_with(|| Here {
-            user_info: Arc::clone(&member.user_info),
-            connections: 0,
-            admitted: false,
-            order: None,
-        });
-        here.connections += 1;
-        here
+    /// One more connection of this user on this node. Returns whether it tells anything new.
+    pub(super) fn arrive(&mut self, member: &Member, address: Address) -> bool {
+        let here = match self.here.entry(Arc::clone(&member.user_id)) {
+            Entry::Vacant(place) => {
+                place.insert(Here::new(member, address));
+                return true;
+            }
+            Entry::Occupied(place) => place.into_mut(),
+        };
+        let known = self.replica.user_info(&member.user_id);
+        // What is on its way to the others will be the newest there.
+        let holds = here.order.is_some() || known.is_none_or(|known| *known == member.user_info);
+        if holds && here.newest.user_info == member.user_info {
+            here.newest.connections.insert(address);
+            return false;
+        }
+        let before = std::mem::replace(&mut here.newest, Run::new(&member.user_info, address));
+        here.before.push(before);
+        true
+    }
+
+    /// What this node tells about a user counts, without the others.
+    pub(super) fn place(&mut self, node: NodeId, user_id: &str) -> Option<Effect> {
+        let (user_id, _) = self.here.get_key_value(user_id)?;
+        let user_id = Arc::clone(user_id);
+        let newest = &mut self.here.get_mut(&user_id)?.newest;
+        if newest.since == 0 {
+            newest.since = self.replica.next_since(&user_id);
+        }
+        let member = Member { user_id, user_info: Arc::clone(&newest.user_info) };
+        self.replica.add(node, newest.since, &member)
+    }
+
+    /// The others know this about a user here.
+    pub(super) fn is_known(&mut self, member: &Member, since: u64) {
+        if let Some(here) = self.here.get_mut(&member.user_id)
+            && here.newest.since == 0
+            && here.newest.user_info == member.user_info
+        {
+            here.newest.since = since;
+        }
+    }
+
+    /// Users that have left this node, and that no other one has, while the others have not heard of it.
+    pub(super) fn leavers(&self, node: NodeId) -> Vec<Arc<str>> {
+        self.replica.held_by_alone(node).filter(|user_id| !self.here.contains_key(*user_id)).cloned().collect()
     }
 
     /// A connection of this user on this node has joined. True when it is the first one.
@@ -55,14 +151,26 @@ impl Members {
         self.here.get_mut(user_id).is_some_and(|here| !std::mem::replace(&mut here.admitted, true))
     }
 
-    /// One connection of this user on this node less. Returns what was known of the user when it was the last one.
-    pub(super) fn depart(&mut self, user_id: &str) -> Option<Here> {
-        let here = self.here.get_mut(user_id)?;
-        here.connections -= 1;
-        if here.connections > 0 {
-            return None;
+    /// One connection of this user on this node less.
+    pub(super) fn depart(&mut self, user_id: &str, address: Address) -> Departed {
+        let Some(here) = self.here.get_mut(user_id) else { return Departed::Same };
+        if !here.newest.connections.remove(&address) {
+            let run = here.before.iter_mut().rposition(|run| run.connections.remove(&address));
+            if let Some(run) = run.filter(|&run| here.before[run].connections.is_empty()) {
+                here.before.remove(run);
+            }
+            return Departed::Same;
         }
-        self.here.remove(user_id)
+        if !here.newest.connections.is_empty() {
+            return Departed::Same;
+        }
+        match here.before.pop() {
+            Some(before) => {
+                here.newest = before;
+                Departed::Changed
+            }
+            None => self.here.remove(user_id).map_or(Departed::Same, Departed::Last),
+        }
     }
 
     /// Keeps the text of the list in step with a change.
@@ -73,7 +181,7 @@ impl Members {
                     listed.push(&member.user_id, &member.user_info);
                 }
             }
-            Effect::Went(_) => self.listed = None,
+            Effect::Went(_) | Effect::Changed => self.listed = None,
         }
     }
 

@@ -80,12 +80,14 @@ pub struct Placement {
     pub user_id: Arc<str>,
     /// JSON about a user that comes; none for one that goes.
     pub user_info: Option<Arc<str>>,
+    /// See [`crate::protocol::envelope::Change::since`]; 0 for from now on.
+    pub since: u64,
     /// Distinct users that the channel may have.
     pub members_max: usize,
 }
 
 /// What one round trip to Redis carries at most.
-const ROUND_ORDERS_MAX: usize = 2000;
+pub(super) const ROUND_ORDERS_MAX: usize = 2000;
 /// See [`ROUND_ORDERS_MAX`]; a single event may be larger.
 const ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -107,6 +109,7 @@ pub struct Outgoing {
     linked: AtomicBool,
     filled: Notify,
     views: Notify,
+    implausible: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -127,7 +130,8 @@ impl Outgoing {
     /// An empty queue without a link.
     pub fn new(node: NodeId, patience: Patience) -> Self {
         let (queue, linked) = (Mutex::default(), AtomicBool::new(false));
-        Self { node, patience, queue, linked, filled: Notify::new(), views: Notify::new() }
+        let (filled, views, implausible) = (Notify::new(), Notify::new(), AtomicU64::new(0));
+        Self { node, patience, queue, linked, filled, views, implausible }
     }
 
     /// This node.
@@ -220,6 +224,16 @@ impl Outgoing {
     /// Ends when that has happened since it last ended.
     pub async fn views_changed(&self) {
         self.views.notified().await;
+    }
+
+    /// Something that cannot be true has been heard, and left out.
+    pub fn doubt(&self) {
+        self.implausible.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that has happened since the last time.
+    pub fn take_implausible(&self) -> u64 {
+        self.implausible.swap(0, Ordering::Relaxed)
     }
 
     /// From now on everything is told to the others. Returns whether it has been so before.

@@ -9,6 +9,10 @@ use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::identity::Member;
 
+/// A change that is so many versions old is none that comes late: Redis has begun to count anew, or somebody else has
+/// counted. More than what is on its way from Redis at any time.
+const BEHIND_MAX: u64 = 1 << 20;
+
 /// Users, and the nodes that their connections are on.
 #[derive(Debug, Default)]
 pub(super) struct Replica {
@@ -21,8 +25,18 @@ pub(super) struct Replica {
 
 #[derive(Debug)]
 struct Present {
+    /// What it tells about the user holds.
+    newest: Holder,
+    others: Vec<Holder>,
+}
+
+/// A node that has connections of a user.
+#[derive(Debug)]
+struct Holder {
+    node: NodeId,
+    /// Grows with each `user_info` of the user, on whichever node: see [`Change::since`].
+    since: u64,
     user_info: Arc<str>,
-    holders: Vec<NodeId>,
 }
 
 /// What a change means for those who look on.
@@ -32,6 +46,8 @@ pub(super) enum Effect {
     Came(Member),
     /// The last node has lost a user.
     Went(Arc<str>),
+    /// Newcomers are told something else about a user; nobody else hears of it.
+    Changed,
 }
 
 /// A change has been missed: only a comparison helps.
@@ -39,7 +55,50 @@ pub(super) enum Effect {
 pub(super) struct Gap;
 
 /// One user on one node.
-pub type Entry = (NodeId, Member);
+#[derive(Debug)]
+pub struct Entry {
+    /// The node.
+    pub node: NodeId,
+    /// See [`Change::since`].
+    pub since: u64,
+    /// The user.
+    pub member: Member,
+}
+
+impl Present {
+    fn holders(&self) -> impl Iterator<Item = &Holder> {
+        std::iter::once(&self.newest).chain(&self.others)
+    }
+
+    fn put(&mut self, holder: Holder) {
+        if self.newest.node == holder.node {
+            self.newest = holder;
+        } else {
+            self.others.retain(|other| other.node != holder.node);
+            self.others.push(holder);
+        }
+        self.find_newest();
+    }
+
+    /// False when there is no other holder.
+    fn remove(&mut self, node: NodeId) -> bool {
+        self.others.retain(|other| other.node != node);
+        if self.newest.node == node {
+            let Some(other) = self.others.pop() else { return false };
+            self.newest = other;
+            self.find_newest();
+        }
+        true
+    }
+
+    fn find_newest(&mut self) {
+        for other in &mut self.others {
+            if (other.since, other.node) > (self.newest.since, self.newest.node) {
+                std::mem::swap(other, &mut self.newest);
+            }
+        }
+    }
+}
 
 impl Replica {
     /// Distinct users.
@@ -54,7 +113,7 @@ impl Replica {
 
     /// Their ids, and what is told about them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.present.iter().map(|(user_id, present)| (user_id, &present.user_info))
+        self.present.iter().map(|(user_id, present)| (user_id, &present.newest.user_info))
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -66,46 +125,67 @@ impl Replica {
         self.present.contains_key(user_id)
     }
 
+    /// What is told about a user.
+    pub(super) fn user_info(&self, user_id: &str) -> Option<&Arc<str>> {
+        self.present.get(user_id).map(|present| &present.newest.user_info)
+    }
+
     /// The users that a node holds.
     pub(super) fn held_by(&self, node: NodeId) -> Vec<Arc<str>> {
-        let held = self.present.iter().filter(|(_, present)| present.holders.contains(&node));
+        let held = self.present.iter().filter(|(_, present)| present.holders().any(|holder| holder.node == node));
         held.map(|(user_id, _)| Arc::clone(user_id)).collect()
+    }
+
+    /// Those of them that no other node holds.
+    pub(super) fn held_by_alone(&self, node: NodeId) -> impl Iterator<Item = &Arc<str>> {
+        let alone = move |present: &Present| present.newest.node == node && present.others.is_empty();
+        self.present.iter().filter(move |(_, present)| alone(present)).map(|(user_id, _)| user_id)
     }
 
     /// Whether a node holds this user.
     pub(super) fn holds(&self, node: NodeId, user_id: &str) -> bool {
-        self.present.get(user_id).is_some_and(|present| present.holders.contains(&node))
+        self.since(node, user_id).is_some()
     }
 
-    /// A user came to a node.
-    pub(super) fn add(&mut self, node: NodeId, member: &Member) -> Option<Effect> {
+    /// Since when a node tells what it tells about a user.
+    pub(super) fn since(&self, node: NodeId, user_id: &str) -> Option<u64> {
+        let present = self.present.get(user_id)?;
+        present.holders().find(|holder| holder.node == node).map(|holder| holder.since)
+    }
+
+    /// What comes later than all that is known of a user.
+    pub(super) fn next_since(&self, user_id: &str) -> u64 {
+        self.present.get(user_id).map_or(0, |present| present.newest.since).max(self.version) + 1
+    }
+
+    /// A user came to a node, or the node tells something else about it.
+    pub(super) fn add(&mut self, node: NodeId, since: u64, member: &Member) -> Option<Effect> {
+        let holder = Holder { node, since, user_info: Arc::clone(&member.user_info) };
         if let Some(present) = self.present.get_mut(&member.user_id) {
-            if !present.holders.contains(&node) {
-                present.holders.push(node);
-            }
-            return None;
+            let before = Arc::clone(&present.newest.user_info);
+            present.put(holder);
+            return (present.newest.user_info != before).then_some(Effect::Changed);
         }
-        let present = Present { user_info: Arc::clone(&member.user_info), holders: vec![node] };
-        self.present.insert(Arc::clone(&member.user_id), present);
+        self.present.insert(Arc::clone(&member.user_id), Present { newest: holder, others: Vec::new() });
         Some(Effect::Came(member.clone()))
     }
 
     /// A user left a node.
     pub(super) fn remove(&mut self, node: NodeId, user_id: &str) -> Option<Effect> {
         let present = self.present.get_mut(user_id)?;
-        present.holders.retain(|holder| *holder != node);
-        if !present.holders.is_empty() {
-            return None;
+        let before = Arc::clone(&present.newest.user_info);
+        if present.remove(node) {
+            return (present.newest.user_info != before).then_some(Effect::Changed);
         }
         self.present.swap_remove_entry(user_id).map(|(user_id, _)| Effect::Went(user_id))
     }
 
     /// Goes through a change; one that is known already has no effect.
     pub(super) fn apply(&mut self, change: &Change) -> Result<Option<Effect>, Gap> {
-        if change.version <= self.version {
+        if change.version <= self.version && self.version - change.version < BEHIND_MAX {
             return Ok(None);
         }
-        if change.version - 1 != self.version {
+        if change.version != self.version + 1 {
             return Err(Gap);
         }
         self.version = change.version;
@@ -113,7 +193,7 @@ impl Replica {
         Ok(match &change.user_info {
             Some(user_info) => {
                 let member = Member { user_id: Arc::clone(&change.user_id), user_info: Arc::clone(user_info) };
-                self.add(change.node, &member)
+                self.add(change.node, change.since, &member)
             }
             None => self.remove(change.node, &change.user_id),
         })
@@ -123,14 +203,15 @@ impl Replica {
     /// of `here`, which knows its own users.
     pub(super) fn compare(&mut self, version: u64, entries: &[Entry], here: NodeId) -> Vec<Effect> {
         let known: std::collections::HashSet<(NodeId, &str)> =
-            entries.iter().map(|(node, member)| (*node, &*member.user_id)).collect();
+            entries.iter().map(|entry| (entry.node, &*entry.member.user_id)).collect();
         let missing: Vec<(NodeId, Arc<str>)> = self
             .present
             .iter()
-            .flat_map(|(user_id, present)| present.holders.iter().map(move |&node| (node, Arc::clone(user_id))))
+            .flat_map(|(user_id, present)| present.holders().map(move |holder| (holder.node, Arc::clone(user_id))))
             .filter(|(node, user_id)| !known.contains(&(*node, &**user_id)))
             .collect();
-        let mut effects: Vec<Effect> = entries.iter().filter_map(|(node, member)| self.add(*node, member)).collect();
+        let add = |Entry { node, since, member }: &Entry| self.add(*node, *since, member);
+        let mut effects: Vec<Effect> = entries.iter().filter_map(add).collect();
         let (own, others): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(node, _)| *node == here);
         effects.extend(own.iter().filter_map(|(node, user_id)| self.remove(*node, user_id)));
         self.doubted = others;

@@ -33,6 +33,8 @@ const LINGER: Duration = Duration::from_secs(4);
 /// How long members that a comparison did not find have until they count as gone: their node has as long to
 /// come back.
 pub(super) const DOUBT: Duration = Duration::from_secs(12);
+/// What is held back while a topic is being compared.
+const HELD_MAX: usize = 20_000;
 /// Until what could not be written is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(3);
 
@@ -68,8 +70,10 @@ pub(super) struct Shared {
     pub(super) rested_at: Option<Instant>,
     /// When to look after what is unclear.
     pub(super) settle_at: Option<Instant>,
-    /// What is here could not be written.
+    /// What is here could not be written, or is to be compared again for another reason.
     pub(super) unwritten: bool,
+    /// When a comparison last showed that a change cannot be true.
+    doubted_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -101,6 +105,25 @@ impl Shared {
             Some(waiting) => waiting.joiners.push(joiner),
             None => self.arriving.push(joiner),
         }
+    }
+
+    /// Keeps what is heard until the topic is open. What there is no room for a later comparison brings.
+    pub(super) fn hold(&mut self, heard: Heard) {
+        if self.held.len() < HELD_MAX {
+            self.held.push(heard);
+        } else {
+            self.unwritten = true;
+        }
+    }
+
+    /// Whether a comparison now would be the next one in vain.
+    pub(super) fn doubts(&self, now: Instant) -> bool {
+        self.doubted_at.is_some_and(|at| now.saturating_duration_since(at) < RETRY)
+    }
+
+    /// A change cannot be true.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.doubted_at = Some(now);
     }
 
     /// Whether the answer to this order to listen is waited for.
@@ -135,26 +158,25 @@ impl Shared {
         found.map(|place| self.refused.swap_remove(place)).is_some()
     }
 
-    /// The last connection of a user here is gone.
-    pub(super) fn withdraw(&mut self, name: &ChannelName, user_id: &str, scope: &Scope<'_>) {
-        if !self.opening {
-            self.displace(name, user_id.into(), scope);
-        }
-    }
-
-    /// Orders that a user comes; returns the order's number.
-    fn place(&mut self, name: &ChannelName, member: Member, members_max: usize, scope: &Scope<'_>) -> u64 {
-        let Member { user_id, user_info } = member;
+    /// Orders that a user comes, or that something else is told about it.
+    fn place(
+        &mut self,
+        name: &ChannelName,
+        (user_id, here): (&Arc<str>, &mut Here),
+        members_max: usize,
+        scope: &Scope<'_>,
+    ) {
+        let (user_info, since) = here.tells();
+        let (user_id, user_info) = (Arc::clone(user_id), Some(Arc::clone(user_info)));
         let waiting = Waiting { user_id: Arc::clone(&user_id), until: None, joiners: Vec::new() };
-        let placement = Placement { number: 0, user_id, user_info: Some(user_info), members_max };
-        let number = self.order(name, placement, scope);
+        let number = self.order(name, Placement { number: 0, user_id, user_info, since, members_max }, scope);
+        here.ordered(number);
         self.waiting.insert(number, waiting);
-        number
     }
 
     /// Orders that a user goes.
     fn displace(&mut self, name: &ChannelName, user_id: Arc<str>, scope: &Scope<'_>) {
-        self.order(name, Placement { number: 0, user_id, user_info: None, members_max: 0 }, scope);
+        self.order(name, Placement { number: 0, user_id, user_info: None, since: 0, members_max: 0 }, scope);
     }
 
     fn order(&mut self, name: &ChannelName, placement: Placement, scope: &Scope<'_>) -> u64 {
@@ -207,7 +229,7 @@ impl Channel {
     }
 
     /// Whether a joiner has to wait, and the order that it waits for, if it is not the opening of the topic.
-    /// `member` comes with whether this is the user's first connection here.
+    /// `member` comes with whether the others have to hear of it.
     pub(super) fn waits_for(
         &mut self,
         name: &ChannelName,
@@ -220,20 +242,33 @@ impl Channel {
             shared.members_max = rules.members_max;
             return Some(None);
         }
-        let (member, first) = member?;
+        let (member, is_news) = member?;
         let here = self.members.as_mut()?.here.get_mut(&member.user_id)?;
-        if first {
-            here.order = Some(shared.place(name, member.clone(), rules.members_max, scope));
+        if is_news {
+            shared.place(name, (&member.user_id, here), rules.members_max, scope);
         }
         here.order.map(Some)
+    }
+
+    /// A connection of a user here is gone, which the others have to hear of.
+    pub(super) fn withdraw(&mut self, name: &ChannelName, user_id: &str, scope: &Scope<'_>) {
+        let (Some(members), Some(shared)) = (&mut self.members, &mut self.shared) else { return };
+        if shared.opening {
+            return;
+        }
+        let user_id: Arc<str> = user_id.into();
+        match members.here.get_mut(&user_id) {
+            Some(here) => shared.place(name, (&user_id, here), usize::MAX, scope),
+            None => shared.displace(name, user_id, scope),
+        }
     }
 
     /// What to tell the others of what is here.
     pub(super) fn own(&self) -> Own {
         let here = self.members.iter().flat_map(|members| &members.here);
-        let member = |(user_id, here): (&Arc<str>, &Here)| Member {
-            user_id: Arc::clone(user_id),
-            user_info: Arc::clone(&here.user_info),
+        let member = |(user_id, here): (&Arc<str>, &Here)| {
+            let (user_info, since) = here.tells();
+            (Member { user_id: Arc::clone(user_id), user_info: Arc::clone(user_info) }, since)
         };
         let (first, counted) = self.shared.as_ref().map_or((0, false), |shared| (shared.members_max, shared.counted));
         // Who is a member already stays one, even if Redis has forgotten.
@@ -254,12 +289,15 @@ impl Channel {
         {
             if nobody && event.node != scope.node() {
                 // It may still be on its way here; then it must not come twice.
-                self.shared_mut().seen.is_new(event.node, event.number);
+                self.shared_mut().seen.note(event.node, event.number);
             }
             self.remember(name, &event.frame, scope.now + left, scope);
         }
         if let Some(members) = &mut self.members {
             let effects = members.replica.compare(snapshot.version, &snapshot.entries, scope.node());
+            for own in snapshot.entries.iter().filter(|entry| entry.node == scope.node()) {
+                members.is_known(&own.member, own.since);
+            }
             if members.replica.is_in_doubt() {
                 self.settle_after(DOUBT, scope);
             }
@@ -268,10 +306,16 @@ impl Channel {
             }
         }
         for heard in std::mem::take(&mut self.shared_mut().held) {
-            self.hear(name, heard, scope);
+            match heard {
+                Heard::Member(change) => self.on_change(name, change, true, scope),
+                heard => drop(self.hear(name, heard, scope)),
+            }
         }
         if self.shared_mut().opening {
             return;
+        }
+        if self.shared_mut().unwritten {
+            self.settle_after(RETRY, scope);
         }
         self.refuse(name, &snapshot.refused, scope);
         self.reconcile(name, scope);
@@ -320,9 +364,8 @@ impl Channel {
             }
         }
         for (user_id, here) in &mut members.here {
-            if !members.replica.holds(node, user_id) && here.order.is_none() {
-                let member = Member { user_id: Arc::clone(user_id), user_info: Arc::clone(&here.user_info) };
-                here.order = Some(shared.place(name, member, usize::MAX, scope));
+            if members.replica.since(node, user_id) != Some(here.tells().1) && here.order.is_none() {
+                shared.place(name, (user_id, here), usize::MAX, scope);
             }
         }
     }
@@ -336,7 +379,7 @@ impl Channel {
                 let Some(user_id) = joiner.user_id.as_ref().filter(|user_id| users.contains(user_id)) else {
                     return true;
                 };
-                members.depart(user_id);
+                members.depart(user_id, joiner.address);
                 shared.refused.push(joiner.address);
                 scope.inboxes.put_to(joiner.address, |slot| Letter::Refused(slot, name.clone()), &mut scope.sleepers);
                 false
@@ -353,10 +396,20 @@ impl Channel {
                 if let Some(waiting) = shared.waiting.get_mut(&placement.number) {
                     waiting.until = Some(version);
                 }
+                if let Some(here) = self.members.as_mut().and_then(|members| members.here.get_mut(user_id)) {
+                    here.told(placement.number, version);
+                }
             }
             Placed::Refused => {
+                let number = placement.number;
+                let later = |waiting: &Waiting| waiting.user_id == *user_id;
+                let is_asked_again = shared.waiting.range(number + 1..).any(|(_, waiting)| later(waiting));
                 self.refuse(name, std::slice::from_ref(user_id), scope);
-                self.shared_mut().waiting.remove(&placement.number);
+                self.shared_mut().waiting.remove(&number);
+                if is_asked_again {
+                    // There may be room by then, but nobody waits any more.
+                    self.withdraw(name, user_id, scope);
+                }
             }
             Placed::Failed => {
                 shared.unwritten = true;
@@ -364,10 +417,7 @@ impl Channel {
                     waiting.until = Some(0);
                 }
                 match &placement.user_info {
-                    Some(user_info) => {
-                        let member = Member { user_id: Arc::clone(user_id), user_info: Arc::clone(user_info) };
-                        self.place(name, &member, scope);
-                    }
+                    Some(_) => self.place(name, user_id, scope),
                     None => self.displace(name, user_id, scope),
                 }
                 self.settle_after(RETRY, scope);

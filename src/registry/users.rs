@@ -29,6 +29,9 @@ use crate::registry::shared::DOUBT;
 use crate::registry::word::Placed;
 use crate::registry::word::Snapshot;
 
+/// Changes of one user that are held back while it is compared who is signed in where.
+const HELD_MAX: usize = 1000;
+
 /// Users with at least one connection that is signed in here, and the users that somebody here watches.
 #[derive(Debug, Default)]
 pub(super) struct Users {
@@ -80,6 +83,13 @@ impl Scope<'_> {
         self.outgoing.is_some_and(Outgoing::is_linked)
     }
 
+    /// Something that another node is said to have said cannot be true.
+    fn doubt(&self) {
+        if let Some(outgoing) = self.outgoing {
+            outgoing.doubt();
+        }
+    }
+
     fn order(&self, user_id: &Arc<str>, task: Task) {
         if let Some(outgoing) = self.outgoing {
             outgoing.put(Order { app: Arc::clone(self.app), topic: Topic::User(Arc::clone(user_id)), task });
@@ -96,7 +106,7 @@ impl Watched {
         let frame = match effect {
             Some(Effect::Came(member)) => event::watchlist_events(Some(&*member.user_id), None),
             Some(Effect::Went(user_id)) => event::watchlist_events(None, Some(&**user_id)),
-            None => None,
+            Some(Effect::Changed) | None => None,
         };
         let Some(frame) = frame else { return };
         for &watcher in &self.watchers {
@@ -107,11 +117,19 @@ impl Watched {
     /// The user is signed in here, or is not.
     fn set(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
         let effect = if online {
-            self.replica.add(scope.node(), &member(user_id))
+            self.replica.add(scope.node(), 0, &member(user_id))
         } else {
             self.replica.remove(scope.node(), user_id)
         };
         self.tell(effect.as_ref(), scope);
+    }
+
+    /// Keeps a change until it is known who is signed in where. One that there is no room for comes with the next
+    /// comparison, which it causes.
+    fn hold(&mut self, change: Change) {
+        if self.held.len() < HELD_MAX {
+            self.held.push(change);
+        }
     }
 
     fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
@@ -123,9 +141,11 @@ impl Watched {
         }
     }
 
-    fn hear(&mut self, user_id: &Arc<str>, change: Change, scope: &mut Scope<'_>) {
+    /// `was_held` while it was compared who is signed in where. Such a change has to follow what that has brought, or it
+    /// is not true.
+    fn hear(&mut self, user_id: &Arc<str>, change: Change, was_held: bool, scope: &mut Scope<'_>) {
         if self.opening {
-            return self.held.push(change);
+            return self.hold(change);
         }
         if change.node == scope.node() && change.by != change.node {
             // Somebody takes this node for dead, and has removed what is here.
@@ -133,9 +153,10 @@ impl Watched {
         }
         match self.replica.apply(&change) {
             Ok(effect) => self.tell(effect.as_ref(), scope),
+            Err(Gap) if was_held => scope.doubt(),
             Err(Gap) => {
                 self.open(user_id, scope);
-                self.held.push(change);
+                self.hold(change);
             }
         }
     }
@@ -148,7 +169,8 @@ fn member(user_id: &Arc<str>) -> Member {
 
 fn placement(user_id: &Arc<str>, online: bool) -> Task {
     let Member { user_id, user_info } = member(user_id);
-    Task::Member(Placement { number: 0, user_id, user_info: online.then_some(user_info), members_max: usize::MAX })
+    let user_info = online.then_some(user_info);
+    Task::Member(Placement { number: 0, user_id, user_info, since: 0, members_max: usize::MAX })
 }
 
 impl Users {
@@ -180,7 +202,7 @@ impl Users {
                 if scope.is_linked() {
                     watched.open(id, scope);
                 } else if self.online.contains_key(id) {
-                    watched.replica.add(scope.node(), &member(id));
+                    watched.replica.add(scope.node(), 0, &member(id));
                 }
                 watched
             });
@@ -249,7 +271,7 @@ impl Users {
         }
         watched.settle_at = watched.replica.is_in_doubt().then(|| now + DOUBT);
         for change in std::mem::take(&mut watched.held) {
-            watched.hear(user_id, change, scope);
+            watched.hear(user_id, change, true, scope);
         }
         let online = self.online.contains_key(user_id);
         if !watched.opening && watched.replica.holds(scope.node(), user_id) != online {
@@ -359,7 +381,7 @@ impl AppState {
     pub fn hear_of_user(&self, user_id: &Arc<str>, change: Change) {
         self.change_users(|users, scope| {
             if let Some(watched) = users.watched.get_mut(user_id) {
-                watched.hear(user_id, change, scope);
+                watched.hear(user_id, change, false, scope);
             }
         });
     }

@@ -25,6 +25,7 @@ use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Sleepers;
+use crate::registry::seen::News;
 use crate::registry::seen::Seen;
 use crate::registry::views::table::Over;
 use crate::registry::views::table::Table;
@@ -162,9 +163,13 @@ impl AppState {
     /// An event of another node for the views. `in_order` tells whether what a node says is heard in one order for all
     /// channels, or in one for each. Returns false when it has been heard before.
     pub fn see(&self, channel: &ChannelName, event: RemoteEvent, in_order: bool, now: Instant) -> bool {
-        let is_new = |seen: &mut Seen| seen.is_new(event.node, event.number);
-        if !self.views.table.write().seen(channel, in_order).is_some_and(is_new) {
+        let hear = |seen: &mut Seen| seen.hear(event.node, event.number);
+        let news = self.views.table.write().seen(channel, in_order).map_or(News::Old, hear);
+        if news == News::Old {
             return false;
+        }
+        if let Some(outgoing) = self.outgoing.as_ref().filter(|_| news == News::Implausible) {
+            outgoing.doubt();
         }
         let mut sleepers = Sleepers::default();
         let event = Event { frame: event.frame, except: event.except, accepted: now };

@@ -38,8 +38,8 @@ pub struct Snapshot {
 /// What this node has to say when it begins to listen to a topic.
 #[derive(Debug, Default)]
 pub struct Own {
-    /// Its users.
-    pub members: Vec<Member>,
+    /// Its users, each with [`Change::since`]; 0 where the others do not know it yet.
+    pub members: Vec<(Member, u64)>,
     /// Distinct users that the topic may have.
     pub members_max: usize,
     /// Whether the number of subscribers on other nodes matters.

@@ -238,7 +238,7 @@ impl Directory {
     /// in Redis. Nothing without Redis.
     async fn say(&mut self, node: NodeId, news: &[News]) -> Option<Vec<Outcome>> {
         let (link, names) = (self.link.as_mut()?, self.cluster.names());
-        let events_max = self.webhooks.stored_events_max();
+        let bounds = self.webhooks.stored_max();
         let mut commands: Vec<Cmd> = Vec::with_capacity(2 * news.len());
         let mut places = Vec::with_capacity(news.len());
         for news in news {
@@ -247,9 +247,9 @@ impl Directory {
             if news.begins == Some(true) {
                 commands.push(note("SADD"));
             }
-            let asks = news.begins.is_some() || events_max.is_some();
+            let asks = news.begins.is_some() || bounds.is_some();
             places.push(asks.then_some(commands.len()));
-            commands.extend(asks.then(|| news.command(&link.tell, names, Some(node), events_max)));
+            commands.extend(asks.then(|| news.command(&link.tell, names, Some(node), bounds)));
             if news.begins == Some(false) {
                 commands.push(note("SREM"));
             }
@@ -257,7 +257,7 @@ impl Directory {
         match link.connection.ask_each(commands).await {
             Ok(answers) => {
                 complain_of(&answers);
-                let outcome = |place: usize| Outcome::read(&answers[place], events_max.is_some());
+                let outcome = |place: usize| Outcome::read(&answers[place], bounds.is_some());
                 Some(places.into_iter().map(|place| place.map_or(Outcome::Ours, outcome)).collect())
             }
             Err(error) => {

@@ -162,7 +162,7 @@ impl Dispatcher {
     async fn say(&mut self, round: &[News]) -> Option<Vec<Outcome>> {
         match (&mut self.directory, &self.webhooks.streams) {
             (Some(directory), _) => directory.decide(round).await,
-            (None, Some(streams)) => streams.put(round, self.webhooks.options.queue_events_max).await,
+            (None, Some(streams)) => streams.put(round, self.webhooks.stored_max()).await,
             (None, None) => None,
         }
     }

@@ -18,6 +18,13 @@ use crate::webhook::leaving::Left;
 /// The script that [`News::command`] calls.
 pub(super) const TELL_SCRIPT: &str = include_str!("tell.lua");
 
+/// What may wait in Redis for an endpoint.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct News {
@@ -68,16 +75,18 @@ impl News {
         Self { endpoints: Vec::new(), ..self }
     }
 
-    /// The call of [`TELL_SCRIPT`] as `node`; where there is none, all is news. With `events_max` it puts the event
+    /// The call of [`TELL_SCRIPT`] as `node`; where there is none, all is news. With `bounds` it puts the event
     /// into the endpoints' streams.
-    pub(super) fn command(&self, hash: &str, names: &Names, node: Option<NodeId>, events_max: Option<usize>) -> Cmd {
+    pub(super) fn command(&self, hash: &str, names: &Names, node: Option<NodeId>, bounds: Option<Bounds>) -> Cmd {
         let Left { app, channel, user_id } = &self.what;
         let queue = |endpoint: &Arc<Endpoint>| names.webhook_queue(app, endpoint.stream());
-        let streams: Vec<String> = events_max.iter().flat_map(|_| self.endpoints.iter().map(queue)).collect();
+        let streams: Vec<String> = bounds.iter().flat_map(|_| self.endpoints.iter().map(queue)).collect();
         let node = node.filter(|_| self.begins.is_some()).map(|node| node.to_string()).unwrap_or_default();
         let mut command = cmd("EVALSHA");
         command.arg(hash).arg(1 + streams.len()).arg(names.holders(app, channel, user_id.as_deref())).arg(streams);
-        command.arg(node).arg(u8::from(self.begins == Some(true))).arg(&*self.text).arg(events_max.unwrap_or_default());
+        command.arg(node).arg(u8::from(self.begins == Some(true))).arg(&*self.text);
+        let Bounds { events, bytes } = bounds.unwrap_or_default();
+        command.arg(events).arg(bytes);
         command
     }
 }

@@ -23,6 +23,7 @@ use crate::cluster::Names;
 use crate::config;
 use crate::protocol::envelope::NodeId;
 use crate::webhook::endpoint::Endpoint;
+use crate::webhook::news::Bounds;
 use crate::webhook::news::News;
 use crate::webhook::news::Outcome;
 use crate::webhook::news::TELL_SCRIPT;
@@ -94,9 +95,9 @@ impl Streams {
         }
     }
 
-    /// Puts events where they wait, of so many at most. Nothing when Redis is away.
-    pub(super) async fn put(&self, news: &[News], events_max: usize) -> Option<Vec<Outcome>> {
-        let command = |link: &Link, news: &News| news.command(&link.tell, &self.names, None, Some(events_max));
+    /// Puts events where they wait, within these bounds. Nothing when Redis is away.
+    pub(super) async fn put(&self, news: &[News], bounds: Option<Bounds>) -> Option<Vec<Outcome>> {
+        let command = |link: &Link, news: &News| news.command(&link.tell, &self.names, None, bounds);
         let answers = self.ask(|link| news.iter().map(|news| command(link, news)).collect()).await?;
         complain_of(&answers);
         Some(answers.iter().map(|answer| Outcome::read(answer, true)).collect())

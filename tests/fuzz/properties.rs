@@ -603,8 +603,8 @@ pub fn redis_answers(input: &[u8]) {
     let values: Vec<_> = values.into_iter().map(Ok).collect();
     for (has_members, has_cache) in [(false, false), (true, false), (false, true), (true, true)] {
         let Some(snapshot) = answers::snapshot(&values, has_members, has_cache, &peers) else { continue };
-        for (_, member) in &snapshot.entries {
-            assert!(serde_json::from_str::<&RawValue>(&member.user_info).is_ok(), "{member:?}");
+        for entry in &snapshot.entries {
+            assert!(serde_json::from_str::<&RawValue>(&entry.member.user_info).is_ok(), "{entry:?}");
         }
         if let Some((event, _)) = &snapshot.cached {
             assert_fit_for_clients(event);

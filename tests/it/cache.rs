@@ -171,3 +171,28 @@ async fn every_type_of_cache_channel_remembers() {
         assert_eq!(came.len(), usize::from(channel.starts_with("presence-")), "{came:?}");
     }
 }
+
+/// The newest are remembered, in so many bytes of the whole process.
+#[tokio::test]
+async fn beyond_the_bound_the_events_that_were_published_longest_ago_are_forgotten() {
+    const BYTES_MAX: usize = 1024 * 1024;
+    let server = TestServer::start_with(|config| config.server.cached_events_bytes_max = BYTES_MAX).await;
+    let data = "x".repeat(20_000);
+    for number in 0..120 {
+        server.api().publish(&format!("cache-{number}"), "e", &data).await;
+    }
+    // One that is published again is among the newest, and what it was before takes up no room.
+    for _ in 0..60 {
+        server.api().publish("cache-80", "e", &data).await;
+    }
+    let bytes = server.figure(0, "gema_cached_events_bytes", "").await;
+    assert!((BYTES_MAX as f64 * 0.9..=BYTES_MAX as f64).contains(&bytes), "{bytes}");
+    let forgotten = server.figure(0, "gema_cached_events_forgotten_total", "").await;
+    assert!((60.0..=80.0).contains(&forgotten), "{forgotten}");
+    let mut client = server.connect().await;
+    for (number, is_there) in [(0, false), (60, false), (80, true), (119, true)] {
+        client.subscribe(&format!("cache-{number}")).await;
+        let event = if is_there { "e" } else { "pusher:cache_miss" };
+        assert_eq!(client.next().await["event"], event, "cache-{number}");
+    }
+}

@@ -68,6 +68,14 @@ async fn a_user_on_two_nodes_comes_once_and_goes_once() {
     }
 }
 
+#[tokio::test]
+async fn each_node_counts_its_own_connections_towards_the_quota() {
+    let server = TestServer::start_cluster_with(2, |config| config.limits.max_connections = 1).await;
+    let [_here, _there] = one_each(&server).await;
+    let mut third = Client::open(server.address_at(0), "/app/app-key?protocol=7", &[]).await;
+    assert_eq!(third.next().await["data"]["code"], 4004);
+}
+
 // G-179
 #[tokio::test]
 async fn an_event_reaches_the_subscribers_of_every_node_once_but_not_the_excluded_one() {

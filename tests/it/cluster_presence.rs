@@ -22,6 +22,44 @@ fn on_three_nodes_everybody_hears_of_each_member_exactly_once_however_connection
     presence::holds(TestServer::start_cluster(3));
 }
 
+#[tokio::test]
+async fn the_newest_user_info_on_any_node_holds_and_then_the_newest_that_remains() {
+    presence::newest_info_holds(&TestServer::start_cluster(2).await, 2).await;
+}
+
+/// The back end asks the node that somebody has just left.
+#[tokio::test]
+async fn who_has_left_a_node_no_longer_counts_there_at_once() {
+    let server = TestServer::start_cluster(2).await;
+    let mut elsewhere = server.connect_at(1).await;
+    elsewhere.join(ROOM, "stays").await;
+    let api = server.api_at(0);
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        let mut client = server.connect_at(0).await;
+        client.join(ROOM, &number.to_string()).await;
+        clients.push(client);
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.unsubscribe(ROOM).await;
+        client.send(r#"{"event":"pusher:ping","data":{}}"#).await;
+        while client.next().await["event"] != "pusher:pong" {}
+        let users = api.get(&format!("/channels/{ROOM}/users"), &[]).await.ok();
+        let ids: Vec<&str> =
+            users["users"].as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap()).collect();
+        assert!(!ids.contains(&&*number.to_string()), "{ids:?}");
+        assert_eq!(ids.len(), 40 - number);
+    }
+    // A user that is on another node stays, whoever leaves here.
+    let mut tab = server.connect_at(0).await;
+    tab.join(ROOM, "stays").await;
+    tab.unsubscribe(ROOM).await;
+    for _ in 0..10 {
+        let facts = api.get(&format!("/channels/{ROOM}"), &[("info", "user_count")]).await.ok();
+        assert_eq!(facts["user_count"], 1);
+    }
+}
+
 // G-178
 #[tokio::test]
 async fn of_many_who_come_and_go_at_once_on_all_nodes_each_is_seen_exactly_once() {

@@ -30,6 +30,7 @@ mod channels;
 mod checklist;
 mod client_events;
 mod cluster;
+mod cluster_numbers;
 mod cluster_presence;
 mod cluster_traffic;
 mod cluster_webhooks;

@@ -205,13 +205,53 @@ async fn the_first_connection_of_a_user_is_announced_and_the_second_is_not() {
     );
     assert_eq!(two.settle().await, [added("ada")]);
     first.nothing_came().await;
-    // The second tells other things about the user; what the first told stays.
+    // The second tells other things about the user, which hold from now on; nobody is told so.
     let mut second = server.connect().await;
     let presence = join_with(&mut second, ROOM, r#"{"user_id":"ada","user_info":{"name":"Countess"}}"#).await;
     assert_eq!(presence["ids"], json!(["one", "two", "ada"]));
-    assert_eq!(presence["hash"]["ada"], json!({ "name": "ada" }));
+    assert_eq!(presence["hash"]["ada"], json!({ "name": "Countess" }));
     for client in [&mut one, &mut two, &mut first, &mut second] {
         client.nothing_came().await;
+    }
+}
+
+#[tokio::test]
+async fn the_newest_user_info_holds_and_then_the_newest_that_remains() {
+    newest_info_holds(&TestServer::start().await, 1).await;
+}
+
+/// Tabs of one user tell different things about it, on nodes in turn.
+pub async fn newest_info_holds(server: &TestServer, nodes: usize) {
+    let mut observer = server.connect_at(0).await;
+    observer.join(ROOM, "observer").await;
+    let mut tabs = Vec::new();
+    for (number, name) in ["a", "b", "a", "c"].into_iter().enumerate() {
+        let mut tab = server.connect_at(number % nodes).await;
+        let channel_data = json!({ "user_id": "ada", "user_info": { "name": name } }).to_string();
+        let presence = join_with(&mut tab, ROOM, &channel_data).await;
+        assert_eq!(presence["hash"]["ada"], json!({ "name": name }), "tab {number}");
+        newcomers_hear_of(name, server, nodes).await;
+        tabs.push(Some(tab));
+    }
+    for (leaves, name) in [(3, "a"), (2, "b"), (0, "b")] {
+        let mut tab = tabs[leaves].take().unwrap();
+        tab.unsubscribe(ROOM).await;
+        tab.settle().await;
+        newcomers_hear_of(name, server, nodes).await;
+    }
+    let about_ada: Vec<String> = observer.settle().await.into_iter().filter(|text| text.contains("ada")).collect();
+    let data = json!({ "user_id": "ada", "user_info": { "name": "a" } }).to_string();
+    let added = json!({ "event": "pusher_internal:member_added", "data": data, "channel": ROOM });
+    assert_eq!(about_ada.iter().map(|text| serde_json::from_str(text).unwrap()).collect::<Vec<Value>>(), [added]);
+}
+
+/// Whoever joins now, on whichever node, gets this name of ada.
+async fn newcomers_hear_of(name: &str, server: &TestServer, nodes: usize) {
+    for node in 0..nodes {
+        let mut newcomer = server.connect_at(node).await;
+        let presence = newcomer.join(ROOM, "newcomer").await;
+        assert_eq!(presence["hash"]["ada"], json!({ "name": name }), "on node {node}");
+        newcomer.close().await;
     }
 }
 

@@ -1,7 +1,10 @@
 //! Apps and limits change while the server runs.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
 
 use gema::config::AppEntry;
 use gema::config::KeyPair;
@@ -10,6 +13,7 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::client::PATIENCE;
+use crate::http;
 use crate::http::Api;
 use crate::process::Process;
 use crate::redis_server::TestRedis;
@@ -94,6 +98,44 @@ async fn an_app_that_is_gone_loses_its_connections_and_may_come_back() {
     }
     server.api().publish("news", "e", "1").await;
     staying.next_event("e").await;
+}
+
+async fn series_of(app_id: &str, metrics: SocketAddr) -> Vec<String> {
+    let text = http::request(metrics, "GET", "/metrics", &[], b"").await.body;
+    let label = format!("app_id=\"{app_id}\"");
+    text.lines().filter(|line| line.contains(&label)).map(str::to_owned).collect()
+}
+
+/// Whatever was counted of it, with whichever labels; what other apps have stays.
+#[tokio::test]
+async fn an_app_that_is_gone_leaves_no_series_behind() {
+    let mut server = TestServer::start_with(|config| config.apps = vec![own(), other()]).await;
+    let api = server.api_of("other", "other-key", "other-secret");
+    let mut client = server.connect_to("other-key").await;
+    client.subscribe("news").await;
+    api.publish("news", "e", "1").await;
+    client.next_event("e").await;
+    client.send_subscribe("private-a", Some("{}")).await;
+    client.send("nonsense").await;
+    server.api_of("other", "other-key", "wrong").get("/channels", &[]).await;
+    client.settle().await;
+    let metrics = server.metrics_address();
+    assert!(series_of("other", metrics).await.iter().any(|series| series.starts_with("gema_refusals_total")));
+    drop(client);
+
+    server.reload(|config| config.apps = vec![own()]).await;
+
+    // Its webhooks are kept for 20 s.
+    let until = Instant::now() + 2 * PATIENCE;
+    loop {
+        let left = series_of("other", metrics).await;
+        if left.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < until, "{left:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!series_of(APP_ID, metrics).await.is_empty());
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use crate::wire::upgrade_head;
 const RECORDED: &str = include_str!("soketi/wire.txt");
 
 /// What differs on purpose: its name in the recording, what Soketi does, what gema does. README's table is the same.
-const DIFFERENCES: [(&str, &str, &str); 35] = [
+const DIFFERENCES: [(&str, &str, &str); 36] = [
     (
         "status",
         "HTTP status 200 for refused requests, so Laravel loses events without noticing",
@@ -128,12 +128,17 @@ const DIFFERENCES: [(&str, &str, &str); 35] = [
         "a key with a colon works",
         "refused, since a signature stands behind the first colon; so are the ids and keys `.` and `..`",
     ),
+    (
+        "quota",
+        "`max_connections` of an app counts the connections of all nodes",
+        "those of each node: no connect waits for Redis, and each has an answer while Redis is away. Give each node its share",
+    ),
     ("ports", "opens UDP port 11002, two servers may share a port by accident", "two ports, refused if they are taken"),
 ];
 
-/// Those of them that frames and answers do not show. `tests/config.rs`, `tests/soketi.rs`, `bad_input`, `metrics`
+/// Those of them that frames and answers do not show. `tests/config.rs`, `tests/soketi.rs`, `bad_input`, `cluster`, `metrics`
 /// and `restart` do.
-const ELSEWHERE: [&str; 8] = ["file", "groups", "unknown", "bad-input", "slow", "hosts", "colon", "ports"];
+const ELSEWHERE: [&str; 9] = ["file", "groups", "unknown", "bad-input", "slow", "hosts", "colon", "quota", "ports"];
 
 #[test]
 fn every_difference_is_seen_and_told_in_the_readme() {

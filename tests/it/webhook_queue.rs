@@ -92,6 +92,53 @@ async fn what_happens_on_different_nodes_is_told_in_the_order_in_which_it_happen
     assert!(receiver.rest().is_empty());
 }
 
+/// Large events are dropped long before there are too many of them.
+#[tokio::test]
+async fn what_waits_in_redis_is_bounded_in_bytes() {
+    const BYTES_MAX: usize = 256 * 1024;
+    let redis = TestRedis::start().await;
+    let receiver = Receiver::start_with(&[], Answer::Hang).await;
+    let server = TestServer::start_cluster_on(&redis, 1, |config| {
+        config.webhooks.driver = WebhooksDriver::Redis;
+        config.webhooks.stored_bytes_max = BYTES_MAX;
+        config.apps[0].webhooks = vec![receiver.webhook("/", &["client_event"])];
+    })
+    .await;
+    let mut client = server.connect_at(0).await;
+    client.subscribe("private-a").await;
+    let data = "x".repeat(9_000);
+    for _ in 0..100 {
+        client.send_json(json!({ "event": "client-x", "channel": "private-a", "data": data })).await;
+    }
+    let until = std::time::Instant::now() + crate::client::PATIENCE;
+    while server.figure(0, "gema_webhook_events_total", "result=\"dropped\"").await < 60.0 {
+        assert!(std::time::Instant::now() < until, "nothing is dropped");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    client.settle().await;
+    let streams: Vec<String> = redis.run(&["KEYS", "*:queue:*"]).await;
+    let bytes: usize = redis.run(&["MEMORY", "USAGE", &streams[0], "SAMPLES", "0"]).await;
+    assert!(bytes < BYTES_MAX * 5 / 4, "{bytes}");
+    assert!(redis.run::<u64>(&["XLEN", &streams[0]]).await > 10);
+}
+
+/// Somebody has used up a stream's ids: it begins anew.
+#[tokio::test]
+async fn a_stream_that_takes_no_more_ids_is_replaced() {
+    let redis = TestRedis::start().await;
+    let mut receiver = Receiver::start().await;
+    let server = server_on(&redis, &receiver, 1000).await;
+    let mut client = server.connect_at(0).await;
+    client.subscribe("one").await;
+    receiver.next_events(&[occupied("one")]).await;
+    all_gone(&server).await;
+    let streams: Vec<String> = redis.run(&["KEYS", "*:queue:*"]).await;
+    let last = "18446744073709551615-18446744073709551615";
+    redis.run::<()>(&["XADD", &streams[0], last, "event", "junk"]).await;
+    client.subscribe("two").await;
+    receiver.next_events(&[occupied("two")]).await;
+}
+
 // G-298, G-299, G-302
 #[tokio::test]
 async fn what_waits_in_redis_goes_out_in_order_and_is_gone_then() {
