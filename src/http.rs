@@ -7,6 +7,7 @@ mod events;
 mod forwarded;
 mod head;
 mod health;
+mod terminate;
 mod upgrade;
 
 use std::sync::Arc;
@@ -135,8 +136,8 @@ impl Api {
             .route("/apps/{app_id}/channels", get(channels::list))
             .route("/apps/{app_id}/channels/{channel}", get(channels::one))
             .route("/apps/{app_id}/channels/{channel}/users", get(channels::users))
-            .route("/apps/{app_id}/users/{user_id}/terminate_connections", post(channels::terminate))
-            .route("/users/{user_id}/terminate_connections", post(channels::terminate_by_key))
+            .route("/apps/{app_id}/users/{*user}", post(terminate::terminate))
+            .route("/users/{*user}", post(terminate::terminate))
             .route("/", get(health::alive))
             .route("/health/live", get(health::alive))
             .route("/ready", get(health::ready))

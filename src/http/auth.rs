@@ -28,8 +28,14 @@ use crate::protocol::request::SignedQuery;
 pub(super) struct Signed {
     pub(super) app: Arc<App>,
     pub(super) body: Bytes,
+    /// The path that was signed is that of [`SignedPath`].
+    pub(super) by_other_path: bool,
     query: SignedQuery,
 }
+
+/// Another path that a library may have signed.
+#[derive(Debug, Clone)]
+pub(super) struct SignedPath(pub(super) String);
 
 impl Signed {
     /// The first value of a query parameter.
@@ -102,13 +108,17 @@ impl Api {
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
         let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
-        let signed = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error))?;
+        let signed = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error));
+        let other = parts.extensions.get::<SignedPath>().filter(|_| signed.is_err());
+        let other = other.and_then(|SignedPath(path)| check(Claim { path, ..claim }).ok());
+        let by_other_path = other.is_some();
+        let signed = other.map_or(signed, Ok)?;
         let body = self.read(body).await?;
         signed.check_body(&body)?;
         if !app.rules().said.enabled {
             return Err(Refusal::Forbidden("App disabled".to_owned()));
         }
-        Ok(Signed { app, body, query: signed })
+        Ok(Signed { app, body, by_other_path, query: signed })
     }
 
     /// Reads a body, limited in size while it comes, and in time.

@@ -316,6 +316,37 @@ async fn a_user_id_in_a_path_is_decoded() {
     }
 }
 
+/// Libraries put the id into the path as it is, sign that, and leave it to what sends it to escape what must be: a space
+/// by all, a backslash becomes a slash in JavaScript.
+#[tokio::test]
+async fn a_user_id_that_a_library_does_not_escape_is_understood() {
+    for server in [TestServer::start().await, TestServer::start_cluster(2).await] {
+        for (id, sent) in [
+            ("a/b", "a/b"),
+            ("a?b", "a?b"),
+            ("a?b/c?", "a?b/c?"),
+            ("a\\b", "a/b"),
+            ("App\\Models\\User:1", "App%5CModels%5CUser:1"),
+            ("%20", "%20"),
+            ("a b", "a%20b"),
+            ("terminate_connections", "terminate_connections"),
+            ("users/1", "users/1"),
+        ] {
+            let mut client = signed_in(&server, id).await;
+            let mut other = signed_in(&server, "b").await;
+            for prefix in ["/apps/app-id", ""] {
+                let path = |id: &str| format!("{prefix}/users/{id}/terminate_connections");
+                let query = server.api().signed_query("POST", &path(id), &[], "{}");
+                let answer = request(server.address(), "POST", &format!("{}?{query}", path(sent)), &[], b"{}").await;
+                assert_eq!(answer.ok(), json!({}), "{id}");
+                assert_eq!(client.next_close().await.0, 4009, "{id}");
+                client = signed_in(&server, id).await;
+            }
+            other.nothing_came().await;
+        }
+    }
+}
+
 // G-271
 #[tokio::test]
 async fn unknown_users_and_empty_bodies_are_fine() {

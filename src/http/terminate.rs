@@ -1,0 +1,148 @@
+//! Throwing users out. A user's id may be anything, and not every library escapes it in the path: what stands between
+//! `/users/` and `/terminate_connections` is the id, slashes and question marks included.
+
+use axum::body::Body;
+use axum::extract::OriginalUri;
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::Request;
+use axum::http::Uri;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use percent_encoding::percent_decode_str;
+
+use crate::http::Api;
+use crate::http::answer;
+use crate::http::answer::Refusal;
+use crate::http::auth::Signed;
+use crate::http::auth::SignedPath;
+use crate::protocol::request;
+
+/// Tells how many connections have been closed; the body is Pusher's, which has no room for it.
+const CONNECTIONS_CLOSED: HeaderName = HeaderName::from_static("x-connections-closed");
+/// What a path ends with.
+const END: &str = "/terminate_connections";
+
+/// Whom a path means.
+#[derive(Debug, PartialEq, Eq)]
+struct Target<'a> {
+    /// The app's id, as it stands in the path.
+    app_id: Option<&'a str>,
+    /// The user's id, as it stands in the path.
+    user_id: &'a str,
+    /// The path, up to its end.
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Target<'a> {
+    /// Reads `/apps/{app_id}/users/{user_id}/terminate_connections`, or the same without the app, as Python's library
+    /// asks for it.
+    fn read(path_and_query: &'a str) -> Option<Self> {
+        let whole = |end: usize| (end + END.len() == path_and_query.len()).then_some(end);
+        let end = path_and_query.rfind(&format!("{END}?")).or_else(|| whole(path_and_query.rfind(END)?))?;
+        let (path, query) = path_and_query.split_at(end + END.len());
+        let (app_id, rest) = match path.strip_prefix("/apps/") {
+            Some(rest) => rest.split_once('/').map(|(app_id, rest)| (Some(app_id), rest))?,
+            None => (None, path.strip_prefix('/')?),
+        };
+        let user_id = rest.strip_prefix("users/")?.strip_suffix(END).filter(|user_id| !user_id.is_empty())?;
+        Some(Self { app_id, user_id, path, query: query.strip_prefix('?').unwrap_or_default() })
+    }
+
+    /// The ids that may be meant, the likeliest first: a library that escapes nothing sends `%20` for itself.
+    fn user_ids(&self) -> Vec<String> {
+        let decoded = decoded(self.user_id);
+        let as_it_stands = (decoded != self.user_id).then(|| self.user_id.to_owned());
+        std::iter::once(decoded).chain(as_it_stands).collect()
+    }
+
+    /// The same path with the backslashes that JavaScript's `URL` makes slashes of after it has been signed.
+    fn with_backslashes(&self) -> Option<String> {
+        let start = self.path.strip_suffix(END)?.strip_suffix(self.user_id)?;
+        self.user_id.contains('/').then(|| format!("{start}{}{END}", self.user_id.replace('/', "\\")))
+    }
+}
+
+/// `POST /apps/{app_id}/users/{user_id}/terminate_connections`, and the same without the app, which its key stands for.
+pub(super) async fn terminate(State(api): State<Api>, request: Request<Body>) -> Response {
+    let path_and_query = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let Some(target) = Target::read(&path_and_query) else { return answer::not_found().await };
+    let user_ids = target.user_ids();
+    let backslashes = target.with_backslashes();
+    let of_backslashes = decoded(target.user_id).replace('/', "\\");
+    let Some(request) = aimed(request, &target, backslashes) else {
+        return answer::not_found().await;
+    };
+    let close = async |signed: &Signed| match signed.by_other_path {
+        true => terminated(signed, &[of_backslashes]).await,
+        false => terminated(signed, &user_ids).await,
+    };
+    let Some(app_id) = target.app_id else {
+        let Some(key) = request::auth_key(target.query) else {
+            return Refusal::Unauthorized("Missing parameter: auth_key".to_owned()).into_response();
+        };
+        return match api.0.node.find_by_key(&key).await {
+            Ok(Some(app)) => api.signed_for(app, request, close).await,
+            Ok(None) => api.refused_without_app(Refusal::Unauthorized("Unknown auth_key".to_owned())),
+            Err(error) => api.refused_without_app(error.into()),
+        };
+    };
+    api.signed(request, &decoded(app_id), close).await
+}
+
+/// The request with question marks of the user's id in its path, not in its query, and the other path that may have been
+/// signed.
+fn aimed(mut request: Request<Body>, target: &Target<'_>, other_path: Option<String>) -> Option<Request<Body>> {
+    if target.user_id.contains('?') {
+        let uri: Uri = format!("{}?{}", target.path.replace('?', "%3F"), target.query).parse().ok()?;
+        if let Some(OriginalUri(original)) = request.extensions().get() {
+            let prefix = original.path().strip_suffix(request.uri().path()).unwrap_or_default();
+            let original = format!("{prefix}{uri}").parse().ok()?;
+            request.extensions_mut().insert(OriginalUri(original));
+        }
+        *request.uri_mut() = uri;
+    }
+    if let Some(path) = other_path {
+        request.extensions_mut().insert(SignedPath(path));
+    }
+    Some(request)
+}
+
+/// Closes the connections of the first of these users that has any.
+async fn terminated(signed: &Signed, user_ids: &[String]) -> Result<(Response, usize), Refusal> {
+    let mut closed = 0;
+    for user_id in user_ids {
+        closed = signed.app.terminate(user_id).await?;
+        if closed > 0 {
+            break;
+        }
+    }
+    let (mut response, length) = answer::empty_object();
+    response.headers_mut().insert(CONNECTIONS_CLOSED, closed.into());
+    Ok((response, length))
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_whatever_stands_in_between() {
+        let users = |path: &str| Target::read(path).map(|target| target.user_ids());
+        assert_eq!(users("/apps/a/users/b/terminate_connections?q"), Some(vec!["b".to_owned()]));
+        assert_eq!(users("/apps/a/users/b/c?d/terminate_connections?q"), Some(vec!["b/c?d".to_owned()]));
+        assert_eq!(users("/users/%20/terminate_connections?q"), Some(vec![" ".to_owned(), "%20".to_owned()]));
+        let whole = "/apps/users/users/terminate_connections/terminate_connections";
+        assert_eq!(users(whole), Some(vec!["terminate_connections".to_owned()]));
+        for path in
+            ["/apps/a/users/b", "/apps/a/users//terminate_connections", "/apps/a/users/b/terminate_connections/"]
+        {
+            assert_eq!(users(path), None, "{path}");
+        }
+    }
+}
