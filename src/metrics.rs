@@ -275,7 +275,7 @@ impl Metrics {
             by_app,
             publish_to_socket,
             outbox_bytes,
-cached_bytes,
+            cached_bytes,
             cache_forgotten,
             panics,
             bare_handshakes,
