@@ -106,13 +106,13 @@ impl Reader<'_> {
             match serde_json::from_value::<Kind>(item.clone()) {
                 Ok(kind) if kinds.contains(&kind) => (),
                 Ok(kind) => kinds.push(kind),
-                Err(_) => self.unknown_event(item),
+                Err(_) => self.unknown_event(&item),
             }
         }
         Ok(kinds)
     }
 
-    fn unknown_event(&mut self, item: Json) {
+    fn unknown_event(&mut self, item: &Json) {
         let name = item.as_str().map_or_else(|| item.to_string(), str::to_owned);
         let known: Vec<String> = ALL_KINDS.iter().filter_map(|kind| Some(json!(kind).as_str()?.to_owned())).collect();
         let others = format!("it is passed over; there are {}", known.join(", "));
