@@ -181,7 +181,9 @@ impl Service<'_> {
 /// A scalar, as Docker hands it on; `${NAME:?why}` is filled in.
 fn text_of(value: &Yaml) -> String {
     let text = value.as_str().expect("numbers and truth values are quoted");
-    if text.starts_with("${") { "filled-in".to_owned() } else { text.to_owned() }
+    // Each with something of its own, as an operator would.
+    let name = text.strip_prefix("${").and_then(|text| text.split([':', '}']).next());
+    name.unwrap_or(text).to_owned()
 }
 
 /// What the image is built from is all there, and in it.
