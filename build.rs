@@ -42,6 +42,8 @@ pub(crate) fn commit(root: &Path, read: &mut dyn FnMut(&Path)) -> Option<String>
     }
     let shared = fs::read_to_string(folder.join("commondir")).map(|shared| folder.join(shared.trim()));
     let shared = shared.unwrap_or_else(|_| folder.clone());
+    // Grows with each commit, whoever then holds its name.
+    let _ = text(folder.join("logs/HEAD"));
     let head = text(folder.join("HEAD"))?;
     let Some(name) = head.strip_prefix("ref:").map(str::trim) else { return Some(head).filter(|head| is_commit(head)) };
     let loose = text(folder.join(name)).or_else(|| text(shared.join(name)));

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use gema::config::{Faults, Loaded, load};
+use gema::config::{ClusterDriver, Faults, Loaded, load};
 use serde_json::Value as Json;
 use serde_json::json;
 
@@ -1146,7 +1146,29 @@ fn configurations_as_people_paste_them_are_served_and_tell_what_has_no_effect() 
         assert_eq!(names, ignored, "{from}");
         assert_eq!(loaded.config.apps().first().map_or("", |app| app.id.as_str()), app, "{from}");
         assert!(!loaded.warnings.concat().contains("hush"), "{from}");
+        // Not with whichever Redis is on this machine.
+        if loaded.config.cluster.driver == ClusterDriver::Local {
+            let key = loaded.config.apps().first().map(|app| app.keys[0].key.clone());
+            serves(&folder, file.is_some(), given, key.as_deref());
+        }
         assert_eq!(loaded.strict().is_ok(), ignored.is_empty(), "{from}");
+    }
+}
+
+/// Starts the server with this configuration, on other ports, and connects if there is a key.
+fn serves(folder: &Path, has_file: bool, environment: &[(&str, &str)], key: Option<&str>) {
+    let arguments: &[&str] = if has_file { &["start", "--config=soketi.json"] } else { &["start"] };
+    let places = [("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", "0"), ("GEMA_METRICS_HOST", "127.0.0.1")];
+    let others = [("GEMA_METRICS_PORT", "0"), ("GEMA_LOG_FORMAT", "json"), ("GEMA_SERVER_WORKERS", "1")];
+    let environment = [environment, &places, &others].concat();
+    let mut server =
+        Running(command(folder, "soketi", arguments, &environment).stdout(Stdio::piped()).spawn().unwrap());
+    let log = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    let mut events = log.map(|line| serde_json::from_str::<Json>(&line.unwrap()).unwrap());
+    let ready = events.find(|event| event["message"] == "ready").unwrap();
+    if let Some(key) = key {
+        let heard = first_frame(ready["address"].as_str().unwrap(), &format!("/app/{key}?protocol=7"));
+        assert!(heard.contains("pusher:connection_established"), "{heard}");
     }
 }
 

@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn any_word_but_no_makes_the_log_talkative_as_with_soketi() {
+        for word in ["1", "true", "info", "*"] {
+            assert_eq!(text(&read_all(&[("SOKETI_DEBUG", word)]), "log.level"), "debug", "{word}");
+        }
+        for word in ["0", "FALSE", "off", ""] {
+            assert!(read_all(&[("SOKETI_DEBUG", word)]).values.is_empty(), "{word}");
+        }
+    }
+
+    #[test]
     fn quotes_of_composes_lists_count_only_where_text_is_meant() {
         let environment = read_all(&[
             ("SOKETI_DEBUG", "'1'"),

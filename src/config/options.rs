@@ -130,11 +130,9 @@ impl Said {
                 _ => self.set(setting, key, setting.value(value)),
             },
             Means::Tls(key, verify) => self.tls(setting, key, verify),
-            Means::Talkative => {
-                if self.truth(setting) == Some(true) {
-                    self.set(setting, "log.level", setting.value("debug"));
-                }
-            }
+            // With Soketi any other word switches it on.
+            Means::Talkative if boolean(value) == Some(false) => (),
+            Means::Talkative => self.set(setting, "log.level", setting.value("debug")),
             Means::Only(works, _) if works.iter().any(|works| same(value, works)) => (),
             Means::Only([], because) => self.faults.push(format!("{name} must be left out: {because}")),
             Means::Only(works, because) => {
