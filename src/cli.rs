@@ -182,7 +182,8 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
 
 /// Serves until a signal comes.
 fn start(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    telemetry::init(&loaded.config.log)?;
+    // Until the end, so that the last lines are written.
+    let _log = telemetry::init(&loaded.config.log)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
     }

@@ -7,6 +7,7 @@ mod events;
 mod forwarded;
 mod head;
 mod health;
+mod misled;
 mod terminate;
 mod upgrade;
 
@@ -37,6 +38,7 @@ pub use upgrade::Client;
 use crate::config;
 use crate::http::forwarded::TrustedProxies;
 use crate::node::Node;
+use crate::refusal::Cause;
 use crate::registry::address::ShardIndex;
 
 /// What the handlers of one shard share.
@@ -75,7 +77,7 @@ impl Routes {
     {
         let headers = request.headers();
         if let Err(refusal) = head::check(request.version(), headers) {
-            return answer::last(self.api.refused_without_app(refusal));
+            return answer::last(self.api.refuse(&client.subject(&self.api, headers), refusal));
         }
         let is_upgrade = self.is_main && upgrade::is_wanted(request.method(), headers);
         let is_here = head::enter(&mut request, &self.api.0.path_prefix);
@@ -88,15 +90,17 @@ impl Routes {
             };
         }
         if !is_here {
+            misled::count(&self.api, client, &request, Cause::PathNotFound);
             return answer::not_below(&self.api.0.path_prefix);
         }
         let router = if request.headers().contains_key(header::ORIGIN) {
             self.cross_origin.clone()
         } else if let Some(id) = self.published_to(&request) {
-            return events::publish_to(&self.api, &id, request.map(Body::new)).await;
+            return events::publish_to(&self.api, client, &id, request.map(Body::new)).await;
         } else {
             self.requests.clone()
         };
+        request.extensions_mut().insert(client.clone());
         let Ok(response) = TowerToHyperService::new(router).call(request).await;
         response
     }
@@ -156,7 +160,8 @@ impl Api {
     }
 
     fn port(&self, requests: Router<Self>, is_main: bool) -> Routes {
-        let requests = requests.fallback(answer::not_found).with_state(self.clone());
+        let requests = requests.fallback(misled::no_such_path).method_not_allowed_fallback(misled::no_such_method);
+        let requests = requests.with_state(self.clone());
         let cross_origin = requests.clone().layer(self.cors());
         Routes { api: self.clone(), requests, cross_origin, is_main }
     }

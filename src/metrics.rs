@@ -4,6 +4,7 @@ mod cluster;
 mod events;
 mod forget;
 mod ingest;
+mod log;
 #[cfg(target_os = "linux")]
 mod process;
 mod store;
@@ -28,6 +29,8 @@ pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
 pub use ingest::IngestMeters;
 pub use ingest::Unfit;
+pub use log::Unwritten;
+pub use log::count_unwritten;
 pub use store::AnswerFrom;
 pub use store::StoreMeters;
 pub use webhooks::AppWebhookMeters;
@@ -94,48 +97,15 @@ pub struct AppMeters {
     /// Subscriptions that see other channels by a grant.
     pub views: Gauge,
     events: Arc<EventNames>,
-    refusals: IntCounterVec,
     drops: IntCounterVec,
     forbidden: IntCounterVec,
     id: String,
     port: String,
 }
 
-/// What the server or an app did not do, and why. The names are values of the label `cause`.
+/// Why events did not reach their reader. The names are values of the label `cause` of `gema_drops_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// A connection was refused.
-    Connection,
-    /// A connection was refused, since its address has as many as it may.
-    AddressConnections,
-    /// A WebSocket handshake was refused, since its address makes too many at once.
-    AddressHandshakes,
-    /// A TLS handshake failed or took too long.
-    TlsHandshake,
-    /// A client spoke TLS to a port that does not.
-    TlsOnPlainPort,
-    /// A client did not speak TLS to a port that speaks nothing else.
-    PlainOnTlsPort,
-    /// A connection that had asked for nothing was closed, since there were too many.
-    SilentConnection,
-    /// A connection began with a PROXY header, which was not to be believed.
-    ProxyHeader,
-    /// A trusted proxy sent no PROXY header.
-    ProxyHeaderMissing,
-    /// A connection was refused, since it named the app's id where its key belongs.
-    AppIdAsKey,
-    /// A subscription was refused.
-    Subscription,
-    /// A sign-in was refused.
-    SignIn,
-    /// A client event was refused.
-    ClientEvent,
-    /// A message that is not Pusher's.
-    InvalidMessage,
-    /// An API request was refused.
-    Request,
-    /// A message of another protocol, such as a home-made heartbeat; it is answered with an error and ignored.
-    ForeignMessage,
     /// Events forgotten because their reader was too slow; its connection was closed with 4100.
     SlowReader,
     /// Events forgotten because their reader was gone.
@@ -145,22 +115,6 @@ pub enum Cause {
 impl Cause {
     fn label(self) -> &'static str {
         match self {
-            Self::Connection => "connection",
-            Self::AddressConnections => "address_connections",
-            Self::AddressHandshakes => "address_handshakes",
-            Self::TlsHandshake => "tls_handshake",
-            Self::TlsOnPlainPort => "tls_on_plain_port",
-            Self::PlainOnTlsPort => "plain_on_tls_port",
-            Self::SilentConnection => "silent_connection",
-            Self::ProxyHeader => "proxy_header",
-            Self::ProxyHeaderMissing => "proxy_header_missing",
-            Self::AppIdAsKey => "app_id_as_key",
-            Self::Subscription => "subscription",
-            Self::SignIn => "sign_in",
-            Self::ClientEvent => "client_event",
-            Self::InvalidMessage => "invalid_message",
-            Self::Request => "request",
-            Self::ForeignMessage => "foreign_message",
             Self::SlowReader => "slow_reader",
             Self::Disconnected => "disconnected",
         }
@@ -213,6 +167,7 @@ impl Maker<'_> {
 
 const APP: &[&str] = &["app_id", "port"];
 const APP_CAUSE: &[&str] = &["app_id", "port", "cause"];
+const APP_CAUSE_CODE: &[&str] = &["app_id", "port", "cause", "code"];
 const APP_EVENT: &[&str] = &["app_id", "event", "port"];
 const APP_RULE: &[&str] = &["app_id", "port", "rule", "what"];
 
@@ -240,7 +195,7 @@ impl Metrics {
             users: own.gauge("users", "Signed-in users", APP),
             views: own.gauge("views", "Subscriptions that see other channels by a grant", APP),
             events: own.counter("events_total", "Events accepted for a channel, by name", APP_EVENT),
-            refusals: own.counter("refusals_total", "What was refused, by cause", APP_CAUSE),
+            refusals: own.counter("refusals_total", "What was refused, by cause and code", APP_CAUSE_CODE),
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
             forbidden: own.counter("policy_refusals_total", "What rules for channels forbade", APP_RULE),
         };
@@ -269,6 +224,7 @@ impl Metrics {
         ));
         let cluster = clustered.then(|| ClusterMeters::new(&own, &soketi, &port));
         let webhooks = WebhookMeters::new(&own, &port);
+        log::register(&registry);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(process::Process::new(prefix, &port))).expect("each name is registered once");
         Self {
@@ -307,7 +263,6 @@ impl Metrics {
             users: by.users.with_label_values(labels),
             views: by.views.with_label_values(labels),
             events: Arc::new(EventNames::new(by.events.clone(), id, &self.port)),
-            refusals: by.refusals.clone(),
             drops: by.drops.clone(),
             forbidden: by.forbidden.clone(),
             id: id.to_owned(),
@@ -364,9 +319,9 @@ impl Metrics {
         ))
     }
 
-    /// Counts the refusal of somebody who names no app of this server; its label is empty.
-    pub fn refused_without_app(&self, cause: Cause) {
-        self.by_app.refusals.with_label_values(&["", &self.port, cause.label()]).inc();
+    /// Counts a refusal; `app` is empty where no app of this server is meant.
+    pub fn refused(&self, app: &str, cause: &str, code: &str) {
+        self.by_app.refusals.with_label_values(&[app, &self.port, cause, code]).inc();
     }
 
     /// Prometheus' text format.
@@ -384,11 +339,6 @@ impl Metrics {
 }
 
 impl AppMeters {
-    /// Counts one refusal.
-    pub fn refused(&self, cause: Cause) {
-        self.refusals.with_label_values(&[&self.id, &self.port, cause.label()]).inc();
-    }
-
     /// Counts an event by its name; of many names the later ones count together.
     pub fn event(&self, name: &str) {
         self.events.count(name);

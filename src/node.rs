@@ -3,6 +3,7 @@
 mod app;
 mod apps;
 mod connect;
+mod explain;
 mod publish;
 mod query;
 mod rate;
@@ -32,6 +33,7 @@ use crate::config::LimiterDriver;
 use crate::limiter::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
+use crate::refusal::Refusals;
 use crate::registry::inbox::Inboxes;
 use crate::registry::remembered::Remembered;
 use crate::store::Store;
@@ -53,6 +55,7 @@ pub struct Node {
     store: Option<Arc<Store>>,
     webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
 }
 
 impl Node {
@@ -90,6 +93,7 @@ impl Node {
             rates,
             store,
             webhooks: Arc::new(webhooks),
+            refusals: Arc::new(Refusals::new(Arc::clone(&metrics))),
             metrics,
         };
         node.set_apps(config.apps());
@@ -109,6 +113,11 @@ impl Node {
     /// The process' counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Counts and logs what is refused.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The shards' inboxes.
@@ -173,6 +182,7 @@ impl Node {
             app.state.tick(now);
         }
         self.forget_idle_apps();
+        self.refusals.tick(now);
     }
 
     /// Sets the gauges to what the tables hold now.

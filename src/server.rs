@@ -272,6 +272,7 @@ impl Server {
         if events > 0 {
             tracing::warn!(events, "no time is left to send these events to webhooks");
         }
+        self.node.refusals().flush();
         self.tasks.stop().cancel();
         self.tasks.finish(self.drain_time.saturating_sub(began.elapsed())).await;
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }

@@ -1,24 +1,23 @@
 //! What one client message means. No socket inside: messages in, answers out.
 
 mod ages;
+mod client_event;
+mod refused;
 
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::limiter::Bucket;
 use crate::metrics::AppMeters;
-use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Connected;
 use crate::node::Node;
 use crate::node::Rules;
-use crate::node::Said;
 use crate::node::Unauthorized;
 use crate::protocol::channel::Access;
-use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::code::CLIENT_EVENT_RATE;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::protocol::code::VIEW_ENDED;
@@ -29,13 +28,12 @@ use crate::protocol::grant::Grant;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
 use crate::protocol::identity::User;
-use crate::protocol::json;
-use crate::protocol::message::ClientEvent;
 use crate::protocol::message::ClientMessage;
 use crate::protocol::message::MessageError;
 use crate::protocol::message::SignIn;
 use crate::protocol::message::Subscribe;
 use crate::protocol::socket_id::SocketId;
+use crate::refusal::Cause;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
 use crate::session::ages::Ages;
@@ -52,6 +50,8 @@ pub struct Session {
     app: Arc<App>,
     address: Address,
     socket_id: SocketId,
+    /// As far as trusted proxies say it.
+    client_address: IpAddr,
     protocol: u8,
     /// Whether the connection counts towards the app's quota, which it does once it is authorized.
     in_quota: bool,
@@ -105,6 +105,7 @@ impl Session {
             app,
             address,
             socket_id,
+            client_address: request.address,
             protocol,
             subscriptions: Vec::new(),
             ages: None,
@@ -112,6 +113,14 @@ impl Session {
             deferred: None,
             user: None,
         };
+        tracing::debug!(
+            app = session.app.id,
+            %socket_id,
+            address = %session.client_address,
+            origin = request.origin,
+            protocol,
+            "connected"
+        );
         Ok((session, established))
     }
 
@@ -142,6 +151,13 @@ impl Session {
 
     /// The frames that tell the client of a close by the server.
     pub fn farewell(&self, close: &Close) -> Vec<Frame> {
+        tracing::debug!(
+            app = self.app.id,
+            socket_id = %self.socket_id,
+            code = close.code.number(),
+            reason = &*close.reason,
+            "closed by the server"
+        );
         let error = event::error(Some(close.code.number()), &close.reason);
         let before = (self.protocol < CLOSE_CODE_ALONE).then_some(error);
         before.into_iter().chain([Frame::close(close)]).collect()
@@ -207,12 +223,12 @@ impl Session {
             Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, now, answers),
             Ok(ClientMessage::SignIn(sign_in)) => return self.sign_in(node, &sign_in, answers),
             Ok(ClientMessage::Event(event)) => {
-                if let Err((code, message)) = self.client_event(node, &event, now) {
-                    self.refuse(Cause::ClientEvent, code, &message, answers);
+                if let Err((cause, message)) = self.client_event(node, &event, now) {
+                    self.refuse(cause, event.channel.as_deref(), &message, answers);
                 }
             }
             Ok(ClientMessage::Foreign) => {
-                self.refuse(Cause::ForeignMessage, None, &MessageError::InvalidJson.to_string(), answers);
+                self.refuse(Cause::ForeignMessage, None, &MessageError::NoEvent.to_string(), answers);
             }
             Err(error) => self.refuse(Cause::InvalidMessage, None, &error.to_string(), answers),
         }
@@ -231,8 +247,8 @@ impl Session {
         let Ok(place) = self.find(channel.as_str()) else { return Vec::new() };
         let subscription = self.subscriptions.remove(place);
         self.app.leave(&subscription.leaver(self.address), now);
-        self.app.meters.refused(Cause::Subscription);
         let error = SubscribeError::Full;
+        self.refused(Cause::SubscribeFull, Some(channel.as_str()), &error);
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
     }
 
@@ -246,11 +262,7 @@ impl Session {
         }
         self.unauthorized = None;
         node.disconnect(&self.app, self.in_quota);
-    }
-
-    fn refuse(&self, cause: Cause, code: Option<u16>, message: &str, answers: &mut Vec<Answer>) {
-        self.app.meters.refused(cause);
-        answers.push(Answer::Send(event::error(code, message)));
+        tracing::debug!(app = self.app.id, socket_id = %self.socket_id, address = %self.client_address, "disconnected");
     }
 
     fn find(&self, channel: &str) -> Result<usize, usize> {
@@ -270,7 +282,7 @@ impl Session {
     ) -> ControlFlow<Close> {
         let Err(place) = self.find(&subscribe.channel) else {
             let message = format!("Existing subscription to channel {}", subscribe.channel);
-            self.refuse(Cause::Subscription, None, &message, answers);
+            self.refuse(Cause::SubscribeTwice, Some(&subscribe.channel), &message, answers);
             return ControlFlow::Continue(());
         };
         let granted = self.grant(node, subscribe, now);
@@ -283,8 +295,7 @@ impl Session {
                 if authorized { self.authorized(node) } else { self.hears(node) }
             }
             Err(error) => {
-                answers.push(Answer::Send(event::subscription_error(&subscribe.channel, &error)));
-                self.refuse(Cause::Subscription, None, &error.to_string(), answers);
+                self.refuse_subscribe(node, subscribe, &error, answers);
                 ControlFlow::Continue(())
             }
         }
@@ -308,6 +319,7 @@ impl Session {
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
         self.app.join(grant, self.address, now)?;
+        tracing::debug!(app = self.app.id, channel = name.as_str(), socket_id = %self.socket_id, "subscribed");
         self.joining += 1;
         let authorized = name.kind().access == Access::Signed;
         if self.subscriptions.is_empty() {
@@ -320,8 +332,9 @@ impl Session {
     fn unsubscribe(&mut self, channel: &str, now: Instant, answers: &mut Vec<Answer>) {
         let Ok(place) = self.find(channel) else {
             let message = format!("No current subscription to channel {channel}, or subscription in progress");
-            return self.refuse(Cause::Subscription, None, &message, answers);
+            return self.refuse(Cause::UnsubscribeUnknown, Some(channel), &message, answers);
         };
+        tracing::debug!(app = self.app.id, channel, socket_id = %self.socket_id, "unsubscribed");
         let subscription = self.subscriptions.remove(place);
         self.app.leave(&subscription.leaver(self.address), now);
         answers.push(Answer::Arrived);
@@ -333,11 +346,12 @@ impl Session {
             Ok(user) => {
                 let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
                 self.user = Some(Box::new(user));
+                tracing::debug!(app = self.app.id, socket_id = %self.socket_id, "signed in");
                 answers.push(Answer::Arrived);
                 self.authorized(node)
             }
             Err(error) => {
-                self.refuse(Cause::SignIn, None, &error.to_string(), answers);
+                self.refuse_sign_in(node, sign_in, &error, answers);
                 ControlFlow::Continue(())
             }
         }
@@ -353,7 +367,7 @@ impl Session {
                 self.unauthorized = Some(unauthorized);
                 ControlFlow::Continue(())
             }
-            Err(close) => ControlFlow::Break(close),
+            Err(close) => self.app_is_full(close),
         }
     }
 
@@ -368,60 +382,13 @@ impl Session {
                 self.unauthorized = None;
                 ControlFlow::Continue(())
             }
-            Err(close) => ControlFlow::Break(close),
+            Err(close) => self.app_is_full(close),
         }
     }
 
-    /// Relays a client's event, or says why not (Pusher protocol, "Client events").
-    fn client_event(
-        &mut self,
-        node: &Node,
-        event: &ClientEvent<'_>,
-        now: Instant,
-    ) -> Result<(), (Option<u16>, String)> {
-        let refuse = |message: &str| Err((None, message.to_owned()));
-        let rules = self.app.rules();
-        let limits = &rules.said.limits;
-        let Some(channel) = &event.channel else {
-            return refuse("Invalid client event (must contain channel and data)");
-        };
-        if !event.name.starts_with("client-") {
-            return refuse("Client event rejected - event name must start with 'client-'");
-        }
-        if !limits.enable_client_messages {
-            return refuse("Client events are not enabled for this app; set enable_client_messages to allow them");
-        }
-        let kind = ChannelKind::of(channel);
-        let public_allowed = limits.allow_public_client_events && kind.access == Access::Public;
-        if !(kind.access == Access::Signed || public_allowed) || kind.encrypted {
-            return refuse("Client event rejected - only supported on private and presence channels");
-        }
-        let Ok(place) = self.find(channel) else {
-            return Err((None, format!("Client event rejected - not subscribed to {channel}")));
-        };
-        if let Err(why) = self.app.may_send(&self.subscriptions[place].name) {
-            return Err((None, why.to_string()));
-        }
-        if event.name.chars().count() > limits.max_event_name_length {
-            return refuse("Event name too long");
-        }
-        let data = event.data.map_or(r#""null""#.into(), json::data_string);
-        let limit = limits.event_bytes_max();
-        if event.data.is_some_and(|raw| json::data_is_longer(raw, &data, limit)) {
-            return Err((None, format!("The data content of this event exceeds the allowed maximum ({limit} bytes)")));
-        }
-        if !node.has_room() {
-            return refuse("The server cannot keep up with what is published, try again");
-        }
-        Bucket::follow(&mut self.client_events, limits.max_client_events_per_second, now);
-        if self.client_events.as_mut().is_some_and(|bucket| bucket.take(1, now).is_err()) {
-            return Err((Some(CLIENT_EVENT_RATE), "Client event rejected due to rate limit".to_owned()));
-        }
-        let subscription = &self.subscriptions[place];
-        let user_id = subscription.user_id.as_deref();
-        let said = Said { name: &event.name, data: &data, sender: self.socket_id, user_id };
-        self.app.relay(&subscription.name, &said, now);
-        Ok(())
+    fn app_is_full(&self, close: Close) -> ControlFlow<Close> {
+        self.refused(Cause::ConnectAppFull, None, &self.app.quota().unwrap_or_default());
+        ControlFlow::Break(close)
     }
 }
 

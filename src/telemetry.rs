@@ -1,36 +1,40 @@
 //! Where log lines go and what they look like.
 
+mod budget;
+mod lines;
+mod queue;
+
 use std::io;
-use std::io::Write;
-use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Context;
-use parking_lot::Mutex;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use queue::Writer;
+
 use crate::config::Log;
 use crate::config::LogFormat;
 use crate::config::LogLevel;
+use crate::telemetry::budget::Budget;
+use crate::telemetry::queue::Queue;
 
-/// Prints what happens to stdout from now on.
+/// Prints what happens to stdout from now on, as long as the returned value lives.
 ///
 /// # Errors
-/// If the process already logs elsewhere.
-pub fn init(log: &Log) -> anyhow::Result<()> {
-    subscriber(log, io::stdout).try_init().context("the log cannot be set up")
+/// If the process already logs elsewhere, or the system has no thread for it.
+pub fn init(log: &Log) -> anyhow::Result<Writer> {
+    let budget = Budget::default();
+    let reported = budget.clone();
+    let (queue, writer) = queue::start(io::stdout(), move || reported.report())?;
+    subscriber(log, queue, budget).try_init().context("the log cannot be set up")?;
+    Ok(writer)
 }
 
 /// One line per event: text, or JSON with the event's fields at the top level.
-fn subscriber<W: Write + 'static>(
-    log: &Log,
-    output: impl Fn() -> W + Send + Sync + 'static,
-) -> impl Subscriber + Send + Sync {
+fn subscriber(log: &Log, queue: Queue, budget: Budget) -> impl Subscriber + Send + Sync {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -41,100 +45,20 @@ fn subscriber<W: Write + 'static>(
     // What libraries tell at debug and trace may quote what strangers sent, secrets included.
     let filter = Targets::new().with_target("gema", level).with_default(level.min(LevelFilter::WARN));
     // Without colours no escape sequence in the output is meant, so all of them can be defused.
-    let lines = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false);
-    let repeats = Arc::new(Mutex::new(Repeats::default()));
-    let lines = lines.with_writer(move || Lines { output: output(), repeats: Arc::clone(&repeats) });
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).with_writer(queue);
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines).with(filter)
-}
-
-/// Writes log lines with their control characters escaped, so that no value can forge a line or
-/// steer a terminal. Each write is a whole line, as the `fmt` layer makes them.
-struct Lines<W> {
-    output: W,
-    repeats: Arc<Mutex<Repeats>>,
-}
-
-impl<W: Write> Write for Lines<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let lines = self.repeats.lock().collapse(escaped(&String::from_utf8_lossy(line)), Instant::now());
-        self.output.write_all(lines.as_bytes())?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
-}
-
-fn escaped(line: &str) -> String {
-    let line = line.strip_suffix('\n').unwrap_or(line);
-    let mut escaped = String::with_capacity(line.len() + 8);
-    for letter in line.chars() {
-        match letter {
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            '\t' => escaped.push_str("\\t"),
-            // This form is right in JSON, too.
-            control if control.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
-/// How often a line that repeats itself is printed.
-const REPEATS_EVERY: Duration = Duration::from_secs(10);
-
-/// The last line, and how often it has come again without being printed.
-#[derive(Default)]
-struct Repeats {
-    last: String,
-    printed: Option<Instant>,
-    count: u64,
-}
-
-impl Repeats {
-    /// What to print for this line: itself, nothing, or the line before with its count.
-    fn collapse(&mut self, line: String, now: Instant) -> String {
-        let repeated = content(&line) == content(&self.last);
-        self.count += u64::from(repeated);
-        if repeated && self.printed.is_some_and(|printed| now.duration_since(printed) < REPEATS_EVERY) {
-            self.last = line;
-            return String::new();
-        }
-        let mut lines = match std::mem::take(&mut self.count) {
-            0 => String::new(),
-            count if repeated => with_count(&line, count),
-            count => with_count(&self.last, count),
-        };
-        if !repeated {
-            lines.push_str(&line);
-            lines.push('\n');
-        }
-        self.last = line;
-        self.printed = Some(now);
-        lines
-    }
-}
-
-/// A line without its time, which ends in the first `Z`.
-fn content(line: &str) -> &str {
-    line.split_once('Z').map_or(line, |(_, content)| content)
-}
-
-fn with_count(line: &str, count: u64) -> String {
-    match line.strip_suffix('}') {
-        Some(object) if line.starts_with('{') => format!("{object},\"repeated\":{count}}}\n"),
-        _ => format!("{line} repeated={count}\n"),
-    }
+    tracing_subscriber::registry().with(lines.with_filter(budget)).with(filter)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
     use tracing::{debug, info, info_span, warn};
 
     use super::*;
@@ -154,9 +78,13 @@ mod tests {
     }
 
     fn logged(level: LogLevel, format: LogFormat, act: impl FnOnce()) -> String {
-        let memory = Memory::default();
-        let output = memory.clone();
-        tracing::subscriber::with_default(subscriber(&Log { level, format }, move || output.clone()), act);
+        let (memory, budget) = (Memory::default(), Budget::default());
+        let (queue, writer) = queue::start(memory.clone(), || ()).unwrap();
+        tracing::subscriber::with_default(subscriber(&Log { level, format }, queue, budget.clone()), || {
+            act();
+            budget.report();
+        });
+        drop(writer);
         let bytes = memory.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -210,5 +138,59 @@ mod tests {
             debug!("detail");
         });
         assert!(text.contains("detail") && !text.contains("bytes"));
+    }
+
+    #[test]
+    fn a_cause_has_so_many_lines_and_then_a_number() {
+        let text = logged(LogLevel::Debug, LogFormat::Text, || {
+            for number in 0..500 {
+                let name = number % 2;
+                warn!(cause = "a", name, number, "refused");
+                debug!(number, "published");
+            }
+            warn!(cause = "b", "refused");
+        });
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert!((10..30).contains(&count("refused cause=\"a\"")), "{text}");
+        assert!((100..200).contains(&count("published")), "{text}");
+        assert_eq!(count("refused cause=\"b\""), 1, "{text}");
+        let told: usize =
+            text.lines().filter_map(|line| line.split_once("lines=")?.1.split(' ').next()?.parse::<usize>().ok()).sum();
+        assert_eq!(told + count("refused cause=\"a\"") + count("published"), 1000, "{text}");
+    }
+
+    #[test]
+    fn nobody_waits_for_an_output_that_stops() {
+        /// Takes nothing until it is told to.
+        struct Stuck(Arc<Mutex<()>>, Memory);
+
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _open = self.0.lock();
+                self.1.write(bytes)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (gate, memory) = (Arc::new(Mutex::new(())), Memory::default());
+        let closed = gate.lock();
+        let (queue, writer) = queue::start(Stuck(Arc::clone(&gate), memory.clone()), || ()).unwrap();
+        let log = Log { level: LogLevel::Info, format: LogFormat::Text };
+        let long = "x".repeat(1000);
+        tracing::subscriber::with_default(subscriber(&log, queue, Budget::default()), || {
+            for number in 0..10_000 {
+                // As the command line says it: without a budget.
+                warn!(target: "gema::cli", number, long);
+            }
+        });
+        drop(closed);
+        drop(writer);
+        let text = String::from_utf8(memory.0.lock().clone()).unwrap();
+        assert!(text.lines().next().unwrap().contains("number=0 "), "the beginning is lost");
+        let lines = text.lines().count();
+        assert!((3000..6000).contains(&lines), "{lines} lines have been kept");
     }
 }

@@ -21,100 +21,116 @@ use crate::protocol::channel::NameError;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::BodyError;
 use crate::protocol::request::ClaimError;
+use crate::refusal::Cause;
 use crate::store::StoreError;
 
 /// A limit per second, and what is left of it: as Soketi calls them, which sends them with what it accepts only.
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
-/// Why a request is refused: the status, and what the client did wrong.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("{0}")]
-    BadRequest(String),
-    #[error("{0}")]
-    Unauthorized(String),
-    #[error("{0}")]
-    Forbidden(String),
-    #[error("{0}")]
-    NotFound(String),
-    #[error("The request did not come within {} s", .0.as_secs())]
-    Timeout(Duration),
-    #[error("{0}")]
-    TooLarge(String),
-    #[error("{message}")]
-    TooMany { message: String, too_fast: TooFast },
-    #[error("{0}")]
-    Unavailable(String),
-    #[error("{0}")]
-    NotImplemented(String),
+/// Why a request is refused: the cause, which has the status, and what the client did wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) cause: Cause,
+    message: String,
+    /// The channel that it is about, where it is about one.
+    pub(super) channel: Option<String>,
+    /// What the operator is told in the place of the message.
+    detail: Option<&'static str>,
+    too_fast: Option<TooFast>,
 }
 
 impl Refusal {
-    pub(super) fn bad(message: impl Into<String>) -> Self {
-        Self::BadRequest(message.into())
+    pub(super) fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), channel: None, detail: None, too_fast: None }
     }
 
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-        }
+    /// The same about a channel.
+    pub(super) fn on(self, channel: impl Into<String>) -> Self {
+        Self { channel: Some(channel.into()), ..self }
+    }
+
+    /// The same where the operator is told something else than the client.
+    fn explained(self, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..self }
+    }
+
+    /// What the operator is told.
+    pub(super) fn detail(&self) -> String {
+        self.detail.map_or_else(|| self.sentence(), str::to_owned)
+    }
+
+    /// The same because of a limit per second.
+    pub(super) fn too_fast(self, too_fast: TooFast) -> Self {
+        Self { too_fast: Some(too_fast), ..self }
+    }
+
+    /// In one line, whatever the client sent that is repeated in it.
+    fn sentence(&self) -> String {
+        self.message.replace(char::is_control, " ")
+    }
+
+    fn status(&self) -> StatusCode {
+        let status = self.cause.code().and_then(|code| StatusCode::from_u16(code).ok());
+        status.unwrap_or(StatusCode::BAD_REQUEST)
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::TooMany { too_fast, .. } => too_fast.retry_after,
-            Self::Unavailable(_) => Some(Duration::from_secs(1)),
-            _ => None,
+        match self.too_fast {
+            Some(too_fast) => too_fast.retry_after,
+            None => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)),
         }
     }
 }
 
 impl From<NameError> for Refusal {
     fn from(error: NameError) -> Self {
-        Self::BadRequest(error.to_string())
+        Self::new(Cause::ApiChannel, error.to_string())
     }
 }
 
 impl From<ClaimError> for Refusal {
     fn from(error: ClaimError) -> Self {
-        Self::Unauthorized(error.to_string())
+        let cause = match error {
+            ClaimError::UnknownKey => Cause::ApiUnknownKey,
+            ClaimError::BadSignature { .. } => Cause::ApiSignature,
+            ClaimError::OtherBody => Cause::ApiOtherBody,
+            ClaimError::Expired { .. } | ClaimError::Milliseconds { .. } => Cause::ApiExpired,
+            _ => Cause::ApiUnsigned,
+        };
+        Self::new(cause, error.to_string())
     }
 }
 
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
+        let message = error.to_string();
         match error.cause() {
-            BodyError::DataTooLarge(_) => Self::TooLarge(error.to_string()),
-            _ => Self::BadRequest(error.to_string()),
+            BodyError::DataTooLarge(_) => Self::new(Cause::ApiEventTooLarge, message),
+            BodyError::Channel(_) => Self::new(Cause::ApiChannel, message),
+            // The parser quotes what it does not like, and that may be anything that is published.
+            BodyError::Invalid(_) => Self::new(Cause::ApiBody, message).explained("it is not valid"),
+            _ => Self::new(Cause::ApiBody, message),
         }
     }
 }
 
 impl From<InfoError> for Refusal {
     fn from(error: InfoError) -> Self {
-        Self::BadRequest(error.to_string())
+        Self::new(Cause::ApiInfo, error.to_string())
     }
 }
 
 impl From<PolicyError> for Refusal {
     fn from(error: PolicyError) -> Self {
-        Self::Forbidden(error.to_string())
+        Self::new(Cause::ApiForbidden, error.to_string()).on(error.channel().to_string())
     }
 }
 
 impl From<StoreError> for Refusal {
     fn from(_: StoreError) -> Self {
         // What the database says is the operator's business, and in the log.
-        Self::Unavailable("The app cannot be looked up now, try again".to_owned())
+        Self::new(Cause::ApiUnavailable, "The app cannot be looked up now, try again")
     }
 }
 
@@ -122,23 +138,22 @@ impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         let message = error.to_string();
         match error {
-            PublishError::Overloaded | PublishError::CutOff => Self::Unavailable(message),
-            PublishError::TooFast(too_fast) => Self::TooMany { message, too_fast },
+            PublishError::Overloaded => Self::new(Cause::ApiOverload, message),
+            PublishError::CutOff => Self::new(Cause::ApiCutOff, message),
+            PublishError::TooFast(too_fast) => Self::new(Cause::ApiEventRate, message).too_fast(too_fast),
         }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        // One line, whatever the client sent that is repeated in it.
-        let sentence = self.to_string().replace(char::is_control, " ");
-        let mut response = text(self.status(), sentence);
+        let mut response = text(self.status(), self.sentence());
         if let Some(wait) = self.retry_after() {
             // Whole seconds, rounded up: coming back too early would be refused again.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Self::TooMany { too_fast, .. } = self {
+        if let Some(too_fast) = self.too_fast {
             tell(too_fast.allowance, response.headers_mut());
         }
         response
@@ -189,11 +204,6 @@ pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body
 /// For requests without TLS to a port that speaks nothing else.
 pub fn tls_is_needed() -> Response {
     text(StatusCode::BAD_REQUEST, "This port speaks TLS: use https:// and wss://")
-}
-
-/// For paths that lead nowhere.
-pub(super) async fn not_found() -> Response {
-    text(StatusCode::NOT_FOUND, "Not found")
 }
 
 /// For paths outside the configured prefix.

@@ -1,5 +1,6 @@
 //! Asking for channels and users (Pusher HTTP API).
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::State;
@@ -8,15 +9,22 @@ use axum::response::Response;
 use serde_json::json;
 
 use crate::http::Api;
+use crate::http::Client;
 use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
 use crate::limiter::Allowance;
 use crate::protocol::channel::ChannelName;
+use crate::refusal::Cause;
 
 /// `GET /apps/{app_id}/channels`.
-pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
-    api.signed(request, &app_id, async |signed| {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Path(app_id): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    api.signed(&client, request, &app_id, async |signed| {
         let allowance = admit(signed).await?;
         let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
         let channels = signed.app.channel_list(prefix, signed.info()).await?;
@@ -28,10 +36,11 @@ pub(super) async fn list(State(api): State<Api>, Path(app_id): Path<String>, req
 /// `GET /apps/{app_id}/channels/{channel}`.
 pub(super) async fn one(
     State(api): State<Api>,
+    Extension(client): Extension<Client>,
     Path((app_id, channel)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    api.signed(request, &app_id, async |signed| {
+    api.signed(&client, request, &app_id, async |signed| {
         let allowance = admit(signed).await?;
         let facts = signed.app.channel_facts(&name(signed, &channel)?, signed.info()).await?;
         Ok(answer::within(allowance, answer::json(&facts)))
@@ -42,10 +51,11 @@ pub(super) async fn one(
 /// `GET /apps/{app_id}/channels/{channel}/users`.
 pub(super) async fn users(
     State(api): State<Api>,
+    Extension(client): Extension<Client>,
     Path((app_id, channel)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    api.signed(request, &app_id, async |signed| {
+    api.signed(&client, request, &app_id, async |signed| {
         let allowance = admit(signed).await?;
         let users = signed.app.channel_users(&name(signed, &channel)?).await?;
         let users: Vec<_> = users.iter().map(|id| json!({ "id": id })).collect();
@@ -54,16 +64,16 @@ pub(super) async fn users(
     .await
 }
 
-async fn admit(signed: &Signed) -> Result<Option<Allowance>, Refusal> {
+async fn admit(signed: &Signed<'_>) -> Result<Option<Allowance>, Refusal> {
     signed.app.take_read_request().await.map_err(|too_fast| {
         let message = match too_fast.retry_after {
             Some(wait) => format!("The app asks more often than it may, try again in {} ms", wait.as_millis()),
             None => "The app may ask for nothing: its max_read_requests_per_second is 0".to_owned(),
         };
-        Refusal::TooMany { message, too_fast }
+        Refusal::new(Cause::ApiReadRate, message).too_fast(too_fast)
     })
 }
 
-fn name(signed: &Signed, channel: &str) -> Result<ChannelName, Refusal> {
+fn name(signed: &Signed<'_>, channel: &str) -> Result<ChannelName, Refusal> {
     Ok(ChannelName::parse(channel, signed.app.rules().said.limits.max_channel_name_length)?)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::State;
@@ -10,6 +11,7 @@ use axum::response::Response;
 use serde_json::Map;
 
 use crate::http::Api;
+use crate::http::Client;
 use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
@@ -20,18 +22,23 @@ use crate::node::Publication;
 use crate::protocol::publish::PublisherEvent;
 
 /// `POST /apps/{app_id}/events`.
-pub(super) async fn publish(State(api): State<Api>, Path(app_id): Path<String>, request: Request<Body>) -> Response {
-    publish_to(&api, &app_id, request).await
+pub(super) async fn publish(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Path(app_id): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    publish_to(&api, &client, &app_id, request).await
 }
 
 /// The same without a router.
-pub(super) async fn publish_to(api: &Api, app_id: &str, request: Request<Body>) -> Response {
-    api.signed(request, app_id, async |signed| one(&api.0.node, signed).await).await
+pub(super) async fn publish_to(api: &Api, client: &Client, app_id: &str, request: Request<Body>) -> Response {
+    api.signed(client, request, app_id, async |signed| one(&api.0.node, signed).await).await
 }
 
-async fn one(node: &Node, signed: &Signed) -> Result<(Response, usize), Refusal> {
+async fn one(node: &Node, signed: &Signed<'_>) -> Result<(Response, usize), Refusal> {
     let mut event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
-    let allowance = deliver(node, &signed.app, std::slice::from_mut(&mut event)).await?;
+    let allowance = deliver(node, signed.app, std::slice::from_mut(&mut event)).await?;
     let Some(info) = event.info else { return Ok(answer::within(allowance, answer::empty_object())) };
     let mut channels = Map::new();
     for channel in &event.channels {
@@ -45,13 +52,14 @@ async fn one(node: &Node, signed: &Signed) -> Result<(Response, usize), Refusal>
 /// `POST /apps/{app_id}/batch_events`: all of them or none.
 pub(super) async fn publish_batch(
     State(api): State<Api>,
+    Extension(client): Extension<Client>,
     Path(app_id): Path<String>,
     request: Request<Body>,
 ) -> Response {
     let node = &api.0.node;
-    api.signed(request, &app_id, async |signed| {
+    api.signed(&client, request, &app_id, async |signed| {
         let mut events = PublisherEvent::parse_batch(&signed.body, signed.app.publish_limits())?;
-        let allowance = deliver(node, &signed.app, &mut events).await?;
+        let allowance = deliver(node, signed.app, &mut events).await?;
         if events.iter().all(|event| event.info.is_none()) {
             return Ok(answer::within(allowance, answer::empty_object()));
         }
@@ -71,7 +79,11 @@ async fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> R
     for event in &mut *events {
         event.redirect(|channel| app.destination(channel))?;
     }
-    let allowance = node.admit(app, events.iter().map(|event| event.channels.len()).sum()).await?;
+    let admitted = node.admit(app, events.iter().map(|event| event.channels.len()).sum()).await;
+    let allowance = admitted.map_err(|error| {
+        let channel = events.first().and_then(|event| event.channels.first());
+        channel.map_or(Refusal::from(error), |channel| Refusal::from(error).on(channel.to_string()))
+    })?;
     let accepted = Instant::now();
     for event in events {
         let publication = Publication { name: &event.name, data: &event.data, except: event.except };

@@ -20,9 +20,13 @@ impl TrustedProxies {
 
     /// Whether the client speaks TLS to a trusted proxy.
     pub(super) fn is_secure(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
-        let scheme = headers.get(PROTO).and_then(|list| list.as_bytes().split(|&byte| byte == b',').next());
-        scheme.is_some_and(|scheme| matches!(scheme.trim_ascii(), b"https" | b"wss"))
-            && self.trusts(peer.to_canonical())
+        claims_tls(headers) && self.trusts(peer.to_canonical())
+    }
+
+    /// The peer, if it speaks for others and is not trusted.
+    pub(super) fn untrusted(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        let speaks_for_others = headers.contains_key(FOR) || headers.contains_key(PROTO);
+        Some(peer.to_canonical()).filter(|&peer| speaks_for_others && !self.trusts(peer))
     }
 
     /// The client's address: of the peer and those before it, the nearest that is no trusted proxy. What stands
@@ -40,6 +44,12 @@ impl TrustedProxies {
         }
         client
     }
+}
+
+/// Whether somebody says that the client speaks TLS to a proxy.
+pub(super) fn claims_tls(headers: &HeaderMap) -> bool {
+    let scheme = headers.get(PROTO).and_then(|list| list.as_bytes().split(|&byte| byte == b',').next());
+    scheme.is_some_and(|scheme| matches!(scheme.trim_ascii(), b"https" | b"wss"))
 }
 
 /// An address, as some proxies write it with a port or in brackets.

@@ -9,6 +9,7 @@ use axum::http::Version;
 use axum::http::header;
 
 use crate::http::answer::Refusal;
+use crate::refusal::Cause;
 
 /// Whether the head is one that every server on the way understands in the same way.
 pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -16,9 +17,14 @@ pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Refusal
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host.as_bytes()) => (),
         (None, _) if version < Version::HTTP_11 => (),
-        (None, _) => return Err(Refusal::bad("HTTP/1.1 requires a Host header")),
-        (Some(_), Some(_)) => return Err(Refusal::bad("There must be only one Host header")),
-        (Some(_), None) => return Err(Refusal::bad("The Host header must name one host, with or without a port")),
+        (None, _) => return Err(Refusal::new(Cause::AmbiguousHead, "HTTP/1.1 requires a Host header")),
+        (Some(_), Some(_)) => return Err(Refusal::new(Cause::AmbiguousHead, "There must be only one Host header")),
+        (Some(_), None) => {
+            return Err(Refusal::new(
+                Cause::AmbiguousHead,
+                "The Host header must name one host, with or without a port",
+            ));
+        }
     }
     if headers.contains_key(header::TRANSFER_ENCODING) { check_encoding(headers) } else { Ok(()) }
 }
@@ -29,13 +35,16 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     for encoding in tokens(headers, header::TRANSFER_ENCODING) {
         if !encoding.eq_ignore_ascii_case("chunked") {
             let encoding: String = encoding.chars().take(64).collect();
-            return Err(Refusal::NotImplemented(format!(
-                "Transfer-Encoding {encoding} is not supported, only chunked"
-            )));
+            let message = format!("Transfer-Encoding {encoding} is not supported, only chunked");
+            return Err(Refusal::new(Cause::TransferEncoding, message));
         }
         chunked += 1;
     }
-    if chunked == 1 { Ok(()) } else { Err(Refusal::bad("Transfer-Encoding must name chunked once")) }
+    if chunked == 1 {
+        Ok(())
+    } else {
+        Err(Refusal::new(Cause::AmbiguousHead, "Transfer-Encoding must name chunked once"))
+    }
 }
 
 /// A name or an address, with or without a port (RFC 3986, 3.2.2). Some clients send an empty one.

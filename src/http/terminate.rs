@@ -1,22 +1,27 @@
 //! Throwing users out. A user's id may be anything, and not every library escapes it in the path: what stands between
 //! `/users/` and `/terminate_connections` is the id, slashes and question marks included.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::OriginalUri;
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::Request;
 use axum::http::Uri;
-use axum::response::IntoResponse;
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
 use crate::http::Api;
+use crate::http::Client;
 use crate::http::answer;
 use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
 use crate::http::auth::SignedPath;
+use crate::http::misled;
 use crate::protocol::request;
+use crate::refusal::Cause;
+use crate::refusal::Lazily;
+use crate::refusal::Subject;
 
 /// Tells how many connections have been closed; the body is Pusher's, which has no room for it.
 const CONNECTIONS_CLOSED: HeaderName = HeaderName::from_static("x-connections-closed");
@@ -65,40 +70,55 @@ impl<'a> Target<'a> {
 }
 
 /// `POST /apps/{app_id}/users/{user_id}/terminate_connections`, and the same without the app, which its key stands for.
-pub(super) async fn terminate(State(api): State<Api>, request: Request<Body>) -> Response {
+pub(super) async fn terminate(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Response {
     let path_and_query = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let Some(target) = Target::read(&path_and_query) else { return answer::not_found().await };
+    let Some(target) = Target::read(&path_and_query) else { return misled::not_found(&api, &client, &request) };
     let user_ids = target.user_ids();
     let backslashes = target.with_backslashes();
     let of_backslashes = decoded(target.user_id).replace('/', "\\");
-    let Some(request) = aimed(request, &target, backslashes) else {
-        return answer::not_found().await;
+    let request = match aimed(request, &target, backslashes) {
+        Ok(request) => request,
+        Err(request) => return misled::not_found(&api, &client, &request),
     };
-    let close = async |signed: &Signed| match signed.by_other_path {
+    let close = async |signed: &Signed<'_>| match signed.by_other_path {
         true => terminated(signed, &[of_backslashes]).await,
         false => terminated(signed, &user_ids).await,
     };
     let Some(app_id) = target.app_id else {
         let Some(key) = request::auth_key(target.query) else {
-            return Refusal::Unauthorized("Missing parameter: auth_key".to_owned()).into_response();
+            let refusal = Refusal::new(Cause::ApiUnsigned, "Missing parameter: auth_key");
+            return api.refuse(&client.subject(&api, request.headers()), refusal);
         };
         return match api.0.node.find_by_key(&key).await {
-            Ok(Some(app)) => api.signed_for(app, request, close).await,
-            Ok(None) => api.refused_without_app(Refusal::Unauthorized("Unknown auth_key".to_owned())),
-            Err(error) => api.refused_without_app(error.into()),
+            Ok(Some(app)) => api.signed_for(&app, &client, request, close).await,
+            Ok(None) => {
+                let explain = Lazily(|| api.0.node.explain_key(&key));
+                let subject = Subject { detail: Some(&explain), ..client.subject(&api, request.headers()) };
+                api.refuse(&subject, Refusal::new(Cause::ApiUnknownKey, "Unknown auth_key"))
+            }
+            Err(error) => api.refuse(&client.subject(&api, request.headers()), error.into()),
         };
     };
-    api.signed(request, &decoded(app_id), close).await
+    api.signed(&client, request, &decoded(app_id), close).await
 }
 
 /// The request with question marks of the user's id in its path, not in its query, and the other path that may have been
 /// signed.
-fn aimed(mut request: Request<Body>, target: &Target<'_>, other_path: Option<String>) -> Option<Request<Body>> {
+fn aimed(
+    mut request: Request<Body>,
+    target: &Target<'_>,
+    other_path: Option<String>,
+) -> Result<Request<Body>, Request<Body>> {
     if target.user_id.contains('?') {
-        let uri: Uri = format!("{}?{}", target.path.replace('?', "%3F"), target.query).parse().ok()?;
+        let parsed = format!("{}?{}", target.path.replace('?', "%3F"), target.query).parse::<Uri>();
+        let Ok(uri) = parsed else { return Err(request) };
         if let Some(OriginalUri(original)) = request.extensions().get() {
             let prefix = original.path().strip_suffix(request.uri().path()).unwrap_or_default();
-            let original = format!("{prefix}{uri}").parse().ok()?;
+            let Ok(original) = format!("{prefix}{uri}").parse() else { return Err(request) };
             request.extensions_mut().insert(OriginalUri(original));
         }
         *request.uri_mut() = uri;
@@ -106,11 +126,11 @@ fn aimed(mut request: Request<Body>, target: &Target<'_>, other_path: Option<Str
     if let Some(path) = other_path {
         request.extensions_mut().insert(SignedPath(path));
     }
-    Some(request)
+    Ok(request)
 }
 
 /// Closes the connections of the first of these users that has any.
-async fn terminated(signed: &Signed, user_ids: &[String]) -> Result<(Response, usize), Refusal> {
+async fn terminated(signed: &Signed<'_>, user_ids: &[String]) -> Result<(Response, usize), Refusal> {
     let mut closed = 0;
     for user_id in user_ids {
         closed = signed.app.terminate(user_id).await?;

@@ -7,9 +7,12 @@ use std::sync::Once;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Method;
 use axum::http::Request;
@@ -25,8 +28,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use crate::http::Api;
 use crate::http::answer;
 use crate::http::answer::Refusal;
+use crate::http::forwarded;
 use crate::http::head::has_token;
 use crate::protocol::connect::ConnectRequest;
+use crate::refusal::Cause;
+use crate::refusal::Lazily;
+use crate::refusal::Subject;
 use crate::registry::inbox::Held;
 use crate::registry::inbox::Letter;
 use crate::registry::inbox::Upgraded;
@@ -81,6 +88,12 @@ impl Client {
         self.0.address
     }
 
+    /// Whom a refusal of one of its requests concerns.
+    pub(super) fn subject(&self, api: &Api, headers: &HeaderMap) -> Subject<'static> {
+        let address = api.0.trusted_proxies.client(self.0.address.ip(), headers);
+        Subject { address: Some(address), ..Subject::default() }
+    }
+
     /// Whether TLS is between us.
     pub fn is_secure(&self) -> bool {
         self.0.secure
@@ -100,7 +113,12 @@ impl Client {
 }
 
 /// `GET /app/{key}` without anything that makes it a handshake.
-pub(super) async fn expected() -> Response {
+pub(super) async fn expected(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Response {
+    api.no_upgrade(&client, &request, Cause::NoUpgrade);
     upgrade_required("A WebSocket upgrade is expected here")
 }
 
@@ -147,13 +165,19 @@ impl Api {
         client: &Client,
     ) -> Result<Upgrade, Box<Response>> {
         let headers = request.headers();
-        let accept_key = accept_key(headers)?;
+        let accept_key = accept_key(headers).map_err(|(cause, message)| {
+            self.no_upgrade(client, request, cause);
+            Box::new(match cause {
+                Cause::WebSocketVersion => upgrade_required(message),
+                _ => answer::text(StatusCode::BAD_REQUEST, message),
+            })
+        })?;
         let mut connect = self.connect_request(path.and_then(key_of), request, client);
         let is_peer = connect.address == client.0.address.ip().to_canonical();
         if !(is_peer && client.take_counted()) {
             self.0.node.shake_hands(connect.address).map_err(|too_fast| {
-                let message = "Too many connections from this address at once, try again".to_owned();
-                Refusal::TooMany { message, too_fast }.into_response()
+                let message = "Too many connections from this address at once, try again";
+                Refusal::new(Cause::AddressHandshakes, message).too_fast(too_fast).into_response()
             })?;
         }
         // Refused or not, it has its place from now on.
@@ -168,6 +192,13 @@ impl Api {
         Ok(Upgrade { client: client.clone(), connect, answer, held })
     }
 
+    /// Counts and logs a request that cannot become a WebSocket.
+    fn no_upgrade<B>(&self, client: &Client, request: &Request<B>, cause: Cause) {
+        let detail = Lazily(|| explain(request));
+        let subject = Subject { detail: Some(&detail), ..client.subject(self, request.headers()) };
+        self.0.node.refusals().add(cause, &subject);
+    }
+
     fn connect_request<B>(&self, key: Option<String>, request: &Request<B>, client: &Client) -> ConnectRequest {
         let (headers, peer, proxies) = (request.headers(), client.0.address.ip(), &self.0.trusted_proxies);
         let mut connect = ConnectRequest {
@@ -179,6 +210,8 @@ impl Api {
             origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),
             address: proxies.client(peer, headers),
             secure: client.is_secure() || proxies.is_secure(peer, headers),
+            untrusted_proxy: proxies.untrusted(peer, headers),
+            claims_tls: forwarded::claims_tls(headers),
         };
         connect.read_query(request.uri().query().unwrap_or_default());
         connect
@@ -193,10 +226,10 @@ fn key_of(path: &str) -> Option<String> {
 }
 
 /// The value of `Sec-WebSocket-Accept`, or why there is none.
-fn accept_key(headers: &HeaderMap) -> Result<String, Box<Response>> {
-    let refuse = |message: &'static str| Err(Box::new(answer::text(StatusCode::BAD_REQUEST, message)));
+fn accept_key(headers: &HeaderMap) -> Result<String, (Cause, &'static str)> {
+    let refuse = |message| Err((Cause::WebSocketKey, message));
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version != "13") {
-        return Err(Box::new(upgrade_required("Sec-WebSocket-Version must be 13")));
+        return Err((Cause::WebSocketVersion, "Sec-WebSocket-Version must be 13"));
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter().map(HeaderValue::as_bytes);
     match (keys.next(), keys.next()) {
@@ -252,6 +285,19 @@ fn upgrade_required(message: &'static str) -> Response {
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     response
+}
+
+/// What a request for a WebSocket says of the upgrade, for the operator.
+fn explain<B>(request: &Request<B>) -> String {
+    let said = |name: HeaderName| match request.headers().get(&name) {
+        Some(value) => {
+            let value: String = String::from_utf8_lossy(value.as_bytes()).chars().take(64).collect();
+            format!("{name}: {value}")
+        }
+        None => format!("no {name}"),
+    };
+    let headers = [header::UPGRADE, header::CONNECTION, header::SEC_WEBSOCKET_VERSION].map(said);
+    format!("{:?} with {}", request.version(), headers.join(", "))
 }
 
 /// The first offered one of Pusher's, else the first offered one: some clients insist on an answer.

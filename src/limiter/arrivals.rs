@@ -16,8 +16,6 @@ use crate::limiter::addresses::Network;
 
 /// More are never open at once: each needs some 10 KB, whatever the limit of open files is.
 const OPEN_MAX: usize = 16 * 1024;
-/// Between two lines of the log about it.
-const LOG_PERIOD: Duration = Duration::from_secs(10);
 /// As many may always be open, however many WebSockets there are.
 const OPEN_MIN: usize = 16;
 
@@ -47,8 +45,6 @@ struct Table {
     asked: VecDeque<Arc<Entry>>,
     /// The silent ones of each address.
     networks: HashMap<Network, Silent>,
-    /// When the log last said that some had to be closed.
-    logged: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -99,16 +95,6 @@ impl Arrivals {
         let closed = network.is_some_and(|network| table.close_beyond(network, share));
         drop(table);
         (Arrival { arrivals: Arc::clone(self), entry }, usize::from(closed))
-    }
-
-    /// Whether the log may say again that some had to be closed: not more often than every ten seconds.
-    pub fn may_log(&self, now: Instant) -> bool {
-        let logged = &mut self.table.lock().logged;
-        let is_due = logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_PERIOD);
-        if is_due {
-            *logged = Some(now);
-        }
-        is_due
     }
 
     /// How many may be open beside so many WebSockets.

@@ -27,6 +27,7 @@ use crate::protocol::identity::MemberLimits;
 use crate::protocol::policy::PolicyError;
 use crate::protocol::publish::PublishLimits;
 use crate::protocol::view::ViewLimits;
+use crate::refusal::Refusals;
 use crate::registry::AppState;
 use crate::registry::JoinRules;
 use crate::webhook::Webhooks;
@@ -45,6 +46,7 @@ pub struct App {
     /// The limits that nodes have in common, where they do.
     rates: Option<Arc<Rates>>,
     webhooks: Arc<Webhooks>,
+    refusals: Arc<Refusals>,
     open: AtomicUsize,
     /// Connections that hear public channels without being authorized.
     pub(super) unauthorized: AtomicUsize,
@@ -99,6 +101,7 @@ impl App {
             cluster,
             rates: node.rates.clone(),
             webhooks: Arc::clone(&node.webhooks),
+            refusals: Arc::clone(&node.refusals),
             open: AtomicUsize::new(0),
             unauthorized: AtomicUsize::new(0),
             used_at: Mutex::new(Instant::now()),
@@ -146,10 +149,14 @@ impl App {
         rate.take(1).await.map(Some)
     }
 
-    /// Counts and logs what a rule forbids.
+    /// Counts and logs what is refused.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Counts what a rule forbids.
     pub(super) fn forbidden(&self, what: &str, why: &PolicyError) {
         self.meters.forbidden(why.rule(), what);
-        tracing::info!(app_id = self.id, what, "{why}");
     }
 
     /// Established connections, those not authorized yet included.
@@ -170,6 +177,11 @@ impl App {
     /// Connections that the app may have.
     pub(super) fn connections_max(&self) -> Option<usize> {
         usize::try_from(self.rules().said.limits.max_connections).ok().filter(|&max| max > 0)
+    }
+
+    /// The quota in words, for the log.
+    pub fn quota(&self) -> Option<String> {
+        self.connections_max().map(|max| format!("max_connections is {max}"))
     }
 
     pub(super) fn subscribe_limits(&self) -> SubscribeLimits {

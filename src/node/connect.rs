@@ -1,12 +1,13 @@
 //! Taking a connection, or refusing it (Pusher protocol, "Checks and their order").
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::limiter::TooFast;
-use crate::metrics::Cause;
 use crate::node::App;
 use crate::node::Node;
 use crate::node::apps::APP_DISABLED;
@@ -14,6 +15,8 @@ use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::protocol::connect::ConnectRequest;
 use crate::protocol::connect::origin_allowed;
+use crate::refusal::Cause;
+use crate::refusal::Subject;
 
 /// Protocol versions that clients still speak.
 const PROTOCOLS: std::ops::RangeInclusive<u8> = 4..=7;
@@ -41,93 +44,132 @@ impl Drop for Unauthorized {
     }
 }
 
+/// A refused connection: its cause, what the client is told, and what only the operator is told.
+type Refused = (Cause, Close, Option<String>);
+
+fn refused<T>(cause: Cause, close: Close, detail: impl Into<Option<String>>) -> Result<T, Refused> {
+    Err((cause, close, detail.into()))
+}
+
 impl Node {
-    /// Takes a connection. The first failing check decides.
+    /// Takes a connection, or refuses it, which is counted and logged. The first failing check decides.
     pub fn connect(&self, request: &ConnectRequest) -> Result<Connected, Close> {
         if request.crowded {
             return Err(self.crowded(request));
         }
         let app = self.app_of(request)?;
-        let protocol = self.check(request, &app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
-        // Asked once: the answer may be another one after a reload.
-        let in_quota = !app.rules().said.limits.enable_user_authentication;
-        if in_quota {
-            self.count(&app).inspect_err(|_| app.meters.refused(Cause::Connection))?;
-        }
-        app.opened();
-        Ok(Connected { app, protocol, in_quota })
+        self.check(request, &app).and_then(|protocol| self.place(&app, protocol)).map_err(|(cause, close, detail)| {
+            self.refuse(cause, &app.id, request, detail.as_deref());
+            close
+        })
     }
 
     /// Nothing else is looked at: who has as many connections as it may costs nothing more.
     fn crowded(&self, request: &ConnectRequest) -> Close {
-        match request.key.as_deref().and_then(|key| self.app_by_key(key)) {
-            Some(app) => app.meters.refused(Cause::AddressConnections),
-            None => self.metrics.refused_without_app(Cause::AddressConnections),
-        }
+        let app = request.key.as_deref().and_then(|key| self.app_by_key(key));
+        let behind_proxy = request.untrusted_proxy.map(|proxy| {
+            format!("X-Forwarded-For from untrusted {proxy}: add it to server.trusted_proxies if it is your proxy")
+        });
+        let app = app.as_ref().map_or("", |app| &app.id);
+        self.refuse(Cause::ConnectAddress, app, request, behind_proxy.as_deref());
         Close::new(CloseCode::OverCapacity, "Too many connections from this address")
+    }
+
+    fn refuse(&self, cause: Cause, app: &str, request: &ConnectRequest, detail: Option<&str>) {
+        let detail = detail.as_ref().map(|detail| detail as &dyn Display);
+        let (address, origin) = (Some(request.address), request.origin.as_deref());
+        self.refusals.add(cause, &Subject { app, address, origin, detail, ..Subject::default() });
     }
 
     /// Counts a handshake of this address; fails when there were too many.
     pub fn shake_hands(&self, address: IpAddr) -> Result<(), TooFast> {
         let outcome = self.addresses.shake_hands(address, Instant::now());
-        outcome.inspect_err(|_| self.metrics.refused_without_app(Cause::AddressHandshakes))
+        outcome.inspect_err(|_| {
+            self.refusals.add(Cause::AddressHandshakes, &Subject { address: Some(address), ..Subject::default() });
+        })
     }
 
     fn app_of(&self, request: &ConnectRequest) -> Result<Arc<App>, Close> {
         let Some(key) = request.key.as_deref() else {
-            self.metrics.refused_without_app(Cause::Connection);
+            self.refuse(Cause::ConnectPath, "", request, None);
             return Err(Close::new(CloseCode::PathNotFound, "Path not found"));
         };
         if request.unavailable {
-            self.metrics.refused_without_app(Cause::Connection);
+            self.refuse(Cause::ConnectUnavailable, "", request, Some(&format!("the key is {}", shown(key))));
             return Err(Close::new(CloseCode::OverCapacity, "The app cannot be looked up now, try again"));
         }
-        self.app_by_key(key).ok_or_else(|| self.unknown_key(key))
+        self.app_by_key(key).ok_or_else(|| self.unknown_key(key, request))
     }
 
-    fn unknown_key(&self, key: &str) -> Close {
-        let shown: String = key.chars().take(64).collect();
-        if let Some(app) = self.app_by_id(key) {
-            app.meters.refused(Cause::AppIdAsKey);
-            tracing::warn!(app_id = shown, "a client connects with an app id; clients need the app's key");
-        } else {
-            self.metrics.refused_without_app(Cause::Connection);
-            tracing::debug!(key = shown, "a client connects with an unknown key");
+    fn unknown_key(&self, key: &str, request: &ConnectRequest) -> Close {
+        let shown = shown(key);
+        let detail = format!("the key is {shown}");
+        let detail = Some(&*detail);
+        match self.app_by_id(key) {
+            Some(app) => self.refuse(Cause::ConnectAppId, &app.id, request, detail),
+            None => self.refuse(Cause::ConnectUnknownKey, "", request, detail),
         }
         let reason = format!("App key {shown} not in this cluster. Did you forget to specify the cluster?");
         Close { code: CloseCode::UnknownApp, reason: reason.into() }
     }
 
-    fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Close> {
-        let refuse = |code, reason| Err(Close::new(code, reason));
+    fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Refused> {
         let rules = app.rules();
         let limits = &rules.said.limits;
         if !rules.said.enabled {
-            return Err(APP_DISABLED);
+            return refused(Cause::ConnectDisabled, APP_DISABLED, None);
         }
         if limits.require_tls && !request.secure {
             let reason = "Application only accepts SSL connections, reconnect using wss://";
-            return refuse(CloseCode::TlsRequired, reason);
+            return refused(Cause::ConnectTls, Close::new(CloseCode::TlsRequired, reason), without_tls(request));
         }
+        let protocol = self.protocol(request)?;
+        if !origin_allowed(request.origin.as_deref(), &limits.allowed_origins) {
+            let origin = request.origin.as_deref().map_or("no Origin".into(), |origin| Cow::from(shown(origin)));
+            let detail = format!("{origin} is not among allowed_origins, {:?}", limits.allowed_origins);
+            return refused(Cause::ConnectOrigin, Close::new(CloseCode::Unauthorized, "Origin not allowed"), detail);
+        }
+        if self.sockets() > self.sockets_max {
+            let detail = format!("there may be {}", self.sockets_max);
+            return refused(Cause::ConnectServerFull, Close::new(CloseCode::OverCapacity, "Over capacity"), detail);
+        }
+        Ok(protocol)
+    }
+
+    /// The protocol version that a client speaks.
+    fn protocol(&self, request: &ConnectRequest) -> Result<u8, Refused> {
         let strict = self.connections.strict_protocol;
         let protocol = match &request.protocol {
-            None if strict => return refuse(CloseCode::NoProtocol, "No protocol version supplied"),
+            None if strict => {
+                let close = Close::new(CloseCode::NoProtocol, "No protocol version supplied");
+                return refused(Cause::ConnectNoProtocol, close, None);
+            }
             None => PROTOCOL_DEFAULT,
             Some(text) => match text.parse().ok().filter(|version| PROTOCOLS.contains(version)) {
                 Some(version) => version,
-                None => return refuse(CloseCode::UnsupportedProtocol, "Unsupported protocol version"),
+                None => {
+                    let close = Close::new(CloseCode::UnsupportedProtocol, "Unsupported protocol version");
+                    return refused(Cause::ConnectProtocol, close, format!("protocol={}", shown(text)));
+                }
             },
         };
         if strict && !request.version_is_plausible() {
-            return refuse(CloseCode::InvalidVersion, "Invalid version string format");
-        }
-        if !origin_allowed(request.origin.as_deref(), &limits.allowed_origins) {
-            return refuse(CloseCode::Unauthorized, "Origin not allowed");
-        }
-        if self.sockets() > self.sockets_max {
-            return refuse(CloseCode::OverCapacity, "Over capacity");
+            let close = Close::new(CloseCode::InvalidVersion, "Invalid version string format");
+            let detail = request.version.as_deref().map(|version| format!("version={}", shown(version)));
+            return refused(Cause::ConnectVersion, close, detail);
         }
         Ok(protocol)
+    }
+
+    /// The last check: is there a place left for the connection?
+    fn place(&self, app: &Arc<App>, protocol: u8) -> Result<Connected, Refused> {
+        // Asked once: the answer may be another one after a reload.
+        let in_quota = !app.rules().said.limits.enable_user_authentication;
+        if in_quota {
+            self.count(app).or_else(|close| refused(Cause::ConnectAppFull, close, app.quota()))?;
+        }
+        app.opened();
+        Ok(Connected { app: Arc::clone(app), protocol, in_quota })
     }
 
     /// Counts a connection towards its app's quota: at once, or when it has been authorized.
@@ -166,4 +208,15 @@ impl Node {
     pub fn socket_closed(&self) {
         self.sockets.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Why a connection does not count as one over TLS, where a proxy says that it is.
+fn without_tls(request: &ConnectRequest) -> Option<String> {
+    let proxy = request.untrusted_proxy.filter(|_| request.claims_tls)?;
+    Some(format!("X-Forwarded-Proto: https from untrusted {proxy}: add it to server.trusted_proxies"))
+}
+
+/// A text from outside, cut to a printable length.
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
 }

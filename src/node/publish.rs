@@ -105,12 +105,31 @@ impl App {
     pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish(channel, &event, self.cache_time(channel));
+        self.log_published(channel, publication);
     }
 
     /// The same on this node only, since the others get the event by themselves.
     pub fn publish_here(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish_here(channel, &event, self.cache_time(channel));
+        self.log_published(channel, publication);
+    }
+
+    /// Tells whoever wonders why an event does not arrive how many listen to its channel here.
+    fn log_published(&self, channel: &ChannelName, publication: &Publication<'_>) {
+        tracing::debug!(
+            app = self.id,
+            channel = channel.as_str(),
+            event = publication.name,
+            bytes = publication.data.len(),
+            subscribers = self.subscribers(channel),
+            "published"
+        );
+    }
+
+    /// Connections to this node that are subscribed to a channel.
+    pub fn subscribers(&self, channel: &ChannelName) -> usize {
+        self.state.channel(channel.as_str(), Instant::now()).subscriptions
     }
 
     fn accept(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) -> Event {

@@ -21,6 +21,10 @@ pub struct ConnectRequest {
     pub address: IpAddr,
     /// Whether the connection came over TLS: to us, or to a trusted proxy that says so.
     pub secure: bool,
+    /// The peer, where it speaks for others (`X-Forwarded-For`, `X-Forwarded-Proto`) and is not believed.
+    pub untrusted_proxy: Option<IpAddr>,
+    /// Whether somebody says that the client speaks TLS to a proxy (`X-Forwarded-Proto`), believed or not.
+    pub claims_tls: bool,
 }
 
 impl ConnectRequest {
@@ -114,6 +118,8 @@ mod tests {
             origin: None,
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             secure: false,
+            untrusted_proxy: None,
+            claims_tls: false,
         };
         for version in ["8.6.0", "0.0.0-dev", "v1", "10.1.10"] {
             assert!(with(version).version_is_plausible(), "{version}");

@@ -155,6 +155,11 @@ impl Keys {
         Self(pairs.into_iter().map(|(key, secret)| (key.to_owned(), Signer::new(secret))).collect())
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Signer)> {
+        self.0.iter().map(|(key, signer)| (&**key, signer))
+    }
+
     /// The signer of this key, if it is one of the app's.
     pub fn signer(&self, key: &str) -> Option<&Signer> {
         self.0.iter().find(|(own, _)| own == key).map(|(_, signer)| signer)

@@ -60,9 +60,12 @@ pub struct ClientEvent<'a> {
 /// Why a message cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// Not a JSON object with a string `event`.
+    /// Not a JSON object, or one whose `event` is no string.
     #[error("Received invalid JSON")]
     InvalidJson,
+    /// A JSON object of something else.
+    #[error("Missing parameter: event")]
+    NoEvent,
     /// A command lacks something.
     #[error("Missing parameter: data.{0}")]
     Missing(&'static str),
@@ -86,7 +89,7 @@ impl<'a> ClientMessage<'a> {
         let envelope: Envelope<'a> = json::object(text).ok_or(MessageError::InvalidJson)?;
         let Some(event) = envelope.event else {
             let foreign = envelope.foreign.is_some_and(json::is_string);
-            return if foreign { Ok(Self::Foreign) } else { Err(MessageError::InvalidJson) };
+            return if foreign { Ok(Self::Foreign) } else { Err(MessageError::NoEvent) };
         };
         let name = json::text(event).ok_or(MessageError::InvalidJson)?;
         match &*name {
@@ -160,10 +163,11 @@ mod tests {
 
     #[test]
     fn only_an_object_with_a_string_event_is_a_message() {
-        for text in
-            ["", "x", "[]", "[\"pusher:ping\"]", "null", "{}", "{\"event\":5}", "{\"event\":\"a\"", "{\"type\":1}"]
-        {
+        for text in ["", "x", "[]", "[\"pusher:ping\"]", "null", "{\"event\":5}", "{\"event\":\"a\""] {
             assert_eq!(ClientMessage::parse(text).unwrap_err(), MessageError::InvalidJson, "{text}");
+        }
+        for text in ["{}", "{\"type\":1}", "{\"data\":\"event\"}", "{\"event\":null}"] {
+            assert_eq!(ClientMessage::parse(text).unwrap_err(), MessageError::NoEvent, "{text}");
         }
     }
 

@@ -98,6 +98,13 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
+    /// The channel that was asked for.
+    pub fn channel(&self) -> &ChannelName {
+        match self {
+            Self::NoRule { channel } | Self::Kind { channel, .. } | Self::ClientEvents { channel, .. } => channel,
+        }
+    }
+
     /// What the rule matches; empty where there is none.
     pub fn rule(&self) -> &str {
         match self {

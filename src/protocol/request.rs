@@ -145,12 +145,7 @@ impl Claim<'_> {
     /// assert!(claim.check(&keys, clock(1353088179 + 600)).is_err());
     /// ```
     pub fn check(&self, keys: &Keys, clock: Clock) -> Result<SignedQuery, ClaimError> {
-        let mut parameters = parameters(self.query);
-        for (key, _) in &mut parameters {
-            if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                key.to_mut().make_ascii_lowercase();
-            }
-        }
+        let parameters = lower_case(parameters(self.query));
         let find = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
         let key = find("auth_key").ok_or(ClaimError::Missing("auth_key"))?;
         let signer = keys.signer(key).ok_or(ClaimError::UnknownKey)?;
@@ -161,6 +156,13 @@ impl Claim<'_> {
         clock.check(timestamp)?;
         let signature = find("auth_signature").map(str::to_owned).ok_or(ClaimError::Missing("auth_signature"))?;
         self.check_signature(signer, parameters, signature)
+    }
+
+    /// Whether this signer made the request's signature, whatever key it names.
+    pub fn is_made_by(&self, signer: &Signer) -> bool {
+        let parameters = lower_case(parameters(self.query));
+        let sent = parameters.iter().find(|(key, _)| key == "auth_signature").map(|(_, value)| value.to_string());
+        sent.is_some_and(|sent| self.check_signature(signer, parameters, sent).is_ok())
     }
 
     /// Libraries sign the path as they built it, and send it escaped; PHP signs an array as a list.
@@ -211,6 +213,16 @@ fn parameters(query: &str) -> Parameters<'_> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+/// The same with their names in lower case.
+fn lower_case(mut parameters: Parameters<'_>) -> Parameters<'_> {
+    for (key, _) in &mut parameters {
+        if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            key.to_mut().make_ascii_lowercase();
+        }
+    }
+    parameters
 }
 
 fn shown(seconds: u64) -> impl std::fmt::Display {

@@ -1,13 +1,12 @@
 //! Who may come in: how many connections there are before they ask for anything, and whose they are.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use tokio::net::TcpStream;
 
 use crate::limiter::arrivals::Arrival;
-use crate::metrics::Cause;
 use crate::protocol::proxy::Proxied;
+use crate::refusal::Cause;
 use crate::server::listen::Port;
 use crate::server::proxied;
 use crate::server::proxied::HeaderError;
@@ -30,15 +29,8 @@ impl Port {
 
     fn closed(&self, count: usize, peer: Option<SocketAddr>) {
         for _ in 0..count {
-            self.refused(Cause::SilentConnection);
-        }
-        if count > 0 && self.arrivals.may_log(Instant::now()) {
-            tracing::warn!(
-                cause = "silent_connection",
-                ?peer,
-                "connections that ask for nothing are closed to make room: find out who opens them, raise the limit of \
-                 open files, or name a proxy in server.trusted_proxies; see gema_refusals_total"
-            );
+            // The newcomer is named, who may be whoever opens them.
+            self.refused(Cause::SilentConnection, peer, None);
         }
     }
 
@@ -52,12 +44,7 @@ impl Port {
             Ok(Ok(proxied)) => return Some((tcp, proxied)),
             Ok(Err(HeaderError::Gone(_))) | Err(_) => (),
             Ok(Err(error)) => {
-                self.refused(Cause::ProxyHeaderMissing);
-                tracing::warn!(
-                    cause = "proxy_header_missing", %peer, %error,
-                    "a trusted proxy sent no PROXY header: let it send one, take its address out of \
-                     server.trusted_proxies, or set server.proxy_protocol = false"
-                );
+                self.refused(Cause::ProxyHeaderMissing, peer, Some(&error));
             }
         }
         None
@@ -65,12 +52,11 @@ impl Port {
 
     /// A connection begins with a PROXY header that is not read.
     pub(super) fn refused_header(&self, peer: SocketAddr) {
-        self.refused(Cause::ProxyHeader);
-        let remedy = match self.reads_headers {
-            true => "name the proxy in server.trusted_proxies",
-            false => "set server.proxy_protocol = true and name the proxy in server.trusted_proxies",
+        let detail = match self.reads_headers {
+            true => "the proxy is not in server.trusted_proxies",
+            false => "server.proxy_protocol is false",
         };
-        tracing::warn!(cause = "proxy_header", %peer, "a connection begins with a PROXY header: {remedy}, or switch it off in the proxy");
+        self.refused(Cause::ProxyHeader, peer, Some(&detail));
     }
 
     /// Whether an address may begin a TLS handshake, which costs more than all that follows, and whether that was

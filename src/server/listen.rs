@@ -1,6 +1,7 @@
 //! Ports, and the HTTP connections that come in there.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -29,9 +30,10 @@ use crate::http::Client;
 use crate::http::Routes;
 use crate::limiter::arrivals::Arrival;
 use crate::limiter::arrivals::Arrivals;
-use crate::metrics::Cause;
 use crate::node::Node;
 use crate::protocol::proxy::Proxied;
+use crate::refusal::Cause;
+use crate::refusal::Subject;
 use crate::server::body::Unread;
 use crate::server::handshake::Handshake;
 use crate::server::handshake::Opened;
@@ -222,15 +224,13 @@ impl Port {
         match opened {
             Ok(Opened::Tls(stream)) => return Some(Stream::tls(*stream, client(peer, true))),
             Ok(Opened::Plain(tcp)) => {
-                self.refused(Cause::PlainOnTlsPort);
-                tracing::warn!("a client does not speak TLS, but this port does: it must use https:// and wss://");
+                self.refused(Cause::PlainOnTlsPort, peer, None);
                 return Some(Stream::plain(tcp, Client::new(peer, false)));
             }
             Ok(Opened::Proxied) => self.refused_header(peer),
             Ok(Opened::Gone) => (),
             Err(error) => {
-                self.refused(Cause::TlsHandshake);
-                tracing::debug!(%peer, %error, "a TLS handshake failed");
+                self.refused(Cause::TlsHandshake, peer, Some(&error));
             }
         }
         None
@@ -281,14 +281,16 @@ impl Port {
         };
         let parts = connection.into_parts();
         if parts.io.is_misled() {
-            self.refused(Cause::TlsOnPlainPort);
-            tracing::warn!(
-                "a client speaks TLS to a port without: set PUSHER_SCHEME=http or forceTLS: false there, or \
-                 tls.cert_path here"
-            );
-        } else if parts.io.is_proxied() {
-            self.refused_header(client.address());
-        } else if unread.is_left() || outcome.as_ref().is_err_and(hyper::Error::is_parse) {
+            return self.refused(Cause::TlsOnPlainPort, client.address(), None);
+        }
+        if parts.io.is_proxied() {
+            return self.refused_header(client.address());
+        }
+        let broken = outcome.as_ref().err().filter(|error| error.is_parse());
+        if let Some(error) = broken {
+            self.refused(Cause::InvalidHttp, client.address(), Some(error));
+        }
+        if unread.is_left() || broken.is_some() {
             arrival.lingers();
             Box::pin(tokio::time::timeout(self.head_time, parts.io.linger())).await.unwrap_or_default();
         } else if outcome.is_ok() {
@@ -297,7 +299,9 @@ impl Port {
         }
     }
 
-    pub(super) fn refused(&self, cause: Cause) {
-        self.node.metrics().refused_without_app(cause);
+    /// Counts and logs that something of a peer is refused before it has named an app.
+    pub(super) fn refused(&self, cause: Cause, peer: impl Into<Option<SocketAddr>>, detail: Option<&dyn Display>) {
+        let address = peer.into().map(|peer| peer.ip().to_canonical());
+        self.node.refusals().add(cause, &Subject { address, detail, ..Subject::default() });
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::metrics::Cause;
 use crate::protocol::code::Close;
 use crate::protocol::frame::Frame;
+use crate::refusal;
 use crate::registry::address::Slot;
 use crate::session;
 use crate::session::Session;
@@ -65,6 +66,7 @@ impl Shard {
             }
             session.meters().dropped(Cause::SlowReader, connection.outbox.forget() as u64);
             self.outbox_bytes -= waiting - connection.outbox.waiting();
+            session.refused(refusal::Cause::SlowReader, None, &format_args!("{waiting} bytes waited for it"));
             connection.half_close = true;
             // The kernel took no more than the low-water mark; now it may take the few bytes that are left.
             let _ = socket2::SockRef::from(&*connection.socket.tcp()).set_tcp_notsent_lowat(u32::MAX);
@@ -134,7 +136,12 @@ impl Shard {
         match connection.watch {
             Watch::End(at) if at <= now => return self.remove(slot),
             Watch::End(at) => return self.wheel.wake(slot, at),
-            _ if authorized_by <= now => return self.close(slot, &session::NOT_AUTHORIZED),
+            _ if authorized_by <= now => {
+                if let Some(session) = &connection.session {
+                    session.refused(refusal::Cause::NotAuthorized, None, &session::NOT_AUTHORIZED.reason);
+                }
+                return self.close(slot, &session::NOT_AUTHORIZED);
+            }
             Watch::Pong(at) if at <= now => return self.close(slot, &session::PONG_MISSING),
             // The answer may come early, and the next ping be due before this one's time is over.
             Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by).min(Wheel::after(now, ping))),

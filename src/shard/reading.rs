@@ -87,6 +87,9 @@ impl Shard {
             connection.fed = connection.paused || connection.session.as_ref().is_some_and(Session::has_deferred);
         }
         if let Err(error) = outcome {
+            if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref()) {
+                session.on_broken(error);
+            }
             self.close(slot, &error.close());
         }
     }

@@ -509,6 +509,8 @@ fn connecting(query: &str) {
         origin: None,
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         secure: false,
+        untrusted_proxy: None,
+        claims_tls: false,
     };
     connect.read_query(query);
     let _ = connect.version_is_plausible();

@@ -219,7 +219,7 @@ async fn a_body_that_comes_too_slowly_is_answered_with_408() {
         assert_eq!(answer.refused(408), "The request did not come within 1 s");
         assert!(began.elapsed() >= Duration::from_millis(900), "given up after {:?}", began.elapsed());
     }
-    assert_eq!(server.metric("gema_refusals_total", Some("request")).await, 2.0);
+    assert_eq!(server.metric("gema_refusals_total", Some("api_timeout")).await, 2.0);
     assert_still_serves(&server).await;
 }
 

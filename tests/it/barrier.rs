@@ -105,8 +105,8 @@ impl Figures {
 
     /// What the series of this name says of one app. Of those with a `cause`, name it.
     pub fn of_app(&self, name: &str, app_id: &str, cause: Option<&str>) -> Option<f64> {
-        let cause = cause.map(|cause| format!("cause=\"{cause}\","));
-        let start = format!("{name}{{app_id=\"{app_id}\",{}port=", cause.unwrap_or_default());
+        let next = cause.map_or("port=".to_owned(), |cause| format!("cause=\"{cause}\","));
+        let start = format!("{name}{{app_id=\"{app_id}\",{next}");
         let line = self.0.lines().find(|line| line.starts_with(&start))?;
         line.rsplit_once(' ')?.1.parse().ok()
     }

@@ -48,6 +48,7 @@ mod nginx;
 mod policy;
 mod presence;
 mod proxy_protocol;
+mod refusals;
 mod reload;
 mod restart;
 mod smoke;

@@ -112,13 +112,23 @@ impl Log {
 
     /// The first line with this message.
     pub async fn line(&self, message: &str) -> Value {
+        self.find(|line| line["message"] == message).await
+    }
+
+    /// The first line about this cause.
+    pub async fn about(&self, cause: &str) -> Value {
+        self.find(|line| line["cause"] == cause).await
+    }
+
+    /// The first line that is like this. What happens is told before it is in the log.
+    pub async fn find(&self, is_it: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + PATIENCE;
         loop {
             let lines = self.lines();
-            if let Some(line) = lines.iter().find(|line| line["message"] == message) {
+            if let Some(line) = lines.iter().find(|line| is_it(line)) {
                 return line.clone();
             }
-            assert!(Instant::now() < until, "no line {message:?}: {lines:#?}");
+            assert!(Instant::now() < until, "the line is not among these: {lines:#?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

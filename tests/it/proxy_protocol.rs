@@ -142,8 +142,7 @@ async fn a_header_that_nobody_wants_ends_the_connection_and_the_log_says_what_to
         for header in [one("192.0.2.1"), two([192, 0, 2, 2], true)] {
             assert_eq!(answer(process.address, &[&header[..], request].concat()).await, "");
         }
-        let lines = process.log.lines();
-        let line = lines.iter().find(|line| line["cause"] == "proxy_header").unwrap_or_else(|| panic!("{lines:#?}"));
+        let line = process.log.about("proxy_header").await;
         assert!(line.to_string().contains(setting), "{line}");
         // Everybody else is served.
         assert!(answer(process.address, request).await.ends_with("OK"));
@@ -162,8 +161,6 @@ async fn a_trusted_proxy_without_a_header_is_not_believed_to_be_a_client() {
     ] {
         assert_eq!(answer(process.address, bytes).await, "");
     }
-    let lines = process.log.lines();
-    let line = lines.iter().find(|line| line["cause"] == "proxy_header_missing");
-    let line = line.unwrap_or_else(|| panic!("{lines:#?}")).to_string();
+    let line = process.log.about("proxy_header_missing").await.to_string();
     assert!(line.contains("server.proxy_protocol") && line.contains("server.trusted_proxies"), "{line}");
 }

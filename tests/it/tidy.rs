@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// A module uses only rows below its own: never a neighbour, never upwards.
 const ROWS: &[&[&str]] = &[
     &["protocol", "metrics", "tasks"],
-    &["config"],
+    &["config", "refusal"],
     &["registry", "limiter", "store", "tls"],
     &["cluster"],
     &["webhook"],

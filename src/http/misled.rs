@@ -1,0 +1,53 @@
+//! Requests that lead nowhere.
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::OriginalUri;
+use axum::extract::State;
+use axum::http::Request;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use crate::http::Api;
+use crate::http::Client;
+use crate::http::answer;
+use crate::refusal::Cause;
+use crate::refusal::Lazily;
+use crate::refusal::Subject;
+
+/// No such path.
+pub(super) async fn no_such_path(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Response {
+    not_found(&api, &client, &request)
+}
+
+/// The same where a handler finds out.
+pub(super) fn not_found(api: &Api, client: &Client, request: &Request<Body>) -> Response {
+    count(api, client, request, Cause::PathNotFound);
+    answer::text(StatusCode::NOT_FOUND, "Not found")
+}
+
+/// A path that knows other methods.
+pub(super) async fn no_such_method(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> StatusCode {
+    count(&api, &client, &request, Cause::MethodNotAllowed);
+    StatusCode::METHOD_NOT_ALLOWED
+}
+
+/// Counts and logs it.
+pub(super) fn count<B>(api: &Api, client: &Client, request: &Request<B>, cause: Cause) {
+    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |uri| &uri.0);
+    // Without the query, which may hold a signature.
+    let detail = Lazily(|| {
+        let path: String = uri.path().chars().take(100).collect();
+        format!("{} {path}", request.method())
+    });
+    let subject = Subject { detail: Some(&detail), ..client.subject(api, request.headers()) };
+    api.0.node.refusals().add(cause, &subject);
+}

@@ -1,0 +1,218 @@
+//! Refusals, whatever is refused: one table of causes, and one function that counts a refusal and logs it.
+//!
+//! `GET /metrics` shows each refusal. The log shows the first of a cause and an app as a warning, those that follow as
+//! a number; at `debug` each has a line. `telemetry` limits the lines per second.
+
+mod cause;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+pub use cause::Cause;
+
+use crate::metrics::Metrics;
+use crate::protocol::socket_id::SocketId;
+
+/// From the warning of a refusal to the next line about the same cause and app, which tells how many there were.
+const FIRST_PERIOD: Duration = Duration::from_secs(10);
+/// The same when it goes on: enough for whoever watches, and no log is filled by it.
+const NEXT_PERIOD: Duration = Duration::from_secs(60);
+/// Apps of one cause that are told apart at the same time; further ones count together.
+const APPS_MAX: usize = 1024;
+/// Characters that a line shows of a name from outside.
+const SHOWN_MAX: usize = 200;
+
+/// Whom and what a refusal concerns, as far as it is known.
+#[derive(Clone, Copy, Default)]
+pub struct Subject<'a> {
+    /// The app's id; empty where no app of this server is meant.
+    pub app: &'a str,
+    /// The channel.
+    pub channel: Option<&'a str>,
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// The connection.
+    pub socket_id: Option<SocketId>,
+    /// The page that the connection comes from.
+    pub origin: Option<&'a str>,
+    /// The difference from what would have been accepted, for the operator. Only formatted when a line is written;
+    /// never a secret, a signature or what an event or a member contains.
+    pub detail: Option<&'a dyn fmt::Display>,
+}
+
+/// A text that is only made when somebody reads it.
+pub struct Lazily<F>(pub F);
+
+impl<F: Fn() -> String> fmt::Display for Lazily<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&(self.0)())
+    }
+}
+
+/// What this node refuses.
+#[derive(Debug)]
+pub struct Refusals {
+    metrics: Arc<Metrics>,
+    /// By cause, then by app.
+    collapsed: Vec<Mutex<HashMap<Box<str>, Collapsed>>>,
+}
+
+/// A cause and an app that have had their warning.
+#[derive(Debug)]
+struct Collapsed {
+    /// When the next line is due.
+    until: Instant,
+    /// Refusals since the last one.
+    count: u64,
+}
+
+/// One line; only the level differs.
+macro_rules! line {
+    ($level:ident, $cause:expr, $subject:expr, $repeated:expr) => {
+        tracing::$level!(
+            cause = $cause.name(),
+            code = $cause.code(),
+            app = $subject.app,
+            channel = $subject.channel.map(|channel| display(Cut(channel))),
+            address = $subject.address.map(display),
+            socket_id = $subject.socket_id.map(display),
+            origin = $subject.origin.map(|origin| display(Cut(origin))),
+            detail = $subject.detail.map(display),
+            remedy = $cause.remedy(),
+            repeated = $repeated,
+            "{}",
+            $cause.sentence()
+        )
+    };
+}
+
+impl Refusals {
+    /// None so far.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, collapsed: Cause::ALL.iter().map(|_| Mutex::default()).collect() }
+    }
+
+    /// Counts a refusal and logs it.
+    pub fn add(&self, cause: Cause, subject: &Subject<'_>) {
+        self.metrics.refused(subject.app, cause.name(), cause.code_label());
+        // Looked at before the lock is taken; a detail may take locks of its own.
+        match self.is_due(cause, subject.app, Instant::now()) {
+            Some(repeated) => line!(warn, cause, subject, (repeated > 0).then_some(repeated)),
+            None => line!(debug, cause, subject, None::<u64>),
+        }
+    }
+
+    /// Whether a refusal gets a warning, and how many there were since the last one.
+    fn is_due(&self, cause: Cause, app: &str, now: Instant) -> Option<u64> {
+        let mut apps = self.collapsed[cause as usize].lock();
+        let app = if apps.len() < APPS_MAX || apps.contains_key(app) { app } else { "" };
+        if let Some(known) = apps.get_mut(app) {
+            return known.count_one(now);
+        }
+        apps.insert(app.into(), Collapsed { until: now + FIRST_PERIOD, count: 0 });
+        Some(0)
+    }
+
+    /// Logs how many refusals have been left out. Call it about once a second.
+    pub fn tick(&self, now: Instant) {
+        self.report(|collapsed| collapsed.until <= now, now);
+    }
+
+    /// Logs all that has been left out, before the process ends.
+    pub fn flush(&self) {
+        self.report(|_| true, Instant::now());
+    }
+
+    fn report(&self, is_due: impl Fn(&Collapsed) -> bool, now: Instant) {
+        for (&cause, apps) in Cause::ALL.iter().zip(&self.collapsed) {
+            let mut due = Vec::new();
+            apps.lock().retain(|app, collapsed| {
+                if !is_due(collapsed) {
+                    return true;
+                }
+                if collapsed.count > 0 {
+                    due.push((app.clone(), collapsed.count));
+                }
+                collapsed.until = now + NEXT_PERIOD;
+                std::mem::take(&mut collapsed.count) > 0
+            });
+            for (app, count) in due {
+                line!(warn, cause, Subject { app: &app, ..Subject::default() }, Some(count));
+            }
+        }
+    }
+}
+
+impl Collapsed {
+    /// Counts a refusal. When a line is due, returns how many have been left out before this one.
+    fn count_one(&mut self, now: Instant) -> Option<u64> {
+        if now < self.until {
+            self.count += 1;
+            return None;
+        }
+        self.until = now + NEXT_PERIOD;
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+/// A name from outside, cut to a printable length.
+struct Cut<'a>(&'a str);
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.char_indices().nth(SHOWN_MAX).map_or(self.0.len(), |(end, _)| end);
+        f.write_str(&self.0[..end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusals() -> Refusals {
+        Refusals::new(Arc::new(Metrics::new("soketi_", 6001, false)))
+    }
+
+    #[test]
+    fn a_cause_and_an_app_get_a_line_now_and_a_number_later() {
+        let (refusals, now) = (refusals(), Instant::now());
+        let due = |app: &str, at: Instant| refusals.is_due(Cause::ConnectOrigin, app, at);
+        assert_eq!(due("a", now), Some(0));
+        (0..5).for_each(|_| assert_eq!(due("a", now), None));
+        assert_eq!(due("b", now), Some(0));
+        assert_eq!(due("a", now + FIRST_PERIOD), Some(5));
+        assert_eq!(due("a", now + FIRST_PERIOD * 2), None);
+        assert_eq!(due("a", now + FIRST_PERIOD + NEXT_PERIOD), Some(1));
+    }
+
+    #[test]
+    fn quiet_causes_are_forgotten_and_apps_are_bounded() {
+        let (refusals, now) = (refusals(), Instant::now());
+        let held = || refusals.collapsed[Cause::ConnectOrigin as usize].lock().len();
+        for app in 0..APPS_MAX * 2 {
+            refusals.is_due(Cause::ConnectOrigin, &app.to_string(), now);
+        }
+        assert_eq!(held(), APPS_MAX + 1);
+        refusals.tick(now + FIRST_PERIOD);
+        // Only the entry that stands for the others has something left to tell.
+        assert_eq!(held(), 1);
+        refusals.tick(now + FIRST_PERIOD + NEXT_PERIOD);
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn each_cause_has_a_name_of_its_own_and_a_remedy() {
+        let mut names: Vec<&str> = Cause::ALL.iter().map(|cause| cause.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Cause::ALL.len());
+        assert!(Cause::ALL.iter().enumerate().all(|(place, &cause)| cause as usize == place));
+        assert!(Cause::ALL.iter().all(|cause| !cause.sentence().is_empty() && !cause.remedy().is_empty()));
+    }
+}
