@@ -29,7 +29,7 @@ use crate::wire::upgrade_head;
 const RECORDED: &str = include_str!("soketi/wire.txt");
 
 /// What differs on purpose: its name in the recording, what Soketi does, what gema does. README's table is the same.
-const DIFFERENCES: [(&str, &str, &str); 36] = [
+const DIFFERENCES: [(&str, &str, &str); 37] = [
     (
         "status",
         "HTTP status 200 for refused requests, so Laravel loses events without noticing",
@@ -127,6 +127,11 @@ const DIFFERENCES: [(&str, &str, &str); 36] = [
         "colon",
         "a key with a colon works",
         "refused, since a signature stands behind the first colon; so are the ids and keys `.` and `..`",
+    ),
+    (
+        "newest",
+        "what a user's second connection tells about the user is not in its own list",
+        "it is, and holds for whoever joins later",
     ),
     (
         "quota",
