@@ -7,6 +7,7 @@ mod events;
 mod forwarded;
 mod head;
 mod health;
+mod lookup;
 mod misled;
 mod terminate;
 mod upgrade;
@@ -24,6 +25,7 @@ use axum::http::HeaderValue;
 use axum::http::Method;
 use axum::http::Request;
 use axum::http::header;
+use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
@@ -93,6 +95,22 @@ impl Routes {
             misled::count(&self.api, client, &request, Cause::PathNotFound);
             return answer::not_below(&self.api.0.path_prefix);
         }
+        if !self.is_main {
+            return self.route(request, client).await;
+        }
+        let lookup = match self.api.lookup(&request, client) {
+            Ok(lookup) => lookup,
+            Err(refusal) => return refusal.into_response(),
+        };
+        let response = self.route(request, client).await;
+        self.api.looked_up(lookup, &response);
+        response
+    }
+
+    async fn route<B>(&self, mut request: Request<B>, client: &Client) -> Response
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         let router = if request.headers().contains_key(header::ORIGIN) {
             self.cross_origin.clone()
         } else if let Some(id) = self.published_to(&request) {

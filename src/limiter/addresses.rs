@@ -125,6 +125,9 @@ impl Addresses {
 
     /// Takes back what was counted for a handshake that turned out to be none.
     pub fn give_back(&self, address: IpAddr, now: Instant) {
+        if !self.limits_handshakes() || self.is_proxy(address) {
+            return;
+        }
         let network = Network::of(address);
         let mut part = self.part(network).lock();
         let known = if part.handshakes.contains_key(&network) { network } else { Network::OTHERS };

@@ -90,6 +90,11 @@ impl Node {
         self.apps.by_id(id)
     }
 
+    /// Whether a database holds the apps.
+    pub fn asks_a_database(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// The app with this id; a database that holds the apps is asked where need be.
     pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<App>>, StoreError> {
         match &self.store {

@@ -110,7 +110,7 @@ causes! {
         "a request for a WebSocket had no usable Sec-WebSocket-Key"
         "let the proxy pass this header, and use a client that speaks RFC 6455";
     AddressHandshakes "address_handshakes" 429
-        "an address opens connections too fast"
+        "an address opens connections or asks for unknown apps too fast"
         "raise connections.handshakes_per_address_per_second; behind a proxy set server.trusted_proxies";
     // Connections.
     ConnectPath "connect_path" 4005

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::barrier::Figures;
 use crate::client::Client;
 use crate::http::Api;
+use crate::http::Connection;
 use crate::process::Process;
 use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
@@ -248,6 +249,43 @@ async fn handshakes_that_come_too_fast_cost_no_query() {
 }
 
 /// A balancer sends nobody to a node that is not ready, so the link must not wait for an app to be asked for.
+#[tokio::test]
+async fn requests_for_unknown_apps_cost_an_address_as_many_queries_as_handshakes() {
+    const LIMIT: u32 = 5;
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "strangers").await;
+        let gema = gema(server, "strangers", |config| {
+            config.connections.handshakes_per_address_per_second = LIMIT;
+        })
+        .await;
+        assert_eq!(publish(&gema, "a").await, 200);
+        let before = queries(&gema).await;
+        let mut connection = Connection::open(gema.address()).await;
+        let began = Instant::now();
+        let mut refused = 0;
+        for number in 0..200 {
+            let unknown = api(&gema, &format!("nobody-{number}"));
+            connection.send(unknown.post_bytes("/events", "{}")).await;
+            match connection.answer().await.status {
+                404 => (),
+                status => {
+                    assert_eq!(status, 429);
+                    refused += 1;
+                }
+            }
+        }
+        let most = f64::from(LIMIT) * (1.0 + began.elapsed().as_secs_f64());
+        let asked = queries(&gema).await - before;
+        assert!(refused > 0 && asked as f64 <= most, "{asked} queries, {refused} refused");
+        // Who has an app is served all the same.
+        for _ in 0..50 {
+            assert_eq!(publish(&gema, "a").await, 200);
+        }
+        gema.drain().await;
+    }
+}
+
 #[tokio::test]
 async fn a_fresh_node_of_a_cluster_is_ready_before_any_app_is_asked_for() {
     let redis = TestRedis::shared().await;
