@@ -15,6 +15,7 @@ use crate::protocol::request;
 use crate::refusal::Cause;
 
 /// A question to the database that was counted for this address.
+#[derive(Clone, Copy)]
 pub(super) struct Lookup(IpAddr);
 
 impl Api {
