@@ -112,13 +112,13 @@ fn aimed(
     mut request: Request<Body>,
     target: &Target<'_>,
     other_path: Option<String>,
-) -> Result<Request<Body>, Request<Body>> {
+) -> Result<Request<Body>, Box<Request<Body>>> {
     if target.user_id.contains('?') {
         let parsed = format!("{}?{}", target.path.replace('?', "%3F"), target.query).parse::<Uri>();
-        let Ok(uri) = parsed else { return Err(request) };
+        let Ok(uri) = parsed else { return Err(request.into()) };
         if let Some(OriginalUri(original)) = request.extensions().get() {
             let prefix = original.path().strip_suffix(request.uri().path()).unwrap_or_default();
-            let Ok(original) = format!("{prefix}{uri}").parse() else { return Err(request) };
+            let Ok(original) = format!("{prefix}{uri}").parse() else { return Err(request.into()) };
             request.extensions_mut().insert(OriginalUri(original));
         }
         *request.uri_mut() = uri;

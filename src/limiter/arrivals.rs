@@ -258,7 +258,7 @@ mod tests {
         }
         assert!(silent.iter().all(is_closed));
         assert!(!is_closed(&asked[0]));
-        let _all = come(&arrivals, 10, "10.0.0.1").iter().for_each(Arrival::asks);
+        come(&arrivals, 10, "10.0.0.1").iter().for_each(Arrival::asks);
     }
 
     #[test]

@@ -70,6 +70,7 @@ async fn a_handshake_that_lost_its_upgrade_leaves_one_line_with_the_remedy() {
             lives(&mut Wire::upgrade(process.address, &head).await.1).await;
         }
     }
+    process.log.find(|line| line.to_string().contains("handshake")).await;
     let lines = process.log.lines();
     let lines: Vec<_> = lines.iter().filter(|line| line.to_string().contains("handshake")).collect();
     assert_eq!(lines.len(), 1, "{lines:#?}");
