@@ -29,6 +29,16 @@ const BACK_MS = 5_000;
 /** Codes after which clients return by themselves (protocol.md, A.7). */
 const bringsBack = (code) => code === 1001 || code === 1012 || (code >= 4100 && code <= 4299);
 
+const below = await startGema({ env: { SOKETI_PATH_PREFIX: '/ws' } });
+
+withPusher('wsPath may end with a slash', below, async ({ open }) => {
+  for (const wsPath of ['/ws', '/ws/', '//ws//']) await connected(open({ wsPath }));
+});
+
+withPusher('wsPath may be a slash', gema, async ({ open }) => {
+  await connected(open({ wsPath: '/' }));
+});
+
 withPusher('is connected within a second of connect() (G-69)', gema, async ({ open }) => {
   const begin = performance.now();
   const pusher = open();
