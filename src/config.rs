@@ -2,6 +2,7 @@
 
 mod apps;
 mod cluster;
+mod connections;
 mod dotenv;
 mod env;
 mod fallback;
@@ -26,6 +27,7 @@ mod webhooks;
 
 pub use apps::{App, AppEntry, KeyPair, Limits};
 pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
+pub use connections::Connections;
 pub use env::process as process_environment;
 pub use ingest::Ingest;
 pub use load::{Faults, load, load_in};
@@ -80,53 +82,6 @@ pub struct Config {
     pub limits: Limits,
     /// The apps, unless a database has them; without any, Soketi's default app.
     pub apps: Vec<AppEntry>,
-}
-
-/// What holds for each WebSocket connection.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Connections {
-    /// Told to clients: after so long without a message they send a ping. In whole seconds.
-    pub activity_timeout_seconds: u32,
-    /// Silence after which the server sends a WebSocket ping.
-    pub ping_seconds: Seconds,
-    /// Time for the answer to that ping; then the connection is closed with 4201.
-    pub pong_seconds: Seconds,
-    /// Time for the peer's close frame; then the connection is dropped.
-    pub close_seconds: Seconds,
-    /// Largest message from a client, in bytes; more closes the connection with 1009.
-    pub message_bytes_max: usize,
-    /// Bytes that may wait for one slow client; more closes its connection with 4100.
-    pub outbox_bytes_max: usize,
-    /// Channels that one connection may join.
-    pub channels_max: usize,
-    /// WebSocket connections of the whole process; more are refused with 4100. 0 takes what the
-    /// limit of open files allows, less a reserve for the HTTP API.
-    pub connections_max: usize,
-    /// WebSocket connections of one client address, or of one /64 of IPv6; more are refused with 4100. 0 for no limit.
-    pub per_address_max: usize,
-    /// WebSocket handshakes of one client address; more are answered with 429. 0 for no limit.
-    pub handshakes_per_address_per_second: u32,
-    /// Refuses connections without a `protocol` (4008) or with an odd `version` (4006).
-    pub strict_protocol: bool,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self {
-            activity_timeout_seconds: 30,
-            ping_seconds: Seconds(120.0),
-            pong_seconds: Seconds(30.0),
-            close_seconds: Seconds(5.0),
-            message_bytes_max: 256 * 1024,
-            outbox_bytes_max: 1024 * 1024,
-            channels_max: 10_000,
-            connections_max: 0,
-            per_address_max: 0,
-            handshakes_per_address_per_second: 0,
-            strict_protocol: false,
-        }
-    }
 }
 
 /// The signed HTTP API.
@@ -268,19 +223,6 @@ fn within<T: Copy + PartialOrd + Display>(key: &str, value: T, bounds: RangeIncl
     if !bounds.contains(&value) {
         let (least, most) = bounds.into_inner();
         faults.push(format!("{key} is {value}; it must be between {least} and {most}"));
-    }
-}
-
-impl Connections {
-    fn validate(&self, faults: &mut Vec<String>) {
-        // pusher-js never gets ready with 0.
-        within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400, faults);
-        within("connections.message_bytes_max", self.message_bytes_max, MESSAGE_BYTES, faults);
-        within("connections.outbox_bytes_max", self.outbox_bytes_max, 4 * 1024..=1024 * 1024 * 1024, faults);
-        within("connections.channels_max", self.channels_max, 1..=10_000_000, faults);
-        self.ping_seconds.validate("connections.ping_seconds", 1.0, faults);
-        self.pong_seconds.validate("connections.pong_seconds", 1.0, faults);
-        self.close_seconds.validate("connections.close_seconds", 1.0, faults);
     }
 }
 

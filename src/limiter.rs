@@ -34,6 +34,35 @@ pub struct TooFast {
     pub allowance: Allowance,
 }
 
+/// What has been done lately of something that may happen so often per second, and for some seconds' worth at once.
+/// The same as a bucket, for things that most never do too often: it needs no memory of its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// When what has been done will have been the right amount.
+    even_at: Option<Instant>,
+}
+
+impl Pace {
+    /// Does it once more, or says that it would be too often: `per_second`, and that for `burst` at once.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use gema::limiter::Pace;
+    /// let (mut pace, mut now, burst) = (Pace::default(), Instant::now(), Duration::from_secs(2));
+    /// assert_eq!((0..100).filter(|_| pace.take(10, burst, now)).count(), 20);
+    /// now += Duration::from_secs(1);
+    /// assert_eq!((0..100).filter(|_| pace.take(10, burst, now)).count(), 10);
+    /// ```
+    pub fn take(&mut self, per_second: u32, burst: Duration, now: Instant) -> bool {
+        let even_at = self.even_at.map_or(now, |at| at.max(now)) + Duration::from_secs(1) / per_second.max(1);
+        let fits = even_at - now <= burst;
+        if fits {
+            self.even_at = Some(even_at);
+        }
+        fits
+    }
+}
+
 impl Bucket {
     /// A full bucket; `None` where the limit is negative, which means that there is none.
     pub fn new(per_second: i64, now: Instant) -> Option<Self> {

@@ -53,6 +53,8 @@ pub struct Metrics {
     pub cached_bytes: IntGauge,
     /// Remembered events that were forgotten before their time, for want of room.
     pub cache_forgotten: IntCounter,
+    /// Memory that is held for them; what waits for many is held once by each thread.
+    pub outbox_memory_bytes: IntGauge,
     /// Connections closed because of a panic while serving them; each is a fault of gema.
     pub panics: IntCounter,
     /// WebSocket handshakes over HTTP/1.0, or without `Upgrade` and `Connection`, as some proxies pass them on.
@@ -204,6 +206,10 @@ impl Metrics {
                 .buckets(vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]);
         let publish_to_socket = own.register(Histogram::with_opts(latency));
         let outbox_bytes = own.register(IntGauge::new("gema_outbox_bytes", "Bytes that wait for slow clients"));
+        let outbox_memory_bytes = own.register(IntGauge::new(
+            "gema_outbox_memory_bytes",
+            "Memory that is held because clients are slow; what waits for many is held once by each thread",
+        ));
         own.gauge("build_info", "1, for this version", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1.0);
@@ -233,6 +239,7 @@ impl Metrics {
             outbox_bytes,
             cached_bytes,
             cache_forgotten,
+            outbox_memory_bytes,
             panics,
             bare_handshakes,
             limiter_local,

@@ -34,6 +34,7 @@ use crate::limiter::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::refusal::Refusals;
+use crate::registry::Total;
 use crate::registry::inbox::Inboxes;
 use crate::registry::remembered::Remembered;
 use crate::store::Store;
@@ -56,6 +57,8 @@ pub struct Node {
     webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
+    /// The channels of all apps.
+    total: Arc<Total>,
 }
 
 impl Node {
@@ -95,6 +98,7 @@ impl Node {
             webhooks: Arc::new(webhooks),
             refusals: Arc::new(Refusals::new(Arc::clone(&metrics))),
             metrics,
+            total: Total::new(config.connections.channels_total_max),
         };
         node.set_apps(config.apps());
         node

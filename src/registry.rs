@@ -18,6 +18,7 @@ pub mod remembered;
 mod replica;
 mod seen;
 mod shared;
+mod total;
 mod users;
 mod views;
 mod word;
@@ -35,6 +36,7 @@ pub use channels::Full;
 pub use channels::JoinRules;
 pub use channels::Leaver;
 pub use replica::Entry;
+pub use total::Total;
 pub use word::Heard;
 pub use word::Own;
 pub use word::Placed;
@@ -58,6 +60,7 @@ pub struct AppState {
     /// Where other nodes have a say.
     outgoing: Option<Arc<Outgoing>>,
     facts: Arc<Facts>,
+    total: Arc<Total>,
     /// The [`Kinds`] of facts that somebody wants to hear.
     wanted: AtomicU8,
     channels: Arc<Channels>,
@@ -81,6 +84,7 @@ impl AppState {
             inboxes,
             outgoing,
             facts,
+            total: Total::new(usize::MAX),
             wanted: AtomicU8::new(0),
             channels: Arc::default(),
             remembered,
@@ -88,6 +92,11 @@ impl AppState {
             views: Views::default(),
             connections: AtomicUsize::new(0),
         }
+    }
+
+    /// The same, where its channels count with those of other apps.
+    pub fn counted_in(self, total: Arc<Total>) -> Self {
+        Self { total, ..self }
     }
 
     /// The app's id.

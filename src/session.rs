@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::limiter::Bucket;
+use crate::limiter::Pace;
 use crate::metrics::AppMeters;
 use crate::node::App;
 use crate::node::Connected;
@@ -60,6 +61,8 @@ pub struct Session {
     /// Sorted by name.
     subscriptions: Vec<Subscription>,
     ages: Option<Box<Ages>>,
+    /// How often it has subscribed lately.
+    subscribing: Pace,
     /// Subscriptions whose answer is still to come: it may depend on other nodes.
     joining: u32,
     /// A message that must not overtake that answer.
@@ -109,6 +112,7 @@ impl Session {
             protocol,
             subscriptions: Vec::new(),
             ages: None,
+            subscribing: Pace::default(),
             joining: 0,
             deferred: None,
             user: None,
@@ -303,7 +307,11 @@ impl Session {
 
     /// The right to join a channel, which may be over.
     fn grant(&mut self, node: &Node, subscribe: &Subscribe, now: Instant) -> Result<Grant, SubscribeError> {
-        let limit = node.connections().channels_max;
+        let settings = node.connections();
+        let (limit, per_second) = (settings.channels_max, settings.subscriptions_per_second);
+        if per_second > 0 && !self.subscribing.take(per_second, settings.subscriptions_burst(), now) {
+            return Err(SubscribeError::TooFast { per_second });
+        }
         if self.subscriptions.len() >= limit {
             return Err(SubscribeError::TooManyChannels { limit });
         }

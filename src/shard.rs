@@ -11,11 +11,14 @@ mod delivery;
 mod gather;
 mod outbox;
 mod reading;
+mod share;
+mod slow;
 mod socket;
 mod table;
 mod wheel;
 
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,14 +34,21 @@ use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Letter;
 use crate::session::Answer;
+use crate::shard::batch::KeptBytes;
 use crate::shard::channel::Channel;
 use crate::shard::closing::Drain;
 use crate::shard::connection::Connection;
+use crate::shard::outbox::Load;
+use crate::shard::reading::read_later;
+use crate::shard::share::Share;
+use crate::shard::slow::Lagging;
 use crate::shard::table::Table;
 use crate::shard::wheel::Wheel;
 
 /// Readiness events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
+/// Letters after which the clock is looked at.
+const LETTERS: u32 = 32;
 /// One read buffer for all connections of a shard.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -56,10 +66,18 @@ pub struct Shard {
     pending: Vec<ChannelId>,
     /// Connections whose outbox got something in this turn.
     unwritten: Vec<Slot>,
-    /// Connections that may have more to read.
-    unread: Vec<Slot>,
-    /// Connections whose outbox is over its limit.
+    /// Connections that may have more to read, each once.
+    unread: VecDeque<Slot>,
+    /// When the connection that is being read has used up its time.
+    read_until: Instant,
+    /// Messages until the clock is looked at.
+    unclocked: u32,
+    /// Connections with more in their outbox than may wait for anybody.
     evicted: Vec<Slot>,
+    /// Connections with so much in their outbox that time counts.
+    lagging: Vec<Lagging>,
+    /// When to search again for somebody to close, since all together hold too much memory.
+    next_search: Instant,
     /// Connections that somebody wants closed.
     closing: Vec<(Slot, Close)>,
     /// Connections whose socket failed while it was written to.
@@ -69,10 +87,14 @@ pub struct Shard {
     drain: Option<Drain>,
     buffer: Vec<u8>,
     answers: Vec<Answer>,
-    letters: Vec<Letter>,
-    outbox_bytes: usize,
-    /// What the gauge of all shards knows of that.
-    outbox_bytes_reported: usize,
+    /// What has been taken out of the inbox and not been looked at.
+    letters: VecDeque<Letter>,
+    /// What waits in all outboxes.
+    load: Load,
+    /// What waits in several of them, once.
+    kept: KeptBytes,
+    /// What the gauges of all shards know of that.
+    load_reported: Load,
 }
 
 impl Shard {
@@ -90,8 +112,12 @@ impl Shard {
             channels: HashMap::new(),
             pending: Vec::new(),
             unwritten: Vec::new(),
-            unread: Vec::new(),
+            unread: VecDeque::new(),
+            read_until: now,
+            unclocked: 0,
             evicted: Vec::new(),
+            lagging: Vec::new(),
+            next_search: now,
             closing: Vec::new(),
             broken: Vec::new(),
             wheel: Wheel::new(now),
@@ -99,9 +125,10 @@ impl Shard {
             drain: None,
             buffer: vec![0; READ_BYTES],
             answers: Vec::new(),
-            letters: Vec::new(),
-            outbox_bytes: 0,
-            outbox_bytes_reported: 0,
+            letters: VecDeque::new(),
+            load: Load::default(),
+            kept: KeptBytes::default(),
+            load_reported: Load::default(),
         })
     }
 
@@ -110,7 +137,7 @@ impl Shard {
         loop {
             let (letters, more_events) = self.take_in();
             self.gather(letters).await;
-            let busy = self.send_out() || more_events;
+            let busy = self.send_out().await || more_events;
             if self.is_done() {
                 return;
             }
@@ -135,11 +162,12 @@ impl Shard {
     }
 
     /// The second half. Returns whether there is more to do at once.
-    fn send_out(&mut self) -> bool {
-        self.flush_all();
-        self.write_all();
-        self.close_evicted();
-        let left = [self.pending.len(), self.unread.len(), self.unwritten.len(), self.closing.len()];
+    async fn send_out(&mut self) -> bool {
+        self.flush_all().await;
+        self.write_all().await;
+        self.judge();
+        let left =
+            [self.letters.len(), self.pending.len(), self.unread.len(), self.unwritten.len(), self.closing.len()];
         left.iter().any(|&left| left > 0)
     }
 
@@ -157,40 +185,61 @@ impl Shard {
     }
 
     fn is_done(&self) -> bool {
-        self.drain.is_some() && self.connections.len() == 0
+        self.drain.is_some() && self.connections.len() == 0 && self.letters.is_empty()
     }
 
-    /// Does what the inbox asks for. Returns how many letters there were.
+    /// Does what the inbox asks for, as far as a step of a turn goes. Returns how many letters there were.
     fn take_inbox(&mut self) -> usize {
-        let letters = self.take_letters();
-        self.close_asked();
-        letters
-    }
-
-    /// Empties the inbox. Nothing in it may empty it again: that would put later letters before earlier ones.
-    fn take_letters(&mut self) -> usize {
-        let empty = std::mem::take(&mut self.letters);
-        let mut letters = self.node.inboxes().take(self.index, empty);
-        let count = letters.len();
-        for letter in letters.drain(..) {
-            match letter {
-                Letter::Connect(upgraded) => self.adopt(*upgraded),
-                Letter::Event(channel, event) => self.on_event(channel, event),
-                Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
-                Letter::Sees(slot, view) => self.on_sees(slot, view),
-                Letter::Left(slot, channel) => self.on_left(slot, channel),
-                Letter::Refused(slot, channel) => self.on_refused(slot, &channel),
-                Letter::Send(slot, frame) => self.send(slot, &frame),
-                // Closing empties the inbox once more, so it waits until this is done.
-                Letter::Close(slot, close) => self.closing.push((slot, close)),
-                Letter::CloseApp(app, close) => self.close_app(&app, &close),
-                Letter::Drain(over, close) => self.start_drain(over, close),
+        // What is left of the last turn comes first, so no more is taken out than may be in.
+        if self.letters.is_empty() {
+            self.empty_inbox();
+        }
+        let (before, mut share) = (self.letters.len(), Share::begin(LETTERS));
+        while let Some(letter) = self.letters.pop_front() {
+            self.act_on(letter);
+            if share.is_used_up() {
+                break;
             }
         }
-        // A burst must not keep its room for good.
-        letters.shrink_to(EVENTS_MAX);
-        self.letters = letters;
+        let count = before - self.letters.len();
+        self.close_asked();
         count
+    }
+
+    /// Does all that the inbox asks for. Nothing in it does so again: that would put later letters before earlier ones.
+    fn take_letters(&mut self) {
+        self.empty_inbox();
+        while let Some(letter) = self.letters.pop_front() {
+            self.act_on(letter);
+        }
+    }
+
+    fn empty_inbox(&mut self) {
+        let mut empty = std::mem::take(&mut self.letters);
+        if empty.is_empty() {
+            // A burst must not keep its room for good.
+            empty.shrink_to(EVENTS_MAX);
+            self.letters = self.node.inboxes().take(self.index, empty.into()).into();
+        } else {
+            self.letters = empty;
+            self.letters.extend(self.node.inboxes().take(self.index, Vec::new()));
+        }
+    }
+
+    fn act_on(&mut self, letter: Letter) {
+        match letter {
+            Letter::Connect(upgraded) => self.adopt(*upgraded),
+            Letter::Event(channel, event) => self.on_event(channel, event),
+            Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
+            Letter::Sees(slot, view) => self.on_sees(slot, view),
+            Letter::Left(slot, channel) => self.on_left(slot, channel),
+            Letter::Refused(slot, channel) => self.on_refused(slot, &channel),
+            Letter::Send(slot, frame) => self.send(slot, &frame),
+            // Closing empties the inbox once more, so it waits until this is done.
+            Letter::Close(slot, close) => self.closing.push((slot, close)),
+            Letter::CloseApp(app, close) => self.close_app(&app, &close),
+            Letter::Drain(over, close) => self.start_drain(over, close),
+        }
     }
 
     /// Asks the kernel which sockets are ready. Returns whether it may know more.
@@ -214,7 +263,7 @@ impl Shard {
                 connection.hung_up = true;
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
-                self.unread.push(slot);
+                read_later(&mut self.unread, connection, slot);
             }
             if event.is_writable() && connection.blocked {
                 connection.blocked = false;
@@ -229,13 +278,6 @@ impl Shard {
                 }
                 false
             }
-        }
-    }
-
-    fn read_all(&mut self) {
-        let unread = std::mem::take(&mut self.unread);
-        for slot in unread {
-            self.read(slot);
         }
     }
 }

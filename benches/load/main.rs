@@ -3,6 +3,7 @@
 //! `cargo bench --bench load -- SCENARIO --server-pid PID …` prints one line of JSON. Read `options` for what can
 //! be asked, `fanout` for the main scenario, then `publisher` and `subscribers` for its two threads.
 
+mod abuse;
 mod churn;
 mod client;
 mod client_events;
@@ -50,6 +51,7 @@ fn main() -> Result<()> {
         Scenario::Presence(options) => presence::run(&options)?,
         Scenario::ClientEvents(options) => client_events::run(&options)?,
         Scenario::Churn(options) => churn::run(&options)?,
+        Scenario::Abuse(options) => abuse::run(&options)?,
         Scenario::FloorServer(options) => return floor_server::run(options.port),
     };
     println!("{report}");

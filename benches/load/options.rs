@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::process::Process;
 use crate::publisher::Pace;
@@ -47,6 +47,8 @@ pub(crate) enum Scenario {
     ClientEvents(ClientEventsOptions),
     /// Connects, subscribes, stays a little and leaves, at a rate; then compares memory and channels.
     Churn(ChurnOptions),
+    /// What hostile or unlucky clients do: flood, burst, pings, rejoin, bodies.
+    Abuse(AbuseOptions),
     /// The bare loop itself.
     #[command(hide = true)]
     FloorServer(FloorServerOptions),
@@ -297,6 +299,59 @@ pub(crate) struct ChurnOptions {
     pub(crate) live_ms: u64,
     #[arg(long, default_value_t = 10.0)]
     pub(crate) secs: f64,
+}
+
+/// Options of `abuse`.
+#[derive(Args)]
+pub(crate) struct AbuseOptions {
+    /// What they do
+    #[arg(value_enum)]
+    pub(crate) what: Abuse,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// flood: 200; burst: 50; pings: 20; rejoin, bodies: 60
+    #[arg(long)]
+    pub(crate) conns: Option<usize>,
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) secs: f64,
+}
+
+/// See `abuse`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Abuse {
+    /// Send what is no message as fast as they can; how long publishing takes meanwhile
+    Flood,
+    /// One request with 99,000 bytes on 20 channels of each reader; what arrives
+    Burst,
+    /// Send empty pings and never read; memory
+    Pings,
+    /// One member joins and leaves a presence channel as fast as it can; what becomes of the observers
+    Rejoin,
+    /// Large bodies, all at once; memory a minute later
+    Bodies,
+}
+
+impl Abuse {
+    /// Connections, unless somebody says otherwise.
+    pub(crate) fn conns(self) -> usize {
+        match self {
+            Self::Flood => 200,
+            Self::Burst => 50,
+            Self::Pings => 20,
+            Self::Rejoin | Self::Bodies => 60,
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Flood => "flood",
+            Self::Burst => "burst",
+            Self::Pings => "pings",
+            Self::Rejoin => "rejoin",
+            Self::Bodies => "bodies",
+        }
+    }
 }
 
 /// Options of the floor's server.

@@ -70,9 +70,9 @@ impl Config {
                      sender's connection with 1009; raise it above {event_bytes_max}"
             ));
         }
-        if event_bytes_max > self.connections.outbox_bytes_max {
+        if event_bytes_max > self.connections.hard_bytes_max() {
             warnings.push(format!(
-                "app {id:?} may send events larger than connections.outbox_bytes_max, which closes the connections \
+                "app {id:?} may send events larger than connections.backlog_bytes_max, which closes the connections \
                      of all but the fastest clients; raise it above {event_bytes_max}"
             ));
         }

@@ -88,7 +88,8 @@ impl App {
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
         let facts = Arc::clone(node.webhooks.facts());
         let (inboxes, remembered) = (Arc::clone(&node.inboxes), Arc::clone(&node.remembered));
-        let state = Arc::new(AppState::new(&says.id, inboxes, outgoing, facts, remembered));
+        let state = AppState::new(&says.id, inboxes, outgoing, facts, remembered).counted_in(Arc::clone(&node.total));
+        let state = Arc::new(state);
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
         }

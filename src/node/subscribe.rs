@@ -13,6 +13,7 @@ use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
 use crate::protocol::identity::User;
 use crate::protocol::message::Subscribe;
+use crate::registry::Full;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
 
@@ -33,7 +34,10 @@ impl App {
 
     /// Joins a channel; the answer comes through the connection's inbox.
     pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<(), SubscribeError> {
-        self.state.join(grant, address, self.join_rules(), now).map_err(|_| SubscribeError::Full)
+        self.state.join(grant, address, self.join_rules(), now).map_err(|full| match full {
+            Full::Members => SubscribeError::Full,
+            Full::Channels => SubscribeError::NoRoom,
+        })
     }
 
     /// Leaves a channel.

@@ -81,6 +81,15 @@ pub enum SubscribeError {
     /// The presence channel has as many members as it may.
     #[error("Presence channel member limit reached")]
     Full,
+    /// There are as many channels as there may be.
+    #[error("The server has as many channels as it may, try again")]
+    NoRoom,
+    /// The connection joins too many channels at once.
+    #[error("A connection may join {per_second} channels per second, try again")]
+    TooFast {
+        /// Channels that one connection may join per second.
+        per_second: u32,
+    },
     /// The connection has joined as many channels as it may.
     #[error("A connection may join at most {limit} channels")]
     TooManyChannels {
@@ -98,6 +107,8 @@ impl SubscribeError {
             Self::Auth(_) | Self::NotAuthorized { .. } | Self::Identity(_) | Self::View(_) => ("AuthError", 401),
             Self::Policy(_) => ("Forbidden", 403),
             Self::Full | Self::TooManyChannels { .. } => ("LimitReached", 403),
+            Self::TooFast { .. } => ("LimitReached", 429),
+            Self::NoRoom => ("LimitReached", 503),
         }
     }
 }

@@ -157,8 +157,14 @@ causes! {
         "a connection neither signed in nor joined a private channel in time"
         "sign in, raise user_authentication_timeout_seconds or unset enable_user_authentication";
     SlowReader "slow_reader" 4100
-        "a client does not read what it has subscribed to"
-        "look at its network; for bursts of many or large events raise connections.outbox_bytes_max";
+        "a client took nothing of what waited for it for too long"
+        "look at its network, or raise connections.slow_seconds or connections.outbox_bytes_max";
+    SlowBacklog "slow_reader_backlog" 4100
+        "more waited for a client than may wait for anybody"
+        "publish less at once, or raise connections.backlog_bytes_max";
+    SlowMemory "slow_reader_memory" 4100
+        "what waits for all clients took too much memory, and a client was the slowest"
+        "raise connections.waiting_bytes_max if there is memory";
     MessageTooBig "message_too_big" 1009
         "a client's message is larger than allowed"
         "raise connections.message_bytes_max";
@@ -215,6 +221,12 @@ causes! {
     SubscribeTooMany "subscribe_too_many" 403
         "a connection has joined as many channels as it may"
         "raise connections.channels_max";
+    SubscribeRate "subscribe_rate" 429
+        "a connection joins channels too fast"
+        "let the page join each channel once, or raise connections.subscriptions_per_second";
+    SubscribeServerFull "subscribe_server_full" 503
+        "the server has as many channels as it may"
+        "raise connections.channels_total_max";
     SubscribeTwice "subscribe_twice" 0
         "a connection subscribed to a channel that it has joined already"
         "subscribe once in the page";

@@ -37,6 +37,8 @@ use crate::registry::remembered::Place;
 use crate::registry::remembered::Remembered;
 use crate::registry::replica::Effect;
 use crate::registry::shared::Shared;
+use crate::registry::total::Seat;
+use crate::registry::total::Total;
 use crate::registry::views::Views;
 
 /// Above so many subscribers their number is told at most once in [`COUNT_PAUSE`].
@@ -54,6 +56,7 @@ pub(super) struct Channel {
     pub(super) counted: Option<Box<Counted>>,
     /// What the channel has to do with other nodes, where there are any.
     pub(super) shared: Option<Box<Shared>>,
+    _seat: Seat,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,8 @@ pub(super) struct Scope<'a> {
     pub(super) remembered: &'a Arc<Remembered>,
     /// What channels are to forget, for want of room.
     pub(super) forgotten: Vec<Forgotten>,
+    /// The channels of all apps.
+    pub(super) total: &'a Arc<Total>,
     /// The facts that somebody wants to hear.
     pub(super) wanted: Kinds,
     pub(super) app: &'a Arc<str>,
@@ -166,6 +171,7 @@ impl Channel {
             cached: None,
             counted: None,
             shared: scope.outgoing.map(|_| Box::default()),
+            _seat: Seat::of(scope.total),
         }
     }
 

@@ -69,9 +69,14 @@ pub struct Leaver<'a> {
     pub user_id: Option<&'a str>,
 }
 
-/// The presence channel has as many members as it may.
-#[derive(Debug)]
-pub struct Full;
+/// Why there is no room for a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The presence channel has as many members as it may.
+    Members,
+    /// The process has as many channels as it may.
+    Channels,
+}
 
 /// What can be told of a channel.
 #[derive(Debug, Default)]
@@ -132,6 +137,7 @@ impl AppState {
             channels: &self.channels,
             remembered: &self.remembered,
             forgotten: Vec::new(),
+            total: &self.total,
             wanted: Kinds(self.wanted.load(Ordering::Relaxed)),
             app: &self.id,
             now,
@@ -177,9 +183,12 @@ impl AppState {
     pub fn join(&self, grant: Grant, address: Address, rules: JoinRules, now: Instant) -> Result<(), Full> {
         let (name, member, view) = grant.into_parts();
         self.change(&name, now, |channels, scope| {
+            if !has_room(channels, &name, scope) {
+                return Err(Full::Channels);
+            }
             let channel = open_entry(channels, &name, scope);
             if member.as_ref().is_some_and(|member| !channel.has_room(member, rules.members_max)) {
-                return Err(Full);
+                return Err(Full::Members);
             }
             let user_id = member.as_ref().map(|member| Arc::clone(&member.user_id));
             let joiner = Joiner { address, user_id, view, rules, came: now };
@@ -219,7 +228,9 @@ impl AppState {
     /// The same for an event that all nodes get by themselves, so none is told of it.
     pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         self.change(name, event.accepted, |channels, scope| {
-            if let Some(cache_for) = cache_for {
+            if let Some(cache_for) = cache_for
+                && has_room(channels, name, scope)
+            {
                 open_entry(channels, name, scope).remember_here(name, &event.frame, event.accepted + cache_for, scope);
             }
             if let Some(channel) = channels.get(name.as_str()) {
@@ -297,6 +308,11 @@ impl AppState {
             !idle
         });
     }
+}
+
+/// Whether there may be a channel called `name`.
+fn has_room(channels: &HashMap<ChannelName, Channel>, name: &ChannelName, scope: &Scope<'_>) -> bool {
+    !scope.total.is_full() || channels.contains_key(name.as_str())
 }
 
 /// The channel called `name`. One that was not there begins to hear of the other nodes, if there are any.
@@ -413,7 +429,7 @@ fn announce(
     cache_for: Option<Duration>,
     scope: &mut Scope<'_>,
 ) {
-    if cache_for.is_some() && !scope.is_linked() {
+    if cache_for.is_some() && !scope.is_linked() && has_room(channels, name, scope) {
         channels.entry(name.clone()).or_insert_with(|| Channel::new(scope));
     }
     if let Some(channel) = channels.get_mut(name.as_str()) {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
+use crate::protocol::webhook::ClientEvent;
 use crate::protocol::webhook::Event;
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
@@ -34,8 +35,10 @@ pub enum What {
 
 /// Bytes of facts that may wait. They are taken within milliseconds, or in seconds where Redis does not answer.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What a fact costs besides its texts.
-const OVERHEAD: usize = 128;
+/// What a fact costs besides its texts: a place in a queue that grows by doubling.
+const OVERHEAD: usize = 2 * size_of::<Fact>();
+/// What a client's event costs besides its texts and that: it has four allocations.
+const CLIENT_EVENT_OVERHEAD: usize = size_of::<ClientEvent>() + 64;
 
 /// What waits to be told; beyond the bound the oldest is dropped and counted.
 #[derive(Debug, Default)]
@@ -54,7 +57,7 @@ struct Queue {
 impl Fact {
     fn bytes(&self) -> usize {
         let texts = match &self.what {
-            What::Event(Event::ClientEvent(event)) => event.name.len() + event.data.len(),
+            What::Event(Event::ClientEvent(event)) => CLIENT_EVENT_OVERHEAD + event.name.len() + event.data.len(),
             _ => 0,
         };
         OVERHEAD + self.channel.as_str().len() + texts
@@ -119,7 +122,6 @@ pub(super) fn needed_for(kinds: Kinds) -> Kinds {
 mod tests {
     use super::*;
     use crate::protocol::socket_id::SocketId;
-    use crate::protocol::webhook::ClientEvent;
 
     #[test]
     fn beyond_the_bound_the_oldest_are_dropped_and_counted() {

@@ -59,6 +59,19 @@ pub enum Letter {
     Drain(Duration, Close),
 }
 
+impl Letter {
+    /// The memory that it takes.
+    fn cost(&self) -> usize {
+        let bytes = match self {
+            Self::Event(_, event) => event.frame.bytes().len(),
+            Self::Send(_, frame) => frame.bytes().len(),
+            Self::Joined(_, _, frames) => frames.iter().map(|frame| frame.bytes().len()).sum(),
+            _ => 0,
+        };
+        LETTER_COST + bytes
+    }
+}
+
 /// One event on its way to the subscribers of a channel.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -92,7 +105,9 @@ pub trait Held: std::fmt::Debug + Send + Sync {}
 
 impl<T: std::fmt::Debug + Send + Sync> Held for T {}
 
-/// Events that may wait for one shard, in bytes. Beyond it publishers are told to come back later.
+/// What a letter costs besides its frames: a place in a queue that grows by doubling, and their allocations.
+const LETTER_COST: usize = 2 * size_of::<Letter>();
+/// What may wait for one shard, in bytes. Beyond it publishers are told to come back later.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How long what cannot be refused waits for shards that lag so far behind.
@@ -145,9 +160,7 @@ impl Inboxes {
     pub fn put(&self, shard: ShardIndex, letter: Letter, sleepers: &mut Sleepers) {
         let inbox = &self.shards[shard];
         let mut letters = inbox.letters.lock();
-        if let Letter::Event(_, event) = &letter {
-            inbox.waiting_bytes.fetch_add(event.frame.bytes().len(), Ordering::Relaxed);
-        }
+        inbox.waiting_bytes.fetch_add(letter.cost(), Ordering::Relaxed);
         if letters.is_empty() {
             sleepers.0 |= 1 << shard;
         }
@@ -215,6 +228,13 @@ mod tests {
         for _ in 0..10_000 {
             assert!(!inboxes.wait_for_room());
         }
+        inboxes.take(1, Vec::new());
+        // What costs more than its content counts, too.
+        let slot = Slot { index: 0, generation: 0 };
+        for _ in 0..=WAITING_BYTES_MAX / LETTER_COST {
+            inboxes.send(1, Letter::Send(slot, Frame::ping()));
+        }
+        assert!(inboxes.is_full());
         inboxes.take(1, Vec::new());
         assert!(inboxes.wait_for_room() && !inboxes.hopeless.load(Ordering::Relaxed));
     }

@@ -122,6 +122,8 @@ fn subscribe_cause(error: &SubscribeError) -> Cause {
         SubscribeError::Policy(_) => Cause::SubscribeForbidden,
         SubscribeError::Full => Cause::SubscribeFull,
         SubscribeError::TooManyChannels { .. } => Cause::SubscribeTooMany,
+        SubscribeError::TooFast { .. } => Cause::SubscribeRate,
+        SubscribeError::NoRoom => Cause::SubscribeServerFull,
     }
 }
 

@@ -1,5 +1,11 @@
 //! What is pending on a channel, put together once for all its subscribers.
 
+use std::cell::OnceCell;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use crate::protocol::frame::Frame;
@@ -11,6 +17,36 @@ pub(super) struct Batch {
     /// Where each frame ends.
     ends: Vec<usize>,
     payload_bytes: usize,
+    /// The same bytes, made for the first reader that does not take them at once.
+    kept: OnceCell<Bytes>,
+}
+
+/// Bytes of batches that live on because somebody has not read them yet, each batch once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KeptBytes(Arc<AtomicUsize>);
+
+impl KeptBytes {
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A batch that waits for readers.
+struct Kept {
+    bytes: Bytes,
+    sum: KeptBytes,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.sum.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
 }
 
 impl Batch {
@@ -32,12 +68,20 @@ impl Batch {
                 bytes.into()
             }
         };
-        Self { bytes, ends, payload_bytes: frames.iter().map(|frame| frame.payload_len()).sum() }
+        Self { bytes, ends, payload_bytes: frames.iter().map(|frame| frame.payload_len()).sum(), kept: OnceCell::new() }
     }
 
     /// All of it.
     pub(super) fn whole(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// All of it, to wait for a reader; counted in `sum` as long as it waits for any.
+    pub(super) fn kept(&self, sum: &KeptBytes) -> &Bytes {
+        self.kept.get_or_init(|| {
+            sum.0.fetch_add(self.bytes.len(), Ordering::Relaxed);
+            Bytes::from_owner(Kept { bytes: self.bytes.clone(), sum: sum.clone() })
+        })
     }
 
     /// How many frames there are.
@@ -50,14 +94,14 @@ impl Batch {
         self.payload_bytes
     }
 
-    /// The frames from `from` on without those in `holes` (ascending), as few pieces as possible.
-    pub(super) fn pieces(&self, from: usize, holes: impl Iterator<Item = usize>) -> Vec<Bytes> {
+    /// Where the frames from `from` on are without those in `holes` (ascending), as few pieces as possible.
+    pub(super) fn pieces(&self, from: usize, holes: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
         let start_of = |frame: usize| if frame == 0 { 0 } else { self.ends[frame - 1] };
         let mut pieces = Vec::new();
         let mut next = from;
         for hole in holes.filter(|&hole| hole >= from).chain([self.ends.len()]) {
             if hole > next {
-                pieces.push(self.bytes.slice(start_of(next)..start_of(hole)));
+                pieces.push(start_of(next)..start_of(hole));
             }
             next = hole + 1;
         }
@@ -83,7 +127,22 @@ mod tests {
                 .filter(|(at, _)| *at >= from && !holes.contains(at))
                 .flat_map(|(_, frame)| frame.bytes().to_vec())
                 .collect();
-            assert_eq!(batch.pieces(from, holes.iter().copied()).concat(), expected, "{from} {holes:?}");
+            let pieces = batch.pieces(from, holes.iter().copied());
+            let found: Vec<u8> = pieces.into_iter().flat_map(|piece| batch.whole()[piece].to_vec()).collect();
+            assert_eq!(found, expected, "{from} {holes:?}");
         }
+    }
+
+    #[test]
+    fn what_waits_for_many_counts_once_until_the_last_has_it() {
+        let frame = event::published("c", "a", "\"\"");
+        let sum = KeptBytes::default();
+        let batch = Batch::new(&[&frame, &frame]);
+        let waiting = [batch.kept(&sum).clone(), batch.kept(&sum).slice(3..)];
+        assert_eq!(sum.get(), 2 * frame.bytes().len());
+        drop(batch);
+        assert_eq!(sum.get(), 2 * frame.bytes().len());
+        drop(waiting);
+        assert_eq!(sum.get(), 0);
     }
 }

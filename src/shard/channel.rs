@@ -2,6 +2,7 @@
 
 use indexmap::IndexSet;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::metrics::AppMeters;
@@ -98,7 +99,7 @@ impl Flush {
     }
 
     /// What one subscriber gets; `None` stands for all of it.
-    pub(super) fn part(&self, slot: Slot, socket_id: SocketId) -> Option<Vec<bytes::Bytes>> {
+    pub(super) fn part(&self, slot: Slot, socket_id: SocketId) -> Option<Vec<Range<usize>>> {
         let late = self.late.binary_search_by_key(&slot, |&(late, _)| late);
         let first_hole = self.holes.partition_point(|&(id, _)| id < socket_id);
         let holes = self.holes[first_hole..].iter().take_while(|(id, _)| *id == socket_id).map(|&(_, at)| at);

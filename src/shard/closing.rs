@@ -12,6 +12,8 @@ use crate::session;
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::connection::Watch;
+use crate::shard::outbox::Load;
+use crate::shard::outbox::Piece;
 use crate::shard::wheel::Tick;
 use crate::shard::wheel::Wheel;
 
@@ -36,43 +38,30 @@ impl Shard {
     pub(super) fn close(&mut self, slot: Slot, close: &Close) {
         let Some(session) = self.end_session(slot) else { return };
         for frame in session.farewell(close) {
-            self.queue(slot, frame.bytes().clone());
+            self.queue(slot, Piece::own(frame.bytes().clone()));
         }
         self.end_within(slot, self.node.connections().close_seconds.duration());
+    }
+
+    /// The peer broke the protocol: nobody waits for its answer (RFC 6455, 7.1.7). Our side is closed right behind the
+    /// close frame; what still comes is read for a while, since a reset would overtake that frame.
+    pub(super) fn fail(&mut self, slot: Slot, close: &Close) {
+        self.close(slot, close);
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.half_close = true;
+        }
     }
 
     /// The peer closes, or answers our close.
     pub(super) fn on_close(&mut self, slot: Slot, code: Option<u16>) {
         if self.end_session(slot).is_some() {
-            self.queue(slot, Frame::close_answer(code).bytes().clone());
+            self.queue(slot, Piece::own(Frame::close_answer(code).bytes().clone()));
             self.end_within(slot, self.node.connections().close_seconds.duration());
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.finishing = true;
         if connection.is_sent() {
             self.remove(slot);
-        }
-    }
-
-    /// Closes the connections that cannot keep up: what they have not begun to read is forgotten and counted.
-    pub(super) fn close_evicted(&mut self) {
-        for slot in std::mem::take(&mut self.evicted) {
-            let Some(connection) = self.connections.get_mut(slot) else { continue };
-            let Some(session) = &connection.session else { continue };
-            let waiting = connection.outbox.waiting();
-            if connection.outbox.backlog() <= self.node.connections().outbox_bytes_max {
-                // The socket has taken in the meantime what this turn put in.
-                continue;
-            }
-            session.meters().dropped(Cause::SlowReader, connection.outbox.forget() as u64);
-            self.outbox_bytes -= waiting - connection.outbox.waiting();
-            session.refused(refusal::Cause::SlowReader, None, &format_args!("{waiting} bytes waited for it"));
-            connection.half_close = true;
-            // The kernel took no more than the low-water mark; now it may take the few bytes that are left.
-            let _ = socket2::SockRef::from(&*connection.socket.tcp()).set_tcp_notsent_lowat(u32::MAX);
-            connection.blocked = false;
-            self.close(slot, &session::TOO_SLOW);
-            self.unwritten.push(slot);
         }
     }
 
@@ -84,7 +73,7 @@ impl Shard {
             // Its channels hear of it through the inbox, and find nobody to hand anything over to.
             session.end(&self.node, self.now);
         }
-        self.outbox_bytes -= connection.outbox.waiting();
+        self.load.follow(connection.outbox.load(), Load::default());
         // Counted before the peer can know, who may ask at once.
         self.node.socket_closed();
         connection.socket.finish();
@@ -120,8 +109,12 @@ impl Shard {
 
     /// Looks after the connections whose time has come.
     pub(super) fn wake_due(&mut self) {
+        let before = self.wheel.now();
         for slot in self.wheel.advance(self.now) {
             self.look_after(slot);
+        }
+        if self.wheel.now() != before {
+            self.judge_lagging();
         }
     }
 
@@ -156,7 +149,7 @@ impl Shard {
         let answered_by = Wheel::after(now, settings.pong_seconds.duration());
         connection.watch = Watch::Pong(answered_by);
         self.wheel.wake(slot, answered_by.min(authorized_by).min(Wheel::after(now, ping)));
-        self.queue(slot, Frame::ping().bytes().clone());
+        self.queue(slot, Piece::own(Frame::ping().bytes().clone()));
     }
 
     /// Begins to close all connections, or goes on to in another way.

@@ -1,6 +1,7 @@
 //! One connection: its socket, its session, and what waits in either direction.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use mio::Interest;
 use mio::Token;
@@ -16,6 +17,7 @@ use crate::session;
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::outbox::Outbox;
+use crate::shard::outbox::Piece;
 use crate::shard::socket::Socket;
 use crate::shard::wheel::Tick;
 use crate::shard::wheel::Wheel;
@@ -41,6 +43,12 @@ pub(super) struct Connection {
     pub(super) watch: Watch,
     /// The socket takes no more until it says so.
     pub(super) blocked: bool,
+    /// When the socket has last taken something, or when something began to wait for it, whichever is later.
+    pub(super) took: Instant,
+    /// So much waits that time counts.
+    pub(super) lags: bool,
+    /// It is among those that may have more to read.
+    pub(super) is_unread: bool,
     /// The peer has closed its side, or the socket has failed.
     pub(super) hung_up: bool,
     /// Ends as soon as the outbox is empty.
@@ -72,7 +80,7 @@ fn token_of(slot: Slot) -> Token {
 }
 
 impl Connection {
-    fn new(socket: Socket, held: Option<Box<dyn Held>>, now: Tick) -> Self {
+    fn new(socket: Socket, held: Option<Box<dyn Held>>, tick: Tick, now: Instant) -> Self {
         Self {
             socket,
             session: None,
@@ -80,10 +88,13 @@ impl Connection {
             fed: false,
             paused: false,
             outbox: Outbox::default(),
-            opened: now,
-            heard: now,
+            opened: tick,
+            heard: tick,
             watch: Watch::Idle,
             blocked: false,
+            took: now,
+            lags: false,
+            is_unread: false,
             hung_up: false,
             finishing: false,
             half_close: false,
@@ -104,13 +115,13 @@ impl Shard {
         let mut socket = Socket::new(upgraded.stream, upgraded.tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
-        let (now, held) = (self.wheel.now(), upgraded.held);
+        let (tick, now, held) = (self.wheel.now(), self.now, upgraded.held);
         let slot = self.connections.insert(|slot| {
             // A socket that cannot be watched never gets ready; the timer ends it.
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
-            Connection::new(socket, held, now)
+            Connection::new(socket, held, tick, now)
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };
@@ -122,7 +133,7 @@ impl Shard {
             Ok((session, established)) => self.establish(slot, session, &established),
             Err(close) => {
                 for frame in session::refusal(&close) {
-                    self.queue(slot, frame.bytes().clone());
+                    self.queue(slot, Piece::own(frame.bytes().clone()));
                 }
                 self.end_within(slot, self.node.connections().close_seconds.duration());
                 if let Some(connection) = self.connections.get_mut(slot) {
@@ -138,7 +149,7 @@ impl Shard {
         // What comes from now on, and what has come to the socket already, is an event of the poll.
         // What TLS has decrypted already is not.
         if is_secure || !upgraded.read_ahead.is_empty() {
-            self.unread.push(slot);
+            self.read_later(slot);
         }
         self.greet(slot, upgraded.answer);
     }

@@ -14,8 +14,17 @@ use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::session::Session;
 use crate::shard::Shard;
+use crate::shard::batch::Batch;
 use crate::shard::channel::Channel;
 use crate::shard::channel::Flush;
+use crate::shard::outbox::Load;
+use crate::shard::outbox::Piece;
+use crate::shard::share::Share;
+
+/// What is as large and for one connection only is written at once.
+const LARGE_BYTES: usize = 64 * 1024;
+/// Writes after which the clock is looked at.
+const WRITES: u32 = 8;
 
 impl Shard {
     /// An event goes to the channel's subscribers at the end of the turn.
@@ -36,7 +45,7 @@ impl Shard {
         let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
         session.on_joined();
         if session.has_deferred() {
-            self.unread.push(slot);
+            self.read_later(slot);
         }
         self.on_sees(slot, id);
         for frame in answers {
@@ -58,7 +67,7 @@ impl Shard {
         let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
         let frames = session.on_refused(channel, self.now);
         if session.has_deferred() {
-            self.unread.push(slot);
+            self.read_later(slot);
         }
         for frame in frames {
             self.send(slot, &frame);
@@ -75,7 +84,7 @@ impl Shard {
             self.channels.remove(&id);
         }
         for piece in pieces {
-            self.queue(slot, piece);
+            self.queue(slot, Piece::own(piece));
         }
     }
 
@@ -86,27 +95,49 @@ impl Shard {
             session.meters().messages_sent.inc();
             session.meters().transmitted_bytes.inc_by(frame.payload_len() as u64);
         }
-        self.queue(slot, frame.bytes().clone());
+        self.queue(slot, Piece::own(frame.bytes().clone()));
+        // Memory that is one connection's own does not wait for the end of the turn.
+        if frame.bytes().len() > LARGE_BYTES {
+            self.write(slot);
+        }
     }
 
     /// Appends whole frames to a connection's outbox.
-    pub(super) fn queue(&mut self, slot: Slot, piece: Bytes) {
+    pub(super) fn queue(&mut self, slot: Slot, piece: Piece) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if connection.outbox.is_empty() {
+            connection.took = self.now;
             self.unwritten.push(slot);
         }
-        self.outbox_bytes += piece.len();
+        let before = connection.outbox.load();
         connection.outbox.push(piece);
-        if connection.outbox.backlog() > self.node.connections().outbox_bytes_max && connection.session.is_some() {
-            self.evicted.push(slot);
+        self.load.follow(before, connection.outbox.load());
+        if connection.outbox.cost() > self.node.connections().outbox_bytes_max {
+            self.lag(slot);
+        }
+    }
+
+    /// Appends the answer to a ping. Who does not read gets only the newest.
+    pub(super) fn queue_pong(&mut self, slot: Slot, pong: &Frame) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let mut pong = Some(Piece::pong(pong.bytes().clone()));
+        if connection.blocked {
+            let before = connection.outbox.load();
+            pong = pong.and_then(|pong| connection.outbox.replace_pong(pong));
+            self.load.follow(before, connection.outbox.load());
+        }
+        if let Some(pong) = pong {
+            self.queue(slot, pong);
         }
     }
 
     /// Sends what is pending on all channels.
-    pub(super) fn flush_all(&mut self) {
+    pub(super) async fn flush_all(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
+        let mut share = Share::begin(1);
         for id in pending.drain(..) {
             self.flush(id);
+            share.give().await;
         }
         self.pending = pending;
     }
@@ -144,11 +175,18 @@ impl Shard {
         let Some(session) = &connection.session else { return };
         let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id()) };
         if let Some(pieces) = part {
+            let whole = flush.batch.whole();
             for piece in pieces {
-                sent.count_piece(&piece);
+                sent.count_piece(&whole[piece.clone()]);
                 // A small part must not keep a large batch alive.
-                let small = piece.len() < flush.batch.whole().len() / 2;
-                self.queue(slot, if small { Bytes::copy_from_slice(&piece) } else { piece });
+                let is_small = piece.len() < whole.len() / 2;
+                self.queue(
+                    slot,
+                    match is_small {
+                        true => Piece::own(Bytes::copy_from_slice(&whole[piece])),
+                        false => Piece::shared(flush.batch.kept(&self.kept).slice(piece)),
+                    },
+                );
             }
             return;
         }
@@ -156,14 +194,15 @@ impl Shard {
         sent.payload_bytes += flush.batch.payload_bytes() as u64;
         // Who listens to one channel only has nothing to wait for: no other piece will join this one.
         if session.channel_count() == 1 && connection.outbox.is_empty() {
-            self.write_now(slot, flush.batch.whole());
+            self.write_now(slot, &flush.batch);
         } else {
-            self.queue(slot, flush.batch.whole().clone());
+            self.queue(slot, Piece::shared(flush.batch.kept(&self.kept).clone()));
         }
     }
 
     /// Writes to an idle connection; what the socket does not take goes into the outbox.
-    fn write_now(&mut self, slot: Slot, bytes: &Bytes) {
+    fn write_now(&mut self, slot: Slot, batch: &Batch) {
+        let bytes = batch.whole();
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let written = match connection.socket.write(bytes) {
             Ok(written) if written == bytes.len() => {
@@ -176,17 +215,22 @@ impl Shard {
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => 0,
             Err(_) => return self.broken.push(slot),
         };
-        let rest = bytes.len() - written;
-        self.outbox_bytes += rest;
-        connection.outbox.push_rest(bytes.clone(), written);
+        connection.outbox.push_rest(Piece::shared(batch.kept(&self.kept).clone()), written);
+        connection.took = self.now;
+        self.load.follow(Load::default(), connection.outbox.load());
         self.unwritten.push(slot);
+        if connection.outbox.cost() > self.node.connections().outbox_bytes_max {
+            self.lag(slot);
+        }
     }
 
     /// Writes the outboxes that got something in this turn, or whose sockets take more again.
-    pub(super) fn write_all(&mut self) {
+    pub(super) async fn write_all(&mut self) {
         let mut unwritten = std::mem::take(&mut self.unwritten);
+        let mut share = Share::begin(WRITES);
         for slot in unwritten.drain(..) {
             self.write(slot);
+            share.give().await;
         }
         unwritten.append(&mut self.unwritten);
         self.unwritten = unwritten;
@@ -196,12 +240,20 @@ impl Shard {
         self.report_outboxes();
     }
 
-    fn report_outboxes(&mut self) {
-        if self.outbox_bytes != self.outbox_bytes_reported {
-            let change = self.outbox_bytes as i64 - self.outbox_bytes_reported as i64;
-            self.node.metrics().outbox_bytes.add(change);
-            self.outbox_bytes_reported = self.outbox_bytes;
+    /// Tells the gauges of all shards what waits here.
+    pub(super) fn report_outboxes(&mut self) {
+        let now = Load { memory: self.memory(), ..self.load };
+        if now != self.load_reported {
+            let metrics = self.node.metrics();
+            metrics.outbox_bytes.add(now.bytes as i64 - self.load_reported.bytes as i64);
+            metrics.outbox_memory_bytes.add(now.memory as i64 - self.load_reported.memory as i64);
+            self.load_reported = now;
         }
+    }
+
+    /// Memory that is held only because somebody has not read it yet.
+    pub(super) fn memory(&self) -> usize {
+        self.load.memory + self.kept.get()
     }
 
     /// Writes what waits for a connection, as far as its socket takes it.
@@ -210,19 +262,23 @@ impl Shard {
         if connection.blocked || connection.is_sent() {
             return;
         }
-        let before = connection.outbox.waiting();
+        let before = connection.outbox.load();
         let resumed = connection.socket.resume();
         let outcome = resumed.and_then(|()| connection.outbox.write_to(&mut connection.socket));
-        self.outbox_bytes -= before - connection.outbox.waiting();
+        let left = connection.outbox.load();
+        if left.bytes < before.bytes {
+            connection.took = self.now;
+        }
+        self.load.follow(before, left);
         self.after_write(slot, outcome.is_ok());
     }
 
     /// Writes the answer to the upgrade and, in the same packet, the first frames.
     pub(super) fn greet(&mut self, slot: Slot, answer: Vec<u8>) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let before = connection.outbox.waiting();
+        let before = connection.outbox.load();
         let outcome = connection.outbox.write_behind(answer, &mut connection.socket);
-        self.outbox_bytes -= before - connection.outbox.waiting();
+        self.load.follow(before, connection.outbox.load());
         self.after_write(slot, outcome.is_ok());
     }
 
@@ -231,13 +287,15 @@ impl Shard {
             return self.remove(slot);
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        if connection.paused && connection.outbox.waiting() <= self.node.connections().outbox_bytes_max / 2 {
-            connection.paused = false;
-            self.unread.push(slot);
-        }
         let left_over = !connection.outbox.is_empty();
         connection.blocked = connection.socket.is_blocked(left_over);
-        if connection.blocked {
+        let is_blocked = connection.blocked;
+        if connection.paused && connection.outbox.cost() <= self.node.connections().outbox_bytes_max / 2 {
+            connection.paused = false;
+            self.read_later(slot);
+        }
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if is_blocked {
             return;
         }
         if left_over {

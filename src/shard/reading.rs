@@ -1,10 +1,13 @@
 //! From bytes to messages to answers.
 
+use std::collections::VecDeque;
 use std::io;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::protocol::code::Close;
 use crate::protocol::frame::Frame;
@@ -14,14 +17,52 @@ use crate::session::Answer;
 use crate::session::Session;
 use crate::shard::READ_BYTES;
 use crate::shard::Shard;
+use crate::shard::connection::Connection;
 use crate::shard::connection::Watch;
 
-/// Reads of one connection in one turn; who has more waits for the next.
-const READS_PER_TURN: usize = 4;
+/// Reads of one connection in a row; who has more waits for his next turn.
+const READS: usize = 4;
+/// The time for the messages of one connection in a row. What has been read and not been looked at waits.
+const CONNECTION_TIME: Duration = Duration::from_micros(100);
+/// The time for all connections in a turn, so that HTTP has its share.
+const TURN_TIME: Duration = Duration::from_millis(1);
+/// Messages after which the clock is looked at.
+const MESSAGES: u32 = 8;
+
+/// Puts a connection behind those that wait to be read, unless it is one of them.
+pub(super) fn read_later(unread: &mut VecDeque<Slot>, connection: &mut Connection, slot: Slot) {
+    if !std::mem::replace(&mut connection.is_unread, true) {
+        unread.push_back(slot);
+    }
+}
 
 impl Shard {
+    /// Puts a connection behind those that wait to be read.
+    pub(super) fn read_later(&mut self, slot: Slot) {
+        if let Some(connection) = self.connections.get_mut(slot) {
+            read_later(&mut self.unread, connection, slot);
+        }
+    }
+
+    /// Reads what connections have sent, one after the other, as far as a turn goes.
+    pub(super) fn read_all(&mut self) {
+        let mut now = Instant::now();
+        let until = now + TURN_TIME;
+        for _ in 0..self.unread.len() {
+            let Some(slot) = self.unread.pop_front() else { return };
+            let Some(connection) = self.connections.get_mut(slot) else { continue };
+            connection.is_unread = false;
+            self.read_until = now + CONNECTION_TIME;
+            self.read(slot);
+            now = Instant::now();
+            if now >= until {
+                return;
+            }
+        }
+    }
+
     /// Reads what a connection has sent. A fault of ours ends this connection, not the shard.
-    pub(super) fn read(&mut self, slot: Slot) {
+    fn read(&mut self, slot: Slot) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BYTES, 0);
         let outcome = catch_unwind(AssertUnwindSafe(|| self.read_into(slot, &mut buffer)));
@@ -34,7 +75,7 @@ impl Shard {
     }
 
     fn read_into(&mut self, slot: Slot, buffer: &mut [u8]) {
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..READS {
             let Some(connection) = self.connections.get_mut(slot) else { return };
             let hung_up = connection.hung_up;
             let session = connection.session.as_ref();
@@ -47,7 +88,9 @@ impl Shard {
                 continue;
             }
             if std::mem::take(&mut connection.fed) {
-                self.digest(slot, &mut []);
+                if self.digest(slot, &mut []) {
+                    break;
+                }
                 continue;
             }
             match connection.socket.read(buffer) {
@@ -58,7 +101,9 @@ impl Shard {
                 }
                 Ok(count) => {
                     let has_more = hung_up || connection.socket.has_more();
-                    self.digest(slot, &mut buffer[..count]);
+                    if self.digest(slot, &mut buffer[..count]) {
+                        break;
+                    }
                     // A short read means that there was no more, unless the peer has hung up behind it.
                     if count < buffer.len() && !has_more {
                         return;
@@ -69,29 +114,46 @@ impl Shard {
                 Err(_) => return self.remove(slot),
             }
         }
-        self.unread.push(slot);
+        self.read_later(slot);
     }
 
-    /// Decodes what has come in and acts on it.
-    fn digest(&mut self, slot: Slot, bytes: &mut [u8]) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+    /// Decodes what has come in and acts on it. Tells whether the connection has used up its time.
+    fn digest(&mut self, slot: Slot, bytes: &mut [u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else { return true };
         connection.heard = self.wheel.now();
         if matches!(connection.watch, Watch::Pong(_)) {
             connection.watch = Watch::Idle;
         }
         let mut decoder = std::mem::take(&mut connection.decoder);
         let bytes_max = self.node.connections().message_bytes_max;
-        let outcome = decoder.decode(bytes, bytes_max, |message| self.on_message(slot, message));
+        let mut is_over = false;
+        let outcome = decoder.decode(bytes, bytes_max, |message| {
+            let goes_on = self.on_message(slot, message);
+            is_over = self.is_time_over();
+            goes_on && !is_over
+        });
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.decoder = decoder;
-            connection.fed = connection.paused || connection.session.as_ref().is_some_and(Session::has_deferred);
+            let has_deferred = connection.session.as_ref().is_some_and(Session::has_deferred);
+            connection.fed = is_over || connection.paused || has_deferred;
         }
         if let Err(error) = outcome {
             if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref()) {
                 session.on_broken(error);
             }
-            self.close(slot, &error.close());
+            self.fail(slot, &error.close());
         }
+        is_over
+    }
+
+    /// Whether the connection that is being read has used up its time; the clock is not looked at each time.
+    fn is_time_over(&mut self) -> bool {
+        if let Some(left) = self.unclocked.checked_sub(1) {
+            self.unclocked = left;
+            return false;
+        }
+        self.unclocked = MESSAGES - 1;
+        Instant::now() >= self.read_until
     }
 
     /// Returns whether to go on with the connection's next message.
@@ -106,7 +168,7 @@ impl Shard {
         let outcome = match message {
             Message::Text(text) => session.on_text(&self.node, &text, self.now, &mut answers),
             Message::Ping(payload) => {
-                self.queue(slot, Frame::pong(payload).bytes().clone());
+                self.queue_pong(slot, &Frame::pong(payload));
                 ControlFlow::Continue(())
             }
             Message::Binary => {
@@ -132,7 +194,11 @@ impl Shard {
         for answer in answers.drain(..) {
             match answer {
                 Answer::Send(frame) => self.send(slot, &frame),
-                Answer::Arrived => _ = self.take_letters(),
+                Answer::Arrived => {
+                    self.take_letters();
+                    // A join may take longer than all else.
+                    self.unclocked = 0;
+                }
             }
         }
         self.answers = answers;
@@ -150,7 +216,7 @@ impl Shard {
     fn pause(&mut self, slot: Slot) -> bool {
         let enough = self.node.connections().outbox_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(slot) else { return true };
-        connection.paused = !connection.hung_up && connection.outbox.waiting() > enough;
+        connection.paused = !connection.hung_up && connection.outbox.cost() > enough;
         connection.paused || connection.session.as_ref().is_some_and(Session::has_deferred)
     }
 }

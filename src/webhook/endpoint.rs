@@ -25,8 +25,8 @@ use crate::webhook::stream::Taken;
 
 /// Bytes of one request; a single event may be larger.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// What an event that waits costs besides its text.
-const OVERHEAD: usize = 64;
+/// What an event that waits costs besides its text: a place in a queue that grows by doubling, and an allocation.
+const OVERHEAD: usize = 2 * size_of::<Waiting>() + 32;
 
 /// Where events go, and with whose signature.
 #[derive(Debug)]

@@ -309,7 +309,11 @@ async fn one_connection_joins_no_more_channels_than_it_may() {
 #[tokio::test]
 async fn a_stalled_subscriber_is_closed_and_the_others_get_everything_in_order() {
     const EVENTS: usize = 400;
-    let server = TestServer::start_with(|config| config.connections.outbox_bytes_max = 256 * 1024).await;
+    let server = TestServer::start_with(|config| {
+        config.connections.outbox_bytes_max = 256 * 1024;
+        config.connections.backlog_bytes_max = 256 * 1024;
+    })
+    .await;
     let mut stalled = Wire::connect_narrow(server.address(), PATH).await;
     stalled.subscribe("feed").await;
     let mut others = Vec::new();
@@ -351,6 +355,75 @@ async fn a_stalled_subscriber_is_closed_and_the_others_get_everything_in_order()
         server.api().get("/channels/feed", &[("info", "subscription_count")]).await.ok()["subscription_count"],
         4
     );
+}
+
+/// A page joins what it shows, however much that is; who joins and leaves without end is told to stop.
+#[tokio::test]
+async fn one_connection_joins_no_faster_than_it_may() {
+    let server = TestServer::start_with(|config| config.connections.subscriptions_per_second = 5).await;
+    let mut page = server.connect().await;
+    let channels: Vec<String> = (0..200).map(|number| format!("c{number}")).collect();
+    for channel in &channels {
+        page.subscribe(channel).await;
+    }
+    let mut restless = server.connect().await;
+    let mut refused = 0;
+    for _ in 0..1000 {
+        restless.send_subscribe("c0", None).await;
+        restless.unsubscribe("c0").await;
+        let answer = restless.next().await;
+        if answer["event"] == "pusher:subscription_error" {
+            let message = "A connection may join 5 channels per second, try again";
+            let data = json!({ "type": "LimitReached", "error": message, "status": 429 }).to_string();
+            assert_eq!((&answer["data"], &answer["channel"]), (&json!(data), &json!("c0")));
+            restless.next_error(None, message).await;
+            restless.next_error(None, "No current subscription to channel c0, or subscription in progress").await;
+            refused += 1;
+        }
+    }
+    assert!(refused > 500, "{refused} of 1000 were refused");
+    assert_eq!(server.metric("gema_refusals_total", Some("subscribe_rate")).await, f64::from(refused));
+    restless.nothing_came().await;
+    page.nothing_came().await;
+}
+
+#[tokio::test]
+async fn all_connections_together_have_no_more_channels_than_there_may_be() {
+    let server = TestServer::start_single_with(|config| config.connections.channels_total_max = 5).await;
+    let (mut one, mut other) = (server.connect().await, server.connect().await);
+    for channel in ["a", "b", "c"] {
+        one.subscribe(channel).await;
+    }
+    other.subscribe("cache-d").await;
+    other.next_event("pusher:cache_miss").await;
+    other.subscribe("private-e").await;
+    for channel in ["f", "private-f"] {
+        other.send_subscribe(channel, None).await;
+        let message = "The server has as many channels as it may, try again";
+        other.next_refusal(channel, "LimitReached", 503, message).await;
+    }
+    // There is no place for what would be remembered either, and who listens hears it all the same.
+    server.api().publish("cache-f", "e", "1").await;
+    server.api().publish("cache-d", "e", "1").await;
+    other.next_event("e").await;
+    other.subscribe("a").await;
+    one.unsubscribe("b").await;
+    one.nothing_came().await;
+    other.subscribe("cache-f").await;
+    other.next_event("pusher:cache_miss").await;
+    assert_eq!(server.metric("gema_refusals_total", Some("subscribe_server_full")).await, 2.0);
+}
+
+/// RFC 6455, 7.1.7: the TCP connection ends behind the close frame.
+#[tokio::test]
+async fn who_breaks_the_protocol_is_not_waited_for() {
+    let server = TestServer::start_with(|config| config.connections.close_seconds = Seconds(3600.0)).await;
+    for (first, payload, code) in [(0x83, &b"x"[..], 1002), (TEXT, b"\xff", 1007), (TEXT, &[b'x'; 300_000], 1009)] {
+        let mut wire = Wire::connect(server.address(), PATH).await;
+        wire.send_in_vain(&masked(first, payload)).await;
+        assert_eq!(wire.next_close().await.0, code);
+        assert_eq!(wire.next_frame().await, None, "the connection is held after {code}");
+    }
 }
 
 #[tokio::test]

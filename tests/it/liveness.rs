@@ -226,6 +226,17 @@ async fn only_who_is_authorized_in_time_is_kept() {
     }
 }
 
+/// From protocol 6 on the code of the close says it all.
+#[tokio::test]
+async fn an_old_client_is_told_in_an_event_that_it_was_not_authorized_in_time() {
+    let server = curious_server().await;
+    let mut old = server.open("/app/app-key?protocol=5").await;
+    old.established().await;
+    let reason = "Connection not authorized within timeout";
+    old.next_error(Some(4009), reason).await;
+    assert_eq!(old.next_close().await, (4009, reason.to_owned()));
+}
+
 /// Nothing is on its way to this connection, neither a close nor anything else.
 async fn still_there(client: &mut Client) {
     client.send_message(Message::Ping(vec![1].into())).await;

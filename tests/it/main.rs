@@ -51,6 +51,7 @@ mod proxy_protocol;
 mod refusals;
 mod reload;
 mod restart;
+mod slow_readers;
 mod smoke;
 mod soketi_wire;
 mod tidy;

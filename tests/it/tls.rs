@@ -193,7 +193,11 @@ async fn a_large_backlog_is_read_late_and_whole() {
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_closed_with_4100() {
     const EVENTS: usize = 400;
-    let server = start_with(|config| config.connections.outbox_bytes_max = 256 * 1024).await;
+    let server = start_with(|config| {
+        config.connections.outbox_bytes_max = 256 * 1024;
+        config.connections.backlog_bytes_max = 256 * 1024;
+    })
+    .await;
     let mut stalled = Wire::connect_narrow(server.address(), PATH).await;
     stalled.subscribe("feed").await;
     let padding = "x".repeat(20_000);

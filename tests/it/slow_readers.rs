@@ -1,0 +1,257 @@
+//! Who reads slowly is known by time; and what waits for such readers is bounded all the same.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gema::config::Config;
+use gema::config::Seconds;
+use serde_json::json;
+use tokio::time::interval;
+
+use crate::client::Client;
+use crate::server::TestServer;
+use crate::wire::CLOSE;
+use crate::wire::PING;
+use crate::wire::TEXT;
+use crate::wire::Wire;
+use crate::wire::masked;
+
+const PATH: &str = "/app/app-key?protocol=7";
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("burst-{number}")).collect()
+}
+
+/// A client on all of these channels.
+async fn reader(server: &TestServer, channels: &[String]) -> Client {
+    let mut client = server.connect().await;
+    for channel in channels {
+        client.subscribe(channel).await;
+    }
+    client
+}
+
+/// One request that publishes so many bytes on all of these channels.
+async fn trigger(server: &TestServer, channels: &[String], bytes: usize) {
+    let body = json!({ "name": "e", "channels": channels, "data": "x".repeat(bytes) });
+    server.api().post("/events", &body.to_string()).await.ok();
+}
+
+/// The client gets an event of so many bytes on each of these channels, in this order, and nothing else.
+async fn receive(client: &mut Client, channels: &[String], bytes: usize) {
+    for channel in channels {
+        let frame = client.next().await;
+        assert_eq!((&frame["event"], &frame["channel"]), (&json!("e"), &json!(channel)));
+        assert_eq!(frame["data"].as_str().unwrap().len(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_large_event_on_many_channels_at_once_reaches_who_reads() {
+    let server = TestServer::start().await;
+    for (subscribed, triggered, bytes) in [(21, 20, 99_000), (100, 100, 20_000)] {
+        let channels = names(subscribed);
+        let mut client = reader(&server, &channels).await;
+        let to = &channels[..triggered];
+        tokio::join!(trigger(&server, to, bytes), receive(&mut client, to, bytes));
+        client.nothing_came().await;
+    }
+    assert_eq!(server.metric("gema_refusals_total", Some("slow_reader")).await, 0.0);
+}
+
+#[tokio::test]
+async fn thirty_large_events_at_once_reach_who_reads() {
+    let server = TestServer::start().await;
+    let channels = vec!["burst".to_owned()];
+    let mut client = reader(&server, &channels).await;
+    let all = join_all((0..30).map(|_| trigger(&server, &channels, 99_000)));
+    let expected = vec!["burst".to_owned(); 30];
+    tokio::join!(all, receive(&mut client, &expected, 99_000));
+    client.nothing_came().await;
+}
+
+/// A reader is judged after a second, and may have 256 KB waiting before.
+fn impatient(config: &mut Config) {
+    config.connections.outbox_bytes_max = 256 * 1024;
+    config.connections.slow_seconds = Seconds(1.0);
+}
+
+#[tokio::test]
+async fn who_takes_nothing_for_too_long_is_closed_and_the_others_are_not() {
+    const EVENTS: usize = 200;
+    let server = TestServer::start_with(impatient).await;
+    let mut stalled = Wire::connect_narrow(server.address(), PATH).await;
+    stalled.subscribe("feed").await;
+    let mut other = server.connect().await;
+    other.subscribe("feed").await;
+    let padding = "x".repeat(20_000);
+    for number in 0..EVENTS {
+        server.api().publish("feed", &format!("e{number}"), &padding).await;
+        assert_eq!(other.next().await["event"], format!("e{number}"));
+    }
+    server.metric_becomes("gema_refusals_total", Some("slow_reader"), 1.0).await;
+    let dropped = server.metric("gema_drops_total", Some("slow_reader")).await;
+    let mut received = 0;
+    let code = loop {
+        match stalled.next_frame().await.expect("the connection ended without a close") {
+            (TEXT, _) => received += 1,
+            (CLOSE, payload) => break u16::from_be_bytes([payload[0], payload[1]]),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(code, 4100);
+    assert!(dropped > 0.0 && received + dropped as usize <= EVENTS, "{received} received, {dropped} dropped");
+    other.nothing_came().await;
+    assert_eq!(server.metric("soketi_connected", None).await, 1.0);
+}
+
+#[tokio::test]
+async fn who_takes_something_now_and_then_is_kept_however_far_behind() {
+    const EVENTS: usize = 30;
+    let server = TestServer::start_with(|config| {
+        impatient(config);
+        config.connections.slow_seconds = Seconds(3.0);
+    })
+    .await;
+    let mut steady = Wire::connect_narrow(server.address(), PATH).await;
+    steady.subscribe("feed").await;
+    let padding = "x".repeat(90_000);
+    let publish = async {
+        for number in 0..EVENTS {
+            server.api().publish("feed", &format!("e{number}"), &padding).await;
+        }
+    };
+    let read = async {
+        let mut ticks = interval(Duration::from_millis(200));
+        for number in 0..EVENTS {
+            ticks.tick().await;
+            assert_eq!(steady.next_event().await, format!("e{number}"));
+        }
+    };
+    tokio::join!(publish, read);
+    assert_eq!(server.metric("soketi_connected", None).await, 1.0);
+}
+
+#[tokio::test]
+async fn nobody_may_have_more_waiting_than_the_hard_bound() {
+    let server = TestServer::start_with(|config| {
+        config.connections.outbox_bytes_max = 64 * 1024;
+        config.connections.backlog_bytes_max = 256 * 1024;
+        config.connections.slow_seconds = Seconds(86_400.0);
+    })
+    .await;
+    let mut stalled = Wire::connect_narrow(server.address(), PATH).await;
+    stalled.subscribe("feed").await;
+    for _ in 0..100 {
+        server.api().publish("feed", "e", &"x".repeat(20_000)).await;
+    }
+    server.metric_becomes("gema_refusals_total", Some("slow_reader_backlog"), 1.0).await;
+}
+
+#[tokio::test]
+async fn when_all_together_hold_too_much_the_slowest_goes_first() {
+    let server = TestServer::start_single_with(|config| {
+        config.server.workers = 1;
+        config.connections.waiting_bytes_max = 2 * 1024 * 1024;
+        config.connections.slow_seconds = Seconds(86_400.0);
+    })
+    .await;
+    let mut stalled = Vec::new();
+    let padding = "x".repeat(90_000);
+    for number in 0..4 {
+        let channel = format!("feed-{number}");
+        let mut wire = Wire::connect_narrow(server.address(), PATH).await;
+        wire.subscribe(&channel).await;
+        for _ in 0..12 {
+            server.api().publish(&channel, "e", &padding).await;
+        }
+        stalled.push(wire);
+        let held = server.figure(0, "gema_outbox_memory_bytes", "").await;
+        assert!(number > 0 || held > 700_000.0, "the reader has not stalled: {held}");
+    }
+    server.metric_becomes("gema_refusals_total", Some("slow_reader_memory"), 2.0).await;
+    assert!(server.figure(0, "gema_outbox_memory_bytes", "").await < 2.6 * 1024.0 * 1024.0);
+    for (number, wire) in stalled.iter_mut().enumerate() {
+        let mut events = 0;
+        let closed = loop {
+            match wire.next_frame().await {
+                Some((TEXT, _)) if events == 11 => break false,
+                Some((TEXT, _)) => events += 1,
+                _ => break true,
+            }
+        };
+        assert_eq!(closed, number < 2, "reader {number} after {events} events");
+    }
+}
+
+/// The event is large for one reader, and small for the process.
+#[tokio::test]
+async fn what_waits_for_many_is_held_once() {
+    const READERS: usize = 20;
+    let server = TestServer::start_single_with(|config| {
+        config.server.workers = 1;
+        config.connections.slow_seconds = Seconds(86_400.0);
+    })
+    .await;
+    let mut stalled = Vec::new();
+    for _ in 0..READERS {
+        let mut wire = Wire::connect_narrow(server.address(), PATH).await;
+        wire.subscribe("feed").await;
+        stalled.push(wire);
+    }
+    for _ in 0..20 {
+        server.api().publish("feed", "e", &"x".repeat(90_000)).await;
+    }
+    let waiting = server.figure(0, "gema_outbox_bytes", "").await;
+    let held = server.figure(0, "gema_outbox_memory_bytes", "").await;
+    assert!(waiting > 10_000_000.0 && held < 2_500_000.0, "{waiting} bytes wait, {held} are held");
+    for wire in &mut stalled {
+        for _ in 0..20 {
+            wire.next_text().await;
+        }
+    }
+    server.figure_becomes(0, "gema_outbox_memory_bytes", "", 0.0).await;
+}
+
+#[tokio::test]
+async fn who_pings_and_never_reads_has_one_pong_waiting() {
+    const PINGS: usize = 30_000;
+    let server = TestServer::start_single_with(|config| config.connections.outbox_bytes_max = 64 * 1024).await;
+    let mut wire = Wire::connect_narrow(server.address(), PATH).await;
+    let some = masked(PING, &[b'x'; 100]).repeat(PINGS / 100);
+    for _ in 0..100 {
+        wire.send_bytes(&some).await;
+    }
+    wire.send_text(r#"{"event":"pusher:subscribe","data":{"channel":"behind"}}"#).await;
+    server.metric_becomes("gema_channels", None, 1.0).await;
+    let held = server.figure(0, "gema_outbox_memory_bytes", "").await;
+    assert!(held > 0.0 && held < 50_000.0, "{held} bytes are held for one that does not read");
+}
+
+#[tokio::test]
+async fn publishers_are_served_while_many_flood() {
+    const FLOODERS: usize = 10;
+    const BYTES: usize = 128 * 1024;
+    let server = TestServer::start_single_with(|config| config.server.workers = 1).await;
+    let mut flooders = Vec::new();
+    for _ in 0..FLOODERS {
+        flooders.push(Wire::connect(server.address(), PATH).await);
+    }
+    let ping = masked(TEXT, br#"{"event":"pusher:pong"}"#);
+    let flood = ping.repeat(BYTES / ping.len());
+    let messages = (FLOODERS * (BYTES / ping.len())) as f64;
+    let sending = join_all(flooders.iter_mut().map(async |wire| wire.send_bytes(&flood).await));
+    let publishing = async {
+        while server.metric("soketi_ws_messages_received_total", None).await == 0.0 {
+            tokio::task::yield_now().await;
+        }
+        let before = server.metric("soketi_ws_messages_received_total", None).await;
+        for _ in 0..5 {
+            server.api().publish("a", "e", "").await;
+        }
+        let taken = server.metric("soketi_ws_messages_received_total", None).await - before;
+        assert!(taken < messages / 4.0, "{taken} messages of a flood of {messages} came before five requests");
+    };
+    tokio::join!(sending, publishing);
+    server.metric_becomes("soketi_ws_messages_received_total", None, messages).await;
+}
