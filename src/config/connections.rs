@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::config::MESSAGE_BYTES;
 use crate::config::Seconds;
 use crate::config::within;
 
@@ -90,8 +91,7 @@ impl Connections {
     pub(super) fn validate(&self, faults: &mut Vec<String>) {
         // pusher-js never gets ready with 0.
         within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400, faults);
-        // From the largest legitimate message to what Soketi takes, with room for its frame.
-        within("connections.message_bytes_max", self.message_bytes_max, 32 * 1024..=128 * 1024 * 1024, faults);
+        within("connections.message_bytes_max", self.message_bytes_max, MESSAGE_BYTES, faults);
         within("connections.outbox_bytes_max", self.outbox_bytes_max, 4 * 1024..=1024 * 1024 * 1024, faults);
         within("connections.backlog_bytes_max", self.backlog_bytes_max, 64 * 1024..=1024 * 1024 * 1024, faults);
         within("connections.waiting_bytes_max", self.waiting_bytes_max, 1024 * 1024..=1 << 40, faults);
