@@ -208,11 +208,10 @@ impl Metrics {
         let outbox_bytes = own.register(IntGauge::new("gema_outbox_bytes", "Bytes that wait for slow clients"));
         let outbox_memory_bytes = own.register(IntGauge::new(
             "gema_outbox_memory_bytes",
-            "Memory that is held because clients are slow; what waits for many is held once by each thread",
+            "Memory held because clients are slow; what waits for many counts once a thread",
         ));
-        own.gauge("build_info", "1, for this version", &["version"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1.0);
+        let version = own.gauge("build_info", "1, for this version", &["version"]);
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection"));
         let bare_handshakes = own.register(IntCounter::new(
             "gema_bare_handshakes_total",
