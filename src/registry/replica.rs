@@ -230,3 +230,44 @@ impl Replica {
         doubted.iter().filter_map(|(node, user_id)| self.remove(*node, user_id)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(user_info: &str) -> Member {
+        Member { user_id: "ada".into(), user_info: user_info.into() }
+    }
+
+    fn info(replica: &Replica) -> Option<&str> {
+        replica.user_info("ada").map(|info| &**info)
+    }
+
+    #[test]
+    fn of_what_several_nodes_tell_about_a_user_the_newest_holds() {
+        let (mut replica, [one, two, three]) = (Replica::default(), [(); 3].map(|()| NodeId::random()));
+        assert_eq!(replica.add(one, 1, &member("1")), Some(Effect::Came(member("1"))));
+        assert_eq!(replica.add(two, 5, &member("5")), Some(Effect::Changed));
+        // One that is heard late, and one that says the same anew.
+        assert_eq!(replica.add(three, 3, &member("3")), None);
+        assert_eq!((replica.add(three, 6, &member("5")), info(&replica)), (None, Some("5")));
+        // The newest connection on a node has gone, and an earlier one tells something else.
+        assert_eq!(replica.add(three, 2, &member("2")), None);
+        assert_eq!((replica.remove(two, "ada"), info(&replica)), (Some(Effect::Changed), Some("2")));
+        assert_eq!((replica.remove(three, "ada"), info(&replica)), (Some(Effect::Changed), Some("1")));
+        assert_eq!((replica.remove(one, "ada"), info(&replica)), (Some(Effect::Went("ada".into())), None));
+    }
+
+    #[test]
+    fn a_version_far_away_is_a_gap_in_either_direction() {
+        let mut replica = Replica { version: 1 << 50, ..Replica::default() };
+        let (node, user_id) = (NodeId::random(), Arc::<str>::from("ada"));
+        let mut apply = |version| {
+            let change = Change { by: node, version, node, since: 0, user_id: Arc::clone(&user_id), user_info: None };
+            replica.apply(&change)
+        };
+        let version = 1 << 50;
+        assert_eq!([version - 9, version, version + 1].map(&mut apply), [Ok(None), Ok(None), Ok(None)]);
+        assert_eq!([version + 3, version >> 1, 1].map(&mut apply), [Err(Gap), Err(Gap), Err(Gap)]);
+    }
+}

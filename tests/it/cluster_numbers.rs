@@ -1,6 +1,7 @@
 //! Whoever can write to Redis can write any number there. What cannot be true is left out, counted, and over soon.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use gema::protocol::envelope::NodeId;
 use redis::aio::MultiplexedConnection;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::client::Client;
+use crate::client::PATIENCE;
 use crate::redis_server::TestRedis;
 use crate::redis_server::run;
 use crate::server::APP_ID;
@@ -72,9 +74,9 @@ async fn a_version_that_cannot_be_true_loses_nobody() {
 
 /// Waits until so many messages have been left out on this node.
 async fn counted(server: &TestServer, node: usize, cause: &str) {
-    let until = std::time::Instant::now() + crate::client::PATIENCE;
+    let until = Instant::now() + PATIENCE;
     while server.figure(node, "gema_cluster_dropped_total", &format!("cause=\"{cause}\"")).await == 0.0 {
-        assert!(std::time::Instant::now() < until, "nothing is counted as {cause}");
+        assert!(Instant::now() < until, "nothing is counted as {cause}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -153,4 +155,18 @@ async fn connections_of_a_node_that_does_not_live_count_no_longer_after_a_while(
         }
     }
     assert_eq!(count(&mut subscriber).await, Value::from(1));
+}
+
+#[tokio::test]
+async fn a_lease_that_never_ends_makes_no_node() {
+    let (redis, server) = two_nodes().await;
+    let mut connection = redis.connection().await;
+    let (leases, node) = (format!("{}:{{nodes}}:leases", server.cluster()), NodeId::random().to_string());
+    run::<()>(&mut connection, &["ZADD", &leases, "9007199254740992", &node]).await;
+    let until = Instant::now() + PATIENCE;
+    while run::<Option<String>>(&mut connection, &["ZSCORE", &leases, &node]).await.is_some() {
+        assert!(Instant::now() < until, "the lease is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.figure_becomes(0, "gema_cluster_nodes", "", 2.0).await;
 }

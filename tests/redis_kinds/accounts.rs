@@ -56,7 +56,7 @@ async fn a_socket_takes_password_and_database_from_where_they_are_said() {
 async fn a_user_of_redis_with_what_is_needed_is_enough() {
     let redis = Server::start(&[
         "user default off",
-        "user gema on >hush%: ~gema-keys:* &test-* +@connection +@pubsub +@scripting +@read +@write +time",
+        "user gema on >hush%: ~gema-keys:* &gema-keys:* +@connection +@pubsub +@scripting +@read +@write +time",
     ]);
     let url = format!("redis://gema:hush%25%3A@{}/3", redis.address());
     let nodes: [Node; 2] = at(&url).with("GEMA_REDIS_KEY_PREFIX", "gema-keys:").nodes().await;
