@@ -29,7 +29,7 @@ use crate::wire::upgrade_head;
 const RECORDED: &str = include_str!("soketi/wire.txt");
 
 /// What differs on purpose: its name in the recording, what Soketi does, what gema does. README's table is the same.
-const DIFFERENCES: [(&str, &str, &str); 37] = [
+const DIFFERENCES: [(&str, &str, &str); 40] = [
     (
         "status",
         "HTTP status 200 for refused requests, so Laravel loses events without noticing",
@@ -49,9 +49,27 @@ const DIFFERENCES: [(&str, &str, &str); 37] = [
     ),
     ("file", "a broken config file is skipped and the default app goes live", "the start is refused"),
     ("groups", "a group in a file replaces the whole group of defaults", "its settings are merged"),
-    ("unknown", "unknown keys, variables and arguments are ignored", "refused, with the name that is meant"),
+    (
+        "unknown",
+        "unknown keys, variables and arguments are ignored",
+        "told in a warning with the name that is meant, gema's own refused; `gema check --strict` refuses all",
+    ),
+    (
+        "braces",
+        "braces in a Redis prefix (`{shop}`) choose the slot in a Redis Cluster",
+        "left out; gema puts its own where they are needed",
+    ),
     ("bad-input", "one bad frame or body stops the server", "it costs its sender an error"),
-    ("slow", "slow readers lose messages silently", "bounded queue, then closed with 4100 and counted"),
+    (
+        "slow",
+        "slow readers lose messages silently",
+        "bounded queue; who takes nothing for 10 s (`connections.slow_seconds`) is closed with 4100, counted and logged",
+    ),
+    (
+        "joins",
+        "no limit on joining and leaving",
+        "50 joins per second and connection, 2,000 at once (`connections.subscriptions_per_second`, 0 for none); more gets `pusher:subscription_error` with status 429",
+    ),
     (
         "form",
         "`subscription_succeeded` and `cache_miss` without data, objects as data of other messages",
@@ -92,6 +110,7 @@ const DIFFERENCES: [(&str, &str, &str); 37] = [
         "a `user_id` is text in every message and must be there; a `user_info` that is not there is null",
     ),
     ("members-max", "a user's second connection counts towards the members of a channel", "users are counted"),
+    ("sign-in-id", "an `id` of a sign-in that is a number", "is the text of its digits"),
     (
         "sign-in",
         "a sign-in may be repeated as somebody else, its failure closes the connection",
@@ -143,7 +162,20 @@ const DIFFERENCES: [(&str, &str, &str); 37] = [
 
 /// Those of them that frames and answers do not show. `tests/config.rs`, `tests/soketi.rs`, `bad_input`, `cluster`, `metrics`
 /// and `restart` do.
-const ELSEWHERE: [&str; 9] = ["file", "groups", "unknown", "bad-input", "slow", "hosts", "colon", "quota", "ports"];
+const ELSEWHERE: [&str; 12] = [
+    "file",
+    "groups",
+    "unknown",
+    "bad-input",
+    "slow",
+    "hosts",
+    "colon",
+    "quota",
+    "ports",
+    "braces",
+    "joins",
+    "sign-in-id",
+];
 
 #[test]
 fn every_difference_is_seen_and_told_in_the_readme() {
