@@ -241,31 +241,32 @@ mod tests {
         (0..count).map(|_| arrivals.arrive(Some(address.parse().unwrap()), 0).0).collect()
     }
 
+    /// So many connections of trusted proxies with a request under way.
+    fn ask(arrivals: &Arc<Arrivals>, count: usize) -> Vec<Arrival> {
+        let asking = (0..count).map(|_| arrivals.arrive(None, 0).0);
+        asking.inspect(Arrival::asks).collect()
+    }
+
     #[test]
     fn the_oldest_silent_one_goes_before_those_that_have_asked() {
         let arrivals = Arc::new(Arrivals::new(20));
-        let asked = come(&arrivals, 10, "10.0.0.1");
-        asked.iter().for_each(Arrival::asks);
+        let mut asked = ask(&arrivals, 10);
         asked[0].is_answered();
         let silent = come(&arrivals, 10, "10.0.0.2");
-        assert_eq!(arrivals.make_room(0), (true, 1));
-        assert!(is_closed(&silent[0]) && !is_closed(&silent[1]));
-        for _ in 1..10 {
-            assert_eq!(arrivals.open(), 19);
-            drop(arrivals.arrive(None, 0).0);
-            let _more = come(&arrivals, 1, "10.0.0.3");
-            arrivals.make_room(0);
+        for number in 0..10 {
+            assert_eq!(arrivals.make_room(0), (true, 1));
+            assert!(silent[..=number].iter().all(is_closed) && !silent[number + 1..].iter().any(is_closed));
+            asked.extend(ask(&arrivals, 1));
         }
-        assert!(silent.iter().all(is_closed));
-        assert!(!is_closed(&asked[0]));
-        come(&arrivals, 10, "10.0.0.1").iter().for_each(Arrival::asks);
+        assert!(!asked.iter().any(is_closed));
+        assert_eq!(arrivals.make_room(0), (true, 1));
+        assert!(is_closed(&asked[0]) && !asked[1..].iter().any(is_closed));
     }
 
     #[test]
     fn without_silent_ones_those_between_requests_go_and_none_with_a_request() {
         let arrivals = Arc::new(Arrivals::new(16));
-        let all = come(&arrivals, 16, "10.0.0.1");
-        all.iter().for_each(Arrival::asks);
+        let all = ask(&arrivals, 16);
         assert_eq!(arrivals.make_room(0), (false, 0));
         all[3].is_answered();
         assert_eq!(arrivals.make_room(0), (true, 1));
