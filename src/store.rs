@@ -255,8 +255,8 @@ impl Store {
         self.outage.may_ask(self.times.timeout).map_err(|reason| StoreError::Unavailable { reason })?;
         let began = Instant::now();
         // So that its end is known before everybody who waits for it has given up.
-        let until = began + self.times.timeout.mul_f64(0.9);
-        match self.questions.ask(Question { column, texts, until }, asker).await {
+        let (ask_by, until) = (began + self.times.timeout.mul_f64(0.45), began + self.times.timeout.mul_f64(0.9));
+        match self.questions.ask(Question { column, texts, ask_by, until }, asker).await {
             Ok(rows) => {
                 self.meters.queried(began.elapsed());
                 self.outage.is_over();

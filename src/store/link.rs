@@ -32,6 +32,8 @@ const STRANGERS_SHARE: usize = 3;
 pub(super) struct Question {
     pub(super) column: Column,
     pub(super) texts: Vec<String>,
+    /// Later it is no longer put to the database: too little time is left to tell a slow answer from none.
+    pub(super) ask_by: Instant,
     pub(super) until: Instant,
 }
 
@@ -54,7 +56,7 @@ pub(super) enum NoRows {
     Away(Arc<str>),
 }
 
-type Rows = Result<Vec<Row>, Arc<str>>;
+type Rows = Result<Vec<Row>, NoRows>;
 
 /// A question, and where its answer goes.
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Questions {
             Err(TrySendError::Closed(_)) => return Err(NoRows::Away(ENDED.into())),
         }
         match tokio::time::timeout_at(until.into(), answered).await {
-            Ok(Ok(rows)) => rows.map_err(NoRows::Away),
+            Ok(Ok(rows)) => rows,
             Ok(Err(_)) if Instant::now() < until => Err(NoRows::Away(ENDED.into())),
             _ if taken.load(Ordering::Relaxed) => {
                 Err(NoRows::Away("no answer in time (app_store.timeout_seconds)".into()))
@@ -203,11 +205,15 @@ impl<S: Server> Pool<S> {
         if answer.is_closed() {
             return asker;
         }
+        if Instant::now() > question.ask_by {
+            let _ = answer.send(Err(NoRows::NotAsked));
+            return asker;
+        }
         taken.store(true, Ordering::Relaxed);
         // A connection that does not answer in time ends with its query.
         if let Ok(rows) = tokio::time::timeout_at(question.until.into(), self.rows(&question)).await {
             // Whoever asked may have gone.
-            let _ = answer.send(rows.map_err(|error| error.to_string().into()));
+            let _ = answer.send(rows.map_err(|error| NoRows::Away(error.to_string().into())));
         }
         asker
     }
