@@ -232,7 +232,8 @@ async fn what_a_publisher_sends_one_after_the_other_arrives_in_order_on_both_nod
 
 #[tokio::test]
 async fn publishers_go_to_the_other_node_when_theirs_is_gone() {
-    let mut server = TestServer::start_cluster(2).await;
+    // Without a tunnel, which would go on to take connections.
+    let mut server = TestServer::start_cluster_with(2, |config| config.tls = Tls::default()).await;
     let nginx = Nginx::start(&server).await;
     let mut client = server.connect_at(1).await;
     client.subscribe("a").await;
