@@ -19,6 +19,7 @@ use crate::config::Log;
 use crate::config::LogFormat;
 use crate::config::LogLevel;
 use crate::telemetry::budget::Budget;
+use crate::telemetry::budget::Budgeted;
 use crate::telemetry::queue::Queue;
 
 /// Prints what happens to stdout from now on, as long as the returned value lives.
@@ -50,7 +51,7 @@ fn subscriber(log: &Log, queue: Queue, budget: Budget) -> impl Subscriber + Send
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(budget)).with(filter)
+    tracing_subscriber::registry().with(Budgeted { layer: lines, budget }).with(filter)
 }
 
 #[cfg(test)]

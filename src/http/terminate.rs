@@ -108,7 +108,6 @@ pub(super) async fn terminate(
 
 /// The request with question marks of the user's id in its path, not in its query, and the other path that may have been
 /// signed.
-#[expect(clippy::result_large_err, reason = "who cannot be served gets its request back as it was")]
 fn aimed(
     mut request: Request<Body>,
     target: &Target<'_>,

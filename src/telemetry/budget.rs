@@ -9,12 +9,15 @@ use parking_lot::Mutex;
 use tracing::Event;
 use tracing::Level;
 use tracing::Metadata;
+use tracing::Subscriber;
 use tracing::callsite::Identifier;
 use tracing::field::Field;
 use tracing::field::Visit;
-use tracing::subscriber::Interest;
+use tracing::span::Attributes;
+use tracing::span::Id;
+use tracing::span::Record;
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::layer::Filter;
+use tracing_subscriber::layer::Layer;
 
 use crate::limiter::Bucket;
 use crate::metrics::Unwritten;
@@ -59,6 +62,20 @@ impl Budget {
         is_left
     }
 
+    fn allows(&self, event: &Event<'_>) -> bool {
+        let metadata = event.metadata();
+        if UNLIMITED.iter().any(|target| metadata.target().starts_with(target)) {
+            return true;
+        }
+        let mut cause = CauseOf(String::new());
+        event.record(&mut cause);
+        let takes = self.takes(metadata, &cause.0, Instant::now());
+        if !takes {
+            count_unwritten(Unwritten::LeftOut, 1);
+        }
+        takes
+    }
+
     /// Logs how many lines have been left out since the last time.
     pub(super) fn report(&self) {
         let mut all = Vec::new();
@@ -74,27 +91,30 @@ impl Budget {
     }
 }
 
-impl<S> Filter<S> for Budget {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
+/// A layer that is told of no more events than its budget allows. It is no filter of tracing's own, since those hold for
+/// a whole callsite, or leave their thread's state behind when they refuse an event.
+pub(super) struct Budgeted<L> {
+    pub(super) layer: L,
+    pub(super) budget: Budget,
+}
+
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Budgeted<L> {
+    fn on_layer(&mut self, subscriber: &mut S) {
+        self.layer.on_layer(subscriber);
     }
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.layer.on_new_span(attributes, id, context);
     }
 
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let metadata = event.metadata();
-        if UNLIMITED.iter().any(|target| metadata.target().starts_with(target)) {
-            return true;
+    fn on_record(&self, span: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.layer.on_record(span, values, context);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if self.budget.allows(event) {
+            self.layer.on_event(event, context);
         }
-        let mut cause = CauseOf(String::new());
-        event.record(&mut cause);
-        let takes = self.takes(metadata, &cause.0, Instant::now());
-        if !takes {
-            count_unwritten(Unwritten::LeftOut, 1);
-        }
-        takes
     }
 }
 
