@@ -29,8 +29,10 @@ const LINES_MAX: u32 = 10;
 const DEBUG_LINES_MAX: u32 = 100;
 /// Causes of one place in the source that are told apart.
 const CAUSES_MAX: usize = 256;
-/// These are not brought about by strangers: what the operator says, and what this module tells.
-const UNLIMITED: [&str; 2] = ["gema::cli", "gema::telemetry"];
+/// Lines of the command line are the operator's own: all faults of a configuration are told.
+const OPERATORS: &str = "gema::cli";
+/// What the budget itself tells has none.
+const OWN: &str = "gema::telemetry";
 
 /// What each cause has used up: a place in the source, and the field `cause` where a line has one.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +66,7 @@ impl Budget {
 
     fn allows(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
-        if UNLIMITED.iter().any(|target| metadata.target().starts_with(target)) {
+        if metadata.target() == OWN || metadata.target().starts_with(OPERATORS) {
             return true;
         }
         let mut cause = CauseOf(String::new());
@@ -86,7 +88,7 @@ impl Budget {
         }
         for (cause, of, lines) in all {
             let cause = (!cause.is_empty()).then_some(&*cause);
-            tracing::warn!(target: UNLIMITED[1], lines, of, cause, "further lines of this kind are left out");
+            tracing::warn!(target: OWN, lines, of, cause, "further lines of this kind are left out");
         }
     }
 }

@@ -37,6 +37,7 @@ const CONFIG: &str = r#"
 [connections]
 channels_max = 3
 message_bytes_max = 32768
+subscriptions_per_second = 0
 [http]
 request_bytes_max = 20000
 [metrics]
@@ -461,7 +462,8 @@ async fn a_connection_that_alternates_refused_names_has_a_budget() {
         let per_second = if debug == "1" { 110 } else { 10 };
         assert!(written <= per_second * seconds, "{written} lines in {seconds} s");
         // The number of all that have no line of their own.
-        let told: u64 = lines.iter().filter(about).filter_map(|line| line["repeated"].as_u64()).sum();
+        let warnings = lines.iter().filter(about).filter(|line| line["level"] == "WARN");
+        let told: u64 = warnings.filter_map(|line| line["repeated"].as_u64()).sum();
         assert_eq!(told, REFUSED as u64 - 1, "{lines:#?}");
         if debug == "1" {
             assert!(lines.iter().filter(about).any(|line| line["lines"].as_u64() > Some(0)), "{lines:#?}");
@@ -517,5 +519,6 @@ async fn a_log_that_nobody_reads_holds_up_nobody() {
     assert!(tokio::time::timeout(PATIENCE, ended).await.expect("the process does not end").unwrap().success());
     let mut rest = Vec::new();
     log.read_to_end(&mut rest).unwrap();
-    assert!(rest.len() > 60_000, "the pipe was not full: {}", rest.len());
+    // A pipe is full before all of its pages are.
+    assert!(rest.len() > 48 * 1024, "the pipe was not full: {}", rest.len());
 }
