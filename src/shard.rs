@@ -35,6 +35,7 @@ use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Letter;
 use crate::session::Answer;
 use crate::shard::batch::KeptBytes;
+use crate::shard::batch::SharedFrames;
 use crate::shard::channel::Channel;
 use crate::shard::closing::Drain;
 use crate::shard::connection::Connection;
@@ -76,6 +77,12 @@ pub struct Shard {
     evicted: Vec<Slot>,
     /// Connections with so much in their outbox that time counts.
     lagging: Vec<Lagging>,
+    /// The lagging connections are to be judged.
+    judging: bool,
+    /// The last tick has not judged them.
+    postponed: bool,
+    /// The shard has missed a tick: what clients have done meanwhile may not be known yet.
+    was_away: bool,
     /// When to search again for somebody to close, since all together hold too much memory.
     next_search: Instant,
     /// Connections that somebody wants closed.
@@ -93,6 +100,8 @@ pub struct Shard {
     load: Load,
     /// What waits in several of them, once.
     kept: KeptBytes,
+    /// The frames among them that no batch holds.
+    shared: SharedFrames,
     /// What the gauges of all shards know of that.
     load_reported: Load,
 }
@@ -117,6 +126,9 @@ impl Shard {
             unclocked: 0,
             evicted: Vec::new(),
             lagging: Vec::new(),
+            judging: false,
+            postponed: false,
+            was_away: false,
             next_search: now,
             closing: Vec::new(),
             broken: Vec::new(),
@@ -128,6 +140,7 @@ impl Shard {
             letters: VecDeque::new(),
             load: Load::default(),
             kept: KeptBytes::default(),
+            shared: SharedFrames::default(),
             load_reported: Load::default(),
         })
     }
@@ -156,7 +169,7 @@ impl Shard {
         let letters = self.take_inbox();
         let more_events = self.take_events();
         self.read_all();
-        self.wake_due();
+        self.wake_due(more_events);
         self.drain_step();
         (letters, more_events)
     }
@@ -166,9 +179,8 @@ impl Shard {
         self.flush_all().await;
         self.write_all().await;
         self.judge();
-        let left =
-            [self.letters.len(), self.pending.len(), self.unread.len(), self.unwritten.len(), self.closing.len()];
-        left.iter().any(|&left| left > 0)
+        let (ours, theirs) = (self.letters.len() + self.pending.len(), self.unread.len() + self.unwritten.len());
+        ours + theirs + self.closing.len() + self.evicted.len() > 0 || self.judging
     }
 
     async fn sleep(&mut self) {

@@ -1,14 +1,17 @@
 //! What is pending on a channel, put together once for all its subscribers.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::Weak;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use crate::protocol::frame::Frame;
+use crate::shard::outbox::Piece;
 
 /// The frames of a channel that go out in one write.
 #[derive(Debug)]
@@ -31,7 +34,8 @@ impl KeptBytes {
     }
 }
 
-/// A batch that waits for readers.
+/// Bytes that wait for readers.
+#[derive(Debug)]
 struct Kept {
     bytes: Bytes,
     sum: KeptBytes,
@@ -46,6 +50,57 @@ impl AsRef<[u8]> for Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.sum.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+impl Kept {
+    fn new(bytes: Bytes, sum: &KeptBytes) -> Self {
+        sum.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        Self { bytes, sum: sum.clone() }
+    }
+}
+
+/// Smaller frames are counted for each reader.
+const SHARED_BYTES_MIN: usize = 1024;
+/// So many entries may be out of date.
+const ENTRIES_MIN: usize = 64;
+
+/// Frames that go to one reader after another and wait for some of them: what a cache channel remembers, the members of
+/// a presence channel, what is pending for those who leave.
+#[derive(Debug, Default)]
+pub(super) struct SharedFrames {
+    /// By address and length: as long as the bytes are kept, no other bytes can be there.
+    kept: HashMap<(usize, usize), Weak<Kept>>,
+    /// With how many entries to look for those out of date.
+    entries_max: usize,
+}
+
+/// One reader's hold on a frame.
+struct Hold(Arc<Kept>);
+
+impl AsRef<[u8]> for Hold {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl SharedFrames {
+    /// A piece of these bytes; those that others hold, too, are counted in `sum`, once as long as they wait for any.
+    pub(super) fn piece(&mut self, bytes: &Bytes, sum: &KeptBytes) -> Piece {
+        if bytes.len() < SHARED_BYTES_MIN || bytes.is_unique() {
+            return Piece::own(bytes.clone());
+        }
+        let key = (bytes.as_ptr() as usize, bytes.len());
+        if let Some(kept) = self.kept.get(&key).and_then(Weak::upgrade) {
+            return Piece::shared(Bytes::from_owner(Hold(kept)));
+        }
+        if self.kept.len() >= self.entries_max {
+            self.kept.retain(|_, kept| kept.strong_count() > 0);
+            self.entries_max = (2 * self.kept.len()).max(ENTRIES_MIN);
+        }
+        let kept = Arc::new(Kept::new(bytes.clone(), sum));
+        self.kept.insert(key, Arc::downgrade(&kept));
+        Piece::shared(Bytes::from_owner(Hold(kept)))
     }
 }
 
@@ -78,10 +133,7 @@ impl Batch {
 
     /// All of it, to wait for a reader; counted in `sum` as long as it waits for any.
     pub(super) fn kept(&self, sum: &KeptBytes) -> &Bytes {
-        self.kept.get_or_init(|| {
-            sum.0.fetch_add(self.bytes.len(), Ordering::Relaxed);
-            Bytes::from_owner(Kept { bytes: self.bytes.clone(), sum: sum.clone() })
-        })
+        self.kept.get_or_init(|| Bytes::from_owner(Kept::new(self.bytes.clone(), sum)))
     }
 
     /// How many frames there are.
@@ -144,5 +196,24 @@ mod tests {
         assert_eq!(sum.get(), 2 * frame.bytes().len());
         drop(waiting);
         assert_eq!(sum.get(), 0);
+    }
+
+    #[test]
+    fn a_frame_that_goes_to_one_after_another_counts_once() {
+        let (sum, mut shared) = (KeptBytes::default(), SharedFrames::default());
+        let frame = Bytes::from(vec![b'x'; SHARED_BYTES_MIN]);
+        let _alone = shared.piece(&frame, &sum);
+        assert_eq!(sum.get(), 0);
+        let _other = frame.clone();
+        let pieces = [shared.piece(&frame, &sum), shared.piece(&frame, &sum)];
+        assert_eq!(sum.get(), frame.len());
+        drop(pieces);
+        assert_eq!(sum.get(), 0);
+        for _ in 0..10 * ENTRIES_MIN {
+            let frame = Bytes::from(vec![b'x'; SHARED_BYTES_MIN]);
+            let _other = frame.clone();
+            shared.piece(&frame, &sum);
+        }
+        assert!(shared.kept.len() <= ENTRIES_MIN && sum.get() == 0);
     }
 }

@@ -108,12 +108,20 @@ impl Shard {
     }
 
     /// Looks after the connections whose time has come.
-    pub(super) fn wake_due(&mut self) {
+    pub(super) fn wake_due(&mut self, more_events: bool) {
         let before = self.wheel.now();
-        for slot in self.wheel.advance(self.now) {
+        let due = self.wheel.advance(self.now);
+        let ticks = self.wheel.now() - before;
+        self.was_away = ticks > 1;
+        for slot in due {
             self.look_after(slot);
         }
-        if self.wheel.now() != before {
+        if ticks > 0 {
+            // A socket may take more again that has not told so yet. The next tick judges in any case.
+            self.postponed = (self.was_away || more_events) && !self.postponed;
+            self.judging = !self.postponed;
+        }
+        if self.judging {
             self.judge_lagging();
         }
     }
@@ -135,7 +143,17 @@ impl Shard {
                 }
                 return self.close(slot, &session::NOT_AUTHORIZED);
             }
-            Watch::Pong(at) if at <= now => return self.close(slot, &session::PONG_MISSING),
+            Watch::Pong(at) if at <= now => {
+                // The ping may still wait behind other frames, or the answer to be read.
+                let idle_time = self.now.saturating_duration_since(connection.took);
+                let takes = !connection.outbox.is_empty() && idle_time < settings.slow_seconds.duration();
+                if !(takes || connection.is_unread || self.was_away) {
+                    return self.close(slot, &session::PONG_MISSING);
+                }
+                let at = Wheel::after(now, settings.pong_seconds.duration());
+                connection.watch = Watch::Pong(at);
+                return self.wheel.wake(slot, at.min(authorized_by));
+            }
             // The answer may come early, and the next ping be due before this one's time is over.
             Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by).min(Wheel::after(now, ping))),
             Watch::Idle => (),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::metrics::Cause;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
 use crate::protocol::frame::frame_ends;
@@ -83,19 +84,24 @@ impl Shard {
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
         }
-        for piece in pieces {
-            self.queue(slot, Piece::own(piece));
+        for bytes in pieces {
+            let piece = self.shared.piece(&bytes, &self.kept);
+            self.queue(slot, piece);
         }
     }
 
     /// Sends a frame to one connection at the end of the turn.
     pub(super) fn send(&mut self, slot: Slot, frame: &Frame) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        // Behind what an evicted connection has lost nothing but its close follows.
+        let Some(connection) = self.connections.get_mut(slot).filter(|connection| !connection.half_close) else {
+            return;
+        };
         if let Some(session) = &connection.session {
             session.meters().messages_sent.inc();
             session.meters().transmitted_bytes.inc_by(frame.payload_len() as u64);
         }
-        self.queue(slot, Piece::own(frame.bytes().clone()));
+        let piece = self.shared.piece(frame.bytes(), &self.kept);
+        self.queue(slot, piece);
         // Memory that is one connection's own does not wait for the end of the turn.
         if frame.bytes().len() > LARGE_BYTES {
             self.write(slot);
@@ -173,6 +179,9 @@ impl Shard {
     fn deliver(&mut self, slot: Slot, flush: &Flush, sent: &mut Sent) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = &connection.session else { return };
+        if connection.half_close {
+            return session.meters().dropped(Cause::SlowReader, flush.batch.frames() as u64);
+        }
         let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id()) };
         if let Some(pieces) = part {
             let whole = flush.batch.whole();
@@ -264,9 +273,11 @@ impl Shard {
         }
         let before = connection.outbox.load();
         let resumed = connection.socket.resume();
-        let outcome = resumed.and_then(|()| connection.outbox.write_to(&mut connection.socket));
+        // TLS has taken these out of the outbox before.
+        let is_taken = matches!(resumed, Ok(1..));
+        let outcome = resumed.and_then(|_| connection.outbox.write_to(&mut connection.socket));
         let left = connection.outbox.load();
-        if left.bytes < before.bytes {
+        if is_taken || left.bytes < before.bytes {
             connection.took = self.now;
         }
         self.load.follow(before, left);

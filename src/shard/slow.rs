@@ -8,9 +8,12 @@ use crate::refusal;
 use crate::registry::address::Slot;
 use crate::session;
 use crate::shard::Shard;
+use crate::shard::share::Share;
 
 /// Who has taken nothing for so long goes first when all together hold too much memory.
 const STALLED_TIME: Duration = Duration::from_secs(1);
+/// Closing a connection frees little when no more than this part of `outbox_bytes_max` waits for it.
+const SMALL_PART: usize = 16;
 /// How long to wait until the next search when nobody could be found.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,17 +40,23 @@ impl Shard {
         }
     }
 
-    /// Closes those that have taken nothing for too long while too much waits for them. Call it at each tick.
+    /// Closes those that have taken nothing for too long while too much waits for them, as far as a step of a turn
+    /// goes.
     pub(super) fn judge_lagging(&mut self) {
         let settings = self.node.connections();
         let (bytes_max, time_max) = (settings.outbox_bytes_max, settings.slow_seconds.duration());
         let mut lagging = std::mem::take(&mut self.lagging);
+        let mut share = Share::begin(1);
+        self.judging = false;
         lagging.retain(|&Lagging { slot, since }| {
             let Some(connection) = self.connections.get_mut(slot) else { return false };
             connection.lags = connection.session.is_some() && connection.outbox.cost() > bytes_max;
-            if connection.lags && self.now.saturating_duration_since(since.max(connection.took)) >= time_max {
+            let is_late = self.now.saturating_duration_since(since.max(connection.took)) >= time_max;
+            // A socket that takes more again has not been written to yet.
+            if connection.lags && connection.blocked && is_late && !self.judging {
                 connection.lags = false;
                 self.evict(slot, refusal::Cause::SlowReader);
+                self.judging = share.is_used_up();
                 return false;
             }
             connection.lags
@@ -57,15 +66,28 @@ impl Shard {
         self.lagging = lagging;
     }
 
-    /// Closes those that have more waiting than anybody may, now that they have been written to.
+    /// Closes those that have more waiting than anybody may, now that they have been written to, as far as a step of a
+    /// turn goes.
     pub(super) fn judge(&mut self) {
-        let bytes_max = self.node.connections().hard_bytes_max();
-        for slot in std::mem::take(&mut self.evicted) {
+        let settings = self.node.connections();
+        let (bytes_max, unblocked_max) = (settings.hard_bytes_max(), settings.waiting_bytes_max);
+        let mut evicted = std::mem::take(&mut self.evicted);
+        evicted.sort_unstable();
+        evicted.dedup();
+        let (mut share, mut is_over) = (Share::begin(1), false);
+        for slot in evicted {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
-            // The socket may have taken in the meantime what this turn put in.
-            if connection.outbox.backlog() > bytes_max {
-                self.evict(slot, refusal::Cause::SlowBacklog);
+            let backlog = connection.outbox.backlog();
+            // The socket may have taken in the meantime what this turn put in, or take it as soon as it is encrypted.
+            if backlog <= bytes_max {
+                continue;
             }
+            if is_over || (!connection.blocked && backlog <= unblocked_max) {
+                self.evicted.push(slot);
+                continue;
+            }
+            self.evict(slot, refusal::Cause::SlowBacklog);
+            is_over = share.is_used_up();
         }
         self.report_outboxes();
         if self.excess() > 0 && self.now >= self.next_search {
@@ -79,28 +101,34 @@ impl Shard {
         held.saturating_sub(self.node.connections().waiting_bytes_max)
     }
 
-    /// Closes the slowest until all together hold no more than they may: who has stalled, and when that is not
-    /// enough and most of it is held here, others, too.
+    /// Closes the slowest until all together hold no more than they may: who has stalled and has much waiting, and when
+    /// that is not enough and most of it is held here, others, too, those with little waiting last.
     fn shed(&mut self) {
-        let bytes_max = self.node.connections().waiting_bytes_max;
+        let settings = self.node.connections();
+        let (bytes_max, small_max) = (settings.waiting_bytes_max, settings.outbox_bytes_max / SMALL_PART);
         let share = bytes_max / self.node.inboxes().shards();
         let slots: Vec<Slot> = self.connections.slots().collect();
-        let mut waiting: Vec<(Instant, Slot)> = Vec::new();
+        let mut waiting: Vec<(bool, Instant, Slot)> = Vec::new();
         for slot in slots {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
             if connection.session.is_some() && !connection.outbox.is_empty() {
-                waiting.push((connection.took, slot));
+                waiting.push((connection.outbox.cost() <= small_max, connection.took, slot));
             }
         }
         waiting.sort_unstable();
-        for (took, slot) in waiting {
+        let mut step = Share::begin(1);
+        for (is_small, took, slot) in waiting {
             let excess = self.excess();
-            let is_stalled = self.now.saturating_duration_since(took) >= STALLED_TIME;
+            let is_stalled = !is_small && self.now.saturating_duration_since(took) >= STALLED_TIME;
             if excess == 0 || !(is_stalled || (excess > bytes_max / 4 && self.memory() > share)) {
                 break;
             }
             self.evict(slot, refusal::Cause::SlowMemory);
             self.report_outboxes();
+            if step.is_used_up() {
+                // What was closed makes for another turn, which goes on.
+                return;
+            }
         }
         if self.excess() > 0 {
             self.next_search = self.now + SEARCH_PAUSE;

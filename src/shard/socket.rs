@@ -69,9 +69,10 @@ impl Socket {
         }
     }
 
-    /// Sends what is pending as far as the network takes it, and may encrypt as much as a turn does.
-    pub(super) fn resume(&mut self) -> io::Result<()> {
-        let Self::Tls(tls) = self else { return Ok(()) };
+    /// Sends what is pending as far as the network takes it, and may encrypt as much as a turn does. Returns how many
+    /// bytes the network has taken.
+    pub(super) fn resume(&mut self) -> io::Result<usize> {
+        let Self::Tls(tls) = self else { return Ok(0) };
         tls.allowance = TURN_BYTES;
         tls.send_pending()
     }
@@ -172,17 +173,18 @@ impl Encrypted {
         Ok(count)
     }
 
-    /// Sends what is pending as far as the network takes it.
-    fn send_pending(&mut self) -> io::Result<()> {
+    /// Sends what is pending as far as the network takes it. Returns how many bytes those were.
+    fn send_pending(&mut self) -> io::Result<usize> {
+        let mut sent = 0;
         while self.session.wants_write() {
             match self.session.write_tls(&mut self.tcp) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => (),
+                Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(sent)
     }
 }

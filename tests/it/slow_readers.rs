@@ -7,11 +7,20 @@ use gema::config::Config;
 use gema::config::Seconds;
 use serde_json::json;
 use tokio::time::interval;
+use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::client::Client;
+use crate::client::PATIENCE;
+use crate::http::Api;
+use crate::process::Process;
+use crate::server::APP_ID;
+use crate::server::APP_KEY;
+use crate::server::APP_SECRET;
 use crate::server::TestServer;
 use crate::wire::CLOSE;
 use crate::wire::PING;
+use crate::wire::PONG;
 use crate::wire::TEXT;
 use crate::wire::Wire;
 use crate::wire::masked;
@@ -254,4 +263,125 @@ async fn publishers_are_served_while_many_flood() {
     };
     tokio::join!(sending, publishing);
     server.metric_becomes("soketi_ws_messages_received_total", None, messages).await;
+}
+
+/// The time in which a process is stopped is not the time of its readers.
+#[tokio::test]
+async fn a_process_that_was_stopped_closes_nobody_who_has_read_meanwhile() {
+    const EVENTS: usize = 60;
+    const SLOW: Duration = Duration::from_secs(3);
+    let process = Process::start(&[
+        ("GEMA_SERVER_WORKERS", "1"),
+        ("GEMA_CONNECTIONS_OUTBOX_BYTES_MAX", "65536"),
+        ("GEMA_CONNECTIONS_SLOW_SECONDS", "3"),
+    ])
+    .await;
+    let mut reader = Wire::connect_narrow(process.address, PATH).await;
+    reader.subscribe("feed").await;
+    let api = Api::new(process.address, APP_ID, APP_KEY, APP_SECRET);
+    for _ in 0..EVENTS {
+        api.publish("feed", "e", &"x".repeat(20_000)).await;
+    }
+    process.signal("STOP");
+    let mut received = 0;
+    // What the kernel has, and then nothing for as long as a slow reader may take.
+    while let Ok(frame) = timeout(SLOW + Duration::from_millis(500), reader.next_frame()).await {
+        assert_eq!(frame.expect("the connection ended").0, TEXT);
+        received += 1;
+    }
+    assert!(received < EVENTS - 5, "the reader has not stalled: {received}");
+    process.signal("CONT");
+    while received < EVENTS {
+        assert_eq!(reader.next_event().await, "e", "after {received}");
+        received += 1;
+    }
+}
+
+/// Its ping waits behind the events, so the answer cannot come in time.
+#[tokio::test]
+async fn who_reads_all_the_time_may_answer_a_ping_when_it_comes() {
+    const EVENTS: usize = 60;
+    let server = TestServer::start_with(|config| {
+        config.connections.ping_seconds = Seconds(1.0);
+        config.connections.pong_seconds = Seconds(1.0);
+    })
+    .await;
+    let mut steady = Wire::connect_narrow(server.address(), PATH).await;
+    steady.subscribe("feed").await;
+    for _ in 0..EVENTS {
+        server.api().publish("feed", "e", &"x".repeat(90_000)).await;
+    }
+    let mut ticks = interval(Duration::from_millis(100));
+    let mut events = 0;
+    while events < EVENTS {
+        ticks.tick().await;
+        match steady.next_frame().await.expect("the connection ended") {
+            (TEXT, _) => events += 1,
+            (PING, payload) => steady.send(PONG, &payload).await,
+            other => panic!("{other:?} after {events} events"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_cache_channel_remembers_is_held_once_for_all_who_join() {
+    const READERS: usize = 10;
+    const ROUNDS: usize = 10;
+    let server = TestServer::start_single_with(|config| {
+        config.server.workers = 1;
+        config.connections.outbox_bytes_max = 16 * 1024 * 1024;
+    })
+    .await;
+    server.api().publish("cache-x", "e", &"x".repeat(90_000)).await;
+    let mut stalled = Vec::new();
+    for number in 0..READERS {
+        let mut wire = Wire::connect_narrow(server.address(), PATH).await;
+        for _ in 0..ROUNDS {
+            wire.send_text(r#"{"event":"pusher:subscribe","data":{"channel":"cache-x"}}"#).await;
+            wire.send_text(r#"{"event":"pusher:unsubscribe","data":{"channel":"cache-x"}}"#).await;
+        }
+        wire.send_text(&format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"end-{number}"}}}}"#)).await;
+        stalled.push(wire);
+    }
+    server.metric_becomes("gema_channels", None, READERS as f64).await;
+    let waiting = server.figure(0, "gema_outbox_bytes", "").await;
+    let held = server.figure(0, "gema_outbox_memory_bytes", "").await;
+    assert!(waiting > 3_000_000.0 && held < 300_000.0, "{waiting} bytes wait, {held} are held");
+    drop(stalled);
+    server.figure_becomes(0, "gema_outbox_memory_bytes", "", 0.0).await;
+}
+
+#[tokio::test]
+async fn who_has_little_waiting_is_not_closed_for_what_others_hold() {
+    let server = TestServer::start_single_with(|config| {
+        config.server.workers = 1;
+        config.connections.waiting_bytes_max = 2 * 1024 * 1024;
+        config.connections.slow_seconds = Seconds(86_400.0);
+    })
+    .await;
+    let waiting = async || server.figure(0, "gema_outbox_bytes", "").await;
+    let mut idle = Wire::connect_narrow(server.address(), PATH).await;
+    idle.subscribe("idle").await;
+    let stall = async {
+        while waiting().await == 0.0 {
+            server.api().publish("idle", "e", &"x".repeat(20_000)).await;
+        }
+    };
+    timeout(PATIENCE, stall).await.expect("the reader does not stall");
+    // It is stalled for longer than anybody else.
+    sleep(Duration::from_millis(1500)).await;
+    let mut others = Vec::new();
+    for number in 0..4 {
+        let channel = format!("feed-{number}");
+        let mut wire = Wire::connect_narrow(server.address(), PATH).await;
+        wire.subscribe(&channel).await;
+        for _ in 0..12 {
+            server.api().publish(&channel, "e", &"x".repeat(90_000)).await;
+        }
+        others.push(wire);
+    }
+    server.metric_becomes("gema_refusals_total", Some("slow_reader_memory"), 2.0).await;
+    server.api().publish("idle", "last", "").await;
+    let reaches_the_end = async { while idle.next_event().await != "last" {} };
+    timeout(PATIENCE, reaches_the_end).await.expect("the idle reader gets nothing more");
 }
