@@ -8,7 +8,7 @@ use config::{Map, Value, ValueKind};
 use super::Config;
 use super::options;
 use super::options::Said;
-use super::suggest::{nearest, snake_case};
+use super::suggest::{nearest, slip, snake_case};
 use super::translate::from;
 use super::tree;
 
@@ -53,8 +53,12 @@ pub(super) fn remove(own: &mut Map<String, Value>, said: &mut Said) {
                     let kept = std::mem::take(fields).into_iter().collect::<BTreeMap<_, _>>().into_iter();
                     fields.extend(kept.filter(|(field, value)| {
                         let key = format!("{name}.{field}");
-                        let meant = nearest(&key, all());
-                        let is_foreign = !section.contains_key(field) && !is_for_us(&name, field, meant.is_some());
+                        let is_slip = section.keys().any(|known| slip(&snake_case(field), known).is_some());
+                        // A word of a longer name of ours is no hint, since this is meant for another program.
+                        let is_soketis = |meant: &str| options::options().any(|option| option == meant);
+                        let is_hint = |meant: &String| is_slip || is_soketis(meant) || !keys.contains(meant);
+                        let meant = nearest(&key, all()).filter(is_hint);
+                        let is_foreign = !section.contains_key(field) && !is_for_us(&name, field, is_slip);
                         if is_foreign && value.kind != ValueKind::Nil {
                             note_app(&key, value, said);
                             said.unknown(&format!("{key}{}", from(value)), meant.as_deref());
@@ -70,9 +74,9 @@ pub(super) fn remove(own: &mut Map<String, Value>, said: &mut Said) {
 
 /// Whether an unknown name in one of our groups can only be meant for gema: nobody else has the group, or it is nearly
 /// a name of ours in our spelling.
-fn is_for_us(section: &str, field: &str, is_near: bool) -> bool {
+fn is_for_us(section: &str, field: &str, is_slip: bool) -> bool {
     let is_camel = field.contains(|letter: char| letter.is_ascii_uppercase());
-    OURS.contains(&section) || (is_near && !is_camel && !SHARED.contains(&section))
+    OURS.contains(&section) || (is_slip && !is_camel && !SHARED.contains(&section))
 }
 
 /// Whether an unknown field of an app is nearly one that Soketi does not have.

@@ -109,7 +109,7 @@ fn near_variable<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// How many letters differ, if so few do that it is a slip of the pen.
-fn slip(one: &str, other: &str) -> Option<usize> {
+pub(super) fn slip(one: &str, other: &str) -> Option<usize> {
     let letters = strsim::osa_distance(one, other);
     let length = one.chars().count().max(other.chars().count());
     // Of three letters or fewer each makes another word.

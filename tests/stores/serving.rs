@@ -248,7 +248,6 @@ async fn handshakes_that_come_too_fast_cost_no_query() {
     gema.drain().await;
 }
 
-/// A balancer sends nobody to a node that is not ready, so the link must not wait for an app to be asked for.
 #[tokio::test]
 async fn requests_for_unknown_apps_cost_an_address_as_many_queries_as_handshakes() {
     const LIMIT: u32 = 5;
@@ -263,7 +262,7 @@ async fn requests_for_unknown_apps_cost_an_address_as_many_queries_as_handshakes
         let before = queries(&gema).await;
         let mut connection = Connection::open(gema.address()).await;
         let began = Instant::now();
-        let mut refused = 0;
+        let mut refused = 0_u32;
         for number in 0..200 {
             let unknown = api(&gema, &format!("nobody-{number}"));
             connection.send(unknown.post_bytes("/events", "{}")).await;
@@ -277,7 +276,10 @@ async fn requests_for_unknown_apps_cost_an_address_as_many_queries_as_handshakes
         }
         let most = f64::from(LIMIT) * (1.0 + began.elapsed().as_secs_f64());
         let asked = queries(&gema).await - before;
-        assert!(refused > 0 && asked as f64 <= most, "{asked} queries, {refused} refused");
+        let answered = 200 - refused;
+        assert!(refused > 0 && f64::from(answered) <= most, "{answered} answered, {refused} refused");
+        // The node itself asks once at its start, which may end after the first publish.
+        assert!(asked <= u64::from(answered) + 1, "{asked} queries, {answered} answered");
         // Who has an app is served all the same.
         for _ in 0..50 {
             assert_eq!(publish(&gema, "a").await, 200);
@@ -286,6 +288,7 @@ async fn requests_for_unknown_apps_cost_an_address_as_many_queries_as_handshakes
     }
 }
 
+/// A balancer sends nobody to a node that is not ready, so the link must not wait for an app to be asked for.
 #[tokio::test]
 async fn a_fresh_node_of_a_cluster_is_ready_before_any_app_is_asked_for() {
     let redis = TestRedis::shared().await;
