@@ -290,6 +290,7 @@ impl Cluster {
 
     /// Another node has said something.
     fn meet(&self, node: NodeId) {
+        self.is_back(node);
         let mut peers = self.peers.lock();
         if peers.len() < NODES_MAX {
             peers.insert(node);

@@ -27,6 +27,7 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::Dropped;
+pub use forget::Found;
 pub use ingest::IngestMeters;
 pub use ingest::Unfit;
 pub use log::Unwritten;
@@ -37,7 +38,6 @@ pub use webhooks::AppWebhookMeters;
 pub use webhooks::WebhookMeters;
 
 use crate::metrics::events::EventNames;
-use crate::metrics::forget::forget;
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -276,12 +276,22 @@ impl Metrics {
         }
     }
 
-    /// Apps have gone, and with them all their series.
-    pub fn forget_apps(&self, ids: &[String]) {
-        let ids: HashSet<&str> = ids.iter().map(|id| &**id).collect();
+    /// The series of these apps whose labels only a search finds. It takes a while: call it without a lock.
+    pub fn find(&self, apps: &HashSet<&str>) -> Found {
+        let mut found = Found::default();
+        for family in [&self.by_app.refusals, &self.by_app.forbidden] {
+            found.add(family, apps);
+        }
+        found
+    }
+
+    /// An app has gone, and with it all its series. `found` is what [`Metrics::find`] has found.
+    pub fn forget_app(&self, meters: &AppMeters, found: &Found) {
         let by = &self.by_app;
+        let labels = [&*meters.id, &*self.port];
+        // What is not there need not be removed.
         for gauges in [&by.connected, &by.channels, &by.users, &by.views] {
-            forget(gauges, &ids);
+            let _ = gauges.remove_label_values(&labels);
         }
         for counters in [
             &by.new_connections,
@@ -294,15 +304,16 @@ impl Metrics {
             &by.http_transmitted_bytes,
             &by.http_calls,
             &by.deliveries,
-            &by.events,
-            &by.refusals,
-            &by.drops,
-            &by.forbidden,
         ] {
-            forget(counters, &ids);
+            let _ = counters.remove_label_values(&labels);
         }
+        for cause in [Cause::SlowReader, Cause::Disconnected] {
+            let _ = by.drops.remove_label_values(&[&*meters.id, &*self.port, cause.label()]);
+        }
+        meters.events.forget();
+        found.remove(&meters.id);
         if let Some(cluster) = &self.cluster {
-            cluster.forget_apps(&ids);
+            cluster.forget_app(&meters.id);
         }
     }
 

@@ -7,6 +7,7 @@ mod cause;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ const NEXT_PERIOD: Duration = Duration::from_secs(60);
 const APPS_MAX: usize = 1024;
 /// Characters that a line shows of a name from outside.
 const SHOWN_MAX: usize = 200;
+/// Bytes that a line shows of a detail, which may quote a name.
+const DETAIL_BYTES_MAX: usize = 1000;
 
 /// Whom and what a refusal concerns, as far as it is known.
 #[derive(Clone, Copy, Default)]
@@ -72,18 +75,18 @@ struct Collapsed {
     count: u64,
 }
 
-/// One line; only the level differs.
+/// One line; only the level differs. Texts from outside are strings, which a line of text quotes.
 macro_rules! line {
     ($level:ident, $cause:expr, $subject:expr, $repeated:expr) => {
         tracing::$level!(
             cause = $cause.name(),
             code = $cause.code(),
             app = $subject.app,
-            channel = $subject.channel.map(|channel| display(Cut(channel))),
+            channel = $subject.channel.map(cut),
             address = $subject.address.map(display),
             socket_id = $subject.socket_id.map(display),
-            origin = $subject.origin.map(|origin| display(Cut(origin))),
-            detail = $subject.detail.map(display),
+            origin = $subject.origin.map(cut),
+            detail = $subject.detail.map(|detail| Detail::of(detail).0),
             remedy = $cause.remedy(),
             repeated = $repeated,
             "{}",
@@ -162,18 +165,47 @@ impl Collapsed {
 }
 
 /// A name from outside, cut to a printable length.
-struct Cut<'a>(&'a str);
+fn cut(name: &str) -> &str {
+    let end = name.char_indices().nth(SHOWN_MAX).map_or(name.len(), |(end, _)| end);
+    &name[..end]
+}
 
-impl fmt::Display for Cut<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.0.char_indices().nth(SHOWN_MAX).map_or(self.0.len(), |(end, _)| end);
-        f.write_str(&self.0[..end])
+/// The beginning of a text, however long it is.
+struct Detail(String);
+
+impl Detail {
+    fn of(detail: &dyn fmt::Display) -> Self {
+        let mut shown = Self(String::new());
+        // It fails when there is no more room.
+        let _ = write!(shown, "{detail}");
+        shown
+    }
+}
+
+impl fmt::Write for Detail {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = DETAIL_BYTES_MAX - self.0.len();
+        if text.len() <= room {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        let end = (0..=room).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+        self.0.push_str(&text[..end]);
+        Err(fmt::Error)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_detail_is_cut_between_characters() {
+        assert_eq!(Detail::of(&format_args!("{} of {}", 1, 2)).0, "1 of 2");
+        let long = "é".repeat(DETAIL_BYTES_MAX);
+        assert_eq!(Detail::of(&format_args!("{}{long}{long}", 1)).0.len(), DETAIL_BYTES_MAX - 1);
+        assert_eq!(Detail::of(&format_args!("{long}{long}")).0.len(), DETAIL_BYTES_MAX);
+    }
 
     fn refusals() -> Refusals {
         Refusals::new(Arc::new(Metrics::new("soketi_", 6001, false)))

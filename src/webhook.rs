@@ -184,7 +184,9 @@ impl Webhooks {
             !is_over
         });
         // Under the lock, so that an app that comes back is counted anew.
-        self.meters.forget_apps(&over.iter().map(|app| &**app).collect());
+        for app in over {
+            self.meters.forget_app(&app);
+        }
     }
 
     /// Sends what is to be sent until `stop` is cancelled, then what is left.

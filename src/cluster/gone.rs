@@ -51,6 +51,11 @@ impl Cluster {
         }
     }
 
+    /// A node has spoken after it was said to be gone: it tells anew what is there, and that stays.
+    pub(super) fn is_back(&self, node: NodeId) {
+        self.gone.lock().waiting.remove(&node);
+    }
+
     /// Whether to believe a node that tells how many connections it has.
     pub(super) fn lets_count(&self, node: NodeId) -> bool {
         let counted = &mut self.gone.lock().counted;
@@ -103,5 +108,30 @@ impl Cluster {
         for app in self.apps() {
             app.bury(nodes, Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::registry::inbox::Inboxes;
+
+    #[test]
+    fn a_node_that_has_spoken_since_is_not_forgotten_later() {
+        let (config, meters) = (Config::default(), Metrics::new("soketi_", 6001, true).cluster.unwrap());
+        let cluster = Cluster::new(&config.cluster, &config.redis, Arc::new(Inboxes::new(1)), meters);
+        for _ in 0..ONE_BY_ONE_MAX + 1 {
+            let node = NodeId::random();
+            cluster.on_gone(node, node);
+        }
+        let node = NodeId::random();
+        cluster.on_gone(NodeId::random(), node);
+        assert!(cluster.gone.lock().waiting.contains_key(&node));
+        cluster.meet(node);
+        assert!(!cluster.gone.lock().waiting.contains_key(&node));
     }
 }

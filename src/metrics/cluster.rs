@@ -1,6 +1,5 @@
 //! What is counted of the link to the other nodes.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use prometheus::Gauge;
@@ -13,7 +12,6 @@ use prometheus::IntGauge;
 
 use super::APP;
 use super::Maker;
-use super::forget::forget;
 
 /// The link to Redis and to the other nodes.
 #[derive(Debug, Clone)]
@@ -125,13 +123,15 @@ impl ClusterMeters {
         }
     }
 
-    /// Apps have gone, and with them their series.
-    pub(super) fn forget_apps(&self, ids: &HashSet<&str>) {
+    /// An app has gone, and with it its series.
+    pub(super) fn forget_app(&self, id: &str) {
+        let labels = [id, &*self.port];
         let Questions { asked, answered, unanswered, heard, answers_heard, time } = &self.questions;
         for counters in [asked, answered, unanswered, heard, answers_heard] {
-            forget(counters, ids);
+            // Those without a question are not there.
+            let _ = counters.remove_label_values(&labels);
         }
-        forget(time, ids);
+        let _ = time.remove_label_values(&labels);
     }
 
     /// Counts a question of another node.

@@ -30,6 +30,14 @@ impl EventNames {
         Self { counters, id: id.to_owned(), port: port.to_owned(), known }
     }
 
+    /// The app has gone, and with it all its series.
+    pub(super) fn forget(&self) {
+        for name in self.known.read().keys() {
+            // What is not there need not be removed.
+            let _ = self.counters.remove_label_values(&[&*self.id, &**name, &*self.port]);
+        }
+    }
+
     pub(super) fn count_clients(&self) {
         self.count(CLIENTS);
     }

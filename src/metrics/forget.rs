@@ -1,28 +1,42 @@
-//! Removes the series of apps that are gone, whatever their other labels are.
+//! Finds the series of apps whose other labels are not known beforehand, so that they can be removed without a search.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
 
+use prometheus::IntCounterVec;
 use prometheus::core::Collector;
-use prometheus::core::MetricVec;
-use prometheus::core::MetricVecBuilder;
 
-/// Removes all series of these apps.
-pub(super) fn forget<B: MetricVecBuilder>(series: &MetricVec<B>, apps: &HashSet<&str>)
-where
-    MetricVec<B>: Collector,
-{
-    if apps.is_empty() {
-        return;
-    }
-    for family in series.collect() {
-        for metric in family.get_metric() {
-            let labels = metric.get_label().iter().map(|label| (label.name(), label.value()));
-            let labels: HashMap<&str, &str> = labels.collect();
-            if labels.get("app_id").is_some_and(|app| apps.contains(app)) {
-                // It was there a moment ago; if it is not, so much the better.
-                let _ = series.remove(&labels);
+/// Series by their app.
+#[derive(Debug, Default)]
+pub struct Found(HashMap<String, Vec<Series>>);
+
+#[derive(Debug)]
+struct Series {
+    family: IntCounterVec,
+    labels: Vec<(String, String)>,
+}
+
+impl Found {
+    /// Adds all series that these apps have in a family. It reads the whole family: call it without a lock.
+    pub(super) fn add(&mut self, family: &IntCounterVec, apps: &HashSet<&str>) {
+        for metrics in family.collect() {
+            for metric in metrics.get_metric() {
+                let labels = metric.get_label().iter().map(|label| (label.name(), label.value()));
+                let Some((_, app)) = labels.clone().find(|(name, app)| *name == "app_id" && apps.contains(app)) else {
+                    continue;
+                };
+                let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                self.0.entry(app.to_owned()).or_default().push(Series { family: family.clone(), labels });
             }
+        }
+    }
+
+    /// Removes the series of an app.
+    pub(super) fn remove(&self, app: &str) {
+        for Series { family, labels } in self.0.get(app).into_iter().flatten() {
+            let labels: HashMap<&str, &str> = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+            // It was there a moment ago; if it is not, so much the better.
+            let _ = family.remove(&labels);
         }
     }
 }

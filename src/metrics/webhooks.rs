@@ -1,7 +1,5 @@
 //! What is counted of webhooks.
 
-use std::collections::HashSet;
-
 use prometheus::Gauge;
 use prometheus::GaugeVec;
 use prometheus::IntCounter;
@@ -9,7 +7,10 @@ use prometheus::IntCounterVec;
 
 use super::APP;
 use super::Maker;
-use super::forget::forget;
+
+/// Values of the label `result`.
+const REQUEST_RESULTS: [&str; 2] = ["delivered", "failed"];
+const EVENT_RESULTS: [&str; 3] = ["delivered", "expired", "dropped"];
 
 /// The webhooks of all apps.
 #[derive(Debug, Clone)]
@@ -64,13 +65,19 @@ impl WebhookMeters {
         }
     }
 
-    /// Apps have gone, and with them their series.
-    pub fn forget_apps(&self, ids: &HashSet<&str>) {
+    /// An app has gone, and with it its series.
+    pub fn forget_app(&self, id: &str) {
+        let of_app = [id, &*self.port];
+        // It has had all of them since it came.
         for gauges in [&self.waiting, &self.waiting_bytes, &self.oldest] {
-            forget(gauges, ids);
+            let _ = gauges.remove_label_values(&of_app);
         }
-        for counters in [&self.requests, &self.retries, &self.events] {
-            forget(counters, ids);
+        let _ = self.retries.remove_label_values(&of_app);
+        for result in REQUEST_RESULTS {
+            let _ = self.requests.remove_label_values(&[id, &*self.port, result]);
+        }
+        for result in EVENT_RESULTS {
+            let _ = self.events.remove_label_values(&[id, &*self.port, result]);
         }
     }
 
@@ -78,16 +85,18 @@ impl WebhookMeters {
     pub fn app(&self, id: &str) -> AppWebhookMeters {
         let of_app = &[id, &*self.port];
         let with = |counters: &IntCounterVec, result| counters.with_label_values(&[id, &*self.port, result]);
+        let [delivered, failed] = REQUEST_RESULTS.map(|result| with(&self.requests, result));
+        let [delivered_events, expired_events, dropped_events] = EVENT_RESULTS.map(|result| with(&self.events, result));
         AppWebhookMeters {
             waiting: self.waiting.with_label_values(of_app),
             waiting_bytes: self.waiting_bytes.with_label_values(of_app),
             oldest: self.oldest.with_label_values(of_app),
-            delivered: with(&self.requests, "delivered"),
-            failed: with(&self.requests, "failed"),
+            delivered,
+            failed,
             retries: self.retries.with_label_values(of_app),
-            delivered_events: with(&self.events, "delivered"),
-            expired_events: with(&self.events, "expired"),
-            dropped_events: with(&self.events, "dropped"),
+            delivered_events,
+            expired_events,
+            dropped_events,
         }
     }
 }

@@ -194,20 +194,26 @@ impl Node {
     /// Forgets the apps that nobody is connected to any more: those that are gone, and those of a database that nobody
     /// asks for.
     pub(super) fn forget_idle_apps(&self) {
-        let mut table = self.apps.0.write();
-        let over = |app: &Arc<App>| {
+        // Under the lock for writing nobody can take hold of it.
+        let is_over = |app: &Arc<App>| {
             let unwanted = app.rules().gone || (self.store.is_some() && app.unused_for() > UNUSED_MAX);
-            // Under the lock nobody can take hold of it.
             unwanted && Arc::strong_count(app) == 1 && app.open_connections() == 0 && app.state.is_idle()
         };
-        let over: Vec<String> = table.by_id.iter().filter(|(_, app)| over(app)).map(|(id, _)| id.clone()).collect();
+        let over = |(id, app): (&String, &Arc<App>)| is_over(app).then(|| id.clone());
+        let over: Vec<String> = self.apps.0.read().by_id.iter().filter_map(over).collect();
         if over.is_empty() {
             return;
         }
-        self.metrics.forget_apps(&over);
+        let found = self.metrics.find(&over.iter().map(|id| &**id).collect());
+        let mut table = self.apps.0.write();
         for id in over {
+            // One that has come into use meanwhile stays.
+            if !table.by_id.get(&id).is_some_and(is_over) {
+                continue;
+            }
             let Some(app) = table.by_id.remove(&id) else { continue };
             table.drop_keys(&app);
+            self.metrics.forget_app(&app.meters, &found);
             self.webhooks.leave(&id);
             if let Some(cluster) = &self.cluster {
                 cluster.remove(&id);

@@ -9,6 +9,8 @@ use std::time::Instant;
 use gema::refusal::Cause;
 use serde_json::Value;
 use serde_json::json;
+use tokio::io::AsyncBufReadExt;
+use tokio::io::BufReader;
 
 use crate::barrier::Figures;
 use crate::certificates::file;
@@ -468,6 +470,46 @@ async fn a_connection_that_alternates_refused_names_has_a_budget() {
         if debug == "1" {
             assert!(lines.iter().filter(about).any(|line| line["lines"].as_u64() > Some(0)), "{lines:#?}");
         }
+    }
+}
+
+// Before they were quoted, a name could look like fields of the line.
+#[tokio::test]
+async fn a_long_name_with_quotes_forges_no_field_of_a_text_line() {
+    let path = file(CONFIG).replace(".pem", ".toml");
+    std::fs::write(&path, CONFIG).unwrap();
+    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_gema"))
+        .args(["start", &format!("--config={path}")])
+        .env_clear()
+        .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", "0"), ("GEMA_LOG_FORMAT", "text")])
+        .envs([("GEMA_METRICS_HOST", "127.0.0.1"), ("GEMA_METRICS_PORT", "0")])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(process.stdout.take().unwrap()).lines();
+    let address = loop {
+        let line = log.next_line().await.unwrap().unwrap();
+        if let Some((_, rest)) = line.split_once(" ready address=") {
+            break rest.split(' ').next().unwrap().trim_matches('"').parse().unwrap();
+        }
+    };
+    let mut client = Client::open(address, "/app/app-key?protocol=7", &[]).await;
+    client.established().await;
+    let name = format!(r#"x" cause="slow_reader" app="victim" {}"#, "é".repeat(5000));
+    client.send_json(json!({ "event": "pusher:unsubscribe", "data": { "channel": name } })).await;
+    client.next_event("pusher:error").await;
+    let line = loop {
+        let line = tokio::time::timeout(PATIENCE, log.next_line()).await.unwrap().unwrap().unwrap();
+        if line.contains(Cause::UnsubscribeUnknown.name()) {
+            break line;
+        }
+    };
+    assert!(line.len() < 3000, "{} bytes: {line}", line.len());
+    assert_eq!(line.matches(r#" cause=""#).count(), 1, "{line}");
+    assert_eq!(line.matches(r#" app=""#).count(), 1, "{line}");
+    for field in ["channel", "detail"] {
+        assert_eq!(line.matches(&format!(r#" {field}=""#)).count(), 1, "{line}");
     }
 }
 
