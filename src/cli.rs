@@ -275,7 +275,8 @@ impl Stop {
 /// Where this configuration's server says whether it is ready, without TLS.
 fn ready_url(config: &Config) -> anyhow::Result<String> {
     let (server, metrics) = (&config.server, &config.metrics);
-    let (key, host, port) = match config.tls.is_enabled() {
+    // A plain request is not what a port with TLS or PROXY headers takes.
+    let (key, host, port) = match config.tls.is_enabled() || server.proxy_protocol {
         true => ("metrics.port", metrics.host, metrics.port),
         false => ("server.port", server.host, server.port),
     };

@@ -14,6 +14,7 @@ mod load;
 mod loaded;
 mod log;
 mod options;
+mod origins;
 mod row;
 mod server;
 mod store;

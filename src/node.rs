@@ -179,6 +179,11 @@ impl Node {
         self.sockets.load(Ordering::Relaxed)
     }
 
+    /// Whether there are more WebSockets than there may be.
+    pub fn is_full(&self) -> bool {
+        self.sockets() > self.sockets_max
+    }
+
     /// What is due about once a second.
     pub fn tick(&self) {
         let now = Instant::now();

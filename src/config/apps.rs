@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
+use super::origins;
 use super::suggest;
 use super::webhooks;
 use super::{Seconds, Secret, Webhook};
@@ -45,7 +46,7 @@ pub struct AppEntry {
     #[serde(default, alias = "requireTls")]
     require_tls: Option<bool>,
     #[serde(default, alias = "allowedOrigins")]
-    allowed_origins: Option<Vec<String>>,
+    pub(super) allowed_origins: Option<Vec<String>>,
     #[serde(default, alias = "maxConnections")]
     max_connections: Option<i64>,
     #[serde(default, alias = "maxBackendEventsPerSecond", alias = "max_backend_events_per_sec")]
@@ -320,17 +321,7 @@ impl Limits {
                 faults.push(format!("{place}.{name} is {value}; it must be more than 0 and at most 102400"));
             }
         }
-        for origin in &self.allowed_origins {
-            // With a scheme or without, as browsers send it or as people know it.
-            let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
-            let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "/?#@,\"'".contains(letter);
-            if host.is_empty() || origin.contains(char::is_whitespace) || host.contains(odd) {
-                faults.push(format!(
-                    "{place}.allowed_origins has {origin:?}, from which no page comes; an origin is as in example.com, \
-                     *.example.com or https://example.com:8443, without spaces, a slash at the end and a path"
-                ));
-            }
-        }
+        faults.extend(self.allowed_origins.iter().filter_map(|origin| origins::fault(place, origin)));
         let timeout = self.user_authentication_timeout_seconds;
         timeout.validate(&format!("{place}.user_authentication_timeout_seconds"), 0.001, faults);
         // A year: what is kept longer belongs in a database.

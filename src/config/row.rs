@@ -5,6 +5,7 @@ use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
 use super::apps;
+use super::origins;
 use super::tree;
 use super::tree::CheckedRow;
 use super::webhooks;
@@ -84,7 +85,10 @@ impl App {
 }
 
 fn check(table: &str, fields: Map<String, Value>, known: &tree::Object) -> Result<CheckedRow, Vec<String>> {
-    let checked = tree::check_row(table, fields, known)?;
+    let mut checked = tree::check_row(table, fields, known)?;
+    if let Some(origins) = &mut checked.entry.allowed_origins {
+        checked.warnings.extend(origins::drop_odd(table, origins));
+    }
     let mut faults = Vec::new();
     apps::validate_alone(table, &checked.entry, &mut faults);
     if faults.is_empty() { Ok(checked) } else { Err(faults) }
@@ -254,6 +258,18 @@ mod tests {
         }
         for none in [json!("{}"), json!("[]"), json!({})] {
             assert_eq!(app(&json!({ "channel_rules": none })).unwrap().limits.channel_rules, []);
+        }
+    }
+
+    #[test]
+    fn an_origin_that_no_page_comes_from_is_left_out_and_never_lets_everybody_in() {
+        let odd = "https://app.example.com/";
+        let found = read(&json!({ "allowed_origins": ["app.example.com", odd, "file://"] })).unwrap();
+        assert_eq!(found.app.limits.allowed_origins, ["app.example.com", "file://"]);
+        assert!(found.warnings.len() == 1 && found.warnings[0].starts_with("apps.allowed_origins has "), "{found:?}");
+        for only in [json!([odd]), json!(odd), json!(format!("[\"{odd}\"]"))] {
+            let found = read(&json!({ "allowed_origins": only })).unwrap();
+            assert!(found.app.limits.allowed_origins.is_empty() && found.warnings.len() == 1, "{found:?}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Requests to the signed API: read within limits, and let in only with the signature of their app.
 
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -97,6 +98,10 @@ impl Api {
         };
         match outcome {
             Ok(((response, sent), received)) => {
+                if from.take_counted() {
+                    // An application that connects for each of its requests is no flood of handshakes.
+                    self.0.node.addresses().give_back(from.address().ip(), Instant::now());
+                }
                 app.meters.http_calls.inc();
                 app.meters.http_received_bytes.inc_by(received as u64);
                 app.meters.http_transmitted_bytes.inc_by(sent as u64);

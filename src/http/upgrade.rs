@@ -52,6 +52,8 @@ struct Peer {
     secure: bool,
     /// A handshake has been counted for its address when it came, before TLS.
     is_counted: AtomicBool,
+    /// The address is what a proxy's PROXY header says.
+    is_introduced: AtomicBool,
     accepted: Mutex<Option<Accepted>>,
 }
 
@@ -68,7 +70,13 @@ struct Accepted {
 impl Client {
     /// Somebody at this address; `secure` with TLS between.
     pub fn new(address: SocketAddr, secure: bool) -> Self {
-        Self(Arc::new(Peer { address, secure, is_counted: AtomicBool::new(false), accepted: Mutex::new(None) }))
+        Self(Arc::new(Peer {
+            address,
+            secure,
+            is_counted: AtomicBool::new(false),
+            is_introduced: AtomicBool::new(false),
+            accepted: Mutex::new(None),
+        }))
     }
 
     /// The same where a handshake has been counted for the address already.
@@ -81,6 +89,11 @@ impl Client {
     /// Whether a handshake was counted for the address, and may be taken back, once.
     pub fn take_counted(&self) -> bool {
         self.0.is_counted.load(Ordering::Relaxed) && self.0.is_counted.swap(false, Ordering::Relaxed)
+    }
+
+    /// A PROXY header has said the address.
+    pub fn introduce(&self) {
+        self.0.is_introduced.store(true, Ordering::Relaxed);
     }
 
     /// The peer's address.
@@ -211,6 +224,7 @@ impl Api {
             address: proxies.client(peer, headers),
             secure: client.is_secure() || proxies.is_secure(peer, headers),
             untrusted_proxy: proxies.untrusted(peer, headers),
+            is_introduced: client.0.is_introduced.load(Ordering::Relaxed),
             claims_tls: forwarded::claims_tls(headers),
         };
         connect.read_query(request.uri().query().unwrap_or_default());

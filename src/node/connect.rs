@@ -67,7 +67,8 @@ impl Node {
     /// Nothing else is looked at: who has as many connections as it may costs nothing more.
     fn crowded(&self, request: &ConnectRequest) -> Close {
         let app = request.key.as_deref().and_then(|key| self.app_by_key(key));
-        let behind_proxy = request.untrusted_proxy.map(|proxy| {
+        // An address out of a PROXY header is a client's: it must not be trusted.
+        let behind_proxy = request.untrusted_proxy.filter(|_| !request.is_introduced).map(|proxy| {
             format!("X-Forwarded-For from untrusted {proxy}: add it to server.trusted_proxies if it is your proxy")
         });
         let app = app.as_ref().map_or("", |app| &app.id);
@@ -129,7 +130,7 @@ impl Node {
             let detail = format!("{origin} is not among allowed_origins, {:?}", limits.allowed_origins);
             return refused(Cause::ConnectOrigin, Close::new(CloseCode::Unauthorized, "Origin not allowed"), detail);
         }
-        if self.sockets() > self.sockets_max {
+        if self.is_full() {
             let detail = format!("there may be {}", self.sockets_max);
             return refused(Cause::ConnectServerFull, Close::new(CloseCode::OverCapacity, "Over capacity"), detail);
         }
@@ -210,10 +211,15 @@ impl Node {
     }
 }
 
-/// Why a connection does not count as one over TLS, where a proxy says that it is.
+/// Why a connection does not count as one over TLS, where a proxy is in between.
 fn without_tls(request: &ConnectRequest) -> Option<String> {
+    if request.is_introduced {
+        return Some("the proxy's header does not say that the client speaks TLS (send-proxy-v2-ssl)".to_owned());
+    }
     let proxy = request.untrusted_proxy.filter(|_| request.claims_tls)?;
-    Some(format!("X-Forwarded-Proto: https from untrusted {proxy}: add it to server.trusted_proxies"))
+    Some(format!(
+        "X-Forwarded-Proto: https from untrusted {proxy}: add it to server.trusted_proxies if it is your proxy"
+    ))
 }
 
 /// A text from outside, cut to a printable length.

@@ -23,6 +23,8 @@ pub struct ConnectRequest {
     pub secure: bool,
     /// The peer, where it speaks for others (`X-Forwarded-For`, `X-Forwarded-Proto`) and is not believed.
     pub untrusted_proxy: Option<IpAddr>,
+    /// Whether the peer's address is what a PROXY header says.
+    pub is_introduced: bool,
     /// Whether somebody says that the client speaks TLS to a proxy (`X-Forwarded-Proto`), believed or not.
     pub claims_tls: bool,
 }
@@ -119,6 +121,7 @@ mod tests {
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             secure: false,
             untrusted_proxy: None,
+            is_introduced: false,
             claims_tls: false,
         };
         for version in ["8.6.0", "0.0.0-dev", "v1", "10.1.10"] {

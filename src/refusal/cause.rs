@@ -79,7 +79,7 @@ causes! {
         "a client sent something that is no HTTP request"
         "find out who speaks another protocol to this port, such as a health check of something else";
     SilentConnection "silent_connection" 0
-        "a connection that asked for nothing was closed to make room"
+        "a connection that asked for nothing, or waited between requests, was closed to make room"
         "find out who opens them, raise the limit of open files, or name a proxy in server.trusted_proxies";
     ProxyHeader "proxy_header" 0
         "a connection begins with a PROXY header that is not read"

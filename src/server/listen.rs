@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use hyper::Request;
 use hyper::StatusCode;
@@ -209,6 +208,9 @@ impl Port {
                 Some(tls) => Box::pin(self.opened(tls, tcp, peer)).await,
             };
             if let Some(stream) = stream {
+                if from.client.is_some() {
+                    stream.client().introduce();
+                }
                 self.http(stream, &arrival, &tasks).await;
             }
         };
@@ -246,16 +248,11 @@ impl Port {
             arrival.asks();
             async move {
                 let waits = request.headers().contains_key(header::EXPECT);
-                let is_api = client.is_secure() && request.uri().path().contains("/apps/");
                 let request = request.map(|body| unread.watch(body));
                 let mut response = match is_allowed {
                     true => self.routes.answer(request, client).await,
                     false => http::tls_is_needed(),
                 };
-                if is_api && response.status().is_success() && client.take_counted() {
-                    // An application that connects for each of its requests is no flood of handshakes.
-                    self.node.addresses().give_back(client.address().ip(), Instant::now());
-                }
                 let is_read = unread.read(waits).await;
                 if (is_last || !is_read) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -138,7 +138,7 @@ impl Shard {
                 self.end_within(slot, self.node.connections().close_seconds.duration());
                 if let Some(connection) = self.connections.get_mut(slot) {
                     // When there is no room, nobody waits for an answer to the close.
-                    connection.finishing = close.code == CloseCode::OverCapacity;
+                    connection.finishing = close.code == CloseCode::OverCapacity || self.node.is_full();
                 }
             }
         }

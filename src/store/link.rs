@@ -24,8 +24,9 @@ use crate::store::postgres::Postgres;
 
 /// Questions of each kind that may wait; more are not asked.
 const WAITING_MAX: usize = 1024;
-/// The part of the connections that strangers may use at once: one in so many, and at least one.
-const STRANGERS_SHARE: usize = 3;
+/// The part of the connections that strangers leave to those who are known: one in so many, and at least one if there
+/// are several. After a start everybody is a stranger.
+const KNOWN_SHARE: usize = 3;
 
 /// What is asked of the database: the rows with one of these texts in a column.
 #[derive(Debug)]
@@ -37,8 +38,8 @@ pub(super) struct Question {
     pub(super) until: Instant,
 }
 
-/// Who wants to know. Anybody can make up ids and keys, so those of which nothing is known have a small share of the
-/// connections and a queue of their own.
+/// Who wants to know. Anybody can make up ids and keys, so those of which nothing is known have a queue of their own
+/// and never all of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
     /// Somebody with an app that was there last time.
@@ -153,7 +154,7 @@ fn desk<S: Server>(store: &AppStore, server: S) -> (Questions, Desk<S>) {
         strangers: of_strangers,
         pool: Pool { server, idle: Mutex::default() },
         connections_max,
-        strangers_max: (connections_max / STRANGERS_SHARE).max(1),
+        strangers_max: (connections_max - (connections_max / KNOWN_SHARE).max(1)).max(1),
     };
     (Questions { known, strangers }, desk)
 }

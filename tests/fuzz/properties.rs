@@ -463,8 +463,16 @@ fn signed(path: &str, mut parameters: Vec<(String, String)>, body: &str) {
     let query = format!("auth_signature={signature}{sent}");
     let claim = Claim { method: "POST", path, query: &query };
     let believed = claim.check(&KEYS, CLOCK).unwrap_or_else(|error| panic!("{error}: {joined:?}"));
-    assert_eq!(believed.check_body(body.as_bytes()), Ok(()));
     let (info, joined_query) = (believed.info(), joined.join("&"));
+    // A `&` in a name or a value reads as the end of it in the text that was signed, and the first body_md5 there counts.
+    let md5 = joined_query.split('&').find_map(|pair| match pair.split_once('=').unwrap_or((pair, "")) {
+        ("body_md5", md5) => Some(md5),
+        _ => None,
+    });
+    let is_clear = md5 == Some(&*body_md5(body.as_bytes()));
+    assert!(is_clear || joined.iter().any(|pair| pair.contains('&')), "{joined:?}");
+    let expected = if is_clear { Ok(()) } else { Err(ClaimError::OtherBody) };
+    assert_eq!(believed.check_body(body.as_bytes()), expected);
     assert!(!info.user_count || joined_query.contains("user_count"));
     assert!(!info.subscription_count || joined_query.contains("subscription_count"));
     assert!(!info.cache || joined_query.contains("cache"));
@@ -510,6 +518,7 @@ fn connecting(query: &str) {
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         secure: false,
         untrusted_proxy: None,
+        is_introduced: false,
         claims_tls: false,
     };
     connect.read_query(query);

@@ -205,7 +205,8 @@ async fn refused_requests_and_connections_are_told_with_what_differs() {
     server.refused("/app/off-key", &[], 4003).await;
     server.told(Cause::ConnectDisabled, "off", "").await;
     server.refused("/app/tls-key", &[("x-forwarded-proto", "https")], 4000).await;
-    let hint = "X-Forwarded-Proto: https from untrusted 127.0.0.1: add it to server.trusted_proxies";
+    let hint =
+        "X-Forwarded-Proto: https from untrusted 127.0.0.1: add it to server.trusted_proxies if it is your proxy";
     server.told(Cause::ConnectTls, "tls", hint).await;
     server.refused("/app/app-key?protocol=9", &[], 4007).await;
     server.told(Cause::ConnectProtocol, "app-id", "protocol=9").await;
