@@ -183,3 +183,45 @@ async fn an_application_that_publishes_over_tls_is_not_limited_by_it() {
     server.connect().await;
     assert_eq!(server.figure(0, "gema_refusals_total", "").await, 0.0);
 }
+
+#[tokio::test]
+async fn an_application_is_believed_to_be_one_by_its_signature_only() {
+    let server = TestServer::start_single_with(|config| {
+        config.tls = authority().issue();
+        config.connections.handshakes_per_address_per_second = 5;
+    })
+    .await;
+    let config = std::sync::Arc::new(authority().client());
+    let asked = "OPTIONS /apps/app-id/events HTTP/1.1\r\nHost: a\r\nOrigin: https://a.example\r\n\
+                 Access-Control-Request-Method: POST\r\nConnection: close\r\n\r\n";
+    let mut answered = 0;
+    let preflight = async || -> std::io::Result<()> {
+        let stream = TcpStream::connect(server.port()).await?;
+        let mut stream = secured(stream, std::sync::Arc::clone(&config)).await?;
+        stream.write_all(asked.as_bytes()).await?;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&answer));
+        Ok(())
+    };
+    while timeout(PATIENCE, preflight()).await.unwrap().is_ok() {
+        answered += 1;
+        assert!(answered < 300, "handshakes are not limited");
+    }
+    server.figure_becomes(0, "gema_refusals_total", r#"cause="address_handshakes""#, 1.0).await;
+}
+
+#[tokio::test]
+async fn refused_websockets_that_stay_leave_the_api_its_reserve() {
+    let process = start(&[("GEMA_CONNECTIONS_CLOSE_SECONDS", "60")]).await;
+    let mut refused = Vec::new();
+    for _ in 0..CROWD {
+        let (answer, wire) = Wire::upgrade(process.address, &upgrade_head("/app/nobody?protocol=7", &[])).await;
+        assert_eq!(answer.status, 101);
+        // Nobody answers its close.
+        refused.push(wire);
+    }
+    for number in 0..10 {
+        api(&process).publish("news", "e", &number.to_string()).await;
+    }
+}

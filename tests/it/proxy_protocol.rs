@@ -164,3 +164,20 @@ async fn a_trusted_proxy_without_a_header_is_not_believed_to_be_a_client() {
     let line = process.log.about("proxy_header_missing").await.to_string();
     assert!(line.contains("server.proxy_protocol") && line.contains("server.trusted_proxies"), "{line}");
 }
+
+#[tokio::test]
+async fn a_proxy_that_does_not_tell_of_tls_is_told_of_and_its_client_is_not_to_be_trusted() {
+    let process = Process::start(&[
+        ("GEMA_SERVER_PROXY_PROTOCOL", "true"),
+        ("GEMA_SERVER_TRUSTED_PROXIES", "127.0.0.1"),
+        ("GEMA_LIMITS_REQUIRE_TLS", "true"),
+    ])
+    .await;
+    let mut stream = TcpStream::connect(process.address).await.unwrap();
+    stream.write_all(&one("192.0.2.1")).await.unwrap();
+    let (answer, _wire) = Wire::upgrade_on(stream, &upgrade_head(PATH, &[("x-forwarded-proto", "https")])).await;
+    assert_eq!(answer.status, 101);
+    let line = process.log.about("connect_tls").await;
+    let detail = line["detail"].as_str().unwrap();
+    assert!(detail.contains("send-proxy-v2-ssl") && !detail.contains("192.0.2.1"), "{line}");
+}
