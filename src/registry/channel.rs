@@ -280,6 +280,7 @@ impl Channel {
     pub(super) fn displace(&mut self, name: &ChannelName, user_id: &str, scope: &mut Scope<'_>) {
         let Some(members) = &mut self.members else { return };
         let effect = members.replica.remove(scope.node(), user_id);
+        members.note_left(scope.node(), user_id);
         self.tell_effect(name, effect, scope);
     }
 
@@ -346,7 +347,7 @@ impl Channel {
         }
         scope.views.leave(name, address, scope);
         if let (Some(user_id), Some(members)) = (user_id, &mut self.members) {
-            let departed = members.depart(user_id, address);
+            let departed = members.depart(scope.node(), user_id, address);
             if matches!(&departed, Departed::Last(here) if here.admitted) {
                 scope.tell(name, Told::MemberRemoved(user_id.into()));
             }

@@ -59,7 +59,11 @@ impl Channel {
             // Somebody takes this node for dead, and has removed what is here.
             return self.open(name, scope);
         }
-        match members.replica.apply(&change) {
+        let applied = members.replica.apply(&change);
+        if change.node == scope.node() {
+            members.note_left(change.node, &change.user_id);
+        }
+        match applied {
             Ok(effect) => self.tell_effect(name, effect, scope),
             Err(Gap) if was_held => {
                 shared.doubt(scope.now);

@@ -19,6 +19,8 @@ pub(super) struct Members {
     pub(super) replica: Replica,
     /// Users with connections on this node, those that still wait to be members included.
     pub(super) here: HashMap<Arc<str>, Here>,
+    /// Users that this node holds although none of their connections is here: the others have not heard of it yet.
+    left: HashSet<Arc<str>>,
     listed: Option<Listed>,
 }
 
@@ -100,6 +102,7 @@ struct Listed {
 impl Members {
     /// One more connection of this user on this node. Returns whether it tells anything new.
     pub(super) fn arrive(&mut self, member: &Member, address: Address) -> bool {
+        self.left.remove(&member.user_id);
         let here = match self.here.entry(Arc::clone(&member.user_id)) {
             Entry::Vacant(place) => {
                 place.insert(Here::new(member, address));
@@ -143,7 +146,22 @@ impl Members {
 
     /// Users that have left this node, and that no other one has, while the others have not heard of it.
     pub(super) fn leavers(&self, node: NodeId) -> Vec<Arc<str>> {
-        self.replica.held_by_alone(node).filter(|user_id| !self.here.contains_key(*user_id)).cloned().collect()
+        self.left.iter().filter(|user_id| self.replica.is_held_by_alone(node, user_id)).cloned().collect()
+    }
+
+    /// Whether this node holds a user, or has connections of it, may have changed. Call it after whatever changes that.
+    pub(super) fn note_left(&mut self, node: NodeId, user_id: &str) {
+        if self.replica.holds(node, user_id) && !self.here.contains_key(user_id) {
+            self.left.insert(user_id.into());
+        } else {
+            self.left.remove(user_id);
+        }
+    }
+
+    /// The same for all users.
+    pub(super) fn note_all_left(&mut self, node: NodeId) {
+        let held = self.replica.held_by(node).into_iter();
+        self.left = held.filter(|user_id| !self.here.contains_key(user_id)).collect();
     }
 
     /// A connection of this user on this node has joined. True when it is the first one.
@@ -152,7 +170,15 @@ impl Members {
     }
 
     /// One connection of this user on this node less.
-    pub(super) fn depart(&mut self, user_id: &str, address: Address) -> Departed {
+    pub(super) fn depart(&mut self, node: NodeId, user_id: &str, address: Address) -> Departed {
+        let departed = self.take(user_id, address);
+        if matches!(departed, Departed::Last(_)) {
+            self.note_left(node, user_id);
+        }
+        departed
+    }
+
+    fn take(&mut self, user_id: &str, address: Address) -> Departed {
         let Some(here) = self.here.get_mut(user_id) else { return Departed::Same };
         if !here.newest.connections.remove(&address) {
             let run = here.before.iter_mut().rposition(|run| run.connections.remove(&address));
@@ -215,4 +241,51 @@ impl Listed {
 fn escape(out: &mut Vec<u8>, json: &str) {
     let quoted = serde_json::Value::from(json).to_string();
     out.extend_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::Change;
+    use crate::registry::replica::Entry as Known;
+
+    #[test]
+    fn who_has_left_is_known_until_the_others_have_heard_of_it() {
+        let [here, there] = [(); 2].map(|()| NodeId::random());
+        let slot = crate::registry::address::Slot { index: 0, generation: 0 };
+        let (mut members, address) = (Members::default(), Address { shard: 0, slot });
+        let member = Member { user_id: "ada".into(), user_info: "1".into() };
+        let ada = || vec![Arc::clone(&member.user_id)];
+        members.arrive(&member, address);
+        members.place(here, "ada");
+        assert_eq!(members.leavers(here), Vec::<Arc<str>>::new());
+        members.depart(here, "ada", address);
+        assert_eq!(members.leavers(here), ada());
+        // It is on another node, too, and then no longer.
+        members.replica.add(there, 1, &member);
+        assert!(members.leavers(here).is_empty());
+        members.replica.remove(there, "ada");
+        assert_eq!(members.leavers(here), ada());
+        // It comes back and leaves again, until the change passes by.
+        members.arrive(&member, address);
+        assert!(members.leavers(here).is_empty());
+        members.depart(here, "ada", address);
+        assert_eq!(members.leavers(here), ada());
+        let change = Change {
+            by: here,
+            version: 1,
+            node: here,
+            since: 0,
+            user_id: Arc::clone(&member.user_id),
+            user_info: None,
+        };
+        members.replica.apply(&change).unwrap();
+        members.note_left(here, "ada");
+        assert!(members.leavers(here).is_empty() && members.left.is_empty());
+        // A comparison says that it is still here.
+        let known = Known { node: here, since: 1, member: member.clone() };
+        members.replica.compare(2, &[known], here);
+        members.note_all_left(here);
+        assert_eq!(members.leavers(here), ada());
+    }
 }

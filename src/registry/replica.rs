@@ -136,10 +136,10 @@ impl Replica {
         held.map(|(user_id, _)| Arc::clone(user_id)).collect()
     }
 
-    /// Those of them that no other node holds.
-    pub(super) fn held_by_alone(&self, node: NodeId) -> impl Iterator<Item = &Arc<str>> {
-        let alone = move |present: &Present| present.newest.node == node && present.others.is_empty();
-        self.present.iter().filter(move |(_, present)| alone(present)).map(|(user_id, _)| user_id)
+    /// Whether a node holds this user and no other one does.
+    pub(super) fn is_held_by_alone(&self, node: NodeId, user_id: &str) -> bool {
+        let present = self.present.get(user_id);
+        present.is_some_and(|present| present.newest.node == node && present.others.is_empty())
     }
 
     /// Whether a node holds this user.

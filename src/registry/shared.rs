@@ -295,6 +295,7 @@ impl Channel {
         }
         if let Some(members) = &mut self.members {
             let effects = members.replica.compare(snapshot.version, &snapshot.entries, scope.node());
+            members.note_all_left(scope.node());
             for own in snapshot.entries.iter().filter(|entry| entry.node == scope.node()) {
                 members.is_known(&own.member, own.since);
             }
@@ -379,7 +380,7 @@ impl Channel {
                 let Some(user_id) = joiner.user_id.as_ref().filter(|user_id| users.contains(user_id)) else {
                     return true;
                 };
-                members.depart(user_id, joiner.address);
+                members.depart(scope.node(), user_id, joiner.address);
                 shared.refused.push(joiner.address);
                 scope.inboxes.put_to(joiner.address, |slot| Letter::Refused(slot, name.clone()), &mut scope.sleepers);
                 false
