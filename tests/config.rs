@@ -601,7 +601,7 @@ fn an_allowed_origin_from_which_no_page_comes_is_a_fault() {
         let begins = format!("fault: apps.0.allowed_origins (from {file}:5) has {origin:?}, from which no page comes");
         assert!(found.len() == 1 && found[0].starts_with(&begins), "{found:?}");
     }
-    let origins = "*.shop.example, https://shop.example:8443, localhost:3000, http://[::1]:3000, null, *";
+    let origins = "*.shop.example, https://shop.example:8443, localhost:3000, http://[::1]:3000, null, file://, *";
     assert!(gema(&["check"], &[("GEMA_LIMITS_ALLOWED_ORIGINS", origins)]).status.success());
 }
 
@@ -725,6 +725,21 @@ fn health_asks_the_configured_port_and_prefix() {
     let output = gema(&["health"], &[("SOKETI_PORT", &port.to_string()), ("SOKETI_PATH_PREFIX", "/ws")]);
     assert!(output.status.success());
     assert!(server.join().unwrap().starts_with("GET /ws/ready HTTP/1.1\r\n"));
+}
+
+#[test]
+fn health_asks_the_metrics_port_where_the_main_port_wants_a_proxys_header() {
+    let (port, server) = answering("HTTP/1.1 200 OK\r\n\r\n");
+    let port = port.to_string();
+    let variables = [
+        ("SOKETI_PORT", "1"),
+        ("SOKETI_METRICS_SERVER_PORT", &*port),
+        ("GEMA_SERVER_PROXY_PROTOCOL", "true"),
+        ("GEMA_SERVER_TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let output = gema(&["health"], &variables);
+    assert!(output.status.success(), "{output:?}");
+    assert!(server.join().unwrap().starts_with("GET /ready HTTP/1.1\r\n"));
 }
 
 #[test]
