@@ -43,7 +43,6 @@ mod ingest;
 mod isolation;
 mod limits;
 mod liveness;
-mod memory;
 mod metrics;
 mod nginx;
 mod policy;
