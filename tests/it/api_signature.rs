@@ -401,7 +401,7 @@ async fn a_time_in_milliseconds_is_told_as_such() {
 // G-219
 #[tokio::test]
 async fn a_configured_prefix_need_not_be_signed() {
-    let server = TestServer::start_with(|config| config.server.path_prefix = "/ws/v1".to_owned()).await;
+    let server = TestServer::start_single_with(|config| config.server.path_prefix = "/ws/v1".to_owned()).await;
     let plain = get(&auth());
     let prefixed = Request { path: format!("/ws/v1{}", plain.path), ..plain.clone() };
     assert_eq!(prefixed.send(&server).await.ok(), json!({ "channels": {} }));

@@ -176,7 +176,7 @@ async fn every_type_of_cache_channel_remembers() {
 #[tokio::test]
 async fn beyond_the_bound_the_events_that_were_published_longest_ago_are_forgotten() {
     const BYTES_MAX: usize = 1024 * 1024;
-    let server = TestServer::start_with(|config| config.server.cached_events_bytes_max = BYTES_MAX).await;
+    let server = TestServer::start_single_with(|config| config.server.cached_events_bytes_max = BYTES_MAX).await;
     let data = "x".repeat(20_000);
     for number in 0..120 {
         server.api().publish(&format!("cache-{number}"), "e", &data).await;
