@@ -76,7 +76,7 @@ async fn an_upgrade_is_answered_with_the_accept_key_of_the_rfc() {
 // G-2
 #[tokio::test]
 async fn connections_come_below_the_path_prefix_only() {
-    let server = TestServer::start_with(|config| config.server.path_prefix = "/realtime/v1".to_owned()).await;
+    let server = TestServer::start_single_with(|config| config.server.path_prefix = "/realtime/v1".to_owned()).await;
     accepted(&server, "/realtime/v1/app/app-key?protocol=7").await;
     for path in ["/app/app-key", "/realtime/app/app-key", "/realtime/v1x/app/app-key", "/realtime/v1/app-key"] {
         assert_eq!(refused(&server, &format!("{path}?protocol=7")).await, 4005, "{path}");
