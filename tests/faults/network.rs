@@ -165,16 +165,19 @@ pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing
 }
 
 pub async fn a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_when_it_is_back() {
+    const RECEIVED: (&str, &str) = ("gema_cluster_messages_total", r#"direction="in""#);
     let redis = TestRedis::start().await;
     let proxy = Proxy::start(redis.port()).await;
     let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
     let (cut_off, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
     know_each_other([&cut_off, &other]).await;
     let listener = other.listener(NUMBERS, 1).await;
-    // What Redis has done is not answered yet when the link is cut.
-    proxy.delay(Duration::from_millis(300));
+    proxy.delay(Duration::from_secs(1));
     let flow = cut_off.publisher(NUMBERS, "cut off").await.flow(PAUSE);
     flow.goes_on(200).await;
+    // The link is cut while the answers to what Redis has just done are on their way.
+    let received = other.figures().await.sum(RECEIVED.0, RECEIVED.1);
+    other.becomes(RECEIVED.0, RECEIVED.1, BACK_MAX, |now| now > received).await;
     proxy.freeze();
     proxy.cut();
     other.becomes("gema_cluster_nodes", "", GONE_MAX, |nodes| nodes == 1.0).await;
