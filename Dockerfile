@@ -1,5 +1,7 @@
 # A static binary in an otherwise empty image.
 FROM rust:1-slim-bookworm AS build
+# make: for the allocator, which is written in C.
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src

@@ -43,6 +43,7 @@ mod ingest;
 mod isolation;
 mod limits;
 mod liveness;
+mod memory;
 mod metrics;
 mod nginx;
 mod policy;
