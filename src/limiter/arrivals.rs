@@ -41,13 +41,18 @@ struct Table {
     silent: VecDeque<Arc<Entry>>,
     /// In the order of their first requests.
     asked: VecDeque<Arc<Entry>>,
-    /// The silent ones of each address.
-    networks: HashMap<Network, Silent>,
+    networks: HashMap<Network, Peer>,
+    /// The address that had more connections than any other when its last one came.
+    greediest: Option<Network>,
 }
 
+/// The connections of one address.
 #[derive(Debug, Default)]
-struct Silent {
+struct Peer {
+    /// The open ones.
     count: usize,
+    silent: usize,
+    /// In the order in which they fell silent. An entry that is not silent any more is dropped when it is met.
     order: VecDeque<Arc<Entry>>,
 }
 
@@ -73,7 +78,8 @@ impl Arrivals {
     }
 
     /// Makes room for one more beside so many WebSockets: closes the one that has been silent for longest, or else one
-    /// that waits between requests. Returns whether there is room, and how many were closed.
+    /// that waits between requests, of the address that has the most. Returns whether there is room, and how many were
+    /// closed.
     pub fn make_room(&self, sockets: usize) -> (bool, usize) {
         let mut table = self.table.lock();
         let has_room = table.open < self.open_max(sockets);
@@ -88,8 +94,7 @@ impl Arrivals {
         let entry = Arc::new(Entry { state: AtomicU8::new(SILENT), network, close: Notify::new() });
         let share = self.open_max(sockets) / 2;
         let mut table = self.table.lock();
-        table.open += 1;
-        table.fall_silent(&entry);
+        table.open(&entry);
         let closed = network.is_some_and(|network| table.close_beyond(network, share));
         drop(table);
         (Arrival { arrivals: Arc::clone(self), entry }, usize::from(closed))
@@ -107,27 +112,50 @@ impl Arrivals {
 }
 
 impl Table {
+    fn open(&mut self, entry: &Arc<Entry>) {
+        self.open += 1;
+        if let Some(network) = entry.network {
+            let peer = self.networks.entry(network).or_default();
+            peer.count += 1;
+            let count = peer.count;
+            let most = self.greediest.and_then(|network| self.networks.get(&network)).map_or(0, |peer| peer.count);
+            if count > most {
+                self.greediest = Some(network);
+            }
+        }
+        self.fall_silent(entry);
+    }
+
+    fn forget(&mut self, entry: &Entry, was_silent: bool) {
+        self.open -= 1;
+        if was_silent {
+            self.end_silence(entry);
+        }
+        let Some(network) = entry.network else { return };
+        let Some(peer) = self.networks.get_mut(&network) else { return };
+        peer.count -= 1;
+        if peer.count == 0 {
+            self.networks.remove(&network);
+        }
+    }
+
     fn fall_silent(&mut self, entry: &Arc<Entry>) {
         if self.silent.len() > 2 * self.open + 64 {
             self.silent.retain(|entry| entry.is(SILENT));
         }
         self.silent.push_back(Arc::clone(entry));
-        let Some(network) = entry.network else { return };
-        let silent = self.networks.entry(network).or_default();
-        if silent.order.len() > 2 * silent.count + 16 {
-            silent.order.retain(|entry| entry.is(SILENT));
+        let Some(peer) = entry.network.and_then(|network| self.networks.get_mut(&network)) else { return };
+        if peer.order.len() > 2 * peer.silent + 16 {
+            peer.order.retain(|entry| entry.is(SILENT));
         }
-        silent.count += 1;
-        silent.order.push_back(Arc::clone(entry));
+        peer.silent += 1;
+        peer.order.push_back(Arc::clone(entry));
     }
 
     /// A silent one is so no more.
     fn end_silence(&mut self, entry: &Entry) {
-        let Some(network) = entry.network else { return };
-        let Some(silent) = self.networks.get_mut(&network) else { return };
-        silent.count -= 1;
-        if silent.count == 0 {
-            self.networks.remove(&network);
+        if let Some(peer) = entry.network.and_then(|network| self.networks.get_mut(&network)) {
+            peer.silent -= 1;
         }
     }
 
@@ -137,14 +165,17 @@ impl Table {
                 return true;
             }
         }
-        let idle = self.asked.iter().find(|entry| entry.is(IDLE)).cloned();
-        idle.is_some_and(|entry| self.close(&entry, IDLE))
+        let mut idle = self.asked.iter().filter(|entry| entry.is(IDLE));
+        let first = idle.clone().next().cloned();
+        let of_greediest =
+            self.greediest.and_then(|network| idle.find(|entry| entry.network == Some(network))).cloned();
+        of_greediest.or(first).is_some_and(|entry| self.close(&entry, IDLE))
     }
 
     /// Closes an address' oldest silent one if it has more than these.
     fn close_beyond(&mut self, network: Network, share: usize) -> bool {
-        let Some(silent) = self.networks.get_mut(&network).filter(|silent| silent.count > share) else { return false };
-        while let Some(entry) = silent.order.pop_front() {
+        let Some(peer) = self.networks.get_mut(&network).filter(|peer| peer.silent > share) else { return false };
+        while let Some(entry) = peer.order.pop_front() {
             if entry.is(SILENT) {
                 return self.close(&entry, SILENT);
             }
@@ -157,10 +188,7 @@ impl Table {
         if entry.state.compare_exchange(state, GONE, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        self.open -= 1;
-        if state == SILENT {
-            self.end_silence(entry);
-        }
+        self.forget(entry, state == SILENT);
         entry.close.notify_one();
         true
     }
@@ -221,11 +249,9 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         let mut table = self.arrivals.table.lock();
         match self.entry.state.swap(GONE, Ordering::AcqRel) {
-            GONE => return,
-            SILENT => table.end_silence(&self.entry),
-            _ => (),
+            GONE => (),
+            state => table.forget(&self.entry, state == SILENT),
         }
-        table.open -= 1;
     }
 }
 
@@ -278,6 +304,26 @@ mod tests {
         let (_new, _) = arrivals.arrive(None, 0);
         assert_eq!(arrivals.make_room(0), (true, 1));
         assert!(is_closed(&all[5]));
+    }
+
+    #[test]
+    fn of_those_between_requests_one_of_the_address_with_the_most_goes() {
+        let arrivals = Arc::new(Arrivals::new(40));
+        let mut publishers = come(&arrivals, 5, "10.0.0.1");
+        let proxy = ask(&arrivals, 15);
+        let many = come(&arrivals, 15, "10.0.0.2");
+        publishers.extend(come(&arrivals, 5, "10.0.0.1"));
+        for arrival in publishers.iter().chain(&proxy).chain(&many) {
+            arrival.asks();
+            arrival.is_answered();
+        }
+        let mut newcomers = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(arrivals.make_room(0), (true, 1));
+            newcomers.extend(ask(&arrivals, 1));
+        }
+        assert!(!publishers.iter().chain(&proxy).any(is_closed));
+        assert!(many[..4].iter().all(is_closed) && !many[4..].iter().any(is_closed));
     }
 
     #[test]
