@@ -99,7 +99,7 @@ impl ClusterMeters {
             errors: counter("redis_errors_total", "Commands that Redis has refused"),
             nodes: gauge("cluster_nodes", "Nodes of the cluster, this one included"),
             waiting: gauge("cluster_waiting", "Orders for the other nodes that Redis has not taken yet"),
-            waiting_bytes: gauge("cluster_waiting_bytes", "Bytes of the events among them"),
+            waiting_bytes: gauge("cluster_waiting_bytes", "Bytes of memory for the events among them"),
             latency: own.register(Histogram::with_opts(latency)),
             messages: own.counter("cluster_messages_total", "Events from and to other nodes", &["direction"]),
             dropped: own.counter("cluster_dropped_total", "Word between nodes that was dropped, by cause", &["cause"]),

@@ -94,7 +94,7 @@ const ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// When publishers have to wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Bytes of events that may wait for the link.
+    /// Bytes of memory for the events that may wait for the link.
     pub bytes_max: usize,
     /// How long the link may be away.
     pub time: Duration,
@@ -115,7 +115,7 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 struct Queue {
     orders: VecDeque<Order>,
-    /// Bytes of the events in it, and of those that are under way.
+    /// What the events in it cost, and those that are under way.
     bytes: usize,
     under_way: usize,
     numbers: u64,
@@ -171,10 +171,11 @@ impl Outgoing {
             queue.bytes = 0;
         }
         queue.numbers += 1;
-        queue.bytes += event.frame.bytes().len();
         let publish = Publish { number: queue.numbers, event: event.clone(), cache_for };
         let topic = Topic::Channel(channel.clone());
-        queue.orders.push_back(Order { app: Arc::clone(app), topic, task: Task::Publish(publish) });
+        let order = Order { app: Arc::clone(app), topic, task: Task::Publish(publish) };
+        queue.bytes += order.event_cost();
+        queue.orders.push_back(order);
         drop(queue);
         self.filled.notify_one();
     }
@@ -184,7 +185,7 @@ impl Outgoing {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         let fits = |order: &&Order| {
-            bytes += order.event_bytes();
+            bytes += order.event_cost();
             bytes <= ROUND_BYTES_MAX
         };
         let count = queue.orders.iter().take(ROUND_ORDERS_MAX).take_while(fits).count().max(1).min(queue.orders.len());
@@ -203,7 +204,7 @@ impl Outgoing {
     pub fn done(&self, order: &Order) {
         let mut queue = self.queue.lock();
         queue.under_way -= 1;
-        queue.bytes -= order.event_bytes();
+        queue.bytes -= order.event_cost();
     }
 
     /// Ends when there is something to take.
@@ -255,7 +256,7 @@ impl Outgoing {
         queue.orders.retain(Order::is_event);
     }
 
-    /// Orders that wait or are under way, and the bytes of their events.
+    /// Orders that wait or are under way, and what their events cost.
     pub fn waiting(&self) -> (usize, usize) {
         let queue = self.queue.lock();
         (queue.orders.len() + queue.under_way, queue.bytes)
@@ -281,9 +282,10 @@ impl Order {
         matches!(self.task, Task::Publish(_))
     }
 
-    fn event_bytes(&self) -> usize {
+    /// Bytes of memory that an event takes while it waits.
+    fn event_cost(&self) -> usize {
         match &self.task {
-            Task::Publish(publish) => publish.event.frame.bytes().len(),
+            Task::Publish(publish) => size_of::<Self>() + publish.event.frame.bytes().len(),
             _ => 0,
         }
     }
