@@ -73,6 +73,8 @@ pub struct Shard {
     read_until: Instant,
     /// Messages until the clock is looked at.
     unclocked: u32,
+    /// How long the last turn took to write.
+    wrote_for: Duration,
     /// Connections with more in their outbox than may wait for anybody.
     evicted: Vec<Slot>,
     /// Connections with so much in their outbox that time counts.
@@ -124,6 +126,7 @@ impl Shard {
             unread: VecDeque::new(),
             read_until: now,
             unclocked: 0,
+            wrote_for: Duration::ZERO,
             evicted: Vec::new(),
             lagging: Vec::new(),
             judging: false,
@@ -149,6 +152,7 @@ impl Shard {
     pub async fn run(&mut self) {
         loop {
             let (letters, more_events) = self.take_in();
+            self.read_on().await;
             self.gather(letters).await;
             let busy = self.send_out().await || more_events;
             if self.is_done() {
@@ -176,8 +180,10 @@ impl Shard {
 
     /// The second half. Returns whether there is more to do at once.
     async fn send_out(&mut self) -> bool {
+        let began = Instant::now();
         self.flush_all().await;
         self.write_all().await;
+        self.wrote_for = began.elapsed();
         self.judge();
         let (ours, theirs) = (self.letters.len() + self.pending.len(), self.unread.len() + self.unwritten.len());
         ours + theirs + self.closing.len() + self.evicted.len() > 0 || self.judging

@@ -24,8 +24,10 @@ use crate::shard::connection::Watch;
 const READS: usize = 4;
 /// The time for the messages of one connection in a row. What has been read and not been looked at waits.
 const CONNECTION_TIME: Duration = Duration::from_micros(100);
-/// The time for all connections in a turn, so that HTTP has its share.
-const TURN_TIME: Duration = Duration::from_millis(1);
+/// The time for all connections, so that HTTP has its share.
+const STEP_TIME: Duration = Duration::from_millis(1);
+/// The most that a turn reads in several steps.
+const TURN_TIME: Duration = Duration::from_millis(8);
 /// Messages after which the clock is looked at.
 const MESSAGES: u32 = 8;
 
@@ -44,10 +46,20 @@ impl Shard {
         }
     }
 
-    /// Reads what connections have sent, one after the other, as far as a turn goes.
+    /// Reads on for as long as the last turn took to write, since what is read together is written together. HTTP has
+    /// its share in between.
+    pub(super) async fn read_on(&mut self) {
+        let until = Instant::now() + self.wrote_for.min(TURN_TIME);
+        while !self.unread.is_empty() && Instant::now() < until {
+            tokio::task::yield_now().await;
+            self.read_all();
+        }
+    }
+
+    /// Reads what connections have sent, one after the other, as far as a step goes.
     pub(super) fn read_all(&mut self) {
         let mut now = Instant::now();
-        let until = now + TURN_TIME;
+        let until = now + STEP_TIME;
         for _ in 0..self.unread.len() {
             let Some(slot) = self.unread.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(slot) else { continue };
