@@ -300,7 +300,7 @@ async fn a_process_that_was_stopped_closes_nobody_who_has_read_meanwhile() {
 /// Its ping waits behind the events, so the answer cannot come in time.
 #[tokio::test]
 async fn who_reads_all_the_time_may_answer_a_ping_when_it_comes() {
-    const EVENTS: usize = 60;
+    const EVENTS: usize = 100;
     let server = TestServer::start_with(|config| {
         config.connections.ping_seconds = Seconds(1.0);
         config.connections.pong_seconds = Seconds(1.0);
