@@ -1,10 +1,9 @@
 // Every kind of channel, and what arrives on it.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { app, startGema } from './gema.js';
 import { errorCode, fresh, hear, join, subscribed, withPusher } from './pages.js';
-import { until } from './wait.js';
+import { test, until } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();

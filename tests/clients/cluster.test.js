@@ -1,14 +1,13 @@
 // Two nodes as one server: pages on node A, what the application asks and publishes goes to node B.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { startCluster } from './cluster.js';
 import { Gema } from './gema.js';
 import { startLaravel } from './laravel.js';
 import { connected, errorCode, fresh, hear, join, listener, ready, whisper, withEcho, withPusher } from './pages.js';
 import { callPython } from './python.js';
 import { farAway } from './redis.js';
-import { Inbox, until } from './wait.js';
+import { Inbox, test, until } from './wait.js';
 import { openWire } from './wire.js';
 
 /** How long the members of a node that died without a word may stay: its lease, and the finding out. */

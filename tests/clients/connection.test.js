@@ -1,10 +1,9 @@
 // Connecting, staying, being refused and coming back.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { Gema, startGema } from './gema.js';
 import { connected, errorCode, fresh, hear, join, openEveryPusher, subscribed, withPusher } from './pages.js';
-import { LIMIT_MS, until } from './wait.js';
+import { LIMIT_MS, test, until } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();

@@ -2,9 +2,9 @@
 
 import assert from 'node:assert/strict';
 import Pusher from 'pusher';
-import { test } from 'node:test';
 import { startGema } from './gema.js';
 import { fresh, hear, join, withPusher } from './pages.js';
+import { test } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();

@@ -1,11 +1,11 @@
 // The HTTP API as the official server library for Node uses it (G-205).
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import Pusher from 'pusher';
 import { Gema, app, startGema } from './gema.js';
 import { fresh, hear, join, openEveryPusher } from './pages.js';
 import { PhpPusher } from './php.js';
+import { test } from './wait.js';
 
 const gema = await startGema();
 const api = gema.api;

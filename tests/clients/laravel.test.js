@@ -1,12 +1,11 @@
 // What Laravel's `pusher` and `reverb` drivers send, byte for byte, and what pusher-php-server makes of the answers.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { app, startGema } from './gema.js';
 import { startLaravel } from './laravel.js';
 import { fresh, hear, join, openEveryEcho, openEveryPusher, subscribed } from './pages.js';
 import { ApiError, PhpPusher, phpJson } from './php.js';
-import { until } from './wait.js';
+import { test, until } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();

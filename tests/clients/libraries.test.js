@@ -3,10 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { test } from 'node:test';
 import { app, startGema } from './gema.js';
 import { fresh } from './pages.js';
 import { request, rfc3986, sha256 } from './php.js';
+import { test } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();

@@ -1,11 +1,10 @@
 // Nodes behind the shipped nginx are restarted one after the other: pages come back, and publishers are answered.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { startCluster } from './cluster.js';
 import { startNginx, startSilence } from './nginx.js';
 import { errorCode, openEveryPusher } from './pages.js';
-import { until } from './wait.js';
+import { test, until } from './wait.js';
 
 const PAGES = 30;
 /**

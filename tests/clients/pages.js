@@ -1,12 +1,11 @@
 // Pages in a browser, as far as the server can tell: pusher-js and Laravel Echo in the versions that are in use.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import Echo1 from 'laravel-echo-1';
 import Echo2 from 'laravel-echo-2';
 import Pusher7 from 'pusher-js-7';
 import Pusher8 from 'pusher-js-8';
-import { Inbox, until } from './wait.js';
+import { Inbox, test, until } from './wait.js';
 
 const VERSIONS = [
   { version: '7.6.0', Pusher: Pusher7 },

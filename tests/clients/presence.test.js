@@ -1,11 +1,10 @@
 // Presence channels: who is there, who comes, who goes.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { startGema } from './gema.js';
 import { fresh, hear, join, withPusher } from './pages.js';
 import { PhpPusher } from './php.js';
-import { until } from './wait.js';
+import { test, until } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();

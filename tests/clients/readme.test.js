@@ -4,7 +4,6 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { test } from 'node:test';
 import { promisify } from 'node:util';
 import Echo1 from 'laravel-echo-1';
 import Echo2 from 'laravel-echo-2';
@@ -12,7 +11,7 @@ import Publisher from 'pusher';
 import Pusher7 from 'pusher-js-7';
 import Pusher8 from 'pusher-js-8';
 import { startGema } from './gema.js';
-import { until } from './wait.js';
+import { test, until } from './wait.js';
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
 const gema = await startGema({ app: { id: 'app-id', key: 'app-key', secret: 'app-secret' } });

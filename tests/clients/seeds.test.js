@@ -2,12 +2,11 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { test } from 'node:test';
 import WebSocket from 'ws';
 import { startGema } from './gema.js';
 import { startLaravel } from './laravel.js';
 import { hear, openEveryEcho, openEveryPusher, subscribed, withEcho } from './pages.js';
-import { Inbox, until, within } from './wait.js';
+import { Inbox, test, until, within } from './wait.js';
 
 /** The app of the users' own soketi.config.js. */
 const scada = { id: 'scada-app', key: 'scada-key', secret: 'scada-secret' };

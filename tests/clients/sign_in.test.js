@@ -1,10 +1,9 @@
 // Users: signing in, events to one user, watchlists, and ending a user's connections.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { app, startGema } from './gema.js';
 import { connected, errorCode, fresh, hear, join, withPusher } from './pages.js';
-import { Inbox, until } from './wait.js';
+import { Inbox, test, until } from './wait.js';
 
 const gema = await startGema();
 

@@ -4,10 +4,9 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { startGema } from './gema.js';
-import { LIMIT_MS } from './wait.js';
+import { LIMIT_MS, test } from './wait.js';
 
 const here = import.meta.dirname;
 const file = (name) => join(here, '../it/tls', name);

@@ -1,7 +1,17 @@
-// Waiting for a condition, never for a time: every wait has a limit and says what it waited for.
+// Waiting for a condition, never for a time: every wait has a limit and says what it waited for. So has every test.
+
+import { test as testWithoutLimit } from 'node:test';
 
 /** Longest that anything on a local server may take; on a loaded machine it is mostly unused. */
 export const LIMIT_MS = 8_000;
+
+/** Longest that one test may take. Its waits have shorter limits, so this one ends only what nobody waits for. */
+const TEST_LIMIT_MS = 180_000;
+
+/** `test` of Node, with a limit for each test: a file takes as long as its tests need, also on a busy machine. */
+export function test(name, run) {
+  return testWithoutLimit(name, { timeout: TEST_LIMIT_MS }, run);
+}
 
 /** Resolves as soon as `condition` holds. */
 export async function until(condition, what, limitMs = LIMIT_MS) {

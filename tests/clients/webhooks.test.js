@@ -2,11 +2,10 @@
 
 import assert from 'node:assert/strict';
 import http from 'node:http';
-import { test } from 'node:test';
 import { app, startGema } from './gema.js';
 import { sha256 } from './php.js';
 import { callPython } from './python.js';
-import { until } from './wait.js';
+import { test, until } from './wait.js';
 import { openWire } from './wire.js';
 
 const KINDS = [
