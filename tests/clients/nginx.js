@@ -1,4 +1,4 @@
-// nginx with the configuration that is shipped, in front of several nodes.
+// nginx: with the configuration that is shipped in front of several nodes, or with sites of a test's own.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -21,30 +21,46 @@ const certificate = (name) => new URL(`tests/it/tls/${name}`, project).pathname;
  */
 export async function startNginx(nodes, { workers = 1, tls = false, t } = {}) {
   const port = await freePort();
-  const folder = mkdtempSync(join(tmpdir(), 'gema-nginx-'));
+  const folder = newFolder();
   mkdirSync(join(folder, 'conf.d'));
   writeFileSync(join(folder, 'conf.d', 'gema.conf'), site(nodes, port, tls && folder));
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'];
-  const paths = temporary.map((name) => `${name}_temp_path ${name};`).join('\n');
   const main = shipped('config/nginx-main.conf')
     .replace('worker_processes auto;', `worker_processes ${workers};\npid nginx.pid;`)
-    .replace('http {', `http {\n${paths}`)
+    .replace('http {', `http {\n${TEMPORARY_PATHS}`)
     .replaceAll('/etc/nginx/', `${folder}/`);
+  const { app, host } = nodes.find(({ app }) => app);
+  await run(folder, main, port, t);
+  const { id: appId, key, secret } = app;
+  const api = new Pusher({ appId, key, secret, host, port, useTLS: tls, encryptionMasterKeyBase64: masterKey });
+  return { app, host, port, api, log: () => readFileSync(join(folder, 'error.log'), 'utf8') };
+}
+
+/** Starts nginx with sites as somebody else wrote them, one of which listens on `port`; ends it after the file's tests. */
+export async function startSites(sites, port) {
+  const main = `pid nginx.pid;\nevents {}\nhttp {\naccess_log off;\n${TEMPORARY_PATHS}\n${sites}\n}\n`;
+  await run(newFolder(), main, port);
+}
+
+const newFolder = () => mkdtempSync(join(tmpdir(), 'gema-nginx-'));
+
+/** Where nginx may write without being root. */
+const TEMPORARY_PATHS = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+  .map((name) => `${name}_temp_path ${name};`)
+  .join('\n');
+
+/** Runs nginx in a folder until the tests have ended; resolves when it answers on `port`. */
+async function run(folder, main, port, t = { after }) {
   writeFileSync(join(folder, 'nginx.conf'), main);
   const child = spawn('nginx', ['-p', folder, '-c', 'nginx.conf', '-e', 'error.log', '-g', 'daemon off;'], { stdio: 'ignore' });
   let failed;
   child.once('error', (error) => (failed = error));
-  const { app, host } = nodes.find(({ app }) => app);
-  const { id: appId, key, secret } = app;
-  const api = new Pusher({ appId, key, secret, host, port, useTLS: tls, encryptionMasterKeyBase64: masterKey });
-  (t ?? { after }).after(async () => {
+  t.after(async () => {
     child.kill('SIGTERM');
-    await until(() => child.exitCode !== null || child.signalCode !== null, 'nginx is gone');
+    await until(() => failed || child.exitCode !== null || child.signalCode !== null, 'nginx is gone');
     rmSync(folder, { recursive: true, force: true });
   });
-  await until(() => failed || answers(host, port), 'nginx answers');
+  await until(() => failed || answers('127.0.0.1', port), 'nginx answers');
   if (failed) throw new Error(`nginx is needed on the PATH: ${failed.message}`);
-  return { app, host, port, api, log: () => readFileSync(join(folder, 'error.log'), 'utf8') };
 }
 
 /** The shipped file for these nodes; those beyond the second stand wherever that does. */
@@ -70,7 +86,7 @@ function answers(host, port) {
   });
 }
 
-function freePort() {
+export function freePort() {
   return new Promise((resolve) => {
     const server = createServer().listen(0, '127.0.0.1', () => {
       const { port } = server.address();

@@ -2,15 +2,11 @@
 
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { connect } from 'node:net';
 import { startGema } from './gema.js';
+import { freePort, startSites } from './nginx.js';
 import { connected, fresh, hear, subscribed, withPusher } from './pages.js';
-import { until, within } from './wait.js';
+import { test, within } from './wait.js';
 import { openWire } from './wire.js';
 
 const gema = await startGema();
@@ -31,37 +27,7 @@ for (const [name, lines] of Object.entries(SETUPS)) {
   const target = name.includes('kept') ? 'kept' : `127.0.0.1:${gema.port}`;
   setups.push({ name, port, site: `server { listen 127.0.0.1:${port}; location / { proxy_pass http://${target}; ${lines} } }` });
 }
-await serve([upstream, ...setups.map(({ site }) => site)].join('\n'), setups[0].port);
-
-/** Starts nginx with these sites and ends it after the tests. */
-async function serve(sites, port) {
-  const folder = mkdtempSync(join(tmpdir(), 'gema-nginx-'));
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'];
-  for (const name of temporary) mkdirSync(join(folder, name));
-  const paths = temporary.map((name) => `${name}_temp_path ${name};`).join('\n');
-  const whole = `pid nginx.pid;\nevents {}\nhttp {\naccess_log off;\n${paths}\n${sites}\n}\n`;
-  writeFileSync(join(folder, 'nginx.conf'), whole);
-  const words = ['-p', folder, '-c', 'nginx.conf', '-e', 'error.log', '-g', 'daemon off;'];
-  const child = spawn('nginx', words, { stdio: 'ignore' });
-  let failed;
-  child.once('error', (error) => (failed = error));
-  after(async () => {
-    child.kill('SIGTERM');
-    await until(() => failed || child.exitCode !== null || child.signalCode !== null, 'nginx is gone');
-    rmSync(folder, { recursive: true, force: true });
-  });
-  await until(async () => failed || (await fetch(`http://127.0.0.1:${port}/`).then(() => true, () => false)), 'nginx answers');
-  if (failed) throw new Error(`nginx is needed on the PATH: ${failed.message}`);
-}
-
-function freePort() {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-}
+await startSites([upstream, ...setups.map(({ site }) => site)].join('\n'), setups[0].port);
 
 for (const { name, port } of setups) {
   const through = { app: gema.app, api: gema.api, host: gema.host, port };
