@@ -52,7 +52,7 @@ class Laravel {
     return this;
   }
 
-  /** A group view, as README.md has it: `callback(user, ...parameters)` answers `{ grant, exp }`. */
+  /** A group view, as docs/laravel.md has it: `callback(user, ...parameters)` answers `{ grant, exp }`. */
   grant(pattern, callback) {
     this.#grants.push({ pattern: routePattern(pattern), callback });
     return this;
