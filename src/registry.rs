@@ -9,7 +9,6 @@
 pub mod address;
 mod channel;
 mod channels;
-pub mod facts;
 mod hearing;
 pub mod inbox;
 mod members;
@@ -21,6 +20,7 @@ mod shared;
 mod total;
 mod users;
 mod views;
+pub mod webhook_events;
 mod word;
 
 use std::sync::Arc;
@@ -45,12 +45,12 @@ pub use word::Snapshot;
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
 use crate::registry::channels::Channels;
-use crate::registry::facts::Facts;
 use crate::registry::inbox::Inboxes;
 use crate::registry::outgoing::Outgoing;
 use crate::registry::remembered::Remembered;
 use crate::registry::users::Users;
 use crate::registry::views::Views;
+use crate::registry::webhook_events::WebhookQueue;
 
 /// The state of one app in this process.
 #[derive(Debug)]
@@ -59,9 +59,9 @@ pub struct AppState {
     inboxes: Arc<Inboxes>,
     /// Where other nodes have a say.
     outgoing: Option<Arc<Outgoing>>,
-    facts: Arc<Facts>,
+    webhooks: Arc<WebhookQueue>,
     total: Arc<Total>,
-    /// The [`Kinds`] of facts that somebody wants to hear.
+    /// The [`Kinds`] of webhook events that are recorded.
     wanted: AtomicU8,
     channels: Arc<Channels>,
     remembered: Arc<Remembered>,
@@ -76,14 +76,14 @@ impl AppState {
         id: &str,
         inboxes: Arc<Inboxes>,
         outgoing: Option<Arc<Outgoing>>,
-        facts: Arc<Facts>,
+        webhooks: Arc<WebhookQueue>,
         remembered: Arc<Remembered>,
     ) -> Self {
         Self {
             id: id.into(),
             inboxes,
             outgoing,
-            facts,
+            webhooks,
             total: Total::new(usize::MAX),
             wanted: AtomicU8::new(0),
             channels: Arc::default(),
@@ -104,13 +104,13 @@ impl AppState {
         &self.id
     }
 
-    /// From now on these kinds of events are told to somebody.
-    pub fn tell(&self, kinds: Kinds) {
-        self.wanted.store(facts::needed_for(kinds).0, Ordering::Relaxed);
+    /// Records the webhook events that these kinds need, from now on.
+    pub fn set_webhook_kinds(&self, kinds: Kinds) {
+        self.wanted.store(webhook_events::recorded_kinds(kinds).0, Ordering::Relaxed);
     }
 
-    /// Whether events of this kind are told to somebody.
-    pub fn tells(&self, kind: Kind) -> bool {
+    /// Whether webhook events of this kind are recorded.
+    pub fn records_webhook(&self, kind: Kind) -> bool {
         Kinds(self.wanted.load(Ordering::Relaxed)).contains(kind)
     }
 

@@ -33,7 +33,7 @@ use crate::metrics::AppWebhookMeters;
 use crate::metrics::WebhookMeters;
 use crate::protocol::webhook::Kind;
 use crate::registry::AppState;
-use crate::registry::facts::Facts;
+use crate::registry::webhook_events::WebhookQueue;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::tasks::Tasks;
@@ -65,7 +65,7 @@ pub struct Webhooks {
     store: Option<Arc<Store>>,
     /// Where events outlive this node.
     streams: Option<Streams>,
-    facts: Arc<Facts>,
+    facts: Arc<WebhookQueue>,
     /// What has been sorted and not been told.
     room: Mutex<Room>,
     /// The endpoints have changed.
@@ -103,7 +103,7 @@ impl Webhooks {
     }
 
     /// Where the registry puts what happens.
-    pub fn facts(&self) -> &Arc<Facts> {
+    pub fn facts(&self) -> &Arc<WebhookQueue> {
         &self.facts
     }
 
@@ -117,8 +117,8 @@ impl Webhooks {
         self.changed.notify_one();
         let wanted = says.webhooks.iter().flat_map(|webhook| webhook.event_types.iter().copied());
         // What the other nodes have been told of, they are told the end of, whoever else wants to hear of it.
-        let begun = COMING_AND_GOING.into_iter().filter(|kind| self.cluster.is_some() && app.tells(*kind));
-        app.tell(wanted.chain(begun).collect());
+        let begun = COMING_AND_GOING.into_iter().filter(|kind| self.cluster.is_some() && app.records_webhook(*kind));
+        app.set_webhook_kinds(wanted.chain(begun).collect());
     }
 
     /// Looks up those of these apps that are not in use here, where a database has them. False when it does not answer.

@@ -148,7 +148,7 @@ impl App {
         self.meters.client_event();
         let &Said { name, data, sender, user_id } = said;
         let frame = event::client_event(channel.as_str(), name, data, user_id);
-        let told = self.state.tells(Kind::ClientEvent).then(|| ClientEvent {
+        let told = self.state.records_webhook(Kind::ClientEvent).then(|| ClientEvent {
             name: name.to_owned(),
             data: data.to_owned(),
             socket_id: sender,

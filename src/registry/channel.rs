@@ -11,16 +11,13 @@ use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
 use crate::protocol::view::View;
-use crate::protocol::webhook::Event as Told;
+use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
 use crate::registry::JoinRules;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
 use crate::registry::channels::Channels;
-use crate::registry::facts::Fact;
-use crate::registry::facts::Facts;
-use crate::registry::facts::What;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
@@ -40,6 +37,9 @@ use crate::registry::shared::Shared;
 use crate::registry::total::Seat;
 use crate::registry::total::Total;
 use crate::registry::views::Views;
+use crate::registry::webhook_events::Change;
+use crate::registry::webhook_events::WebhookEvent;
+use crate::registry::webhook_events::WebhookQueue;
 
 /// Above so many subscribers their number is told at most once in [`COUNT_PAUSE`].
 const COUNT_AT_ONCE_MAX: usize = 100;
@@ -98,14 +98,14 @@ pub(super) struct Scope<'a> {
     pub(super) inboxes: &'a Inboxes,
     pub(super) outgoing: Option<&'a Outgoing>,
     pub(super) views: &'a Views,
-    pub(super) facts: &'a Facts,
+    pub(super) webhooks: &'a WebhookQueue,
     pub(super) channels: &'a Arc<Channels>,
     pub(super) remembered: &'a Arc<Remembered>,
     /// What channels are to forget, for want of room.
     pub(super) forgotten: Vec<Forgotten>,
     /// The channels of all apps.
     pub(super) total: &'a Arc<Total>,
-    /// The facts that somebody wants to hear.
+    /// The kinds of webhook events that are recorded.
     pub(super) wanted: Kinds,
     pub(super) app: &'a Arc<str>,
     pub(super) now: Instant,
@@ -132,17 +132,17 @@ impl Scope<'_> {
         self.views.show(name, event, self.inboxes, &mut self.sleepers);
     }
 
-    /// Tells the application, if it wants to hear of such things.
-    pub(super) fn tell(&self, channel: &ChannelName, event: Told) {
+    /// Records a webhook event if its kind is wanted.
+    pub(super) fn record(&self, channel: &ChannelName, event: webhook::Event) {
         if self.wanted.contains(event.kind()) {
-            self.put(channel, What::Event(event));
+            self.put(channel, Change::Event(event));
         }
     }
 
-    /// Of what goes on in a user's own channel nobody hears.
-    fn put(&self, channel: &ChannelName, what: What) {
+    /// A user's own channel has no webhook events.
+    fn put(&self, channel: &ChannelName, change: Change) {
         if channel.user().is_none() {
-            self.facts.put(Fact { app: Arc::clone(self.app), channel: channel.clone(), what });
+            self.webhooks.put(WebhookEvent { app: Arc::clone(self.app), channel: channel.clone(), change });
         }
     }
 
@@ -216,7 +216,7 @@ impl Channel {
         scope: &mut Scope<'_>,
     ) {
         if scope.wanted.contains(Kind::CacheMiss) && self.cached(scope.now).is_none() {
-            scope.put(name, What::CacheFilled);
+            scope.put(name, Change::CacheFilled);
         }
         // Makes room for its successor.
         self.cached = None;
@@ -307,7 +307,7 @@ impl Channel {
         if name.kind().cached {
             let cached = self.cached(scope.now).map(|cached| cached.frame.clone());
             answers.push(cached.unwrap_or_else(|| {
-                scope.tell(name, Told::CacheMiss);
+                scope.record(name, webhook::Event::CacheMiss);
                 event::cache_miss(name.as_str())
             }));
         }
@@ -323,12 +323,12 @@ impl Channel {
     /// Tells the application what a joiner changes on this node.
     fn tell_coming(&mut self, name: &ChannelName, joiner: &Joiner, scope: &Scope<'_>) {
         if self.total() == 0 {
-            scope.tell(name, Told::ChannelOccupied);
+            scope.record(name, webhook::Event::ChannelOccupied);
         }
         if let (Some(members), Some(user_id)) = (&mut self.members, &joiner.user_id)
             && members.is_admitted_first(user_id)
         {
-            scope.tell(name, Told::MemberAdded(Arc::clone(user_id)));
+            scope.record(name, webhook::Event::MemberAdded(Arc::clone(user_id)));
         }
     }
 
@@ -349,7 +349,7 @@ impl Channel {
         if let (Some(user_id), Some(members)) = (user_id, &mut self.members) {
             let departed = members.depart(scope.node(), user_id, address);
             if matches!(&departed, Departed::Last(here) if here.admitted) {
-                scope.tell(name, Told::MemberRemoved(user_id.into()));
+                scope.record(name, webhook::Event::MemberRemoved(user_id.into()));
             }
             match departed {
                 Departed::Same => (),
@@ -359,7 +359,7 @@ impl Channel {
             }
         }
         if was_in && self.total() == 0 {
-            scope.tell(name, Told::ChannelVacated);
+            scope.record(name, webhook::Event::ChannelVacated);
         }
         if let Some(shared) = &mut self.shared {
             shared.rested_at = Some(scope.now);
@@ -396,7 +396,7 @@ impl Channel {
         if self.total() == 0 {
             self.counted = None;
             if total == 0 {
-                scope.tell(name, Told::SubscriptionCount(0));
+                scope.record(name, webhook::Event::SubscriptionCount(0));
             }
             return;
         }
@@ -410,7 +410,7 @@ impl Channel {
         self.counted = Some(Box::new(Counted { at: scope.now, stale: false }));
         // Of the nodes that announce it, one tells the application.
         if self.shared.as_ref().is_none_or(|shared| shared.is_first(scope.node())) {
-            scope.tell(name, Told::SubscriptionCount(total));
+            scope.record(name, webhook::Event::SubscriptionCount(total));
         }
         self.announce(&Event::of(event::subscription_count(name.as_str(), total), scope.now), scope);
     }

@@ -15,8 +15,8 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::frame::Frame;
 use crate::protocol::grant::Grant;
+use crate::protocol::webhook;
 use crate::protocol::webhook::ClientEvent;
-use crate::protocol::webhook::Event as Told;
 use crate::protocol::webhook::Kinds;
 use crate::registry::AppState;
 use crate::registry::address::Address;
@@ -133,7 +133,7 @@ impl AppState {
             inboxes: &self.inboxes,
             outgoing: self.outgoing.as_deref(),
             views: &self.views,
-            facts: &self.facts,
+            webhooks: &self.webhooks,
             channels: &self.channels,
             remembered: &self.remembered,
             forgotten: Vec::new(),
@@ -219,7 +219,7 @@ impl AppState {
     pub fn relay(&self, name: &ChannelName, event: &Event, told: Option<ClientEvent>) {
         self.change(name, event.accepted, |channels, scope| {
             if let Some(told) = told {
-                scope.tell(name, Told::ClientEvent(Box::new(told)));
+                scope.record(name, webhook::Event::ClientEvent(Box::new(told)));
             }
             announce(channels, name, event, None, scope);
         });

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::webhook::Event;
-use crate::registry::facts::Fact;
-use crate::registry::facts::What;
+use crate::registry::webhook_events::Change;
+use crate::registry::webhook_events::WebhookEvent;
 use crate::tasks::Tasks;
 use crate::webhook::Webhooks;
 use crate::webhook::delivery;
@@ -95,10 +95,10 @@ impl Dispatcher {
 
     /// Sorts what has come, and what is no longer to be held back.
     fn sort(&mut self, now: Instant) {
-        for Fact { app, channel, what } in self.webhooks.facts.take() {
-            match what {
-                What::Event(event) => self.on_event(app, channel, event, now),
-                What::CacheFilled => drop(self.missed.remove(&(app, channel))),
+        for WebhookEvent { app, channel, change } in self.webhooks.facts.take() {
+            match change {
+                Change::Event(event) => self.on_event(app, channel, event, now),
+                Change::CacheFilled => drop(self.missed.remove(&(app, channel))),
             }
         }
         while let Some(left) = self.leaving.due(now) {
