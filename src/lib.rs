@@ -27,7 +27,7 @@
 //! * *view*: other channels that a subscription sees by a signed grant, under its own channel's name.
 //! * *inbox*: what waits for a shard. *outbox*: what waits for a connection.
 //! * *fact*: something that a webhook may tell. *endpoint*: a URL that it is told to.
-//! * *letter*: one thing in an inbox. *turn*: one round of a shard's loop.
+//! * *shard message*: one thing in an inbox. *turn*: one round of a shard's loop.
 
 pub mod cli;
 pub mod cluster;

@@ -29,7 +29,7 @@ use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::registry::address::SHARDS_MAX;
 use crate::registry::inbox::Inboxes;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::server::handshake::Handshake;
 use crate::server::links::Link;
 use crate::server::listen::Listener;
@@ -291,7 +291,7 @@ impl Server {
         let over = if others { left / 2 } else { (left / 2).min(LONE_SPREAD) };
         let inboxes = self.node.inboxes();
         for shard in 0..inboxes.shards() {
-            inboxes.send(shard, Letter::Drain(over, Close::new(code, REASON)));
+            inboxes.send(shard, ShardMessage::Drain(over, Close::new(code, REASON)));
         }
     }
 }

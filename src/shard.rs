@@ -32,7 +32,7 @@ use crate::protocol::code::Close;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::session::Answer;
 use crate::shard::batch::KeptBytes;
 use crate::shard::batch::SharedFrames;
@@ -49,7 +49,7 @@ use crate::shard::wheel::Wheel;
 /// Readiness events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
 /// Letters after which the clock is looked at.
-const LETTERS: u32 = 32;
+const MESSAGES: u32 = 32;
 /// One read buffer for all connections of a shard.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -97,7 +97,7 @@ pub struct Shard {
     buffer: Vec<u8>,
     answers: Vec<Answer>,
     /// What has been taken out of the inbox and not been looked at.
-    letters: VecDeque<Letter>,
+    messages: VecDeque<ShardMessage>,
     /// What waits in all outboxes.
     load: Load,
     /// What waits in several of them, once.
@@ -140,7 +140,7 @@ impl Shard {
             drain: None,
             buffer: vec![0; READ_BYTES],
             answers: Vec::new(),
-            letters: VecDeque::new(),
+            messages: VecDeque::new(),
             load: Load::default(),
             kept: KeptBytes::default(),
             shared: SharedFrames::default(),
@@ -151,9 +151,9 @@ impl Shard {
     /// Turns until it has been drained and its last connection is gone.
     pub async fn run(&mut self) {
         loop {
-            let (letters, more_events) = self.take_in();
+            let (messages, more_events) = self.take_in();
             self.read_on().await;
-            self.gather(letters).await;
+            self.gather(messages).await;
             let busy = self.send_out().await || more_events;
             if self.is_done() {
                 return;
@@ -167,15 +167,15 @@ impl Shard {
         }
     }
 
-    /// The first half of a turn. Returns how many letters came, and whether the kernel may know of more events.
+    /// The first half of a turn. Returns how many messages came, and whether the kernel may know of more events.
     fn take_in(&mut self) -> (usize, bool) {
         self.now = Instant::now();
-        let letters = self.take_inbox();
+        let messages = self.take_inbox();
         let more_events = self.take_events();
         self.read_all();
         self.wake_due(more_events);
         self.drain_step();
-        (letters, more_events)
+        (messages, more_events)
     }
 
     /// The second half. Returns whether there is more to do at once.
@@ -185,7 +185,7 @@ impl Shard {
         self.write_all().await;
         self.wrote_for = began.elapsed();
         self.judge();
-        let (ours, theirs) = (self.letters.len() + self.pending.len(), self.unread.len() + self.unwritten.len());
+        let (ours, theirs) = (self.messages.len() + self.pending.len(), self.unread.len() + self.unwritten.len());
         ours + theirs + self.closing.len() + self.evicted.len() > 0 || self.judging
     }
 
@@ -203,60 +203,60 @@ impl Shard {
     }
 
     fn is_done(&self) -> bool {
-        self.drain.is_some() && self.connections.len() == 0 && self.letters.is_empty()
+        self.drain.is_some() && self.connections.len() == 0 && self.messages.is_empty()
     }
 
-    /// Does what the inbox asks for, as far as a step of a turn goes. Returns how many letters there were.
+    /// Does what the inbox asks for, as far as a step of a turn goes. Returns how many messages there were.
     fn take_inbox(&mut self) -> usize {
         // What is left of the last turn comes first, so no more is taken out than may be in.
-        if self.letters.is_empty() {
+        if self.messages.is_empty() {
             self.empty_inbox();
         }
-        let (before, mut share) = (self.letters.len(), Share::begin(LETTERS));
-        while let Some(letter) = self.letters.pop_front() {
-            self.act_on(letter);
+        let (before, mut share) = (self.messages.len(), Share::begin(MESSAGES));
+        while let Some(message) = self.messages.pop_front() {
+            self.act_on(message);
             if share.is_used_up() {
                 break;
             }
         }
-        let count = before - self.letters.len();
+        let count = before - self.messages.len();
         self.close_asked();
         count
     }
 
-    /// Does all that the inbox asks for. Nothing in it does so again: that would put later letters before earlier ones.
-    fn take_letters(&mut self) {
+    /// Does all that the inbox asks for. Nothing in it does so again: that would put later messages before earlier ones.
+    fn take_messages(&mut self) {
         self.empty_inbox();
-        while let Some(letter) = self.letters.pop_front() {
-            self.act_on(letter);
+        while let Some(message) = self.messages.pop_front() {
+            self.act_on(message);
         }
     }
 
     fn empty_inbox(&mut self) {
-        let mut empty = std::mem::take(&mut self.letters);
+        let mut empty = std::mem::take(&mut self.messages);
         if empty.is_empty() {
             // A burst must not keep its room for good.
             empty.shrink_to(EVENTS_MAX);
-            self.letters = self.node.inboxes().take(self.index, empty.into()).into();
+            self.messages = self.node.inboxes().take(self.index, empty.into()).into();
         } else {
-            self.letters = empty;
-            self.letters.extend(self.node.inboxes().take(self.index, Vec::new()));
+            self.messages = empty;
+            self.messages.extend(self.node.inboxes().take(self.index, Vec::new()));
         }
     }
 
-    fn act_on(&mut self, letter: Letter) {
-        match letter {
-            Letter::Connect(upgraded) => self.adopt(*upgraded),
-            Letter::Event(channel, event) => self.on_event(channel, event),
-            Letter::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
-            Letter::Sees(slot, view) => self.on_sees(slot, view),
-            Letter::Left(slot, channel) => self.on_left(slot, channel),
-            Letter::Refused(slot, channel) => self.on_refused(slot, &channel),
-            Letter::Send(slot, frame) => self.send(slot, &frame),
+    fn act_on(&mut self, message: ShardMessage) {
+        match message {
+            ShardMessage::Connect(upgraded) => self.adopt(*upgraded),
+            ShardMessage::Event(channel, event) => self.on_event(channel, event),
+            ShardMessage::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
+            ShardMessage::Mirror(slot, view) => self.on_mirror(slot, view),
+            ShardMessage::Unsubscribed(slot, channel) => self.on_unsubscribed(slot, channel),
+            ShardMessage::Refused(slot, channel) => self.on_refused(slot, &channel),
+            ShardMessage::Send(slot, frame) => self.send(slot, &frame),
             // Closing empties the inbox once more, so it waits until this is done.
-            Letter::Close(slot, close) => self.closing.push((slot, close)),
-            Letter::CloseApp(app, close) => self.close_app(&app, &close),
-            Letter::Drain(over, close) => self.start_drain(over, close),
+            ShardMessage::Close(slot, close) => self.closing.push((slot, close)),
+            ShardMessage::CloseApp(app, close) => self.close_app(&app, &close),
+            ShardMessage::Drain(over, close) => self.start_drain(over, close),
         }
     }
 

@@ -35,7 +35,7 @@ use crate::refusal::Cause;
 use crate::refusal::Lazily;
 use crate::refusal::Subject;
 use crate::registry::inbox::Held;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Upgraded;
 
 /// The sub-protocols of Pusher's own clients start with this.
@@ -120,8 +120,8 @@ impl Client {
     /// Puts the connection into the shard's inbox after the upgrade.
     pub fn hand_over(&self, stream: std::net::TcpStream, tls: Option<Box<ServerConnection>>, read_ahead: Bytes) {
         let Some(Accepted { api, connect: request, answer, held }) = self.0.accepted.lock().take() else { return };
-        let letter = Letter::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, held }));
-        api.0.node.inboxes().send(api.0.shard, letter);
+        let message = ShardMessage::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, held }));
+        api.0.node.inboxes().send(api.0.shard, message);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::node::App;
 use crate::node::Node;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::store::StoreError;
 
 /// How long an app of a database is kept without being asked for.
@@ -187,7 +187,7 @@ impl Node {
             return;
         }
         for shard in 0..self.inboxes.shards() {
-            self.inboxes.send(shard, Letter::CloseApp(Arc::clone(app.state.id()), APP_DISABLED));
+            self.inboxes.send(shard, ShardMessage::CloseApp(Arc::clone(app.state.id()), APP_DISABLED));
         }
     }
 

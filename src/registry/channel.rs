@@ -21,7 +21,7 @@ use crate::registry::channels::Channels;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Sleepers;
 use crate::registry::members::Departed;
 use crate::registry::members::Members;
@@ -313,7 +313,7 @@ impl Channel {
         }
         self.subscriptions[usize::from(joiner.address.shard)] += 1;
         let id = self.id;
-        scope.inboxes.put_to(joiner.address, |slot| Letter::Joined(slot, id, answers), &mut scope.sleepers);
+        scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers), &mut scope.sleepers);
         if joiner.view.is_some() {
             scope.views.admit(name, joiner.address, scope);
         }
@@ -342,7 +342,7 @@ impl Channel {
         if was_in {
             self.subscriptions[usize::from(address.shard)] -= 1;
             let id = self.id;
-            scope.inboxes.put_to(address, |slot| Letter::Left(slot, id), &mut scope.sleepers);
+            scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id), &mut scope.sleepers);
             self.tell_count(name, counted, scope);
         }
         scope.views.leave(name, address, scope);
@@ -371,7 +371,7 @@ impl Channel {
     pub(super) fn announce(&self, event: &Event, scope: &mut Scope<'_>) {
         for (shard, &count) in self.subscriptions.iter().enumerate() {
             if count > 0 {
-                scope.inboxes.put(shard, Letter::Event(self.id, event.clone()), &mut scope.sleepers);
+                scope.inboxes.put(shard, ShardMessage::Event(self.id, event.clone()), &mut scope.sleepers);
             }
         }
     }

@@ -36,7 +36,7 @@ impl ChannelId {
 
 /// Something for a shard to do.
 #[derive(Debug)]
-pub enum Letter {
+pub enum ShardMessage {
     /// A WebSocket that has been upgraded.
     Connect(Box<Upgraded>),
     /// An event for the shard's subscribers of a channel.
@@ -44,9 +44,9 @@ pub enum Letter {
     /// A connection has joined a channel: these frames, then the channel's events.
     Joined(Slot, ChannelId, Vec<Frame>),
     /// A connection has joined a channel with a view: the view's events from now on.
-    Sees(Slot, ChannelId),
+    Mirror(Slot, ChannelId),
     /// A connection has left a channel or a view: the channel's events so far, then no more.
-    Left(Slot, ChannelId),
+    Unsubscribed(Slot, ChannelId),
     /// A connection cannot join a channel, because there are as many members as there may be.
     Refused(Slot, ChannelName),
     /// A frame for one connection.
@@ -59,7 +59,7 @@ pub enum Letter {
     Drain(Duration, Close),
 }
 
-impl Letter {
+impl ShardMessage {
     /// The memory that it takes.
     fn cost(&self) -> usize {
         let bytes = match self {
@@ -68,7 +68,7 @@ impl Letter {
             Self::Joined(_, _, frames) => frames.iter().map(|frame| frame.bytes().len()).sum(),
             _ => 0,
         };
-        LETTER_COST + bytes
+        MESSAGE_COST + bytes
     }
 }
 
@@ -105,8 +105,8 @@ pub trait Held: std::fmt::Debug + Send + Sync {}
 
 impl<T: std::fmt::Debug + Send + Sync> Held for T {}
 
-/// What a letter costs besides its frames: a place in a queue that grows by doubling, and their allocations.
-const LETTER_COST: usize = 2 * size_of::<Letter>();
+/// What a message costs besides its frames: a place in a queue that grows by doubling, and their allocations.
+const MESSAGE_COST: usize = 2 * size_of::<ShardMessage>();
 /// What may wait for one shard, in bytes. Beyond it publishers are told to come back later.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -116,7 +116,7 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 /// One shard's inbox: swapped out whole, with one wake-up however much it holds.
 #[derive(Debug, Default)]
 struct Inbox {
-    letters: Mutex<Vec<Letter>>,
+    messages: Mutex<Vec<ShardMessage>>,
     waiting_bytes: AtomicUsize,
     filled: Notify,
 }
@@ -131,7 +131,7 @@ pub struct Inboxes {
 
 /// Shards that sleep although their inbox has been filled, as bits. Wake them once no lock is held.
 #[derive(Debug, Default)]
-#[must_use = "a shard that is not woken may sleep over its letters"]
+#[must_use = "a shard that is not woken may sleep over its messages"]
 pub struct Sleepers(u64);
 
 impl Sleepers {
@@ -156,27 +156,27 @@ impl Inboxes {
         self.shards.len()
     }
 
-    /// Puts a letter into a shard's inbox without waking it.
-    pub fn put(&self, shard: ShardIndex, letter: Letter, sleepers: &mut Sleepers) {
+    /// Puts a message into a shard's inbox without waking it.
+    pub fn put(&self, shard: ShardIndex, message: ShardMessage, sleepers: &mut Sleepers) {
         let inbox = &self.shards[shard];
-        let mut letters = inbox.letters.lock();
-        inbox.waiting_bytes.fetch_add(letter.cost(), Ordering::Relaxed);
-        if letters.is_empty() {
+        let mut messages = inbox.messages.lock();
+        inbox.waiting_bytes.fetch_add(message.cost(), Ordering::Relaxed);
+        if messages.is_empty() {
             sleepers.0 |= 1 << shard;
         }
-        letters.push(letter);
+        messages.push(message);
     }
 
-    /// Puts a letter into a shard's inbox and wakes it.
-    pub fn send(&self, shard: ShardIndex, letter: Letter) {
+    /// Puts a message into a shard's inbox and wakes it.
+    pub fn send(&self, shard: ShardIndex, message: ShardMessage) {
         let mut sleepers = Sleepers::default();
-        self.put(shard, letter, &mut sleepers);
+        self.put(shard, message, &mut sleepers);
         sleepers.wake(self);
     }
 
-    /// Puts a letter for one connection.
-    pub(super) fn put_to(&self, address: Address, letter: impl FnOnce(Slot) -> Letter, sleepers: &mut Sleepers) {
-        self.put(usize::from(address.shard), letter(address.slot), sleepers);
+    /// Puts a message for one connection.
+    pub(super) fn put_to(&self, address: Address, message: impl FnOnce(Slot) -> ShardMessage, sleepers: &mut Sleepers) {
+        self.put(usize::from(address.shard), message(address.slot), sleepers);
     }
 
     /// Whether some shard lags so far behind that publishers should wait.
@@ -200,11 +200,11 @@ impl Inboxes {
     }
 
     /// Everything in a shard's inbox, by way of an empty vector that takes its place.
-    pub fn take(&self, shard: ShardIndex, empty: Vec<Letter>) -> Vec<Letter> {
+    pub fn take(&self, shard: ShardIndex, empty: Vec<ShardMessage>) -> Vec<ShardMessage> {
         let inbox = &self.shards[shard];
-        let mut letters = inbox.letters.lock();
+        let mut messages = inbox.messages.lock();
         inbox.waiting_bytes.store(0, Ordering::Relaxed);
-        std::mem::replace(&mut *letters, empty)
+        std::mem::replace(&mut *messages, empty)
     }
 
     /// Ends when a shard's inbox has been filled since it was last taken.
@@ -223,7 +223,7 @@ mod tests {
         let inboxes = Inboxes::new(2);
         assert!(inboxes.wait_for_room());
         let frame = event::published("a", "e", &format!("\"{}\"", "x".repeat(WAITING_BYTES_MAX)));
-        inboxes.send(1, Letter::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now() }));
+        inboxes.send(1, ShardMessage::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now() }));
         // The second time nobody waits, or this test would take hours.
         for _ in 0..10_000 {
             assert!(!inboxes.wait_for_room());
@@ -231,8 +231,8 @@ mod tests {
         inboxes.take(1, Vec::new());
         // What costs more than its content counts, too.
         let slot = Slot { index: 0, generation: 0 };
-        for _ in 0..=WAITING_BYTES_MAX / LETTER_COST {
-            inboxes.send(1, Letter::Send(slot, Frame::ping()));
+        for _ in 0..=WAITING_BYTES_MAX / MESSAGE_COST {
+            inboxes.send(1, ShardMessage::Send(slot, Frame::ping()));
         }
         assert!(inboxes.is_full());
         inboxes.take(1, Vec::new());

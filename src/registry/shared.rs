@@ -16,7 +16,7 @@ use crate::registry::address::Address;
 use crate::registry::channel::Channel;
 use crate::registry::channel::Joiner;
 use crate::registry::channel::Scope;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::registry::members::Here;
 use crate::registry::outgoing::Placement;
 use crate::registry::outgoing::Task;
@@ -382,7 +382,11 @@ impl Channel {
                 };
                 members.depart(scope.node(), user_id, joiner.address);
                 shared.refused.push(joiner.address);
-                scope.inboxes.put_to(joiner.address, |slot| Letter::Refused(slot, name.clone()), &mut scope.sleepers);
+                scope.inboxes.put_to(
+                    joiner.address,
+                    |slot| ShardMessage::Refused(slot, name.clone()),
+                    &mut scope.sleepers,
+                );
                 false
             });
         }

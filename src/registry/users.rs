@@ -15,7 +15,7 @@ use crate::protocol::identity::User;
 use crate::registry::AppState;
 use crate::registry::address::Address;
 use crate::registry::inbox::Inboxes;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Sleepers;
 use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Outgoing;
@@ -97,7 +97,7 @@ impl Scope<'_> {
     }
 
     fn send(&mut self, address: Address, frame: Frame) {
-        self.inboxes.put_to(address, |slot| Letter::Send(slot, frame), &mut self.sleepers);
+        self.inboxes.put_to(address, |slot| ShardMessage::Send(slot, frame), &mut self.sleepers);
     }
 }
 
@@ -345,7 +345,7 @@ impl AppState {
             users.online.get(user_id).map(|set| set.iter().copied().collect()).unwrap_or_default()
         };
         for &address in &addresses {
-            self.inboxes.put_to(address, |slot| Letter::Close(slot, TERMINATED), &mut sleepers);
+            self.inboxes.put_to(address, |slot| ShardMessage::Close(slot, TERMINATED), &mut sleepers);
         }
         sleepers.wake(&self.inboxes);
         addresses.len()

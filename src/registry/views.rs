@@ -23,7 +23,7 @@ use crate::registry::address::Address;
 use crate::registry::channel::Scope;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
-use crate::registry::inbox::Letter;
+use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Sleepers;
 use crate::registry::seen::News;
 use crate::registry::seen::Seen;
@@ -64,7 +64,7 @@ impl Views {
     pub(super) fn admit(&self, channel: &ChannelName, address: Address, scope: &mut Scope<'_>) {
         let mut table = self.table.write();
         if let Some(id) = table.let_see(&(address, channel.clone())) {
-            scope.inboxes.put_to(address, |slot| Letter::Sees(slot, id), &mut scope.sleepers);
+            scope.inboxes.put_to(address, |slot| ShardMessage::Mirror(slot, id), &mut scope.sleepers);
         }
     }
 
@@ -76,7 +76,7 @@ impl Views {
         let mut table = self.table.write();
         let key = (address, channel.clone());
         if let Some(id) = table.blind(&key) {
-            scope.inboxes.put_to(address, |slot| Letter::Left(slot, id), &mut scope.sleepers);
+            scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id), &mut scope.sleepers);
         }
         if let Some(was_last) = table.quit(&key) {
             self.count.fetch_sub(1, Ordering::Release);
@@ -101,7 +101,7 @@ impl Views {
             let Some(frame) = event::under(shown.channel.as_str(), &event.frame, source) else { continue };
             let event = Event { frame, ..*event };
             for shard in shown.shards() {
-                inboxes.put(shard, Letter::Event(id, event.clone()), sleepers);
+                inboxes.put(shard, ShardMessage::Event(id, event.clone()), sleepers);
             }
         }
     }
@@ -114,10 +114,10 @@ impl Views {
         let mut table = self.table.write();
         for Over { key, closes } in table.over(now) {
             if let Some(id) = table.blind(&key) {
-                inboxes.put_to(key.0, |slot| Letter::Left(slot, id), sleepers);
+                inboxes.put_to(key.0, |slot| ShardMessage::Unsubscribed(slot, id), sleepers);
             }
             if closes {
-                inboxes.put_to(key.0, |slot| Letter::Close(slot, VIEW_ENDED), sleepers);
+                inboxes.put_to(key.0, |slot| ShardMessage::Close(slot, VIEW_ENDED), sleepers);
             }
         }
     }

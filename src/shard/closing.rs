@@ -103,7 +103,7 @@ impl Shard {
     fn end_session(&mut self, slot: Slot) -> Option<Session> {
         let connection = self.connections.get_mut(slot)?;
         connection.session.as_mut()?.end(&self.node, self.now);
-        self.take_letters();
+        self.take_messages();
         self.connections.get_mut(slot)?.session.take()
     }
 

@@ -48,14 +48,14 @@ impl Shard {
         if session.has_deferred() {
             self.read_later(slot);
         }
-        self.on_sees(slot, id);
+        self.on_mirror(slot, id);
         for frame in answers {
             self.send(slot, frame);
         }
     }
 
     /// A connection gets the events of a channel or a view from now on.
-    pub(super) fn on_sees(&mut self, slot: Slot, id: ChannelId) {
+    pub(super) fn on_mirror(&mut self, slot: Slot, id: ChannelId) {
         let connection = self.connections.get_mut(slot);
         let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else { return };
         let channel = self.channels.entry(id).or_insert_with(|| Channel::new(session.meters().clone()));
@@ -76,7 +76,7 @@ impl Shard {
     }
 
     /// A connection has left a channel: it gets what is pending, then nothing more.
-    pub(super) fn on_left(&mut self, slot: Slot, id: ChannelId) {
+    pub(super) fn on_unsubscribed(&mut self, slot: Slot, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let connection = self.connections.get_mut(slot).filter(|connection| !connection.half_close);
         let socket_id = connection.and_then(|connection| connection.session.as_ref()).map(Session::socket_id);

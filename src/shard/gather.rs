@@ -15,10 +15,10 @@ const ALL: Duration = Duration::from_nanos(1000);
 
 impl Shard {
     /// Lets the publishers on this thread add to what is pending. An event that has come alone does not wait.
-    pub(super) async fn gather(&mut self, letters: usize) {
+    pub(super) async fn gather(&mut self, messages: usize) {
         let pending = self.pending.iter().filter_map(|id| self.channels.get(id));
         let subscribers = pending.map(Channel::width).max().unwrap_or_default();
-        if letters < 2 || subscribers < SUBSCRIBERS_MIN {
+        if messages < 2 || subscribers < SUBSCRIBERS_MIN {
             return;
         }
         let subscribers = u32::try_from(subscribers).unwrap_or(u32::MAX);

@@ -207,7 +207,7 @@ impl Shard {
             match answer {
                 Answer::Send(frame) => self.send(slot, &frame),
                 Answer::Arrived => {
-                    self.take_letters();
+                    self.take_messages();
                     // A join may take longer than all else.
                     self.unclocked = 0;
                 }
