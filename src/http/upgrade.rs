@@ -34,7 +34,7 @@ use crate::protocol::connect::ConnectRequest;
 use crate::refusal::Cause;
 use crate::refusal::Lazily;
 use crate::refusal::Subject;
-use crate::registry::inbox::Held;
+use crate::registry::inbox::Permit;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Upgraded;
 
@@ -64,7 +64,7 @@ struct Accepted {
     connect: ConnectRequest,
     answer: Vec<u8>,
     /// Its place among those of its address.
-    held: Option<Box<dyn Held>>,
+    permit: Option<Box<dyn Permit>>,
 }
 
 impl Client {
@@ -119,8 +119,8 @@ impl Client {
 
     /// Puts the connection into the shard's inbox after the upgrade.
     pub fn hand_over(&self, stream: std::net::TcpStream, tls: Option<Box<ServerConnection>>, read_ahead: Bytes) {
-        let Some(Accepted { api, connect: request, answer, held }) = self.0.accepted.lock().take() else { return };
-        let message = ShardMessage::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, held }));
+        let Some(Accepted { api, connect: request, answer, permit }) = self.0.accepted.lock().take() else { return };
+        let message = ShardMessage::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, permit }));
         api.0.node.inboxes().send(api.0.shard, message);
     }
 }
@@ -147,7 +147,7 @@ pub(super) struct Upgrade {
     client: Client,
     connect: ConnectRequest,
     answer: Vec<u8>,
-    held: Option<Box<dyn Held>>,
+    permit: Option<Box<dyn Permit>>,
 }
 
 impl Upgrade {
@@ -158,8 +158,8 @@ impl Upgrade {
             // From now on it is known here, so that the shard need not wait for a database.
             self.connect.unavailable = api.0.node.find_by_key(key).await.is_err();
         }
-        let Self { client, connect, answer, held } = self;
-        let accepted = Accepted { api: api.clone(), connect, answer, held };
+        let Self { client, connect, answer, permit } = self;
+        let accepted = Accepted { api: api.clone(), connect, answer, permit };
         *client.0.accepted.lock() = Some(accepted);
         let mut response = Response::new(Body::empty());
         // Only tells hyper that it is done: the answer is our own.
@@ -194,15 +194,15 @@ impl Api {
             })?;
         }
         // Refused or not, it has its place from now on.
-        let held = self.0.node.addresses().connect(connect.address);
-        connect.crowded = held.is_err();
-        let held = held.ok().flatten().map(|place| place as Box<dyn Held>);
+        let permit = self.0.node.addresses().connect(connect.address);
+        connect.crowded = permit.is_err();
+        let permit = permit.ok().flatten().map(|place| place as Box<dyn Permit>);
         if is_bare(request.version(), headers) {
             self.0.node.metrics().bare_handshakes.inc();
             warn_of_bare_handshakes(client.0.address.ip());
         }
         let answer = answer_with(&accept_key, sub_protocol(headers).as_ref());
-        Ok(Upgrade { client: client.clone(), connect, answer, held })
+        Ok(Upgrade { client: client.clone(), connect, answer, permit })
     }
 
     /// Counts and logs a request that cannot become a WebSocket.

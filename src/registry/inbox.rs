@@ -97,13 +97,13 @@ pub struct Upgraded {
     /// What the client said about itself.
     pub request: ConnectRequest,
     /// Kept as long as the socket is open, and then dropped: its place among those of its address.
-    pub held: Option<Box<dyn Held>>,
+    pub permit: Option<Box<dyn Permit>>,
 }
 
 /// Something that counts while it is there.
-pub trait Held: std::fmt::Debug + Send + Sync {}
+pub trait Permit: std::fmt::Debug + Send + Sync {}
 
-impl<T: std::fmt::Debug + Send + Sync> Held for T {}
+impl<T: std::fmt::Debug + Send + Sync> Permit for T {}
 
 /// What a message costs besides its frames: a place in a queue that grows by doubling, and their allocations.
 const MESSAGE_COST: usize = 2 * size_of::<ShardMessage>();
@@ -129,7 +129,7 @@ pub struct Inboxes {
     hopeless: AtomicBool,
 }
 
-/// Shards that sleep although their inbox has been filled, as bits. Wake them once no lock is held.
+/// Shards that sleep although their inbox has been filled, as bits. Wake them once no lock is permit.
 #[derive(Debug, Default)]
 #[must_use = "a shard that is not woken may sleep over its messages"]
 pub struct Sleepers(u64);

@@ -11,7 +11,7 @@ use crate::protocol::frame::Decoder;
 use crate::protocol::frame::Frame;
 use crate::registry::address::Address;
 use crate::registry::address::Slot;
-use crate::registry::inbox::Held;
+use crate::registry::inbox::Permit;
 use crate::registry::inbox::Upgraded;
 use crate::session;
 use crate::session::Session;
@@ -56,7 +56,7 @@ pub(super) struct Connection {
     /// Tells the peer that nothing more will come as soon as the outbox is empty.
     pub(super) half_close: bool,
     /// Counts for its address as long as the socket is open, refused or not.
-    _held: Option<Box<dyn Held>>,
+    _permit: Option<Box<dyn Permit>>,
 }
 
 /// What a connection waits for.
@@ -80,7 +80,7 @@ fn token_of(slot: Slot) -> Token {
 }
 
 impl Connection {
-    fn new(socket: Socket, held: Option<Box<dyn Held>>, tick: Tick, now: Instant) -> Self {
+    fn new(socket: Socket, permit: Option<Box<dyn Permit>>, tick: Tick, now: Instant) -> Self {
         Self {
             socket,
             session: None,
@@ -98,7 +98,7 @@ impl Connection {
             hung_up: false,
             finishing: false,
             half_close: false,
-            _held: held,
+            _permit: permit,
         }
     }
 
@@ -115,13 +115,13 @@ impl Shard {
         let mut socket = Socket::new(upgraded.stream, upgraded.tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
-        let (tick, now, held) = (self.wheel.now(), self.now, upgraded.held);
+        let (tick, now, permit) = (self.wheel.now(), self.now, upgraded.permit);
         let slot = self.connections.insert(|slot| {
             // A socket that cannot be watched never gets ready; the timer ends it.
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
-            Connection::new(socket, held, tick, now)
+            Connection::new(socket, permit, tick, now)
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };
