@@ -199,7 +199,7 @@ impl Node {
         if let Some(cluster) = &self.cluster {
             cluster.measure();
         }
-        self.webhooks.measure();
+        self.webhooks.update_gauges();
         self.metrics.cached_bytes.set(i64::try_from(self.remembered.bytes()).unwrap_or(i64::MAX));
         self.metrics.cache_forgotten.inc_by(self.remembered.take_forgotten());
         for app in self.apps.all() {

@@ -1,16 +1,17 @@
-//! Events to customers' URLs. What happens here comes as facts from the registry; one task sorts them by endpoint, and
-//! each endpoint with something to deliver has a task of its own. All of it runs beside the shards: a slow or dead
-//! endpoint keeps nobody waiting but itself.
+//! Webhooks: sends events to the URLs that the operator configured for each app.
+//! `node` registers the apps here; `server::background` runs the task, beside the shards. The registry queues events,
+//! `dispatch` sorts them by endpoint, and each endpoint delivers in a task of its own: a slow endpoint delays only
+//! itself.
 
+mod backlog;
+mod client;
+mod debounce;
 mod delivery;
 mod directory;
 mod dispatch;
 mod endpoint;
 mod guard;
-mod leaving;
-mod news;
-mod post;
-mod room;
+mod notification;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -37,22 +38,22 @@ use crate::registry::webhook_events::WebhookQueue;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::tasks::Tasks;
+use crate::webhook::backlog::Backlog;
+use crate::webhook::client::WebhookClient;
 use crate::webhook::dispatch::Dispatcher;
+use crate::webhook::endpoint::BacklogSize;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Target;
-use crate::webhook::endpoint::Waits;
-use crate::webhook::news::Bounds;
-use crate::webhook::post::Post;
-use crate::webhook::room::Room;
+use crate::webhook::notification::Bounds;
 use crate::webhook::stream::Streams;
 
-/// How long an app is kept that is not in use here: in this time the lease ends of a node that is dead.
+/// How long an app is kept that is not in use here. In this time the lease of a crashed node ends.
 const UNUSED_MIN: Duration = Duration::from_secs(20);
-/// How long everything else waits for a database.
+/// How long a database may take, since everything else waits meanwhile.
 const LOOKUP_MAX: Duration = Duration::from_secs(2);
 
-/// What a node says to the others.
-const COMING_AND_GOING: [Kind; 4] =
+/// The events of which a cluster sends one, however many nodes have the channel or member.
+const OCCUPANCY_KINDS: [Kind; 4] =
     [Kind::ChannelOccupied, Kind::ChannelVacated, Kind::MemberAdded, Kind::MemberRemoved];
 
 /// The webhooks of this process.
@@ -61,34 +62,34 @@ pub struct Webhooks {
     options: config::Webhooks,
     /// The other nodes, where there are any.
     cluster: Option<Arc<Cluster>>,
-    /// Where apps are looked up that are not in use here.
+    /// Looks up apps that are not in use here.
     store: Option<Arc<Store>>,
-    /// Where events outlive this node.
+    /// The queues in Redis, which outlive this node.
     streams: Option<Streams>,
-    facts: Arc<WebhookQueue>,
-    /// What has been sorted and not been told.
-    room: Mutex<Room>,
-    /// The endpoints have changed.
+    events: Arc<WebhookQueue>,
+    /// Notifications that no endpoint has yet.
+    backlog: Mutex<Backlog>,
+    /// Notified when the endpoints change.
     changed: Notify,
-    apps: RwLock<HashMap<Arc<str>, Hooks>>,
+    apps: RwLock<HashMap<Arc<str>, AppWebhooks>>,
     meters: WebhookMeters,
-    /// Made when something is sent, since it looks for the system's certificates.
-    post: OnceLock<Post>,
+    /// Made at the first delivery, since it loads the system's certificates.
+    client: OnceLock<WebhookClient>,
 }
 
 /// The webhooks of one app.
 #[derive(Debug, Clone)]
-struct Hooks {
+struct AppWebhooks {
     endpoints: Vec<Arc<Endpoint>>,
-    /// Those that the operator no longer speaks of, until they have got what was meant for them.
-    past: Vec<Arc<Endpoint>>,
+    /// Endpoints that the operator removed, until they have their last events.
+    retired: Vec<Arc<Endpoint>>,
     meters: AppWebhookMeters,
-    /// Since when the app has not been in use here.
-    unused: Option<Instant>,
+    /// When the app ceased to be in use here.
+    unused_since: Option<Instant>,
 }
 
 impl Webhooks {
-    /// No webhooks yet.
+    /// Webhooks without apps.
     pub fn new(
         config: &config::Config,
         cluster: Option<Arc<Cluster>>,
@@ -97,31 +98,31 @@ impl Webhooks {
     ) -> Self {
         let options = config.webhooks.clone();
         let streams = (options.driver == WebhooksDriver::Redis).then(|| Streams::new(&config.cluster, &config.redis));
-        let (apps, post, room) = (RwLock::default(), OnceLock::new(), Mutex::default());
+        let (apps, client, backlog) = (RwLock::default(), OnceLock::new(), Mutex::default());
         let changed = Notify::new();
-        Self { options, cluster, store, streams, facts: Arc::default(), room, changed, apps, meters, post }
+        Self { options, cluster, store, streams, events: Arc::default(), backlog, changed, apps, meters, client }
     }
 
-    /// Where the registry puts what happens.
-    pub fn facts(&self) -> &Arc<WebhookQueue> {
-        &self.facts
+    /// The queue that the registry fills.
+    pub fn events(&self) -> &Arc<WebhookQueue> {
+        &self.events
     }
 
-    /// What the operator says of an app now. What waits for an endpoint goes on waiting, and goes out as the operator
-    /// says then; one that is gone still gets what was meant for it.
-    pub fn set(&self, app: &AppState, says: &config::App) {
+    /// Adds an app or changes its endpoints. Events that wait go out by the new settings; an endpoint that is removed
+    /// still gets the events that were meant for it.
+    pub fn set_app(&self, app: &AppState, settings: &config::App) {
         let mut apps = self.apps.write();
-        let hooks = apps.entry(Arc::clone(app.id())).or_insert_with(|| Hooks::new(self.meters.app(app.id())));
-        hooks.unused = None;
-        hooks.set(app.id(), says, self.streams.is_some());
+        let webhooks = apps.entry(Arc::clone(app.id())).or_insert_with(|| AppWebhooks::new(self.meters.app(app.id())));
+        webhooks.unused_since = None;
+        webhooks.set_endpoints(app.id(), settings, self.streams.is_some());
         self.changed.notify_one();
-        let wanted = says.webhooks.iter().flat_map(|webhook| webhook.event_types.iter().copied());
-        // What the other nodes have been told of, they are told the end of, whoever else wants to hear of it.
-        let begun = COMING_AND_GOING.into_iter().filter(|kind| self.cluster.is_some() && app.records_webhook(*kind));
-        app.set_webhook_kinds(wanted.chain(begun).collect());
+        let wanted = settings.webhooks.iter().flat_map(|webhook| webhook.event_types.iter().copied());
+        // Peers that saw `member_added` also get `member_removed`, even if nobody wants these events any more.
+        let recorded = OCCUPANCY_KINDS.into_iter().filter(|kind| self.cluster.is_some() && app.records_webhook(*kind));
+        app.set_webhook_kinds(wanted.chain(recorded).collect());
     }
 
-    /// Looks up those of these apps that are not in use here, where a database has them. False when it does not answer.
+    /// Adds those of these apps that are not in use here, from the database. False when it does not answer.
     async fn look_up(&self, ids: BTreeSet<Arc<str>>) -> bool {
         let Some(store) = &self.store else { return true };
         let is_unknown = |id: &Arc<str>| !self.apps.read().contains_key(id);
@@ -130,66 +131,69 @@ impl Webhooks {
         let Ok(answers) = tokio::time::timeout(LOOKUP_MAX, store.refresh(&unknown)).await else { return false };
         for (_, answer) in answers {
             match answer {
-                Ok(Some(says)) => self.set_unused(&says),
+                Ok(Some(settings)) => self.add_unused(&settings),
                 Err(StoreError::Unavailable { .. } | StoreError::Busy) => is_answered = false,
-                // The store has said what is wrong.
+                // The store has logged it.
                 Ok(None) | Err(StoreError::Unusable { .. }) => (),
             }
         }
         is_answered
     }
 
-    /// Looks up the apps that something waits for in Redis. False when that is not known now.
+    /// Adds the apps for which events wait in Redis. False when they cannot be known now.
     async fn look_up_waiting(&self) -> bool {
         let (Some(streams), Some(_)) = (&self.streams, &self.store) else { return true };
-        match streams.noted().await {
+        match streams.marked_apps().await {
             Some(apps) => self.look_up(apps).await,
             None => false,
         }
     }
 
-    /// What the operator says of an app that is not in use here.
-    fn set_unused(&self, says: &config::App) {
-        let id: Arc<str> = says.id.as_str().into();
+    /// Adds an app that is not in use here.
+    fn add_unused(&self, settings: &config::App) {
+        let id: Arc<str> = settings.id.as_str().into();
         if let Entry::Vacant(place) = self.apps.write().entry(Arc::clone(&id)) {
-            let hooks = place.insert(Hooks::new(self.meters.app(&id)));
-            hooks.set(&id, says, self.streams.is_some());
+            let webhooks = place.insert(AppWebhooks::new(self.meters.app(&id)));
+            webhooks.set_endpoints(&id, settings, self.streams.is_some());
         }
         self.changed.notify_one();
     }
 
-    /// Nothing happens in an app any more, until it is set again. What has happened is still told.
-    pub fn leave(&self, app_id: &str) {
-        if let Some(hooks) = self.apps.write().get_mut(app_id) {
-            hooks.unused = Some(Instant::now());
+    /// Notes that an app is no longer in use here. Its events are still sent.
+    pub fn mark_unused(&self, app_id: &str) {
+        if let Some(webhooks) = self.apps.write().get_mut(app_id) {
+            webhooks.unused_since = Some(Instant::now());
         }
     }
 
-    /// Forgets the endpoints that are gone, and the apps that are not in use, if they have nothing to tell any more.
-    /// Whether something is held back for an app, `holds` knows.
-    fn forget_unused(&self, holds: impl Fn(&str) -> bool) {
-        if !self.apps.read().values().any(|hooks| hooks.unused.is_some() || !hooks.past.is_empty()) {
+    /// Forgets removed endpoints and unused apps when nothing waits for them. `has_debounced` tells whether an event of
+    /// an app is being debounced.
+    fn forget_unused(&self, has_debounced: impl Fn(&str) -> bool) {
+        if !self.apps.read().values().any(|webhooks| webhooks.unused_since.is_some() || !webhooks.retired.is_empty()) {
             return;
         }
         let mut over = Vec::new();
         let mut apps = self.apps.write();
-        apps.retain(|app, hooks| {
-            hooks.past.retain(|endpoint| !endpoint.is_idle());
-            let is_unused = hooks.unused.is_some_and(|since| since.elapsed() > UNUSED_MIN);
-            let is_over =
-                is_unused && hooks.is_idle() && !self.room.lock().has(app) && !holds(app) && !self.facts.has(app);
+        apps.retain(|app, webhooks| {
+            webhooks.retired.retain(|endpoint| !endpoint.is_idle());
+            let is_unused = webhooks.unused_since.is_some_and(|since| since.elapsed() > UNUSED_MIN);
+            let is_over = is_unused
+                && webhooks.is_idle()
+                && !self.backlog.lock().has(app)
+                && !has_debounced(app)
+                && !self.events.has(app);
             if is_over {
                 over.push(Arc::clone(app));
             }
             !is_over
         });
-        // Under the lock, so that an app that comes back is counted anew.
+        // Under the lock, so that an app that comes back starts new counters.
         for app in over {
             self.meters.forget_app(&app);
         }
     }
 
-    /// Sends what is to be sent until `stop` is cancelled, then what is left.
+    /// Delivers events until `stop` is cancelled, then the rest.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let tasks = Tasks::new(stop);
         Dispatcher::new(self, tasks.clone()).run().await;
@@ -198,65 +202,65 @@ impl Webhooks {
 
     /// Events that have not been delivered yet.
     pub fn waiting(&self) -> usize {
-        // One lock after the other: elsewhere the room's is taken under that of the apps.
-        let untold = self.room.lock().events();
-        untold + self.endpoints().iter().map(|endpoint| endpoint.waiting().events).sum::<usize>()
+        // One lock after the other: `forget_unused` locks the backlog while it holds the apps.
+        let backlog = self.backlog.lock().events();
+        backlog + self.endpoints().iter().map(|endpoint| endpoint.backlog().events).sum::<usize>()
     }
 
-    /// Sets the gauges to what is so now.
-    pub fn measure(&self) {
-        self.meters.unsorted.inc_by(self.facts.take_dropped());
-        for (app, hooks) in &*self.apps.read() {
-            hooks.measure(self.room.lock().waits(app));
+    /// Sets the gauges to the present values.
+    pub fn update_gauges(&self) {
+        self.meters.unsorted.inc_by(self.events.take_dropped());
+        for (app, webhooks) in &*self.apps.read() {
+            webhooks.update_gauges(self.backlog.lock().size(app));
         }
     }
 
-    /// What may wait for an endpoint in Redis, where events wait there.
-    fn stored_max(&self) -> Option<Bounds> {
+    /// The limits of an endpoint's stream, where events wait in Redis.
+    fn stream_bounds(&self) -> Option<Bounds> {
         let options = &self.options;
         self.streams.as_ref().map(|_| Bounds { events: options.queue_events_max, bytes: options.stored_bytes_max })
     }
 
     fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.apps.read().values().flat_map(Hooks::all).cloned().collect()
+        self.apps.read().values().flat_map(AppWebhooks::all).cloned().collect()
     }
 
     /// Whether any app has a webhook.
     fn has_endpoints(&self) -> bool {
-        self.apps.read().values().any(|hooks| hooks.all().next().is_some())
+        self.apps.read().values().any(|webhooks| webhooks.all().next().is_some())
     }
 
     fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
         let apps = self.apps.read();
-        apps.get(&endpoint.app).is_some_and(|hooks| hooks.all().any(|other| Arc::ptr_eq(other, endpoint)))
+        apps.get(&endpoint.app).is_some_and(|webhooks| webhooks.all().any(|other| Arc::ptr_eq(other, endpoint)))
     }
 
     fn endpoints_of(&self, app_id: &str) -> Vec<Arc<Endpoint>> {
-        self.apps.read().get(app_id).map_or_else(Vec::new, |hooks| hooks.endpoints.clone())
+        self.apps.read().get(app_id).map_or_else(Vec::new, |webhooks| webhooks.endpoints.clone())
     }
 
-    fn post(&self) -> &Post {
-        self.post.get_or_init(|| Post::new(&self.options))
+    fn client(&self) -> &WebhookClient {
+        self.client.get_or_init(|| WebhookClient::new(&self.options))
     }
 }
 
-impl Hooks {
-    /// None, of an app that is not in use.
+impl AppWebhooks {
+    /// An app without endpoints that is not in use.
     fn new(meters: AppWebhookMeters) -> Self {
-        Self { endpoints: Vec::new(), past: Vec::new(), meters, unused: Some(Instant::now()) }
+        Self { endpoints: Vec::new(), retired: Vec::new(), meters, unused_since: Some(Instant::now()) }
     }
 
-    /// Takes what the operator says of the app now; `stored` when events wait in Redis.
-    fn set(&mut self, app: &Arc<str>, says: &config::App, stored: bool) {
-        self.past.append(&mut self.endpoints);
-        for (place, webhook) in says.webhooks.iter().enumerate() {
-            let target = Target { webhook: webhook.clone(), signs: says.keys[0].clone() };
-            let before = says.webhooks[..place].iter().filter(|before| before.url == webhook.url).count();
-            let stream = target.stream(app, before);
-            self.endpoints.push(match self.past.iter().position(|known| known.stream() == stream) {
+    /// Takes the app's settings; `stored` when events wait in Redis.
+    fn set_endpoints(&mut self, app: &Arc<str>, settings: &config::App, stored: bool) {
+        self.retired.append(&mut self.endpoints);
+        for (index, webhook) in settings.webhooks.iter().enumerate() {
+            let target = Target { webhook: webhook.clone(), key: settings.keys[0].clone() };
+            let before = settings.webhooks[..index].iter().filter(|before| before.url == webhook.url).count();
+            let stream = target.stream_name(app, before);
+            self.endpoints.push(match self.retired.iter().position(|known| known.stream_name() == stream) {
                 Some(known) => {
-                    let endpoint = self.past.swap_remove(known);
-                    endpoint.aim(target);
+                    let endpoint = self.retired.swap_remove(known);
+                    endpoint.set_target(target);
                     endpoint
                 }
                 None => Arc::new(Endpoint::new(stream, target, Arc::clone(app), self.meters.clone(), stored)),
@@ -265,16 +269,16 @@ impl Hooks {
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.endpoints.iter().chain(&self.past)
+        self.endpoints.iter().chain(&self.retired)
     }
 
     fn is_idle(&self) -> bool {
         self.all().all(|endpoint| endpoint.is_idle())
     }
 
-    /// Sets the gauges; with what has not been told to the endpoints.
-    fn measure(&self, untold: Waits) {
-        let all = self.all().map(|endpoint| endpoint.waiting()).chain([untold]);
+    /// Sets the gauges of the app; `backlog` has not reached the endpoints.
+    fn update_gauges(&self, backlog: BacklogSize) {
+        let all = self.all().map(|endpoint| endpoint.backlog()).chain([backlog]);
         let (events, bytes, oldest) = all.fold((0, 0, Duration::ZERO), |(events, bytes, oldest), one| {
             (events + one.events, bytes + one.bytes, oldest.max(one.oldest))
         });

@@ -86,14 +86,14 @@ impl App {
     pub(super) fn new(says: Arc<config::App>, node: &Node) -> Self {
         let cluster = node.cluster.clone();
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
-        let facts = Arc::clone(node.webhooks.facts());
+        let facts = Arc::clone(node.webhooks.events());
         let (inboxes, remembered) = (Arc::clone(&node.inboxes), Arc::clone(&node.remembered));
         let state = AppState::new(&says.id, inboxes, outgoing, facts, remembered).counted_in(Arc::clone(&node.total));
         let state = Arc::new(state);
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
         }
-        node.webhooks.set(&state, &says);
+        node.webhooks.set_app(&state, &says);
         Self {
             id: says.id.clone(),
             meters: Arc::new(node.metrics.app(&says.id)),
@@ -127,7 +127,7 @@ impl App {
     pub(super) fn change(&self, says: Arc<config::App>) {
         let rules = self.rules();
         if rules.gone || rules.said != says {
-            self.webhooks.set(&self.state, &says);
+            self.webhooks.set_app(&self.state, &says);
             self.rules.store(Arc::new(Rules::new(says, self.rates.as_ref())));
         }
     }

@@ -214,7 +214,7 @@ impl Node {
             let Some(app) = table.by_id.remove(&id) else { continue };
             table.drop_keys(&app);
             self.metrics.forget_app(&app.meters, &found);
-            self.webhooks.leave(&id);
+            self.webhooks.mark_unused(&id);
             if let Some(cluster) = &self.cluster {
                 cluster.remove(&id);
             }

@@ -1,5 +1,5 @@
-//! From an endpoint's queue to the endpoint. Requests go out one after the other, so that the order holds while one is
-//! repeated.
+//! Delivers an endpoint's queue, one request after the other, so that the order holds while a request is repeated.
+//! `dispatch` spawns `deliver` for a queue in memory and `consume` for a stream in Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,96 +7,96 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::webhook::Webhooks;
+use crate::webhook::client::SendError;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Request;
-use crate::webhook::post::PostError;
+use crate::webhook::stream::Batch;
 use crate::webhook::stream::LEASE;
 use crate::webhook::stream::Streams;
-use crate::webhook::stream::Taken;
 
-/// From a failure to the next try: after the first one, and at most.
-const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-/// How often Redis is asked for what other nodes have put there.
+/// The pause before the next attempt: after the first failure, and at most.
+const RETRY_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+/// How often a node looks for events that other nodes put into Redis.
 const POLL: Duration = Duration::from_millis(250);
-/// How long a node that leaves waits for the answer to a request; then another node sends it again.
-const LAST_ANSWER: Duration = Duration::from_millis(300);
+/// How long a draining node waits for a response; then another node sends the request again.
+const LAST_RESPONSE_TIME: Duration = Duration::from_millis(300);
 
-/// Delivers what waits here for an endpoint, until nothing does. Nothing more is gathered after `stop`.
+/// Delivers the queue in memory until it is empty. Does not wait for more events after `stop`.
 pub(super) async fn deliver(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
     let events_max = webhooks.options.request_events_max();
     loop {
         if endpoint.queued() < events_max {
             stop.run_until_cancelled(tokio::time::sleep(webhooks.options.gather_time())).await;
         }
-        let Some(request) = endpoint.next(events_max) else { return };
+        let Some(request) = endpoint.next_request(events_max) else { return };
         send(&endpoint, &request, &webhooks, None, &stop).await;
     }
 }
 
-/// Delivers what waits in Redis for an endpoint, until `stop` or until the operator says nothing of it any more.
+/// Delivers the stream in Redis until `stop`, or until the operator removes the endpoint.
 pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
     let Some(streams) = &webhooks.streams else { return };
     let events_max = webhooks.options.request_events_max();
-    let (mut is_owner, mut is_noted) = (false, false);
+    let (mut is_owner, mut is_marked) = (false, false);
     while webhooks.has(&endpoint) && !stop.is_cancelled() {
         let puts = endpoint.puts();
-        let taken = streams.take(&endpoint, events_max).await;
-        if taken.is_some() || streams.is_linked().await {
-            endpoint.store(taken.as_ref(), puts);
+        let batch = streams.take(&endpoint, events_max).await;
+        if batch.is_some() || streams.is_connected().await {
+            endpoint.set_stored(batch.as_ref(), puts);
         }
-        is_owner = taken.is_some();
-        let taken = taken.unwrap_or_default();
-        is_noted = is_owner && (is_noted || taken.waiting > 0 && streams.note(&endpoint, true).await);
-        if taken.ids.is_empty() {
+        is_owner = batch.is_some();
+        let batch = batch.unwrap_or_default();
+        is_marked = is_owner && (is_marked || batch.waiting > 0 && streams.mark_waiting(&endpoint, true).await);
+        if batch.ids.is_empty() {
             tokio::select! {
                 () = endpoint.filled.notified() => tokio::time::sleep(webhooks.options.gather_time()).await,
                 () = tokio::time::sleep(POLL) => (),
                 () = stop.cancelled() => (),
             }
         } else {
-            is_owner = deliver_taken(&endpoint, &taken, &webhooks, &stop).await;
+            is_owner = deliver_batch(&endpoint, &batch, &webhooks, &stop).await;
         }
     }
     if is_owner {
         if endpoint.is_idle() {
-            streams.note(&endpoint, false).await;
+            streams.mark_waiting(&endpoint, false).await;
         }
-        streams.leave(&endpoint).await;
+        streams.release(&endpoint).await;
     }
-    endpoint.store(None, endpoint.puts());
+    endpoint.set_stored(None, endpoint.puts());
 }
 
-/// Delivers what has been taken from Redis. Whatever keeps it from an end, somebody takes it again. Returns whether it
-/// is still for this node to do so.
-async fn deliver_taken(endpoint: &Endpoint, taken: &Taken, webhooks: &Webhooks, stop: &CancellationToken) -> bool {
+/// Delivers a batch from Redis. A batch that is not acknowledged is taken again, here or elsewhere. Returns whether
+/// this node still owns the stream.
+async fn deliver_batch(endpoint: &Endpoint, batch: &Batch, webhooks: &Webhooks, stop: &CancellationToken) -> bool {
     let Some(streams) = &webhooks.streams else { return false };
-    if !taken.texts.is_empty() {
-        let request = Request::new(&taken.texts);
-        let leave = async {
+    if !batch.texts.is_empty() {
+        let request = Request::new(&batch.texts);
+        let shutdown = async {
             stop.cancelled().await;
-            tokio::time::sleep(LAST_ANSWER).await;
+            tokio::time::sleep(LAST_RESPONSE_TIME).await;
         };
         tokio::select! {
             is_over = send(endpoint, &request, webhooks, Some(streams), stop) => if !is_over { return false },
-            () = lose(streams, endpoint) => return false,
-            () = leave => return true,
+            () = lease_lost(streams, endpoint) => return false,
+            () = shutdown => return true,
         }
     }
-    streams.done(endpoint, &taken.ids).await
+    streams.acknowledge(endpoint, &batch.ids).await
 }
 
-/// Ends when another node may deliver what is in a stream.
-async fn lose(streams: &Streams, endpoint: &Endpoint) {
+/// Renews the lease of a stream. Ends when another node may have taken over.
+async fn lease_lost(streams: &Streams, endpoint: &Endpoint) {
     loop {
         tokio::time::sleep(LEASE / 4).await;
-        if !streams.keep(endpoint).await {
+        if !streams.renew(endpoint).await {
             return;
         }
     }
 }
 
-/// Sends a request until it is taken, or until it has been tried for long enough: once, if it can never be sent. What
-/// comes out of `streams` may go to another node meanwhile: then it is not over, and false.
+/// Sends a request until the endpoint accepts it, or until `webhooks.retry_seconds` are over; once, if it can never be
+/// sent. Returns false when the events came from `streams` and another node may have taken over.
 async fn send(
     endpoint: &Endpoint,
     request: &Request,
@@ -105,12 +105,12 @@ async fn send(
     stop: &CancellationToken,
 ) -> bool {
     let (app, meters) = (&endpoint.app, &endpoint.meters);
-    let mut pause = *PAUSE.start();
+    let mut pause = *RETRY_PAUSE.start();
     loop {
-        // What was wrong may have been corrected.
+        // The operator may have corrected it.
         let target = endpoint.target();
         let host = target.host();
-        let error = match webhooks.post().send(request, &target).await {
+        let error = match webhooks.client().send(request, &target).await {
             Ok(()) => {
                 meters.delivered.inc();
                 meters.delivered_events.inc_by(request.events);
@@ -120,28 +120,28 @@ async fn send(
         };
         meters.failed.inc();
         let wait = pause.mul_f64(rand::random_range(0.8..1.2));
-        let is_late = request.made.elapsed() + wait > webhooks.options.retry_seconds.duration();
-        if is_late || matches!(error, PostError::Malformed) {
+        let is_late = request.created.elapsed() + wait > webhooks.options.retry_seconds.duration();
+        if is_late || matches!(error, SendError::Malformed) {
             let events = request.events;
             tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
             meters.expired_events.inc_by(events);
             return true;
         }
-        if pause == *PAUSE.start() {
+        if pause == *RETRY_PAUSE.start() {
             tracing::warn!(%app, host, %error, "a webhook is not delivered, and is tried again");
         }
-        // Who leaves tries once more at once.
+        // A draining node tries once more at once.
         match stop.is_cancelled() {
             true => tokio::time::sleep(wait).await,
             false => drop(stop.run_until_cancelled(tokio::time::sleep(wait)).await),
         }
-        // This process may have slept for longer than it has the endpoint.
+        // The process may have been suspended for longer than its lease.
         if let Some(streams) = streams
-            && !streams.keep(endpoint).await
+            && !streams.renew(endpoint).await
         {
             return false;
         }
-        pause = (pause * 2).min(*PAUSE.end());
+        pause = (pause * 2).min(*RETRY_PAUSE.end());
         meters.retries.inc();
     }
 }

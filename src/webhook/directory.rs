@@ -1,5 +1,6 @@
-//! What the nodes together have, so that one of them tells that it has begun or ended: the first to have it, and the
-//! last. Without Redis each node decides for itself.
+//! The occupancies of all nodes, in Redis: the first node to have a channel or member announces that it began, the last
+//! one that it ended.
+//! `dispatch` asks it; without Redis each node decides for itself.
 
 use std::collections::HashSet;
 use std::io;
@@ -21,37 +22,38 @@ use crate::cluster::renew;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::webhook::Webhooks;
-use crate::webhook::leaving::Left;
-use crate::webhook::news::News;
-use crate::webhook::news::Outcome;
-use crate::webhook::news::TELL_SCRIPT;
-use crate::webhook::news::complain_of;
+use crate::webhook::debounce::Occupancy;
+use crate::webhook::notification::ANNOUNCE_SCRIPT;
+use crate::webhook::notification::Notification;
+use crate::webhook::notification::Outcome;
+use crate::webhook::notification::Transition;
+use crate::webhook::notification::warn_rejected;
 
-/// How often a node says that it lives, or looks for Redis.
+/// How often a node renews its lease, or tries to reach Redis.
 const RENEW: Duration = Duration::from_secs(2);
-/// How long it is remembered that a node was taken for dead.
-const BURIED: Duration = Duration::from_secs(3600);
-/// Things that are said in one round trip.
+/// How long Redis remembers that a node was cleaned up, in case it still runs.
+const CLEANED_UP_TIME: Duration = Duration::from_secs(3600);
+/// Notifications in one round trip.
 const ROUND_MAX: usize = 1000;
 /// The longest channel name that another node may have.
 const NAME_LENGTH_MAX: usize = 1024;
 
-/// See the module.
+/// This node's side of the shared directory.
 pub(super) struct Directory {
     webhooks: Arc<Webhooks>,
     cluster: Arc<Cluster>,
-    link: Option<Link>,
-    /// What this node has.
-    held: HashSet<Left>,
+    link: Option<DirectoryLink>,
+    /// The occupancies of this node.
+    occupied: HashSet<Occupancy>,
     suspects: Suspects,
     next: Instant,
-    has_buried: bool,
+    has_cleaned_up: bool,
 }
 
 #[derive(Clone)]
-struct Link {
+struct DirectoryLink {
     connection: Connection,
-    tell: String,
+    announce: String,
     lease: String,
     since: Instant,
 }
@@ -62,10 +64,10 @@ impl Directory {
             webhooks,
             cluster,
             link: None,
-            held: HashSet::new(),
+            occupied: HashSet::new(),
             suspects: Suspects::default(),
             next: Instant::now(),
-            has_buried: false,
+            has_cleaned_up: false,
         }
     }
 
@@ -74,40 +76,40 @@ impl Directory {
         self.next
     }
 
-    /// Whether this node has told since the last time what a dead one had.
-    pub(super) fn has_buried(&mut self) -> bool {
-        std::mem::take(&mut self.has_buried)
+    /// Whether this node has cleaned up after a crashed node since the last call.
+    pub(super) fn has_cleaned_up(&mut self) -> bool {
+        std::mem::take(&mut self.has_cleaned_up)
     }
 
-    /// What becomes of this: others may have the same, or it waits in Redis now. Nothing when Redis is away.
-    pub(super) async fn decide(&mut self, news: &[News]) -> Option<Vec<Outcome>> {
-        self.say(self.cluster.node(), news).await
+    /// Announces notifications as this node. `None` when Redis is away.
+    pub(super) async fn announce(&mut self, notifications: &[Notification]) -> Option<Vec<Outcome>> {
+        self.announce_as(self.cluster.node(), notifications).await
     }
 
-    /// This has been told, or never will be. When Redis is back it hears what this node has by then.
-    pub(super) fn note(&mut self, news: &[News]) {
-        for News { what, begins, .. } in news {
-            match begins {
-                Some(true) => drop(self.held.insert(what.clone())),
-                Some(false) => drop(self.held.remove(what)),
+    /// Remembers what this node has after these notifications. Redis learns it when it is back.
+    pub(super) fn record(&mut self, notifications: &[Notification]) {
+        for Notification { occupancy, transition, .. } in notifications {
+            match transition {
+                Some(Transition::Began) => drop(self.occupied.insert(occupancy.clone())),
+                Some(Transition::Ended) => drop(self.occupied.remove(occupancy)),
                 None => (),
             }
         }
     }
 
-    /// Says that this node lives, or looks for Redis. Returns what others have left behind for ever, and what is here
-    /// although others took this node for dead.
-    pub(super) async fn tick(&mut self) -> Vec<(News, Outcome)> {
+    /// Renews the lease, or connects. Returns the notifications for what crashed nodes had, and for what this node has
+    /// although peers took it for crashed.
+    pub(super) async fn tick(&mut self) -> Vec<(Notification, Outcome)> {
         self.next = Instant::now() + RENEW;
-        let mut news = Vec::new();
-        if let Err(error) = self.look_around(&mut news).await {
-            self.lose(&error);
+        let mut notifications = Vec::new();
+        if let Err(error) = self.check_nodes(&mut notifications).await {
+            self.disconnect(&error);
         }
-        news
+        notifications
     }
 
-    /// Leaves what was here to the other nodes: after `delay` one of them tells what nobody has by then. False when
-    /// there are none.
+    /// Hands this node's occupancies to its peers: after `delay` one of them announces the end of those that nobody has
+    /// taken over. False when there are no peers.
     pub(super) async fn hand_over(&mut self, delay: Duration) -> bool {
         let Some(link) = &mut self.link else { return false };
         let (names, node) = (self.cluster.names().webhook_leases(), self.cluster.node());
@@ -115,7 +117,7 @@ impl Directory {
         leases.is_ok_and(|leases| leases.living.iter().any(|other| *other != node))
     }
 
-    /// Nothing is here any more.
+    /// Removes this node from the directory.
     pub(super) async fn leave(&mut self) {
         let Some(mut link) = self.link.take() else { return };
         let (names, node) = (self.cluster.names(), self.cluster.node());
@@ -123,25 +125,27 @@ impl Directory {
             cmd("DEL").arg(names.held(node)).take(),
             cmd("ZREM").arg(names.webhook_leases()).arg(node.to_string()).take(),
         ];
-        // Otherwise somebody else finds it out.
+        // If this fails, a peer cleans up.
         let _ = link.connection.ask(last).await;
     }
 
-    fn lose(&mut self, error: &redis::RedisError) {
-        // Without a webhook nothing is lost, and the link to the other nodes has a line of its own.
+    fn disconnect(&mut self, error: &redis::RedisError) {
+        // Without webhooks nothing is lost, and the cluster's link logs the same.
         if self.link.take().is_none() || !self.webhooks.has_endpoints() {
             return;
         }
         let place = self.cluster.redis_place();
         match self.webhooks.streams {
-            Some(_) => tracing::warn!(place, %error, "webhooks lose Redis; what happens meanwhile waits in memory"),
+            Some(_) => {
+                tracing::warn!(place, %error, "webhooks lose Redis; what happens meanwhile waits in memory")
+            }
             None => {
                 tracing::warn!(place, %error, "webhooks lose Redis; each node decides by itself which events they tell")
             }
         }
     }
 
-    async fn look_around(&mut self, news: &mut Vec<(News, Outcome)>) -> RedisResult<()> {
+    async fn check_nodes(&mut self, notifications: &mut Vec<(Notification, Outcome)>) -> RedisResult<()> {
         let (node, names, is_new) = (self.cluster.node(), self.cluster.names(), self.link.is_none());
         let mut link = match self.link.clone() {
             Some(link) => link,
@@ -150,134 +154,150 @@ impl Directory {
         let leases = renew(&mut link.connection, &link.lease, &names.webhook_leases(), (node, LEASE)).await?;
         let is_settled = link.since.elapsed() > LEASE;
         if is_new || leases.added {
-            let buried = link.connection.ask_one(cmd("DEL").arg(names.gravedigger(node)).take()).await?;
+            let was_cleaned_up = link.connection.ask_one(cmd("DEL").arg(names.gravedigger(node)).take()).await?;
             self.link = Some(link);
-            news.extend(self.tell_anew(node, buried == Value::Int(1)).await);
+            notifications.extend(self.announce_all(node, was_cleaned_up == Value::Int(1)).await);
         }
-        // After a time without Redis every lease has ended, and the nodes come back one after the other.
-        let dead = self.suspects.dead(leases.dead);
-        for dead in dead.into_iter().filter(|_| is_settled) {
-            if self.may_bury(dead).await? {
-                news.extend(self.bury(dead).await?);
+        // When Redis has been away, all leases have ended, and the nodes return one after the other.
+        let crashed = self.suspects.dead(leases.dead);
+        for crashed in crashed.into_iter().filter(|_| is_settled) {
+            if self.may_clean_up(crashed).await? {
+                notifications.extend(self.clean_up(crashed).await?);
             }
         }
         Ok(())
     }
 
-    async fn connect(&self) -> RedisResult<Link> {
+    async fn connect(&self) -> RedisResult<DirectoryLink> {
         let mut connection = self.cluster.connect().await?;
         let mut hashes = Vec::new();
-        for script in [TELL_SCRIPT, LEASE_SCRIPT] {
+        for script in [ANNOUNCE_SCRIPT, LEASE_SCRIPT] {
             let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(script).take()).await?;
             hashes.push(redis::from_redis_value::<String>(hash)?);
         }
-        let [tell, lease] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
-        Ok(Link { connection, tell, lease, since: Instant::now() })
+        let [announce, lease] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
+        Ok(DirectoryLink { connection, announce, lease, since: Instant::now() })
     }
 
-    /// Says all that is here; what was noted and is no longer here has ended. Unless others have `buried` this node, and
-    /// told that all had ended, it has been told already.
-    async fn tell_anew(&mut self, node: NodeId, buried: bool) -> Vec<(News, Outcome)> {
-        let noted = self.noted(node).await.unwrap_or_default();
-        let gone = noted.into_iter().filter(|what| !self.held.contains(what)).map(|what| (what, false));
-        let here = self.held.iter().map(|what| (what.clone(), true));
-        let news = gone.chain(here).map(|(what, begins)| News::of_turn(what, begins, &self.webhooks));
-        let news = news.map(|news| if buried { news } else { news.silent() }).collect();
-        self.tell_for(node, news).await
+    /// Announces everything that this node has, and the end of what it had recorded and no longer has. The endpoints
+    /// hear of it only if peers have cleaned up after this node, and so announced the end.
+    async fn announce_all(&mut self, node: NodeId, was_cleaned_up: bool) -> Vec<(Notification, Outcome)> {
+        let recorded = self.recorded_by(node).await.unwrap_or_default();
+        let gone = recorded
+            .into_iter()
+            .filter(|occupancy| !self.occupied.contains(occupancy))
+            .map(|occupancy| (occupancy, Transition::Ended));
+        let here = self.occupied.iter().map(|occupancy| (occupancy.clone(), Transition::Began));
+        let notifications = gone
+            .chain(here)
+            .map(|(occupancy, transition)| Notification::of_transition(occupancy, transition, &self.webhooks));
+        let notifications = notifications
+            .map(|notification| if was_cleaned_up { notification } else { notification.without_endpoints() })
+            .collect();
+        self.announce_all_as(node, notifications).await
     }
 
-    /// Whether no other node is about to do it.
-    async fn may_bury(&mut self, dead: NodeId) -> RedisResult<bool> {
+    /// Takes the lock to clean up after a crashed node. False when a peer has it.
+    async fn may_clean_up(&mut self, crashed: NodeId) -> RedisResult<bool> {
         let Some(link) = &mut self.link else { return Ok(false) };
         let mut lock = cmd("SET");
-        lock.arg(self.cluster.names().gravedigger(dead)).arg(self.cluster.node().to_string()).arg("NX").arg("PX");
+        lock.arg(self.cluster.names().gravedigger(crashed)).arg(self.cluster.node().to_string()).arg("NX").arg("PX");
         lock.arg(10 * RENEW.as_millis() as u64);
         Ok(link.connection.ask_one(lock).await? != Value::Nil)
     }
 
-    /// Ends what a dead node had.
-    async fn bury(&mut self, dead: NodeId) -> RedisResult<Vec<(News, Outcome)>> {
-        let had = self.noted(dead).await?;
-        if !self.webhooks.look_up(had.iter().map(|what| Arc::clone(&what.app)).collect()).await {
-            // Its lease is left as it is, so it is tried again.
+    /// Announces the end of everything that a crashed node had.
+    async fn clean_up(&mut self, crashed: NodeId) -> RedisResult<Vec<(Notification, Outcome)>> {
+        let had = self.recorded_by(crashed).await?;
+        if !self.webhooks.look_up(had.iter().map(|occupancy| Arc::clone(&occupancy.app)).collect()).await {
+            // Its lease stays, so the next check tries again.
             return Ok(Vec::new());
         }
-        self.has_buried = true;
-        let ends = had.into_iter().map(|what| News::of_turn(what, false, &self.webhooks)).collect();
-        let news = self.tell_for(dead, ends).await;
+        self.has_cleaned_up = true;
+        let ends = had
+            .into_iter()
+            .map(|occupancy| Notification::of_transition(occupancy, Transition::Ended, &self.webhooks))
+            .collect();
+        let notifications = self.announce_all_as(crashed, ends).await;
         if let Some(link) = &mut self.link {
             let names = self.cluster.names();
-            let forget = cmd("ZREM").arg(names.webhook_leases()).arg(dead.to_string()).take();
-            // Should it be alive, it finds out what was told of it.
-            let tell = cmd("SET").arg(names.gravedigger(dead)).arg("").arg("EX").arg(BURIED.as_secs()).take();
-            link.connection.ask(vec![cmd("DEL").arg(names.held(dead)).take(), forget, tell]).await?;
+            let forget = cmd("ZREM").arg(names.webhook_leases()).arg(crashed.to_string()).take();
+            // If the node still runs, it finds this and announces everything again.
+            let note =
+                cmd("SET").arg(names.gravedigger(crashed)).arg("").arg("EX").arg(CLEANED_UP_TIME.as_secs()).take();
+            link.connection.ask(vec![cmd("DEL").arg(names.held(crashed)).take(), forget, note]).await?;
         }
-        Ok(news)
+        Ok(notifications)
     }
 
-    async fn noted(&mut self, node: NodeId) -> RedisResult<Vec<Left>> {
+    async fn recorded_by(&mut self, node: NodeId) -> RedisResult<Vec<Occupancy>> {
         let Some(link) = &mut self.link else { return Ok(Vec::new()) };
-        let noted = link.connection.ask_one(cmd("SMEMBERS").arg(self.cluster.names().held(node)).take()).await?;
-        let texts: Vec<Vec<u8>> = redis::from_redis_value(noted)?;
-        let mut noted: Vec<Left> = texts.iter().filter_map(|text| from_note(text)).collect();
-        // Members leave before their channel is empty.
-        noted.sort_by_key(|what| what.user_id.is_none());
-        Ok(noted)
+        let recorded = link.connection.ask_one(cmd("SMEMBERS").arg(self.cluster.names().held(node)).take()).await?;
+        let texts: Vec<Vec<u8>> = redis::from_redis_value(recorded)?;
+        let mut recorded: Vec<Occupancy> = texts.iter().filter_map(|text| decode(text)).collect();
+        // Members come before their channel, which ends last.
+        recorded.sort_by_key(|occupancy| occupancy.user_id.is_none());
+        Ok(recorded)
     }
 
-    /// Says what a node begins or ceases to have; what Redis is not there for stays unsaid.
-    async fn tell_for(&mut self, node: NodeId, news: Vec<News>) -> Vec<(News, Outcome)> {
-        let mut outcomes = Vec::with_capacity(news.len());
-        for round in news.chunks(ROUND_MAX) {
-            outcomes.extend(self.say(node, round).await.unwrap_or_else(|| vec![Outcome::Old; round.len()]));
+    /// Announces any number of notifications as `node`. Those that Redis does not get are not announced.
+    async fn announce_all_as(
+        &mut self,
+        node: NodeId,
+        notifications: Vec<Notification>,
+    ) -> Vec<(Notification, Outcome)> {
+        let mut outcomes = Vec::with_capacity(notifications.len());
+        for round in notifications.chunks(ROUND_MAX) {
+            outcomes
+                .extend(self.announce_as(node, round).await.unwrap_or_else(|| vec![Outcome::Duplicate; round.len()]));
         }
-        news.into_iter().zip(outcomes).collect()
+        notifications.into_iter().zip(outcomes).collect()
     }
 
-    /// Says what a node begins or ceases to have, and puts what becomes news by it, or is news anyway, where it waits
-    /// in Redis. Nothing without Redis.
-    async fn say(&mut self, node: NodeId, news: &[News]) -> Option<Vec<Outcome>> {
+    /// Records what `node` begins or ceases to have. What is an event by it, or is one anyway, goes into the endpoints'
+    /// streams. `None` without Redis.
+    async fn announce_as(&mut self, node: NodeId, notifications: &[Notification]) -> Option<Vec<Outcome>> {
         let (link, names) = (self.link.as_mut()?, self.cluster.names());
-        let bounds = self.webhooks.stored_max();
-        let mut commands: Vec<Cmd> = Vec::with_capacity(2 * news.len());
-        let mut places = Vec::with_capacity(news.len());
-        for news in news {
-            let note = |command| cmd(command).arg(names.held(node)).arg(note(&news.what)).take();
-            // Who dies in between leaves more notes than things behind, not fewer.
-            if news.begins == Some(true) {
-                commands.push(note("SADD"));
+        let bounds = self.webhooks.stream_bounds();
+        let mut commands: Vec<Cmd> = Vec::with_capacity(2 * notifications.len());
+        let mut places = Vec::with_capacity(notifications.len());
+        for notification in notifications {
+            let record = |command| cmd(command).arg(names.held(node)).arg(encode(&notification.occupancy)).take();
+            // A node that crashes in between has recorded too much, never too little.
+            if notification.transition == Some(Transition::Began) {
+                commands.push(record("SADD"));
             }
-            let asks = news.begins.is_some() || bounds.is_some();
+            let asks = notification.transition.is_some() || bounds.is_some();
             places.push(asks.then_some(commands.len()));
-            commands.extend(asks.then(|| news.command(&link.tell, names, Some(node), bounds)));
-            if news.begins == Some(false) {
-                commands.push(note("SREM"));
+            commands.extend(asks.then(|| notification.command(&link.announce, names, Some(node), bounds)));
+            if notification.transition == Some(Transition::Ended) {
+                commands.push(record("SREM"));
             }
         }
         match link.connection.ask_each(commands).await {
             Ok(answers) => {
-                complain_of(&answers);
+                warn_rejected(&answers);
                 let outcome = |place: usize| Outcome::read(&answers[place], bounds.is_some());
-                Some(places.into_iter().map(|place| place.map_or(Outcome::Ours, outcome)).collect())
+                Some(places.into_iter().map(|place| place.map_or(Outcome::Local, outcome)).collect())
             }
             Err(error) => {
-                self.lose(&error);
+                self.disconnect(&error);
                 None
             }
         }
     }
 }
 
-/// Something that a node has, as it notes it.
-fn note(what: &Left) -> String {
-    serde_json::json!([&*what.app, what.channel.as_str(), what.user_id.as_deref()]).to_string()
+/// An occupancy, as nodes record it in Redis.
+fn encode(occupancy: &Occupancy) -> String {
+    serde_json::json!([&*occupancy.app, occupancy.channel.as_str(), occupancy.user_id.as_deref()]).to_string()
 }
 
-/// What [`note`] has written; nothing when somebody else has.
-fn from_note(text: &[u8]) -> Option<Left> {
+/// Reads what [`encode`] wrote; `None` for anything else.
+fn decode(text: &[u8]) -> Option<Occupancy> {
     let (app, channel, user_id): (String, String, Option<String>) = serde_json::from_slice(text).ok()?;
     let channel = ChannelName::parse(&channel, NAME_LENGTH_MAX).ok()?;
-    Some(Left { app: app.into(), channel, user_id: user_id.map(Into::into) })
+    Some(Occupancy { app: app.into(), channel, user_id: user_id.map(Into::into) })
 }
 
 #[cfg(test)]
@@ -288,9 +308,9 @@ mod tests {
     fn a_note_tells_what_was_noted() {
         for user_id in [None, Some("\"7\" \u{e9}")] {
             let channel = ChannelName::parse("presence-a", 200).unwrap();
-            let what = Left { app: "app".into(), channel, user_id: user_id.map(Into::into) };
-            assert_eq!(from_note(note(&what).as_bytes()), Some(what));
+            let occupancy = Occupancy { app: "app".into(), channel, user_id: user_id.map(Into::into) };
+            assert_eq!(decode(encode(&occupancy).as_bytes()), Some(occupancy));
         }
-        assert_eq!(from_note(b"[1]"), None);
+        assert_eq!(decode(b"[1]"), None);
     }
 }

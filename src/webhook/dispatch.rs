@@ -1,4 +1,6 @@
-//! From facts to endpoints: what is held back, what has been said already, and who wants to hear the rest.
+//! The dispatcher: takes events from the registry, debounces them, drops duplicates and passes the rest to the
+//! endpoints.
+//! `Webhooks::run` runs it as one task.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,97 +14,100 @@ use crate::registry::webhook_events::Change;
 use crate::registry::webhook_events::WebhookEvent;
 use crate::tasks::Tasks;
 use crate::webhook::Webhooks;
+use crate::webhook::debounce::Debounce;
+use crate::webhook::debounce::Occupancy;
 use crate::webhook::delivery;
 use crate::webhook::directory::Directory;
 use crate::webhook::endpoint::Endpoint;
-use crate::webhook::leaving::Leaving;
-use crate::webhook::leaving::Left;
-use crate::webhook::news::News;
-use crate::webhook::news::Outcome;
+use crate::webhook::notification::Notification;
+use crate::webhook::notification::Outcome;
+use crate::webhook::notification::Transition;
 
-/// Events that one round trip to Redis carries.
+/// Notifications in one round trip to Redis.
 const ROUND_MAX: usize = 1000;
-/// Until Redis is tried again for what waits here.
+/// How long to wait before Redis is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is asked which apps have nothing to tell any more.
-const LOOK: Duration = Duration::from_secs(1);
-/// After this time it is tried again to find out what waits for apps that are not known here.
-const TAKE_OVER: Duration = Duration::from_secs(10);
-/// Misses that are remembered; beyond it some may be told twice.
+/// How often to look for apps that can be forgotten.
+const APP_CHECK: Duration = Duration::from_secs(1);
+/// How long to wait before the next look for events of apps that are not known here.
+const TAKEOVER_RETRY: Duration = Duration::from_secs(10);
+/// Cache misses that are remembered; beyond it some may be sent twice.
 const MISSES_MAX: usize = 100_000;
 
-/// See the module.
+/// The task between the registry's queue and the endpoints.
 pub(super) struct Dispatcher {
     webhooks: Arc<Webhooks>,
     tasks: Tasks,
-    leaving: Leaving,
-    /// Cache channels that were found empty, until when that is no news.
+    debounce: Debounce,
+    /// Cache channels that were missed, and until when a further miss is the same.
     missed: HashMap<(Arc<str>, ChannelName), Instant>,
-    /// Where other nodes have a say.
+    /// The occupancies of all nodes, in a cluster.
     directory: Option<Directory>,
-    /// When to look for apps with nothing to tell.
-    next_look: Instant,
-    /// When to look for what waits in Redis for apps that are not known here: at the start, and when a node has died.
-    next_take_over: Option<Instant>,
+    /// When to look for apps that can be forgotten.
+    next_app_check: Instant,
+    /// When to look for events in Redis for apps that are not known here: at the start, and after a node crashed.
+    next_takeover: Option<Instant>,
 }
 
 impl Dispatcher {
     pub(super) fn new(webhooks: Arc<Webhooks>, tasks: Tasks) -> Self {
-        let leaving = Leaving::new(webhooks.options.leave_delay_seconds.duration());
+        let debounce = Debounce::new(webhooks.options.leave_delay_seconds.duration());
         let directory = webhooks.cluster.clone().map(|cluster| Directory::new(Arc::clone(&webhooks), cluster));
-        let (missed, next_look) = (HashMap::new(), Instant::now());
-        Self { webhooks, tasks, leaving, missed, directory, next_look, next_take_over: Some(next_look) }
+        let (missed, next_app_check) = (HashMap::new(), Instant::now());
+        Self { webhooks, tasks, debounce, missed, directory, next_app_check, next_takeover: Some(next_app_check) }
     }
 
-    /// Hands on what comes until it is time to end, then what was held back.
+    /// Dispatches events until it is told to stop, then those that were debounced.
     pub(super) async fn run(mut self) {
         let (webhooks, stop) = (Arc::clone(&self.webhooks), self.tasks.stop().clone());
-        // What has happened by now waits until it is known what the other nodes have.
-        self.look_after_nodes().await;
+        // Events wait until this node knows what its peers have.
+        self.check_nodes().await;
         while !stop.is_cancelled() {
-            let look = self.directory.as_ref().map(Directory::next);
-            let next =
-                [self.leaving.next(), look, self.next_try()].into_iter().flatten().fold(self.next_look, Instant::min);
+            let node_check = self.directory.as_ref().map(Directory::next);
+            let next = [self.debounce.next_due(), node_check, self.next_retry()]
+                .into_iter()
+                .flatten()
+                .fold(self.next_app_check, Instant::min);
             tokio::select! {
-                () = webhooks.facts.filled() => (),
+                () = webhooks.events.filled() => (),
                 () = tokio::time::sleep_until(next.into()) => (),
-                () = webhooks.changed.notified() => self.begin_to_consume(),
+                () = webhooks.changed.notified() => self.start_consumers(),
                 () = stop.cancelled() => (),
             }
             self.sort(Instant::now());
             // Redis may be back.
-            self.look_after_nodes().await;
-            self.tell_sorted().await;
-            self.look_after_apps().await;
+            self.check_nodes().await;
+            self.send_backlog().await;
+            self.check_apps().await;
         }
         // All connections have ended by now.
         self.sort(Instant::now());
-        self.tell_sorted().await;
+        self.send_backlog().await;
         let delay = self.webhooks.options.leave_delay_seconds.duration();
         if let Some(directory) = &mut self.directory
             && directory.hand_over(delay).await
         {
             return;
         }
-        for left in self.leaving.end() {
-            self.turn(left, false);
+        for occupancy in self.debounce.drain() {
+            self.on_transition(occupancy, Transition::Ended);
         }
-        self.tell_sorted().await;
+        self.send_backlog().await;
         if let Some(directory) = &mut self.directory {
             directory.leave().await;
         }
     }
 
-    /// Sorts what has come, and what is no longer to be held back.
+    /// Takes the new events, and the debounced ones that are due.
     fn sort(&mut self, now: Instant) {
-        for WebhookEvent { app, channel, change } in self.webhooks.facts.take() {
+        for WebhookEvent { app, channel, change } in self.webhooks.events.take() {
             match change {
                 Change::Event(event) => self.on_event(app, channel, event, now),
                 Change::CacheFilled => drop(self.missed.remove(&(app, channel))),
             }
         }
-        while let Some(left) = self.leaving.due(now) {
-            self.turn(left, false);
+        while let Some(occupancy) = self.debounce.pop_due(now) {
+            self.on_transition(occupancy, Transition::Ended);
         }
     }
 
@@ -111,142 +116,142 @@ impl Dispatcher {
             Event::MemberAdded(user_id) | Event::MemberRemoved(user_id) => Some(Arc::clone(user_id)),
             _ => None,
         };
-        let what = Left { app, channel, user_id };
+        let occupancy = Occupancy { app, channel, user_id };
         match event {
             Event::ChannelVacated | Event::MemberRemoved(_) => {
-                if let Some(first) = self.leaving.hold(what, now) {
-                    self.turn(first, false);
+                if let Some(first) = self.debounce.delay(occupancy, now) {
+                    self.on_transition(first, Transition::Ended);
                 }
             }
             Event::ChannelOccupied | Event::MemberAdded(_) => {
-                if !self.leaving.is_back(&what) {
-                    self.turn(what, true);
+                if !self.debounce.cancel(&occupancy) {
+                    self.on_transition(occupancy, Transition::Began);
                 }
             }
-            Event::CacheMiss if !self.is_news(&what, now) => (),
-            event => self.add(News::of(what, &event, &self.webhooks)),
+            Event::CacheMiss if !self.is_first_miss(&occupancy, now) => (),
+            event => self.add(Notification::new(occupancy, &event, &self.webhooks)),
         }
     }
 
-    /// This node begins or ceases to have something.
-    fn turn(&mut self, what: Left, begins: bool) {
-        self.add(News::of_turn(what, begins, &self.webhooks));
+    /// Adds a notification that this node begins or ceases to have a channel or member.
+    fn on_transition(&mut self, occupancy: Occupancy, transition: Transition) {
+        self.add(Notification::of_transition(occupancy, transition, &self.webhooks));
     }
 
-    fn add(&self, news: News) {
-        self.webhooks.room.lock().push(news);
+    fn add(&self, notification: Notification) {
+        self.webhooks.backlog.lock().push(notification);
     }
 
-    /// Tells what has been sorted; of several nodes that have the same only one. What is to wait in Redis waits here while
-    /// Redis is away, so that it overtakes nothing that waits there; unless this node leaves.
-    async fn tell_sorted(&mut self) {
+    /// Announces the backlog and passes it to the endpoints. While Redis is away, events that belong into it wait here,
+    /// so that they overtake none that wait there; a draining node does not wait.
+    async fn send_backlog(&mut self) {
         loop {
-            let round = self.webhooks.room.lock().take(ROUND_MAX);
+            let round = self.webhooks.backlog.lock().take(ROUND_MAX);
             if round.is_empty() {
                 return;
             }
-            let outcomes = self.say(&round).await;
+            let outcomes = self.announce(&round).await;
             if outcomes.is_none() && self.webhooks.streams.is_some() && !self.tasks.stop().is_cancelled() {
-                return self.wait(round);
+                return self.restore(round);
             }
-            let outcomes = outcomes.unwrap_or_else(|| vec![Outcome::Ours; round.len()]);
-            self.webhooks.room.lock().told(&round);
-            self.is_over(&round);
-            for (news, outcome) in round.iter().zip(outcomes) {
-                self.hand_on(news, &outcome);
+            let outcomes = outcomes.unwrap_or_else(|| vec![Outcome::Local; round.len()]);
+            self.webhooks.backlog.lock().remove(&round);
+            self.record_occupancy(&round);
+            for (notification, outcome) in round.iter().zip(outcomes) {
+                self.pass_to_endpoints(notification, &outcome);
             }
         }
     }
 
-    /// What becomes of news. Nothing without Redis.
-    async fn say(&mut self, round: &[News]) -> Option<Vec<Outcome>> {
+    /// The outcome of each notification. `None` without Redis.
+    async fn announce(&mut self, round: &[Notification]) -> Option<Vec<Outcome>> {
         match (&mut self.directory, &self.webhooks.streams) {
-            (Some(directory), _) => directory.decide(round).await,
-            (None, Some(streams)) => streams.put(round, self.webhooks.stored_max()).await,
+            (Some(directory), _) => directory.announce(round).await,
+            (None, Some(streams)) => streams.put(round, self.webhooks.stream_bounds()).await,
             (None, None) => None,
         }
     }
 
-    /// Nothing has become of these yet. What there is no room for never will be told.
-    fn wait(&mut self, round: Vec<News>) {
-        let dropped = self.webhooks.room.lock().put_back(round, self.webhooks.options.queue_bytes_max);
-        for endpoint in dropped.iter().flat_map(|news| &news.endpoints) {
+    /// Puts notifications back that could not be announced. Drops what exceeds the limit.
+    fn restore(&mut self, round: Vec<Notification>) {
+        let dropped = self.webhooks.backlog.lock().restore(round, self.webhooks.options.queue_bytes_max);
+        for endpoint in dropped.iter().flat_map(|notification| &notification.endpoints) {
             endpoint.meters.dropped_events.inc();
         }
-        self.is_over(&dropped);
+        self.record_occupancy(&dropped);
     }
 
-    fn is_over(&mut self, news: &[News]) {
+    fn record_occupancy(&mut self, notifications: &[Notification]) {
         if let Some(directory) = &mut self.directory {
-            directory.note(news);
+            directory.record(notifications);
         }
     }
 
-    /// When to look whether Redis takes what waits here.
-    fn next_try(&self) -> Option<Instant> {
-        (!self.webhooks.room.lock().is_empty()).then(|| Instant::now() + RETRY)
+    /// When to announce the backlog again.
+    fn next_retry(&self) -> Option<Instant> {
+        (!self.webhooks.backlog.lock().is_empty()).then(|| Instant::now() + RETRY)
     }
 
-    /// Tells what dead nodes have left behind.
-    async fn look_after_nodes(&mut self) {
+    /// Renews the lease, and passes on what crashed nodes had.
+    async fn check_nodes(&mut self) {
         let Some(directory) = self.directory.as_mut().filter(|directory| directory.next() <= Instant::now()) else {
             return;
         };
         let left_behind = directory.tick().await;
-        if directory.has_buried() {
-            self.next_take_over = Some(Instant::now());
+        if directory.has_cleaned_up() {
+            self.next_takeover = Some(Instant::now());
         }
-        for (news, outcome) in left_behind {
-            self.hand_on(&news, &outcome);
+        for (notification, outcome) in left_behind {
+            self.pass_to_endpoints(&notification, &outcome);
         }
     }
 
-    /// Apps that are not in use go when all has been told, and come when there is something to deliver to them.
-    async fn look_after_apps(&mut self) {
-        if self.next_look > Instant::now() {
+    /// Forgets unused apps, and adds apps for which events wait in Redis.
+    async fn check_apps(&mut self) {
+        if self.next_app_check > Instant::now() {
             return;
         }
-        self.next_look = Instant::now() + LOOK;
-        self.webhooks.forget_unused(|app| self.leaving.holds(app));
-        if self.next_take_over.is_some_and(|next| next <= Instant::now()) {
+        self.next_app_check = Instant::now() + APP_CHECK;
+        self.webhooks.forget_unused(|app| self.debounce.has_app(app));
+        if self.next_takeover.is_some_and(|next| next <= Instant::now()) {
             let is_known = self.webhooks.look_up_waiting().await;
-            self.next_take_over = (!is_known).then(|| Instant::now() + TAKE_OVER);
+            self.next_takeover = (!is_known).then(|| Instant::now() + TAKEOVER_RETRY);
         }
     }
 
-    /// Each endpoint has somebody who delivers what Redis has for it.
-    fn begin_to_consume(&self) {
+    /// Spawns a consumer for each endpoint that has none.
+    fn start_consumers(&self) {
         if self.webhooks.streams.is_none() {
             return;
         }
         for endpoint in self.webhooks.endpoints() {
-            if endpoint.begins_to_consume() {
+            if endpoint.claim_consumer() {
                 self.tasks.spawn(delivery::consume(endpoint, Arc::clone(&self.webhooks), self.tasks.stop().clone()));
             }
         }
     }
 
-    /// Endpoints learn what there is for them, here or in Redis.
-    fn hand_on(&self, news: &News, outcome: &Outcome) {
-        for (index, endpoint) in news.endpoints.iter().enumerate() {
+    /// Passes a notification to its endpoints, or tells them that it is in Redis.
+    fn pass_to_endpoints(&self, notification: &Notification, outcome: &Outcome) {
+        for (index, endpoint) in notification.endpoints.iter().enumerate() {
             match outcome {
-                Outcome::Old => (),
-                Outcome::Stored(dropped) => endpoint.put(dropped.get(index).copied().unwrap_or_default()),
-                Outcome::Refused => endpoint.meters.dropped_events.inc(),
-                Outcome::Ours => self.push(Arc::clone(endpoint), Arc::clone(&news.text)),
+                Outcome::Duplicate => (),
+                Outcome::Stored(dropped) => endpoint.on_stored(dropped.get(index).copied().unwrap_or_default()),
+                Outcome::Rejected => endpoint.meters.dropped_events.inc(),
+                Outcome::Local => self.push(Arc::clone(endpoint), Arc::clone(&notification.text)),
             }
         }
     }
 
-    /// Puts an event into an endpoint's own queue.
+    /// Appends an event to an endpoint's queue in memory.
     fn push(&self, endpoint: Arc<Endpoint>, text: Arc<str>) {
         if endpoint.push(text, self.webhooks.options.queue_bytes_max) {
             self.tasks.spawn(delivery::deliver(endpoint, Arc::clone(&self.webhooks), self.tasks.stop().clone()));
         }
     }
 
-    /// Whether a miss is the first one since the cache was filled, or for some time.
-    fn is_news(&mut self, missed: &Left, now: Instant) -> bool {
+    /// Whether a cache miss is the first since the cache was filled, or since `cache_miss_seconds`.
+    fn is_first_miss(&mut self, missed: &Occupancy, now: Instant) -> bool {
         if self.missed.len() >= MISSES_MAX {
             self.missed.clear();
         }

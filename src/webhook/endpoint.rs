@@ -1,4 +1,5 @@
-//! One URL and what waits for it.
+//! One endpoint: a URL, its settings and the events that wait for it in memory.
+//! `dispatch` appends events, `delivery` takes them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,115 +22,122 @@ use crate::protocol::signature::Signer;
 use crate::protocol::signature::body_md5;
 use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
-use crate::webhook::stream::Taken;
+use crate::webhook::stream::Batch;
 
-/// Bytes of one request; a single event may be larger.
+/// Bytes of one request; a single event may exceed it.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// What an event that waits costs besides its text: a place in a queue that grows by doubling, and an allocation.
-const OVERHEAD: usize = 2 * size_of::<Waiting>() + 32;
+/// Memory of a waiting event besides its text: a place in a queue that grows by doubling, and an allocation.
+const OVERHEAD: usize = 2 * size_of::<QueuedEvent>() + 32;
 
-/// Where events go, and with whose signature.
+/// Where events go, and the key that signs them.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) webhook: config::Webhook,
-    pub(super) signs: KeyPair,
+    pub(super) key: KeyPair,
 }
 
-/// See the module.
+/// An endpoint of an app.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    /// What the operator says now.
+    /// The present settings.
     target: ArcSwap<Target>,
     pub(super) app: Arc<str>,
     pub(super) meters: AppWebhookMeters,
     queue: Mutex<Queue>,
-    /// What tells it from others: the name of its stream in Redis, the same on all nodes.
-    stream: String,
-    /// Somebody delivers what is in Redis.
-    is_consumed: AtomicBool,
-    /// Something has been put into Redis.
+    /// Its identity: the name of its stream in Redis, the same on all nodes.
+    stream_name: String,
+    /// A task delivers its stream.
+    has_consumer: AtomicBool,
+    /// Notified when this node puts an event into its stream.
     pub(super) filled: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    events: VecDeque<Waiting>,
+    events: VecDeque<QueuedEvent>,
     bytes: usize,
-    /// What is being sent: it is not dropped for something newer.
-    under_way: Option<UnderWay>,
-    /// What is in Redis, where this node delivers it.
-    stored: Option<UnderWay>,
-    /// How often something has been put into Redis, …
+    /// The request that is being sent. It is not dropped for newer events.
+    in_flight: Option<InFlight>,
+    /// The events in Redis, if this node delivers them.
+    stored: Option<InFlight>,
+    /// Events that this node has put into Redis, …
     puts: u64,
-    /// … and how much of it `stored` knows of.
-    seen: u64,
-    /// Somebody delivers what is here.
-    busy: bool,
+    /// … and how many of these `stored` includes.
+    known_puts: u64,
+    /// A task delivers the queue.
+    is_delivering: bool,
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct InFlight {
     events: usize,
     bytes: usize,
     since: Instant,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedEvent {
     text: Arc<str>,
     since: Instant,
 }
 
-impl Waiting {
+impl QueuedEvent {
     fn bytes(&self) -> usize {
         self.text.len() + OVERHEAD
     }
 }
 
-/// What waits.
+/// How much waits.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Waits {
+pub(super) struct BacklogSize {
     pub(super) events: usize,
     pub(super) bytes: usize,
-    /// How long the first has been waiting.
+    /// The age of the oldest event.
     pub(super) oldest: Duration,
 }
 
-/// One request, the same at every try as long as the operator says the same.
+/// One request. Its body is the same at every attempt.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) body: Bytes,
     pub(super) events: u64,
-    pub(super) made: Instant,
+    pub(super) created: Instant,
 }
 
 impl Endpoint {
-    /// One with this stream, where something may wait already if events are `stored` there.
-    pub(super) fn new(stream: String, target: Target, app: Arc<str>, meters: AppWebhookMeters, stored: bool) -> Self {
+    /// An endpoint with this stream. If events are `stored` in Redis, some may wait there already.
+    pub(super) fn new(
+        stream_name: String,
+        target: Target,
+        app: Arc<str>,
+        meters: AppWebhookMeters,
+        stored: bool,
+    ) -> Self {
         let queue = Mutex::new(Queue { puts: stored.into(), ..Queue::default() });
-        let (target, is_consumed) = (ArcSwap::from_pointee(target), AtomicBool::new(false));
-        Self { target, app, meters, queue, stream, is_consumed, filled: Notify::new() }
+        let (target, has_consumer) = (ArcSwap::from_pointee(target), AtomicBool::new(false));
+        Self { target, app, meters, queue, stream_name, has_consumer, filled: Notify::new() }
     }
 
     pub(super) fn target(&self) -> Arc<Target> {
         self.target.load_full()
     }
 
-    /// From now on the operator says this.
-    pub(super) fn aim(&self, target: Target) {
+    /// Takes changed settings.
+    pub(super) fn set_target(&self, target: Target) {
         self.target.store(Arc::new(target));
     }
 
-    /// Whether it is to hear of such events on this channel.
+    /// Whether it wants such events of this channel.
     pub(super) fn wants(&self, kind: Kind, channel: &str) -> bool {
         let webhook = &self.target.load().webhook;
         webhook.event_types.contains(&kind) && webhook.filter.matches(channel)
     }
 
-    /// Adds an event. Beyond `bytes_max` the oldest are dropped. True when somebody has to begin to deliver.
+    /// Appends an event. Beyond `bytes_max` the oldest are dropped. True when the caller must start a task that
+    /// delivers.
     pub(super) fn push(&self, text: Arc<str>, bytes_max: usize) -> bool {
         let mut queue = self.queue.lock();
-        let waiting = Waiting { text, since: Instant::now() };
+        let waiting = QueuedEvent { text, since: Instant::now() };
         queue.bytes += waiting.bytes();
         queue.events.push_back(waiting);
         while queue.bytes > bytes_max {
@@ -137,47 +145,47 @@ impl Endpoint {
             queue.bytes -= oldest.bytes();
             self.meters.dropped_events.inc();
         }
-        !std::mem::replace(&mut queue.busy, true)
+        !std::mem::replace(&mut queue.is_delivering, true)
     }
 
-    /// Events that have been pushed and not been taken.
+    /// Events in the queue that no request holds.
     pub(super) fn queued(&self) -> usize {
         self.queue.lock().events.len()
     }
 
-    pub(super) fn waiting(&self) -> Waits {
+    pub(super) fn backlog(&self) -> BacklogSize {
         let queue = self.queue.lock();
         let queued = queue.events.front().map(|first| first.since);
-        let queued = queued.map(|since| UnderWay { events: queue.events.len(), bytes: queue.bytes, since });
-        let mut waits = Waits::default();
-        for part in [&queued, &queue.under_way, &queue.stored].into_iter().flatten() {
-            waits.events += part.events;
-            waits.bytes += part.bytes;
-            waits.oldest = waits.oldest.max(part.since.elapsed());
+        let queued = queued.map(|since| InFlight { events: queue.events.len(), bytes: queue.bytes, since });
+        let mut backlog = BacklogSize::default();
+        for part in [&queued, &queue.in_flight, &queue.stored].into_iter().flatten() {
+            backlog.events += part.events;
+            backlog.bytes += part.bytes;
+            backlog.oldest = backlog.oldest.max(part.since.elapsed());
         }
-        waits
+        backlog
     }
 
-    /// Whether nothing is to be delivered here.
+    /// Whether nothing waits for delivery by this node.
     pub(super) fn is_idle(&self) -> bool {
         let queue = self.queue.lock();
-        !queue.busy && queue.stored.is_none() && queue.seen == queue.puts
+        !queue.is_delivering && queue.stored.is_none() && queue.known_puts == queue.puts
     }
 
-    /// The next request, of so many events at most; nothing when there are none, and nobody delivers any more.
-    pub(super) fn next(&self, events_max: usize) -> Option<Request> {
+    /// The next request, with at most `events_max` events. `None` ends the delivering task.
+    pub(super) fn next_request(&self, events_max: usize) -> Option<Request> {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
-        let fits = |waiting: &&Waiting| {
+        let fits = |waiting: &&QueuedEvent| {
             bytes += waiting.bytes();
             bytes <= BATCH_BYTES_MAX
         };
         let count = queue.events.iter().take(events_max).take_while(fits).count().max(1).min(queue.events.len());
-        let events: Vec<Waiting> = queue.events.drain(..count).collect();
-        let bytes = events.iter().map(Waiting::bytes).sum();
+        let events: Vec<QueuedEvent> = queue.events.drain(..count).collect();
+        let bytes = events.iter().map(QueuedEvent::bytes).sum();
         queue.bytes -= bytes;
-        queue.busy = !events.is_empty();
-        queue.under_way = events.first().map(|first| UnderWay { events: count, bytes, since: first.since });
+        queue.is_delivering = !events.is_empty();
+        queue.in_flight = events.first().map(|first| InFlight { events: count, bytes, since: first.since });
         drop(queue);
         let texts: Vec<Arc<str>> = events.into_iter().map(|waiting| waiting.text).collect();
         (!texts.is_empty()).then(|| Request::new(&texts))
@@ -185,63 +193,63 @@ impl Endpoint {
 }
 
 impl Request {
-    /// One with these events, made now.
+    /// A request with these events, created now.
     pub(super) fn new(texts: &[Arc<str>]) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let body = webhook::body(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), texts);
-        Self { body: body.into(), events: texts.len() as u64, made: Instant::now() }
+        Self { body: body.into(), events: texts.len() as u64, created: Instant::now() }
     }
 }
 
-/// What there is only where events outlive this node.
+/// The part for endpoints whose events wait in Redis.
 impl Endpoint {
     /// The name of its stream.
-    pub(super) fn stream(&self) -> &str {
-        &self.stream
+    pub(super) fn stream_name(&self) -> &str {
+        &self.stream_name
     }
 
-    /// True once: somebody has to deliver what is in Redis.
-    pub(super) fn begins_to_consume(&self) -> bool {
-        !self.is_consumed.swap(true, Ordering::Relaxed)
+    /// True at the first call: the caller must start the consumer.
+    pub(super) fn claim_consumer(&self) -> bool {
+        !self.has_consumer.swap(true, Ordering::Relaxed)
     }
 
-    /// An event has been put into its stream, in the place of so many.
-    pub(super) fn put(&self, dropped: u64) {
+    /// Notes that an event was put into the stream, and how many were dropped for it.
+    pub(super) fn on_stored(&self, dropped: u64) {
         self.meters.dropped_events.inc_by(dropped);
         self.queue.lock().puts += 1;
         self.filled.notify_one();
     }
 
-    /// How often something has been put into its stream.
+    /// Events that this node has put into the stream.
     pub(super) fn puts(&self) -> u64 {
         self.queue.lock().puts
     }
 
-    /// What is in its stream, as far as it is for this node to deliver, after so many puts.
-    pub(super) fn store(&self, taken: Option<&Taken>, puts: u64) {
-        let stored = taken.filter(|taken| taken.waiting > 0);
-        let stored = stored.map(|taken| UnderWay { events: taken.waiting, bytes: 0, since: taken.since() });
+    /// Sets what waits in the stream if this node delivers it, as of so many puts.
+    pub(super) fn set_stored(&self, batch: Option<&Batch>, puts: u64) {
+        let stored = batch.filter(|batch| batch.waiting > 0);
+        let stored = stored.map(|batch| InFlight { events: batch.waiting, bytes: 0, since: batch.oldest_since() });
         let mut queue = self.queue.lock();
-        (queue.stored, queue.seen) = (stored, puts);
+        (queue.stored, queue.known_puts) = (stored, puts);
     }
 }
 
 impl Target {
-    /// Where it is, for the log: the rest of the URL may hold a token.
+    /// The host, for the log: the rest of the URL may hold a token.
     pub(super) fn host(&self) -> &str {
         let (_, rest) = self.webhook.url.expose_text().split_once("://").unwrap_or_default();
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         authority.rsplit_once('@').map_or(authority, |(_, host)| host)
     }
 
-    /// The name of its endpoint's stream, after so many with the same URL: what else the operator says may change while
-    /// something waits.
-    pub(super) fn stream(&self, app: &str, before: usize) -> String {
+    /// The name of the endpoint's stream; `before` counts earlier endpoints with the same URL. Only the URL identifies
+    /// it, so that other settings may change while events wait.
+    pub(super) fn stream_name(&self, app: &str, before: usize) -> String {
         body_md5(serde_json::json!([app, self.webhook.url.expose_text(), before]).to_string().as_bytes())
     }
 
-    /// What its key signs a body with.
+    /// The signature of a body.
     pub(super) fn signature(&self, body: &[u8]) -> String {
-        Signer::new(self.signs.secret.expose()).sign(&[body])
+        Signer::new(self.key.secret.expose()).sign(&[body])
     }
 }

@@ -1,4 +1,5 @@
-//! Keeps webhooks out of the own network, whatever a name resolves to.
+//! Keeps webhooks away from private addresses, whatever a name resolves to.
+//! `client` uses it unless `webhooks.allow_private_addresses` is true.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use reqwest::dns::Name;
 use reqwest::dns::Resolve;
 use reqwest::dns::Resolving;
 
-/// Networks that no public server is in (IANA's special-purpose registries).
+/// Networks without public servers (IANA's special-purpose registries).
 static PRIVATE: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
     let networks = [
         "0.0.0.0/8",
@@ -26,7 +27,7 @@ static PRIVATE: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
         "198.51.100.0/24",
         "203.0.113.0/24",
         "224.0.0.0/3",
-        // All of IPv6 but the global addresses, and of these those that only wrap others.
+        // All of IPv6 except global addresses, and of these the ones that wrap others.
         "::/3",
         "2001::/23",
         "2001:db8::/32",
@@ -37,18 +38,18 @@ static PRIVATE: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
     networks.iter().filter_map(|network| network.parse().ok()).collect()
 });
 
-/// Why nothing is sent.
+/// The endpoint has a private address.
 #[derive(Debug, thiserror::Error)]
 #[error("its address is private, and webhooks.allow_private_addresses is false")]
 pub(super) struct PrivateAddress;
 
-/// Whether an address may be reached.
+/// Whether an address is public.
 pub(super) fn is_public(address: IpAddr) -> bool {
     let address = address.to_canonical();
     !PRIVATE.iter().any(|network| network.contains(&address))
 }
 
-/// Finds public addresses only.
+/// Resolves names to their public addresses.
 #[derive(Debug)]
 pub(super) struct PublicOnly;
 

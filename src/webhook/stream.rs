@@ -1,5 +1,6 @@
-//! What waits for endpoints in Redis: a stream for each, which outlives the nodes. One node at a time delivers from
-//! it; when that node dies another one goes on with what was not delivered.
+//! The endpoints' queues in Redis: one stream for each endpoint, which outlives the nodes.
+//! `dispatch` puts events in; `delivery` takes them out. One node at a time delivers a stream; when it crashes, another
+//! one continues.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,54 +24,54 @@ use crate::cluster::Names;
 use crate::config;
 use crate::protocol::envelope::NodeId;
 use crate::webhook::endpoint::Endpoint;
-use crate::webhook::news::Bounds;
-use crate::webhook::news::News;
-use crate::webhook::news::Outcome;
-use crate::webhook::news::TELL_SCRIPT;
-use crate::webhook::news::complain_of;
+use crate::webhook::notification::ANNOUNCE_SCRIPT;
+use crate::webhook::notification::Bounds;
+use crate::webhook::notification::Notification;
+use crate::webhook::notification::Outcome;
+use crate::webhook::notification::warn_rejected;
 
-/// Until another node may take over from one that says nothing.
+/// How long a silent node keeps a stream.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
-/// Beyond so many bytes a request takes no further event.
+/// A request takes no further event beyond this size.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
-/// Between two tries to reach Redis.
+/// The pause between attempts to reach Redis.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The streams of all endpoints, over one connection.
 pub(super) struct Streams {
     names: Names,
     options: config::Redis,
     node: NodeId,
-    state: Mutex<State>,
-    /// The operator knows that Redis refuses something over this link.
+    state: Mutex<LinkState>,
+    /// An error of Redis on this link has been logged.
     has_refused: AtomicBool,
 }
 
-enum State {
-    Linked(Link),
-    LostAt(Option<Instant>),
+enum LinkState {
+    Connected(StreamLink),
+    Disconnected(Option<Instant>),
 }
 
 #[derive(Clone)]
-struct Link {
+struct StreamLink {
     connection: Connection,
-    tell: String,
+    announce: String,
     take: String,
-    done: String,
-    keep: String,
+    acknowledge: String,
+    renew: String,
 }
 
-/// What waits for an endpoint, and the first of it.
+/// How many events wait for an endpoint, and the first of them.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Taken {
+pub(super) struct Batch {
     pub(super) waiting: usize,
     pub(super) ids: Vec<String>,
     pub(super) texts: Vec<Arc<str>>,
 }
 
-impl Taken {
-    /// When the first was put in, by Redis' clock, which is in its id.
-    pub(super) fn since(&self) -> Instant {
+impl Batch {
+    /// When the first event was put in: its id holds the time of Redis' clock.
+    pub(super) fn oldest_since(&self) -> Instant {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let millis = self.ids.first().and_then(|id| id.split('-').next()?.parse().ok());
         let age = millis.map_or(Duration::ZERO, |millis| now.saturating_sub(Duration::from_millis(millis)));
@@ -90,80 +91,84 @@ impl Streams {
             names: Names::new(&cluster.name, &redis.key_prefix),
             options: redis.clone(),
             node: NodeId::random(),
-            state: Mutex::new(State::LostAt(None)),
+            state: Mutex::new(LinkState::Disconnected(None)),
             has_refused: AtomicBool::new(false),
         }
     }
 
-    /// Puts events where they wait, within these bounds. Nothing when Redis is away.
-    pub(super) async fn put(&self, news: &[News], bounds: Option<Bounds>) -> Option<Vec<Outcome>> {
-        let command = |link: &Link, news: &News| news.command(&link.tell, &self.names, None, bounds);
-        let answers = self.ask(|link| news.iter().map(|news| command(link, news)).collect()).await?;
-        complain_of(&answers);
+    /// Puts events into streams within these bounds. `None` when Redis is away.
+    pub(super) async fn put(&self, notifications: &[Notification], bounds: Option<Bounds>) -> Option<Vec<Outcome>> {
+        let command = |link: &StreamLink, notification: &Notification| {
+            notification.command(&link.announce, &self.names, None, bounds)
+        };
+        let answers =
+            self.send(|link| notifications.iter().map(|notification| command(link, notification)).collect()).await?;
+        warn_rejected(&answers);
         Some(answers.iter().map(|answer| Outcome::read(answer, true)).collect())
     }
 
-    /// The first events that wait. Nothing when another node delivers them, or when Redis is away.
-    pub(super) async fn take(&self, endpoint: &Endpoint, events_max: usize) -> Option<Taken> {
-        let keys = [self.queue(endpoint), self.owner(endpoint)];
-        let command = |link: &Link| script(&link.take, &keys).arg(self.node.to_string()).arg(events_max).take();
-        taken(self.ask_one(|link| command(link).arg(LEASE.as_millis() as u64).take()).await?)
+    /// Takes the first events of a stream. `None` when another node delivers it, or when Redis is away.
+    pub(super) async fn take(&self, endpoint: &Endpoint, events_max: usize) -> Option<Batch> {
+        let keys = [self.stream_key(endpoint), self.owner_key(endpoint)];
+        let command = |link: &StreamLink| script(&link.take, &keys).arg(self.node.to_string()).arg(events_max).take();
+        parse_batch(self.send_one(|link| command(link).arg(LEASE.as_millis() as u64).take()).await?)
     }
 
-    /// These have been delivered. False when it is no longer for this node to say so, or when Redis does not know it.
-    pub(super) async fn done(&self, endpoint: &Endpoint, ids: &[String]) -> bool {
-        let keys = [self.queue(endpoint), self.owner(endpoint)];
-        let done = self.ask_one(|link| script(&link.done, &keys).arg(self.node.to_string()).arg(ids).take());
-        done.await == Some(Value::Int(1))
+    /// Removes delivered events. False when another node has taken over, or when Redis is away.
+    pub(super) async fn acknowledge(&self, endpoint: &Endpoint, ids: &[String]) -> bool {
+        let keys = [self.stream_key(endpoint), self.owner_key(endpoint)];
+        let acknowledged =
+            self.send_one(|link| script(&link.acknowledge, &keys).arg(self.node.to_string()).arg(ids).take());
+        acknowledged.await == Some(Value::Int(1))
     }
 
-    /// This node goes on delivering. False when it must not.
-    pub(super) async fn keep(&self, endpoint: &Endpoint) -> bool {
+    /// Renews this node's lease of a stream. False when another node has it.
+    pub(super) async fn renew(&self, endpoint: &Endpoint) -> bool {
         self.lease(endpoint, LEASE).await
     }
 
-    /// Another node may take over.
-    pub(super) async fn leave(&self, endpoint: &Endpoint) {
+    /// Gives the lease up, so that another node may take over.
+    pub(super) async fn release(&self, endpoint: &Endpoint) {
         self.lease(endpoint, Duration::ZERO).await;
     }
 
     async fn lease(&self, endpoint: &Endpoint, time: Duration) -> bool {
-        let (owner, node, millis) = ([self.owner(endpoint)], self.node.to_string(), time.as_millis() as u64);
-        self.ask_one(|link| script(&link.keep, &owner).arg(node).arg(millis).take()).await == Some(Value::Int(1))
+        let (owner, node, millis) = ([self.owner_key(endpoint)], self.node.to_string(), time.as_millis() as u64);
+        self.send_one(|link| script(&link.renew, &owner).arg(node).arg(millis).take()).await == Some(Value::Int(1))
     }
 
-    /// Notes that something waits for an endpoint, or that nothing does, for nodes that do not know its app.
-    pub(super) async fn note(&self, endpoint: &Endpoint, waits: bool) -> bool {
-        let note = format!("{}:{}", endpoint.stream(), endpoint.app);
-        let mut command = cmd(if waits { "SADD" } else { "SREM" });
-        command.arg(self.names.webhook_queues()).arg(note);
-        self.ask_one(|_| command).await.is_some()
+    /// Marks in Redis whether events wait for an endpoint, for nodes that do not know its app.
+    pub(super) async fn mark_waiting(&self, endpoint: &Endpoint, is_waiting: bool) -> bool {
+        let mark = format!("{}:{}", endpoint.stream_name(), endpoint.app);
+        let mut command = cmd(if is_waiting { "SADD" } else { "SREM" });
+        command.arg(self.names.webhook_queues()).arg(mark);
+        self.send_one(|_| command).await.is_some()
     }
 
-    /// The apps that something waits for, as nodes have noted; nothing when Redis is away.
-    pub(super) async fn noted(&self) -> Option<BTreeSet<Arc<str>>> {
-        let answer = self.ask_one(|_| cmd("SMEMBERS").arg(self.names.webhook_queues()).take()).await?;
-        let notes: Vec<Vec<u8>> = redis::from_redis_value(answer).unwrap_or_default();
-        let app = |note: &Vec<u8>| Some(std::str::from_utf8(note).ok()?.split_once(':')?.1.into());
-        Some(notes.iter().filter_map(app).collect())
+    /// The apps with marked endpoints. `None` when Redis is away.
+    pub(super) async fn marked_apps(&self) -> Option<BTreeSet<Arc<str>>> {
+        let answer = self.send_one(|_| cmd("SMEMBERS").arg(self.names.webhook_queues()).take()).await?;
+        let marks: Vec<Vec<u8>> = redis::from_redis_value(answer).unwrap_or_default();
+        let app = |mark: &Vec<u8>| Some(std::str::from_utf8(mark).ok()?.split_once(':')?.1.into());
+        Some(marks.iter().filter_map(app).collect())
     }
 
-    /// Whether Redis has answered last time.
-    pub(super) async fn is_linked(&self) -> bool {
-        matches!(&*self.state.lock().await, State::Linked(_))
+    /// Whether the last command got an answer.
+    pub(super) async fn is_connected(&self) -> bool {
+        matches!(&*self.state.lock().await, LinkState::Connected(_))
     }
 
-    fn queue(&self, endpoint: &Endpoint) -> String {
-        self.names.webhook_queue(&endpoint.app, endpoint.stream())
+    fn stream_key(&self, endpoint: &Endpoint) -> String {
+        self.names.webhook_queue(&endpoint.app, endpoint.stream_name())
     }
 
-    fn owner(&self, endpoint: &Endpoint) -> String {
-        self.names.webhook_owner(&endpoint.app, endpoint.stream())
+    fn owner_key(&self, endpoint: &Endpoint) -> String {
+        self.names.webhook_owner(&endpoint.app, endpoint.stream_name())
     }
 
-    /// What Redis refuses for the sake of one endpoint's keys harms no other endpoint.
-    async fn ask_one(&self, command: impl FnOnce(&Link) -> Cmd) -> Option<Value> {
-        let answer = self.ask(|link| vec![command(link)]).await?.pop()?;
+    /// Sends one command. Redis' error for one endpoint's keys does not affect other endpoints.
+    async fn send_one(&self, command: impl FnOnce(&StreamLink) -> Cmd) -> Option<Value> {
+        let answer = self.send(|link| vec![command(link)]).await?.pop()?;
         if let Err(error) = &answer
             && !self.has_refused.swap(true, Ordering::Relaxed)
         {
@@ -172,55 +177,55 @@ impl Streams {
         answer.ok()
     }
 
-    async fn ask(&self, commands: impl FnOnce(&Link) -> Vec<Cmd>) -> Option<Vec<RedisResult<Value>>> {
+    async fn send(&self, commands: impl FnOnce(&StreamLink) -> Vec<Cmd>) -> Option<Vec<RedisResult<Value>>> {
         let mut link = self.link().await?;
         match link.connection.ask_each(commands(&link)).await {
             Ok(answers) => Some(answers),
             Err(error) => {
                 let mut state = self.state.lock().await;
-                if matches!(&*state, State::Linked(_)) {
-                    tell_of(&self.options.place(), &error);
+                if matches!(&*state, LinkState::Connected(_)) {
+                    warn_disconnected(&self.options.place(), &error);
                 }
-                *state = State::LostAt(Some(Instant::now()));
+                *state = LinkState::Disconnected(Some(Instant::now()));
                 None
             }
         }
     }
 
-    async fn link(&self) -> Option<Link> {
+    async fn link(&self) -> Option<StreamLink> {
         let mut state = self.state.lock().await;
         match &*state {
-            State::Linked(link) => return Some(link.clone()),
-            State::LostAt(Some(lost)) if lost.elapsed() < RETRY => return None,
-            State::LostAt(_) => (),
+            LinkState::Connected(link) => return Some(link.clone()),
+            LinkState::Disconnected(Some(lost)) if lost.elapsed() < RETRY => return None,
+            LinkState::Disconnected(_) => (),
         }
         match self.open().await {
             Ok(link) => {
                 self.has_refused.store(false, Ordering::Relaxed);
-                *state = State::Linked(link.clone());
+                *state = LinkState::Connected(link.clone());
                 Some(link)
             }
             Err(error) => {
-                if matches!(&*state, State::LostAt(None)) {
-                    tell_of(&self.options.place(), &error);
+                if matches!(&*state, LinkState::Disconnected(None)) {
+                    warn_disconnected(&self.options.place(), &error);
                 }
-                *state = State::LostAt(Some(Instant::now()));
+                *state = LinkState::Disconnected(Some(Instant::now()));
                 None
             }
         }
     }
 
-    async fn open(&self) -> RedisResult<Link> {
+    async fn open(&self) -> RedisResult<StreamLink> {
         let mut connection = Connection::open(&self.options, |_| ()).await?;
         let mut hashes = Vec::new();
-        let own = [include_str!("take.lua"), include_str!("done.lua"), include_str!("keep.lua")];
-        for source in std::iter::once(TELL_SCRIPT).chain(own) {
+        let own = [include_str!("take.lua"), include_str!("acknowledge.lua"), include_str!("renew.lua")];
+        for source in std::iter::once(ANNOUNCE_SCRIPT).chain(own) {
             let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
             hashes.push(redis::from_redis_value::<String>(hash)?);
         }
         let hashes = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"));
-        let [tell, take, done, keep] = hashes?;
-        Ok(Link { connection, tell, take, done, keep })
+        let [announce, take, acknowledge, renew] = hashes?;
+        Ok(StreamLink { connection, announce, take, acknowledge, renew })
     }
 }
 
@@ -228,31 +233,32 @@ fn script(hash: &str, keys: &[String]) -> Cmd {
     cmd("EVALSHA").arg(hash).arg(keys.len()).arg(keys).take()
 }
 
-fn tell_of(place: &str, error: &RedisError) {
+fn warn_disconnected(place: &str, error: &RedisError) {
     tracing::warn!(place, %error, "Redis does not take webhooks; what happens meanwhile waits in the memory of this node");
 }
 
-/// What the script has answered. Whoever can write to Redis may have written anything, so what does not fit is no text.
-fn taken(answer: Value) -> Option<Taken> {
+/// Reads the answer of `take.lua`. Anybody who can write to Redis may have changed it, so texts that are no events are
+/// left out.
+fn parse_batch(answer: Value) -> Option<Batch> {
     let Value::Array(parts) = answer else { return None };
     let [waiting, events]: [Value; 2] = parts.try_into().ok()?;
-    let mut taken = Taken { waiting: redis::from_redis_value(waiting).ok()?, ..Taken::default() };
-    let Value::Array(events) = events else { return Some(taken) };
+    let mut batch = Batch { waiting: redis::from_redis_value(waiting).ok()?, ..Batch::default() };
+    let Value::Array(events) = events else { return Some(batch) };
     let mut bytes = 0;
     for event in events {
-        // The rest is taken again with the next request.
+        // The next request takes the rest.
         if bytes > REQUEST_BYTES_MAX {
             break;
         }
-        // What has been dropped meanwhile has lost its fields.
+        // An event that was dropped meanwhile has no fields.
         let Ok((id, fields)) = redis::from_redis_value::<(String, Option<Vec<Vec<u8>>>)>(event) else { continue };
         let text = fields.into_iter().flatten().nth(1).and_then(|text| String::from_utf8(text).ok());
         let text = text.filter(|text| is_event(text));
         bytes += text.as_ref().map_or(0, String::len);
-        taken.texts.extend(text.map(Arc::from));
-        taken.ids.push(id);
+        batch.texts.extend(text.map(Arc::from));
+        batch.ids.push(id);
     }
-    Some(taken)
+    Some(batch)
 }
 
 fn is_event(text: &str) -> bool {
@@ -273,9 +279,9 @@ mod tests {
         let no_text = Value::BulkString(vec![0xff, 0xfe]);
         let gone = Value::Array(vec![text("4-0"), Value::Nil]);
         let events = vec![event("1-0", text("{}")), event("2-0", text("junk")), event("3-0", no_text), gone, text("x")];
-        let taken = taken(Value::Array(vec![Value::Int(5), Value::Array(events)])).unwrap();
-        assert_eq!((taken.waiting, taken.texts.len()), (5, 1));
-        assert_eq!(taken.ids, ["1-0", "2-0", "3-0", "4-0"]);
-        assert_eq!(super::taken(Value::Nil), None);
+        let batch = parse_batch(Value::Array(vec![Value::Int(5), Value::Array(events)])).unwrap();
+        assert_eq!((batch.waiting, batch.texts.len()), (5, 1));
+        assert_eq!(batch.ids, ["1-0", "2-0", "3-0", "4-0"]);
+        assert_eq!(super::parse_batch(Value::Nil), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The HTTP client: connections are kept, certificates checked, redirects not followed.
+//! The HTTP client of webhooks: keeps connections, checks certificates, follows no redirects.
+//! `delivery` sends each request with it.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -28,44 +29,44 @@ use crate::webhook::guard::PublicOnly;
 
 /// How long a connection is kept for the next request.
 const IDLE: Duration = Duration::from_secs(30);
-/// An answer that is longer costs its connection, …
+/// A longer response closes the connection, …
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// … and so does one that takes longer.
+/// … and so does a slower one.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Sends requests.
 #[derive(Debug)]
-pub(super) struct Post {
+pub(super) struct WebhookClient {
     client: Client,
     public_only: bool,
 }
 
-/// Why a request was not taken.
+/// Why an endpoint did not accept a request.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PostError {
+pub(super) enum SendError {
     #[error("it answers {0}")]
     Status(StatusCode),
     #[error("{}", causes(.0))]
     Failed(reqwest::Error),
     #[error(transparent)]
     Private(#[from] guard::PrivateAddress),
-    /// Not now, and never.
+    /// The request can never be sent.
     #[error("its URL or a header cannot be sent")]
     Malformed,
 }
 
-impl PostError {
+impl SendError {
     fn of(error: reqwest::Error) -> Self {
         if error.is_builder() { Self::Malformed } else { Self::Failed(error.without_url()) }
     }
 }
 
-impl Post {
+impl WebhookClient {
     pub(super) fn new(options: &config::Webhooks) -> Self {
         let public_only = !options.allow_private_addresses;
         let mut client = Client::builder()
             .http1_only()
-            // Who looks the headers up by their names may insist on capitals.
+            // Some receivers look headers up by their capitalized names.
             .http1_title_case_headers()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -79,22 +80,22 @@ impl Post {
         Self { client, public_only }
     }
 
-    /// Tries once. Any 2xx is a success, whatever comes with it.
-    pub(super) async fn send(&self, request: &Request, target: &Target) -> Result<(), PostError> {
-        let url = Url::parse(target.webhook.url.expose_text()).map_err(|_| PostError::Malformed)?;
+    /// Sends a request once. Every 2xx is a success, whatever the body.
+    pub(super) async fn send(&self, request: &Request, target: &Target) -> Result<(), SendError> {
+        let url = Url::parse(target.webhook.url.expose_text()).map_err(|_| SendError::Malformed)?;
         if self.public_only && address(&url).is_some_and(|address| !guard::is_public(address)) {
             return Err(guard::PrivateAddress.into());
         }
-        let headers = headers(target, &target.signature(&request.body)).ok_or(PostError::Malformed)?;
+        let headers = headers(target, &target.signature(&request.body)).ok_or(SendError::Malformed)?;
         let sent = self.client.post(url).headers(headers).body(request.body.clone()).send().await;
-        let answer = sent.map_err(PostError::of)?;
+        let answer = sent.map_err(SendError::of)?;
         let status = answer.status();
         read_out(answer).await;
-        if status.is_success() { Ok(()) } else { Err(PostError::Status(status)) }
+        if status.is_success() { Ok(()) } else { Err(SendError::Status(status)) }
     }
 }
 
-/// Reads a short answer to its end, so that the connection can be used again.
+/// Reads a short response to its end, so that the connection can be used again.
 async fn read_out(mut answer: Response) {
     let to_the_end = async {
         let mut bytes = 0;
@@ -108,7 +109,7 @@ async fn read_out(mut answer: Response) {
     let _ = tokio::time::timeout(ANSWER_TIME, to_the_end).await;
 }
 
-/// The address of a URL without a name.
+/// The address of a URL whose host is an address.
 fn address(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
@@ -144,7 +145,7 @@ fn tls() -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// What went wrong, from the outside to the core.
+/// The error with its causes, the outermost first.
 fn causes(error: &reqwest::Error) -> String {
     let chain = std::iter::successors(Some(error as &dyn Error), |error| (*error).source());
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
