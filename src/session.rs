@@ -1,8 +1,9 @@
-//! What one client message means. No socket inside: messages in, answers out.
+//! The session of one connection: what a client's message means, and what the client is subscribed to. Holds no socket.
+//! The shard calls it with each message and performs the [`Action`]s that it returns.
 
-mod ages;
 mod client_event;
-mod refused;
+mod join_times;
+mod refuse;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -37,35 +38,35 @@ use crate::protocol::socket_id::SocketId;
 use crate::refusal::Cause;
 use crate::registry::Leaver;
 use crate::registry::address::Address;
-use crate::session::ages::Ages;
+use crate::session::join_times::JoinTimes;
 
-/// Subscriptions that may be under way at once: their answers come together, and must fit into the outbox.
+/// Subscriptions that may be pending at once: their answers come together and must fit into the outbox.
 const JOINING_MAX: u32 = 8;
 
-/// The protocol version from which on a close is told by its code alone.
+/// From this protocol version on, a close frame needs no `pusher:error` before it.
 const CLOSE_CODE_ALONE: u8 = 6;
 
-/// One established connection: who it is and what it listens to.
+/// An established connection: its identity and its subscriptions.
 #[derive(Debug)]
 pub struct Session {
     app: Arc<App>,
     address: Address,
     socket_id: SocketId,
-    /// As far as trusted proxies say it.
+    /// The client's address, from trusted proxies where there are any.
     client_address: IpAddr,
     protocol: u8,
-    /// Whether the connection counts towards the app's quota, which it does once it is authorized.
+    /// Whether the connection counts towards the app's quota, which begins when it is authorized.
     in_quota: bool,
-    /// Its place among those that hear public channels without being authorized.
+    /// Counts the connection while it has public channels without being authorized.
     unauthorized: Option<Unauthorized>,
     /// Sorted by name.
     subscriptions: Vec<Subscription>,
-    ages: Option<Box<Ages>>,
-    /// How often it has subscribed lately.
+    join_times: Option<Box<JoinTimes>>,
+    /// Limits subscriptions per second.
     subscribing: Pace,
-    /// Subscriptions whose answer is still to come: it may depend on other nodes.
+    /// Subscriptions without an answer so far: it may depend on other nodes.
     joining: u32,
-    /// A message that must not overtake that answer.
+    /// A message that has to wait for those answers.
     deferred: Option<Box<str>>,
     user: Option<Box<User>>,
     client_events: Option<Box<Bucket>>,
@@ -74,7 +75,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Subscription {
     name: ChannelName,
-    /// Who joined, on a presence channel.
+    /// The member, on a presence channel.
     user_id: Option<Arc<str>>,
 }
 
@@ -84,18 +85,20 @@ impl Subscription {
     }
 }
 
-/// What the shard has to do for the connection, in order.
+/// A step that the shard takes for the connection; in order.
 #[derive(Debug)]
-pub enum Answer {
-    /// Send this.
+pub enum Action {
+    /// Send this frame.
     Send(Frame),
-    /// Empty the inbox: the answer to a join, or the end of a channel, is in there, in line with the events
-    /// around it.
-    Arrived,
+    /// Take the messages of the shard's inbox now. The registry has put the result of a join, leave or sign-in there,
+    /// under the lock of the channel.
+    /// It cannot be returned directly: in the inbox it stands behind the events that the connection must still get and
+    /// before those that it must get once. Reading it now spares the client's next message a wait.
+    ReadInbox,
 }
 
 impl Session {
-    /// Takes a connection or says why not.
+    /// Establishes a connection, or refuses it with a close code.
     pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Frame), Close> {
         let Connected { app, protocol, in_quota } = node.connect(request)?;
         let socket_id = SocketId::random();
@@ -111,7 +114,7 @@ impl Session {
             client_address: request.address,
             protocol,
             subscriptions: Vec::new(),
-            ages: None,
+            join_times: None,
             subscribing: Pace::default(),
             joining: 0,
             deferred: None,
@@ -138,23 +141,23 @@ impl Session {
         &self.app.id
     }
 
-    /// What the app's traffic is counted in.
+    /// The counters of the app.
     pub fn meters(&self) -> &Arc<AppMeters> {
         &self.app.meters
     }
 
-    /// How many channels it listens to.
+    /// The number of its channels.
     pub fn channel_count(&self) -> usize {
         self.subscriptions.len()
     }
 
-    /// How long the connection may go on without being authorized; `None` when it is, or need not be.
+    /// How long the connection may stay unauthorized; `None` when it is authorized or need not be.
     pub fn authorization_timeout(&self) -> Option<std::time::Duration> {
         (!self.in_quota).then(|| self.app.rules().said.limits.user_authentication_timeout_seconds.duration())
     }
 
-    /// The frames that tell the client of a close by the server.
-    pub fn farewell(&self, close: &Close) -> Vec<Frame> {
+    /// The frames that close the connection from our side.
+    pub fn closing_frames(&self, close: &Close) -> Vec<Frame> {
         tracing::debug!(
             app = self.app.id,
             socket_id = %self.socket_id,
@@ -167,8 +170,8 @@ impl Session {
         before.into_iter().chain([Frame::close(close)]).collect()
     }
 
-    /// Takes one text message.
-    pub fn on_text(&mut self, node: &Node, text: &str, now: Instant, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
+    /// Acts on a text message, or defers it.
+    pub fn on_text(&mut self, node: &Node, text: &str, now: Instant, actions: &mut Vec<Action>) -> ControlFlow<Close> {
         self.app.meters.messages_received.inc();
         self.app.meters.received_bytes.inc_by(text.len() as u64);
         let message = ClientMessage::parse(text);
@@ -176,33 +179,33 @@ impl Session {
             self.deferred = Some(text.into());
             return ControlFlow::Continue(());
         }
-        self.act(node, message, now, answers)
+        self.act(node, message, now, actions)
     }
 
-    /// Takes the message that had to wait.
-    pub fn on_deferred(&mut self, node: &Node, now: Instant, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
+    /// Acts on the deferred message.
+    pub fn on_deferred(&mut self, node: &Node, now: Instant, actions: &mut Vec<Action>) -> ControlFlow<Close> {
         match self.deferred.take() {
-            Some(text) => self.act(node, ClientMessage::parse(&text), now, answers),
+            Some(text) => self.act(node, ClientMessage::parse(&text), now, actions),
             None => ControlFlow::Continue(()),
         }
     }
 
-    /// Whether a message waits for the answer to a subscription; no other must be taken then.
+    /// Whether a deferred message still has to wait; the shard must not read on then.
     pub fn is_waiting(&self) -> bool {
         self.deferred.is_some() && self.joining > 0
     }
 
-    /// Whether there is a message that had to wait.
+    /// Whether there is a deferred message.
     pub fn has_deferred(&self) -> bool {
         self.deferred.is_some()
     }
 
-    /// The answer to a subscription has come.
+    /// Notes that a subscription has its answer.
     pub fn on_joined(&mut self) {
         self.joining = self.joining.saturating_sub(1);
     }
 
-    /// Some subscriptions may be under way at once; all else waits for them.
+    /// Whether a message may go before pending answers: pings, and some more subscriptions.
     fn may_overtake(&self, message: &Result<ClientMessage<'_>, MessageError>) -> bool {
         match message {
             Ok(ClientMessage::Subscribe(subscribe)) => {
@@ -218,45 +221,45 @@ impl Session {
         node: &Node,
         message: Result<ClientMessage<'_>, MessageError>,
         now: Instant,
-        answers: &mut Vec<Answer>,
+        actions: &mut Vec<Action>,
     ) -> ControlFlow<Close> {
         match message {
-            Ok(ClientMessage::Ping) => answers.push(Answer::Send(event::pong())),
+            Ok(ClientMessage::Ping) => actions.push(Action::Send(event::pong())),
             Ok(ClientMessage::Pong) => (),
-            Ok(ClientMessage::Subscribe(subscribe)) => return self.subscribe(node, &subscribe, now, answers),
-            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, now, answers),
-            Ok(ClientMessage::SignIn(sign_in)) => return self.sign_in(node, &sign_in, answers),
+            Ok(ClientMessage::Subscribe(subscribe)) => return self.subscribe(node, &subscribe, now, actions),
+            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, now, actions),
+            Ok(ClientMessage::SignIn(sign_in)) => return self.sign_in(node, &sign_in, actions),
             Ok(ClientMessage::Event(event)) => {
-                if let Err((cause, message)) = self.client_event(node, &event, now) {
-                    self.refuse(cause, event.channel.as_deref(), &message, answers);
+                if let Err(error) = self.client_event(node, &event, now) {
+                    self.refuse(error.cause(), event.channel.as_deref(), &error.to_string(), actions);
                 }
             }
             Ok(ClientMessage::Foreign) => {
-                self.refuse(Cause::ForeignMessage, None, &MessageError::NoEvent.to_string(), answers);
+                self.refuse(Cause::ForeignMessage, None, &MessageError::NoEvent.to_string(), actions);
             }
-            Err(error) => self.refuse(Cause::InvalidMessage, None, &error.to_string(), answers),
+            Err(error) => self.refuse(Cause::InvalidMessage, None, &error.to_string(), actions),
         }
         ControlFlow::Continue(())
     }
 
-    /// Takes one binary message: nothing in this protocol is binary.
-    pub fn on_binary(&mut self, answers: &mut Vec<Answer>) {
+    /// Refuses a binary message: this protocol has none.
+    pub fn on_binary(&mut self, actions: &mut Vec<Action>) {
         self.app.meters.messages_received.inc();
-        self.refuse(Cause::InvalidMessage, None, "Binary messages are not supported", answers);
+        self.refuse(Cause::InvalidMessage, None, "Binary messages are not supported", actions);
     }
 
-    /// There was no room on a channel that it wanted to join.
+    /// Undoes a subscription because the channel has too many members. Returns the frames for the client.
     pub fn on_refused(&mut self, channel: &ChannelName, now: Instant) -> Vec<Frame> {
         self.on_joined();
-        let Ok(place) = self.find(channel.as_str()) else { return Vec::new() };
-        let subscription = self.subscriptions.remove(place);
+        let Ok(index) = self.find(channel.as_str()) else { return Vec::new() };
+        let subscription = self.subscriptions.remove(index);
         self.app.leave(&subscription.leaver(self.address), now);
         let error = SubscribeError::Full;
-        self.refused(Cause::SubscribeFull, Some(channel.as_str()), &error);
+        self.count_refusal(Cause::SubscribeFull, Some(channel.as_str()), &error);
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
     }
 
-    /// Leaves everything. What came before is still in the inbox.
+    /// Leaves all channels and signs out. Events from before are still in the inbox.
     pub fn end(&mut self, node: &Node, now: Instant) {
         for subscription in std::mem::take(&mut self.subscriptions) {
             self.app.leave(&subscription.leaver(self.address), now);
@@ -282,30 +285,30 @@ impl Session {
         node: &Node,
         subscribe: &Subscribe,
         now: Instant,
-        answers: &mut Vec<Answer>,
+        actions: &mut Vec<Action>,
     ) -> ControlFlow<Close> {
-        let Err(place) = self.find(&subscribe.channel) else {
+        let Err(index) = self.find(&subscribe.channel) else {
             let message = format!("Existing subscription to channel {}", subscribe.channel);
-            self.refuse(Cause::SubscribeTwice, Some(&subscribe.channel), &message, answers);
+            self.refuse(Cause::SubscribeTwice, Some(&subscribe.channel), &message, actions);
             return ControlFlow::Continue(());
         };
         let granted = self.grant(node, subscribe, now);
         if granted.as_ref().is_ok_and(Grant::is_over) {
             return ControlFlow::Break(VIEW_ENDED);
         }
-        match granted.and_then(|grant| self.join(grant, place, now)) {
+        match granted.and_then(|grant| self.join(grant, index, now)) {
             Ok(authorized) => {
-                answers.push(Answer::Arrived);
-                if authorized { self.authorized(node) } else { self.hears(node) }
+                actions.push(Action::ReadInbox);
+                if authorized { self.count_authorized(node) } else { self.count_unauthorized(node) }
             }
             Err(error) => {
-                self.refuse_subscribe(node, subscribe, &error, answers);
+                self.refuse_subscribe(node, subscribe, &error, actions);
                 ControlFlow::Continue(())
             }
         }
     }
 
-    /// The right to join a channel, which may be over.
+    /// Checks the right to join a channel. It may have expired already.
     fn grant(&mut self, node: &Node, subscribe: &Subscribe, now: Instant) -> Result<Grant, SubscribeError> {
         let settings = node.connections();
         let (limit, per_second) = (settings.channels_max, settings.subscriptions_per_second);
@@ -317,13 +320,13 @@ impl Session {
         }
         let mut grant = self.app.grant(self.verifier(&self.app.rules()), subscribe)?;
         if let Some(age_max) = self.app.subscription_age_max(grant.channel()) {
-            grant.end_after(self.ages.get_or_insert_default().left(grant.channel(), age_max, limit, now));
+            grant.end_after(self.join_times.get_or_insert_default().time_left(grant.channel(), age_max, limit, now));
         }
         Ok(grant)
     }
 
-    /// Returns whether joining this channel authorizes the connection.
-    fn join(&mut self, grant: Grant, place: usize, now: Instant) -> Result<bool, SubscribeError> {
+    /// Joins a channel. Returns whether that authorizes the connection.
+    fn join(&mut self, grant: Grant, index: usize, now: Instant) -> Result<bool, SubscribeError> {
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
         self.app.join(grant, self.address, now)?;
@@ -333,40 +336,40 @@ impl Session {
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
-        self.subscriptions.insert(place, Subscription { name, user_id });
+        self.subscriptions.insert(index, Subscription { name, user_id });
         Ok(authorized)
     }
 
-    fn unsubscribe(&mut self, channel: &str, now: Instant, answers: &mut Vec<Answer>) {
-        let Ok(place) = self.find(channel) else {
+    fn unsubscribe(&mut self, channel: &str, now: Instant, actions: &mut Vec<Action>) {
+        let Ok(index) = self.find(channel) else {
             let message = format!("No current subscription to channel {channel}, or subscription in progress");
-            return self.refuse(Cause::UnsubscribeUnknown, Some(channel), &message, answers);
+            return self.refuse(Cause::UnsubscribeUnknown, Some(channel), &message, actions);
         };
         tracing::debug!(app = self.app.id, channel, socket_id = %self.socket_id, "unsubscribed");
-        let subscription = self.subscriptions.remove(place);
+        let subscription = self.subscriptions.remove(index);
         self.app.leave(&subscription.leaver(self.address), now);
-        answers.push(Answer::Arrived);
+        actions.push(Action::ReadInbox);
     }
 
-    fn sign_in(&mut self, node: &Node, sign_in: &SignIn, answers: &mut Vec<Answer>) -> ControlFlow<Close> {
+    fn sign_in(&mut self, node: &Node, sign_in: &SignIn, actions: &mut Vec<Action>) -> ControlFlow<Close> {
         let signed_in = self.verifier(&self.app.rules()).sign_in(sign_in);
         match signed_in {
             Ok(user) => {
                 let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
                 self.user = Some(Box::new(user));
                 tracing::debug!(app = self.app.id, socket_id = %self.socket_id, "signed in");
-                answers.push(Answer::Arrived);
-                self.authorized(node)
+                actions.push(Action::ReadInbox);
+                self.count_authorized(node)
             }
             Err(error) => {
-                self.refuse_sign_in(node, sign_in, &error, answers);
+                self.refuse_sign_in(node, sign_in, &error, actions);
                 ControlFlow::Continue(())
             }
         }
     }
 
-    /// It hears a public channel. As long as it is not authorized it is one of a limited number.
-    fn hears(&mut self, node: &Node) -> ControlFlow<Close> {
+    /// Counts a connection with a public channel that is not authorized: their number is limited.
+    fn count_unauthorized(&mut self, node: &Node) -> ControlFlow<Close> {
         if self.in_quota || self.unauthorized.is_some() {
             return ControlFlow::Continue(());
         }
@@ -379,8 +382,8 @@ impl Session {
         }
     }
 
-    /// From now on the connection counts towards the app's quota, if it fits in.
-    fn authorized(&mut self, node: &Node) -> ControlFlow<Close> {
+    /// Counts the connection towards the app's quota from now on, if it fits in.
+    fn count_authorized(&mut self, node: &Node) -> ControlFlow<Close> {
         if self.in_quota {
             return ControlFlow::Continue(());
         }
@@ -395,7 +398,7 @@ impl Session {
     }
 
     fn app_is_full(&self, close: Close) -> ControlFlow<Close> {
-        self.refused(Cause::ConnectAppFull, None, &self.app.quota().unwrap_or_default());
+        self.count_refusal(Cause::ConnectAppFull, None, &self.app.quota().unwrap_or_default());
         ControlFlow::Break(close)
     }
 }

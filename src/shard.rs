@@ -1,20 +1,20 @@
-//! The socket loop, one per core. A shard owns its connections: no lock, no task and no timer of their own.
+//! A shard: one thread's socket loop with its connections. They have no lock, task or timer of their own.
+//! `server` starts one per core.
 //!
-//! A turn: inbox, sockets, timers, then what is pending on channels, in a flood a little later (`gather`), then what is
-//! left in outboxes.
+//! A turn: inbox, sockets, timers, pending events of channels (in a flood a little later, see `coalesce`), outboxes.
 
 mod batch;
 mod channel;
 mod closing;
+mod coalesce;
 mod connection;
+mod connections;
 mod delivery;
-mod gather;
 mod outbox;
 mod reading;
-mod share;
 mod slow;
 mod socket;
-mod table;
+mod time_slice;
 mod wheel;
 
 use std::collections::HashMap;
@@ -33,78 +33,78 @@ use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::ShardMessage;
-use crate::session::Answer;
+use crate::session::Action;
 use crate::shard::batch::KeptBytes;
 use crate::shard::batch::SharedFrames;
 use crate::shard::channel::Channel;
 use crate::shard::closing::Drain;
 use crate::shard::connection::Connection;
+use crate::shard::connections::ConnectionTable;
 use crate::shard::outbox::Load;
 use crate::shard::reading::read_later;
-use crate::shard::share::Share;
 use crate::shard::slow::Lagging;
-use crate::shard::table::Table;
+use crate::shard::time_slice::TimeSlice;
 use crate::shard::wheel::Wheel;
 
-/// Readiness events taken from the kernel at once.
+/// Readiness events that one poll takes from the kernel.
 const EVENTS_MAX: usize = 1024;
-/// Letters after which the clock is looked at.
+/// Shard messages between two looks at the clock.
 const MESSAGES: u32 = 32;
 /// One read buffer for all connections of a shard.
 const READ_BYTES: usize = 64 * 1024;
 
-/// One thread's connections and everything that belongs to them.
+/// One thread's connections and their state.
 #[derive(Debug)]
 pub struct Shard {
     index: ShardIndex,
     node: Arc<Node>,
-    /// Readiness of all sockets; to tokio it is a single descriptor.
+    /// The readiness of all sockets. tokio sees it as a single descriptor.
     poll: AsyncFd<mio::Poll>,
     events: mio::Events,
-    connections: Table<Connection>,
+    connections: ConnectionTable<Connection>,
     channels: HashMap<ChannelId, Channel>,
-    /// Channels that something is pending on.
+    /// Channels with pending events.
     pending: Vec<ChannelId>,
     /// Connections whose outbox got something in this turn.
     unwritten: Vec<Slot>,
     /// Connections that may have more to read, each once.
     unread: VecDeque<Slot>,
-    /// When the connection that is being read has used up its time.
+    /// When the connection that is being read has had its time.
     read_until: Instant,
-    /// Messages until the clock is looked at.
+    /// Messages until the next look at the clock.
     unclocked: u32,
     /// How long the last turn took to write.
     wrote_for: Duration,
-    /// Connections with more in their outbox than may wait for anybody.
-    evicted: Vec<Slot>,
-    /// Connections with so much in their outbox that time counts.
+    /// Connections whose outbox exceeds the hard limit.
+    over_limit: Vec<Slot>,
+    /// Connections that are closed unless their sockets make progress in time.
     lagging: Vec<Lagging>,
-    /// The lagging connections are to be judged.
-    judging: bool,
-    /// The last tick has not judged them.
-    postponed: bool,
-    /// The shard has missed a tick: what clients have done meanwhile may not be known yet.
+    /// The lagging connections have to be checked.
+    eviction_due: bool,
+    /// The last tick did not check them.
+    eviction_postponed: bool,
+    /// The shard has missed a tick, so it may not have seen what clients did meanwhile.
     was_away: bool,
-    /// When to search again for somebody to close, since all together hold too much memory.
+    /// When to search again for connections to close because the process holds too much memory.
     next_search: Instant,
-    /// Connections that somebody wants closed.
+    /// Connections to close.
     closing: Vec<(Slot, Close)>,
-    /// Connections whose socket failed while it was written to.
+    /// Connections whose socket failed during a write.
     broken: Vec<Slot>,
     wheel: Wheel,
     now: Instant,
     drain: Option<Drain>,
     buffer: Vec<u8>,
-    answers: Vec<Answer>,
-    /// What has been taken out of the inbox and not been looked at.
+    actions: Vec<Action>,
+    /// Messages out of the inbox that have not been handled.
     messages: VecDeque<ShardMessage>,
-    /// What waits in all outboxes.
+    /// The sum of all outboxes.
     load: Load,
-    /// What waits in several of them, once.
+    /// Bytes that several outboxes share, counted once.
     kept: KeptBytes,
-    /// The frames among them that no batch holds.
+    /// The shared frames that belong to no batch.
     shared: SharedFrames,
-    /// What the gauges of all shards know of that.
+    /// The part of the gauges that is this shard's.
     load_reported: Load,
 }
 
@@ -119,7 +119,7 @@ impl Shard {
             node,
             poll,
             events: mio::Events::with_capacity(EVENTS_MAX),
-            connections: Table::new(),
+            connections: ConnectionTable::new(),
             channels: HashMap::new(),
             pending: Vec::new(),
             unwritten: Vec::new(),
@@ -127,10 +127,10 @@ impl Shard {
             read_until: now,
             unclocked: 0,
             wrote_for: Duration::ZERO,
-            evicted: Vec::new(),
+            over_limit: Vec::new(),
             lagging: Vec::new(),
-            judging: false,
-            postponed: false,
+            eviction_due: false,
+            eviction_postponed: false,
             was_away: false,
             next_search: now,
             closing: Vec::new(),
@@ -139,7 +139,7 @@ impl Shard {
             now,
             drain: None,
             buffer: vec![0; READ_BYTES],
-            answers: Vec::new(),
+            actions: Vec::new(),
             messages: VecDeque::new(),
             load: Load::default(),
             kept: KeptBytes::default(),
@@ -148,18 +148,18 @@ impl Shard {
         })
     }
 
-    /// Turns until it has been drained and its last connection is gone.
+    /// Runs until the shard has been drained and its last connection is gone.
     pub async fn run(&mut self) {
         loop {
             let (messages, more_events) = self.take_in();
             self.read_on().await;
-            self.gather(messages).await;
+            self.coalesce(messages).await;
             let busy = self.send_out().await || more_events;
             if self.is_done() {
                 return;
             }
             if busy {
-                // HTTP on the same thread gets its share.
+                // Let HTTP on this thread run.
                 tokio::task::yield_now().await;
             } else {
                 self.sleep().await;
@@ -184,9 +184,9 @@ impl Shard {
         self.flush_all().await;
         self.write_all().await;
         self.wrote_for = began.elapsed();
-        self.judge();
+        self.evict_over_limit();
         let (ours, theirs) = (self.messages.len() + self.pending.len(), self.unread.len() + self.unwritten.len());
-        ours + theirs + self.closing.len() + self.evicted.len() > 0 || self.judging
+        ours + theirs + self.closing.len() + self.over_limit.len() > 0 || self.eviction_due
     }
 
     async fn sleep(&mut self) {
@@ -206,25 +206,25 @@ impl Shard {
         self.drain.is_some() && self.connections.len() == 0 && self.messages.is_empty()
     }
 
-    /// Does what the inbox asks for, as far as a step of a turn goes. Returns how many messages there were.
+    /// Handles messages of the inbox for one time slice. Returns how many.
     fn take_inbox(&mut self) -> usize {
-        // What is left of the last turn comes first, so no more is taken out than may be in.
+        // The rest of the last turn comes first, so the shard never holds more than one inbox.
         if self.messages.is_empty() {
             self.empty_inbox();
         }
-        let (before, mut share) = (self.messages.len(), Share::begin(MESSAGES));
+        let (before, mut slice) = (self.messages.len(), TimeSlice::begin(MESSAGES));
         while let Some(message) = self.messages.pop_front() {
             self.act_on(message);
-            if share.is_used_up() {
+            if slice.is_over() {
                 break;
             }
         }
         let count = before - self.messages.len();
-        self.close_asked();
+        self.close_requested();
         count
     }
 
-    /// Does all that the inbox asks for. Nothing in it does so again: that would put later messages before earlier ones.
+    /// Handles all messages of the inbox. No handler calls this: that would put later messages before earlier ones.
     fn take_messages(&mut self) {
         self.empty_inbox();
         while let Some(message) = self.messages.pop_front() {
@@ -235,7 +235,7 @@ impl Shard {
     fn empty_inbox(&mut self) {
         let mut empty = std::mem::take(&mut self.messages);
         if empty.is_empty() {
-            // A burst must not keep its room for good.
+            // A burst must not keep its memory for good.
             empty.shrink_to(EVENTS_MAX);
             self.messages = self.node.inboxes().take(self.index, empty.into()).into();
         } else {
@@ -246,26 +246,26 @@ impl Shard {
 
     fn act_on(&mut self, message: ShardMessage) {
         match message {
-            ShardMessage::Connect(upgraded) => self.adopt(*upgraded),
+            ShardMessage::Connect(upgraded) => self.on_upgraded(*upgraded),
             ShardMessage::Event(channel, event) => self.on_event(channel, event),
             ShardMessage::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
             ShardMessage::Mirror(slot, view) => self.on_mirror(slot, view),
             ShardMessage::Unsubscribed(slot, channel) => self.on_unsubscribed(slot, channel),
             ShardMessage::Refused(slot, channel) => self.on_refused(slot, &channel),
             ShardMessage::Send(slot, frame) => self.send(slot, &frame),
-            // Closing empties the inbox once more, so it waits until this is done.
+            // Closing handles the inbox once more, so it waits until this is done.
             ShardMessage::Close(slot, close) => self.closing.push((slot, close)),
             ShardMessage::CloseApp(app, close) => self.close_app(&app, &close),
-            ShardMessage::Drain(over, close) => self.start_drain(over, close),
+            ShardMessage::Drain(duration, close) => self.start_drain(duration, close),
         }
     }
 
-    /// Asks the kernel which sockets are ready. Returns whether it may know more.
+    /// Asks the kernel which sockets are ready. Returns whether there may be more.
     fn take_events(&mut self) -> bool {
         self.events.clear();
         let events = &mut self.events;
         let mut count = 0;
-        // Edge-triggered on both levels: readiness may be cleared only when the kernel had no more to tell.
+        // Edge-triggered on both levels: clear the readiness only when the kernel had no more events.
         let outcome = self.poll.try_io_mut(Interest::READABLE, |poll| {
             match poll.poll(events, Some(Duration::ZERO)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),

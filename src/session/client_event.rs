@@ -1,4 +1,5 @@
-//! Events that clients send to each other.
+//! Client events: checks an event that a client sends to others on its channel, and relays it.
+//! `Session` calls it for each message whose name is not Pusher's own.
 
 use std::time::Instant;
 
@@ -9,66 +10,94 @@ use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::json;
 use crate::protocol::message::ClientEvent;
+use crate::protocol::policy::PolicyError;
 use crate::refusal::Cause;
 use crate::session::Session;
 
+/// Why a client event is refused. The text goes to the client.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientEventError {
+    #[error("Invalid client event (must contain channel and data)")]
+    NoChannel,
+    #[error("Client event rejected - event name must start with 'client-'")]
+    Name,
+    #[error("Client events are not enabled for this app; set enable_client_messages to allow them")]
+    Disabled,
+    #[error("Client event rejected - only supported on private and presence channels")]
+    Channel,
+    #[error("Client event rejected - not subscribed to {channel}")]
+    NotSubscribed { channel: String },
+    #[error(transparent)]
+    Forbidden(#[from] PolicyError),
+    #[error("Event name too long")]
+    NameTooLong,
+    #[error("The data content of this event exceeds the allowed maximum ({limit} bytes)")]
+    TooLarge { limit: usize },
+    #[error("The server cannot keep up with what is published, try again")]
+    Overloaded,
+    #[error("Client event rejected due to rate limit")]
+    TooFast,
+}
+
+impl ClientEventError {
+    /// How the refusal is counted and logged, with its code on the wire.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::NoChannel | Self::Name => Cause::ClientEventName,
+            Self::Disabled => Cause::ClientEventsDisabled,
+            Self::Channel => Cause::ClientEventChannel,
+            Self::NotSubscribed { .. } => Cause::ClientEventNotSubscribed,
+            Self::Forbidden(_) => Cause::ClientEventForbidden,
+            Self::NameTooLong => Cause::ClientEventNameTooLong,
+            Self::TooLarge { .. } => Cause::ClientEventTooLarge,
+            Self::Overloaded => Cause::ClientEventOverload,
+            Self::TooFast => Cause::ClientEventRate,
+        }
+    }
+}
+
 impl Session {
-    /// Relays a client's event, or says why not (Pusher protocol, "Client events").
+    /// Relays a client's event if it passes all checks (Pusher protocol, "Client events").
     pub(super) fn client_event(
         &mut self,
         node: &Node,
         event: &ClientEvent<'_>,
         now: Instant,
-    ) -> Result<(), (Cause, String)> {
-        let refuse = |cause, message: &str| Err((cause, message.to_owned()));
+    ) -> Result<(), ClientEventError> {
         let rules = self.app.rules();
         let limits = &rules.said.limits;
-        let Some(channel) = &event.channel else {
-            return refuse(Cause::ClientEventName, "Invalid client event (must contain channel and data)");
-        };
+        let channel = event.channel.as_ref().ok_or(ClientEventError::NoChannel)?;
         if !event.name.starts_with("client-") {
-            return refuse(Cause::ClientEventName, "Client event rejected - event name must start with 'client-'");
+            return Err(ClientEventError::Name);
         }
         if !limits.enable_client_messages {
-            return refuse(
-                Cause::ClientEventsDisabled,
-                "Client events are not enabled for this app; set enable_client_messages to allow them",
-            );
+            return Err(ClientEventError::Disabled);
         }
         let kind = ChannelKind::of(channel);
         let public_allowed = limits.allow_public_client_events && kind.access == Access::Public;
         if !(kind.access == Access::Signed || public_allowed) || kind.encrypted {
-            return refuse(
-                Cause::ClientEventChannel,
-                "Client event rejected - only supported on private and presence channels",
-            );
+            return Err(ClientEventError::Channel);
         }
-        let Ok(place) = self.find(channel) else {
-            return refuse(
-                Cause::ClientEventNotSubscribed,
-                &format!("Client event rejected - not subscribed to {channel}"),
-            );
+        let Ok(index) = self.find(channel) else {
+            return Err(ClientEventError::NotSubscribed { channel: channel.to_string() });
         };
-        if let Err(why) = self.app.may_send(&self.subscriptions[place].name) {
-            return refuse(Cause::ClientEventForbidden, &why.to_string());
-        }
+        self.app.may_send(&self.subscriptions[index].name)?;
         if event.name.chars().count() > limits.max_event_name_length {
-            return refuse(Cause::ClientEventNameTooLong, "Event name too long");
+            return Err(ClientEventError::NameTooLong);
         }
         let data = event.data.map_or(r#""null""#.into(), json::data_string);
         let limit = limits.event_bytes_max();
         if event.data.is_some_and(|raw| json::data_is_longer(raw, &data, limit)) {
-            let message = format!("The data content of this event exceeds the allowed maximum ({limit} bytes)");
-            return refuse(Cause::ClientEventTooLarge, &message);
+            return Err(ClientEventError::TooLarge { limit });
         }
         if !node.has_room() {
-            return refuse(Cause::ClientEventOverload, "The server cannot keep up with what is published, try again");
+            return Err(ClientEventError::Overloaded);
         }
         Bucket::follow(&mut self.client_events, limits.max_client_events_per_second, now);
         if self.client_events.as_mut().is_some_and(|bucket| bucket.take(1, now).is_err()) {
-            return refuse(Cause::ClientEventRate, "Client event rejected due to rate limit");
+            return Err(ClientEventError::TooFast);
         }
-        let subscription = &self.subscriptions[place];
+        let subscription = &self.subscriptions[index];
         let user_id = subscription.user_id.as_deref();
         let said = Said { name: &event.name, data: &data, sender: self.socket_id, user_id };
         self.app.relay(&subscription.name, &said, now);

@@ -1,4 +1,5 @@
-//! What is pending on a channel, put together once for all its subscribers.
+//! A batch: the pending frames of a channel as one piece of memory for all its subscribers.
+//! `channel` makes it, `delivery` writes it.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -20,11 +21,11 @@ pub(super) struct Batch {
     /// Where each frame ends.
     ends: Vec<usize>,
     payload_bytes: usize,
-    /// The same bytes, made for the first reader that does not take them at once.
+    /// These bytes, counted; made for the first reader that does not take them at once.
     kept: OnceCell<Bytes>,
 }
 
-/// Bytes of batches that live on because somebody has not read them yet, each batch once.
+/// Bytes of batches that wait for slow readers, each batch once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeptBytes(Arc<AtomicUsize>);
 
@@ -34,7 +35,7 @@ impl KeptBytes {
     }
 }
 
-/// Bytes that wait for readers.
+/// Bytes that are counted until the last reader has them.
 #[derive(Debug)]
 struct Kept {
     bytes: Bytes,
@@ -60,22 +61,22 @@ impl Kept {
     }
 }
 
-/// Smaller frames are counted for each reader.
+/// Smaller frames count for each reader.
 const SHARED_BYTES_MIN: usize = 1024;
-/// So many entries may be out of date.
+/// Outdated entries that may stay in the map.
 const ENTRIES_MIN: usize = 64;
 
-/// Frames that go to one reader after another and wait for some of them: what a cache channel remembers, the members of
-/// a presence channel, what is pending for those who leave.
+/// Frames that several connections get one after the other, outside of a batch: cached events, member lists, the rest
+/// of a channel for a connection that unsubscribes.
 #[derive(Debug, Default)]
 pub(super) struct SharedFrames {
-    /// By address and length: as long as the bytes are kept, no other bytes can be there.
+    /// By address and length: no other bytes can be there while these are kept.
     kept: HashMap<(usize, usize), Weak<Kept>>,
-    /// With how many entries to look for those out of date.
+    /// With this many entries, remove the outdated ones.
     entries_max: usize,
 }
 
-/// One reader's hold on a frame.
+/// One reader's reference to a shared frame.
 struct Hold(Arc<Kept>);
 
 impl AsRef<[u8]> for Hold {
@@ -85,7 +86,7 @@ impl AsRef<[u8]> for Hold {
 }
 
 impl SharedFrames {
-    /// A piece of these bytes; those that others hold, too, are counted in `sum`, once as long as they wait for any.
+    /// A piece of these bytes. Shared ones count in `sum`, once for all readers.
     pub(super) fn piece(&mut self, bytes: &Bytes, sum: &KeptBytes) -> Piece {
         if bytes.len() < SHARED_BYTES_MIN || bytes.is_unique() {
             return Piece::own(bytes.clone());
@@ -126,17 +127,17 @@ impl Batch {
         Self { bytes, ends, payload_bytes: frames.iter().map(|frame| frame.payload_len()).sum(), kept: OnceCell::new() }
     }
 
-    /// All of it.
+    /// All frames.
     pub(super) fn whole(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// All of it, to wait for a reader; counted in `sum` as long as it waits for any.
+    /// All frames, for a reader that waits; they count in `sum` while any reader waits.
     pub(super) fn kept(&self, sum: &KeptBytes) -> &Bytes {
         self.kept.get_or_init(|| Bytes::from_owner(Kept::new(self.bytes.clone(), sum)))
     }
 
-    /// How many frames there are.
+    /// The number of frames.
     pub(super) fn frames(&self) -> usize {
         self.ends.len()
     }
@@ -146,16 +147,16 @@ impl Batch {
         self.payload_bytes
     }
 
-    /// Where the frames from `from` on are without those in `holes` (ascending), as few pieces as possible.
-    pub(super) fn pieces(&self, from: usize, holes: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    /// The byte ranges of the frames from `from` on without those in `excluded` (ascending), as few as possible.
+    pub(super) fn pieces(&self, from: usize, excluded: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
         let start_of = |frame: usize| if frame == 0 { 0 } else { self.ends[frame - 1] };
         let mut pieces = Vec::new();
         let mut next = from;
-        for hole in holes.filter(|&hole| hole >= from).chain([self.ends.len()]) {
-            if hole > next {
-                pieces.push(start_of(next)..start_of(hole));
+        for excluded in excluded.filter(|&excluded| excluded >= from).chain([self.ends.len()]) {
+            if excluded > next {
+                pieces.push(start_of(next)..start_of(excluded));
             }
-            next = hole + 1;
+            next = excluded + 1;
         }
         pieces
     }
@@ -170,18 +171,18 @@ mod tests {
     fn holes_and_a_late_start_leave_out_exactly_their_frames() {
         let frames: Vec<Frame> = ["a", "bb", "ccc", "dddd"].map(|name| event::published("c", name, "\"\"")).into();
         let batch = Batch::new(&frames.iter().collect::<Vec<_>>());
-        for (from, holes) in
+        for (from, excluded) in
             [(0, vec![]), (0, vec![0]), (1, vec![0, 2]), (0, vec![1, 2]), (4, vec![]), (0, vec![0, 1, 2, 3])]
         {
             let expected: Vec<u8> = frames
                 .iter()
                 .enumerate()
-                .filter(|(at, _)| *at >= from && !holes.contains(at))
+                .filter(|(at, _)| *at >= from && !excluded.contains(at))
                 .flat_map(|(_, frame)| frame.bytes().to_vec())
                 .collect();
-            let pieces = batch.pieces(from, holes.iter().copied());
+            let pieces = batch.pieces(from, excluded.iter().copied());
             let found: Vec<u8> = pieces.into_iter().flat_map(|piece| batch.whole()[piece].to_vec()).collect();
-            assert_eq!(found, expected, "{from} {holes:?}");
+            assert_eq!(found, expected, "{from} {excluded:?}");
         }
     }
 

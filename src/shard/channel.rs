@@ -1,4 +1,5 @@
-//! A channel's subscribers on one shard, and what is pending for them.
+//! A channel on one shard: its subscribers and its pending events.
+//! `delivery` appends events and flushes them.
 
 use indexmap::IndexSet;
 
@@ -17,35 +18,35 @@ const PENDING_BYTES_MAX: usize = 256 * 1024;
 /// A channel while it has subscribers on this shard.
 #[derive(Debug)]
 pub(super) struct Channel {
-    /// What the app's traffic is counted in.
+    /// The counters of the app.
     pub(super) meters: Arc<AppMeters>,
-    /// Who listens.
+    /// The subscribed connections.
     pub(super) subscribers: IndexSet<Slot>,
     pending: Vec<Event>,
     pending_bytes: usize,
-    /// Who joined since the last flush, and how many events were pending already.
-    late: Vec<(Slot, usize)>,
+    /// Connections that joined since the last flush, with the number of events that were pending.
+    joined_late: Vec<(Slot, usize)>,
 }
 
-/// What one flush sends, and to whom not all of it.
+/// The events of one flush, and the connections that do not get all of them.
 #[derive(Debug)]
 pub(super) struct Flush {
     pub(super) batch: Batch,
     pub(super) events: Vec<Event>,
-    late: Vec<(Slot, usize)>,
-    holes: Vec<(SocketId, usize)>,
+    joined_late: Vec<(Slot, usize)>,
+    excluded: Vec<(SocketId, usize)>,
 }
 
 impl Channel {
     pub(super) fn new(meters: Arc<AppMeters>) -> Self {
-        Self { meters, subscribers: IndexSet::new(), pending: Vec::new(), pending_bytes: 0, late: Vec::new() }
+        Self { meters, subscribers: IndexSet::new(), pending: Vec::new(), pending_bytes: 0, joined_late: Vec::new() }
     }
 
-    /// A connection hears every event from now on.
+    /// Adds a connection, which gets every event from now on.
     pub(super) fn join(&mut self, slot: Slot) {
         self.subscribers.insert(slot);
         if !self.pending.is_empty() {
-            self.late.push((slot, self.pending.len()));
+            self.joined_late.push((slot, self.pending.len()));
         }
     }
 
@@ -56,23 +57,27 @@ impl Channel {
         self.pending.len() == 1
     }
 
-    /// Whether so much is pending that it should go out at once.
+    /// Whether so much is pending that it should go out now.
     pub(super) fn is_heavy(&self) -> bool {
         self.pending_bytes > PENDING_BYTES_MAX
     }
 
-    /// How many listen.
-    pub(super) fn width(&self) -> usize {
+    /// The number of subscribers.
+    pub(super) fn subscriber_count(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// Forgets a connection; returns what is pending for it, if it is still there to take it.
+    /// Removes a connection. Returns the pending frames that it still gets.
     pub(super) fn leave(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<bytes::Bytes> {
         self.subscribers.swap_remove(&slot);
         if self.pending.is_empty() {
             return Vec::new();
         }
-        let from = self.late.iter().position(|(late, _)| *late == slot).map_or(0, |at| self.late.swap_remove(at).1);
+        let from = self
+            .joined_late
+            .iter()
+            .position(|(joined_late, _)| *joined_late == slot)
+            .map_or(0, |at| self.joined_late.swap_remove(at).1);
         let Some(socket_id) = socket_id else { return Vec::new() };
         let own = self.pending[from..].iter().filter(|event| event.except != Some(socket_id));
         own.map(|event| event.frame.bytes().clone()).collect()
@@ -82,30 +87,30 @@ impl Channel {
     pub(super) fn take(&mut self) -> Flush {
         let events = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let mut late = std::mem::take(&mut self.late);
-        late.sort_unstable();
-        let mut holes: Vec<(SocketId, usize)> =
+        let mut joined_late = std::mem::take(&mut self.joined_late);
+        joined_late.sort_unstable();
+        let mut excluded: Vec<(SocketId, usize)> =
             events.iter().enumerate().filter_map(|(at, event)| event.except.map(|except| (except, at))).collect();
-        holes.sort_unstable();
+        excluded.sort_unstable();
         let frames: Vec<_> = events.iter().map(|event| &event.frame).collect();
-        Flush { batch: Batch::new(&frames), late, holes, events }
+        Flush { batch: Batch::new(&frames), joined_late, excluded, events }
     }
 }
 
 impl Flush {
-    /// Whether everybody gets everything, which is what mostly happens.
+    /// Whether all subscribers get all events, as they mostly do.
     pub(super) fn is_plain(&self) -> bool {
-        self.late.is_empty() && self.holes.is_empty()
+        self.joined_late.is_empty() && self.excluded.is_empty()
     }
 
-    /// What one subscriber gets; `None` stands for all of it.
+    /// The ranges for one subscriber; `None` for everything.
     pub(super) fn part(&self, slot: Slot, socket_id: SocketId) -> Option<Vec<Range<usize>>> {
-        let late = self.late.binary_search_by_key(&slot, |&(late, _)| late);
-        let first_hole = self.holes.partition_point(|&(id, _)| id < socket_id);
-        let holes = self.holes[first_hole..].iter().take_while(|(id, _)| *id == socket_id).map(|&(_, at)| at);
-        if late.is_err() && holes.clone().next().is_none() {
+        let joined_late = self.joined_late.binary_search_by_key(&slot, |&(joined_late, _)| joined_late);
+        let first_excluded = self.excluded.partition_point(|&(id, _)| id < socket_id);
+        let excluded = self.excluded[first_excluded..].iter().take_while(|(id, _)| *id == socket_id).map(|&(_, at)| at);
+        if joined_late.is_err() && excluded.clone().next().is_none() {
             return None;
         }
-        Some(self.batch.pieces(late.map_or(0, |at| self.late[at].1), holes))
+        Some(self.batch.pieces(joined_late.map_or(0, |at| self.joined_late[at].1), excluded))
     }
 }

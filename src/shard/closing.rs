@@ -1,4 +1,5 @@
-//! The ways a connection ends. Whatever ends it, its session ends in one place, so no channel is forgotten.
+//! Closes connections, in all ways: by us, by the peer, by a timeout, in a drain.
+//! Every way ends the session in `end_session` or `remove`, so no channel is forgotten.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -21,45 +22,45 @@ use crate::shard::wheel::Wheel;
 #[derive(Debug)]
 pub(super) struct Drain {
     began: Instant,
-    over: Duration,
-    /// What the connections are told.
+    duration: Duration,
+    /// The close code and reason for the connections.
     pub(super) close: Close,
-    left: Vec<Slot>,
+    remaining: Vec<Slot>,
     total: usize,
 }
 
 impl Drain {
-    /// How often some more are closed.
+    /// The interval between two steps.
     pub(super) const STEP: Duration = Duration::from_millis(20);
 }
 
 impl Shard {
-    /// Closes a connection from our side: what is pending for it, then the close, then the peer's turn.
+    /// Closes a connection from our side: pending events, then the close frame, then the peer's answer.
     pub(super) fn close(&mut self, slot: Slot, close: &Close) {
         let Some(session) = self.end_session(slot) else { return };
-        for frame in session.farewell(close) {
+        for frame in session.closing_frames(close) {
             self.queue(slot, Piece::own(frame.bytes().clone()));
         }
-        self.end_within(slot, self.node.connections().close_seconds.duration());
+        self.close_within(slot, self.node.connections().close_seconds.duration());
     }
 
-    /// The peer broke the protocol: nobody waits for its answer (RFC 6455, 7.1.7). Our side is closed right behind the
-    /// close frame; what still comes is read for a while, since a reset would overtake that frame.
+    /// Closes a connection whose peer broke the protocol, without waiting for its answer (RFC 6455, 7.1.7). Further
+    /// input is read for a while, since a reset would overtake the close frame.
     pub(super) fn fail(&mut self, slot: Slot, close: &Close) {
         self.close(slot, close);
         if let Some(connection) = self.connections.get_mut(slot) {
-            connection.half_close = true;
+            connection.shut_down_when_sent = true;
         }
     }
 
-    /// The peer closes, or answers our close.
+    /// Handles a close frame of the peer: its own, or the answer to ours.
     pub(super) fn on_close(&mut self, slot: Slot, code: Option<u16>) {
         if self.end_session(slot).is_some() {
             self.queue(slot, Piece::own(Frame::close_answer(code).bytes().clone()));
-            self.end_within(slot, self.node.connections().close_seconds.duration());
+            self.close_within(slot, self.node.connections().close_seconds.duration());
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.finishing = true;
+        connection.close_when_sent = true;
         if connection.is_sent() {
             self.remove(slot);
         }
@@ -70,25 +71,25 @@ impl Shard {
         let Some(mut connection) = self.connections.remove(slot) else { return };
         if let Some(session) = &mut connection.session {
             session.meters().dropped(Cause::Disconnected, connection.outbox.frames() as u64);
-            // Its channels hear of it through the inbox, and find nobody to hand anything over to.
+            // Its channels learn it from the inbox, and have no connection to hand pending events to.
             session.end(&self.node, self.now);
         }
         self.load.follow(connection.outbox.load(), Load::default());
-        // Counted before the peer can know, who may ask at once.
+        // Counted before the peer sees it: it may ask at once.
         self.node.socket_closed();
         connection.socket.finish();
-        // A descriptor that is about to be closed needs no deregistering to be forgotten; mio asks for it.
+        // The kernel forgets a closed descriptor anyway; mio asks to deregister it.
         let _ = self.poll.get_ref().registry().deregister(connection.socket.tcp());
     }
 
-    /// Closes the connections that somebody wants closed.
-    pub(super) fn close_asked(&mut self) {
+    /// Closes the connections in `closing`.
+    pub(super) fn close_requested(&mut self) {
         for (slot, close) in std::mem::take(&mut self.closing) {
             self.close(slot, &close);
         }
     }
 
-    /// Has the connections of an app closed.
+    /// Marks the connections of an app for closing.
     pub(super) fn close_app(&mut self, app_id: &str, close: &Close) {
         let slots: Vec<Slot> = self.connections.slots().collect();
         for slot in slots {
@@ -99,7 +100,7 @@ impl Shard {
         }
     }
 
-    /// Ends a session whose connection still takes what was sent to its channels before.
+    /// Ends a session, and queues what was sent to its channels before.
     fn end_session(&mut self, slot: Slot) -> Option<Session> {
         let connection = self.connections.get_mut(slot)?;
         connection.session.as_mut()?.end(&self.node, self.now);
@@ -107,27 +108,27 @@ impl Shard {
         self.connections.get_mut(slot)?.session.take()
     }
 
-    /// Looks after the connections whose time has come.
+    /// Handles the connections whose deadline has come.
     pub(super) fn wake_due(&mut self, more_events: bool) {
         let before = self.wheel.now();
         let due = self.wheel.advance(self.now);
         let ticks = self.wheel.now() - before;
         self.was_away = ticks > 1;
         for slot in due {
-            self.look_after(slot);
+            self.check_deadlines(slot);
         }
         if ticks > 0 {
-            // A socket may take more again that has not told so yet. The next tick judges in any case.
-            self.postponed = (self.was_away || more_events) && !self.postponed;
-            self.judging = !self.postponed;
+            // A socket may be writable without the shard knowing it yet. The next tick checks in any case.
+            self.eviction_postponed = (self.was_away || more_events) && !self.eviction_postponed;
+            self.eviction_due = !self.eviction_postponed;
         }
-        if self.judging {
-            self.judge_lagging();
+        if self.eviction_due {
+            self.evict_stalled();
         }
     }
 
-    /// Does what is due for a connection, and sees to it that it is woken when something will be.
-    pub(super) fn look_after(&mut self, slot: Slot) {
+    /// Does what is due for a connection, and sets its next wake-up.
+    pub(super) fn check_deadlines(&mut self, slot: Slot) {
         let now = self.wheel.now();
         let settings = self.node.connections();
         let Some(connection) = self.connections.get_mut(slot) else { return };
@@ -139,13 +140,13 @@ impl Shard {
             Watch::End(at) => return self.wheel.wake(slot, at),
             _ if authorized_by <= now => {
                 if let Some(session) = &connection.session {
-                    session.refused(refusal::Cause::NotAuthorized, None, &session::NOT_AUTHORIZED.reason);
+                    session.count_refusal(refusal::Cause::NotAuthorized, None, &session::NOT_AUTHORIZED.reason);
                 }
                 return self.close(slot, &session::NOT_AUTHORIZED);
             }
             Watch::Pong(at) if at <= now => {
-                // The ping may still wait behind other frames, or the answer to be read.
-                let idle_time = self.now.saturating_duration_since(connection.took);
+                // The ping may still wait behind other frames, or its answer may not have been read.
+                let idle_time = self.now.saturating_duration_since(connection.last_progress);
                 let takes = !connection.outbox.is_empty() && idle_time < settings.slow_seconds.duration();
                 if !(takes || connection.is_unread || self.was_away) {
                     return self.close(slot, &session::PONG_MISSING);
@@ -154,13 +155,13 @@ impl Shard {
                 connection.watch = Watch::Pong(at);
                 return self.wheel.wake(slot, at.min(authorized_by));
             }
-            // The answer may come early, and the next ping be due before this one's time is over.
+            // The answer may come early, so that the next ping is due before this deadline.
             Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by).min(Wheel::after(now, ping))),
             Watch::Idle => (),
         }
-        // Connections that came together are not pinged together.
+        // Connections that came together are not pinged at the same time.
         let jitter = slot.index % (ping.as_secs() / 10 + 1) as Tick;
-        let quiet_until = Wheel::after(connection.heard, ping) - jitter;
+        let quiet_until = Wheel::after(connection.last_input, ping) - jitter;
         if quiet_until > now {
             return self.wheel.wake(slot, quiet_until.min(authorized_by));
         }
@@ -170,19 +171,19 @@ impl Shard {
         self.queue(slot, Piece::own(Frame::ping().bytes().clone()));
     }
 
-    /// Begins to close all connections, or goes on to in another way.
-    pub(super) fn start_drain(&mut self, over: Duration, close: Close) {
-        let left: Vec<Slot> = self.connections.slots().collect();
-        self.drain = Some(Drain { began: self.now, over, close, total: left.len(), left });
+    /// Starts to close all connections, or changes how.
+    pub(super) fn start_drain(&mut self, duration: Duration, close: Close) {
+        let remaining: Vec<Slot> = self.connections.slots().collect();
+        self.drain = Some(Drain { began: self.now, duration, close, total: remaining.len(), remaining });
     }
 
-    /// Closes as many connections as the time that has passed asks for.
+    /// Closes connections in proportion to the time that has passed.
     pub(super) fn drain_step(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         let passed = self.now.duration_since(drain.began).as_secs_f64();
-        let share = if drain.over.is_zero() { 1.0 } else { (passed / drain.over.as_secs_f64()).min(1.0) };
+        let share = if drain.duration.is_zero() { 1.0 } else { (passed / drain.duration.as_secs_f64()).min(1.0) };
         let keep = ((1.0 - share) * drain.total as f64).floor() as usize;
-        let closing = drain.left.split_off(keep.min(drain.left.len()));
+        let closing = drain.remaining.split_off(keep.min(drain.remaining.len()));
         let close = drain.close.clone();
         for slot in closing {
             self.close(slot, &close);

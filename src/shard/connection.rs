@@ -1,4 +1,5 @@
-//! One connection: its socket, its session, and what waits in either direction.
+//! One connection of a shard: its socket, its session and its buffers.
+//! `on_upgraded` takes it from the HTTP side.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -29,48 +30,48 @@ pub(super) struct Connection {
     /// `None` once the connection is being closed.
     pub(super) session: Option<Session>,
     pub(super) decoder: Decoder,
-    /// The decoder holds what has not been looked at: what hyper had read before it gave the connection
-    /// back, or what came behind the message that made it wait.
-    pub(super) fed: bool,
-    /// Has so many answers waiting that its next messages wait, too.
+    /// The decoder holds input that has not been handled: hyper had read it before the upgrade, or it came behind a
+    /// message that had to wait.
+    pub(super) has_buffered_input: bool,
+    /// So many answers wait in the outbox that further messages wait, too.
     pub(super) paused: bool,
     pub(super) outbox: Outbox,
-    /// The tick in which it began.
+    /// The tick of its start.
     pub(super) opened: Tick,
-    /// The last tick in which something came in.
-    pub(super) heard: Tick,
-    /// What happens when nothing comes in.
+    /// The last tick with input.
+    pub(super) last_input: Tick,
+    /// The next event or deadline.
     pub(super) watch: Watch,
-    /// The socket takes no more until it says so.
+    /// The socket is not writable until the kernel reports it.
     pub(super) blocked: bool,
-    /// When the socket has last taken something, or when something began to wait for it, whichever is later.
-    pub(super) took: Instant,
-    /// So much waits that time counts.
-    pub(super) lags: bool,
-    /// It is among those that may have more to read.
+    /// When the socket last took bytes, or when the outbox ceased to be empty, whichever is later.
+    pub(super) last_progress: Instant,
+    /// It is in `lagging`: it is closed unless it makes progress in time.
+    pub(super) is_lagging: bool,
+    /// It is in `unread`.
     pub(super) is_unread: bool,
     /// The peer has closed its side, or the socket has failed.
     pub(super) hung_up: bool,
-    /// Ends as soon as the outbox is empty.
-    pub(super) finishing: bool,
-    /// Tells the peer that nothing more will come as soon as the outbox is empty.
-    pub(super) half_close: bool,
-    /// Counts for its address as long as the socket is open, refused or not.
+    /// Remove it as soon as the outbox is empty.
+    pub(super) close_when_sent: bool,
+    /// Shut the socket down for writing as soon as the outbox is empty.
+    pub(super) shut_down_when_sent: bool,
+    /// Counts for its address while the socket is open, accepted or refused.
     _permit: Option<Box<dyn Permit>>,
 }
 
-/// What a connection waits for.
+/// The event that a connection waits for, with its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Watch {
-    /// Anything; a ping is sent when nothing comes.
+    /// Input; without any, a ping is sent.
     Idle,
     /// The answer to a ping, until this tick.
     Pong(Tick),
-    /// The end of the connection, by force at this tick.
+    /// The end of the connection, which is forced at this tick.
     End(Tick),
 }
 
-/// The events of a socket carry its slot.
+/// The slot of the connection whose socket has this token.
 pub(super) fn slot_of(Token(token): Token) -> Slot {
     Slot { index: token as u32, generation: (token >> 32) as u32 }
 }
@@ -85,39 +86,39 @@ impl Connection {
             socket,
             session: None,
             decoder: Decoder::default(),
-            fed: false,
+            has_buffered_input: false,
             paused: false,
             outbox: Outbox::default(),
             opened: tick,
-            heard: tick,
+            last_input: tick,
             watch: Watch::Idle,
             blocked: false,
-            took: now,
-            lags: false,
+            last_progress: now,
+            is_lagging: false,
             is_unread: false,
             hung_up: false,
-            finishing: false,
-            half_close: false,
+            close_when_sent: false,
+            shut_down_when_sent: false,
             _permit: permit,
         }
     }
 
-    /// Whether the network has taken all that was sent.
+    /// Whether the kernel has everything that was queued.
     pub(super) fn is_sent(&self) -> bool {
         self.outbox.is_empty() && !self.socket.is_pending()
     }
 }
 
 impl Shard {
-    /// Takes over a socket after the upgrade: establishes a connection, or refuses it.
-    pub(super) fn adopt(&mut self, upgraded: Upgraded) {
+    /// Takes over a socket after the upgrade, and establishes or refuses the connection.
+    pub(super) fn on_upgraded(&mut self, upgraded: Upgraded) {
         let is_secure = upgraded.tls.is_some();
         let mut socket = Socket::new(upgraded.stream, upgraded.tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
         let (tick, now, permit) = (self.wheel.now(), self.now, upgraded.permit);
         let slot = self.connections.insert(|slot| {
-            // A socket that cannot be watched never gets ready; the timer ends it.
+            // A socket without registration never gets ready; the timer closes it.
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
@@ -135,23 +136,22 @@ impl Shard {
                 for frame in session::refusal(&close) {
                     self.queue(slot, Piece::own(frame.bytes().clone()));
                 }
-                self.end_within(slot, self.node.connections().close_seconds.duration());
+                self.close_within(slot, self.node.connections().close_seconds.duration());
                 if let Some(connection) = self.connections.get_mut(slot) {
-                    // When there is no room, nobody waits for an answer to the close.
-                    connection.finishing = close.code == CloseCode::OverCapacity || self.node.is_full();
+                    // Without capacity, do not wait for an answer to the close.
+                    connection.close_when_sent = close.code == CloseCode::OverCapacity || self.node.is_full();
                 }
             }
         }
         if let Some(connection) = self.connections.get_mut(slot) {
-            connection.fed = !upgraded.read_ahead.is_empty();
+            connection.has_buffered_input = !upgraded.read_ahead.is_empty();
             connection.decoder.feed(&upgraded.read_ahead);
         }
-        // What comes from now on, and what has come to the socket already, is an event of the poll.
-        // What TLS has decrypted already is not.
+        // mio reports what is in the socket already and what comes. It does not know what TLS has decrypted.
         if is_secure || !upgraded.read_ahead.is_empty() {
             self.read_later(slot);
         }
-        self.greet(slot, upgraded.answer);
+        self.write_upgrade_response(slot, upgraded.answer);
     }
 
     fn establish(&mut self, slot: Slot, session: Session, established: &Frame) {
@@ -159,11 +159,11 @@ impl Shard {
             connection.session = Some(session);
         }
         self.send(slot, established);
-        self.look_after(slot);
+        self.check_deadlines(slot);
     }
 
-    /// The connection ends within this time, whatever the peer does.
-    pub(super) fn end_within(&mut self, slot: Slot, time: Duration) {
+    /// Removes the connection after this time at the latest, whatever the peer does.
+    pub(super) fn close_within(&mut self, slot: Slot, time: Duration) {
         let at = Wheel::after(self.wheel.now(), time);
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.watch = Watch::End(at);

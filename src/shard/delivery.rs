@@ -1,4 +1,5 @@
-//! From events to sockets.
+//! Delivery: from an event to pending frames, outboxes and sockets.
+//! The shard calls it for messages of its inbox and at the end of each turn.
 
 use std::io::Write;
 use std::time::Instant;
@@ -20,17 +21,17 @@ use crate::shard::channel::Channel;
 use crate::shard::channel::Flush;
 use crate::shard::outbox::Load;
 use crate::shard::outbox::Piece;
-use crate::shard::share::Share;
+use crate::shard::time_slice::TimeSlice;
 
-/// What is as large and for one connection only is written at once.
+/// A frame of this size for one connection is written at once.
 const LARGE_BYTES: usize = 64 * 1024;
-/// Writes after which the clock is looked at.
+/// Writes between two looks at the clock.
 const WRITES: u32 = 8;
 
 impl Shard {
-    /// An event goes to the channel's subscribers at the end of the turn.
+    /// Appends an event to its channel, to be sent at the end of the turn.
     pub(super) fn on_event(&mut self, id: ChannelId, event: Event) {
-        // The last subscriber may have left while the event was on its way.
+        // The last subscriber may have left while the event was in the inbox.
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.push(event) {
             self.pending.push(id);
@@ -40,7 +41,7 @@ impl Shard {
         }
     }
 
-    /// A connection has joined a channel: its answers first, then the channel's events.
+    /// Adds a connection to a channel: first its answers, then the channel's events.
     pub(super) fn on_joined(&mut self, slot: Slot, id: ChannelId, answers: &[Frame]) {
         let connection = self.connections.get_mut(slot);
         let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
@@ -54,7 +55,7 @@ impl Shard {
         }
     }
 
-    /// A connection gets the events of a channel or a view from now on.
+    /// Adds a connection to a channel or a view.
     pub(super) fn on_mirror(&mut self, slot: Slot, id: ChannelId) {
         let connection = self.connections.get_mut(slot);
         let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else { return };
@@ -62,7 +63,7 @@ impl Shard {
         channel.join(slot);
     }
 
-    /// A connection does not get into a channel.
+    /// Tells a connection that it cannot join a channel.
     pub(super) fn on_refused(&mut self, slot: Slot, channel: &ChannelName) {
         let connection = self.connections.get_mut(slot);
         let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
@@ -75,10 +76,10 @@ impl Shard {
         }
     }
 
-    /// A connection has left a channel: it gets what is pending, then nothing more.
+    /// Removes a connection from a channel. It still gets the pending events.
     pub(super) fn on_unsubscribed(&mut self, slot: Slot, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let connection = self.connections.get_mut(slot).filter(|connection| !connection.half_close);
+        let connection = self.connections.get_mut(slot).filter(|connection| !connection.shut_down_when_sent);
         let socket_id = connection.and_then(|connection| connection.session.as_ref()).map(Session::socket_id);
         let pieces = channel.leave(slot, socket_id);
         if channel.subscribers.is_empty() {
@@ -90,10 +91,11 @@ impl Shard {
         }
     }
 
-    /// Sends a frame to one connection at the end of the turn.
+    /// Queues a frame for one connection.
     pub(super) fn send(&mut self, slot: Slot, frame: &Frame) {
-        // Behind what an evicted connection has lost nothing but its close follows.
-        let Some(connection) = self.connections.get_mut(slot).filter(|connection| !connection.half_close) else {
+        // An evicted connection has lost frames, so only its close may follow.
+        let Some(connection) = self.connections.get_mut(slot).filter(|connection| !connection.shut_down_when_sent)
+        else {
             return;
         };
         if let Some(session) = &connection.session {
@@ -102,7 +104,7 @@ impl Shard {
         }
         let piece = self.shared.piece(frame.bytes(), &self.kept);
         self.queue(slot, piece);
-        // Memory that is one connection's own does not wait for the end of the turn.
+        // Memory of a single connection does not wait for the end of the turn.
         if frame.bytes().len() > LARGE_BYTES {
             self.write(slot);
         }
@@ -112,18 +114,18 @@ impl Shard {
     pub(super) fn queue(&mut self, slot: Slot, piece: Piece) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if connection.outbox.is_empty() {
-            connection.took = self.now;
+            connection.last_progress = self.now;
             self.unwritten.push(slot);
         }
         let before = connection.outbox.load();
         connection.outbox.push(piece);
         self.load.follow(before, connection.outbox.load());
         if connection.outbox.cost() > self.node.connections().outbox_bytes_max {
-            self.lag(slot);
+            self.mark_lagging(slot);
         }
     }
 
-    /// Appends the answer to a ping. Who does not read gets only the newest.
+    /// Queues the answer to a ping. A blocked connection gets only the newest.
     pub(super) fn queue_pong(&mut self, slot: Slot, pong: &Frame) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let mut pong = Some(Piece::pong(pong.bytes().clone()));
@@ -137,19 +139,19 @@ impl Shard {
         }
     }
 
-    /// Sends what is pending on all channels.
+    /// Sends the pending events of all channels.
     pub(super) async fn flush_all(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
-        let mut share = Share::begin(1);
+        let mut slice = TimeSlice::begin(1);
         for id in pending.drain(..) {
             self.flush(id);
-            share.give().await;
+            slice.yield_if_over().await;
         }
         self.pending = pending;
     }
 
-    /// Sends what is pending on a channel to everybody on this shard who listens.
-    /// Invariant: a socket whose outbox holds bytes gets nothing past it.
+    /// Sends the pending events of a channel to its subscribers on this shard. Invariant: a socket whose outbox holds
+    /// bytes gets nothing past it.
     fn flush(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let flush = channel.take();
@@ -162,7 +164,7 @@ impl Shard {
         for &slot in &subscribers {
             self.deliver(slot, &flush, &mut sent);
         }
-        // Nothing above lets anybody join or leave, so the set goes back as it was.
+        // Nothing above changes the subscribers, so the set goes back as it was.
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.subscribers = subscribers;
         }
@@ -179,7 +181,7 @@ impl Shard {
     fn deliver(&mut self, slot: Slot, flush: &Flush, sent: &mut Sent) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = &connection.session else { return };
-        if connection.half_close {
+        if connection.shut_down_when_sent {
             return session.meters().dropped(Cause::SlowReader, flush.batch.frames() as u64);
         }
         let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id()) };
@@ -187,7 +189,7 @@ impl Shard {
             let whole = flush.batch.whole();
             for piece in pieces {
                 sent.count_piece(&whole[piece.clone()]);
-                // A small part must not keep a large batch alive.
+                // A small piece must not keep a large batch in memory.
                 let is_small = piece.len() < whole.len() / 2;
                 self.queue(
                     slot,
@@ -201,7 +203,7 @@ impl Shard {
         }
         sent.frames += flush.batch.frames() as u64;
         sent.payload_bytes += flush.batch.payload_bytes() as u64;
-        // Who listens to one channel only has nothing to wait for: no other piece will join this one.
+        // With one channel no other piece will join this one, so do not wait.
         if session.channel_count() == 1 && connection.outbox.is_empty() {
             self.write_now(slot, &flush.batch);
         } else {
@@ -209,7 +211,7 @@ impl Shard {
         }
     }
 
-    /// Writes to an idle connection; what the socket does not take goes into the outbox.
+    /// Writes to a connection with an empty outbox, and queues the rest.
     fn write_now(&mut self, slot: Slot, batch: &Batch) {
         let bytes = batch.whole();
         let Some(connection) = self.connections.get_mut(slot) else { return };
@@ -225,21 +227,21 @@ impl Shard {
             Err(_) => return self.broken.push(slot),
         };
         connection.outbox.push_rest(Piece::shared(batch.kept(&self.kept).clone()), written);
-        connection.took = self.now;
+        connection.last_progress = self.now;
         self.load.follow(Load::default(), connection.outbox.load());
         self.unwritten.push(slot);
         if connection.outbox.cost() > self.node.connections().outbox_bytes_max {
-            self.lag(slot);
+            self.mark_lagging(slot);
         }
     }
 
-    /// Writes the outboxes that got something in this turn, or whose sockets take more again.
+    /// Writes the outboxes that got frames in this turn, or whose sockets are writable again.
     pub(super) async fn write_all(&mut self) {
         let mut unwritten = std::mem::take(&mut self.unwritten);
-        let mut share = Share::begin(WRITES);
+        let mut slice = TimeSlice::begin(WRITES);
         for slot in unwritten.drain(..) {
             self.write(slot);
-            share.give().await;
+            slice.yield_if_over().await;
         }
         unwritten.append(&mut self.unwritten);
         self.unwritten = unwritten;
@@ -249,7 +251,7 @@ impl Shard {
         self.report_outboxes();
     }
 
-    /// Tells the gauges of all shards what waits here.
+    /// Adds this shard's changes to the gauges.
     pub(super) fn report_outboxes(&mut self) {
         let now = Load { memory: self.memory(), ..self.load };
         if now != self.load_reported {
@@ -260,12 +262,12 @@ impl Shard {
         }
     }
 
-    /// Memory that is held only because somebody has not read it yet.
+    /// Memory that is held only because clients have not read it yet.
     pub(super) fn memory(&self) -> usize {
         self.load.memory + self.kept.get()
     }
 
-    /// Writes what waits for a connection, as far as its socket takes it.
+    /// Writes a connection's outbox as far as its socket takes it.
     pub(super) fn write(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if connection.blocked || connection.is_sent() {
@@ -273,19 +275,19 @@ impl Shard {
         }
         let before = connection.outbox.load();
         let resumed = connection.socket.resume();
-        // TLS has taken these out of the outbox before.
+        // These bytes had left the outbox for TLS before.
         let is_taken = matches!(resumed, Ok(1..));
         let outcome = resumed.and_then(|_| connection.outbox.write_to(&mut connection.socket));
         let left = connection.outbox.load();
         if is_taken || left.bytes < before.bytes {
-            connection.took = self.now;
+            connection.last_progress = self.now;
         }
         self.load.follow(before, left);
         self.after_write(slot, outcome.is_ok());
     }
 
     /// Writes the answer to the upgrade and, in the same packet, the first frames.
-    pub(super) fn greet(&mut self, slot: Slot, answer: Vec<u8>) {
+    pub(super) fn write_upgrade_response(&mut self, slot: Slot, answer: Vec<u8>) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let before = connection.outbox.load();
         let outcome = connection.outbox.write_behind(answer, &mut connection.socket);
@@ -312,15 +314,15 @@ impl Shard {
         if left_over {
             // The next turn encrypts more.
             self.unwritten.push(slot);
-        } else if connection.finishing {
+        } else if connection.close_when_sent {
             self.remove(slot);
-        } else if connection.half_close {
+        } else if connection.shut_down_when_sent {
             connection.socket.shut_down();
         }
     }
 }
 
-/// What a flush has handed to sockets.
+/// Counts the frames that a flush has written or queued.
 #[derive(Debug, Default)]
 struct Sent {
     frames: u64,

@@ -1,4 +1,5 @@
-//! What waits for one connection: shared bytes, not copies.
+//! The outbox of one connection: frames that wait for its socket, as shared bytes.
+//! `delivery` fills and writes it; `slow` limits it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,9 +10,9 @@ use bytes::Bytes;
 
 use crate::protocol::frame::frame_ends;
 
-/// Pieces that one write takes along; more makes no difference to the kernel.
+/// Pieces of one write; more makes no difference to the kernel.
 const PIECES_PER_WRITE: usize = 64;
-/// What a piece costs besides its bytes: its entry in a queue that grows by doubling, and an allocation of its own.
+/// Memory of a piece besides its bytes: its place in a queue that grows by doubling, and an allocation.
 const PIECE_COST: usize = 96;
 
 /// Whole frames.
@@ -25,19 +26,19 @@ pub(super) struct Piece {
 enum Kind {
     /// For this connection alone.
     Own,
-    /// For many; whoever made it counts its bytes.
+    /// For several connections; `KeptBytes` counts its bytes.
     Shared,
-    /// The answer to a ping; a newer one takes its place.
+    /// The answer to a ping; a newer one replaces it.
     Pong,
 }
 
 impl Piece {
-    /// What goes to one connection only.
+    /// A piece for one connection.
     pub(super) fn own(bytes: Bytes) -> Self {
         Self { bytes, kind: Kind::Own }
     }
 
-    /// What goes to many.
+    /// A piece that several connections share.
     pub(super) fn shared(bytes: Bytes) -> Self {
         Self { bytes, kind: Kind::Shared }
     }
@@ -58,13 +59,13 @@ pub(super) struct Outbox {
     waiting: usize,
     /// Bytes of pieces for this connection alone.
     own: usize,
-    /// Pieces that have been written since the box was empty.
+    /// Pieces that have been written since the outbox was empty.
     gone: usize,
     /// Where the newest pong is, counted like `gone`.
     pong: Option<usize>,
 }
 
-/// How much waits.
+/// The size of what waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Load {
     /// Bytes for the socket.
@@ -74,7 +75,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Keeps a sum in step with one of its parts.
+    /// Updates a sum when one of its parts changes.
     pub(super) fn follow(&mut self, before: Self, after: Self) {
         self.bytes = self.bytes + after.bytes - before.bytes;
         self.memory = self.memory + after.memory - before.memory;
@@ -86,17 +87,17 @@ impl Outbox {
         self.pieces.is_empty()
     }
 
-    /// How much waits.
+    /// The size of what waits.
     pub(super) fn load(&self) -> Load {
         Load { bytes: self.waiting, memory: self.own + self.pieces.len() * PIECE_COST }
     }
 
-    /// Bytes that wait, and what keeping them costs.
+    /// The bytes that wait, with the memory of their pieces.
     pub(super) fn cost(&self) -> usize {
         self.waiting + self.pieces.len() * PIECE_COST
     }
 
-    /// The same behind the piece that is being written: one answer, however large, is no backlog.
+    /// Like `cost`, but without the piece that is being written: one answer, however large, is no backlog.
     pub(super) fn backlog(&self) -> usize {
         self.cost() - self.pieces.front().map_or(0, |first| first.bytes.len() - self.written + PIECE_COST)
     }
@@ -106,7 +107,7 @@ impl Outbox {
         self.push_rest(piece, 0);
     }
 
-    /// Appends whole frames of which so many bytes have been written. The box must be empty unless none were.
+    /// Appends whole frames of which `written` bytes have been written; then the outbox must be empty.
     pub(super) fn push_rest(&mut self, piece: Piece, written: usize) {
         debug_assert!(written == 0 || self.pieces.is_empty());
         if self.pieces.is_empty() {
@@ -122,8 +123,8 @@ impl Outbox {
         self.pieces.push_back(piece);
     }
 
-    /// Puts a pong in the place of one that has not been begun. Returns it if there is none. A peer may be told of its
-    /// newest ping only (RFC 6455, 5.5.3).
+    /// Replaces a pong that has not been begun. Returns the pong if there is none to replace. A peer needs the answer
+    /// to its newest ping only (RFC 6455, 5.5.3).
     pub(super) fn replace_pong(&mut self, pong: Piece) -> Option<Piece> {
         let is_begun = |at: usize| at == 0 && self.written > 0;
         let at = self.pong.map(|pong| pong - self.gone).filter(|&at| !is_begun(at));
@@ -134,7 +135,7 @@ impl Outbox {
         None
     }
 
-    /// Writes until the box is empty or the socket takes no more.
+    /// Writes until the outbox is empty or the socket takes no more.
     pub(super) fn write_to(&mut self, mut socket: impl Write) -> io::Result<()> {
         while !self.pieces.is_empty() {
             let result = match self.pieces.len() {
@@ -152,8 +153,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes what comes before the first frame, and with it what waits. A new socket that does not even take the
-    /// former is broken.
+    /// Writes `head` together with the queued frames. A new socket that does not even take `head` is broken.
     pub(super) fn write_behind(&mut self, mut head: Vec<u8>, mut socket: impl Write) -> io::Result<()> {
         let length = head.len();
         self.pieces.iter().for_each(|piece| head.extend_from_slice(&piece.bytes));
@@ -184,7 +184,7 @@ impl Outbox {
             self.written = 0;
             self.drop_first();
         }
-        // Most boxes are empty most of the time, and need no room then.
+        // Most outboxes are empty most of the time, and need no memory then.
         *self = Self::default();
     }
 
@@ -197,7 +197,7 @@ impl Outbox {
         self.gone += 1;
     }
 
-    /// Forgets every frame that has not been begun; returns how many those are.
+    /// Drops every frame that has not been begun. Returns how many.
     pub(super) fn forget(&mut self) -> usize {
         let Self { mut pieces, written, .. } = std::mem::take(self);
         let Some(Piece { bytes: first, .. }) = pieces.pop_front() else { return 0 };
@@ -213,7 +213,7 @@ impl Outbox {
         forgotten
     }
 
-    /// How many frames wait, the begun one included.
+    /// The number of frames that wait, with the one that has been begun.
     pub(super) fn frames(&self) -> usize {
         let rest = self.pieces.iter().skip(1).map(|piece| frame_ends(&piece.bytes).count()).sum::<usize>();
         let is_left = |&end: &usize| end > self.written;

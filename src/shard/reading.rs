@@ -1,4 +1,5 @@
-//! From bytes to messages to answers.
+//! Reading: from bytes to messages, and the session's actions.
+//! The shard calls it once per turn, or more often when writes take long.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,25 +14,25 @@ use crate::protocol::code::Close;
 use crate::protocol::frame::Frame;
 use crate::protocol::frame::Message;
 use crate::registry::address::Slot;
-use crate::session::Answer;
+use crate::session::Action;
 use crate::session::Session;
 use crate::shard::READ_BYTES;
 use crate::shard::Shard;
 use crate::shard::connection::Connection;
 use crate::shard::connection::Watch;
 
-/// Reads of one connection in a row; who has more waits for his next turn.
+/// Reads of one connection in a row; then other connections come first.
 const READS: usize = 4;
-/// The time for the messages of one connection in a row. What has been read and not been looked at waits.
+/// The time for the messages of one connection in a row. The rest waits in its decoder.
 const CONNECTION_TIME: Duration = Duration::from_micros(100);
-/// The time for all connections, so that HTTP has its share.
+/// The time for all connections, so that HTTP gets its part.
 const STEP_TIME: Duration = Duration::from_millis(1);
-/// The most that a turn reads in several steps.
+/// The longest time that a turn reads in several steps.
 const TURN_TIME: Duration = Duration::from_millis(8);
-/// Messages after which the clock is looked at.
+/// Messages between two looks at the clock.
 const MESSAGES: u32 = 8;
 
-/// Puts a connection behind those that wait to be read, unless it is one of them.
+/// Appends a connection to those that wait to be read, unless it is one of them.
 pub(super) fn read_later(unread: &mut VecDeque<Slot>, connection: &mut Connection, slot: Slot) {
     if !std::mem::replace(&mut connection.is_unread, true) {
         unread.push_back(slot);
@@ -39,15 +40,14 @@ pub(super) fn read_later(unread: &mut VecDeque<Slot>, connection: &mut Connectio
 }
 
 impl Shard {
-    /// Puts a connection behind those that wait to be read.
+    /// Appends a connection to those that wait to be read.
     pub(super) fn read_later(&mut self, slot: Slot) {
         if let Some(connection) = self.connections.get_mut(slot) {
             read_later(&mut self.unread, connection, slot);
         }
     }
 
-    /// Reads on for as long as the last turn took to write, since what is read together is written together. HTTP has
-    /// its share in between.
+    /// Reads for as long as the last turn wrote, since what is read together is written together. HTTP runs in between.
     pub(super) async fn read_on(&mut self) {
         let until = Instant::now() + self.wrote_for.min(TURN_TIME);
         while !self.unread.is_empty() && Instant::now() < until {
@@ -56,7 +56,7 @@ impl Shard {
         }
     }
 
-    /// Reads what connections have sent, one after the other, as far as a step goes.
+    /// Reads connections one after the other, for one time slice.
     pub(super) fn read_all(&mut self) {
         let mut now = Instant::now();
         let until = now + STEP_TIME;
@@ -73,7 +73,7 @@ impl Shard {
         }
     }
 
-    /// Reads what a connection has sent. A fault of ours ends this connection, not the shard.
+    /// Reads one connection. A panic ends this connection, not the shard.
     fn read(&mut self, slot: Slot) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BYTES, 0);
@@ -81,7 +81,7 @@ impl Shard {
         self.buffer = buffer;
         if outcome.is_err() {
             self.node.metrics().panics.inc();
-            self.answers.clear();
+            self.actions.clear();
             self.remove(slot);
         }
     }
@@ -99,21 +99,21 @@ impl Shard {
                 self.on_deferred(slot);
                 continue;
             }
-            if std::mem::take(&mut connection.fed) {
-                if self.digest(slot, &mut []) {
+            if std::mem::take(&mut connection.has_buffered_input) {
+                if self.decode(slot, &mut []) {
                     break;
                 }
                 continue;
             }
             match connection.socket.read(buffer) {
                 Ok(0) => {
-                    // The answer to a close that came right before the end.
+                    // The answer to a close that came just before the end.
                     self.write(slot);
                     return self.remove(slot);
                 }
                 Ok(count) => {
                     let has_more = hung_up || connection.socket.has_more();
-                    if self.digest(slot, &mut buffer[..count]) {
+                    if self.decode(slot, &mut buffer[..count]) {
                         break;
                     }
                     // A short read means that there was no more, unless the peer has hung up behind it.
@@ -129,10 +129,10 @@ impl Shard {
         self.read_later(slot);
     }
 
-    /// Decodes what has come in and acts on it. Tells whether the connection has used up its time.
-    fn digest(&mut self, slot: Slot, bytes: &mut [u8]) -> bool {
+    /// Decodes input and acts on it. Returns whether the connection has used up its time.
+    fn decode(&mut self, slot: Slot, bytes: &mut [u8]) -> bool {
         let Some(connection) = self.connections.get_mut(slot) else { return true };
-        connection.heard = self.wheel.now();
+        connection.last_input = self.wheel.now();
         if matches!(connection.watch, Watch::Pong(_)) {
             connection.watch = Watch::Idle;
         }
@@ -147,7 +147,7 @@ impl Shard {
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.decoder = decoder;
             let has_deferred = connection.session.as_ref().is_some_and(Session::has_deferred);
-            connection.fed = is_over || connection.paused || has_deferred;
+            connection.has_buffered_input = is_over || connection.paused || has_deferred;
         }
         if let Err(error) = outcome {
             if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref()) {
@@ -158,7 +158,7 @@ impl Shard {
         is_over
     }
 
-    /// Whether the connection that is being read has used up its time; the clock is not looked at each time.
+    /// Whether the connection that is being read has used up its time. Looks at the clock now and then.
     fn is_time_over(&mut self) -> bool {
         if let Some(left) = self.unclocked.checked_sub(1) {
             self.unclocked = left;
@@ -168,7 +168,7 @@ impl Shard {
         Instant::now() >= self.read_until
     }
 
-    /// Returns whether to go on with the connection's next message.
+    /// Handles one message. Returns whether to continue with the connection's next one.
     fn on_message(&mut self, slot: Slot, message: Message<'_>) -> bool {
         if let Message::Close(code) = message {
             self.on_close(slot, code);
@@ -176,44 +176,44 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(slot) else { return false };
         let Some(session) = &mut connection.session else { return true };
-        let mut answers = std::mem::take(&mut self.answers);
+        let mut actions = std::mem::take(&mut self.actions);
         let outcome = match message {
-            Message::Text(text) => session.on_text(&self.node, &text, self.now, &mut answers),
+            Message::Text(text) => session.on_text(&self.node, &text, self.now, &mut actions),
             Message::Ping(payload) => {
                 self.queue_pong(slot, &Frame::pong(payload));
                 ControlFlow::Continue(())
             }
             Message::Binary => {
-                session.on_binary(&mut answers);
+                session.on_binary(&mut actions);
                 ControlFlow::Continue(())
             }
             Message::Pong | Message::Close(_) => ControlFlow::Continue(()),
         };
-        self.answer(slot, answers, outcome)
+        self.perform(slot, actions, outcome)
     }
 
-    /// Acts on the message that had to wait for the answer to an earlier one.
+    /// Handles the deferred message.
     fn on_deferred(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = &mut connection.session else { return };
-        let mut answers = std::mem::take(&mut self.answers);
-        let outcome = session.on_deferred(&self.node, self.now, &mut answers);
-        self.answer(slot, answers, outcome);
+        let mut actions = std::mem::take(&mut self.actions);
+        let outcome = session.on_deferred(&self.node, self.now, &mut actions);
+        self.perform(slot, actions, outcome);
     }
 
-    /// Sends what a message has brought about. Returns whether to go on with the connection's next message.
-    fn answer(&mut self, slot: Slot, mut answers: Vec<Answer>, outcome: ControlFlow<Close>) -> bool {
-        for answer in answers.drain(..) {
-            match answer {
-                Answer::Send(frame) => self.send(slot, &frame),
-                Answer::Arrived => {
+    /// Performs the actions of a message. Returns whether to continue with the connection's next one.
+    fn perform(&mut self, slot: Slot, mut actions: Vec<Action>, outcome: ControlFlow<Close>) -> bool {
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(frame) => self.send(slot, &frame),
+                Action::ReadInbox => {
                     self.take_messages();
-                    // A join may take longer than all else.
+                    // A join may take longer than anything else.
                     self.unclocked = 0;
                 }
             }
         }
-        self.answers = answers;
+        self.actions = actions;
         match outcome {
             ControlFlow::Continue(()) => !self.pause(slot),
             ControlFlow::Break(close) => {
@@ -223,8 +223,8 @@ impl Shard {
         }
     }
 
-    /// Lets a connection's next messages wait while many answers do, or while one of them does. Who asks for
-    /// much at once and reads it is no slow reader. Nobody waits for a peer that has hung up.
+    /// Pauses a connection while many answers wait in its outbox, or while a message is deferred: a client that asks
+    /// for much and reads it is no slow reader. A peer that has hung up is not paused.
     fn pause(&mut self, slot: Slot) -> bool {
         let enough = self.node.connections().outbox_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(slot) else { return true };

@@ -1,4 +1,6 @@
-//! Who reads too slowly. Frames are shared, so a backlog costs little until it lasts: time decides, not bytes.
+//! Slow readers: closes connections that do not read what is sent to them.
+//! The shard calls it after each turn's writes and at each tick. Frames are shared, so a backlog costs little at first:
+//! time decides, not bytes.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -8,16 +10,16 @@ use crate::refusal;
 use crate::registry::address::Slot;
 use crate::session;
 use crate::shard::Shard;
-use crate::shard::share::Share;
+use crate::shard::time_slice::TimeSlice;
 
-/// Who has taken nothing for so long goes first when all together hold too much memory.
+/// Connections without progress for so long are closed first when the process holds too much memory.
 const STALLED_TIME: Duration = Duration::from_secs(1);
-/// Closing a connection frees little when no more than this part of `outbox_bytes_max` waits for it.
+/// A connection with less than this part of `outbox_bytes_max` frees little memory.
 const SMALL_PART: usize = 16;
-/// How long to wait until the next search when nobody could be found.
+/// The pause after a search that freed too little.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection for which so much waits that time counts.
+/// A connection whose outbox exceeds `outbox_bytes_max`.
 #[derive(Debug)]
 pub(super) struct Lagging {
     slot: Slot,
@@ -25,85 +27,83 @@ pub(super) struct Lagging {
 }
 
 impl Shard {
-    /// A connection has more in its outbox than may wait for long.
+    /// Notes a connection whose outbox exceeds the limit.
     #[cold]
-    pub(super) fn lag(&mut self, slot: Slot) {
+    pub(super) fn mark_lagging(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if connection.session.is_none() {
             return;
         }
         if connection.outbox.backlog() > self.node.connections().hard_bytes_max() {
-            self.evicted.push(slot);
+            self.over_limit.push(slot);
         }
-        if !std::mem::replace(&mut connection.lags, true) {
+        if !std::mem::replace(&mut connection.is_lagging, true) {
             self.lagging.push(Lagging { slot, since: self.now });
         }
     }
 
-    /// Closes those that have taken nothing for too long while too much waits for them, as far as a step of a turn
-    /// goes.
-    pub(super) fn judge_lagging(&mut self) {
+    /// Closes lagging connections that have made no progress for `slow_seconds`, for one time slice.
+    pub(super) fn evict_stalled(&mut self) {
         let settings = self.node.connections();
         let (bytes_max, time_max) = (settings.outbox_bytes_max, settings.slow_seconds.duration());
         let mut lagging = std::mem::take(&mut self.lagging);
-        let mut share = Share::begin(1);
-        self.judging = false;
+        let mut slice = TimeSlice::begin(1);
+        self.eviction_due = false;
         lagging.retain(|&Lagging { slot, since }| {
             let Some(connection) = self.connections.get_mut(slot) else { return false };
-            connection.lags = connection.session.is_some() && connection.outbox.cost() > bytes_max;
-            let is_late = self.now.saturating_duration_since(since.max(connection.took)) >= time_max;
-            // A socket that takes more again has not been written to yet.
-            if connection.lags && connection.blocked && is_late && !self.judging {
-                connection.lags = false;
+            connection.is_lagging = connection.session.is_some() && connection.outbox.cost() > bytes_max;
+            let is_late = self.now.saturating_duration_since(since.max(connection.last_progress)) >= time_max;
+            // A socket that is writable again has not been written to yet.
+            if connection.is_lagging && connection.blocked && is_late && !self.eviction_due {
+                connection.is_lagging = false;
                 self.evict(slot, refusal::Cause::SlowReader);
-                self.judging = share.is_used_up();
+                self.eviction_due = slice.is_over();
                 return false;
             }
-            connection.lags
+            connection.is_lagging
         });
-        // Who was closed can have made others lag.
+        // Closing may have made other connections lag.
         lagging.append(&mut self.lagging);
         self.lagging = lagging;
     }
 
-    /// Closes those that have more waiting than anybody may, now that they have been written to, as far as a step of a
-    /// turn goes.
-    pub(super) fn judge(&mut self) {
+    /// Closes connections above the hard limit after they have been written to, for one time slice.
+    pub(super) fn evict_over_limit(&mut self) {
         let settings = self.node.connections();
         let (bytes_max, unblocked_max) = (settings.hard_bytes_max(), settings.waiting_bytes_max);
-        let mut evicted = std::mem::take(&mut self.evicted);
-        evicted.sort_unstable();
-        evicted.dedup();
-        let (mut share, mut is_over) = (Share::begin(1), false);
-        for slot in evicted {
+        let mut over_limit = std::mem::take(&mut self.over_limit);
+        over_limit.sort_unstable();
+        over_limit.dedup();
+        let (mut slice, mut is_over) = (TimeSlice::begin(1), false);
+        for slot in over_limit {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
             let backlog = connection.outbox.backlog();
-            // The socket may have taken in the meantime what this turn put in, or take it as soon as it is encrypted.
+            // The socket may have taken what this turn queued, or takes it when TLS has encrypted it.
             if backlog <= bytes_max {
                 continue;
             }
             if is_over || (!connection.blocked && backlog <= unblocked_max) {
-                self.evicted.push(slot);
+                self.over_limit.push(slot);
                 continue;
             }
             self.evict(slot, refusal::Cause::SlowBacklog);
-            is_over = share.is_used_up();
+            is_over = slice.is_over();
         }
         self.report_outboxes();
         if self.excess() > 0 && self.now >= self.next_search {
-            self.shed();
+            self.free_memory();
         }
     }
 
-    /// By how much the slow readers of the process hold more memory than they may.
+    /// By how much all slow readers exceed the memory limit of the process.
     fn excess(&self) -> usize {
         let held = usize::try_from(self.node.metrics().outbox_memory_bytes.get()).unwrap_or(0);
         held.saturating_sub(self.node.connections().waiting_bytes_max)
     }
 
-    /// Closes the slowest until all together hold no more than they may: who has stalled and has much waiting, and when
-    /// that is not enough and most of it is held here, others, too, those with little waiting last.
-    fn shed(&mut self) {
+    /// Closes the slowest readers until the process is below its memory limit: first stalled ones with a large outbox.
+    /// If that is not enough and this shard holds more than its part, also others, those with small outboxes last.
+    fn free_memory(&mut self) {
         let settings = self.node.connections();
         let (bytes_max, small_max) = (settings.waiting_bytes_max, settings.outbox_bytes_max / SMALL_PART);
         let share = bytes_max / self.node.inboxes().shards();
@@ -112,21 +112,21 @@ impl Shard {
         for slot in slots {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
             if connection.session.is_some() && !connection.outbox.is_empty() {
-                waiting.push((connection.outbox.cost() <= small_max, connection.took, slot));
+                waiting.push((connection.outbox.cost() <= small_max, connection.last_progress, slot));
             }
         }
         waiting.sort_unstable();
-        let mut step = Share::begin(1);
-        for (is_small, took, slot) in waiting {
+        let mut slice = TimeSlice::begin(1);
+        for (is_small, last_progress, slot) in waiting {
             let excess = self.excess();
-            let is_stalled = !is_small && self.now.saturating_duration_since(took) >= STALLED_TIME;
+            let is_stalled = !is_small && self.now.saturating_duration_since(last_progress) >= STALLED_TIME;
             if excess == 0 || !(is_stalled || (excess > bytes_max / 4 && self.memory() > share)) {
                 break;
             }
             self.evict(slot, refusal::Cause::SlowMemory);
             self.report_outboxes();
-            if step.is_used_up() {
-                // What was closed makes for another turn, which goes on.
+            if slice.is_over() {
+                // The closed connections cause another turn, which continues.
                 return;
             }
         }
@@ -135,22 +135,22 @@ impl Shard {
         }
     }
 
-    /// Closes a connection that cannot keep up: what it has not begun to read is forgotten and counted.
+    /// Closes a connection that cannot keep up. Frames that have not been begun are dropped and counted.
     fn evict(&mut self, slot: Slot, why: refusal::Cause) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = &connection.session else { return };
         let before = connection.outbox.load();
         session.meters().dropped(Cause::SlowReader, connection.outbox.forget() as u64);
-        session.refused(why, None, &format_args!("{} bytes waited for it", before.bytes));
+        session.count_refusal(why, None, &format_args!("{} bytes waited for it", before.bytes));
         self.load.follow(before, connection.outbox.load());
-        connection.half_close = true;
-        // The kernel took no more than the low-water mark; now it may take the few bytes that are left.
+        connection.shut_down_when_sent = true;
+        // The kernel took no more than its low-water mark; now it may take the rest.
         let _ = socket2::SockRef::from(&*connection.socket.tcp()).set_tcp_notsent_lowat(u32::MAX);
         connection.blocked = false;
         let is_begun = connection.outbox.load().bytes > self.node.connections().outbox_bytes_max;
         self.close(slot, &session::TOO_SLOW);
         if is_begun {
-            // Behind the rest of such a frame nobody who is so slow would read the close.
+            // Such a slow client would not read the close behind the rest of this frame.
             self.remove(slot);
         } else {
             self.unwritten.push(slot);

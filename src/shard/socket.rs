@@ -1,4 +1,5 @@
-//! A connection's socket: TCP, or TLS over it.
+//! The socket of a connection: TCP, or TLS over TCP.
+//! `reading` and `delivery` use it like a plain non-blocking socket.
 
 use std::io;
 use std::io::IoSlice;
@@ -10,11 +11,11 @@ use mio::net::TcpStream;
 use rustls::ServerConnection;
 use rustls::Writer;
 
-/// Bytes that are encrypted at once. What the network does not take of them waits beside the outbox.
+/// Bytes that are encrypted at once. Those that the network does not take wait beside the outbox.
 const RECORDS_BYTES: usize = 64 * 1024;
-/// Bytes that one turn encrypts for a connection, so that a fast reader with much to read does not hold up others.
+/// Bytes that one turn encrypts for a connection, so that a fast reader does not delay others.
 const TURN_BYTES: usize = 256 * 1024;
-/// Reads from the network, of some kilobytes, that go into one of ours.
+/// Reads of some kilobytes from the network for one read of ours.
 const READS: usize = 16;
 
 /// Non-blocking.
@@ -31,7 +32,7 @@ pub(super) struct Encrypted {
     session: Box<ServerConnection>,
     /// Bytes that may still be encrypted in this turn.
     allowance: usize,
-    /// There may be more than the last read has given.
+    /// The last read may have left bytes behind.
     has_more: bool,
 }
 
@@ -43,7 +44,7 @@ impl Socket {
         Self::Tls(Box::new(Encrypted { tcp, session, allowance: TURN_BYTES, has_more: true }))
     }
 
-    /// What the system knows.
+    /// The TCP socket.
     pub(super) fn tcp(&mut self) -> &mut TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
@@ -51,17 +52,17 @@ impl Socket {
         }
     }
 
-    /// Whether a short read may have left something behind.
+    /// Whether a short read may have left bytes behind.
     pub(super) fn has_more(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.has_more)
     }
 
-    /// Whether bytes that were written wait for the network.
+    /// Whether encrypted bytes wait for the network.
     pub(super) fn is_pending(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.session.wants_write())
     }
 
-    /// Whether only the network's readiness helps, when a write has left something over.
+    /// Whether to wait for the socket to be writable, after a write that left something over or not.
     pub(super) fn is_blocked(&self, left_over: bool) -> bool {
         match self {
             Self::Plain(_) => left_over,
@@ -69,15 +70,14 @@ impl Socket {
         }
     }
 
-    /// Sends what is pending as far as the network takes it, and may encrypt as much as a turn does. Returns how many
-    /// bytes the network has taken.
+    /// Sends pending bytes, and begins a new turn's allowance for encryption. Returns how many bytes the network took.
     pub(super) fn resume(&mut self) -> io::Result<usize> {
         let Self::Tls(tls) = self else { return Ok(0) };
         tls.allowance = TURN_BYTES;
         tls.send_pending()
     }
 
-    /// Tells the peer that nothing more will come. A peer that is gone does not mind.
+    /// Ends TLS, if there is any. A peer that is gone does not mind.
     pub(super) fn finish(&mut self) {
         if let Self::Tls(tls) = self {
             tls.session.send_close_notify();
@@ -85,10 +85,10 @@ impl Socket {
         }
     }
 
-    /// The same, to the peer's system as well.
+    /// Like `finish`, and shuts the TCP socket down for writing.
     pub(super) fn shut_down(&mut self) {
         self.finish();
-        // Fails only when the connection is gone, which its next event tells.
+        // Fails only when the connection is gone, as its next event shows.
         let _ = self.tcp().shutdown(Shutdown::Write);
     }
 }
@@ -123,7 +123,7 @@ impl Write for Socket {
 }
 
 impl Encrypted {
-    /// Fills the buffer as far as there is something; 0 at the end, whether the peer has announced it or not.
+    /// Fills the buffer as far as there is input; 0 at the end, with or without a TLS close.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         self.has_more = true;
@@ -154,14 +154,14 @@ impl Encrypted {
         }
     }
 
-    /// What it answers by itself goes out now or with the next write: a new key, or why this is the end.
+    /// rustls' own answers, such as alerts, go out now or with the next write.
     fn decrypt(&mut self) -> io::Result<()> {
         let outcome = self.session.process_new_packets();
         self.send_pending()?;
         outcome.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Takes bytes only while none are pending, so that never more than `RECORDS_BYTES` wait beside the outbox.
+    /// Encrypts bytes only while none are pending, so that no more than `RECORDS_BYTES` wait beside the outbox.
     fn encrypt(&mut self, write: impl FnOnce(&mut Writer<'_>) -> io::Result<usize>) -> io::Result<usize> {
         self.send_pending()?;
         if self.session.wants_write() || self.allowance == 0 {
@@ -173,7 +173,7 @@ impl Encrypted {
         Ok(count)
     }
 
-    /// Sends what is pending as far as the network takes it. Returns how many bytes those were.
+    /// Sends pending bytes as far as the network takes them. Returns how many.
     fn send_pending(&mut self) -> io::Result<usize> {
         let mut sent = 0;
         while self.session.wants_write() {

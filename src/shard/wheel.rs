@@ -1,19 +1,20 @@
-//! One coarse timer wheel for all connections of a shard.
+//! A timer wheel with ticks of one second, for all connections of a shard.
+//! `closing` wakes connections with it.
 
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::registry::address::Slot;
 
-/// Seconds since the shard began.
+/// Seconds since the shard started.
 pub(super) type Tick = u32;
 
-/// Ticks that the wheel can tell apart; whoever is due later comes round more than once.
+/// Ticks of one round; later deadlines take more than one round.
 const SPOKES: usize = 256;
 /// The length of a tick.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Wakes connections at a tick. Who is woken too early, because its deadline moved, is simply put back.
+/// Wakes connections at a tick. One that is woken too early, because its deadline moved, is put back.
 #[derive(Debug)]
 pub(super) struct Wheel {
     began: Instant,
@@ -36,19 +37,19 @@ impl Wheel {
         self.began + TICK * (self.now + 1)
     }
 
-    /// The tick at which `time` has passed since somewhere within the tick `since`.
+    /// The first tick at which `time` has passed since any moment of the tick `since`.
     pub(super) fn after(since: Tick, time: Duration) -> Tick {
         let ticks = time.as_secs() + u64::from(time.subsec_nanos() > 0) + 1;
         since.saturating_add(Tick::try_from(ticks).unwrap_or(Tick::MAX))
     }
 
-    /// Wakes the connection at this tick, or somewhat before.
+    /// Wakes the connection at this tick or somewhat before.
     pub(super) fn wake(&mut self, slot: Slot, at: Tick) {
         let ahead = at.saturating_sub(self.now).clamp(1, SPOKES as Tick - 1);
         self.spokes[(self.now.wrapping_add(ahead)) as usize % SPOKES].push(slot);
     }
 
-    /// Goes on to the tick of `now`; returns who is to be woken.
+    /// Advances to the tick of `now`. Returns the connections to wake.
     pub(super) fn advance(&mut self, now: Instant) -> Vec<Slot> {
         let mut due = Vec::new();
         while now >= self.next() {

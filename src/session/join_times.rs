@@ -1,4 +1,5 @@
-//! How long a connection has had the channels that nobody may have for ever.
+//! The time since when a connection has had channels that a rule limits in time.
+//! `Session` asks it at each subscription to such a channel.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,15 +7,14 @@ use std::time::Instant;
 
 use crate::protocol::channel::ChannelName;
 
-/// When each of them was joined first. A signature holds as long as its connection, so who leaves and comes back with
-/// it must not begin anew.
+/// When each channel was joined first. A signature is valid as long as its connection, so leaving and joining again
+/// must not start a new period.
 #[derive(Debug, Default)]
-pub(super) struct Ages(BTreeMap<ChannelName, Instant>);
+pub(super) struct JoinTimes(BTreeMap<ChannelName, Instant>);
 
-impl Ages {
-    /// What is left at `now` of the time that a subscription may last. Nothing, too, when more than `channels_max` would
-    /// have to be remembered.
-    pub(super) fn left(
+impl JoinTimes {
+    /// The time that a subscription may still last; zero, too, when `channels_max` channels are remembered already.
+    pub(super) fn time_left(
         &mut self,
         channel: &ChannelName,
         age_max: Duration,

@@ -1,4 +1,5 @@
-//! What a session refuses: which cause that is, and what the operator is told besides the client's sentence.
+//! The refusals of a session: the cause to count, the explanation for the operator and the error for the client.
+//! `Session` and the shard call it whenever they refuse something or close the connection.
 
 use std::fmt::Display;
 
@@ -16,11 +17,11 @@ use crate::protocol::view::ViewError;
 use crate::refusal::Cause;
 use crate::refusal::Lazily;
 use crate::refusal::Subject;
-use crate::session::Answer;
+use crate::session::Action;
 use crate::session::Session;
 
 impl Session {
-    /// Whom a refusal concerns.
+    /// The connection, as the log names it.
     fn subject(&self) -> Subject<'_> {
         Subject {
             app: &self.app.id,
@@ -30,50 +31,54 @@ impl Session {
         }
     }
 
-    /// Counts and logs that something about this connection is refused, or why it is closed.
-    pub fn refused(&self, cause: Cause, channel: Option<&str>, detail: &dyn Display) {
+    /// Counts and logs a refusal, or the reason of a close.
+    pub fn count_refusal(&self, cause: Cause, channel: Option<&str>, detail: &dyn Display) {
         self.app.refusals().add(cause, &Subject { channel, detail: Some(detail), ..self.subject() });
     }
 
-    /// The connection broke the WebSocket protocol.
+    /// Counts a connection that broke the WebSocket protocol.
     pub fn on_broken(&self, error: FrameError) {
         let cause = match error {
             FrameError::Protocol(_) => Cause::BrokenFrame,
             FrameError::NotUtf8 => Cause::MessageNotUtf8,
             FrameError::TooBig(_) => Cause::MessageTooBig,
         };
-        self.refused(cause, None, &error);
+        self.count_refusal(cause, None, &error);
     }
 
-    /// Refuses a message; the client is told why.
-    pub(super) fn refuse(&self, cause: Cause, channel: Option<&str>, message: &str, answers: &mut Vec<Answer>) {
-        self.refused(cause, channel, &message);
-        answers.push(Answer::Send(event::error(cause.code().filter(|code| *code >= 4000), message)));
+    /// Refuses a message with an error for the client.
+    pub(super) fn refuse(&self, cause: Cause, channel: Option<&str>, message: &str, actions: &mut Vec<Action>) {
+        self.count_refusal(cause, channel, &message);
+        actions.push(Action::Send(event::error(cause.code().filter(|code| *code >= 4000), message)));
     }
 
-    /// Refuses a subscription, which is told twice: to the channel, and to who listens for errors.
+    /// Refuses a subscription, with two events: for the channel, and for listeners of connection errors.
     pub(super) fn refuse_subscribe(
         &self,
         node: &Node,
         subscribe: &Subscribe,
         error: &SubscribeError,
-        answers: &mut Vec<Answer>,
+        actions: &mut Vec<Action>,
     ) {
         let channel = &*subscribe.channel;
-        self.refused(subscribe_cause(error), Some(channel), &Lazily(|| self.explain_subscribe(node, subscribe, error)));
-        answers.push(Answer::Send(event::subscription_error(channel, error)));
-        answers.push(Answer::Send(event::error(None, &error.to_string())));
+        self.count_refusal(
+            subscribe_cause(error),
+            Some(channel),
+            &Lazily(|| self.explain_subscribe(node, subscribe, error)),
+        );
+        actions.push(Action::Send(event::subscription_error(channel, error)));
+        actions.push(Action::Send(event::error(None, &error.to_string())));
     }
 
     /// Refuses a sign-in.
-    pub(super) fn refuse_sign_in(&self, node: &Node, sign_in: &SignIn, error: &SignInError, answers: &mut Vec<Answer>) {
+    pub(super) fn refuse_sign_in(&self, node: &Node, sign_in: &SignIn, error: &SignInError, actions: &mut Vec<Action>) {
         let signed = format!("{}::user::{}", self.socket_id, sign_in.user_data);
         let explain = || match error {
             SignInError::Auth(error) => self.explain_auth(node, error, &sign_in.auth, &signed),
             error => error.to_string(),
         };
-        self.refused(sign_in_cause(error), None, &Lazily(explain));
-        answers.push(Answer::Send(event::error(None, &error.to_string())));
+        self.count_refusal(sign_in_cause(error), None, &Lazily(explain));
+        actions.push(Action::Send(event::error(None, &error.to_string())));
     }
 
     fn explain_subscribe(&self, node: &Node, subscribe: &Subscribe, error: &SubscribeError) -> String {
@@ -84,26 +89,29 @@ impl Session {
             return self.explain_auth(node, error, auth, &bare);
         };
         let rules = self.app.rules();
-        let is_bare = |(key, signature): (&str, &str)| rules.keys.signer(key).is_some_and(made(signature, &bare));
+        let is_bare =
+            |(key, signature): (&str, &str)| rules.keys.signer(key).is_some_and(is_signature_of(signature, &bare));
         if auth.split_once(':').is_some_and(is_bare) {
             return "it is signed without its channel_data".to_owned();
         }
         self.explain_auth(node, error, auth, &format!("{bare}:{data}"))
     }
 
-    /// The difference between a token and the right one; never the token itself.
+    /// How a token differs from the right one; never the token itself.
     fn explain_auth(&self, node: &Node, error: &AuthError, auth: &str, signed: &str) -> String {
         let (key, signature) = auth.split_once(':').unwrap_or_default();
         match error {
             AuthError::UnknownKey { key } => node.explain_key(key),
-            AuthError::BadSignature { .. } => node.explain_signature(&self.app, key, made(signature, signed)),
+            AuthError::BadSignature { .. } => {
+                node.explain_signature(&self.app, key, is_signature_of(signature, signed))
+            }
             AuthError::Missing { .. } | AuthError::Format => error.to_string(),
         }
     }
 }
 
-/// Whether a signer made this signature of this text.
-fn made<'a>(signature: &'a str, signed: &'a str) -> impl Fn(&Signer) -> bool + 'a {
+/// Tells of a signer whether it made this signature of this text.
+fn is_signature_of<'a>(signature: &'a str, signed: &'a str) -> impl Fn(&Signer) -> bool + 'a {
     move |signer| signer.verify(&[signed.as_bytes()], signature)
 }
 

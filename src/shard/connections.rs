@@ -1,11 +1,12 @@
-//! The connections of a shard, by slot.
+//! The table of a shard's connections, by slot.
+//! Every other file of the shard looks connections up here.
 
 use crate::registry::address::Slot;
 
-/// A slab whose keys carry a generation: whoever holds the key of a connection that is gone finds nothing,
-/// even when somebody else has its place.
+/// A slab whose slots carry a generation: the slot of a removed connection finds nothing, even if its index is used
+/// again.
 #[derive(Debug)]
-pub(super) struct Table<T> {
+pub(super) struct ConnectionTable<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
 }
@@ -16,12 +17,12 @@ struct Entry<T> {
     value: Option<T>,
 }
 
-impl<T> Table<T> {
+impl<T> ConnectionTable<T> {
     pub(super) fn new() -> Self {
         Self { entries: Vec::new(), free: Vec::new() }
     }
 
-    /// Puts in what `make` makes of its own slot.
+    /// Inserts the value that `make` creates for its slot.
     pub(super) fn insert(&mut self, make: impl FnOnce(Slot) -> T) -> Slot {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry { generation: 0, value: None });
@@ -49,12 +50,12 @@ impl<T> Table<T> {
         Some(value)
     }
 
-    /// How many there are.
+    /// The number of values.
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
-    /// The slots that are taken.
+    /// The slots in use.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.entries.iter().enumerate().filter(|(_, entry)| entry.value.is_some()).map(|(index, entry)| Slot {
             index: u32::try_from(index).expect("an index made from a u32"),
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn an_old_key_does_not_find_the_newcomer() {
-        let mut table = Table::new();
+        let mut table = ConnectionTable::new();
         let old = table.insert(|_| "old");
         assert_eq!(table.remove(old), Some("old"));
         let new = table.insert(|_| "new");

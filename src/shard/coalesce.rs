@@ -1,4 +1,5 @@
-//! What goes to many in a flood waits a little for what comes right behind it, since one write takes both.
+//! Waits a little before a flush to many subscribers in a flood, so that one write takes several events.
+//! The shard calls it between reading and flushing.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -6,18 +7,18 @@ use std::time::Instant;
 use crate::shard::Shard;
 use crate::shard::channel::Channel;
 
-/// Below so many subscribers there is too little to save.
+/// With fewer subscribers a wait saves too little.
 const SUBSCRIBERS_MIN: usize = 100;
-/// How long to wait for the next event, for each subscriber: a little of the microseconds that it takes to write to it.
+/// How long to wait for the next event, per subscriber: a fraction of the microseconds that a write takes.
 const NEXT: Duration = Duration::from_nanos(125);
-/// The same for all events together.
+/// Like `NEXT`, but for all events together.
 const ALL: Duration = Duration::from_nanos(1000);
 
 impl Shard {
-    /// Lets the publishers on this thread add to what is pending. An event that has come alone does not wait.
-    pub(super) async fn gather(&mut self, messages: usize) {
+    /// Lets the publishers on this thread add events. A single event does not wait.
+    pub(super) async fn coalesce(&mut self, messages: usize) {
         let pending = self.pending.iter().filter_map(|id| self.channels.get(id));
-        let subscribers = pending.map(Channel::width).max().unwrap_or_default();
+        let subscribers = pending.map(Channel::subscriber_count).max().unwrap_or_default();
         if messages < 2 || subscribers < SUBSCRIBERS_MIN {
             return;
         }
