@@ -1,6 +1,6 @@
-//! The main port's HTTP side: the signed API, the WebSocket upgrade, health; and the metrics port.
+//! HTTP on both ports: the signed API, the WebSocket upgrade and health on the main one, metrics on the other.
+//! `server::listen` passes each request to [`Routes::answer`].
 
-mod answer;
 mod auth;
 mod channels;
 mod events;
@@ -8,7 +8,8 @@ mod forwarded;
 mod head;
 mod health;
 mod lookup;
-mod misled;
+mod not_found;
+mod response;
 mod terminate;
 mod upgrade;
 
@@ -34,7 +35,7 @@ use hyper_util::service::TowerToHyperService;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
 
-pub use answer::tls_is_needed;
+pub use response::tls_required;
 pub use upgrade::Client;
 
 use crate::config;
@@ -43,12 +44,12 @@ use crate::node::Node;
 use crate::refusal::Cause;
 use crate::registry::address::ShardIndex;
 
-/// What the handlers of one shard share.
+/// The state that the handlers of one shard share.
 #[derive(Debug, Clone)]
-pub struct Api(Arc<Shared>);
+pub struct Api(Arc<ApiState>);
 
 #[derive(Debug)]
-struct Shared {
+struct ApiState {
     node: Arc<Node>,
     shard: ShardIndex,
     path_prefix: String,
@@ -60,14 +61,14 @@ struct Shared {
     cors: config::Http,
 }
 
-/// What a port answers.
+/// The routes of a port.
 #[derive(Debug, Clone)]
 pub struct Routes {
     api: Api,
     requests: Router,
-    /// The same for browsers on pages of other origins.
+    /// Like `requests`, with CORS headers for pages of other origins.
     cross_origin: Router,
-    /// Whether it takes WebSockets and events.
+    /// Whether it is the main port, with WebSockets and the API.
     is_main: bool,
 }
 
@@ -79,21 +80,21 @@ impl Routes {
     {
         let headers = request.headers();
         if let Err(refusal) = head::check(request.version(), headers) {
-            return answer::last(self.api.refuse(&client.subject(&self.api, headers), refusal));
+            return response::closing(self.api.refuse(&client.subject(&self.api, headers), refusal));
         }
-        let is_upgrade = self.is_main && upgrade::is_wanted(request.method(), headers);
-        let is_here = head::enter(&mut request, &self.api.0.path_prefix);
+        let is_upgrade = self.is_main && upgrade::is_requested(request.method(), headers);
+        let is_below = head::strip_prefix(&mut request, &self.api.0.path_prefix);
         if is_upgrade {
-            // A WebSocket hears what is wrong with its path after the upgrade.
-            let path = is_here.then(|| request.uri().path());
+            // A WebSocket client learns after the upgrade that its path is wrong.
+            let path = is_below.then(|| request.uri().path());
             return match self.api.upgrade(path, &request, client) {
                 Ok(upgrade) => upgrade.accept(&self.api).await,
                 Err(response) => *response,
             };
         }
-        if !is_here {
-            misled::count(&self.api, client, &request, Cause::PathNotFound);
-            return answer::not_below(&self.api.0.path_prefix);
+        if !is_below {
+            not_found::count_refusal(&self.api, client, &request, Cause::PathNotFound);
+            return response::outside_prefix(&self.api.0.path_prefix);
         }
         if !self.is_main {
             return self.route(request, client).await;
@@ -103,7 +104,7 @@ impl Routes {
             Err(refusal) => return refusal.into_response(),
         };
         let response = self.route(request, client).await;
-        self.api.looked_up(lookup, &response);
+        self.api.refund_lookup(lookup, &response);
         response
     }
 
@@ -113,7 +114,7 @@ impl Routes {
     {
         let router = if request.headers().contains_key(header::ORIGIN) {
             self.cross_origin.clone()
-        } else if let Some(id) = self.published_to(&request) {
+        } else if let Some(id) = self.publishing_app(&request) {
             return events::publish_to(&self.api, client, &id, request.map(Body::new)).await;
         } else {
             self.requests.clone()
@@ -123,8 +124,9 @@ impl Routes {
         response
     }
 
-    /// Most requests are `POST /apps/{app_id}/events`; routing costs a tenth of what they need.
-    fn published_to<B>(&self, request: &Request<B>) -> Option<String> {
+    /// The app of `POST /apps/{app_id}/events`, which most requests are: the router would cost a tenth of such a
+    /// request.
+    fn publishing_app<B>(&self, request: &Request<B>) -> Option<String> {
         if !self.is_main || request.method() != Method::POST {
             return None;
         }
@@ -134,9 +136,9 @@ impl Routes {
 }
 
 impl Api {
-    /// The handlers' share of the configuration. Upgraded connections go to this shard.
+    /// The handlers of a shard, with their settings. Upgraded connections go to this shard.
     pub fn new(node: Arc<Node>, shard: ShardIndex, server: &config::Server, http: &config::Http) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(ApiState {
             node,
             shard,
             path_prefix: server.path_prefix.clone(),
@@ -152,7 +154,7 @@ impl Api {
     /// The routes of the main port.
     pub fn main_port(&self) -> Routes {
         let requests = Router::new()
-            .route("/app/{key}", get(upgrade::expected))
+            .route("/app/{key}", get(upgrade::upgrade_expected))
             .route("/apps/{app_id}/events", post(events::publish))
             .route("/apps/{app_id}/batch_events", post(events::publish_batch))
             .route("/apps/{app_id}/channels", get(channels::list))
@@ -178,7 +180,8 @@ impl Api {
     }
 
     fn port(&self, requests: Router<Self>, is_main: bool) -> Routes {
-        let requests = requests.fallback(misled::no_such_path).method_not_allowed_fallback(misled::no_such_method);
+        let requests =
+            requests.fallback(not_found::no_such_path).method_not_allowed_fallback(not_found::no_such_method);
         let requests = requests.with_state(self.clone());
         let cross_origin = requests.clone().layer(self.cors());
         Routes { api: self.clone(), requests, cross_origin, is_main }

@@ -65,7 +65,7 @@ impl Ingest {
     /// From now on the apps are known here for a while, where a database holds them.
     async fn look_up_apps(&self) {
         for (_, app_id) in &self.owners {
-            if let Err(error) = self.node.find_by_id(app_id).await {
+            if let Err(error) = self.node.load_by_id(app_id).await {
                 tracing::warn!(%error, app_id, "Laravel's events in Redis have no app now");
             }
         }

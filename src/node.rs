@@ -1,4 +1,5 @@
-//! The use cases: connect, subscribe, publish, sign in, query, terminate. The only place where the parts meet.
+//! The node: what this process does for its apps: connect, subscribe, publish, sign in, query, terminate.
+//! `session`, `http` and `ingest` call it. It is the only place where registry, cluster, webhooks and limits meet.
 
 mod app;
 mod apps;
@@ -21,8 +22,8 @@ pub use connect::Connected;
 pub use connect::Unauthorized;
 pub use publish::Publication;
 pub use publish::PublishError;
-pub use publish::Said;
-pub use query::ChannelFacts;
+pub use publish::RelayedEvent;
+pub use query::ChannelInfo;
 pub use query::InfoError;
 
 use crate::cluster::Cluster;
@@ -40,7 +41,7 @@ use crate::registry::remembered::Remembered;
 use crate::store::Store;
 use crate::webhook::Webhooks;
 
-/// This process: its apps, and what holds for all of them.
+/// This process: its apps, and what they share.
 #[derive(Debug)]
 pub struct Node {
     apps: Apps,
@@ -48,7 +49,7 @@ pub struct Node {
     addresses: Arc<Addresses>,
     sockets: AtomicUsize,
     sockets_max: usize,
-    leaving: AtomicBool,
+    draining: AtomicBool,
     inboxes: Arc<Inboxes>,
     remembered: Arc<Remembered>,
     cluster: Option<Arc<Cluster>>,
@@ -62,8 +63,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with the configured apps, or with those of a database. `sockets_max` bounds the WebSocket connections of
-    /// the process.
+    /// A node with the configured apps, or with the apps of a database. `sockets_max` limits the WebSocket connections
+    /// of the process.
     pub fn new(
         config: &Config,
         inboxes: Arc<Inboxes>,
@@ -89,7 +90,7 @@ impl Node {
             connections: config.connections.clone(),
             sockets: AtomicUsize::new(0),
             sockets_max,
-            leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             inboxes,
             remembered: Arc::new(Remembered::new(config.server.cached_events_bytes_max)),
             cluster,
@@ -104,22 +105,22 @@ impl Node {
         node
     }
 
-    /// What holds for each connection.
+    /// The settings of connections.
     pub fn connections(&self) -> &Connections {
         &self.connections
     }
 
-    /// What one client address may do.
+    /// The limits per client address.
     pub fn addresses(&self) -> &Arc<Addresses> {
         &self.addresses
     }
 
-    /// The process' counters.
+    /// The counters of the process.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Counts and logs what is refused.
+    /// Counts and logs refusals.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
@@ -129,62 +130,62 @@ impl Node {
         &self.inboxes
     }
 
-    /// The other nodes, where there are any.
+    /// The other nodes, in a cluster.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
     }
 
-    /// The database with the apps, where there is one.
+    /// The database with the apps, if there is one.
     pub fn store(&self) -> Option<&Arc<Store>> {
         self.store.as_ref()
     }
 
-    /// The limits that nodes have in common, where they do.
+    /// The rate limits that nodes share, if they do.
     pub fn rates(&self) -> Option<&Arc<Rates>> {
         self.rates.as_ref()
     }
 
-    /// Events to customers' URLs.
+    /// The webhooks of all apps.
     pub fn webhooks(&self) -> &Arc<Webhooks> {
         &self.webhooks
     }
 
-    /// Wants no new connections from now on, and tells the other nodes so.
-    pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Release);
+    /// Starts to drain: not ready from now on, and announced to the other nodes.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
         if let Some(cluster) = &self.cluster {
             cluster.announce_leave();
         }
     }
 
-    /// Whether other nodes can take over what this one leaves.
-    pub fn has_others(&self) -> bool {
+    /// Whether other nodes can take over the connections of this one.
+    pub fn has_peers(&self) -> bool {
         self.cluster.as_ref().is_some_and(|cluster| cluster.has_others())
     }
 
-    /// Ends when there are none, or none any more.
-    pub async fn others_leave(&self) {
+    /// Waits until no other node is there.
+    pub async fn peers_gone(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.others_leave().await;
         }
     }
 
-    /// Whether the process is on its way out.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
+    /// Whether the node is draining.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
-    /// WebSocket connections of the process.
+    /// The number of WebSocket connections.
     pub fn sockets(&self) -> usize {
         self.sockets.load(Ordering::Relaxed)
     }
 
-    /// Whether there are more WebSockets than there may be.
+    /// Whether there are more WebSocket connections than allowed.
     pub fn is_full(&self) -> bool {
         self.sockets() > self.sockets_max
     }
 
-    /// What is due about once a second.
+    /// Does what is due about once a second.
     pub fn tick(&self) {
         let now = Instant::now();
         for app in self.apps.all() {
@@ -194,8 +195,8 @@ impl Node {
         self.refusals.tick(now);
     }
 
-    /// Sets the gauges to what the tables hold now.
-    pub fn measure(&self) {
+    /// Sets the gauges to the present values.
+    pub fn update_gauges(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.measure();
         }

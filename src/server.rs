@@ -1,12 +1,13 @@
-//! Binds the ports, wires the parts together, and leaves in good order.
+//! The server: binds the ports, starts shards and background threads, and drains them at the end.
+//! `cli` starts it.
 
 mod admit;
+mod background;
 mod body;
-mod handshake;
-mod links;
 mod listen;
-mod proxied;
+mod proxy_header;
 mod stream;
+mod tls_handshake;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,34 +31,34 @@ use crate::protocol::code::CloseCode;
 use crate::registry::address::SHARDS_MAX;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::ShardMessage;
-use crate::server::handshake::Handshake;
-use crate::server::links::Link;
+use crate::server::background::BackgroundThread;
 use crate::server::listen::Listener;
 use crate::server::listen::Port;
+use crate::server::tls_handshake::TlsHandshake;
 use crate::shard::Shard;
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::tls::Certificates;
 use crate::tls::TlsError;
 
-/// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that they can't stop publishing:
-/// a tenth of what the process may open, within these bounds.
+/// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that publishing always works: a tenth of
+/// the process' limit, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
-/// What can be done if somebody has the main port.
+/// The advice if the main port is taken.
 const MAIN_PORT_TAKEN: &str = "is another server running there? server.share_port = true lets this one take its place";
-/// The same for the metrics port, which is more often another program's.
+/// Like `MAIN_PORT_TAKEN`, but for the metrics port, which more often belongs to another program.
 const METRICS_PORT_TAKEN: &str =
     "is another program running there? choose another metrics.port (SOKETI_METRICS_SERVER_PORT)";
 
-/// How long the last webhooks and leaving the cluster may take each, even if no time is left.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long the last webhooks and leaving the cluster may each take, even without time left.
+const LAST_STEP_TIME: Duration = Duration::from_millis(500);
 
 /// How long the shards may take to close their ports.
-const CLOSING: Duration = Duration::from_millis(500);
+const CLOSE_PORTS_TIME: Duration = Duration::from_millis(500);
 
-/// Over which time the connections of a node without others are closed at most.
-const LONE_SPREAD: Duration = Duration::from_millis(300);
+/// How long closing is spread at most on a node without peers.
+const LONE_SPREAD_TIME: Duration = Duration::from_millis(300);
 
 /// A running server.
 #[derive(Debug)]
@@ -67,15 +68,15 @@ pub struct Server {
     node: Arc<Node>,
     stop: CancellationToken,
     tasks: Tasks,
-    /// Hears of each shard that ends.
+    /// Receives a message from each shard that ends.
     shards: mpsc::Receiver<()>,
-    /// The links to the other nodes and to Laravel's events.
-    links: Vec<Link>,
-    /// Cancelled when the shards do not accept connections any more.
+    /// The threads for webhooks, the other nodes and Laravel's events.
+    threads: Vec<BackgroundThread>,
+    /// Cancelled when a shard accepts no more connections.
     closed: Vec<CancellationToken>,
     share_port: bool,
     certificates: Option<Arc<Certificates>>,
-    /// When they end, for the metrics.
+    /// The metric with their end.
     certificate_end: Option<Gauge>,
     drain_time: Duration,
     notice_time: Duration,
@@ -85,16 +86,16 @@ pub struct Server {
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port cannot be had.
+    /// A port cannot be bound.
     #[error("{key} {address} cannot be bound: {cause}; {remedy}")]
     Bind {
-        /// The configuration keys that say so.
+        /// The settings of the address.
         key: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
-        /// What can be done about it.
+        /// The advice for the operator.
         remedy: &'static str,
     },
     /// The certificate cannot be used.
@@ -105,7 +106,7 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// What was left when the server ended.
+/// The result of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
     /// Connections when the drain began.
@@ -117,11 +118,11 @@ pub struct Drained {
 }
 
 impl Server {
-    /// Binds and serves, in a cluster as soon as the other nodes are found. Must be called inside a tokio runtime,
-    /// which runs the metrics port.
+    /// Binds the ports and serves, in a cluster as soon as the other nodes are found. Call it in a tokio runtime, which
+    /// serves the metrics port.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let certificates = config.tls.is_enabled().then(|| Certificates::load(&config.tls)).transpose()?.map(Arc::new);
-        let tls = certificates.clone().map(Handshake::new).transpose()?;
+        let tls = certificates.clone().map(TlsHandshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
         let workers = worker_count(config.server.workers);
         let (listeners, metrics_listener) = bind(config, workers)?;
@@ -133,22 +134,22 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
         let certificate_end = certificates.as_ref().map(|certificates| {
             let end = metrics.certificate_end();
-            tell_of(certificates, &end);
+            report_certificate(certificates, &end);
             end
         });
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
         let (store, store_link) = Store::new(config, || metrics.store()).unzip();
         let node = Arc::new(Node::new(config, inboxes, metrics, store, sockets_max));
-        // Health and metrics are told until the end of a drain.
+        // Health and metrics are served until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
-        let links = links::start(&node, config, store_link, &tasks).await?;
+        let threads = background::start(&node, config, store_link, &tasks).await?;
         let stop = CancellationToken::new();
         let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
         let mut closed = Vec::new();
         let arrivals = Arc::new(Arrivals::new(files_max(open_files)));
         for (index, listener) in listeners.into_iter().enumerate() {
-            // A token of its own, so that the shards do not share its lock.
+            // Each shard has its own token, so that they do not share its lock.
             let own = Tasks::new(stop.child_token());
             let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
             let (node, tls) = (Arc::clone(&node), tls.clone());
@@ -162,7 +163,7 @@ impl Server {
             };
             let listener = Listener::new(listener, own, port);
             closed.push(listener.closed());
-            run_shard(index, node, listener, Ended(ended.clone()))?;
+            run_shard(index, node, listener, EndNotice(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
         let routes = api.metrics_port(config.metrics.enabled);
@@ -176,7 +177,7 @@ impl Server {
             stop,
             tasks,
             shards,
-            links,
+            threads,
             certificates,
             certificate_end,
             closed,
@@ -207,8 +208,8 @@ impl Server {
         self.open_files
     }
 
-    /// Serves by this configuration from now on, as far as it can change while the server runs: the apps, their
-    /// limits and the certificate. No connection is lost but those of apps that are disabled or gone.
+    /// Takes a new configuration, as far as it can change while the server runs: the apps, their limits and the
+    /// certificate. Only connections of disabled or removed apps are closed.
     ///
     /// # Errors
     /// If the certificate cannot be used; then nothing has changed.
@@ -216,7 +217,7 @@ impl Server {
         match (&self.certificates, &self.certificate_end) {
             (Some(certificates), Some(end)) if config.tls.is_enabled() => {
                 certificates.reload(&config.tls)?;
-                tell_of(certificates, end);
+                report_certificate(certificates, end);
             }
             (None, _) if !config.tls.is_enabled() => (),
             _ => tracing::warn!("TLS is switched on or off by a restart only"),
@@ -225,28 +226,27 @@ impl Server {
         Ok(())
     }
 
-    /// Ends only when a shard or a link has ended although nobody asked it to. What it served is lost, so the
-    /// process should end, too.
+    /// Waits until a shard or a background thread ends although nobody asked it to. Its work is lost, so the process
+    /// should end, too.
     pub async fn failed(&mut self) {
-        let links = async {
-            if self.links.is_empty() {
+        let threads = async {
+            if self.threads.is_empty() {
                 std::future::pending::<()>().await;
             }
-            // The end of one is one whether it could say so or not.
-            let _ = futures_util::future::select_all(self.links.iter_mut().map(|link| &mut link.ended)).await;
+            // A thread that panics cannot send, and has ended, too.
+            let _ = futures_util::future::select_all(self.threads.iter_mut().map(|thread| &mut thread.ended)).await;
         };
         tokio::select! {
             _ = self.shards.recv() => (),
-            () = links => (),
+            () = threads => (),
         }
     }
 
-    /// Leaves: not ready, stop accepting, close the connections, and wait for the rest. Ends within the configured
-    /// time, whatever is left.
+    /// Drains: not ready, stop accepting, close the connections, wait for the rest. Ends within the configured time.
     pub async fn drain(mut self) -> Drained {
         let began = Instant::now();
         let connections = self.node.sockets();
-        self.node.leave();
+        self.node.start_draining();
         tokio::time::sleep(self.notice_time).await;
         self.stop.cancel();
         let all_closed = async {
@@ -254,19 +254,19 @@ impl Server {
                 closed.cancelled().await;
             }
         };
-        let _ = tokio::time::timeout(CLOSING, all_closed).await;
-        let mut others = self.node.has_others();
+        let _ = tokio::time::timeout(CLOSE_PORTS_TIME, all_closed).await;
+        let mut has_peers = self.node.has_peers();
         loop {
-            self.close_all(others, self.drain_time.saturating_sub(began.elapsed()));
+            self.close_all(has_peers, self.drain_time.saturating_sub(began.elapsed()));
             let time = self.drain_time.saturating_sub(began.elapsed());
             let all_ended = async { while self.shards.recv().await.is_some() {} };
             tokio::select! {
                 _ = tokio::time::timeout(time, all_ended) => break,
-                () = self.node.others_leave(), if others => others = false,
+                () = self.node.peers_gone(), if has_peers => has_peers = false,
             }
         }
-        for link in self.links {
-            link.end(self.drain_time.saturating_sub(began.elapsed()).max(FAREWELL)).await;
+        for thread in self.threads {
+            thread.end(self.drain_time.saturating_sub(began.elapsed()).max(LAST_STEP_TIME)).await;
         }
         let events = self.node.webhooks().waiting();
         if events > 0 {
@@ -278,17 +278,19 @@ impl Server {
         Drained { connections, left: self.node.sockets(), took: began.elapsed() }
     }
 
-    /// Has the shards close their connections. Clients return at once when somebody is there to take them, so they
-    /// come spread over half the time that is left; who then finds nobody waits long for his next try (pusher-js
-    /// 15 s). Else they return after a second, and until then a process that is started anew has to listen, so they
-    /// all go quickly.
-    fn close_all(&self, others: bool, left: Duration) {
+    /// Tells the shards to close their connections.
+    ///
+    /// With peers the clients reconnect at once, so closing is spread over half the time that is left. A client that
+    /// then finds no server waits long for its next attempt (pusher-js 15 s).
+    ///
+    /// Without peers the clients reconnect after a second. A restarted process has to listen by then, so all are closed
+    /// quickly.
+    fn close_all(&self, has_peers: bool, left: Duration) {
         const REASON: &str = "Server closed. Please reconnect shortly.";
-        // Nobody else than a successor can have the port by now. It does not hear what is told here, nor the other
-        // way round, so that is soon over, too.
+        // Only a successor can have the port by now. The two nodes do not exchange events, so this must not last.
         let succeeded = || self.share_port && listen::is_shared(self.address);
-        let code = if others || succeeded() { CloseCode::Reconnect } else { CloseCode::OverCapacity };
-        let over = if others { left / 2 } else { (left / 2).min(LONE_SPREAD) };
+        let code = if has_peers || succeeded() { CloseCode::Reconnect } else { CloseCode::OverCapacity };
+        let over = if has_peers { left / 2 } else { (left / 2).min(LONE_SPREAD_TIME) };
         let inboxes = self.node.inboxes();
         for shard in 0..inboxes.shards() {
             inboxes.send(shard, ShardMessage::Drain(over, Close::new(code, REASON)));
@@ -296,7 +298,7 @@ impl Server {
     }
 }
 
-/// Both ports: the main one so many times.
+/// Binds both ports: the main one `workers` times.
 fn bind(config: &Config, workers: usize) -> Result<(Vec<std::net::TcpListener>, std::net::TcpListener), StartError> {
     let (server, metrics) = (&config.server, &config.metrics);
     let bind = |key, address, count, remedy| {
@@ -317,8 +319,8 @@ fn bind(config: &Config, workers: usize) -> Result<(Vec<std::net::TcpListener>, 
     Ok((listeners, metrics_listener))
 }
 
-/// Says when the certificate ends, and what clients will dislike about it.
-fn tell_of(certificates: &Certificates, end: &Gauge) {
+/// Sets the metric of the certificate's end, and logs what clients will reject.
+fn report_certificate(certificates: &Certificates, end: &Gauge) {
     let ends = certificates.ends().and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok());
     end.set(ends.unwrap_or_default().as_secs_f64());
     if let Some(warning) = certificates.warning() {
@@ -342,27 +344,27 @@ fn reserve(open_files: u64) -> u64 {
     (open_files / 10).clamp(*RESERVE.start(), *RESERVE.end())
 }
 
-/// Files that all connections together may have open. Half of the reserve is for everything else.
+/// The files that all connections may have open. Half of the reserve is for everything else.
 fn files_max(open_files: u64) -> usize {
     match open_files {
-        // The system does not tell.
+        // The limit is unknown.
         0 => usize::MAX,
         open_files => usize::try_from(open_files.saturating_sub(reserve(open_files) / 2)).unwrap_or(usize::MAX),
     }
 }
 
-/// Tells the server that a shard has ended, by a panic too.
-struct Ended(mpsc::Sender<()>);
+/// Tells the server that a shard has ended, even by a panic.
+struct EndNotice(mpsc::Sender<()>);
 
-impl Drop for Ended {
+impl Drop for EndNotice {
     fn drop(&mut self) {
-        // There is room for a word of each shard; without a server nobody wants to know.
+        // The channel has capacity for each shard; without a server nobody receives.
         let _ = self.0.try_send(());
     }
 }
 
-/// One thread: a shard, and the HTTP side of its listener.
-fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) -> io::Result<()> {
+/// Starts a thread with a shard and its HTTP listener.
+fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: EndNotice) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let name = format!("gema-shard-{index}");
     std::thread::Builder::new().name(name).spawn(move || {
@@ -371,9 +373,9 @@ fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) ->
             let mut shard = Shard::new(index, node)?;
             let tasks = listener.serve()?;
             shard.run().await;
-            // Requests that came in before the end are answered, but nobody waits long for them.
+            // Requests from before the end are answered, for a short time.
             tasks.finish(Duration::from_millis(500)).await;
-            // Whoever became a WebSocket in the meantime is told to go elsewhere.
+            // Connections that have become WebSockets meanwhile are closed, too.
             shard.run().await;
             io::Result::Ok(())
         });
@@ -384,7 +386,7 @@ fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: Ended) ->
     Ok(())
 }
 
-/// What the apps have to do about once a second.
+/// Calls [`Node::tick`] about once a second.
 async fn tick(node: Arc<Node>, stop: CancellationToken) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     while stop.run_until_cancelled(interval.tick()).await.is_some() {

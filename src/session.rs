@@ -103,7 +103,7 @@ impl Session {
         let Connected { app, protocol, in_quota } = node.connect(request)?;
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
-        let client_events = app.rules().said.limits.max_client_events_per_second;
+        let client_events = app.rules().settings.limits.max_client_events_per_second;
         let session = Self {
             in_quota,
             unauthorized: None,
@@ -153,7 +153,7 @@ impl Session {
 
     /// How long the connection may stay unauthorized; `None` when it is authorized or need not be.
     pub fn authorization_timeout(&self) -> Option<std::time::Duration> {
-        (!self.in_quota).then(|| self.app.rules().said.limits.user_authentication_timeout_seconds.duration())
+        (!self.in_quota).then(|| self.app.rules().settings.limits.user_authentication_timeout_seconds.duration())
     }
 
     /// The frames that close the connection from our side.
@@ -387,7 +387,7 @@ impl Session {
         if self.in_quota {
             return ControlFlow::Continue(());
         }
-        match node.count(&self.app) {
+        match node.count_in_quota(&self.app) {
             Ok(()) => {
                 self.in_quota = true;
                 self.unauthorized = None;

@@ -1,4 +1,5 @@
-//! Requests to the signed API: read within limits, and let in only with the signature of their app.
+//! Signed requests: reads them within limits and checks their signatures.
+//! The handlers of the API call [`Api::signed`].
 
 use std::time::Instant;
 use std::time::SystemTime;
@@ -18,7 +19,7 @@ use http_body_util::Limited;
 
 use crate::http::Api;
 use crate::http::Client;
-use crate::http::answer::Refusal;
+use crate::http::response::Refusal;
 use crate::node::App;
 use crate::protocol::request;
 use crate::protocol::request::Claim;
@@ -33,14 +34,14 @@ use crate::refusal::Subject;
 pub(super) struct Signed<'a> {
     pub(super) app: &'a App,
     pub(super) body: Bytes,
-    /// The path that was signed is that of [`SignedPath`].
-    pub(super) by_other_path: bool,
+    /// The signature is for the path of [`AlternativePath`].
+    pub(super) by_alternative_path: bool,
     query: SignedQuery,
 }
 
 /// Another path that a library may have signed.
 #[derive(Debug, Clone)]
-pub(super) struct SignedPath(pub(super) String);
+pub(super) struct AlternativePath(pub(super) String);
 
 impl Signed<'_> {
     /// The first value of a query parameter.
@@ -48,14 +49,14 @@ impl Signed<'_> {
         self.query.parameter(name)
     }
 
-    /// The attributes that it asks for.
+    /// The attributes that the request asks for.
     pub(super) fn info(&self) -> InfoRequest {
         self.query.info()
     }
 }
 
 impl Api {
-    /// Reads a request, checks its signature for the app with this id, and lets `answer` answer it.
+    /// Reads a request, checks its signature for the app with this id, and calls `answer`.
     pub(super) async fn signed(
         &self,
         from: &Client,
@@ -63,7 +64,7 @@ impl Api {
         app_id: &str,
         answer: impl AsyncFnOnce(&Signed<'_>) -> Result<(Response, usize), Refusal>,
     ) -> Response {
-        match self.0.node.find_by_id(app_id).await {
+        match self.0.node.load_by_id(app_id).await {
             Ok(Some(app)) => self.signed_for(&app, from, request, answer).await,
             Ok(None) => {
                 let refusal = Refusal::new(Cause::ApiUnknownApp, "Unknown app");
@@ -74,7 +75,7 @@ impl Api {
         }
     }
 
-    /// Refuses a request, which is counted and logged.
+    /// Refuses, counts and logs a request.
     pub(super) fn refuse(&self, subject: &Subject<'_>, refusal: Refusal) -> Response {
         let detail = Lazily(|| refusal.detail());
         let detail = subject.detail.unwrap_or(&detail);
@@ -83,7 +84,7 @@ impl Api {
         refusal.into_response()
     }
 
-    /// The same for an app that is known already.
+    /// Like `signed`, but for an app that has been found.
     pub(super) async fn signed_for(
         &self,
         app: &App,
@@ -93,13 +94,13 @@ impl Api {
     ) -> Response {
         let (parts, body) = request.into_parts();
         let outcome = match self.check(app, &parts, body).await {
-            Ok(signed) => answer(&signed).await.map(|answered| (answered, signed.body.len())),
+            Ok(signed) => answer(&signed).await.map(|response| (response, signed.body.len())),
             Err(refusal) => Err(refusal),
         };
         match outcome {
             Ok(((response, sent), received)) => {
-                if from.take_counted() {
-                    // An application that connects for each of its requests is no flood of handshakes.
+                if from.take_counted_handshake() {
+                    // A backend that opens a connection per request is no flood of handshakes.
                     self.0.node.addresses().give_back(from.address().ip(), Instant::now());
                 }
                 app.meters.http_calls.inc();
@@ -115,26 +116,26 @@ impl Api {
         }
     }
 
-    /// The request, if it is signed.
+    /// Checks the signature and reads the body.
     async fn check<'a>(&self, app: &'a App, parts: &Parts, body: Body) -> Result<Signed<'a>, Refusal> {
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
         let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
         let (claim, whole) = claims(parts);
         let query = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error));
-        let other = parts.extensions.get::<SignedPath>().filter(|_| query.is_err());
-        let other = other.and_then(|SignedPath(path)| check(Claim { path, ..claim }).ok());
-        let by_other_path = other.is_some();
+        let other = parts.extensions.get::<AlternativePath>().filter(|_| query.is_err());
+        let other = other.and_then(|AlternativePath(path)| check(Claim { path, ..claim }).ok());
+        let by_alternative_path = other.is_some();
         let query = other.map_or(query, Ok)?;
         let body = self.read(body).await?;
         query.check_body(&body)?;
-        if !app.rules().said.enabled {
+        if !app.rules().settings.enabled {
             return Err(Refusal::new(Cause::ApiDisabled, "App disabled"));
         }
-        Ok(Signed { app, body, by_other_path, query })
+        Ok(Signed { app, body, by_alternative_path, query })
     }
 
-    /// The difference from a request that would have been accepted, for the operator.
+    /// The difference from a valid request, for the log.
     fn explain(&self, app: &App, parts: &Parts, refusal: &Refusal) -> String {
         let (claim, whole) = claims(parts);
         let key = request::auth_key(claim.query).unwrap_or_default();
@@ -147,7 +148,7 @@ impl Api {
         }
     }
 
-    /// Reads a body, limited in size while it comes, and in time.
+    /// Reads a body within limits of size and time.
     async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
         let max = self.0.request_bytes_max;
         let too_large = || {
@@ -170,7 +171,7 @@ impl Api {
     }
 }
 
-/// What a request claims: without the prefix, which the router has taken off, and with it, as Soketi wants it signed.
+/// The claims of a request: with the path below the prefix, and with the whole path, which Soketi expects to be signed.
 fn claims(parts: &Parts) -> (Claim<'_>, Option<Claim<'_>>) {
     let query = parts.uri.query().unwrap_or_default();
     let claim = Claim { method: parts.method.as_str(), path: parts.uri.path(), query };

@@ -1,4 +1,5 @@
-//! Asking for channels and users (Pusher HTTP API).
+//! The queries of the API: channels and users (Pusher HTTP API).
+//! `http` routes to them.
 
 use axum::Extension;
 use axum::body::Body;
@@ -10,9 +11,9 @@ use serde_json::json;
 
 use crate::http::Api;
 use crate::http::Client;
-use crate::http::answer;
-use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
+use crate::http::response;
+use crate::http::response::Refusal;
 use crate::limiter::Allowance;
 use crate::protocol::channel::ChannelName;
 use crate::refusal::Cause;
@@ -28,7 +29,7 @@ pub(super) async fn list(
         let allowance = admit(signed).await?;
         let prefix = signed.parameter("filter_by_prefix").unwrap_or_default();
         let channels = signed.app.channel_list(prefix, signed.info()).await?;
-        Ok(answer::within(allowance, answer::json(&json!({ "channels": channels }))))
+        Ok(response::with_rate_limit(allowance, response::json(&json!({ "channels": channels }))))
     })
     .await
 }
@@ -42,8 +43,8 @@ pub(super) async fn one(
 ) -> Response {
     api.signed(&client, request, &app_id, async |signed| {
         let allowance = admit(signed).await?;
-        let facts = signed.app.channel_facts(&name(signed, &channel)?, signed.info()).await?;
-        Ok(answer::within(allowance, answer::json(&facts)))
+        let info = signed.app.channel_info(&name(signed, &channel)?, signed.info()).await?;
+        Ok(response::with_rate_limit(allowance, response::json(&info)))
     })
     .await
 }
@@ -59,7 +60,7 @@ pub(super) async fn users(
         let allowance = admit(signed).await?;
         let users = signed.app.channel_users(&name(signed, &channel)?).await?;
         let users: Vec<_> = users.iter().map(|id| json!({ "id": id })).collect();
-        Ok(answer::within(allowance, answer::json(&json!({ "users": users }))))
+        Ok(response::with_rate_limit(allowance, response::json(&json!({ "users": users }))))
     })
     .await
 }
@@ -75,5 +76,5 @@ async fn admit(signed: &Signed<'_>) -> Result<Option<Allowance>, Refusal> {
 }
 
 fn name(signed: &Signed<'_>, channel: &str) -> Result<ChannelName, Refusal> {
-    Ok(ChannelName::parse(channel, signed.app.rules().said.limits.max_channel_name_length)?)
+    Ok(ChannelName::parse(channel, signed.app.rules().settings.limits.max_channel_name_length)?)
 }

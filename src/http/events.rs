@@ -1,4 +1,5 @@
 //! Publishing: `POST /events` and `POST /batch_events` (Pusher HTTP API).
+//! `http` routes to them.
 
 use std::time::Instant;
 
@@ -12,9 +13,9 @@ use serde_json::Map;
 
 use crate::http::Api;
 use crate::http::Client;
-use crate::http::answer;
-use crate::http::answer::Refusal;
 use crate::http::auth::Signed;
+use crate::http::response;
+use crate::http::response::Refusal;
 use crate::limiter::Allowance;
 use crate::node::App;
 use crate::node::Node;
@@ -31,7 +32,7 @@ pub(super) async fn publish(
     publish_to(&api, &client, &app_id, request).await
 }
 
-/// The same without a router.
+/// Like `publish`, but without the router.
 pub(super) async fn publish_to(api: &Api, client: &Client, app_id: &str, request: Request<Body>) -> Response {
     api.signed(client, request, app_id, async |signed| one(&api.0.node, signed).await).await
 }
@@ -39,14 +40,14 @@ pub(super) async fn publish_to(api: &Api, client: &Client, app_id: &str, request
 async fn one(node: &Node, signed: &Signed<'_>) -> Result<(Response, usize), Refusal> {
     let mut event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
     let allowance = deliver(node, signed.app, std::slice::from_mut(&mut event)).await?;
-    let Some(info) = event.info else { return Ok(answer::within(allowance, answer::empty_object())) };
+    let Some(info) = event.info else { return Ok(response::with_rate_limit(allowance, response::empty_object())) };
     let mut channels = Map::new();
     for channel in &event.channels {
-        // Boxed, since most publishers do not ask.
-        let facts = Box::pin(signed.app.facts_after_publish(channel, info)).await;
-        channels.insert(channel.to_string(), facts.into());
+        // Boxed: most publishers ask for nothing.
+        let attributes = Box::pin(signed.app.publish_info(channel, info)).await;
+        channels.insert(channel.to_string(), attributes.into());
     }
-    Ok(answer::within(allowance, answer::json(&serde_json::json!({ "channels": channels }))))
+    Ok(response::with_rate_limit(allowance, response::json(&serde_json::json!({ "channels": channels }))))
 }
 
 /// `POST /apps/{app_id}/batch_events`: all of them or none.
@@ -61,16 +62,16 @@ pub(super) async fn publish_batch(
         let mut events = PublisherEvent::parse_batch(&signed.body, signed.app.publish_limits())?;
         let allowance = deliver(node, signed.app, &mut events).await?;
         if events.iter().all(|event| event.info.is_none()) {
-            return Ok(answer::within(allowance, answer::empty_object()));
+            return Ok(response::with_rate_limit(allowance, response::empty_object()));
         }
-        let mut facts = Vec::with_capacity(events.len());
+        let mut batch = Vec::with_capacity(events.len());
         for event in &events {
-            facts.push(match event.info {
-                Some(info) => signed.app.facts_after_publish(&event.channels[0], info).await,
+            batch.push(match event.info {
+                Some(info) => signed.app.publish_info(&event.channels[0], info).await,
                 None => Map::new(),
             });
         }
-        Ok(answer::within(allowance, answer::json(&serde_json::json!({ "batch": facts }))))
+        Ok(response::with_rate_limit(allowance, response::json(&serde_json::json!({ "batch": batch }))))
     })
     .await
 }
@@ -82,7 +83,7 @@ async fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> R
     let admitted = node.admit(app, events.iter().map(|event| event.channels.len()).sum()).await;
     let allowance = admitted.map_err(|error| {
         let channel = events.first().and_then(|event| event.channels.first());
-        channel.map_or(Refusal::from(error), |channel| Refusal::from(error).on(channel.to_string()))
+        channel.map_or(Refusal::from(error), |channel| Refusal::from(error).about(channel.to_string()))
     })?;
     let accepted = Instant::now();
     for event in events {

@@ -1,4 +1,5 @@
-//! What trusted proxies say about the client (`X-Forwarded-For`, `X-Forwarded-Proto`).
+//! The client's address and TLS, as trusted proxies forward them (`X-Forwarded-For`, `X-Forwarded-Proto`).
+//! `upgrade` and the log of refusals ask it.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 const FOR: &str = "x-forwarded-for";
 const PROTO: &str = "x-forwarded-proto";
 
-/// Networks whose word is believed.
+/// The networks of trusted proxies.
 #[derive(Debug)]
 pub(super) struct TrustedProxies(pub(super) Vec<IpNet>);
 
@@ -18,21 +19,21 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether the client speaks TLS to a trusted proxy.
+    /// Whether the client uses TLS to a trusted proxy.
     pub(super) fn is_secure(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
         claims_tls(headers) && self.trusts(peer.to_canonical())
     }
 
-    /// The peer, if it speaks for others and is not trusted.
+    /// The peer, if it forwards for others and is not trusted.
     pub(super) fn untrusted(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
-        let speaks_for_others = headers.contains_key(FOR) || headers.contains_key(PROTO);
-        Some(peer.to_canonical()).filter(|&peer| speaks_for_others && !self.trusts(peer))
+        let is_forwarding = headers.contains_key(FOR) || headers.contains_key(PROTO);
+        Some(peer.to_canonical()).filter(|&peer| is_forwarding && !self.trusts(peer))
     }
 
-    /// The client's address: of the peer and those before it, the nearest that is no trusted proxy. What stands
-    /// further away may be invented.
+    /// The client's address: the nearest one that is not a trusted proxy, from the peer on. Anything further away may
+    /// be forged.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        // As bytes: what a client has put in front need not be text.
+        // As bytes: the client's part need not be text.
         let hops = headers.get_all(FOR).into_iter().rev().flat_map(|list| list.as_bytes().rsplit(|&byte| byte == b','));
         let mut client = peer.to_canonical();
         for hop in hops {
@@ -46,13 +47,13 @@ impl TrustedProxies {
     }
 }
 
-/// Whether somebody says that the client speaks TLS to a proxy.
+/// Whether a header claims that the client uses TLS.
 pub(super) fn claims_tls(headers: &HeaderMap) -> bool {
     let scheme = headers.get(PROTO).and_then(|list| list.as_bytes().split(|&byte| byte == b',').next());
     scheme.is_some_and(|scheme| matches!(scheme.trim_ascii(), b"https" | b"wss"))
 }
 
-/// An address, as some proxies write it with a port or in brackets.
+/// An address; some proxies add a port or brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || text.parse().ok().as_ref().map(SocketAddr::ip);

@@ -1,4 +1,5 @@
-//! A request's head, before anybody looks at what the request asks for (RFC 9112), and its path below the prefix.
+//! The head of a request: refuses ambiguous ones (RFC 9112) and strips the path prefix.
+//! [`Routes::answer`](crate::http::Routes::answer) calls it before anything else.
 
 use axum::extract::OriginalUri;
 use axum::http::HeaderMap;
@@ -8,10 +9,10 @@ use axum::http::Uri;
 use axum::http::Version;
 use axum::http::header;
 
-use crate::http::answer::Refusal;
+use crate::http::response::Refusal;
 use crate::refusal::Cause;
 
-/// Whether the head is one that every server on the way understands in the same way.
+/// Refuses a head that two servers on the way could read differently.
 pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(header::HOST).into_iter();
     match (hosts.next(), hosts.next()) {
@@ -29,7 +30,7 @@ pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Refusal
     if headers.contains_key(header::TRANSFER_ENCODING) { check_encoding(headers) } else { Ok(()) }
 }
 
-/// hyper looks at the last encoding alone. A body that is encoded once more is none that the API can read.
+/// hyper checks the last encoding only. The API cannot read a body that is encoded twice.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut chunked = 0;
     for encoding in tokens(headers, header::TRANSFER_ENCODING) {
@@ -47,7 +48,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// A name or an address, with or without a port (RFC 3986, 3.2.2). Some clients send an empty one.
+/// Whether a host is a name or an address, with or without a port (RFC 3986, 3.2.2). Some clients send an empty port.
 fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host.iter().rposition(|&byte| byte == b':') {
         Some(colon) if !host.ends_with(b"]") => (&host[..colon], &host[colon + 1..]),
@@ -65,15 +66,15 @@ pub(super) fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> b
     tokens(headers, name).any(|word| word.eq_ignore_ascii_case(token))
 }
 
-/// The comma-separated tokens of a header. A line that is not text counts as one that nobody knows.
+/// The comma-separated tokens of a header. A line that is not text counts as an unknown token.
 fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).into_iter().map(|line| line.to_str().unwrap_or("?"));
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
-/// Makes the path of a request the one below the prefix, and keeps the path as sent as [`OriginalUri`], since it may
-/// be what was signed. Returns whether the request is below the prefix.
-pub(super) fn enter<B>(request: &mut Request<B>, prefix: &str) -> bool {
+/// Strips the prefix from the path of a request, and keeps the whole as [`OriginalUri`], since it may be the signed
+/// one. False when the path is outside the prefix.
+pub(super) fn strip_prefix<B>(request: &mut Request<B>, prefix: &str) -> bool {
     let path = request.uri().path();
     let Some(below) = below(path, prefix) else { return false };
     if below.len() == path.len() {
@@ -88,20 +89,20 @@ pub(super) fn enter<B>(request: &mut Request<B>, prefix: &str) -> bool {
     true
 }
 
-/// The path below the prefix; `None` if it is elsewhere. Clients whose own prefix ends with a slash double it, as
-/// pusher-js does with `wsPath: '/ws/'`, so slashes before the path count as one.
+/// The path below the prefix; `None` outside of it. Several slashes count as one: pusher-js doubles them with `wsPath:
+/// '/ws/'`.
 fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     let mut rest = path;
     for segment in prefix.split('/').skip(1) {
-        rest = one_slash(rest).strip_prefix('/')?.strip_prefix(segment)?;
+        rest = collapse_slashes(rest).strip_prefix('/')?.strip_prefix(segment)?;
         if !rest.is_empty() && !rest.starts_with('/') {
             return None;
         }
     }
-    Some(if rest.is_empty() { "/" } else { one_slash(rest) })
+    Some(if rest.is_empty() { "/" } else { collapse_slashes(rest) })
 }
 
-fn one_slash(path: &str) -> &str {
+fn collapse_slashes(path: &str) -> &str {
     let slashes = path.len() - path.trim_start_matches('/').len();
     &path[slashes.saturating_sub(1)..]
 }

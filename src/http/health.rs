@@ -1,4 +1,5 @@
-//! What operators, orchestrators and Prometheus ask for.
+//! Health, memory and metrics, for operators, orchestrators and Prometheus.
+//! `http` routes to it on both ports.
 
 use axum::extract::Query;
 use axum::extract::State;
@@ -8,59 +9,59 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::http::Api;
-use crate::http::answer;
+use crate::http::response;
 use crate::store::StoreState;
 
-/// `GET /`: the process is there.
+/// `GET /`: the process runs.
 pub(super) async fn alive() -> Response {
-    answer::text(StatusCode::OK, "OK")
+    response::text(StatusCode::OK, "OK")
 }
 
-/// `GET /ready`: it takes connections.
+/// `GET /ready`: the node accepts connections.
 pub(super) async fn ready(State(api): State<Api>) -> Response {
-    if api.0.node.is_leaving() {
-        return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
+    if api.0.node.is_draining() {
+        return response::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
     }
     let store = api.0.node.store().map(|store| store.state());
     if store == Some(StoreState::NeverAnswered) {
         let message = "The database with the apps has not answered yet. Choose another server.";
-        return answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
+        return response::text(StatusCode::SERVICE_UNAVAILABLE, message);
     }
     match api.0.node.cluster() {
         Some(cluster) if !cluster.is_linked() && cluster.is_strict() => {
-            answer::text(StatusCode::SERVICE_UNAVAILABLE, "Redis is away. Choose another server.")
+            response::text(StatusCode::SERVICE_UNAVAILABLE, "Redis is away. Choose another server.")
         }
-        Some(cluster) if !cluster.is_linked() => answer::text(StatusCode::OK, "OK, degraded: Redis is away"),
+        Some(cluster) if !cluster.is_linked() => response::text(StatusCode::OK, "OK, degraded: Redis is away"),
         _ if store == Some(StoreState::Away) => {
-            answer::text(StatusCode::OK, "OK, degraded: the database with the apps is away")
+            response::text(StatusCode::OK, "OK, degraded: the database with the apps is away")
         }
-        _ => answer::text(StatusCode::OK, "OK"),
+        _ => response::text(StatusCode::OK, "OK"),
     }
 }
 
-/// `GET /accept-traffic`: it takes connections and has memory for more.
+/// `GET /accept-traffic`: the node accepts connections and has memory for more.
 pub(super) async fn accept_traffic(State(api): State<Api>) -> Response {
-    if api.0.node.is_leaving() {
-        return answer::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
+    if api.0.node.is_draining() {
+        return response::text(StatusCode::SERVICE_UNAVAILABLE, "The server is closing. Choose another server.");
     }
     let Some(memory) = Memory::read() else {
-        return answer::text(StatusCode::OK, "OK");
+        return response::text(StatusCode::OK, "OK");
     };
     if memory.percent() > api.0.accept_traffic_memory_percent {
-        return answer::text(StatusCode::SERVICE_UNAVAILABLE, "Low on memory here. Choose another server.");
+        return response::text(StatusCode::SERVICE_UNAVAILABLE, "Low on memory here. Choose another server.");
     }
     let memory = json!({ "usedSize": memory.used, "totalSize": memory.total, "percentUsage": memory.percent() });
-    answer::json(&json!({ "memory": memory })).0
+    response::json(&json!({ "memory": memory })).0
 }
 
 /// `GET /usage` on the metrics port.
 pub(super) async fn usage() -> Response {
     let Some(memory) = Memory::read() else {
-        return answer::text(StatusCode::NOT_IMPLEMENTED, "This system does not tell how much memory is used");
+        return response::text(StatusCode::NOT_IMPLEMENTED, "This system does not tell how much memory is used");
     };
     let free = memory.total.saturating_sub(memory.used);
     let memory = json!({ "free": free, "used": memory.used, "total": memory.total, "percent": memory.percent() });
-    answer::json(&json!({ "memory": memory })).0
+    response::json(&json!({ "memory": memory })).0
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,12 +72,12 @@ pub(super) struct MetricsQuery {
 
 /// `GET /metrics` on the metrics port: Prometheus' text, or JSON with `?json=1`.
 pub(super) async fn metrics(State(api): State<Api>, Query(query): Query<MetricsQuery>) -> Response {
-    api.0.node.measure();
+    api.0.node.update_gauges();
     let metrics = api.0.node.metrics();
     if query.json.is_empty() {
-        return answer::respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics.text().into());
+        return response::respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics.text().into());
     }
-    answer::json(&metrics.json()).0
+    response::json(&metrics.json()).0
 }
 
 /// Memory in bytes.
@@ -86,7 +87,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// What the process uses, and what it may use: the container's limit, or all that the machine has.
+    /// The memory of the process, and its limit: the container's, or all of the machine's.
     #[cfg(target_os = "linux")]
     fn read() -> Option<Self> {
         use procfs::Current;

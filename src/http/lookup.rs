@@ -1,5 +1,5 @@
-//! Requests for apps that are not known here: each costs a question to the database, so an address may make as many of
-//! them as handshakes.
+//! Limits requests for unknown apps: each costs a database query, so an address may make as many as handshakes.
+//! [`Routes::answer`](crate::http::Routes::answer) counts before and refunds after a request.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -10,38 +10,38 @@ use axum::response::Response;
 
 use crate::http::Api;
 use crate::http::Client;
-use crate::http::answer::Refusal;
+use crate::http::response::Refusal;
 use crate::protocol::request;
 use crate::refusal::Cause;
 
-/// A question to the database that was counted for this address.
+/// A database query that was counted for this address.
 #[derive(Clone, Copy)]
 pub(super) struct Lookup(IpAddr);
 
 impl Api {
-    /// Counts a request for an app that only a database may know.
+    /// Counts a request for an app that is not known here.
     pub(super) fn lookup<B>(&self, request: &Request<B>, client: &Client) -> Result<Option<Lookup>, Refusal> {
         let node = &self.0.node;
-        if !(node.addresses().limits_handshakes() && node.asks_a_database()) || self.is_known(request) {
+        if !(node.addresses().limits_handshakes() && node.uses_database()) || self.is_known(request) {
             return Ok(None);
         }
         let address = self.0.trusted_proxies.client(client.address().ip(), request.headers());
-        node.shake_hands(address).map(|()| Some(Lookup(address))).map_err(|too_fast| {
-            // It has been counted and logged.
+        node.count_handshake(address).map(|()| Some(Lookup(address))).map_err(|too_fast| {
+            // `count_handshake` has counted and logged it.
             let message = "Too many requests for unknown apps from this address at once, try again";
             Refusal::new(Cause::AddressHandshakes, message).too_fast(too_fast)
         })
     }
 
-    /// Takes it back unless the app is unknown there, too.
-    pub(super) fn looked_up(&self, lookup: Option<Lookup>, response: &Response) {
+    /// Ceases to count it, unless the app is unknown to the database, too.
+    pub(super) fn refund_lookup(&self, lookup: Option<Lookup>, response: &Response) {
         let Some(Lookup(address)) = lookup else { return };
         if ![StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED].contains(&response.status()) {
             self.0.node.addresses().give_back(address, Instant::now());
         }
     }
 
-    /// Whether a request needs no question: it is for no app, or for one that is known here.
+    /// Whether a request needs no database query: it is for no app, or for a known one.
     fn is_known<B>(&self, request: &Request<B>) -> bool {
         let uri = request.uri();
         let mut segments = uri.path().split('/').skip(1);

@@ -1,5 +1,6 @@
-//! Throwing users out. A user's id may be anything, and not every library escapes it in the path: what stands between
-//! `/users/` and `/terminate_connections` is the id, slashes and question marks included.
+//! `terminate_connections`: closes a user's connections. A user id may hold anything, and not every library escapes it,
+//! so the id is whatever stands between `/users/` and `/terminate_connections`.
+//! `http` routes to it.
 
 use axum::Extension;
 use axum::body::Body;
@@ -13,22 +14,22 @@ use percent_encoding::percent_decode_str;
 
 use crate::http::Api;
 use crate::http::Client;
-use crate::http::answer;
-use crate::http::answer::Refusal;
+use crate::http::auth::AlternativePath;
 use crate::http::auth::Signed;
-use crate::http::auth::SignedPath;
-use crate::http::misled;
+use crate::http::not_found;
+use crate::http::response;
+use crate::http::response::Refusal;
 use crate::protocol::request;
 use crate::refusal::Cause;
 use crate::refusal::Lazily;
 use crate::refusal::Subject;
 
-/// Tells how many connections have been closed; the body is Pusher's, which has no room for it.
+/// The number of closed connections; Pusher's body has no field for it.
 const CONNECTIONS_CLOSED: HeaderName = HeaderName::from_static("x-connections-closed");
-/// What a path ends with.
-const END: &str = "/terminate_connections";
+/// The end of the path.
+const SUFFIX: &str = "/terminate_connections";
 
-/// Whom a path means.
+/// The app and user that a path names.
 #[derive(Debug, PartialEq, Eq)]
 struct Target<'a> {
     /// The app's id, as it stands in the path.
@@ -41,59 +42,59 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads `/apps/{app_id}/users/{user_id}/terminate_connections`, or the same without the app, as Python's library
-    /// asks for it.
+    /// Parses `/apps/{app_id}/users/{user_id}/terminate_connections`, or the same without the app, as Python's library
+    /// requests it.
     fn read(path_and_query: &'a str) -> Option<Self> {
-        let whole = |end: usize| (end + END.len() == path_and_query.len()).then_some(end);
-        let end = path_and_query.rfind(&format!("{END}?")).or_else(|| whole(path_and_query.rfind(END)?))?;
-        let (path, query) = path_and_query.split_at(end + END.len());
+        let whole = |end: usize| (end + SUFFIX.len() == path_and_query.len()).then_some(end);
+        let end = path_and_query.rfind(&format!("{END}?")).or_else(|| whole(path_and_query.rfind(SUFFIX)?))?;
+        let (path, query) = path_and_query.split_at(end + SUFFIX.len());
         let (app_id, rest) = match path.strip_prefix("/apps/") {
             Some(rest) => rest.split_once('/').map(|(app_id, rest)| (Some(app_id), rest))?,
             None => (None, path.strip_prefix('/')?),
         };
-        let user_id = rest.strip_prefix("users/")?.strip_suffix(END).filter(|user_id| !user_id.is_empty())?;
+        let user_id = rest.strip_prefix("users/")?.strip_suffix(SUFFIX).filter(|user_id| !user_id.is_empty())?;
         Some(Self { app_id, user_id, path, query: query.strip_prefix('?').unwrap_or_default() })
     }
 
-    /// The ids that may be meant, the likeliest first: a library that escapes nothing sends `%20` for itself.
+    /// The possible ids, the likeliest first: a library that escapes nothing sends a literal `%20`.
     fn user_ids(&self) -> Vec<String> {
-        let decoded = decoded(self.user_id);
+        let decoded = decode(self.user_id);
         let as_it_stands = (decoded != self.user_id).then(|| self.user_id.to_owned());
         std::iter::once(decoded).chain(as_it_stands).collect()
     }
 
-    /// The same path with the backslashes that JavaScript's `URL` makes slashes of after it has been signed.
+    /// The path with backslashes, if JavaScript's `URL` may have turned them into slashes after signing.
     fn with_backslashes(&self) -> Option<String> {
-        let start = self.path.strip_suffix(END)?.strip_suffix(self.user_id)?;
+        let start = self.path.strip_suffix(SUFFIX)?.strip_suffix(self.user_id)?;
         self.user_id.contains('/').then(|| format!("{start}{}{END}", self.user_id.replace('/', "\\")))
     }
 }
 
-/// `POST /apps/{app_id}/users/{user_id}/terminate_connections`, and the same without the app, which its key stands for.
+/// `POST /apps/{app_id}/users/{user_id}/terminate_connections`, or the same without the app, which the key identifies.
 pub(super) async fn terminate(
     State(api): State<Api>,
     Extension(client): Extension<Client>,
     request: Request<Body>,
 ) -> Response {
     let path_and_query = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let Some(target) = Target::read(&path_and_query) else { return misled::not_found(&api, &client, &request) };
+    let Some(target) = Target::read(&path_and_query) else { return not_found::respond(&api, &client, &request) };
     let user_ids = target.user_ids();
-    let backslashes = target.with_backslashes();
-    let of_backslashes = decoded(target.user_id).replace('/', "\\");
-    let request = match aimed(request, &target, backslashes) {
+    let alternative_path = target.with_backslashes();
+    let alternative_id = decode(target.user_id).replace('/', "\\");
+    let request = match with_target(request, &target, alternative_path) {
         Ok(request) => request,
-        Err(request) => return misled::not_found(&api, &client, &request),
+        Err(request) => return not_found::respond(&api, &client, &request),
     };
-    let close = async |signed: &Signed<'_>| match signed.by_other_path {
-        true => terminated(signed, &[of_backslashes]).await,
-        false => terminated(signed, &user_ids).await,
+    let close = async |signed: &Signed<'_>| match signed.by_alternative_path {
+        true => close_connections(signed, &[alternative_id]).await,
+        false => close_connections(signed, &user_ids).await,
     };
     let Some(app_id) = target.app_id else {
         let Some(key) = request::auth_key(target.query) else {
             let refusal = Refusal::new(Cause::ApiUnsigned, "Missing parameter: auth_key");
             return api.refuse(&client.subject(&api, request.headers()), refusal);
         };
-        return match api.0.node.find_by_key(&key).await {
+        return match api.0.node.load_by_key(&key).await {
             Ok(Some(app)) => api.signed_for(&app, &client, request, close).await,
             Ok(None) => {
                 let explain = Lazily(|| api.0.node.explain_key(&key));
@@ -103,12 +104,12 @@ pub(super) async fn terminate(
             Err(error) => api.refuse(&client.subject(&api, request.headers()), error.into()),
         };
     };
-    api.signed(&client, request, &decoded(app_id), close).await
+    api.signed(&client, request, &decode(app_id), close).await
 }
 
-/// The request with question marks of the user's id in its path, not in its query, and the other path that may have been
+/// The request with the user id's question marks in its path, not in its query, and with the other path that may be
 /// signed.
-fn aimed(
+fn with_target(
     mut request: Request<Body>,
     target: &Target<'_>,
     other_path: Option<String>,
@@ -124,13 +125,13 @@ fn aimed(
         *request.uri_mut() = uri;
     }
     if let Some(path) = other_path {
-        request.extensions_mut().insert(SignedPath(path));
+        request.extensions_mut().insert(AlternativePath(path));
     }
     Ok(request)
 }
 
 /// Closes the connections of the first of these users that has any.
-async fn terminated(signed: &Signed<'_>, user_ids: &[String]) -> Result<(Response, usize), Refusal> {
+async fn close_connections(signed: &Signed<'_>, user_ids: &[String]) -> Result<(Response, usize), Refusal> {
     let mut closed = 0;
     for user_id in user_ids {
         closed = signed.app.terminate(user_id).await?;
@@ -138,12 +139,12 @@ async fn terminated(signed: &Signed<'_>, user_ids: &[String]) -> Result<(Respons
             break;
         }
     }
-    let (mut response, length) = answer::empty_object();
+    let (mut response, length) = response::empty_object();
     response.headers_mut().insert(CONNECTIONS_CLOSED, closed.into());
     Ok((response, length))
 }
 
-fn decoded(text: &str) -> String {
+fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 

@@ -1,4 +1,5 @@
-//! From an HTTP request to a WebSocket (RFC 6455, 4.2; Pusher protocol, "Upgrade").
+//! The WebSocket upgrade (RFC 6455, 4.2; Pusher protocol, "Upgrade").
+//! [`Routes::answer`](crate::http::Routes::answer) calls it; `server::stream` hands the connection over afterwards.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -26,10 +27,10 @@ use rustls::ServerConnection;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::Api;
-use crate::http::answer;
-use crate::http::answer::Refusal;
 use crate::http::forwarded;
 use crate::http::head::has_token;
+use crate::http::response;
+use crate::http::response::Refusal;
 use crate::protocol::connect::ConnectRequest;
 use crate::refusal::Cause;
 use crate::refusal::Lazily;
@@ -41,59 +42,63 @@ use crate::registry::inbox::Upgraded;
 /// The sub-protocols of Pusher's own clients start with this.
 const SUB_PROTOCOL: &str = "pusher-channels-protocol-";
 
-/// Whoever is at the other end of an HTTP connection, which may become a WebSocket.
+/// The client of an HTTP connection, which may become a WebSocket.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Peer>);
 
 #[derive(Debug)]
 struct Peer {
     address: SocketAddr,
-    /// Whether it speaks TLS to us.
+    /// Whether it uses TLS to us.
     secure: bool,
-    /// A handshake has been counted for its address when it came, before TLS.
+    /// A handshake has been counted for its address, before TLS.
     is_counted: AtomicBool,
-    /// The address is what a proxy's PROXY header says.
-    is_introduced: AtomicBool,
-    accepted: Mutex<Option<Accepted>>,
+    /// The address comes from a PROXY header.
+    has_proxy_header: AtomicBool,
+    /// The accepted upgrade, until `server::stream` hands the connection over. hyper owns the connection while a handler
+    /// runs, so the handler cannot pass it on: it leaves the upgrade here, where `Stream::poll_write` sees it and
+    /// discards hyper's response. A `Mutex`, since axum keeps the client in the request's extensions, which must be
+    /// `Sync`; handler and stream run on one thread, so nobody waits for it.
+    pending: Mutex<Option<PendingUpgrade>>,
 }
 
-/// A WebSocket that begins as soon as hyper has given its connection back.
+/// A WebSocket that begins when hyper has given the connection back.
 #[derive(Debug)]
-struct Accepted {
+struct PendingUpgrade {
     api: Api,
     connect: ConnectRequest,
     answer: Vec<u8>,
-    /// Its place among those of its address.
+    /// Counts the connection for its address.
     permit: Option<Box<dyn Permit>>,
 }
 
 impl Client {
-    /// Somebody at this address; `secure` with TLS between.
+    /// A client at this address; `secure` if it uses TLS to us.
     pub fn new(address: SocketAddr, secure: bool) -> Self {
         Self(Arc::new(Peer {
             address,
             secure,
             is_counted: AtomicBool::new(false),
-            is_introduced: AtomicBool::new(false),
-            accepted: Mutex::new(None),
+            has_proxy_header: AtomicBool::new(false),
+            pending: Mutex::new(None),
         }))
     }
 
-    /// The same where a handshake has been counted for the address already.
-    pub fn counted(address: SocketAddr, secure: bool) -> Self {
+    /// Like `new`, but with a handshake that has been counted for the address.
+    pub fn with_counted_handshake(address: SocketAddr, secure: bool) -> Self {
         let client = Self::new(address, secure);
         client.0.is_counted.store(true, Ordering::Relaxed);
         client
     }
 
-    /// Whether a handshake was counted for the address, and may be taken back, once.
-    pub fn take_counted(&self) -> bool {
+    /// Whether a handshake was counted for the address and may be refunded; true once.
+    pub fn take_counted_handshake(&self) -> bool {
         self.0.is_counted.load(Ordering::Relaxed) && self.0.is_counted.swap(false, Ordering::Relaxed)
     }
 
-    /// A PROXY header has said the address.
-    pub fn introduce(&self) {
-        self.0.is_introduced.store(true, Ordering::Relaxed);
+    /// Notes that the address comes from a PROXY header.
+    pub fn mark_proxy_header(&self) {
+        self.0.has_proxy_header.store(true, Ordering::Relaxed);
     }
 
     /// The peer's address.
@@ -101,48 +106,50 @@ impl Client {
         self.0.address
     }
 
-    /// Whom a refusal of one of its requests concerns.
+    /// The client, as the log of refusals names it.
     pub(super) fn subject(&self, api: &Api, headers: &HeaderMap) -> Subject<'static> {
         let address = api.0.trusted_proxies.client(self.0.address.ip(), headers);
         Subject { address: Some(address), ..Subject::default() }
     }
 
-    /// Whether TLS is between us.
+    /// Whether it uses TLS to us.
     pub fn is_secure(&self) -> bool {
         self.0.secure
     }
 
-    /// Whether the connection is to become a WebSocket: hyper's own answer must not be sent then.
-    pub fn is_accepted(&self) -> bool {
-        self.0.accepted.lock().is_some()
+    /// Whether the connection becomes a WebSocket. Then hyper's own response must not be sent.
+    pub fn is_upgrading(&self) -> bool {
+        self.0.pending.lock().is_some()
     }
 
-    /// Puts the connection into the shard's inbox after the upgrade.
+    /// Hands the connection to its shard, after the upgrade.
     pub fn hand_over(&self, stream: std::net::TcpStream, tls: Option<Box<ServerConnection>>, read_ahead: Bytes) {
-        let Some(Accepted { api, connect: request, answer, permit }) = self.0.accepted.lock().take() else { return };
+        let Some(PendingUpgrade { api, connect: request, answer, permit }) = self.0.pending.lock().take() else {
+            return;
+        };
         let message = ShardMessage::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, permit }));
         api.0.node.inboxes().send(api.0.shard, message);
     }
 }
 
-/// `GET /app/{key}` without anything that makes it a handshake.
-pub(super) async fn expected(
+/// `GET /app/{key}` that is no handshake.
+pub(super) async fn upgrade_expected(
     State(api): State<Api>,
     Extension(client): Extension<Client>,
     request: Request<Body>,
 ) -> Response {
-    api.no_upgrade(&client, &request, Cause::NoUpgrade);
+    api.refuse_upgrade(&client, &request, Cause::NoUpgrade);
     upgrade_required("A WebSocket upgrade is expected here")
 }
 
-/// Whether a request asks for a WebSocket. The key alone does, too: several set-ups of nginx drop `Upgrade` and
-/// `Connection`, or speak HTTP/1.0, and still tunnel after 101 if their own client has asked for an upgrade.
-pub(super) fn is_wanted(method: &Method, headers: &HeaderMap) -> bool {
+/// Whether a request asks for a WebSocket. The key alone suffices: some nginx configurations drop `Upgrade` and
+/// `Connection`, or use HTTP/1.0, and still tunnel after 101.
+pub(super) fn is_requested(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::GET
         && (headers.contains_key(header::SEC_WEBSOCKET_KEY) || has_token(headers, header::UPGRADE, "websocket"))
 }
 
-/// A request for a WebSocket that may have one.
+/// A valid upgrade request.
 pub(super) struct Upgrade {
     client: Client,
     connect: ConnectRequest,
@@ -151,26 +158,25 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    /// Answers 101 and sees to it that the connection goes to the shard. What is wrong with the Pusher side
-    /// of the request is told by the shard, after the upgrade.
+    /// Accepts the upgrade. Errors of the Pusher protocol are reported by the shard afterwards.
     pub(super) async fn accept(mut self, api: &Api) -> Response {
-        if let Some(key) = self.connect.key.as_ref().filter(|_| !self.connect.crowded) {
-            // From now on it is known here, so that the shard need not wait for a database.
-            self.connect.unavailable = api.0.node.find_by_key(key).await.is_err();
+        if let Some(key) = self.connect.key.as_ref().filter(|_| !self.connect.address_full) {
+            // Loads the app, so that the shard need not wait for a database.
+            self.connect.app_unavailable = api.0.node.load_by_key(key).await.is_err();
         }
         let Self { client, connect, answer, permit } = self;
-        let accepted = Accepted { api: api.clone(), connect, answer, permit };
-        *client.0.accepted.lock() = Some(accepted);
+        let pending = PendingUpgrade { api: api.clone(), connect, answer, permit };
+        *client.0.pending.lock() = Some(pending);
         let mut response = Response::new(Body::empty());
-        // Only tells hyper that it is done: the answer is our own.
+        // Only ends hyper's work: the shard sends the response.
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response
     }
 }
 
 impl Api {
-    /// Reads a request, and counts it against what its address may do, before anything is looked up for it. `path` is
-    /// the one below the prefix, if it is there.
+    /// Checks a request, and counts it for its address before anything is looked up. `path` is the one below the
+    /// prefix, if it is there.
     pub(super) fn upgrade<B>(
         &self,
         path: Option<&str>,
@@ -179,34 +185,34 @@ impl Api {
     ) -> Result<Upgrade, Box<Response>> {
         let headers = request.headers();
         let accept_key = accept_key(headers).map_err(|(cause, message)| {
-            self.no_upgrade(client, request, cause);
+            self.refuse_upgrade(client, request, cause);
             Box::new(match cause {
                 Cause::WebSocketVersion => upgrade_required(message),
-                _ => answer::text(StatusCode::BAD_REQUEST, message),
+                _ => response::text(StatusCode::BAD_REQUEST, message),
             })
         })?;
         let mut connect = self.connect_request(path.and_then(key_of), request, client);
         let is_peer = connect.address == client.0.address.ip().to_canonical();
-        if !(is_peer && client.take_counted()) {
-            self.0.node.shake_hands(connect.address).map_err(|too_fast| {
+        if !(is_peer && client.take_counted_handshake()) {
+            self.0.node.count_handshake(connect.address).map_err(|too_fast| {
                 let message = "Too many connections from this address at once, try again";
                 Refusal::new(Cause::AddressHandshakes, message).too_fast(too_fast).into_response()
             })?;
         }
-        // Refused or not, it has its place from now on.
+        // Refused or not, it counts from now on.
         let permit = self.0.node.addresses().connect(connect.address);
-        connect.crowded = permit.is_err();
+        connect.address_full = permit.is_err();
         let permit = permit.ok().flatten().map(|place| place as Box<dyn Permit>);
-        if is_bare(request.version(), headers) {
+        if lost_headers(request.version(), headers) {
             self.0.node.metrics().bare_handshakes.inc();
-            warn_of_bare_handshakes(client.0.address.ip());
+            warn_of_lost_headers(client.0.address.ip());
         }
-        let answer = answer_with(&accept_key, sub_protocol(headers).as_ref());
+        let answer = switching_protocols(&accept_key, sub_protocol(headers).as_ref());
         Ok(Upgrade { client: client.clone(), connect, answer, permit })
     }
 
     /// Counts and logs a request that cannot become a WebSocket.
-    fn no_upgrade<B>(&self, client: &Client, request: &Request<B>, cause: Cause) {
+    fn refuse_upgrade<B>(&self, client: &Client, request: &Request<B>, cause: Cause) {
         let detail = Lazily(|| explain(request));
         let subject = Subject { detail: Some(&detail), ..client.subject(self, request.headers()) };
         self.0.node.refusals().add(cause, &subject);
@@ -216,15 +222,15 @@ impl Api {
         let (headers, peer, proxies) = (request.headers(), client.0.address.ip(), &self.0.trusted_proxies);
         let mut connect = ConnectRequest {
             key,
-            unavailable: false,
-            crowded: false,
+            app_unavailable: false,
+            address_full: false,
             protocol: None,
             version: None,
             origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),
             address: proxies.client(peer, headers),
             secure: client.is_secure() || proxies.is_secure(peer, headers),
             untrusted_proxy: proxies.untrusted(peer, headers),
-            is_introduced: client.0.is_introduced.load(Ordering::Relaxed),
+            has_proxy_header: client.0.has_proxy_header.load(Ordering::Relaxed),
             claims_tls: forwarded::claims_tls(headers),
         };
         connect.read_query(request.uri().query().unwrap_or_default());
@@ -232,7 +238,7 @@ impl Api {
     }
 }
 
-/// The app key of `/app/{key}`, however many slashes stand around the two. One that is not UTF-8 is none.
+/// The app key of `/app/{key}`, with any number of slashes. `None` if it is not UTF-8.
 fn key_of(path: &str) -> Option<String> {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let (Some("app"), Some(key), None) = (segments.next(), segments.next(), segments.next()) else { return None };
@@ -254,21 +260,21 @@ fn accept_key(headers: &HeaderMap) -> Result<String, (Cause, &'static str)> {
     }
 }
 
-/// Whether it is 16 bytes in base64.
+/// Whether a key is 16 bytes in base64.
 fn is_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
 }
 
-/// Whether a proxy has dropped what makes a request a handshake.
-fn is_bare(version: Version, headers: &HeaderMap) -> bool {
+/// Whether a proxy has dropped headers of the handshake.
+fn lost_headers(version: Version, headers: &HeaderMap) -> bool {
     version < Version::HTTP_11
         || !has_token(headers, header::UPGRADE, "websocket")
         || !has_token(headers, header::CONNECTION, "upgrade")
 }
 
-/// Once: all of them come through the same proxy, and each is counted.
-fn warn_of_bare_handshakes(proxy: IpAddr) {
+/// Logged once: all come through the same proxy, and each is counted.
+fn warn_of_lost_headers(proxy: IpAddr) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         tracing::warn!(
@@ -280,9 +286,9 @@ fn warn_of_bare_handshakes(proxy: IpAddr) {
     });
 }
 
-/// The whole answer, in HTTP/1.1 whatever the request speaks. Its names are spelled as in RFC 6455, which hyper does
-/// not do: some devices compare them letter by letter.
-fn answer_with(accept_key: &str, sub_protocol: Option<&HeaderValue>) -> Vec<u8> {
+/// The whole response, in HTTP/1.1 always. Header names are spelled as in RFC 6455, unlike hyper's: some devices
+/// compare them by letter case.
+fn switching_protocols(accept_key: &str, sub_protocol: Option<&HeaderValue>) -> Vec<u8> {
     const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                         Sec-WebSocket-Accept: ";
     let mut answer = [HEAD.as_bytes(), accept_key.as_bytes()].concat();
@@ -295,26 +301,26 @@ fn answer_with(accept_key: &str, sub_protocol: Option<&HeaderValue>) -> Vec<u8> 
 }
 
 fn upgrade_required(message: &'static str) -> Response {
-    let mut response = answer::text(StatusCode::UPGRADE_REQUIRED, message);
+    let mut response = response::text(StatusCode::UPGRADE_REQUIRED, message);
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     response
 }
 
-/// What a request for a WebSocket says of the upgrade, for the operator.
+/// The headers of the request that matter for the upgrade, for the log.
 fn explain<B>(request: &Request<B>) -> String {
-    let said = |name: HeaderName| match request.headers().get(&name) {
+    let shown = |name: HeaderName| match request.headers().get(&name) {
         Some(value) => {
             let value: String = String::from_utf8_lossy(value.as_bytes()).chars().take(64).collect();
             format!("{name}: {value}")
         }
         None => format!("no {name}"),
     };
-    let headers = [header::UPGRADE, header::CONNECTION, header::SEC_WEBSOCKET_VERSION].map(said);
+    let headers = [header::UPGRADE, header::CONNECTION, header::SEC_WEBSOCKET_VERSION].map(shown);
     format!("{:?} with {}", request.version(), headers.join(", "))
 }
 
-/// The first offered one of Pusher's, else the first offered one: some clients insist on an answer.
+/// The first offered sub-protocol of Pusher's, else the first offered one: some clients insist on one.
 fn sub_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
     let offered: Vec<&str> = lists

@@ -107,7 +107,7 @@ impl Addresses {
     ///
     /// # Errors
     /// If there were too many within a second.
-    pub fn shake_hands(&self, address: IpAddr, now: Instant) -> Result<(), TooFast> {
+    pub fn count_handshake(&self, address: IpAddr, now: Instant) -> Result<(), TooFast> {
         if !self.limits_handshakes() || self.is_proxy(address) {
             return Ok(());
         }
@@ -200,11 +200,11 @@ mod tests {
         let now = Instant::now();
         let proxy = address("::ffff:10.0.0.1");
         assert!((0..10).all(|_| addresses.connect(proxy).is_ok_and(|place| place.is_none())));
-        assert!((0..10).all(|_| addresses.shake_hands(proxy, now).is_ok()));
+        assert!((0..10).all(|_| addresses.count_handshake(proxy, now).is_ok()));
         let client = address("192.0.2.1");
         for _ in 0..10 {
-            assert!(addresses.shake_hands(client, now).is_ok());
-            assert!(addresses.shake_hands(client, now).is_err());
+            assert!(addresses.count_handshake(client, now).is_ok());
+            assert!(addresses.count_handshake(client, now).is_err());
             addresses.give_back(client, now);
         }
     }
@@ -214,7 +214,7 @@ mod tests {
         let addresses = Addresses::new(0, 1, Vec::new());
         let now = Instant::now();
         let passed = (0..200_000_u32)
-            .filter(|&number| addresses.shake_hands(Ipv4Addr::from(number).into(), now).is_ok())
+            .filter(|&number| addresses.count_handshake(Ipv4Addr::from(number).into(), now).is_ok())
             .count();
         let held =
             |addresses: &Addresses| -> usize { addresses.parts.iter().map(|part| part.lock().handshakes.len()).sum() };
@@ -222,6 +222,6 @@ mod tests {
         assert!(passed <= PARTS * (BUCKETS_MAX + 1), "{passed}");
         assert!(held(&addresses) <= PARTS * (BUCKETS_MAX + 1));
         let later = now + Duration::from_secs(2);
-        assert!(addresses.shake_hands(Ipv4Addr::from(2_000_000).into(), later).is_ok());
+        assert!(addresses.count_handshake(Ipv4Addr::from(2_000_000).into(), later).is_ok());
     }
 }

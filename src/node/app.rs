@@ -1,4 +1,5 @@
-//! One app of this process.
+//! One app: its settings, its state and its counters.
+//! Every use case starts from an [`App`].
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -20,7 +21,7 @@ use crate::limiter::TooFast;
 use crate::metrics::AppMeters;
 use crate::node::Node;
 use crate::node::rate::Rate;
-use crate::node::rate::Shared;
+use crate::node::rate::SharedRate;
 use crate::protocol::grant::Keys;
 use crate::protocol::grant::SubscribeLimits;
 use crate::protocol::identity::MemberLimits;
@@ -32,72 +33,73 @@ use crate::registry::AppState;
 use crate::registry::JoinRules;
 use crate::webhook::Webhooks;
 
-/// An app: who it is, what holds for it, and what goes on in it.
+/// An app of this process.
 #[derive(Debug)]
 pub struct App {
     /// Part of the path of API requests.
     pub id: String,
-    /// What is counted.
+    /// The counters of the app.
     pub meters: Arc<AppMeters>,
     rules: ArcSwap<Rules>,
     pub(super) state: Arc<AppState>,
-    /// The other nodes, where there are any.
+    /// The other nodes, in a cluster.
     pub(super) cluster: Option<Arc<Cluster>>,
-    /// The limits that nodes have in common, where they do.
+    /// The rate limits that nodes share, if they do.
     rates: Option<Arc<Rates>>,
     webhooks: Arc<Webhooks>,
     refusals: Arc<Refusals>,
     open: AtomicUsize,
-    /// Connections that hear public channels without being authorized.
+    /// Connections with public channels that are not authorized.
     pub(super) unauthorized: AtomicUsize,
     used_at: Mutex<Instant>,
 }
 
-/// What holds for an app until the operator says something else.
+/// The settings of an app, with what is derived from them. A reload replaces them as a whole.
 #[derive(Debug)]
 pub struct Rules {
-    /// What the operator says.
-    pub said: Arc<config::App>,
-    /// What its keys sign.
+    /// The settings.
+    pub settings: Arc<config::App>,
+    /// The keys, ready to check signatures.
     pub keys: Keys,
-    /// Nobody says anything of the app any more.
-    pub(super) gone: bool,
+    /// The app is no longer configured.
+    pub(super) is_removed: bool,
     backend_events: Option<Arc<Rate>>,
     read_requests: Option<Arc<Rate>>,
 }
 
 impl Rules {
-    fn new(said: Arc<config::App>, rates: Option<&Arc<Rates>>) -> Self {
+    fn new(settings: Arc<config::App>, rates: Option<&Arc<Rates>>) -> Self {
         let rate = |per_second, kind| {
-            let shared = rates.map(|rates| Shared::new(Arc::clone(rates), &said.id, kind));
+            let shared = rates.map(|rates| SharedRate::new(Arc::clone(rates), &settings.id, kind));
             Rate::new(per_second, shared).map(Arc::new)
         };
         Self {
-            keys: Keys::new(said.keys.iter().map(|pair| (&*pair.key, pair.secret.expose()))),
-            gone: false,
-            backend_events: rate(said.limits.max_backend_events_per_second, "backend_events"),
-            read_requests: rate(said.limits.max_read_requests_per_second, "read_requests"),
-            said,
+            keys: Keys::new(settings.keys.iter().map(|pair| (&*pair.key, pair.secret.expose()))),
+            is_removed: false,
+            backend_events: rate(settings.limits.max_backend_events_per_second, "backend_events"),
+            read_requests: rate(settings.limits.max_read_requests_per_second, "read_requests"),
+            settings,
         }
     }
 }
 
 impl App {
-    pub(super) fn new(says: Arc<config::App>, node: &Node) -> Self {
+    pub(super) fn new(settings: Arc<config::App>, node: &Node) -> Self {
         let cluster = node.cluster.clone();
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
-        let facts = Arc::clone(node.webhooks.events());
+        let webhook_events = Arc::clone(node.webhooks.events());
         let (inboxes, remembered) = (Arc::clone(&node.inboxes), Arc::clone(&node.remembered));
-        let state = AppState::new(&says.id, inboxes, outgoing, facts, remembered).counted_in(Arc::clone(&node.total));
+        let state = AppState::new(&settings.id, inboxes, outgoing, webhook_events, remembered)
+            .counted_in(Arc::clone(&node.total));
         let state = Arc::new(state);
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
         }
-        node.webhooks.set_app(&state, &says);
+        node.webhooks.set_app(&state, &settings);
         Self {
-            id: says.id.clone(),
-            meters: Arc::new(node.metrics.app(&says.id)),
-            rules: ArcSwap::from_pointee(Rules::new(says, node.rates.as_ref())),
+            id: settings.id.clone(),
+            meters: Arc::new(node.metrics.app(&settings.id)),
+            rules: ArcSwap::from_pointee(Rules::new(settings, node.rates.as_ref())),
             state,
             cluster,
             rates: node.rates.clone(),
@@ -109,84 +111,84 @@ impl App {
         }
     }
 
-    pub(super) fn is_used_now(&self) {
+    pub(super) fn touch(&self) {
         *self.used_at.lock() = Instant::now();
     }
 
-    /// How long nobody has asked for it.
+    /// How long the app has not been looked up.
     pub(super) fn unused_for(&self) -> Duration {
         self.used_at.lock().elapsed()
     }
 
-    /// What holds at this moment.
+    /// The present rules. A reload may replace them between two calls.
     pub fn rules(&self) -> Guard<Arc<Rules>> {
         self.rules.load()
     }
 
-    /// The operator says something else, or the same again.
-    pub(super) fn change(&self, says: Arc<config::App>) {
+    /// Takes settings, which may be unchanged.
+    pub(super) fn update(&self, settings: Arc<config::App>) {
         let rules = self.rules();
-        if rules.gone || rules.said != says {
-            self.webhooks.set_app(&self.state, &says);
-            self.rules.store(Arc::new(Rules::new(says, self.rates.as_ref())));
+        if rules.is_removed || rules.settings != settings {
+            self.webhooks.set_app(&self.state, &settings);
+            self.rules.store(Arc::new(Rules::new(settings, self.rates.as_ref())));
         }
     }
 
-    /// The operator says nothing of it any more.
-    pub(super) fn go(&self) {
-        let said = Arc::new(config::App { enabled: false, ..config::App::clone(&self.rules().said) });
-        self.rules.store(Arc::new(Rules { gone: true, ..Rules::new(said, self.rates.as_ref()) }));
+    /// Marks the app as no longer configured.
+    pub(super) fn remove(&self) {
+        let settings = Arc::new(config::App { enabled: false, ..config::App::clone(&self.rules().settings) });
+        self.rules.store(Arc::new(Rules { is_removed: true, ..Rules::new(settings, self.rates.as_ref()) }));
     }
 
-    /// Uses up `events` of what the app may publish in a second. There is nothing to tell where there is no limit.
+    /// Takes `events` from what the app may publish in a second. `None` without a limit.
     pub(super) async fn take_backend_events(&self, events: usize) -> Result<Option<Allowance>, TooFast> {
         let Some(rate) = self.rules().backend_events.clone() else { return Ok(None) };
         rate.take(events).await.map(Some)
     }
 
-    /// Uses up one of the requests that the app may make in a second.
+    /// Takes one from the read requests that the app may make in a second. `None` without a limit.
     pub async fn take_read_request(&self) -> Result<Option<Allowance>, TooFast> {
         let Some(rate) = self.rules().read_requests.clone() else { return Ok(None) };
         rate.take(1).await.map(Some)
     }
 
-    /// Counts and logs what is refused.
+    /// Counts and logs refusals.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
 
-    /// Counts what a rule forbids.
-    pub(super) fn forbidden(&self, what: &str, why: &PolicyError) {
+    /// Counts something that a rule forbids.
+    pub(super) fn count_forbidden(&self, what: &str, why: &PolicyError) {
         self.meters.forbidden(why.rule(), what);
     }
 
-    /// Established connections, those not authorized yet included.
+    /// Established connections, authorized or not.
     pub fn open_connections(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    pub(super) fn opened(&self) {
+    pub(super) fn connection_opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.meters.new_connections.inc();
     }
 
-    pub(super) fn closed(&self) {
+    pub(super) fn connection_closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         self.meters.new_disconnections.inc();
     }
 
-    /// Connections that the app may have.
+    /// The connections that the app may have; `None` without a limit.
     pub(super) fn connections_max(&self) -> Option<usize> {
-        usize::try_from(self.rules().said.limits.max_connections).ok().filter(|&max| max > 0)
+        usize::try_from(self.rules().settings.limits.max_connections).ok().filter(|&max| max > 0)
     }
 
-    /// The quota in words, for the log.
+    /// The limit of connections, as the log shows it.
     pub fn quota(&self) -> Option<String> {
         self.connections_max().map(|max| format!("max_connections is {max}"))
     }
 
     pub(super) fn subscribe_limits(&self) -> SubscribeLimits {
-        let limits = &self.rules().said.limits;
+        let limits = &self.rules().settings.limits;
         SubscribeLimits {
             name_length_max: limits.max_channel_name_length,
             member: MemberLimits {
@@ -201,9 +203,9 @@ impl App {
         }
     }
 
-    /// Sizes that the app's publishers must keep to.
+    /// The sizes that publishers must keep to.
     pub fn publish_limits(&self) -> PublishLimits {
-        let limits = &self.rules().said.limits;
+        let limits = &self.rules().settings.limits;
         PublishLimits {
             batch_events_max: limits.max_event_batch_size,
             channels_max: limits.max_event_channels_at_once,
@@ -214,7 +216,7 @@ impl App {
     }
 
     pub(super) fn join_rules(&self) -> JoinRules {
-        let limits = &self.rules().said.limits;
+        let limits = &self.rules().settings.limits;
         JoinRules { members_max: limits.max_presence_members_per_channel, counted: limits.enable_subscription_count }
     }
 }

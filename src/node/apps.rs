@@ -1,4 +1,5 @@
-//! The apps of this process: they come, change and go while it runs.
+//! The apps of this process: finds them, adds and removes them while it runs.
+//! `http` and `connect` look apps up; a reload and the database change them.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -16,49 +17,49 @@ use crate::protocol::code::CloseCode;
 use crate::registry::inbox::ShardMessage;
 use crate::store::StoreError;
 
-/// How long an app of a database is kept without being asked for.
+/// How long an app of a database is kept without a lookup.
 const UNUSED_MAX: Duration = Duration::from_secs(60);
-/// The app takes no connections, or takes none any more.
+/// The app accepts no connections.
 pub(super) const APP_DISABLED: Close = Close::new(CloseCode::AppDisabled, "Application disabled");
 
 /// The apps of a process.
 #[derive(Debug, Default)]
-pub(super) struct Apps(RwLock<Table>);
+pub(super) struct Apps(RwLock<AppIndex>);
 
 #[derive(Debug, Default)]
-struct Table {
-    /// With those that are gone but still have connections.
+struct AppIndex {
+    /// Includes removed apps that still have connections.
     by_id: HashMap<String, Arc<App>>,
-    /// The ids by key.
-    ids: HashMap<String, String>,
+    /// The app's id by key.
+    id_by_key: HashMap<String, String>,
 }
 
-impl Table {
-    /// The operator says this of an app, which may be new.
-    fn put(&mut self, says: Arc<config::App>, make: impl FnOnce(Arc<config::App>) -> App) -> Arc<App> {
-        let known = self.by_id.get(&says.id).cloned();
+impl AppIndex {
+    /// Adds an app, or changes it.
+    fn insert_or_update(&mut self, settings: Arc<config::App>, make: impl FnOnce(Arc<config::App>) -> App) -> Arc<App> {
+        let known = self.by_id.get(&settings.id).cloned();
         if let Some(app) = &known {
-            self.drop_keys(app);
+            self.remove_keys(app);
         }
-        self.ids.extend(says.keys.iter().map(|pair| (pair.key.clone(), says.id.clone())));
+        self.id_by_key.extend(settings.keys.iter().map(|pair| (pair.key.clone(), settings.id.clone())));
         match known {
             Some(app) => {
-                app.change(says);
+                app.update(settings);
                 app
             }
             None => {
-                let app = Arc::new(make(says));
+                let app = Arc::new(make(settings));
                 self.by_id.insert(app.id.clone(), Arc::clone(&app));
                 app
             }
         }
     }
 
-    /// An app is no longer found by the keys that it has now.
-    fn drop_keys(&mut self, app: &App) {
-        for pair in &app.rules().said.keys {
-            if self.ids.get(&pair.key) == Some(&app.id) {
-                self.ids.remove(&pair.key);
+    /// Removes the keys of an app from the index.
+    fn remove_keys(&mut self, app: &App) {
+        for pair in &app.rules().settings.keys {
+            if self.id_by_key.get(&pair.key) == Some(&app.id) {
+                self.id_by_key.remove(&pair.key);
             }
         }
     }
@@ -66,12 +67,12 @@ impl Table {
 
 impl Apps {
     pub(super) fn by_id(&self, id: &str) -> Option<Arc<App>> {
-        self.0.read().by_id.get(id).filter(|app| !app.rules().gone).cloned()
+        self.0.read().by_id.get(id).filter(|app| !app.rules().is_removed).cloned()
     }
 
     pub(super) fn by_key(&self, key: &str) -> Option<Arc<App>> {
-        let table = self.0.read();
-        table.by_id.get(table.ids.get(key)?).cloned()
+        let index = self.0.read();
+        index.by_id.get(index.id_by_key.get(key)?).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<App>> {
@@ -80,52 +81,51 @@ impl Apps {
 }
 
 impl Node {
-    /// The app that this key belongs to, as far as it is known here.
+    /// The app with this key, if it is known here.
     pub fn app_by_key(&self, key: &str) -> Option<Arc<App>> {
         self.apps.by_key(key)
     }
 
-    /// The app with this id, as far as it is known here.
+    /// The app with this id, if it is known here.
     pub fn app_by_id(&self, id: &str) -> Option<Arc<App>> {
         self.apps.by_id(id)
     }
 
     /// Whether a database holds the apps.
-    pub fn asks_a_database(&self) -> bool {
+    pub fn uses_database(&self) -> bool {
         self.store.is_some()
     }
 
-    /// The app with this id; a database that holds the apps is asked where need be.
-    pub async fn find_by_id(&self, id: &str) -> Result<Option<Arc<App>>, StoreError> {
+    /// The app with this id, from the database if need be.
+    pub async fn load_by_id(&self, id: &str) -> Result<Option<Arc<App>>, StoreError> {
         match &self.store {
-            // Boxed, since most requests find their app without a database and need no room for asking one.
-            Some(store) => Ok(Box::pin(store.by_id(id)).await?.map(|says| self.found(says))),
+            // Boxed: most requests find their app without a database, and need no space for asking.
+            Some(store) => Ok(Box::pin(store.by_id(id)).await?.map(|settings| self.use_stored(settings))),
             None => Ok(self.apps.by_id(id)),
         }
     }
 
-    /// The app that this key belongs to; a database that holds the apps is asked where need be.
-    pub async fn find_by_key(&self, key: &str) -> Result<Option<Arc<App>>, StoreError> {
+    /// The app with this key, from the database if need be.
+    pub async fn load_by_key(&self, key: &str) -> Result<Option<Arc<App>>, StoreError> {
         match &self.store {
-            Some(store) => Ok(Box::pin(store.by_key(key)).await?.map(|says| self.found(says))),
+            Some(store) => Ok(Box::pin(store.by_key(key)).await?.map(|settings| self.use_stored(settings))),
             None => Ok(self.apps.by_key(key)),
         }
     }
 
-    /// What a database says of an app.
-    fn found(&self, says: Arc<config::App>) -> Arc<App> {
-        let known = self.apps.by_id(&says.id).filter(|app| Arc::ptr_eq(&app.rules().said, &says));
+    /// Adds an app from the database, unless it is here already with the same settings.
+    fn use_stored(&self, settings: Arc<config::App>) -> Arc<App> {
+        let known = self.apps.by_id(&settings.id).filter(|app| Arc::ptr_eq(&app.rules().settings, &settings));
         let app = known.unwrap_or_else(|| {
-            let app = self.apps.0.write().put(says, |says| self.new_app(says));
-            self.close_unless_enabled(&app);
+            let app = self.apps.0.write().insert_or_update(settings, |settings| self.new_app(settings));
+            self.close_if_disabled(&app);
             app
         });
-        app.is_used_now();
+        app.touch();
         app
     }
 
-    /// From now on the configuration says this. Connections go on under the rules of now, unless their app is disabled
-    /// or gone.
+    /// Takes a new configuration. Connections continue under their app's new rules, unless it is disabled or removed.
     pub async fn reload(&self, config: &Config) {
         match &self.store {
             Some(store) => {
@@ -136,54 +136,54 @@ impl Node {
         }
     }
 
-    /// From now on there are these apps, and no others.
+    /// Replaces all apps.
     pub(super) fn set_apps(&self, apps: Vec<config::App>) {
-        // At once, so that nobody meets a key on its way from one app to another.
-        let mut table = self.apps.0.write();
+        // Under one lock, so that a key that moves from one app to another is always found.
+        let mut index = self.apps.0.write();
         let kept: HashSet<&str> = apps.iter().map(|app| &*app.id).collect();
-        table.by_id.values().filter(|app| !kept.contains(&*app.id)).for_each(|app| app.go());
-        table.ids.clear();
-        for says in apps {
-            table.put(Arc::new(says), |says| self.new_app(says));
+        index.by_id.values().filter(|app| !kept.contains(&*app.id)).for_each(|app| app.remove());
+        index.id_by_key.clear();
+        for settings in apps {
+            index.insert_or_update(Arc::new(settings), |settings| self.new_app(settings));
         }
-        drop(table);
+        drop(index);
         for app in self.apps.all() {
-            self.close_unless_enabled(&app);
+            self.close_if_disabled(&app);
         }
     }
 
-    /// Has the database say anew what holds for the apps that are in use here. What it cannot say stays as it is.
+    /// Reads the settings of all apps in use again. An app stays as it is while the database does not answer.
     pub async fn refresh_apps(&self) {
         let Some(store) = &self.store else { return };
         let ids: Vec<String> = self.apps.all().into_iter().map(|app| app.id.clone()).collect();
         for (id, answer) in store.refresh(&ids).await {
             match answer {
-                Ok(Some(says)) => {
-                    let app = self.apps.0.write().put(says, |says| self.new_app(says));
-                    self.close_unless_enabled(&app);
+                Ok(Some(settings)) => {
+                    let app = self.apps.0.write().insert_or_update(settings, |settings| self.new_app(settings));
+                    self.close_if_disabled(&app);
                 }
                 Ok(None) => self.remove_app(&id),
-                // The store has said why.
+                // The store has logged it.
                 Err(_) => (),
             }
         }
     }
 
     fn remove_app(&self, id: &str) {
-        let mut table = self.apps.0.write();
-        let Some(app) = table.by_id.get(id).cloned() else { return };
-        table.drop_keys(&app);
-        app.go();
-        drop(table);
-        self.close_unless_enabled(&app);
+        let mut index = self.apps.0.write();
+        let Some(app) = index.by_id.get(id).cloned() else { return };
+        index.remove_keys(&app);
+        app.remove();
+        drop(index);
+        self.close_if_disabled(&app);
     }
 
-    fn new_app(&self, says: Arc<config::App>) -> App {
-        App::new(says, self)
+    fn new_app(&self, settings: Arc<config::App>) -> App {
+        App::new(settings, self)
     }
 
-    fn close_unless_enabled(&self, app: &App) {
-        if app.rules().said.enabled {
+    fn close_if_disabled(&self, app: &App) {
+        if app.rules().settings.enabled {
             return;
         }
         for shard in 0..self.inboxes.shards() {
@@ -191,12 +191,11 @@ impl Node {
         }
     }
 
-    /// Forgets the apps that nobody is connected to any more: those that are gone, and those of a database that nobody
-    /// asks for.
+    /// Forgets apps without connections: removed ones, and apps of a database that nobody looks up.
     pub(super) fn forget_idle_apps(&self) {
-        // Under the lock for writing nobody can take hold of it.
+        // Under the write lock nobody can get hold of it.
         let is_over = |app: &Arc<App>| {
-            let unwanted = app.rules().gone || (self.store.is_some() && app.unused_for() > UNUSED_MAX);
+            let unwanted = app.rules().is_removed || (self.store.is_some() && app.unused_for() > UNUSED_MAX);
             unwanted && Arc::strong_count(app) == 1 && app.open_connections() == 0 && app.state.is_idle()
         };
         let over = |(id, app): (&String, &Arc<App>)| is_over(app).then(|| id.clone());
@@ -205,14 +204,14 @@ impl Node {
             return;
         }
         let found = self.metrics.find(&over.iter().map(|id| &**id).collect());
-        let mut table = self.apps.0.write();
+        let mut index = self.apps.0.write();
         for id in over {
-            // One that has come into use meanwhile stays.
-            if !table.by_id.get(&id).is_some_and(is_over) {
+            // An app that has come into use meanwhile stays.
+            if !index.by_id.get(&id).is_some_and(is_over) {
                 continue;
             }
-            let Some(app) = table.by_id.remove(&id) else { continue };
-            table.drop_keys(&app);
+            let Some(app) = index.by_id.remove(&id) else { continue };
+            index.remove_keys(&app);
             self.metrics.forget_app(&app.meters, &found);
             self.webhooks.mark_unused(&id);
             if let Some(cluster) = &self.cluster {

@@ -1,4 +1,5 @@
-//! Taking a connection, or refusing it (Pusher protocol, "Checks and their order").
+//! Accepting a connection, or refusing it (Pusher protocol, "Checks and their order").
+//! `Session::open` calls it after the upgrade.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -20,21 +21,21 @@ use crate::refusal::Subject;
 
 /// Protocol versions that clients still speak.
 const PROTOCOLS: std::ops::RangeInclusive<u8> = 4..=7;
-/// What a client speaks that does not say so.
+/// The version of clients that name none.
 const PROTOCOL_DEFAULT: u8 = 7;
 
-/// A connection that has been taken.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Connected {
     /// Its app.
     pub app: Arc<App>,
     /// The protocol version that it speaks.
     pub protocol: u8,
-    /// Whether it counts towards the app's quota already; else it does when it has been authorized.
+    /// Whether it counts towards the app's quota already, or only when it is authorized.
     pub in_quota: bool,
 }
 
-/// A connection that hears public channels and is not authorized; counts until it is dropped.
+/// Counts a connection with public channels that is not authorized, until this is dropped.
 #[derive(Debug)]
 pub struct Unauthorized(Arc<App>);
 
@@ -44,7 +45,7 @@ impl Drop for Unauthorized {
     }
 }
 
-/// A refused connection: its cause, what the client is told, and what only the operator is told.
+/// A refusal: its cause, the close for the client and a detail for the operator.
 type Refused = (Cause, Close, Option<String>);
 
 fn refused<T>(cause: Cause, close: Close, detail: impl Into<Option<String>>) -> Result<T, Refused> {
@@ -52,23 +53,25 @@ fn refused<T>(cause: Cause, close: Close, detail: impl Into<Option<String>>) -> 
 }
 
 impl Node {
-    /// Takes a connection, or refuses it, which is counted and logged. The first failing check decides.
+    /// Accepts a connection, or refuses, counts and logs it. The first check that fails decides.
     pub fn connect(&self, request: &ConnectRequest) -> Result<Connected, Close> {
-        if request.crowded {
-            return Err(self.crowded(request));
+        if request.address_full {
+            return Err(self.refuse_full_address(request));
         }
-        let app = self.app_of(request)?;
-        self.check(request, &app).and_then(|protocol| self.place(&app, protocol)).map_err(|(cause, close, detail)| {
-            self.refuse(cause, &app.id, request, detail.as_deref());
-            close
-        })
+        let app = self.find_app(request)?;
+        self.check(request, &app).and_then(|protocol| self.admit_connection(&app, protocol)).map_err(
+            |(cause, close, detail)| {
+                self.refuse(cause, &app.id, request, detail.as_deref());
+                close
+            },
+        )
     }
 
-    /// Nothing else is looked at: who has as many connections as it may costs nothing more.
-    fn crowded(&self, request: &ConnectRequest) -> Close {
+    /// Refuses an address with too many connections before anything else is checked, so that it costs little.
+    fn refuse_full_address(&self, request: &ConnectRequest) -> Close {
         let app = request.key.as_deref().and_then(|key| self.app_by_key(key));
-        // An address out of a PROXY header is a client's: it must not be trusted.
-        let behind_proxy = request.untrusted_proxy.filter(|_| !request.is_introduced).map(|proxy| {
+        // An address from a PROXY header is the client's: never advise to trust it.
+        let behind_proxy = request.untrusted_proxy.filter(|_| !request.has_proxy_header).map(|proxy| {
             format!("X-Forwarded-For from untrusted {proxy}: add it to server.trusted_proxies if it is your proxy")
         });
         let app = app.as_ref().map_or("", |app| &app.id);
@@ -82,28 +85,28 @@ impl Node {
         self.refusals.add(cause, &Subject { app, address, origin, detail, ..Subject::default() });
     }
 
-    /// Counts a handshake of this address; fails when there were too many.
-    pub fn shake_hands(&self, address: IpAddr) -> Result<(), TooFast> {
-        let outcome = self.addresses.shake_hands(address, Instant::now());
+    /// Counts a handshake of an address. Fails when there were too many.
+    pub fn count_handshake(&self, address: IpAddr) -> Result<(), TooFast> {
+        let outcome = self.addresses.count_handshake(address, Instant::now());
         outcome.inspect_err(|_| {
             self.refusals.add(Cause::AddressHandshakes, &Subject { address: Some(address), ..Subject::default() });
         })
     }
 
-    fn app_of(&self, request: &ConnectRequest) -> Result<Arc<App>, Close> {
+    fn find_app(&self, request: &ConnectRequest) -> Result<Arc<App>, Close> {
         let Some(key) = request.key.as_deref() else {
             self.refuse(Cause::ConnectPath, "", request, None);
             return Err(Close::new(CloseCode::PathNotFound, "Path not found"));
         };
-        if request.unavailable {
-            self.refuse(Cause::ConnectUnavailable, "", request, Some(&format!("the key is {}", shown(key))));
+        if request.app_unavailable {
+            self.refuse(Cause::ConnectUnavailable, "", request, Some(&format!("the key is {}", shortened(key))));
             return Err(Close::new(CloseCode::OverCapacity, "The app cannot be looked up now, try again"));
         }
-        self.app_by_key(key).ok_or_else(|| self.unknown_key(key, request))
+        self.app_by_key(key).ok_or_else(|| self.refuse_unknown_key(key, request))
     }
 
-    fn unknown_key(&self, key: &str, request: &ConnectRequest) -> Close {
-        let shown = shown(key);
+    fn refuse_unknown_key(&self, key: &str, request: &ConnectRequest) -> Close {
+        let shortened = shortened(key);
         let detail = format!("the key is {shown}");
         let detail = Some(&*detail);
         match self.app_by_id(key) {
@@ -116,8 +119,8 @@ impl Node {
 
     fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Refused> {
         let rules = app.rules();
-        let limits = &rules.said.limits;
-        if !rules.said.enabled {
+        let limits = &rules.settings.limits;
+        if !rules.settings.enabled {
             return refused(Cause::ConnectDisabled, APP_DISABLED, None);
         }
         if limits.require_tls && !request.secure {
@@ -126,7 +129,7 @@ impl Node {
         }
         let protocol = self.protocol(request)?;
         if !origin_allowed(request.origin.as_deref(), &limits.allowed_origins) {
-            let origin = request.origin.as_deref().map_or("no Origin".into(), |origin| Cow::from(shown(origin)));
+            let origin = request.origin.as_deref().map_or("no Origin".into(), |origin| Cow::from(shortened(origin)));
             let detail = format!("{origin} is not among allowed_origins, {:?}", limits.allowed_origins);
             return refused(Cause::ConnectOrigin, Close::new(CloseCode::Unauthorized, "Origin not allowed"), detail);
         }
@@ -137,7 +140,7 @@ impl Node {
         Ok(protocol)
     }
 
-    /// The protocol version that a client speaks.
+    /// The protocol version of the client.
     fn protocol(&self, request: &ConnectRequest) -> Result<u8, Refused> {
         let strict = self.connections.strict_protocol;
         let protocol = match &request.protocol {
@@ -150,39 +153,39 @@ impl Node {
                 Some(version) => version,
                 None => {
                     let close = Close::new(CloseCode::UnsupportedProtocol, "Unsupported protocol version");
-                    return refused(Cause::ConnectProtocol, close, format!("protocol={}", shown(text)));
+                    return refused(Cause::ConnectProtocol, close, format!("protocol={}", shortened(text)));
                 }
             },
         };
         if strict && !request.version_is_plausible() {
             let close = Close::new(CloseCode::InvalidVersion, "Invalid version string format");
-            let detail = request.version.as_deref().map(|version| format!("version={}", shown(version)));
+            let detail = request.version.as_deref().map(|version| format!("version={}", shortened(version)));
             return refused(Cause::ConnectVersion, close, detail);
         }
         Ok(protocol)
     }
 
-    /// The last check: is there a place left for the connection?
-    fn place(&self, app: &Arc<App>, protocol: u8) -> Result<Connected, Refused> {
-        // Asked once: the answer may be another one after a reload.
-        let in_quota = !app.rules().said.limits.enable_user_authentication;
+    /// The last check: counts the connection.
+    fn admit_connection(&self, app: &Arc<App>, protocol: u8) -> Result<Connected, Refused> {
+        // Read once: a reload may change it.
+        let in_quota = !app.rules().settings.limits.enable_user_authentication;
         if in_quota {
-            self.count(app).or_else(|close| refused(Cause::ConnectAppFull, close, app.quota()))?;
+            self.count_in_quota(app).or_else(|close| refused(Cause::ConnectAppFull, close, app.quota()))?;
         }
-        app.opened();
+        app.connection_opened();
         Ok(Connected { app: Arc::clone(app), protocol, in_quota })
     }
 
-    /// Counts a connection towards its app's quota: at once, or when it has been authorized.
-    pub fn count(&self, app: &App) -> Result<(), Close> {
+    /// Counts a connection towards its app's quota.
+    pub fn count_in_quota(&self, app: &App) -> Result<(), Close> {
         if app.state.connect(app.connections_max()) {
             return Ok(());
         }
         Err(Close::new(CloseCode::OverQuota, "Application is over connection quota"))
     }
 
-    /// Counts a connection that hears a public channel although it is not authorized. It does not count towards the
-    /// quota, and has a place of its own: there may be as many of these.
+    /// Counts a connection with a public channel that is not authorized. It is outside the quota; as many of these are
+    /// allowed as of the others.
     pub fn count_unauthorized(&self, app: &Arc<App>) -> Result<Unauthorized, Close> {
         let max = app.connections_max();
         let one_more = |count: usize| (max.is_none_or(|max| count < max)).then_some(count + 1);
@@ -192,28 +195,28 @@ impl Node {
         }
     }
 
-    /// Forgets a connection; `in_quota` tells whether it counts towards the quota.
+    /// Ceases to count a connection; `in_quota` tells whether it is in the quota.
     pub fn disconnect(&self, app: &App, in_quota: bool) {
         if in_quota {
             app.state.disconnect();
         }
-        app.closed();
+        app.connection_closed();
     }
 
-    /// One more WebSocket, accepted or not.
+    /// Counts a WebSocket, accepted or not.
     pub fn socket_opened(&self) {
         self.sockets.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One WebSocket less.
+    /// Ceases to count a WebSocket.
     pub fn socket_closed(&self) {
         self.sockets.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Why a connection does not count as one over TLS, where a proxy is in between.
+/// Why a connection through a proxy does not count as TLS.
 fn without_tls(request: &ConnectRequest) -> Option<String> {
-    if request.is_introduced {
+    if request.has_proxy_header {
         return Some("the proxy's header does not say that the client speaks TLS (send-proxy-v2-ssl)".to_owned());
     }
     let proxy = request.untrusted_proxy.filter(|_| request.claims_tls)?;
@@ -222,7 +225,7 @@ fn without_tls(request: &ConnectRequest) -> Option<String> {
     ))
 }
 
-/// A text from outside, cut to a printable length.
-fn shown(text: &str) -> String {
+/// A text of a client, cut to a length that can be logged.
+fn shortened(text: &str) -> String {
     text.chars().take(64).collect()
 }

@@ -1,4 +1,5 @@
-//! What differs where a signature is wrong, in words for the operator: whose secret has made it, if anybody's here.
+//! Explanations of wrong keys, ids and signatures for the operator's log.
+//! `session` and `http` call it when they refuse a request, at most a few times per second.
 
 use std::sync::Arc;
 
@@ -6,18 +7,18 @@ use crate::node::App;
 use crate::node::Node;
 use crate::protocol::signature::Signer;
 
-/// Keys whose secrets are tried; a line in the log is not worth more.
+/// Keys whose secrets are tried; a log line is not worth more.
 const KEYS_MAX: usize = 1000;
 
 impl Node {
-    /// Whose secret made a signature that is not the one of the app's `key`.
+    /// Names the app whose secret made a signature that is not the one of `key`.
     pub fn explain_signature(&self, app: &App, key: &str, is_made_by: impl Fn(&Signer) -> bool) -> String {
         let others = self.apps.all().into_iter().filter(|other| other.id != app.id);
         let mut left = KEYS_MAX;
         let found = |app: &App, left: &mut usize| {
             let rules = app.rules();
             let keys = rules.keys.iter().take(*left);
-            *left = left.saturating_sub(rules.said.keys.len());
+            *left = left.saturating_sub(rules.settings.keys.len());
             keys.into_iter().find(|(_, signer)| is_made_by(signer)).map(|(key, _)| key.to_owned())
         };
         if let Some(other) = found(app, &mut left) {
@@ -33,9 +34,9 @@ impl Node {
         )
     }
 
-    /// Whose a key is that is none of the app's.
+    /// Names the app of a key.
     pub fn explain_key(&self, key: &str) -> String {
-        let shown: String = key.chars().take(64).collect();
+        let shortened: String = key.chars().take(64).collect();
         let owner: Option<Arc<App>> = self.app_by_key(key);
         match owner {
             Some(owner) => format!("the key {shown} is one of app {}", owner.id),
@@ -43,9 +44,9 @@ impl Node {
         }
     }
 
-    /// Which app somebody may have meant who named this id.
+    /// Names the app that a wrong id may mean.
     pub fn explain_id(&self, id: &str) -> String {
-        let shown: String = id.chars().take(64).collect();
+        let shortened: String = id.chars().take(64).collect();
         match self.app_by_key(id) {
             Some(owner) => format!("{shown} is a key, of app {}; the path needs the app's id", owner.id),
             None => format!("no app known here has the id {shown}"),

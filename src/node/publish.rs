@@ -1,4 +1,5 @@
-//! Accepting an event and handing it to the subscribers' shards.
+//! Publishing: accepts an event and hands it to the registry.
+//! `http::events`, `ingest` and client events call it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,40 +17,40 @@ use crate::protocol::webhook::ClientEvent;
 use crate::protocol::webhook::Kind;
 use crate::registry::inbox::Event;
 
-/// A publisher's event, checked.
+/// A publisher's event that has been checked.
 #[derive(Debug)]
 pub struct Publication<'a> {
     /// The event's name.
     pub name: &'a str,
     /// A JSON string with its quotes, as the publisher wrote it.
     pub data: &'a str,
-    /// The connection that must not get it.
+    /// The connection that must not get the event.
     pub except: Option<SocketId>,
 }
 
-/// A client's event, checked.
+/// A client's event that has been checked.
 #[derive(Debug)]
-pub struct Said<'a> {
+pub struct RelayedEvent<'a> {
     /// The event's name.
     pub name: &'a str,
     /// A JSON string with its quotes.
     pub data: &'a str,
-    /// The connection that it comes from, which does not get it.
+    /// The sending connection, which does not get the event.
     pub sender: SocketId,
-    /// Who that is, on a presence channel.
+    /// The sender's user id, on a presence channel.
     pub user_id: Option<&'a str>,
 }
 
 /// Why an event is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Some shard lags too far behind.
+    /// A shard's inbox is full.
     #[error("The server cannot keep up with what is published, try again")]
     Overloaded,
-    /// The other nodes cannot be reached, or too much waits for them already.
+    /// The other nodes cannot be reached, or too much waits for them.
     #[error("The other nodes cannot be reached now, because Redis is away or too slow; try again")]
     CutOff,
-    /// The app has used up what it may publish in a second, or wants more than that.
+    /// The app exceeds its rate of events.
     #[error("{}", too_fast(*.0))]
     TooFast(TooFast),
 }
@@ -66,7 +67,7 @@ fn too_fast(TooFast { asked, retry_after, allowance }: TooFast) -> String {
 }
 
 impl Node {
-    /// Whether another event can be taken, which costs `events` of the app's rate. Tells what is left of that.
+    /// Checks whether events can be accepted, and takes `events` from the app's rate. Returns the rest of that.
     pub async fn admit(&self, app: &App, events: usize) -> Result<Option<Allowance>, PublishError> {
         if self.inboxes.is_full() {
             return Err(PublishError::Overloaded);
@@ -77,45 +78,50 @@ impl Node {
         app.take_backend_events(events).await.map_err(PublishError::TooFast)
     }
 
-    /// Whether a client may send another event, as far as the server can keep up.
-    pub fn has_room(&self) -> bool {
+    /// Whether the server can keep up with another client event.
+    pub fn has_capacity(&self) -> bool {
         !self.inboxes.is_full() && !self.cluster.as_ref().is_some_and(|cluster| cluster.outgoing().is_full())
     }
 }
 
 impl App {
-    /// The channel that an event for `channel` goes to by the app's rules, if it is another one.
+    /// The channel to which the app's rules redirect an event, if they do.
     pub fn destination(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
-        self.destination_by_rules(channel).inspect_err(|why| self.forbidden("publish", why))
+        self.destination_by_rules(channel).inspect_err(|why| self.count_forbidden("publish", why))
     }
 
-    /// The same where nothing counts or logs what the rules forbid but whoever asks.
+    /// Like `destination`, without metrics and log.
     pub fn destination_by_rules(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
         let rules = self.rules();
-        let limits = &rules.said.limits;
+        let limits = &rules.settings.limits;
         limits.policy().publish(channel, limits.max_channel_name_length)
     }
 
-    /// Whether a client may send an event on a channel that it has joined.
+    /// Whether the rules allow a client event on a channel.
     pub fn may_send(&self, channel: &ChannelName) -> Result<(), PolicyError> {
-        self.rules().said.limits.policy().client_event(channel).inspect_err(|why| self.forbidden("client_event", why))
+        self.rules()
+            .settings
+            .limits
+            .policy()
+            .client_event(channel)
+            .inspect_err(|why| self.count_forbidden("client_event", why))
     }
 
-    /// Delivers a publisher's event; a cache channel remembers it.
+    /// Delivers a publisher's event on all nodes. A cache channel stores it.
     pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish(channel, &event, self.cache_time(channel));
         self.log_published(channel, publication);
     }
 
-    /// The same on this node only, since the others get the event by themselves.
+    /// Like `publish`, but on this node only: the other nodes receive the event themselves.
     pub fn publish_here(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish_here(channel, &event, self.cache_time(channel));
         self.log_published(channel, publication);
     }
 
-    /// Tells whoever wonders why an event does not arrive how many listen to its channel here.
+    /// Logs how many connections get the event here.
     fn log_published(&self, channel: &ChannelName, publication: &Publication<'_>) {
         tracing::debug!(
             app = self.id,
@@ -138,22 +144,22 @@ impl App {
         Event { frame, except: publication.except, accepted }
     }
 
-    /// How long a cache channel remembers an event.
+    /// How long a cache channel keeps the event; `None` for other channels.
     fn cache_time(&self, channel: &ChannelName) -> Option<Duration> {
-        channel.kind().cached.then(|| self.rules().said.limits.cache_ttl_seconds.duration())
+        channel.kind().cached.then(|| self.rules().settings.limits.cache_ttl_seconds.duration())
     }
 
-    /// Delivers a client's event to the others on the channel.
-    pub fn relay(&self, channel: &ChannelName, said: &Said<'_>, accepted: Instant) {
+    /// Delivers a client's event to the other connections on the channel.
+    pub fn relay(&self, channel: &ChannelName, relayed: &RelayedEvent<'_>, accepted: Instant) {
         self.meters.client_event();
-        let &Said { name, data, sender, user_id } = said;
+        let &RelayedEvent { name, data, sender, user_id } = relayed;
         let frame = event::client_event(channel.as_str(), name, data, user_id);
-        let told = self.state.records_webhook(Kind::ClientEvent).then(|| ClientEvent {
+        let webhook = self.state.records_webhook(Kind::ClientEvent).then(|| ClientEvent {
             name: name.to_owned(),
             data: data.to_owned(),
             socket_id: sender,
             user_id: user_id.map(Arc::from),
         });
-        self.state.relay(channel, &Event { frame, except: Some(sender), accepted }, told);
+        self.state.relay(channel, &Event { frame, except: Some(sender), accepted }, webhook);
     }
 }

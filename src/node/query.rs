@@ -1,4 +1,5 @@
-//! What the application may ask about its channels (Pusher HTTP API, "Attributes").
+//! Queries about channels and members (Pusher HTTP API, "Attributes"), over all nodes.
+//! `http::channels` and `http::events` call it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
 use crate::protocol::request::InfoRequest;
 
-/// Why an attribute cannot be told.
+/// Why an attribute cannot be returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InfoError {
     /// `user_count` of a channel without users.
@@ -34,33 +35,33 @@ pub enum InfoError {
     NoUsers,
 }
 
-/// The attributes of a channel, as they go into an answer.
+/// The attributes of a channel, as in the response.
 type Attributes = Map<String, Value>;
 
-/// What is told of one channel.
+/// The answer about one channel.
 #[derive(Debug, Serialize)]
-pub struct ChannelFacts {
+pub struct ChannelInfo {
     occupied: bool,
     #[serde(flatten)]
     attributes: Attributes,
-    /// As far as it is asked for.
+    /// Only if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<Option<Remembered>>,
 }
 
-/// What a cache channel remembers.
+/// The stored event of a cache channel.
 #[derive(Debug, Serialize)]
 struct Remembered {
-    /// As it was published: it may hold what is no text, such as half of a surrogate pair.
+    /// As it was published: it may not be valid Unicode, such as half of a surrogate pair.
     data: Option<Box<RawValue>>,
     /// In seconds.
     ttl: u64,
 }
 
 impl App {
-    /// What applies to a channel of what a publisher asks for.
-    pub async fn facts_after_publish(&self, channel: &ChannelName, info: InfoRequest) -> Attributes {
-        facts(channel, info, &self.counts(channel, info).await)
+    /// The attributes that a publisher asks for, as far as they apply to the channel.
+    pub async fn publish_info(&self, channel: &ChannelName, info: InfoRequest) -> Attributes {
+        attributes(channel, info, &self.counts(channel, info).await)
     }
 
     /// The occupied channels whose names start with `prefix`.
@@ -87,11 +88,11 @@ impl App {
                 found.entry(name.clone()).or_default().users = users;
             }
         }
-        Ok(found.iter().map(|(name, counts)| (name.to_string(), facts(name, info, counts).into())).collect())
+        Ok(found.iter().map(|(name, counts)| (name.to_string(), attributes(name, info, counts).into())).collect())
     }
 
     /// One channel, occupied or not.
-    pub async fn channel_facts(&self, channel: &ChannelName, info: InfoRequest) -> Result<ChannelFacts, InfoError> {
+    pub async fn channel_info(&self, channel: &ChannelName, info: InfoRequest) -> Result<ChannelInfo, InfoError> {
         let kind = channel.kind();
         if info.user_count && !kind.presence {
             return Err(InfoError::NotPresence);
@@ -104,10 +105,10 @@ impl App {
             true => Some(self.cached(channel).await.map(Remembered::from)),
             false => None,
         };
-        Ok(ChannelFacts { occupied: found.subscriptions > 0, attributes: facts(channel, info, &found), cache })
+        Ok(ChannelInfo { occupied: found.subscriptions > 0, attributes: attributes(channel, info, &found), cache })
     }
 
-    /// The distinct users of a presence channel.
+    /// The user ids of a presence channel.
     pub async fn channel_users(&self, channel: &ChannelName) -> Result<Vec<String>, InfoError> {
         if !channel.kind().presence {
             return Err(InfoError::NoUsers);
@@ -120,7 +121,7 @@ impl App {
         Ok(self.state.members(channel.as_str()).iter().map(ToString::to_string).collect())
     }
 
-    /// How many are on a channel, on all nodes; what nobody asks for may be of this node only.
+    /// The counts over all nodes. Counts that are not asked for may be of this node only.
     async fn counts(&self, channel: &ChannelName, info: InfoRequest) -> Counts {
         let here = self.state.channel(channel.as_str(), Instant::now());
         let mut counts = Counts { users: here.users, subscriptions: here.subscriptions };
@@ -135,7 +136,7 @@ impl App {
         counts
     }
 
-    /// What a cache channel remembers, and how long it will: what all nodes or this one remember longest.
+    /// The stored event that is kept longest, here or in Redis, and for how long.
     async fn cached(&self, channel: &ChannelName) -> Option<(Frame, Duration)> {
         let together = match &self.cluster {
             Some(cluster) => cluster.cached(&self.id, channel).await.flatten(),
@@ -146,22 +147,22 @@ impl App {
     }
 }
 
-/// How many are on a channel.
+/// Users and subscriptions of a channel.
 #[derive(Debug, Default)]
 struct Counts {
     users: usize,
     subscriptions: usize,
 }
 
-fn facts(channel: &ChannelName, info: InfoRequest, counts: &Counts) -> Attributes {
-    let mut facts = Map::new();
+fn attributes(channel: &ChannelName, info: InfoRequest, counts: &Counts) -> Attributes {
+    let mut attributes = Map::new();
     if info.user_count && channel.kind().presence {
-        facts.insert("user_count".to_owned(), counts.users.into());
+        attributes.insert("user_count".to_owned(), counts.users.into());
     }
     if info.subscription_count {
-        facts.insert("subscription_count".to_owned(), counts.subscriptions.into());
+        attributes.insert("subscription_count".to_owned(), counts.subscriptions.into());
     }
-    facts
+    attributes
 }
 
 impl From<(Frame, Duration)> for Remembered {

@@ -1,4 +1,5 @@
-//! Joining and leaving channels, signing in, and being thrown out.
+//! Subscribing, unsubscribing, signing in and terminating users.
+//! `Session` calls it; `http::terminate` closes users' connections.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -18,21 +19,26 @@ use crate::registry::Leaver;
 use crate::registry::address::Address;
 
 impl App {
-    /// The right to join a channel, if the connection has it.
+    /// Checks the right to join a channel.
     pub fn grant(&self, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
         let grant = verifier.grant(subscribe, self.subscribe_limits())?;
         let rules = self.rules();
-        rules.said.limits.policy().subscribe(grant.channel()).inspect_err(|why| self.forbidden("subscribe", why))?;
+        rules
+            .settings
+            .limits
+            .policy()
+            .subscribe(grant.channel())
+            .inspect_err(|why| self.count_forbidden("subscribe", why))?;
         Ok(grant)
     }
 
-    /// How long a subscription to a channel may last, unless for ever.
+    /// How long a subscription may last, if a rule limits it.
     pub fn subscription_age_max(&self, channel: &ChannelName) -> Option<Duration> {
-        let seconds = self.rules().said.limits.policy().subscription_age_max(channel)?;
+        let seconds = self.rules().settings.limits.policy().subscription_age_max(channel)?;
         Some(Duration::from_secs(seconds.into()))
     }
 
-    /// Joins a channel; the answer comes through the connection's inbox.
+    /// Joins a channel. The answer comes through the shard's inbox.
     pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<(), SubscribeError> {
         self.state.join(grant, address, self.join_rules(), now).map_err(|full| match full {
             Full::Members => SubscribeError::Full,
@@ -42,14 +48,14 @@ impl App {
 
     /// Leaves a channel.
     pub fn leave(&self, leaver: &Leaver<'_>, now: Instant) {
-        self.state.leave(leaver, self.rules().said.limits.enable_subscription_count, now);
+        self.state.leave(leaver, self.rules().settings.limits.enable_subscription_count, now);
     }
 
-    /// Binds a connection to a user; the answers come through the connection's inbox. Returns the user as
-    /// remembered: with the watchlist cut to its limit.
+    /// Binds a connection to a user. The answers come through the shard's inbox. Returns the user with the watchlist
+    /// cut to its limit.
     pub fn sign_in(&self, address: Address, user_data: &str, mut user: User, before: Option<&User>) -> User {
         let mut answers = vec![event::signin_success(user_data)];
-        let limits = &self.rules().said.limits;
+        let limits = &self.rules().settings.limits;
         let limit = limits.max_watchlist_size;
         if !limits.enable_watchlist {
             user.watchlist.clear();
@@ -62,12 +68,12 @@ impl App {
         user
     }
 
-    /// Ends what [`App::sign_in`] began.
+    /// Ends a sign-in.
     pub fn sign_out(&self, address: Address, user: &User) {
         self.state.sign_out(address, user);
     }
 
-    /// Closes every connection signed in as this user, on all nodes or on none. Returns how many there were.
+    /// Closes all connections of a user, on all nodes or on none. Returns how many.
     pub async fn terminate(&self, user_id: &str) -> Result<u64, PublishError> {
         let Some(cluster) = &self.cluster else { return Ok(self.state.terminate(user_id) as u64) };
         cluster.terminate(&self.state, user_id).await.ok_or(PublishError::CutOff)

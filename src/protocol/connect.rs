@@ -8,9 +8,9 @@ pub struct ConnectRequest {
     /// The app key of `/app/{key}`; `None` when the path is another one.
     pub key: Option<String>,
     /// Whether the app of the key cannot be looked up.
-    pub unavailable: bool,
+    pub app_unavailable: bool,
     /// Whether the address has as many connections as it may.
-    pub crowded: bool,
+    pub address_full: bool,
     /// `protocol` of the query, as sent.
     pub protocol: Option<String>,
     /// `version` of the query, as sent.
@@ -24,7 +24,7 @@ pub struct ConnectRequest {
     /// The peer, where it speaks for others (`X-Forwarded-For`, `X-Forwarded-Proto`) and is not believed.
     pub untrusted_proxy: Option<IpAddr>,
     /// Whether the peer's address is what a PROXY header says.
-    pub is_introduced: bool,
+    pub has_proxy_header: bool,
     /// Whether somebody says that the client speaks TLS to a proxy (`X-Forwarded-Proto`), believed or not.
     pub claims_tls: bool,
 }
@@ -112,8 +112,8 @@ mod tests {
     #[test]
     fn versions_of_real_clients_are_plausible() {
         let with = |version: &str| ConnectRequest {
-            unavailable: false,
-            crowded: false,
+            app_unavailable: false,
+            address_full: false,
             key: None,
             protocol: None,
             version: Some(version.to_owned()),
@@ -121,7 +121,7 @@ mod tests {
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             secure: false,
             untrusted_proxy: None,
-            is_introduced: false,
+            has_proxy_header: false,
             claims_tls: false,
         };
         for version in ["8.6.0", "0.0.0-dev", "v1", "10.1.10"] {

@@ -33,7 +33,7 @@ pub enum Version {
 
 /// What a proxy says of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Proxied {
+pub struct ProxyHeader {
     /// The client's address; `None` when the proxy speaks for itself, as in its health checks.
     pub client: Option<SocketAddr>,
     /// Whether the client speaks TLS to the proxy (version 2 alone can say so).
@@ -61,16 +61,16 @@ pub fn begins(start: &[u8]) -> Option<Version> {
     }
 }
 
-impl Proxied {
+impl ProxyHeader {
     /// The proxy speaks for itself.
     pub const UNKNOWN: Self = Self { client: None, secure: false };
 
     /// Reads a line of version 1, with its end.
     ///
     /// ```
-    /// use gema::protocol::proxy::Proxied;
-    /// let proxied = Proxied::from_line(b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 6001\r\n").unwrap();
-    /// assert_eq!(proxied.client, Some("192.0.2.1:50000".parse().unwrap()));
+    /// use gema::protocol::proxy::ProxyHeader;
+    /// let header = ProxyHeader::from_line(b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 6001\r\n").unwrap();
+    /// assert_eq!(header.client, Some("192.0.2.1:50000".parse().unwrap()));
     /// ```
     pub fn from_line(line: &[u8]) -> Result<Self, Invalid> {
         let line = line.strip_suffix(b"\r\n").filter(|line| line.len() <= LINE_BYTES_MAX - 2).ok_or(Invalid)?;
@@ -179,7 +179,7 @@ mod tests {
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", None),
         ] {
-            assert_eq!(Proxied::from_line(line.as_bytes()), Ok(Proxied { client: expected, secure: false }), "{line}");
+            assert_eq!(ProxyHeader::from_line(line.as_bytes()), Ok(ProxyHeader { client: expected, secure: false }), "{line}");
         }
         for line in [
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n",
@@ -193,7 +193,7 @@ mod tests {
             "PROXY \r\n",
             "GET / HTTP/1.1\r\n",
         ] {
-            assert_eq!(Proxied::from_line(line.as_bytes()), Err(Invalid), "{line}");
+            assert_eq!(ProxyHeader::from_line(line.as_bytes()), Err(Invalid), "{line}");
         }
     }
 
@@ -201,15 +201,15 @@ mod tests {
     fn a_proxy_speaks_for_itself_in_local_headers_and_other_families() {
         let source = "192.0.2.1:5".parse().unwrap();
         let (head, rest) = binary(0, source, &[]);
-        assert_eq!(Proxied::from_binary(&head, &rest), Ok(Proxied::UNKNOWN));
+        assert_eq!(ProxyHeader::from_binary(&head, &rest), Ok(ProxyHeader::UNKNOWN));
         for family in [0x00, 0x12, 0x31] {
             let (mut head, rest) = binary(1, source, &[]);
             head[13] = family;
-            assert_eq!(Proxied::from_binary(&head, &rest), Ok(Proxied::UNKNOWN));
+            assert_eq!(ProxyHeader::from_binary(&head, &rest), Ok(ProxyHeader::UNKNOWN));
         }
         let (mut head, rest) = binary(1, source, &[]);
         head[12] = 0x11;
-        assert_eq!(Proxied::from_binary(&head, &rest), Err(Invalid), "another version");
+        assert_eq!(ProxyHeader::from_binary(&head, &rest), Err(Invalid), "another version");
     }
 
     proptest! {
@@ -226,9 +226,9 @@ mod tests {
             extensions.extend_from_slice(&[TLS_EXTENSION, 0, 5, u8::from(secure), 0, 0, 0, 0]);
             let (head, rest) = binary(1, source, &extensions);
             prop_assert_eq!(begins(&head), Some(Version::Two));
-            prop_assert_eq!(Proxied::rest_len(&head), Ok(rest.len()));
-            prop_assert_eq!(Proxied::from_binary(&head, &rest), Ok(Proxied { client: Some(source), secure }));
-            prop_assert_eq!(Proxied::from_binary(&head, &rest[1..]), Err(Invalid));
+            prop_assert_eq!(ProxyHeader::rest_len(&head), Ok(rest.len()));
+            prop_assert_eq!(ProxyHeader::from_binary(&head, &rest), Ok(ProxyHeader { client: Some(source), secure }));
+            prop_assert_eq!(ProxyHeader::from_binary(&head, &rest[1..]), Err(Invalid));
         }
 
         #[test]
@@ -237,7 +237,7 @@ mod tests {
             let line = format!("PROXY {family} {ip} {target} {port} 6001\r\n");
             prop_assert_eq!(begins(line.as_bytes()), Some(Version::One));
             let client = Some(SocketAddr::new(ip, port));
-            prop_assert_eq!(Proxied::from_line(line.as_bytes()), Ok(Proxied { client, secure: false }));
+            prop_assert_eq!(ProxyHeader::from_line(line.as_bytes()), Ok(ProxyHeader { client, secure: false }));
         }
 
         #[test]
@@ -252,8 +252,8 @@ mod tests {
                 head[13] = [0x11, 0x21][usize::from(head[13] & 1)];
                 head[14..].copy_from_slice(&(rest.len() as u16).to_be_bytes());
             }
-            let _ = Proxied::from_binary(&head, &rest);
-            let _ = Proxied::from_line(&rest);
+            let _ = ProxyHeader::from_binary(&head, &rest);
+            let _ = ProxyHeader::from_line(&rest);
             let _ = begins(&rest);
         }
     }

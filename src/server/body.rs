@@ -1,4 +1,5 @@
-//! A request's body, and what was not read of it when there is an answer.
+//! Request bodies, and the rest of a body that a handler did not read.
+//! `listen` wraps each body, so that an early response is not lost in a reset.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use hyper::body::Incoming;
 use hyper::body::SizeHint;
 use parking_lot::Mutex;
 
-/// What is left of a body is read for the sake of the next request if it is no more than this, …
+/// The rest of a body is read, so that the connection can go on, if it is at most this large …
 const REST_BYTES_MAX: u64 = 64 * 1024;
 /// … and comes within this time.
 const REST_TIME: Duration = Duration::from_millis(100);
 
-/// What was not read of the body of a connection's present request.
+/// The unread rest of the body of a connection's present request.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unread(Arc<Mutex<Rest>>);
+pub(super) struct UnreadBody(Arc<Mutex<Rest>>);
 
 #[derive(Debug, Default)]
 struct Rest {
@@ -30,21 +31,21 @@ struct Rest {
     is_left: bool,
 }
 
-/// A body that leaves behind what nobody wants to read of it.
+/// A body that leaves its unread rest in `unread`.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct WatchedBody {
     body: Option<Incoming>,
-    unread: Unread,
+    unread: UnreadBody,
 }
 
-impl Unread {
-    /// The present request's body.
-    pub(super) fn watch(&self, body: Incoming) -> Watched {
-        Watched { body: Some(body), unread: self.clone() }
+impl UnreadBody {
+    /// Wraps the present request's body.
+    pub(super) fn watch(&self, body: Incoming) -> WatchedBody {
+        WatchedBody { body: Some(body), unread: self.clone() }
     }
 
-    /// Reads what is short and on its way already; a client that waits to be asked for it is not asked any more. False
-    /// when something is left.
+    /// Reads a short rest that is on its way. A client that waits for `100 Continue` is not asked for it. False when
+    /// something is left.
     pub(super) async fn read(&self, waits: bool) -> bool {
         let Some(mut body) = self.0.lock().body.take() else { return true };
         let is_short = body.size_hint().upper().is_some_and(|rest| rest <= REST_BYTES_MAX);
@@ -54,13 +55,13 @@ impl Unread {
         is_read
     }
 
-    /// Whether the connection ends with something left, which still comes.
+    /// Whether a rest is left, which the client may still send.
     pub(super) fn is_left(&self) -> bool {
         self.0.lock().is_left
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
             self.unread.0.lock().body = Some(body);
@@ -68,7 +69,7 @@ impl Drop for Watched {
     }
 }
 
-impl Body for Watched {
+impl Body for WatchedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

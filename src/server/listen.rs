@@ -1,4 +1,5 @@
-//! Ports, and the HTTP connections that come in there.
+//! Ports and their HTTP connections: binds, accepts, serves requests and hands WebSockets over.
+//! `Server::start` creates a listener per shard, and one for the metrics port.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -30,41 +31,43 @@ use crate::http::Routes;
 use crate::limiter::arrivals::Arrival;
 use crate::limiter::arrivals::Arrivals;
 use crate::node::Node;
-use crate::protocol::proxy::Proxied;
+use crate::protocol::proxy::ProxyHeader;
 use crate::refusal::Cause;
 use crate::refusal::Subject;
-use crate::server::body::Unread;
-use crate::server::handshake::Handshake;
-use crate::server::handshake::Opened;
+use crate::server::body::UnreadBody;
 use crate::server::stream::Stream;
+use crate::server::tls_handshake::FirstBytes;
+use crate::server::tls_handshake::TlsHandshake;
 use crate::tasks::Tasks;
 
-/// Bytes that the kernel takes of a connection before it has sent them. A stalled reader then holds under
-/// half a megabyte of kernel memory instead of four; a lower mark costs speed.
+/// Bytes that the kernel buffers unsent for a connection. A stalled reader then holds under half a megabyte of kernel
+/// memory instead of four; a lower mark costs speed.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
-/// Room for a request's head.
+/// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Pause after the system had no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections that are accepted before the first of them is looked at.
+/// Connections that are accepted in a row, before the first of them is served.
 const ACCEPTED_AT_ONCE: u64 = 4;
-/// Pause while as many connections as there may be have a request under way.
+/// Pause while the limit is reached and every connection has a request under way.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
-/// Connections that are accepted at once when the server leaves, because they were waiting for it.
+/// Connections in the kernel's queue that are still accepted when the server drains.
 const LATE_MAX: usize = 1024;
-/// How long a kept connection stays when the server leaves. A publisher that is busy has its next request under
-/// way; its answer says that it was the last one.
+/// How long a keep-alive connection stays when the server drains. A busy publisher has its next request under way; the
+/// response says that it was the last.
 const LAST_REQUEST_TIME: Duration = Duration::from_millis(200);
 
-/// How long a peer may leave what it was sent unacknowledged, or not take it at all: longer than the default
-/// time for a ping and its answer, which end a WebSocket before.
+/// How long a peer may leave data unacknowledged or unread: longer than the default time for a ping and its answer,
+/// which ends a WebSocket earlier.
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(180);
 
-/// Binds a port so many times: each shard has a listener of its own. Fails when another process listens there, unless
-/// the port is shared. The kernel lets two processes share one if both want to, Soketi always does, and then each sees
-/// half of the clients. So the first listener asks for the port alone, and a single one stays alone.
+/// Binds a port `count` times: each shard has its own listener. Fails when another process listens there, unless the
+/// port is `shared`.
+///
+/// The kernel lets two processes share a port if both ask for it, as Soketi always does; each would get half of the
+/// clients. So the first socket binds without sharing.
 pub(super) fn bind(
     address: SocketAddr,
     backlog: u32,
@@ -87,9 +90,9 @@ pub(super) fn bind(
     sockets.into_iter().map(listen).collect()
 }
 
-/// Whether another process listens there, too.
+/// Whether another process listens there.
 pub(super) fn is_shared(address: SocketAddr) -> bool {
-    // A port that the kernel chooses itself nobody else has.
+    // A port that the kernel chooses belongs to nobody else.
     address.port() != 0 && socket(address, false).is_err()
 }
 
@@ -98,7 +101,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    // Connections inherit these from their listener. Coalescing is ours, not Nagle's.
+    // Connections inherit these from their listener. gema coalesces writes itself, without Nagle.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
@@ -106,7 +109,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A bound port and who answers there.
+/// A bound port with its handler.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: std::net::TcpListener,
@@ -115,18 +118,18 @@ pub(super) struct Listener {
     closed: CancellationToken,
 }
 
-/// What holds for each connection of a port.
+/// The settings and state for all connections of a port.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) node: Arc<Node>,
     pub(super) routes: Routes,
-    /// With it the port speaks nothing else than TLS.
-    pub(super) tls: Option<Handshake>,
-    /// How long a client may take for a handshake, and for a request's head.
+    /// With it the port accepts TLS only.
+    pub(super) tls: Option<TlsHandshake>,
+    /// How long a client may take for a TLS handshake, and for a request's head.
     pub(super) head_time: Duration,
-    /// The connections of all ports that are no WebSockets.
+    /// The connections of all ports that are not WebSockets.
     pub(super) arrivals: Arc<Arrivals>,
-    /// Whether trusted proxies put a PROXY header before each connection.
+    /// Whether trusted proxies send a PROXY header on each connection.
     pub(super) reads_headers: bool,
 }
 
@@ -135,12 +138,12 @@ impl Listener {
         Self { listener, tasks, port: Arc::new(port), closed: CancellationToken::new() }
     }
 
-    /// Cancelled when nobody is accepted any more.
+    /// Cancelled when no more connections are accepted.
     pub(super) fn closed(&self) -> CancellationToken {
         self.closed.clone()
     }
 
-    /// Accepts connections on the current runtime until the tasks are told to stop.
+    /// Accepts connections on the current runtime until the tasks stop.
     pub(super) fn serve(self) -> io::Result<Tasks> {
         let listener = TcpListener::from_std(self.listener)?;
         let (port, tasks) = (self.port, self.tasks.clone());
@@ -153,12 +156,12 @@ impl Listener {
             };
             for number in 1_u64.. {
                 if number.is_multiple_of(ACCEPTED_AT_ONCE) {
-                    // Those accepted so far may have sent their requests already, and are not silent.
+                    // The connections so far may have sent their requests already, and are not silent.
                     tokio::task::yield_now().await;
                 }
-                // Whoever waits for room waits in the kernel.
+                // Connections beyond the limit wait in the kernel.
                 let accepted = async {
-                    while !port.has_room() {
+                    while !port.has_capacity() {
                         tokio::time::sleep(ROOM_PAUSE).await;
                     }
                     listener.accept().await
@@ -172,7 +175,7 @@ impl Listener {
                     }
                 }
             }
-            // The kernel has let these in; they would be cut off.
+            // The kernel has accepted these; they would be reset.
             let Ok(waiting) = listener.into_std() else { return };
             for (stream, peer) in std::iter::from_fn(|| waiting.accept().ok()).take(LATE_MAX) {
                 if let Ok(stream) = nonblocking(stream) {
@@ -190,13 +193,15 @@ fn nonblocking(stream: std::net::TcpStream) -> io::Result<TcpStream> {
 }
 
 impl Port {
-    /// One connection, until it ends, becomes a WebSocket or has to make room.
+    /// Serves one connection until it ends, becomes a WebSocket or is closed for another one.
     async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, mut arrival: Arrival, tasks: Tasks) {
-        let mut from = Proxied::UNKNOWN;
+        let mut from = ProxyHeader::UNKNOWN;
         let mut tcp = tcp;
         if self.reads_headers {
-            let Some(Some(introduced)) = arrival.unless_closed(self.introduced(tcp, peer)).await else { return };
-            (tcp, from) = introduced;
+            let Some(Some(with_header)) = arrival.unless_closed(self.read_proxy_header(tcp, peer)).await else {
+                return;
+            };
+            (tcp, from) = with_header;
             if let Some(client) = from.client {
                 arrival = self.arrive(client);
             }
@@ -205,11 +210,11 @@ impl Port {
         let serve = async {
             let stream = match &self.tls {
                 None => Some(Stream::plain(tcp, Client::new(peer, from.secure))),
-                Some(tls) => Box::pin(self.opened(tls, tcp, peer)).await,
+                Some(tls) => Box::pin(self.accept_tls(tls, tcp, peer)).await,
             };
             if let Some(stream) = stream {
                 if from.client.is_some() {
-                    stream.client().introduce();
+                    stream.client().mark_proxy_header();
                 }
                 self.http(stream, &arrival, &tasks).await;
             }
@@ -217,32 +222,32 @@ impl Port {
         arrival.unless_closed(serve).await;
     }
 
-    /// A connection after its TLS handshake, or one without TLS, which is told so.
-    async fn opened(&self, tls: &Handshake, tcp: TcpStream, peer: SocketAddr) -> Option<Stream> {
-        let (true, is_counted) = self.may_shake_hands(peer) else { return None };
+    /// Does the TLS handshake. A connection without TLS goes on, to get an error.
+    async fn accept_tls(&self, tls: &TlsHandshake, tcp: TcpStream, peer: SocketAddr) -> Option<Stream> {
+        let (true, is_counted) = self.may_handshake(peer) else { return None };
         let opened = tokio::time::timeout(self.head_time, tls.open(tcp)).await;
         let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let client = if is_counted { Client::counted } else { Client::new };
+        let client = if is_counted { Client::with_counted_handshake } else { Client::new };
         match opened {
-            Ok(Opened::Tls(stream)) => return Some(Stream::tls(*stream, client(peer, true))),
-            Ok(Opened::Plain(tcp)) => {
-                self.refused(Cause::PlainOnTlsPort, peer, None);
+            Ok(FirstBytes::Tls(stream)) => return Some(Stream::tls(*stream, client(peer, true))),
+            Ok(FirstBytes::Plain(tcp)) => {
+                self.refuse(Cause::PlainOnTlsPort, peer, None);
                 return Some(Stream::plain(tcp, Client::new(peer, false)));
             }
-            Ok(Opened::Proxied) => self.refused_header(peer),
-            Ok(Opened::Gone) => (),
+            Ok(FirstBytes::ProxyHeader) => self.refuse_proxy_header(peer),
+            Ok(FirstBytes::Gone) => (),
             Err(error) => {
-                self.refused(Cause::TlsHandshake, peer, Some(&error));
+                self.refuse(Cause::TlsHandshake, peer, Some(&error));
             }
         }
         None
     }
 
-    /// Requests one after the other.
+    /// Serves the requests of a connection.
     async fn http(&self, stream: Stream, arrival: &Arrival, tasks: &Tasks) {
         let client = stream.client().clone();
         let is_allowed = client.is_secure() || self.tls.is_none();
-        let (stop, unread) = (tasks.stop(), Unread::default());
+        let (stop, unread) = (tasks.stop(), UnreadBody::default());
         let service = service_fn(|request: Request<Incoming>| {
             let (client, unread, is_last) = (&client, &unread, stop.is_cancelled() || !is_allowed);
             arrival.asks();
@@ -251,7 +256,7 @@ impl Port {
                 let request = request.map(|body| unread.watch(body));
                 let mut response = match is_allowed {
                     true => self.routes.answer(request, client).await,
-                    false => http::tls_is_needed(),
+                    false => http::tls_required(),
                 };
                 let is_read = unread.read(waits).await;
                 if (is_last || !is_read) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -277,27 +282,27 @@ impl Port {
             },
         };
         let parts = connection.into_parts();
-        if parts.io.is_misled() {
-            return self.refused(Cause::TlsOnPlainPort, client.address(), None);
+        if parts.io.speaks_tls() {
+            return self.refuse(Cause::TlsOnPlainPort, client.address(), None);
         }
-        if parts.io.is_proxied() {
-            return self.refused_header(client.address());
+        if parts.io.has_proxy_header() {
+            return self.refuse_proxy_header(client.address());
         }
         let broken = outcome.as_ref().err().filter(|error| error.is_parse());
         if let Some(error) = broken {
-            self.refused(Cause::InvalidHttp, client.address(), Some(error));
+            self.refuse(Cause::InvalidHttp, client.address(), Some(error));
         }
         if unread.is_left() || broken.is_some() {
             arrival.lingers();
             Box::pin(tokio::time::timeout(self.head_time, parts.io.linger())).await.unwrap_or_default();
         } else if outcome.is_ok() {
-            // What goes wrong on a connection is its peer's affair; hyper has answered what can be answered.
+            // hyper has answered what can be answered; other errors are the peer's.
             parts.io.hand_over(parts.read_buf);
         }
     }
 
-    /// Counts and logs that something of a peer is refused before it has named an app.
-    pub(super) fn refused(&self, cause: Cause, peer: impl Into<Option<SocketAddr>>, detail: Option<&dyn Display>) {
+    /// Counts and logs a refusal before the app is known.
+    pub(super) fn refuse(&self, cause: Cause, peer: impl Into<Option<SocketAddr>>, detail: Option<&dyn Display>) {
         let address = peer.into().map(|peer| peer.ip().to_canonical());
         self.node.refusals().add(cause, &Subject { address, detail, ..Subject::default() });
     }

@@ -1,4 +1,5 @@
 //! A connection as hyper sees it: TCP, or TLS over it.
+//! `listen` serves HTTP on it, and hands it over after an upgrade.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -21,14 +22,14 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::Client;
 use crate::protocol::proxy;
-use crate::server::handshake;
+use crate::server::tls_handshake;
 
-/// Bytes that are read of a request after its answer.
+/// Bytes of a request that are still read after its response.
 const LINGER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// As much as hyper asks for at first.
+/// As much as hyper reads first.
 const FIRST_READ_BYTES: usize = 8 * 1024;
 
-/// Sends nothing of hyper's once it is to become a WebSocket: the shard sends the answer, together with the first frame.
+/// A connection. After an upgrade it discards hyper's response: the shard sends its own, together with the first frame.
 #[derive(Debug)]
 pub(super) struct Stream {
     transport: Transport,
@@ -42,10 +43,10 @@ enum Transport {
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
-/// What the first bytes of a plain connection say.
+/// The protocol of a plain connection, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Opening {
-    Unread,
+    UnreadBody,
     Tls,
     /// A header of the PROXY protocol.
     Proxy,
@@ -55,7 +56,7 @@ enum Opening {
 impl Stream {
     pub(super) fn plain(tcp: TcpStream, client: Client) -> Self {
         let transport = Transport::Plain(TokioIo::new(tcp));
-        Self { transport, client, opening: Opening::Unread }
+        Self { transport, client, opening: Opening::UnreadBody }
     }
 
     pub(super) fn tls(tls: TlsStream<TcpStream>, client: Client) -> Self {
@@ -67,19 +68,19 @@ impl Stream {
         &self.client
     }
 
-    /// Whether the client speaks TLS, which nobody answers here.
-    pub(super) fn is_misled(&self) -> bool {
+    /// Whether the client uses TLS on a port without it.
+    pub(super) fn speaks_tls(&self) -> bool {
         self.opening == Opening::Tls
     }
 
-    /// Whether it begins with a header of the PROXY protocol, which nobody reads here.
-    pub(super) fn is_proxied(&self) -> bool {
+    /// Whether the connection begins with a PROXY header that is not expected.
+    pub(super) fn has_proxy_header(&self) -> bool {
         self.opening == Opening::Proxy
     }
 
-    /// Gives the connection to the shard if it is to become a WebSocket; otherwise closes it.
+    /// Hands an upgraded connection to its shard; closes any other.
     pub(super) fn hand_over(self, read_ahead: Bytes) {
-        if !self.client.is_accepted() {
+        if !self.client.is_upgrading() {
             return;
         }
         let (tcp, tls) = match self.transport {
@@ -95,8 +96,8 @@ impl Stream {
         }
     }
 
-    /// Ends the connection of a peer that may still be sending: what is on its way is thrown away, because the reset
-    /// that it would cause overtakes the answer.
+    /// Closes the connection of a peer that may still be sending. Its data is read and dropped: a reset would overtake
+    /// the response.
     pub(super) async fn linger(self) {
         let mut tcp = match self.transport {
             Transport::Plain(tcp) => tcp.into_inner(),
@@ -107,14 +108,14 @@ impl Stream {
         let _ = tokio::io::copy(&mut tcp.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await;
     }
 
-    /// The first read of a plain connection, by way of a buffer that can be looked at.
+    /// The first read of a plain connection, which recognizes its protocol.
     fn poll_opening(&mut self, cx: &mut Context<'_>, mut buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let Transport::Plain(tcp) = &mut self.transport else { return Poll::Ready(Ok(())) };
         let mut space = [MaybeUninit::uninit(); FIRST_READ_BYTES];
         let mut first = ReadBuf::uninit(&mut space[..buffer.remaining().min(FIRST_READ_BYTES)]);
         ready!(Pin::new(tcp.inner_mut()).poll_read(cx, &mut first))?;
         self.opening = match first.filled() {
-            [handshake::FIRST_BYTE, ..] => Opening::Tls,
+            [tls_handshake::FIRST_BYTE, ..] => Opening::Tls,
             start if proxy::begins(start).is_some() => Opening::Proxy,
             _ => Opening::Other,
         };
@@ -128,7 +129,7 @@ impl Stream {
 
 impl Read for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        if self.opening == Opening::Unread {
+        if self.opening == Opening::UnreadBody {
             return self.poll_opening(cx, buffer);
         }
         match &mut self.transport {
@@ -141,7 +142,8 @@ impl Read for Stream {
 /// Not vectored: answers are short, and one plain write is cheaper.
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.client.is_accepted() {
+        if self.client.is_upgrading() {
+            // hyper must believe that its response is out, so that it gives the connection back.
             return Poll::Ready(Ok(bytes.len()));
         }
         match &mut self.transport {
@@ -158,12 +160,12 @@ impl Write for Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.client.is_accepted() {
-            // It goes on as a WebSocket. hyper ends what it was not asked to upgrade.
+        if self.client.is_upgrading() {
+            // It goes on as a WebSocket. hyper shuts down what it did not upgrade itself.
             return Poll::Ready(Ok(()));
         }
         match &mut self.transport {
-            // It is closed at once, which says the same in one call.
+            // It is dropped at once, which has the same effect in one call.
             Transport::Plain(_) => Poll::Ready(Ok(())),
             Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::limiter::Bucket;
 use crate::node::Node;
-use crate::node::Said;
+use crate::node::RelayedEvent;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::json;
@@ -65,7 +65,7 @@ impl Session {
         now: Instant,
     ) -> Result<(), ClientEventError> {
         let rules = self.app.rules();
-        let limits = &rules.said.limits;
+        let limits = &rules.settings.limits;
         let channel = event.channel.as_ref().ok_or(ClientEventError::NoChannel)?;
         if !event.name.starts_with("client-") {
             return Err(ClientEventError::Name);
@@ -90,7 +90,7 @@ impl Session {
         if event.data.is_some_and(|raw| json::data_is_longer(raw, &data, limit)) {
             return Err(ClientEventError::TooLarge { limit });
         }
-        if !node.has_room() {
+        if !node.has_capacity() {
             return Err(ClientEventError::Overloaded);
         }
         Bucket::follow(&mut self.client_events, limits.max_client_events_per_second, now);
@@ -99,8 +99,8 @@ impl Session {
         }
         let subscription = &self.subscriptions[index];
         let user_id = subscription.user_id.as_deref();
-        let said = Said { name: &event.name, data: &data, sender: self.socket_id, user_id };
-        self.app.relay(&subscription.name, &said, now);
+        let relayed = RelayedEvent { name: &event.name, data: &data, sender: self.socket_id, user_id };
+        self.app.relay(&subscription.name, &relayed, now);
         tracing::debug!(
             app = self.app.id,
             channel = subscription.name.as_str(),

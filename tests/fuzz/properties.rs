@@ -510,8 +510,8 @@ fn questions(query: &str, pairs: &[(String, String)]) {
 
 fn connecting(query: &str) {
     let mut connect = gema::protocol::connect::ConnectRequest {
-        unavailable: false,
-        crowded: false,
+        app_unavailable: false,
+        address_full: false,
         key: None,
         protocol: None,
         version: None,
@@ -519,7 +519,7 @@ fn connecting(query: &str) {
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         secure: false,
         untrusted_proxy: None,
-        is_introduced: false,
+        has_proxy_header: false,
         claims_tls: false,
     };
     connect.read_query(query);

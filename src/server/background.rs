@@ -1,4 +1,6 @@
-//! What a node is linked to: webhooks, other nodes, the limits that they share, Laravel's Redis, a database with the apps.
+//! Background work beside the shards: webhooks, other nodes, shared rate limits, Laravel's Redis, the database with the
+//! apps.
+//! `Server::start` starts it, and waits for the first attempts to connect.
 
 use std::io;
 use std::sync::Arc;
@@ -14,30 +16,30 @@ use crate::node::Node;
 use crate::store;
 use crate::tasks::Tasks;
 
-/// How long the start waits for a Redis that does not answer. Before there is a link nobody who comes hears
-/// what other nodes accept.
+/// How long the start waits for a Redis that does not answer. Until there is a link, clients here get no events from
+/// other nodes.
 const LINK_WAIT: Duration = Duration::from_secs(3);
-/// The shortest time between two looks at what has changed in the database.
+/// The shortest interval between two refreshes from the database.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
-/// Starts the links, and waits until each has been tried, though not for long.
+/// Starts everything, and waits a short time for the first attempts to connect.
 pub(super) async fn start(
     node: &Arc<Node>,
     config: &Config,
     store_link: Option<store::Link>,
     tasks: &Tasks,
-) -> io::Result<Vec<Link>> {
-    let mut links = Vec::new();
-    // Before the link to the other nodes ends, they hear what this one still had.
+) -> io::Result<Vec<BackgroundThread>> {
+    let mut threads = Vec::new();
+    // First, so that it ends before the cluster's link, which carries its last events.
     let webhooks = Arc::clone(node.webhooks());
-    links.push(Link::start("webhooks", |stop| webhooks.run(stop))?);
+    threads.push(BackgroundThread::start("webhooks", |stop| webhooks.run(stop))?);
     if let Some(cluster) = node.cluster().cloned() {
-        links.push(Link::start("cluster", |stop| cluster.run(stop))?);
+        threads.push(BackgroundThread::start("cluster", |stop| cluster.run(stop))?);
     }
     let ingest = config.ingest.is_on().then(|| Ingest::new(Arc::clone(node), &config.ingest, &config.redis));
     let ingest = ingest.map(Arc::new);
     if let Some(ingest) = ingest.clone() {
-        links.push(Link::start("ingest", |stop| ingest.run(stop))?);
+        threads.push(BackgroundThread::start("ingest", |stop| ingest.run(stop))?);
     }
     if let Some(store_link) = store_link {
         tasks.spawn(store_link.run(tasks.stop().clone()));
@@ -51,12 +53,12 @@ pub(super) async fn start(
     if let Some(rates) = node.rates().cloned() {
         tasks.spawn(rates.run(tasks.stop().clone()));
     }
-    let _ = tokio::time::timeout(LINK_WAIT, tried(node, ingest.as_deref())).await;
-    Ok(links)
+    let _ = tokio::time::timeout(LINK_WAIT, first_attempts(node, ingest.as_deref())).await;
+    Ok(threads)
 }
 
-/// Ends when each link to Redis is made and the database has answered, or when the first try has failed.
-async fn tried(node: &Node, ingest: Option<&Ingest>) {
+/// Waits until Redis and the database have answered, or the first attempts have failed.
+async fn first_attempts(node: &Node, ingest: Option<&Ingest>) {
     if let Some(cluster) = node.cluster() {
         cluster.tried().await;
     }
@@ -71,22 +73,22 @@ async fn tried(node: &Node, ingest: Option<&Ingest>) {
     }
 }
 
-/// Notices what has changed in the database, although nobody may ask for the app.
+/// Refreshes the apps from the database at intervals, even if nobody looks them up.
 async fn refresh_apps(node: Arc<Node>, every: Duration, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
         node.refresh_apps().await;
     }
 }
 
-/// The threads that keep a link. What comes over it may wait for a shard there, and holds up nobody else.
+/// A thread with a runtime of its own, so that its waits delay nobody else.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct BackgroundThread {
     stop: DropGuard,
     pub(super) ended: oneshot::Receiver<()>,
 }
 
-impl Link {
-    /// Runs until the token that `run` gets is cancelled.
+impl BackgroundThread {
+    /// Starts a thread that runs until the token that `run` gets is cancelled.
     fn start<F>(name: &str, run: impl FnOnce(CancellationToken) -> F + Send + 'static) -> io::Result<Self>
     where
         F: Future<Output = ()>,
@@ -102,13 +104,13 @@ impl Link {
         std::thread::Builder::new().name(format!("gema-{name}")).spawn(move || {
             runtime.block_on(run(until));
             runtime.shutdown_background();
-            // Without a server nobody wants to know.
+            // Without a server nobody receives.
             let _ = end.send(());
         })?;
         Ok(Self { stop: stop.drop_guard(), ended })
     }
 
-    /// Ends it in good order, within this time.
+    /// Asks it to end, and waits this long at most.
     pub(super) async fn end(self, at_most: Duration) {
         drop(self.stop);
         let _ = tokio::time::timeout(at_most, self.ended).await;

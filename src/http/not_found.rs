@@ -1,4 +1,5 @@
-//! Requests that lead nowhere.
+//! Requests for unknown paths and methods.
+//! The router falls back to it.
 
 use axum::Extension;
 use axum::body::Body;
@@ -10,7 +11,7 @@ use axum::response::Response;
 
 use crate::http::Api;
 use crate::http::Client;
-use crate::http::answer;
+use crate::http::response;
 use crate::refusal::Cause;
 use crate::refusal::Lazily;
 use crate::refusal::Subject;
@@ -21,27 +22,27 @@ pub(super) async fn no_such_path(
     Extension(client): Extension<Client>,
     request: Request<Body>,
 ) -> Response {
-    not_found(&api, &client, &request)
+    respond(&api, &client, &request)
 }
 
-/// The same where a handler finds out.
-pub(super) fn not_found(api: &Api, client: &Client, request: &Request<Body>) -> Response {
-    count(api, client, request, Cause::PathNotFound);
-    answer::text(StatusCode::NOT_FOUND, "Not found")
+/// Like `no_such_path`, but for a handler that finds the path wrong.
+pub(super) fn respond(api: &Api, client: &Client, request: &Request<Body>) -> Response {
+    count_refusal(api, client, request, Cause::PathNotFound);
+    response::text(StatusCode::NOT_FOUND, "Not found")
 }
 
-/// A path that knows other methods.
+/// A known path with another method.
 pub(super) async fn no_such_method(
     State(api): State<Api>,
     Extension(client): Extension<Client>,
     request: Request<Body>,
 ) -> StatusCode {
-    count(&api, &client, &request, Cause::MethodNotAllowed);
+    count_refusal(&api, &client, &request, Cause::MethodNotAllowed);
     StatusCode::METHOD_NOT_ALLOWED
 }
 
-/// Counts and logs it.
-pub(super) fn count<B>(api: &Api, client: &Client, request: &Request<B>, cause: Cause) {
+/// Counts and logs such a request.
+pub(super) fn count_refusal<B>(api: &Api, client: &Client, request: &Request<B>, cause: Cause) {
     let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |uri| &uri.0);
     // Without the query, which may hold a signature.
     let detail = Lazily(|| {

@@ -1,4 +1,5 @@
-//! Answers: JSON for what went well, one plain sentence for what did not.
+//! Responses: JSON for success, a plain sentence for a refusal.
+//! Every handler builds its response here.
 
 use std::time::Duration;
 
@@ -24,18 +25,18 @@ use crate::protocol::request::ClaimError;
 use crate::refusal::Cause;
 use crate::store::StoreError;
 
-/// A limit per second, and what is left of it: as Soketi calls them, which sends them with what it accepts only.
+/// A rate limit and the rest of it, named as by Soketi, which sends them with successes only.
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
-/// Why a request is refused: the cause, which has the status, and what the client did wrong.
+/// A refused request: the cause, which has the status, and the message for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) cause: Cause,
     message: String,
-    /// The channel that it is about, where it is about one.
+    /// The channel that it concerns, if there is one.
     pub(super) channel: Option<String>,
-    /// What the operator is told in the place of the message.
+    /// The text for the log, if it differs from the message.
     detail: Option<&'static str>,
     too_fast: Option<TooFast>,
 }
@@ -45,27 +46,27 @@ impl Refusal {
         Self { cause, message: message.into(), channel: None, detail: None, too_fast: None }
     }
 
-    /// The same about a channel.
-    pub(super) fn on(self, channel: impl Into<String>) -> Self {
+    /// Adds the channel that it concerns.
+    pub(super) fn about(self, channel: impl Into<String>) -> Self {
         Self { channel: Some(channel.into()), ..self }
     }
 
-    /// The same where the operator is told something else than the client.
-    fn explained(self, detail: &'static str) -> Self {
+    /// Adds a different text for the log.
+    fn with_detail(self, detail: &'static str) -> Self {
         Self { detail: Some(detail), ..self }
     }
 
-    /// What the operator is told.
+    /// The text for the log.
     pub(super) fn detail(&self) -> String {
         self.detail.map_or_else(|| self.sentence(), str::to_owned)
     }
 
-    /// The same because of a limit per second.
+    /// Adds the rate limit that was exceeded.
     pub(super) fn too_fast(self, too_fast: TooFast) -> Self {
         Self { too_fast: Some(too_fast), ..self }
     }
 
-    /// In one line, whatever the client sent that is repeated in it.
+    /// The message in one line, even if it quotes what the client sent.
     fn sentence(&self) -> String {
         self.message.replace(char::is_control, " ")
     }
@@ -108,8 +109,8 @@ impl From<BodyError> for Refusal {
         match error.cause() {
             BodyError::DataTooLarge(_) => Self::new(Cause::ApiEventTooLarge, message),
             BodyError::Channel(_) => Self::new(Cause::ApiChannel, message),
-            // The parser quotes what it does not like, and that may be anything that is published.
-            BodyError::Invalid(_) => Self::new(Cause::ApiBody, message).explained("it is not valid"),
+            // The parser quotes the body, which must not get into the log.
+            BodyError::Invalid(_) => Self::new(Cause::ApiBody, message).with_detail("it is not valid"),
             _ => Self::new(Cause::ApiBody, message),
         }
     }
@@ -123,13 +124,13 @@ impl From<InfoError> for Refusal {
 
 impl From<PolicyError> for Refusal {
     fn from(error: PolicyError) -> Self {
-        Self::new(Cause::ApiForbidden, error.to_string()).on(error.channel().to_string())
+        Self::new(Cause::ApiForbidden, error.to_string()).about(error.channel().to_string())
     }
 }
 
 impl From<StoreError> for Refusal {
     fn from(_: StoreError) -> Self {
-        // What the database says is the operator's business, and in the log.
+        // The cause is for the operator; the store logs it.
         Self::new(Cause::ApiUnavailable, "The app cannot be looked up now, try again")
     }
 }
@@ -149,12 +150,12 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = text(self.status(), self.sentence());
         if let Some(wait) = self.retry_after() {
-            // Whole seconds, rounded up: coming back too early would be refused again.
+            // Rounded up to whole seconds: an earlier attempt would be refused again.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(too_fast) = self.too_fast {
-            tell(too_fast.allowance, response.headers_mut());
+            set_rate_headers(too_fast.allowance, response.headers_mut());
         }
         response
     }
@@ -177,23 +178,23 @@ pub(super) fn empty_object() -> (Response, usize) {
     (respond(StatusCode::OK, "application/json", Bytes::from_static(b"{}").into()), 2)
 }
 
-/// The answer, with what is left of the limit that it was within, if there is one. A second later all of it is there
-/// again, which Soketi says in a fraction of a second.
-pub(super) fn within(allowance: Option<Allowance>, answer: (Response, usize)) -> (Response, usize) {
+/// Adds the rate limit's headers to a response, if there is a limit. All of it is available again after a second, which
+/// Soketi states as a fraction of a second.
+pub(super) fn with_rate_limit(allowance: Option<Allowance>, answer: (Response, usize)) -> (Response, usize) {
     let (mut response, length) = answer;
     if let Some(allowance) = allowance {
-        tell(allowance, response.headers_mut());
+        set_rate_headers(allowance, response.headers_mut());
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     (response, length)
 }
 
-fn tell(allowance: Allowance, headers: &mut HeaderMap) {
+fn set_rate_headers(allowance: Allowance, headers: &mut HeaderMap) {
     headers.insert(LIMIT, allowance.limit.into());
     headers.insert(REMAINING, allowance.remaining.into());
 }
 
-/// An answer of any kind.
+/// A response of any kind.
 pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -201,18 +202,18 @@ pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Body
     response
 }
 
-/// For requests without TLS to a port that speaks nothing else.
-pub fn tls_is_needed() -> Response {
+/// The response to plain HTTP on a port with TLS.
+pub fn tls_required() -> Response {
     text(StatusCode::BAD_REQUEST, "This port speaks TLS: use https:// and wss://")
 }
 
-/// For paths outside the configured prefix.
-pub(super) fn not_below(prefix: &str) -> Response {
+/// The response to a path outside `server.path_prefix`.
+pub(super) fn outside_prefix(prefix: &str) -> Response {
     text(StatusCode::NOT_FOUND, format!("Not found: every path begins with {prefix} here (server.path_prefix)"))
 }
 
-/// The answer to a request that leaves open where the next one begins.
-pub(super) fn last(mut response: Response) -> Response {
+/// Closes the connection after this response, because the next request's begin is unclear.
+pub(super) fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -1,4 +1,5 @@
-//! The header of the PROXY protocol at the beginning of a connection.
+//! Reads the header of the PROXY protocol from a new connection.
+//! `admit` calls it for trusted proxies.
 
 use std::io;
 
@@ -9,11 +10,11 @@ use crate::protocol::proxy;
 use crate::protocol::proxy::HEAD_BYTES;
 use crate::protocol::proxy::Invalid;
 use crate::protocol::proxy::LINE_BYTES_MAX;
-use crate::protocol::proxy::Proxied;
+use crate::protocol::proxy::ProxyHeader;
 use crate::protocol::proxy::START_BYTES;
 use crate::protocol::proxy::Version;
 
-/// Why there is no header.
+/// Why the header cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
     /// The connection begins with something else.
@@ -26,23 +27,23 @@ pub(super) enum HeaderError {
     Gone(#[from] io::Error),
 }
 
-/// Reads the header, and nothing behind it.
-pub(super) async fn read(tcp: &mut TcpStream) -> Result<Proxied, HeaderError> {
+/// Reads the header and nothing after it.
+pub(super) async fn read(tcp: &mut TcpStream) -> Result<ProxyHeader, HeaderError> {
     let mut head = [0; HEAD_BYTES];
     tcp.read_exact(&mut head[..START_BYTES]).await?;
     match proxy::begins(&head[..START_BYTES]) {
         None => Err(HeaderError::Missing),
-        Some(Version::One) => Ok(Proxied::from_line(&line(tcp, &head[..START_BYTES]).await?)?),
+        Some(Version::One) => Ok(ProxyHeader::from_line(&line(tcp, &head[..START_BYTES]).await?)?),
         Some(Version::Two) => {
             tcp.read_exact(&mut head[START_BYTES..]).await?;
-            let mut rest = vec![0; Proxied::rest_len(&head)?];
+            let mut rest = vec![0; ProxyHeader::rest_len(&head)?];
             tcp.read_exact(&mut rest).await?;
-            Ok(Proxied::from_binary(&head, &rest)?)
+            Ok(ProxyHeader::from_binary(&head, &rest)?)
         }
     }
 }
 
-/// The line of version 1 that begins like this.
+/// Reads the rest of a version 1 line that begins with `start`.
 async fn line(tcp: &mut TcpStream, start: &[u8]) -> Result<Vec<u8>, HeaderError> {
     let mut line = start.to_vec();
     while !line.ends_with(b"\n") && line.len() < LINE_BYTES_MAX {
