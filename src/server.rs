@@ -138,11 +138,11 @@ impl Server {
             end
         });
         let sockets_max = sockets_max(config.connections.connections_max, open_files);
-        let (store, store_link) = Store::new(config, || metrics.store()).unzip();
+        let (store, store_worker) = Store::new(config, || metrics.store()).unzip();
         let node = Arc::new(Node::new(config, inboxes, metrics, store, sockets_max));
         // Health and metrics are served until the end of a drain.
         let tasks = Tasks::new(CancellationToken::new());
-        let threads = background::start(&node, config, store_link, &tasks).await?;
+        let threads = background::start(&node, config, store_worker, &tasks).await?;
         let stop = CancellationToken::new();
         let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);

@@ -1,15 +1,17 @@
-//! Apps that are rows of a table, as Soketi has them in MySQL and PostgreSQL.
+//! The app store: apps that are rows of a table, as Soketi has them in MySQL and PostgreSQL.
+//! `node` looks apps up here, when the configuration names a database.
 //!
-//! What was read is remembered for a while, and however many ask for an app at once, the database is asked once.
-//! While it is away, apps are served as they were last read; that an app is unknown is never concluded from it.
+//! Rows are cached for a while, and concurrent lookups of an app share one query. While the database is away, apps are
+//! served as they were last read; no lookup then concludes that an app does not exist.
 //!
-//! [`Store`] answers on any runtime. [`Link`] has the connections and belongs to one, since a connection ends with
-//! the runtime that it was made on.
+//! [`Store`] works on any runtime. [`StoreWorker`] owns the connections and runs on one runtime, since a connection
+//! ends with the runtime that made it.
 
-mod link;
 mod mysql;
 mod outage;
 mod postgres;
+mod query;
+mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +23,8 @@ use parking_lot::RwLock;
 use serde_json::Value as Json;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::store::link::Link;
 pub use crate::store::outage::StoreState;
+pub use crate::store::worker::StoreWorker;
 
 use crate::config::App;
 use crate::config::AppStore;
@@ -33,71 +35,71 @@ use crate::config::RowApp;
 use crate::config::StoreDriver;
 use crate::metrics::AnswerFrom;
 use crate::metrics::StoreMeters;
-use crate::store::link::Asker;
-use crate::store::link::NoRows;
-use crate::store::link::Question;
-use crate::store::link::Questions;
 use crate::store::outage::Outage;
+use crate::store::query::Query;
+use crate::store::worker::Priority;
+use crate::store::worker::QueryError;
+use crate::store::worker::QueryQueue;
 
-/// That nothing has an id or a key is soon asked again: the app may just be on its way into the table.
+/// An unknown id or key is soon looked up again: the app may just be on its way into the table.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(5);
 
-/// How often a database is tried that is away.
+/// How often a database that is away is tried.
 const WATCH_PAUSE: Duration = Duration::from_millis(500);
 
-/// Longer ids and keys are in no table: Soketi's columns are as wide.
+/// Longer ids and keys are in no table: Soketi's columns have this width.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Apps of one query; more are several.
+/// Apps per query.
 const IDS_PER_QUERY: usize = 500;
 
 /// A row of the table, by its columns.
 type Row = serde_json::Map<String, Json>;
 
-/// The apps that a database holds.
+/// The apps of a database.
 #[derive(Debug)]
 pub struct Store {
     table: String,
     limits: RwLock<Limits>,
-    times: Times,
-    cache: Cache<Name, Known>,
-    questions: Questions,
+    lifetimes: Lifetimes,
+    cache: Cache<LookupKey, CacheEntry>,
+    queries: QueryQueue,
     outage: Outage,
     meters: StoreMeters,
 }
 
-/// How long what was read is good.
+/// How long cache entries are valid.
 #[derive(Debug, Clone, Copy)]
-struct Times {
+struct Lifetimes {
     fresh: Duration,
     unknown: Duration,
     stale: Duration,
     timeout: Duration,
 }
 
-/// Why there is no answer to whether an app exists. None of them means that it does not.
+/// Why a lookup has no answer. None of these means that the app does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be asked.
+    /// The database cannot be queried.
     #[error("the app store does not answer: {reason}")]
     Unavailable {
-        /// What the database or the way to it says.
+        /// The error of the database or the connection.
         reason: Arc<str>,
     },
-    /// The database was not asked, since too many wait for it already. That is no outage.
+    /// Too many queries wait already, so this one was not sent. That is no outage.
     #[error("too many ids and keys are looked up that are not known here; try again")]
     Busy,
-    /// The app's row makes no app.
+    /// The app's row is not a valid app.
     #[error("the row of app {app:?} cannot be used: {faults}")]
     Unusable {
         /// The row's id.
         app: String,
-        /// A sentence each, beginning with table and column.
+        /// The faults, each beginning with table and column.
         faults: Arc<str>,
     },
 }
 
-/// What an app is looked for by.
+/// The column of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Column {
     Id,
@@ -115,17 +117,17 @@ impl Column {
 
 /// An id or a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Name {
+struct LookupKey {
     column: Column,
     text: Box<str>,
 }
 
-impl Name {
+impl LookupKey {
     fn new(column: Column, text: &str) -> Self {
         Self { column, text: text.into() }
     }
 
-    /// Whether a row may have it: others are told so without asking.
+    /// Whether a row may have it; others are not looked up.
     fn is_possible(&self) -> bool {
         !self.text.is_empty()
             && self.text.len() <= NAME_BYTES_MAX
@@ -133,24 +135,24 @@ impl Name {
     }
 }
 
-/// An app, or that there is none, or why that is not known.
+/// The answer to a lookup: an app, none, or an error.
 pub type Answer = Result<Option<Arc<App>>, StoreError>;
 
-/// What is known of a name.
+/// The cached answer to a lookup.
 #[derive(Debug, Clone)]
-struct Known {
+struct CacheEntry {
     answer: Answer,
-    /// What the app's row says in vain, as the log has been told.
-    in_vain: Arc<[String]>,
-    /// The database's last word on it.
+    /// The warnings about the row, as logged.
+    warnings: Arc<[String]>,
+    /// When the database answered.
     read: Instant,
-    /// Until when nobody needs to ask again.
+    /// When to look it up again.
     fresh_until: Instant,
 }
 
-impl Known {
+impl CacheEntry {
     fn new(answer: Answer, read: Instant, fresh_until: Instant) -> Self {
-        Self { answer, in_vain: Arc::default(), read, fresh_until }
+        Self { answer, warnings: Arc::default(), read, fresh_until }
     }
 
     fn is_fresh(&self) -> bool {
@@ -163,36 +165,37 @@ impl Known {
 }
 
 impl Store {
-    /// The store that the configuration selects, and its link to the database; none where the configuration holds
-    /// the apps.
-    pub fn new(config: &Config, meters: impl FnOnce() -> StoreMeters) -> Option<(Self, Link)> {
-        let ((questions, link), table, place) = match config.app_store.driver {
+    /// The store that the configuration selects, with its worker; `None` if the configuration holds the apps.
+    pub fn new(config: &Config, meters: impl FnOnce() -> StoreMeters) -> Option<(Self, StoreWorker)> {
+        let ((queries, link), table, place) = match config.app_store.driver {
             StoreDriver::Config => return None,
             StoreDriver::Mysql => {
-                (Link::mysql(&config.app_store, &config.mysql), &config.mysql.table, config.mysql.place())
+                (StoreWorker::mysql(&config.app_store, &config.mysql), &config.mysql.table, config.mysql.place())
             }
-            StoreDriver::Postgres => {
-                (Link::postgres(&config.app_store, &config.postgres), &config.postgres.table, config.postgres.place())
-            }
+            StoreDriver::Postgres => (
+                StoreWorker::postgres(&config.app_store, &config.postgres),
+                &config.postgres.table,
+                config.postgres.place(),
+            ),
         };
-        let times = Times::new(&config.app_store);
+        let lifetimes = Lifetimes::new(&config.app_store);
         let cache = Cache::builder()
             .max_capacity(config.app_store.cache_entries_max)
-            .time_to_live(times.fresh + times.stale)
+            .time_to_live(lifetimes.fresh + lifetimes.stale)
             .build();
         let store = Self {
             table: table.clone(),
             limits: RwLock::new(config.limits.clone()),
-            times,
+            lifetimes,
             cache,
-            questions,
+            queries,
             outage: Outage::new(place),
             meters: meters(),
         };
         Some((store, link))
     }
 
-    /// From now on these hold for what rows leave out; the rows are read anew.
+    /// Sets the limits for columns that rows leave empty. All rows are read again.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write() = limits;
         self.cache.invalidate_all();
@@ -200,94 +203,95 @@ impl Store {
 
     /// The app with this id.
     pub async fn by_id(&self, id: &str) -> Answer {
-        self.lookup(Name::new(Column::Id, id)).await
+        self.lookup(LookupKey::new(Column::Id, id)).await
     }
 
-    /// The app that this key belongs to.
+    /// The app with this key.
     pub async fn by_key(&self, key: &str) -> Answer {
-        self.lookup(Name::new(Column::Key, key)).await
+        self.lookup(LookupKey::new(Column::Key, key)).await
     }
 
-    /// Reads these apps anew, whatever is known of them, so that changes are noticed of apps that nobody looks up.
+    /// Reads these apps again, so that changes of apps that nobody looks up are noticed.
     pub async fn refresh(&self, ids: &[String]) -> Vec<(String, Answer)> {
         let mut answers = Vec::with_capacity(ids.len());
         for ids in ids.chunks(IDS_PER_QUERY) {
-            let rows = self.ask(Column::Id, ids.to_vec(), Asker::Known).await.map(by_id);
+            let rows = self.query(Column::Id, ids.to_vec(), Priority::Known).await.map(by_id);
             for id in ids {
-                let name = Name::new(Column::Id, id);
+                let name = LookupKey::new(Column::Id, id);
                 let own = rows.as_ref().map(|rows| rows.get(id).cloned().unwrap_or_default());
-                let known = self.learn(&name, own.map_err(StoreError::clone)).await;
-                self.cache.insert(name, known.clone()).await;
-                answers.push((id.clone(), known.answer));
+                let entry = self.entry_from_rows(&name, own.map_err(StoreError::clone)).await;
+                self.cache.insert(name, entry.clone()).await;
+                answers.push((id.clone(), entry.answer));
             }
         }
         answers
     }
 
-    async fn lookup(&self, name: Name) -> Answer {
+    async fn lookup(&self, name: LookupKey) -> Answer {
         if !name.is_possible() {
             return Ok(None);
         }
-        if let Some(known) = self.cache.get(&name).await.filter(Known::is_fresh) {
+        if let Some(entry) = self.cache.get(&name).await.filter(CacheEntry::is_fresh) {
             self.meters.answered(AnswerFrom::Cache);
-            return known.answer;
+            return entry.answer;
         }
-        let read = self.cache.entry_by_ref(&name).or_insert_with_if(self.read(&name), |known| !known.is_fresh());
-        match tokio::time::timeout(self.times.timeout, read).await {
+        let read = self.cache.entry_by_ref(&name).or_insert_with_if(self.read(&name), |entry| !entry.is_fresh());
+        match tokio::time::timeout(self.lifetimes.timeout, read).await {
             Ok(entry) => entry.into_value().answer,
             Err(_) => {
                 let before = self.cache.get(&name).await;
                 let reason = "it is taking too long".into();
-                self.without_database(before, StoreError::Unavailable { reason }).answer
+                self.stale_or_error(before, StoreError::Unavailable { reason }).answer
             }
         }
     }
 
-    async fn read(&self, name: &Name) -> Known {
-        let is_app = self.cache.get(name).await.is_some_and(|known| known.is_app());
-        let asker = if is_app { Asker::Known } else { Asker::Stranger };
-        let rows = self.ask(name.column, vec![name.text.to_string()], asker).await;
-        self.learn(name, rows).await
+    async fn read(&self, name: &LookupKey) -> CacheEntry {
+        let is_app = self.cache.get(name).await.is_some_and(|entry| entry.is_app());
+        let priority = if is_app { Priority::Known } else { Priority::Unknown };
+        let rows = self.query(name.column, vec![name.text.to_string()], priority).await;
+        self.entry_from_rows(name, rows).await
     }
 
-    /// The rows with one of these ids or keys, or why there are none to be had.
-    async fn ask(&self, column: Column, texts: Vec<String>, asker: Asker) -> Result<Vec<Row>, StoreError> {
-        self.outage.may_ask(self.times.timeout).map_err(|reason| StoreError::Unavailable { reason })?;
+    /// Queries the rows with one of these ids or keys.
+    async fn query(&self, column: Column, texts: Vec<String>, priority: Priority) -> Result<Vec<Row>, StoreError> {
+        self.outage.may_ask(self.lifetimes.timeout).map_err(|reason| StoreError::Unavailable { reason })?;
         let began = Instant::now();
-        // So that its end is known before everybody who waits for it has given up.
-        let (ask_by, until) = (began + self.times.timeout.mul_f64(0.45), began + self.times.timeout.mul_f64(0.9));
-        match self.questions.ask(Question { column, texts, ask_by, until }, asker).await {
+        // Shorter than the timeout of lookups, so that they see the error of the query.
+        let (send_by, until) =
+            (began + self.lifetimes.timeout.mul_f64(0.45), began + self.lifetimes.timeout.mul_f64(0.9));
+        match self.queries.ask(Query { column, texts, send_by, until }, priority).await {
             Ok(rows) => {
                 self.meters.queried(began.elapsed());
-                self.outage.is_over();
+                self.outage.answered();
                 Ok(rows)
             }
-            Err(NoRows::NotAsked) => {
+            Err(QueryError::Busy) => {
                 self.meters.not_asked();
-                self.outage.was_not_asked();
+                self.outage.cancel_attempt();
                 Err(StoreError::Busy)
             }
-            Err(NoRows::Away(reason)) => {
+            Err(QueryError::Unavailable(reason)) => {
                 self.meters.unavailable();
-                self.outage.goes_on(&reason, self.times.stale);
+                self.outage.failed(&reason, self.lifetimes.stale);
                 Err(StoreError::Unavailable { reason })
             }
         }
     }
 
-    /// Asks for nothing, which shows whether the database lets us in and has the table. Until it has done so once, and
-    /// whenever it is away, that is tried again and again, so that its return does not wait for somebody to come.
+    /// Queries for nothing at intervals until the database has answered, and whenever it is away. So its return does
+    /// not wait for a lookup, and wrong credentials or a missing table show at the start.
     pub async fn watch(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if !self.outage.is_settled() {
-                let _ = self.ask(Column::Id, vec![String::new()], Asker::Known).await;
-                self.outage.was_tried();
+                let _ = self.query(Column::Id, vec![String::new()], Priority::Known).await;
+                self.outage.mark_tried();
             }
             stop.run_until_cancelled(tokio::time::sleep(WATCH_PAUSE)).await;
         }
     }
 
-    /// Ends when the database has been tried once.
+    /// Waits until the database has been tried once.
     pub async fn tried(&self) {
         self.outage.tried().await;
     }
@@ -297,20 +301,20 @@ impl Store {
         self.outage.state()
     }
 
-    /// What is known of a name now that the database was asked.
-    async fn learn(&self, name: &Name, rows: Result<Vec<Row>, StoreError>) -> Known {
+    /// The cache entry for the result of a query.
+    async fn entry_from_rows(&self, name: &LookupKey, rows: Result<Vec<Row>, StoreError>) -> CacheEntry {
         let before = self.cache.get(name).await;
         let rows = match rows {
             Ok(rows) => rows,
-            Err(error) => return self.without_database(before, error),
+            Err(error) => return self.stale_or_error(before, error),
         };
         self.meters.answered(AnswerFrom::Database);
         let read = Instant::now();
-        let (answer, in_vain) = match self.app_among(name, &rows) {
+        let (answer, warnings) = match self.app_with_key(name, &rows) {
             Ok(Some(row)) => {
                 self.meters.left_out(row.left_out.len() as u64);
-                let in_vain = self.tell(&row, before.as_ref());
-                (Ok(Some(Arc::new(row.app))), in_vain)
+                let warnings = self.log_warnings(&row, before.as_ref());
+                (Ok(Some(Arc::new(row.app))), warnings)
             }
             Ok(None) => (Ok(None), Arc::default()),
             Err(error) => {
@@ -321,18 +325,18 @@ impl Store {
                 (Err(error), Arc::default())
             }
         };
-        let lifetime = if matches!(answer, Ok(Some(_))) { self.times.fresh } else { self.times.unknown };
-        let known = Known { answer, in_vain, read, fresh_until: read + lifetime };
-        self.share(name, before, &known).await;
-        known
+        let lifetime = if matches!(answer, Ok(Some(_))) { self.lifetimes.fresh } else { self.lifetimes.unknown };
+        let entry = CacheEntry { answer, warnings, read, fresh_until: read + lifetime };
+        self.update_aliases(name, before, &entry).await;
+        entry
     }
 
-    /// Logs what a row says in vain, unless it has said so last time. Returns it.
-    fn tell(&self, row: &RowApp, before: Option<&Known>) -> Arc<[String]> {
+    /// Logs the warnings about a row, unless they were logged last time. Returns them.
+    fn log_warnings(&self, row: &RowApp, before: Option<&CacheEntry>) -> Arc<[String]> {
         let left_out = row.left_out.iter().map(|webhook| format!("{} {}", webhook.endpoint, webhook.why));
-        let in_vain: Arc<[String]> = row.warnings.iter().cloned().chain(left_out).collect();
-        if before.is_some_and(|before| before.in_vain == in_vain) {
-            return in_vain;
+        let warnings: Arc<[String]> = row.warnings.iter().cloned().chain(left_out).collect();
+        if before.is_some_and(|before| before.warnings == warnings) {
+            return warnings;
         }
         let app_id = &row.app.id;
         for warning in &row.warnings {
@@ -345,32 +349,32 @@ impl Store {
                 "a webhook of the app is left out, and the app is served without it: {why}"
             );
         }
-        in_vain
+        warnings
     }
 
-    /// What was known goes on being served for a while.
-    fn without_database(&self, before: Option<Known>, error: StoreError) -> Known {
-        let served = |known: &Known| known.is_app() && known.read.elapsed() < self.times.stale;
+    /// The earlier entry if it is not too old, else the error.
+    fn stale_or_error(&self, before: Option<CacheEntry>, error: StoreError) -> CacheEntry {
+        let served = |entry: &CacheEntry| entry.is_app() && entry.read.elapsed() < self.lifetimes.stale;
         match before.filter(served) {
-            Some(known) => {
+            Some(entry) => {
                 self.meters.answered(AnswerFrom::Stale);
-                known
+                entry
             }
             None => {
                 let now = Instant::now();
-                Known::new(Err(error), now, now)
+                CacheEntry::new(Err(error), now, now)
             }
         }
     }
 
-    /// An app is known by its id and its key at once, and no longer by a key that it had before.
-    async fn share(&self, name: &Name, before: Option<Known>, now: &Known) {
-        let names = |known: &Known| match &known.answer {
+    /// Updates the entries of the app's other names, and removes those of names that it no longer has.
+    async fn update_aliases(&self, name: &LookupKey, before: Option<CacheEntry>, now: &CacheEntry) {
+        let names = |entry: &CacheEntry| match &entry.answer {
             Ok(Some(app)) => names_of(app),
             _ => Vec::new(),
         };
         let current = names(now);
-        let gone: Vec<Name> = before.iter().flat_map(names).filter(|old| !current.contains(old)).collect();
+        let gone: Vec<LookupKey> = before.iter().flat_map(names).filter(|old| !current.contains(old)).collect();
         for other in gone.into_iter().filter(|gone| gone != name) {
             self.cache.invalidate(&other).await;
         }
@@ -379,8 +383,8 @@ impl Store {
         }
     }
 
-    /// The app of the row that has this name. MySQL compares more loosely than names are meant.
-    fn app_among(&self, name: &Name, rows: &[Row]) -> Result<Option<RowApp>, StoreError> {
+    /// The app of the row with exactly this name: MySQL compares more loosely.
+    fn app_with_key(&self, name: &LookupKey, rows: &[Row]) -> Result<Option<RowApp>, StoreError> {
         let mut found = rows.iter().filter(|row| text(row, name.column) == *name.text);
         let Some(row) = found.next() else { return Ok(None) };
         let unusable = |faults: &str| StoreError::Unusable { app: text(row, Column::Id), faults: faults.into() };
@@ -393,7 +397,7 @@ impl Store {
     }
 }
 
-impl Times {
+impl Lifetimes {
     fn new(store: &AppStore) -> Self {
         let fresh = store.cache_seconds.duration();
         Self {
@@ -405,9 +409,9 @@ impl Times {
     }
 }
 
-fn names_of(app: &App) -> Vec<Name> {
-    let keys = app.keys.iter().map(|pair| Name::new(Column::Key, &pair.key));
-    std::iter::once(Name::new(Column::Id, &app.id)).chain(keys).collect()
+fn names_of(app: &App) -> Vec<LookupKey> {
+    let keys = app.keys.iter().map(|pair| LookupKey::new(Column::Key, &pair.key));
+    std::iter::once(LookupKey::new(Column::Id, &app.id)).chain(keys).collect()
 }
 
 fn by_id(rows: Vec<Row>) -> HashMap<String, Vec<Row>> {
@@ -418,8 +422,8 @@ fn by_id(rows: Vec<Row>) -> HashMap<String, Vec<Row>> {
     by_id
 }
 
-/// An id or a key as text; a column may have numbers. White space at its end does not hide the row, so that it is
-/// found to be a fault.
+/// An id or key as text; a column may hold numbers. Trailing white space is ignored here, and reported as a fault
+/// later.
 fn text(row: &Row, column: Column) -> String {
     match row.get(column.name()) {
         Some(Json::String(text)) => text.trim_end().to_owned(),

@@ -26,7 +26,7 @@ const REFRESH_MIN: Duration = Duration::from_secs(1);
 pub(super) async fn start(
     node: &Arc<Node>,
     config: &Config,
-    store_link: Option<store::Link>,
+    store_worker: Option<store::StoreWorker>,
     tasks: &Tasks,
 ) -> io::Result<Vec<BackgroundThread>> {
     let mut threads = Vec::new();
@@ -41,8 +41,8 @@ pub(super) async fn start(
     if let Some(ingest) = ingest.clone() {
         threads.push(BackgroundThread::start("ingest", |stop| ingest.run(stop))?);
     }
-    if let Some(store_link) = store_link {
-        tasks.spawn(store_link.run(tasks.stop().clone()));
+    if let Some(store_worker) = store_worker {
+        tasks.spawn(store_worker.run(tasks.stop().clone()));
         let every = config.app_store.cache_seconds.duration().max(REFRESH_MIN);
         tasks.spawn(refresh_apps(Arc::clone(node), every, tasks.stop().clone()));
         if let Some(store) = node.store().cloned() {

@@ -1,4 +1,5 @@
-//! Apps in MySQL and MariaDB.
+//! Queries of MySQL and MariaDB.
+//! `worker` connects and queries with it.
 
 use serde_json::Value as Json;
 use sqlx::Column as _;
@@ -14,8 +15,8 @@ use sqlx::mysql::MySqlSslMode;
 use crate::config;
 use crate::config::Database;
 use crate::store::Row;
-use crate::store::link::Question;
-use crate::store::link::Server;
+use crate::store::query::Driver;
+use crate::store::query::Query;
 
 pub(super) struct Mysql {
     options: MySqlConnectOptions,
@@ -36,7 +37,7 @@ impl Mysql {
                 (true, false) => MySqlSslMode::Required,
                 (false, _) => MySqlSslMode::Disabled,
             })
-            // What is asked depends on none of these.
+            // The queries depend on none of these.
             .pipes_as_concat(false)
             .no_engine_substitution(false)
             .timezone(None)
@@ -46,21 +47,21 @@ impl Mysql {
     }
 }
 
-impl Server for Mysql {
+impl Driver for Mysql {
     type Connection = MySqlConnection;
 
     async fn connect(&self) -> sqlx::Result<MySqlConnection> {
         self.options.connect().await
     }
 
-    async fn rows(&self, connection: &mut MySqlConnection, question: &Question) -> sqlx::Result<Vec<Row>> {
-        let marks = vec!["?"; question.texts.len()].join(", ");
-        let statement = format!("SELECT * FROM {} WHERE `{}` IN ({marks})", self.table, question.column.name());
-        let mut query = sqlx::query(&statement);
-        for text in &question.texts {
-            query = query.bind(text);
+    async fn rows(&self, connection: &mut MySqlConnection, query: &Query) -> sqlx::Result<Vec<Row>> {
+        let marks = vec!["?"; query.texts.len()].join(", ");
+        let statement = format!("SELECT * FROM {} WHERE `{}` IN ({marks})", self.table, query.column.name());
+        let mut select = sqlx::query(&statement);
+        for text in &query.texts {
+            select = select.bind(text);
         }
-        query.fetch_all(connection).await?.iter().map(row).collect()
+        select.fetch_all(connection).await?.iter().map(row).collect()
     }
 }
 
@@ -69,7 +70,7 @@ fn row(row: &MySqlRow) -> sqlx::Result<Row> {
     columns.map(|column| Ok((column.name().to_owned(), value(row, column.ordinal())?))).collect()
 }
 
-/// Numbers as numbers, everything else as text.
+/// A column as JSON: numbers as numbers, everything else as text.
 fn value(row: &MySqlRow, index: usize) -> sqlx::Result<Json> {
     let raw = row.try_get_raw(index)?;
     if raw.is_null() {

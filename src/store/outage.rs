@@ -1,4 +1,5 @@
-//! While the database is away one lookup at a time finds out whether it still is; the others do not wait for that.
+//! Outages of the database: while it is away, one lookup at a time tries it, and the others fail at once.
+//! `Store` asks before each query, and reports its result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,20 +8,20 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// How long after a failure the database is left alone.
+/// How long to wait after a failure before the next attempt.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
-/// Whether the database is away.
+/// The state of the database.
 #[derive(Debug)]
 pub(super) struct Outage {
     /// Host and port.
     place: String,
-    state: Mutex<State>,
+    state: Mutex<OutageState>,
     tried: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutageState {
     away: Option<Away>,
     /// It has answered at least once.
     has_answered: bool,
@@ -32,24 +33,24 @@ struct Away {
     ask_again: Instant,
 }
 
-/// How things are between us and the database.
+/// The state of the database, as `/ready` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreState {
     /// It has not answered since the start, so no app is known.
     NeverAnswered,
-    /// It is away; the apps that are known are served.
+    /// It is away; known apps are served.
     Away,
     /// It answers.
     Answers,
 }
 
 impl Outage {
-    /// None so far.
+    /// No outage so far.
     pub(super) fn new(place: String) -> Self {
         Self { place, state: Mutex::default(), tried: CancellationToken::new() }
     }
 
-    /// Whether to ask the database, which takes so long at most; otherwise why not.
+    /// Whether to query the database, which takes `at_most`; otherwise the error of the last attempt.
     pub(super) fn may_ask(&self, at_most: Duration) -> Result<(), Arc<str>> {
         let now = Instant::now();
         match &mut self.state.lock().away {
@@ -62,15 +63,15 @@ impl Outage {
         }
     }
 
-    /// Whoever was to find out has not asked.
-    pub(super) fn was_not_asked(&self) {
+    /// Notes that an allowed query was not sent.
+    pub(super) fn cancel_attempt(&self) {
         if let Some(away) = &mut self.state.lock().away {
             away.ask_again = Instant::now();
         }
     }
 
-    /// The database has not answered. Logged once.
-    pub(super) fn goes_on(&self, reason: &Arc<str>, stale: Duration) {
+    /// Notes that the database has not answered. Logged once.
+    pub(super) fn failed(&self, reason: &Arc<str>, stale: Duration) {
         let away = Away { reason: Arc::clone(reason), ask_again: Instant::now() + RETRY_WAIT };
         let (is_new, has_answered) = {
             let mut state = self.state.lock();
@@ -93,8 +94,8 @@ impl Outage {
         }
     }
 
-    /// The database has answered.
-    pub(super) fn is_over(&self) {
+    /// Notes that the database has answered.
+    pub(super) fn answered(&self) {
         let mut state = self.state.lock();
         let (was_away, had_answered) = (state.away.take().is_some(), state.has_answered);
         state.has_answered = true;
@@ -104,25 +105,25 @@ impl Outage {
         }
     }
 
-    /// Whether the database answers, as far as is known.
+    /// Whether the database answered last time.
     pub(super) fn is_settled(&self) -> bool {
         self.state() == StoreState::Answers
     }
 
     pub(super) fn state(&self) -> StoreState {
         match &*self.state.lock() {
-            State { has_answered: false, .. } => StoreState::NeverAnswered,
-            State { away: Some(_), .. } => StoreState::Away,
-            State { away: None, .. } => StoreState::Answers,
+            OutageState { has_answered: false, .. } => StoreState::NeverAnswered,
+            OutageState { away: Some(_), .. } => StoreState::Away,
+            OutageState { away: None, .. } => StoreState::Answers,
         }
     }
 
-    /// The database has been asked, whatever came of it.
-    pub(super) fn was_tried(&self) {
+    /// Notes that the database has been tried, with any result.
+    pub(super) fn mark_tried(&self) {
         self.tried.cancel();
     }
 
-    /// Ends when it has been.
+    /// Waits until the database has been tried.
     pub(super) async fn tried(&self) {
         self.tried.cancelled().await;
     }

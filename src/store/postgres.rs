@@ -1,4 +1,5 @@
-//! Apps in PostgreSQL.
+//! Queries of PostgreSQL.
+//! `worker` connects and queries with it.
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
@@ -8,8 +9,8 @@ use sqlx::postgres::PgSslMode;
 use crate::config;
 use crate::config::Database;
 use crate::store::Row;
-use crate::store::link::Question;
-use crate::store::link::Server;
+use crate::store::query::Driver;
+use crate::store::query::Query;
 
 pub(super) struct Postgres {
     options: PgConnectOptions,
@@ -37,21 +38,22 @@ impl Postgres {
     }
 }
 
-impl Server for Postgres {
+impl Driver for Postgres {
     type Connection = PgConnection;
 
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         self.options.connect().await
     }
 
-    async fn rows(&self, connection: &mut PgConnection, question: &Question) -> sqlx::Result<Vec<Row>> {
-        // As JSON the server itself says which values are numbers, truths and texts, whatever the columns' types.
+    async fn rows(&self, connection: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<Row>> {
+        // As JSON, so that the server decides which values are numbers, booleans and texts, whatever the columns'
+        // types.
         let statement = format!(
             "SELECT to_jsonb(app)::text FROM {} AS app WHERE app.\"{}\"::text = ANY($1)",
             self.table,
-            question.column.name()
+            query.column.name()
         );
-        let rows: Vec<String> = sqlx::query_scalar(&statement).bind(&question.texts).fetch_all(connection).await?;
+        let rows: Vec<String> = sqlx::query_scalar(&statement).bind(&query.texts).fetch_all(connection).await?;
         let row = |text: &String| serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()));
         rows.iter().map(row).collect()
     }
