@@ -41,7 +41,7 @@ pub use names::Names;
 use crate::cluster::gone::Gone;
 use crate::config;
 use crate::metrics::ClusterMeters;
-use crate::metrics::Dropped;
+use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
@@ -246,7 +246,7 @@ impl Cluster {
         self.meters.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.meters.up.set(self.is_linked().into());
         self.meters.nodes.set(i64::try_from(self.peers.lock().len() + 1).unwrap_or(i64::MAX));
-        self.meters.dropped(Dropped::Unheard, self.outgoing.take_unheard());
+        self.meters.dropped(PeerDropCause::BeforeLink, self.outgoing.take_unheard());
     }
 
     /// Closes the connections of a user on all nodes, or on none when the others cannot be asked. Returns how many
@@ -273,7 +273,7 @@ impl Cluster {
             }
         };
         let complete = tokio::time::timeout(ANSWERS_WAIT, all).await.is_ok();
-        self.meters.asked(app.id(), complete.then(|| began.elapsed()));
+        self.meters.query_finished(app.id(), complete.then(|| began.elapsed()));
         if !complete {
             tracing::warn!("not every node has told how many connections of a user it has closed");
         }
@@ -282,7 +282,7 @@ impl Cluster {
 
     fn on_terminated(&self, what: &Termination) {
         if let Some(answers) = self.questions.lock().get(&what.request).filter(|_| what.node != self.node()) {
-            self.meters.heard_answer(&what.app);
+            self.meters.answer_received(&what.app);
             // Whoever asked may have gone.
             let _ = answers.try_send(what.closed);
         }

@@ -1,8 +1,8 @@
-//! Events of Laravel's `redis` broadcaster, which publishes them on channels of Redis instead of posting them to
-//! the HTTP API. Every node listens and delivers to its own connections, so no node tells another.
+//! Ingest: events of Laravel's `redis` broadcaster, which publishes them on channels of Redis instead of the HTTP API.
+//! `server` runs it. Every node subscribes and delivers to its own connections, so nodes do not forward these events.
 
-mod complaints;
-mod link;
+mod drop_log;
+mod subscription;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,115 +11,118 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::ingest::complaints::Complaints;
+use crate::ingest::drop_log::DropLog;
+use crate::metrics::IngestDropCause;
 use crate::metrics::IngestMeters;
-use crate::metrics::Unfit;
 use crate::node::Node;
 use crate::node::Publication;
 use crate::protocol::broadcast::Broadcast;
 use crate::protocol::broadcast::BroadcastError;
 use crate::protocol::policy::PolicyError;
 
-/// An app of a database is not forgotten within this time.
-const KNOWN_FOR: Duration = Duration::from_secs(20);
+/// How often the apps are loaded, so that apps of a database are not forgotten.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Takes events from Redis.
+/// Receives events from Redis.
 #[derive(Debug)]
 pub struct Ingest {
     node: Arc<Node>,
     redis: config::Redis,
-    /// Prefixes with the ids of their apps, the longest first.
-    owners: Vec<(String, String)>,
+    /// The app's id by prefix, the longest prefix first.
+    apps_by_prefix: Vec<(String, String)>,
     meters: IngestMeters,
-    complaints: Complaints,
-    /// Cancelled by the outcome of the first try to connect.
+    drop_log: DropLog,
+    /// Cancelled after the first attempt to connect.
     tried: CancellationToken,
 }
 
 impl Ingest {
-    /// Listens to nothing yet.
+    /// An ingest that is not subscribed yet.
     pub fn new(node: Arc<Node>, ingest: &config::Ingest, redis: &config::Redis) -> Self {
-        let mut owners: Vec<_> =
+        let mut apps_by_prefix: Vec<_> =
             ingest.owners().map(|(prefix, app_id)| (prefix.to_owned(), app_id.to_owned())).collect();
-        owners.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        apps_by_prefix.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         let meters = node.metrics().ingest();
-        let (complaints, tried) = (Complaints::default(), CancellationToken::new());
-        Self { node, redis: redis.clone(), owners, meters, complaints, tried }
+        let (drop_log, tried) = (DropLog::default(), CancellationToken::new());
+        Self { node, redis: redis.clone(), apps_by_prefix, meters, drop_log, tried }
     }
 
-    /// Listens until `stop` is cancelled.
+    /// Receives events until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let known = async {
             loop {
-                tokio::time::sleep(KNOWN_FOR).await;
-                self.look_up_apps().await;
+                tokio::time::sleep(RELOAD_INTERVAL).await;
+                self.load_apps().await;
             }
         };
-        self.look_up_apps().await;
+        self.load_apps().await;
         tokio::select! {
-            () = link::keep(&self, &stop) => (),
+            () = subscription::run(&self, &stop) => (),
             () = known => (),
         }
     }
 
-    /// From now on the apps are known here for a while, where a database holds them.
-    async fn look_up_apps(&self) {
-        for (_, app_id) in &self.owners {
+    /// Loads the apps, where a database holds them.
+    async fn load_apps(&self) {
+        for (_, app_id) in &self.apps_by_prefix {
             if let Err(error) = self.node.load_by_id(app_id).await {
                 tracing::warn!(%error, app_id, "Laravel's events in Redis have no app now");
             }
         }
     }
 
-    /// Ends when events are listened to, or when the first try has failed.
+    /// Waits until the subscription stands, or the first attempt has failed.
     pub async fn tried(&self) {
         self.tried.cancelled().await;
     }
 
-    /// What to listen to. Of prefixes that begin alike only the shortest, so that each message comes once.
+    /// The patterns to subscribe to: of prefixes that begin alike only the shortest, so that each message comes once.
     fn patterns(&self) -> Vec<String> {
         let covered = |prefix: &str| {
-            self.owners.iter().any(|(other, _)| prefix.len() > other.len() && prefix.starts_with(other.as_str()))
+            self.apps_by_prefix
+                .iter()
+                .any(|(other, _)| prefix.len() > other.len() && prefix.starts_with(other.as_str()))
         };
-        let prefixes = self.owners.iter().map(|(prefix, _)| prefix).filter(|prefix| !covered(prefix));
+        let prefixes = self.apps_by_prefix.iter().map(|(prefix, _)| prefix).filter(|prefix| !covered(prefix));
         prefixes.map(|prefix| pattern(prefix)).collect()
     }
 
-    /// A message on a channel of Redis. Blocks the thread while shards lag too far behind.
-    fn hear(&self, redis_channel: &[u8], message: &[u8]) {
+    /// Handles a message of Redis. Blocks the thread while shards lag too far behind.
+    fn on_message(&self, redis_channel: &[u8], message: &[u8]) {
         match self.deliver(redis_channel, message) {
             Ok(()) => self.meters.messages.inc(),
             Err(why) => {
-                self.meters.dropped(why.unfit());
-                self.complaints.tell_of(&why, redis_channel, Instant::now());
+                self.meters.dropped(why.cause());
+                self.drop_log.report(&why, redis_channel, Instant::now());
             }
         }
     }
 
-    fn deliver(&self, redis_channel: &[u8], message: &[u8]) -> Result<(), Dropped> {
+    fn deliver(&self, redis_channel: &[u8], message: &[u8]) -> Result<(), IngestError> {
         let (channel, app_id) = self.owner_of(redis_channel).ok_or(BroadcastError::Foreign)?;
-        let app = self.node.app_by_id(app_id).filter(|app| app.rules().said.enabled).ok_or(Dropped::NoApp)?;
+        let app = self.node.app_by_id(app_id).filter(|app| app.rules().settings.enabled).ok_or(IngestError::NoApp)?;
         let Broadcast { name, data, channel, except } = Broadcast::parse(channel, message, app.publish_limits())?;
         let other =
             app.destination_by_rules(&channel).inspect_err(|why| app.meters.forbidden(why.rule(), "publish"))?;
         let channel = other.unwrap_or(channel);
         if !self.node.inboxes().wait_for_room() {
-            return Err(Dropped::Overloaded);
+            return Err(IngestError::Overloaded);
         }
         app.publish_here(&channel, &Publication { name: &name, data: &data, except }, Instant::now());
         Ok(())
     }
 
-    /// The name of a channel without its prefix, and the id of the app that it belongs to.
+    /// The channel without its prefix, and the app's id.
     fn owner_of<'a>(&self, redis_channel: &'a [u8]) -> Option<(&'a str, &str)> {
-        let (prefix, app_id) = self.owners.iter().find(|(prefix, _)| redis_channel.starts_with(prefix.as_bytes()))?;
+        let (prefix, app_id) =
+            self.apps_by_prefix.iter().find(|(prefix, _)| redis_channel.starts_with(prefix.as_bytes()))?;
         Some((std::str::from_utf8(&redis_channel[prefix.len()..]).ok()?, app_id))
     }
 }
 
-/// Why a message is not delivered.
+/// Why a message is dropped.
 #[derive(Debug, thiserror::Error)]
-enum Dropped {
+enum IngestError {
     #[error(transparent)]
     Broadcast(#[from] BroadcastError),
     #[error(transparent)]
@@ -130,19 +133,19 @@ enum Dropped {
     Overloaded,
 }
 
-impl Dropped {
-    fn unfit(&self) -> Unfit {
+impl IngestError {
+    fn cause(&self) -> IngestDropCause {
         match self {
-            Self::Broadcast(BroadcastError::Foreign) => Unfit::Foreign,
-            Self::Broadcast(BroadcastError::Encrypted) => Unfit::Encrypted,
-            Self::Broadcast(BroadcastError::Refused(_)) | Self::Policy(_) => Unfit::Refused,
-            Self::NoApp => Unfit::NoApp,
-            Self::Overloaded => Unfit::Overloaded,
+            Self::Broadcast(BroadcastError::Foreign) => IngestDropCause::Foreign,
+            Self::Broadcast(BroadcastError::Encrypted) => IngestDropCause::Encrypted,
+            Self::Broadcast(BroadcastError::Refused(_)) | Self::Policy(_) => IngestDropCause::Refused,
+            Self::NoApp => IngestDropCause::NoApp,
+            Self::Overloaded => IngestDropCause::Overloaded,
         }
     }
 }
 
-/// The pattern for whatever begins with `prefix`, of which no letter has a meaning of its own.
+/// The pattern for channels that begin with `prefix`, whose characters are escaped.
 fn pattern(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     for letter in prefix.chars() {

@@ -1,12 +1,13 @@
-//! How fast something may happen, and how often at once.
+//! Rate limits: token buckets and the like, and the limits per address and per process.
+//! `node`, `session` and `server` use it; the limits that nodes share are in `cluster::rates`.
 
 pub mod addresses;
-pub mod arrivals;
+pub mod http_connections;
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// A token bucket: holds as many tokens as may be used in a second, and fills up within one.
+/// A token bucket that holds the tokens of one second.
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
     per_second: f32,
@@ -14,36 +15,36 @@ pub struct Bucket {
     at: Instant,
 }
 
-/// A limit and what is left of it.
+/// A limit and the rest of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
     /// Tokens per second.
     pub limit: u32,
-    /// Tokens that are there now.
+    /// Tokens that are available now.
     pub remaining: u32,
 }
 
-/// There are not as many tokens as asked for.
+/// Too few tokens are available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooFast {
     /// Tokens asked for.
     pub asked: u32,
-    /// When it is worth trying again; never for more than fits into the bucket.
+    /// When to try again; `None` if the bucket can never hold so many.
     pub retry_after: Option<Duration>,
-    /// What is there.
+    /// The limit and the rest of it.
     pub allowance: Allowance,
 }
 
-/// What has been done lately of something that may happen so often per second, and for some seconds' worth at once.
-/// The same as a bucket, for things that most never do too often: it needs no memory of its own.
+/// Like a bucket, for things that most clients never do too often: needs no memory of its own (the generic cell rate
+/// algorithm).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    /// When what has been done will have been the right amount.
+    /// When the actions so far will have been within the rate.
     even_at: Option<Instant>,
 }
 
 impl Pace {
-    /// Does it once more, or says that it would be too often: `per_second`, and that for `burst` at once.
+    /// Counts an action if it is within `per_second`, with `burst` seconds' worth at once. Returns whether it is.
     ///
     /// ```
     /// use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ impl Pace {
 }
 
 impl Bucket {
-    /// A full bucket; `None` where the limit is negative, which means that there is none.
+    /// A full bucket; `None` if the limit is negative, which means no limit.
     pub fn new(per_second: i64, now: Instant) -> Option<Self> {
         u32::try_from(per_second).ok().map(|per_second| Self::of(per_second, now))
     }
@@ -75,8 +76,8 @@ impl Bucket {
         Self { per_second, tokens: per_second, at: now }
     }
 
-    /// Puts a new bucket in the place of one whose limit has changed.
-    pub fn follow(bucket: &mut Option<Box<Self>>, per_second: i64, now: Instant) {
+    /// Replaces a bucket if its limit has changed.
+    pub fn update_limit(bucket: &mut Option<Box<Self>>, per_second: i64, now: Instant) {
         let new = Self::new(per_second, now);
         let limit = |bucket: &Self| bucket.per_second;
         if bucket.as_deref().map(limit) != new.as_ref().map(limit) {
@@ -84,7 +85,7 @@ impl Bucket {
         }
     }
 
-    /// Takes so many tokens, or none and says when it is worth trying again.
+    /// Takes `tokens`, or none with the time to try again.
     ///
     /// ```
     /// use std::time::{Duration, Instant};
@@ -102,28 +103,28 @@ impl Bucket {
         Ok(self.allowance())
     }
 
-    /// Puts back tokens that were taken for nothing.
-    pub fn give(&mut self, tokens: u32, now: Instant) {
+    /// Puts tokens back.
+    pub fn refund(&mut self, tokens: u32, now: Instant) {
         self.set(self.tokens_at(now) + tokens as f32, self.at.max(now));
     }
 
-    /// Whether there are so many tokens.
+    /// Whether so many tokens are available.
     pub fn check(&mut self, tokens: u32, now: Instant) -> Result<(), TooFast> {
         self.set(self.tokens_at(now), self.at.max(now));
         if tokens as f32 <= self.tokens { Ok(()) } else { Err(self.too_fast(tokens)) }
     }
 
-    /// There were so many tokens at that time.
+    /// Sets the tokens as of a time.
     pub fn set(&mut self, tokens: f32, at: Instant) {
         (self.tokens, self.at) = (tokens.clamp(0.0, self.per_second), at);
     }
 
-    /// What is left, as of the last change.
+    /// The limit and the rest, as of the last change.
     pub fn allowance(&self) -> Allowance {
         Allowance { limit: self.per_second as u32, remaining: self.tokens as u32 }
     }
 
-    /// The refusal of somebody who wants so many tokens.
+    /// The error for a request of so many tokens.
     pub fn too_fast(&self, tokens: u32) -> TooFast {
         let seconds = (tokens as f32 - self.tokens) / self.per_second;
         let wait = || Duration::try_from_secs_f32(seconds.clamp(0.001, 1.0)).unwrap_or(Duration::from_secs(1));
@@ -131,7 +132,7 @@ impl Bucket {
         TooFast { asked: tokens, retry_after: (tokens <= allowance.limit).then(wait), allowance }
     }
 
-    /// Whether it is as good as new.
+    /// Whether it is full again.
     pub fn is_full(&self, now: Instant) -> bool {
         self.tokens_at(now) >= self.per_second
     }

@@ -26,10 +26,10 @@ use prometheus::Registry;
 use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
-pub use cluster::Dropped;
+pub use cluster::PeerDropCause;
 pub use forget::Found;
+pub use ingest::IngestDropCause;
 pub use ingest::IngestMeters;
-pub use ingest::Unfit;
 pub use log::Unwritten;
 pub use log::count_unwritten;
 pub use store::AnswerFrom;
@@ -107,14 +107,14 @@ pub struct AppMeters {
 
 /// Why events did not reach their reader. The names are values of the label `cause` of `gema_drops_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum DropCause {
     /// Events forgotten because their reader was too slow; its connection was closed with 4100.
     SlowReader,
     /// Events forgotten because their reader was gone.
     Disconnected,
 }
 
-impl Cause {
+impl DropCause {
     fn label(self) -> &'static str {
         match self {
             Self::SlowReader => "slow_reader",
@@ -146,12 +146,12 @@ struct ByApp {
 }
 
 /// Makes metrics and registers them.
-struct Maker<'a> {
+struct Registrar<'a> {
     registry: &'a Registry,
     prefix: &'a str,
 }
 
-impl Maker<'_> {
+impl Registrar<'_> {
     fn register<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let collector = made.expect("names and labels are fixed and valid");
         self.registry.register(Box::new(collector.clone())).expect("each name is registered once");
@@ -179,8 +179,8 @@ impl Metrics {
     pub fn new(prefix: &str, port: u16, clustered: bool) -> Self {
         let registry = Registry::new();
         let port = port.to_string();
-        let soketi = Maker { registry: &registry, prefix };
-        let own = Maker { registry: &registry, prefix: "gema_" };
+        let soketi = Registrar { registry: &registry, prefix };
+        let own = Registrar { registry: &registry, prefix: "gema_" };
         let by_app = ByApp {
             connected: soketi.gauge("connected", "Open connections", APP),
             new_connections: soketi.counter("new_connections_total", "Connections opened", APP),
@@ -307,7 +307,7 @@ impl Metrics {
         ] {
             let _ = counters.remove_label_values(&labels);
         }
-        for cause in [Cause::SlowReader, Cause::Disconnected] {
+        for cause in [DropCause::SlowReader, DropCause::Disconnected] {
             let _ = by.drops.remove_label_values(&[&*meters.id, &*self.port, cause.label()]);
         }
         meters.events.forget();
@@ -319,17 +319,17 @@ impl Metrics {
 
     /// The meters of the app store, where there is one: they are registered by this, once.
     pub fn store(&self) -> StoreMeters {
-        StoreMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
+        StoreMeters::new(&Registrar { registry: &self.registry, prefix: "gema_" })
     }
 
     /// The meters of Laravel's `redis` broadcaster; ask for them once.
     pub fn ingest(&self) -> IngestMeters {
-        IngestMeters::new(&Maker { registry: &self.registry, prefix: "gema_" })
+        IngestMeters::new(&Registrar { registry: &self.registry, prefix: "gema_" })
     }
 
     /// When the certificate ends, where there is one; ask for it once.
     pub fn certificate_end(&self) -> Gauge {
-        let own = Maker { registry: &self.registry, prefix: "gema_" };
+        let own = Registrar { registry: &self.registry, prefix: "gema_" };
         own.register(Gauge::new(
             "gema_tls_certificate_expiration_timestamp_seconds",
             "When the certificate of the main port ends, or one of its chain before it, in seconds since 1970",
@@ -372,7 +372,7 @@ impl AppMeters {
     }
 
     /// Counts events that did not reach their reader.
-    pub fn dropped(&self, cause: Cause, events: u64) {
+    pub fn dropped(&self, cause: DropCause, events: u64) {
         if events > 0 {
             self.drops.with_label_values(&[&self.id, &self.port, cause.label()]).inc_by(events);
         }

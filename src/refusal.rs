@@ -50,9 +50,9 @@ pub struct Subject<'a> {
 }
 
 /// A text that is only made when somebody reads it.
-pub struct Lazily<F>(pub F);
+pub struct LazyText<F>(pub F);
 
-impl<F: Fn() -> String> fmt::Display for Lazily<F> {
+impl<F: Fn() -> String> fmt::Display for LazyText<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&(self.0)())
     }
@@ -63,12 +63,12 @@ impl<F: Fn() -> String> fmt::Display for Lazily<F> {
 pub struct Refusals {
     metrics: Arc<Metrics>,
     /// By cause, then by app.
-    collapsed: Vec<Mutex<HashMap<Box<str>, Collapsed>>>,
+    suppressed: Vec<Mutex<HashMap<Box<str>, Suppressed>>>,
 }
 
 /// A cause and an app that have had their warning.
 #[derive(Debug)]
-struct Collapsed {
+struct Suppressed {
     /// When the next line is due.
     until: Instant,
     /// Refusals since the last one.
@@ -98,7 +98,7 @@ macro_rules! line {
 impl Refusals {
     /// None so far.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, collapsed: Cause::ALL.iter().map(|_| Mutex::default()).collect() }
+        Self { metrics, suppressed: Cause::ALL.iter().map(|_| Mutex::default()).collect() }
     }
 
     /// Counts a refusal and logs it.
@@ -113,18 +113,18 @@ impl Refusals {
 
     /// Whether a refusal gets a warning, and how many there were since the last one.
     fn is_due(&self, cause: Cause, app: &str, now: Instant) -> Option<u64> {
-        let mut apps = self.collapsed[cause as usize].lock();
+        let mut apps = self.suppressed[cause as usize].lock();
         let app = if apps.len() < APPS_MAX || apps.contains_key(app) { app } else { "" };
         if let Some(known) = apps.get_mut(app) {
             return known.count_one(now);
         }
-        apps.insert(app.into(), Collapsed { until: now + FIRST_PERIOD, count: 0 });
+        apps.insert(app.into(), Suppressed { until: now + FIRST_PERIOD, count: 0 });
         Some(0)
     }
 
     /// Logs how many refusals have been left out. Call it about once a second.
     pub fn tick(&self, now: Instant) {
-        self.report(|collapsed| collapsed.until <= now, now);
+        self.report(|suppressed| suppressed.until <= now, now);
     }
 
     /// Logs all that has been left out, before the process ends.
@@ -132,18 +132,18 @@ impl Refusals {
         self.report(|_| true, Instant::now());
     }
 
-    fn report(&self, is_due: impl Fn(&Collapsed) -> bool, now: Instant) {
-        for (&cause, apps) in Cause::ALL.iter().zip(&self.collapsed) {
+    fn report(&self, is_due: impl Fn(&Suppressed) -> bool, now: Instant) {
+        for (&cause, apps) in Cause::ALL.iter().zip(&self.suppressed) {
             let mut due = Vec::new();
-            apps.lock().retain(|app, collapsed| {
-                if !is_due(collapsed) {
+            apps.lock().retain(|app, suppressed| {
+                if !is_due(suppressed) {
                     return true;
                 }
-                if collapsed.count > 0 {
-                    due.push((app.clone(), collapsed.count));
+                if suppressed.count > 0 {
+                    due.push((app.clone(), suppressed.count));
                 }
-                collapsed.until = now + NEXT_PERIOD;
-                std::mem::take(&mut collapsed.count) > 0
+                suppressed.until = now + NEXT_PERIOD;
+                std::mem::take(&mut suppressed.count) > 0
             });
             for (app, count) in due {
                 line!(warn, cause, Subject { app: &app, ..Subject::default() }, Some(count));
@@ -152,7 +152,7 @@ impl Refusals {
     }
 }
 
-impl Collapsed {
+impl Suppressed {
     /// Counts a refusal. When a line is due, returns how many have been left out before this one.
     fn count_one(&mut self, now: Instant) -> Option<u64> {
         if now < self.until {
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn quiet_causes_are_forgotten_and_apps_are_bounded() {
         let (refusals, now) = (refusals(), Instant::now());
-        let held = || refusals.collapsed[Cause::ConnectOrigin as usize].lock().len();
+        let held = || refusals.suppressed[Cause::ConnectOrigin as usize].lock().len();
         for app in 0..APPS_MAX * 2 {
             refusals.is_due(Cause::ConnectOrigin, &app.to_string(), now);
         }

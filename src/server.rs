@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::http::Api;
-use crate::limiter::arrivals::Arrivals;
+use crate::limiter::http_connections::HttpConnections;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::protocol::code::Close;
@@ -147,7 +147,7 @@ impl Server {
         let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
         let mut closed = Vec::new();
-        let arrivals = Arc::new(Arrivals::new(files_max(open_files)));
+        let http_connections = Arc::new(HttpConnections::new(files_max(open_files)));
         for (index, listener) in listeners.into_iter().enumerate() {
             // Each shard has its own token, so that they do not share its lock.
             let own = Tasks::new(stop.child_token());
@@ -158,7 +158,7 @@ impl Server {
                 routes: api.main_port(),
                 tls,
                 head_time,
-                arrivals: Arc::clone(&arrivals),
+                http_connections: Arc::clone(&http_connections),
                 reads_headers: config.server.proxy_protocol,
             };
             let listener = Listener::new(listener, own, port);
@@ -167,7 +167,8 @@ impl Server {
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
         let routes = api.metrics_port(config.metrics.enabled);
-        let port = Port { node: Arc::clone(&node), routes, tls: None, head_time, arrivals, reads_headers: false };
+        let port =
+            Port { node: Arc::clone(&node), routes, tls: None, head_time, http_connections, reads_headers: false };
         Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         Ok(Self {
@@ -321,7 +322,7 @@ fn bind(config: &Config, workers: usize) -> Result<(Vec<std::net::TcpListener>, 
 
 /// Sets the metric of the certificate's end, and logs what clients will reject.
 fn report_certificate(certificates: &Certificates, end: &Gauge) {
-    let ends = certificates.ends().and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let ends = certificates.expires_at().and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok());
     end.set(ends.unwrap_or_default().as_secs_f64());
     if let Some(warning) = certificates.warning() {
         tracing::warn!("{warning}");

@@ -1,8 +1,9 @@
-//! Where log lines go and what they look like.
+//! The log: its format, its level, and where its lines go.
+//! `cli` sets it up at the start.
 
 mod budget;
-mod lines;
 mod queue;
+mod repeats;
 
 use std::io;
 
@@ -13,21 +14,21 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use queue::Writer;
+pub use queue::LogGuard;
 
 use crate::config::Log;
 use crate::config::LogFormat;
 use crate::config::LogLevel;
-use crate::telemetry::budget::Budget;
-use crate::telemetry::budget::Budgeted;
+use crate::telemetry::budget::BudgetLayer;
+use crate::telemetry::budget::LogBudget;
 use crate::telemetry::queue::Queue;
 
-/// Prints what happens to stdout from now on, as long as the returned value lives.
+/// Logs to stdout from now on, until the returned guard is dropped.
 ///
 /// # Errors
 /// If the process already logs elsewhere, or the system has no thread for it.
-pub fn init(log: &Log) -> anyhow::Result<Writer> {
-    let budget = Budget::default();
+pub fn init(log: &Log) -> anyhow::Result<LogGuard> {
+    let budget = LogBudget::default();
     let reported = budget.clone();
     let (queue, writer) = queue::start(io::stdout(), move || reported.report())?;
     subscriber(log, queue, budget).try_init().context("the log cannot be set up")?;
@@ -35,7 +36,7 @@ pub fn init(log: &Log) -> anyhow::Result<Writer> {
 }
 
 /// One line per event: text, or JSON with the event's fields at the top level.
-fn subscriber(log: &Log, queue: Queue, budget: Budget) -> impl Subscriber + Send + Sync {
+fn subscriber(log: &Log, queue: Queue, budget: LogBudget) -> impl Subscriber + Send + Sync {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -43,15 +44,15 @@ fn subscriber(log: &Log, queue: Queue, budget: Budget) -> impl Subscriber + Send
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // What libraries tell at debug and trace may quote what strangers sent, secrets included.
+    // Debug and trace lines of libraries may quote input of clients, secrets included.
     let filter = Targets::new().with_target("gema", level).with_default(level.min(LevelFilter::WARN));
-    // Without colours no escape sequence in the output is meant, so all of them can be defused.
+    // Without colours the output has no escape sequences of its own, so all of them can be escaped.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).with_writer(queue);
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(Budgeted { layer: lines, budget }).with(filter)
+    tracing_subscriber::registry().with(BudgetLayer { layer: lines, budget }).with(filter)
 }
 
 #[cfg(test)]
@@ -79,7 +80,7 @@ mod tests {
     }
 
     fn logged(level: LogLevel, format: LogFormat, act: impl FnOnce()) -> String {
-        let (memory, budget) = (Memory::default(), Budget::default());
+        let (memory, budget) = (Memory::default(), LogBudget::default());
         let (queue, writer) = queue::start(memory.clone(), || ()).unwrap();
         tracing::subscriber::with_default(subscriber(&Log { level, format }, queue, budget.clone()), || {
             act();
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_an_output_that_stops() {
-        /// Takes nothing until it is told to.
+        /// Accepts nothing while the gate is locked.
         struct Stuck(Arc<Mutex<()>>, Memory);
 
         impl Write for Stuck {
@@ -181,9 +182,9 @@ mod tests {
         let (queue, writer) = queue::start(Stuck(Arc::clone(&gate), memory.clone()), || ()).unwrap();
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
         let long = "x".repeat(1000);
-        tracing::subscriber::with_default(subscriber(&log, queue, Budget::default()), || {
+        tracing::subscriber::with_default(subscriber(&log, queue, LogBudget::default()), || {
             for number in 0..10_000 {
-                // As the command line says it: without a budget.
+                // Logged as the command line does: without a budget.
                 warn!(target: "gema::cli", number, long);
             }
         });

@@ -1,7 +1,8 @@
-//! The certificate of the main port: read from files, checked, and replaced while connections live on.
+//! The certificate of the main port: reads and checks its files, and replaces it while connections live on.
+//! `server` loads it, and reloads it on SIGHUP; `gema check` reports its faults.
 
 mod files;
-mod kind;
+mod key_kind;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,29 +16,29 @@ use rustls::sign::CertifiedKey;
 
 use crate::config::Tls;
 
-/// Why a certificate cannot be used. Begins with the key of the file that is to blame.
+/// Why a certificate cannot be used. Each text begins with the setting of the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The system does not give a file.
+    /// A file cannot be read.
     #[error("{key}: {path} cannot be read: {cause}; name a PEM file that gema may read")]
     File {
         /// The configuration key.
         key: &'static str,
         /// The file.
         path: String,
-        /// What the system says.
+        /// The error of the system.
         cause: std::io::Error,
     },
-    /// A file is no PEM, or holds nothing of the wanted kind.
+    /// A file is no PEM file, or holds nothing of the wanted kind.
     #[error("{key}: {path} holds no {what}; it must be a PEM file with -----BEGIN {label}----- in it")]
     Missing {
         /// The configuration key.
         key: &'static str,
         /// The file.
         path: String,
-        /// For people.
+        /// The kind, in words.
         what: &'static str,
-        /// As in the file.
+        /// The PEM label.
         label: &'static str,
     },
     /// The key needs a passphrase.
@@ -63,15 +64,15 @@ pub enum TlsError {
     Key {
         /// The file.
         path: String,
-        /// What it holds, as far as that can be told.
+        /// The kind of the key, as far as it is known.
         kind: String,
-        /// Why.
+        /// The cause.
         cause: rustls::Error,
     },
-    /// The library or the system refuses something else.
+    /// TLS cannot be set up for another reason.
     #[error("TLS cannot be started: {0}")]
     Library(#[from] rustls::Error),
-    /// The certificate is broken, or not that of the key.
+    /// The certificate is broken, or does not belong to the key.
     #[error(
         "tls.cert_path: the first certificate in {path} is not that of the key in {key_path}: {cause}; name a pair"
     )]
@@ -80,12 +81,12 @@ pub enum TlsError {
         path: String,
         /// The key's file.
         key_path: String,
-        /// Why.
+        /// The cause.
         cause: rustls::Error,
     },
 }
 
-/// Why the files cannot be used, each of them for itself.
+/// The faults of each file.
 pub fn faults(tls: &Tls) -> Vec<TlsError> {
     files::faults(tls)
 }
@@ -103,7 +104,7 @@ impl Certificates {
         Ok(Self(RwLock::new(Arc::new(files::read(tls)?))))
     }
 
-    /// Reads the files anew: whoever connects from now on gets what is in them. Connections that live go on.
+    /// Reads the files again. New connections get the new certificate; open ones go on.
     ///
     /// # Errors
     /// As with [`Certificates::load`]; the certificate is then the one before.
@@ -113,12 +114,12 @@ impl Certificates {
         Ok(())
     }
 
-    /// When the certificate ends, or one of its chain before it.
-    pub fn ends(&self) -> Option<SystemTime> {
-        files::ends(&self.0.read().cert)
+    /// When the certificate expires, or the first one of its chain.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        files::expires_at(&self.0.read().cert)
     }
 
-    /// What clients will dislike about the certificate now.
+    /// Why clients reject the certificate now, if they do.
     pub fn warning(&self) -> Option<String> {
         files::warning(&self.0.read().cert, SystemTime::now())
     }
@@ -130,14 +131,14 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// How the main port speaks TLS: 1.2 and 1.3, for HTTP/1.1.
+/// The TLS settings of the main port: 1.2 and 1.3, for HTTP/1.1.
 pub fn server_config(certificates: Arc<Certificates>) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Who comes back after a break needs half of the handshake, whichever shard it was on before.
+    // Tickets make a reconnect half as expensive, on any shard.
     config.ticketer = ring::Ticketer::new()?;
     Ok(config)
 }

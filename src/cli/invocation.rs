@@ -46,7 +46,7 @@ pub(super) fn invocation(given: Vec<OsString>) -> Result<Invocation, &'static st
     let program = given.get(behind);
     for (name, options) in [("wget", &WGET), ("curl", &CURL)] {
         if program.is_some_and(|word| is_named(word, &[name])) {
-            let url = url(given.into_iter().skip(behind + 1), options);
+            let url = fetched_url(given.into_iter().skip(behind + 1), options);
             let words = own().chain(["health", "--url"].map(OsString::from)).chain(url).collect();
             return Ok(Invocation { words, ..Invocation::default() });
         }
@@ -54,17 +54,18 @@ pub(super) fn invocation(given: Vec<OsString>) -> Result<Invocation, &'static st
     let is_node = given.iter().take(2).any(|word| is_named(word, &["node"]));
     let is_launcher = given.iter().take(2).any(|word| is_named(word, &LAUNCHERS));
     // Dockerfiles have `"/app/bin/server.js start"` as one word.
-    let words: Vec<OsString> = if is_node || is_launcher { given.iter().flat_map(parts).collect() } else { given };
+    let words: Vec<OsString> =
+        if is_node || is_launcher { given.iter().flat_map(split_script).collect() } else { given };
     let script = words.iter().position(|word| is_named(word, &SCRIPTS));
     match script {
         Some(script) if is_node || is_launcher || script == 1 => {
             // What stands before two dashes is PM2's.
             let end = words.iter().skip(script).position(|word| word == "--").map_or(script, |dashes| script + dashes);
-            Ok(soketis(own().chain(words.into_iter().skip(end + 1)).collect()))
+            Ok(soketi_invocation(own().chain(words.into_iter().skip(end + 1)).collect()))
         }
         _ if is_node => Err(NOT_NODE),
         _ => match words.iter().take(2).position(is_soketi) {
-            Some(at) => Ok(soketis(words.into_iter().skip(at).collect())),
+            Some(at) => Ok(soketi_invocation(words.into_iter().skip(at).collect())),
             None => Ok(Invocation { words, ..Invocation::default() }),
         },
     }
@@ -79,7 +80,7 @@ fn is_soketi(word: &OsString) -> bool {
 }
 
 /// The words of a word that begins with a script.
-fn parts(word: &OsString) -> Vec<OsString> {
+fn split_script(word: &OsString) -> Vec<OsString> {
     let text = word.to_string_lossy();
     let mut parts = text.split_ascii_whitespace().map(OsString::from);
     match parts.next() {
@@ -89,7 +90,7 @@ fn parts(word: &OsString) -> Vec<OsString> {
 }
 
 /// A start as Soketi takes it: of its options only `--config` counts. Our own commands keep theirs.
-fn soketis(words: Vec<OsString>) -> Invocation {
+fn soketi_invocation(words: Vec<OsString>) -> Invocation {
     let is = |word: Option<&OsString>, texts: &[&str]| word.is_some_and(|word| texts.iter().any(|text| word == text));
     let starts = !is(words.get(1), &COMMANDS[1..]);
     if !starts || words.iter().any(|word| is(Some(word), &["--help", "-h", "--version", "-V"])) {
@@ -115,7 +116,7 @@ fn soketis(words: Vec<OsString>) -> Invocation {
 }
 
 /// The address among the words of a program that fetches it.
-fn url(words: impl Iterator<Item = OsString>, (letters, names): &(&str, [&str; 6])) -> Option<OsString> {
+fn fetched_url(words: impl Iterator<Item = OsString>, (letters, names): &(&str, [&str; 6])) -> Option<OsString> {
     let mut words = words;
     let mut candidates = Vec::new();
     while let Some(word) = words.next() {

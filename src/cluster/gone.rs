@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::cluster::Cluster;
 use crate::cluster::LEASE;
 use crate::limiter::Bucket;
-use crate::metrics::Dropped;
+use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 
@@ -95,7 +95,7 @@ impl Cluster {
     pub(super) fn tell_of_doubts(&self) {
         let left_out = self.outgoing.take_implausible();
         if left_out > 0 {
-            self.meters.dropped(Dropped::Implausible, left_out);
+            self.meters.dropped(PeerDropCause::Implausible, left_out);
             tracing::warn!(
                 left_out,
                 cluster = self.names.start(),

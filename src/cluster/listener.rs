@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
-use crate::metrics::Dropped;
+use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::EnvelopeError;
@@ -139,8 +139,8 @@ impl Listener {
 
     pub(super) fn refuse(&self, topic: &[u8], error: EnvelopeError) {
         let cause = match error {
-            EnvelopeError::Version => Dropped::Version,
-            EnvelopeError::Malformed => Dropped::Malformed,
+            EnvelopeError::Version => PeerDropCause::Version,
+            EnvelopeError::Malformed => PeerDropCause::Malformed,
         };
         self.cluster.meters.dropped(cause, 1);
         let mut complaints = self.complaints.lock();
@@ -162,15 +162,15 @@ impl Listener {
         let meters = &self.cluster.meters;
         // While it waits, Redis keeps what is to come; of a Redis Cluster the library does.
         if !self.cluster.inboxes.wait_for_room() {
-            meters.dropped(Dropped::Overloaded, 1);
+            meters.dropped(PeerDropCause::Overloaded, 1);
             return;
         }
         let is_own = event.node == self.cluster.node();
         let accepted = Duration::from_micros(event.accepted_micros);
         if !subject.app.hear(name, Heard::Event(event), Instant::now()) {
-            meters.dropped(Dropped::Duplicate, 1);
+            meters.dropped(PeerDropCause::Duplicate, 1);
         } else if !is_own {
-            meters.heard(1);
+            meters.received(1);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let took = now.saturating_sub(accepted);
             if took < LATENCY_MAX {
@@ -199,7 +199,7 @@ impl Listener {
             Envelope::Gone(by, node) if node != me => cluster.on_gone(by, node),
             Envelope::Terminate(what) if what.node != me => {
                 let Some(app) = cluster.app(&what.app) else { return };
-                cluster.meters.heard_question(&what.app);
+                cluster.meters.query_received(&what.app);
                 let closed = app.terminate(&what.user_id) as u64;
                 cluster.tell(Envelope::Terminated(Termination { node: me, closed, ..what }));
             }

@@ -229,7 +229,7 @@ impl Cluster {
         }
         let state = self.app(&order.app)?;
         match (expected, &order.task) {
-            (Expected::Published, _) => self.meters.told(1),
+            (Expected::Published, _) => self.meters.published(1),
             (Expected::Opened { has_members, has_cache, peers }, Task::Listen(listen)) => {
                 let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
                 match &order.topic {

@@ -95,7 +95,7 @@ impl Cluster {
         let began = Instant::now();
         let answers =
             connection.ask(commands).await.and_then(|answers| answers.into_iter().collect::<RedisResult<_>>());
-        self.meters.asked(app, answers.is_ok().then(|| began.elapsed()));
+        self.meters.query_finished(app, answers.is_ok().then(|| began.elapsed()));
         answers.inspect_err(|error| tracing::warn!(%error, "Redis does not tell what is on the other nodes")).ok()
     }
 }

@@ -17,7 +17,7 @@ use redis::Value;
 use crate::cluster::connection::Connection;
 use crate::cluster::link::Link;
 use crate::cluster::listener::Listener;
-use crate::metrics::Dropped;
+use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::registry::outgoing::Topic;
 
@@ -126,11 +126,11 @@ impl Listener {
         let Some(app) = cluster.app(&app).filter(|_| !self.lost.is_cancelled()) else { return };
         match Envelope::decode(message) {
             Ok(Envelope::Event(_)) if !cluster.inboxes.wait_for_room() => {
-                cluster.meters.dropped(Dropped::Overloaded, 1)
+                cluster.meters.dropped(PeerDropCause::Overloaded, 1)
             }
             Ok(Envelope::Event(event)) => {
                 if app.see(&name, event, cluster.hears_patterns(), Instant::now()) {
-                    cluster.meters.heard(1);
+                    cluster.meters.received(1);
                 }
             }
             Ok(_) => (),

@@ -27,7 +27,7 @@ use crate::protocol::request::Clock;
 use crate::protocol::request::InfoRequest;
 use crate::protocol::request::SignedQuery;
 use crate::refusal::Cause;
-use crate::refusal::Lazily;
+use crate::refusal::LazyText;
 use crate::refusal::Subject;
 
 /// A request whose signature has been checked.
@@ -68,7 +68,7 @@ impl Api {
             Ok(Some(app)) => self.signed_for(&app, from, request, answer).await,
             Ok(None) => {
                 let refusal = Refusal::new(Cause::ApiUnknownApp, "Unknown app");
-                let explain = Lazily(|| self.0.node.explain_id(app_id));
+                let explain = LazyText(|| self.0.node.explain_id(app_id));
                 self.refuse(&Subject { detail: Some(&explain), ..from.subject(self, request.headers()) }, refusal)
             }
             Err(error) => self.refuse(&from.subject(self, request.headers()), error.into()),
@@ -77,7 +77,7 @@ impl Api {
 
     /// Refuses, counts and logs a request.
     pub(super) fn refuse(&self, subject: &Subject<'_>, refusal: Refusal) -> Response {
-        let detail = Lazily(|| refusal.detail());
+        let detail = LazyText(|| refusal.detail());
         let detail = subject.detail.unwrap_or(&detail);
         let subject = Subject { channel: refusal.channel.as_deref(), detail: Some(detail), ..*subject };
         self.0.node.refusals().add(refusal.cause, &subject);
@@ -101,7 +101,7 @@ impl Api {
             Ok(((response, sent), received)) => {
                 if from.take_counted_handshake() {
                     // A backend that opens a connection per request is no flood of handshakes.
-                    self.0.node.addresses().give_back(from.address().ip(), Instant::now());
+                    self.0.node.addresses().refund_handshake(from.address().ip(), Instant::now());
                 }
                 app.meters.http_calls.inc();
                 app.meters.http_received_bytes.inc_by(received as u64);
@@ -109,7 +109,7 @@ impl Api {
                 response
             }
             Err(refusal) => {
-                let explain = Lazily(|| self.explain(app, &parts, &refusal));
+                let explain = LazyText(|| self.explain(app, &parts, &refusal));
                 let subject = Subject { app: &app.id, detail: Some(&explain), ..from.subject(self, &parts.headers) };
                 self.refuse(&subject, refusal.clone())
             }

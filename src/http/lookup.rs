@@ -37,7 +37,7 @@ impl Api {
     pub(super) fn refund_lookup(&self, lookup: Option<Lookup>, response: &Response) {
         let Some(Lookup(address)) = lookup else { return };
         if ![StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED].contains(&response.status()) {
-            self.0.node.addresses().give_back(address, Instant::now());
+            self.0.node.addresses().refund_handshake(address, Instant::now());
         }
     }
 

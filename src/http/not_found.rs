@@ -13,7 +13,7 @@ use crate::http::Api;
 use crate::http::Client;
 use crate::http::response;
 use crate::refusal::Cause;
-use crate::refusal::Lazily;
+use crate::refusal::LazyText;
 use crate::refusal::Subject;
 
 /// No such path.
@@ -45,7 +45,7 @@ pub(super) async fn no_such_method(
 pub(super) fn count_refusal<B>(api: &Api, client: &Client, request: &Request<B>, cause: Cause) {
     let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |uri| &uri.0);
     // Without the query, which may hold a signature.
-    let detail = Lazily(|| {
+    let detail = LazyText(|| {
         let path: String = uri.path().chars().take(100).collect();
         format!("{} {path}", request.method())
     });

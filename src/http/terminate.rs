@@ -21,7 +21,7 @@ use crate::http::response;
 use crate::http::response::Refusal;
 use crate::protocol::request;
 use crate::refusal::Cause;
-use crate::refusal::Lazily;
+use crate::refusal::LazyText;
 use crate::refusal::Subject;
 
 /// The number of closed connections; Pusher's body has no field for it.
@@ -97,7 +97,7 @@ pub(super) async fn terminate(
         return match api.0.node.load_by_key(&key).await {
             Ok(Some(app)) => api.signed_for(&app, &client, request, close).await,
             Ok(None) => {
-                let explain = Lazily(|| api.0.node.explain_key(&key));
+                let explain = LazyText(|| api.0.node.explain_key(&key));
                 let subject = Subject { detail: Some(&explain), ..client.subject(&api, request.headers()) };
                 api.refuse(&subject, Refusal::new(Cause::ApiUnknownKey, "Unknown auth_key"))
             }

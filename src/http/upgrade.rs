@@ -33,7 +33,7 @@ use crate::http::response;
 use crate::http::response::Refusal;
 use crate::protocol::connect::ConnectRequest;
 use crate::refusal::Cause;
-use crate::refusal::Lazily;
+use crate::refusal::LazyText;
 use crate::refusal::Subject;
 use crate::registry::inbox::Permit;
 use crate::registry::inbox::ShardMessage;
@@ -213,7 +213,7 @@ impl Api {
 
     /// Counts and logs a request that cannot become a WebSocket.
     fn refuse_upgrade<B>(&self, client: &Client, request: &Request<B>, cause: Cause) {
-        let detail = Lazily(|| explain(request));
+        let detail = LazyText(|| explain(request));
         let subject = Subject { detail: Some(&detail), ..client.subject(self, request.headers()) };
         self.0.node.refusals().add(cause, &subject);
     }

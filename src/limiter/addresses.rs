@@ -1,4 +1,5 @@
-//! How many connections a client's address has, and how fast it opens them.
+//! The limits per client address: open connections, and handshakes per second.
+//! `http::upgrade` and `server::admit` count here.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -14,10 +15,10 @@ use parking_lot::Mutex;
 use crate::limiter::Bucket;
 use crate::limiter::TooFast;
 
-/// Locks, so that shards seldom wait for each other.
+/// The number of locks, so that shards seldom wait for each other.
 const PARTS: usize = 64;
-/// Addresses of one part whose handshakes are remembered. Idle ones are forgotten; as many that are not share what
-/// one address may do, so that nobody gets memory or freedom by using many.
+/// Addresses per part whose handshakes are counted apart. Idle ones are forgotten; beyond the limit all others share
+/// one budget, so that many addresses gain neither memory nor attempts.
 const BUCKETS_MAX: usize = 1024;
 
 /// An IPv4 address, or the /64 of IPv6 in which a client may choose its addresses.
@@ -25,7 +26,7 @@ const BUCKETS_MAX: usize = 1024;
 pub(super) struct Network(u128);
 
 impl Network {
-    /// What remains when a part is full: an IPv6 network that is nobody's.
+    /// The shared entry of a full part: an IPv6 network that nobody has.
     const OTHERS: Self = Self(u128::MAX);
 
     pub(super) fn of(address: IpAddr) -> Self {
@@ -36,12 +37,12 @@ impl Network {
     }
 }
 
-/// The addresses of all clients of the process, where they are limited.
+/// The addresses of all clients, where they are limited.
 #[derive(Debug)]
 pub struct Addresses {
     connections_max: usize,
     handshakes_per_second: u32,
-    /// Addresses that stand for many clients, and are not limited.
+    /// Trusted proxies, which stand for many clients and are not limited.
     proxies: Vec<IpNet>,
     hasher: RandomState,
     parts: Vec<Mutex<Part>>,
@@ -49,32 +50,32 @@ pub struct Addresses {
 
 #[derive(Debug, Default)]
 struct Part {
-    /// Networks with connections; as many as there are connections at most.
+    /// Connections by network; at most as many entries as connections.
     connections: HashMap<Network, usize>,
     handshakes: HashMap<Network, Bucket>,
-    /// When idle ones were last forgotten.
+    /// When idle buckets were last removed.
     swept: Option<Instant>,
 }
 
-/// A connection's place among those of its address; free again when it is dropped.
+/// Counts a connection for its address until it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct AddressPermit {
     addresses: Arc<Addresses>,
     network: Network,
 }
 
-/// An address has as many connections as it may.
+/// The address has as many connections as allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub struct AddressFull;
 
 impl Addresses {
-    /// Limits for each address that is not in these networks; 0 for none.
+    /// Limits per address, except for these proxies; 0 for no limit.
     pub fn new(connections_max: usize, handshakes_per_second: u32, proxies: Vec<IpNet>) -> Self {
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
         Self { connections_max, handshakes_per_second, proxies, hasher: RandomState::new(), parts }
     }
 
-    /// Whether this is a trusted proxy, which stands for many clients.
+    /// Whether an address is a trusted proxy.
     pub fn is_proxy(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.proxies.iter().any(|network| network.contains(&address))
@@ -89,7 +90,7 @@ impl Addresses {
     ///
     /// # Errors
     /// If the address has as many as it may.
-    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<Place>>, Full> {
+    pub fn connect(self: &Arc<Self>, address: IpAddr) -> Result<Option<Box<AddressPermit>>, AddressFull> {
         if self.connections_max == 0 || self.is_proxy(address) {
             return Ok(None);
         }
@@ -97,10 +98,10 @@ impl Addresses {
         let mut part = self.part(network).lock();
         let count = part.connections.entry(network).or_default();
         if *count == self.connections_max {
-            return Err(Full);
+            return Err(AddressFull);
         }
         *count += 1;
-        Ok(Some(Box::new(Place { addresses: Arc::clone(self), network })))
+        Ok(Some(Box::new(AddressPermit { addresses: Arc::clone(self), network })))
     }
 
     /// Counts a handshake.
@@ -123,8 +124,8 @@ impl Addresses {
         bucket.take(1, now).map(drop)
     }
 
-    /// Takes back what was counted for a handshake that turned out to be none.
-    pub fn give_back(&self, address: IpAddr, now: Instant) {
+    /// Ceases to count a handshake that was none.
+    pub fn refund_handshake(&self, address: IpAddr, now: Instant) {
         if !self.limits_handshakes() || self.is_proxy(address) {
             return;
         }
@@ -132,7 +133,7 @@ impl Addresses {
         let mut part = self.part(network).lock();
         let known = if part.handshakes.contains_key(&network) { network } else { Network::OTHERS };
         if let Some(bucket) = part.handshakes.get_mut(&known) {
-            bucket.give(1, now);
+            bucket.refund(1, now);
         }
     }
 
@@ -142,7 +143,7 @@ impl Addresses {
 }
 
 impl Part {
-    /// Forgets who is idle: a full bucket is as good as none. Not more often than one fills up.
+    /// Removes full buckets, which are as good as none; at most once in the time in which one fills up.
     fn sweep(&mut self, now: Instant) {
         if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= Duration::from_secs(1)) {
             self.handshakes.retain(|_, bucket| !bucket.is_full(now));
@@ -151,7 +152,7 @@ impl Part {
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let connections = &mut self.addresses.part(self.network).lock().connections;
         if let Some(count) = connections.get_mut(&self.network) {
@@ -178,7 +179,7 @@ mod tests {
         let addresses = Arc::new(Addresses::new(2, 0, Vec::new()));
         let first = addresses.connect(address("10.0.0.1")).unwrap();
         let _second = addresses.connect(address("::ffff:10.0.0.1")).unwrap();
-        assert_eq!(addresses.connect(address("10.0.0.1")).unwrap_err(), Full);
+        assert_eq!(addresses.connect(address("10.0.0.1")).unwrap_err(), AddressFull);
         assert!(addresses.connect(address("10.0.0.2")).is_ok());
         drop(first);
         assert!(addresses.connect(address("10.0.0.1")).is_ok());
@@ -189,8 +190,8 @@ mod tests {
     #[test]
     fn the_addresses_of_an_ipv6_network_are_one() {
         let addresses = Arc::new(Addresses::new(1, 0, Vec::new()));
-        let _place = addresses.connect(address("2001:db8:0:1::1")).unwrap();
-        assert_eq!(addresses.connect(address("2001:db8:0:1:ffff::2")).unwrap_err(), Full);
+        let _permit = addresses.connect(address("2001:db8:0:1::1")).unwrap();
+        assert_eq!(addresses.connect(address("2001:db8:0:1:ffff::2")).unwrap_err(), AddressFull);
         assert!(addresses.connect(address("2001:db8:0:2::1")).is_ok());
     }
 
@@ -199,13 +200,13 @@ mod tests {
         let addresses = Arc::new(Addresses::new(1, 1, vec!["10.0.0.0/8".parse().unwrap()]));
         let now = Instant::now();
         let proxy = address("::ffff:10.0.0.1");
-        assert!((0..10).all(|_| addresses.connect(proxy).is_ok_and(|place| place.is_none())));
+        assert!((0..10).all(|_| addresses.connect(proxy).is_ok_and(|permit| permit.is_none())));
         assert!((0..10).all(|_| addresses.count_handshake(proxy, now).is_ok()));
         let client = address("192.0.2.1");
         for _ in 0..10 {
             assert!(addresses.count_handshake(client, now).is_ok());
             assert!(addresses.count_handshake(client, now).is_err());
-            addresses.give_back(client, now);
+            addresses.refund_handshake(client, now);
         }
     }
 

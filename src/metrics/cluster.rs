@@ -11,7 +11,7 @@ use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 
 use super::APP;
-use super::Maker;
+use super::Registrar;
 
 /// The link to Redis and to the other nodes.
 #[derive(Debug, Clone)]
@@ -33,14 +33,14 @@ pub struct ClusterMeters {
     messages: IntCounterVec,
     dropped: IntCounterVec,
     errors: IntCounter,
-    questions: Questions,
+    queries: PeerQueries,
     port: String,
 }
 
 /// Questions about what is on the other nodes, under Soketi's names: most are for Redis, those that close a user's
 /// connections for the nodes themselves.
 #[derive(Debug, Clone)]
-struct Questions {
+struct PeerQueries {
     asked: IntCounterVec,
     answered: IntCounterVec,
     unanswered: IntCounterVec,
@@ -52,7 +52,7 @@ struct Questions {
 
 /// Why word from another node, or for one, is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
+pub enum PeerDropCause {
     /// Not of gema, or damaged.
     Malformed,
     /// Of another version of gema.
@@ -62,26 +62,26 @@ pub enum Dropped {
     /// The shards here lag too far behind.
     Overloaded,
     /// Accepted before there was any link, and too much of it.
-    Unheard,
+    BeforeLink,
     /// With a number that nobody can have counted.
     Implausible,
 }
 
-impl Dropped {
+impl PeerDropCause {
     fn label(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
             Self::Version => "version",
             Self::Duplicate => "duplicate",
             Self::Overloaded => "overloaded",
-            Self::Unheard => "unheard",
+            Self::BeforeLink => "unheard",
             Self::Implausible => "implausible",
         }
     }
 }
 
 impl ClusterMeters {
-    pub(super) fn new(own: &Maker<'_>, soketi: &Maker<'_>, port: &str) -> Self {
+    pub(super) fn new(own: &Registrar<'_>, soketi: &Registrar<'_>, port: &str) -> Self {
         let gauge = |name: &str, help: &str| own.register(IntGauge::new(format!("gema_{name}"), help));
         let counter = |name: &str, help: &str| own.register(IntCounter::new(format!("gema_{name}"), help));
         let latency = HistogramOpts::new(
@@ -103,21 +103,21 @@ impl ClusterMeters {
             latency: own.register(Histogram::with_opts(latency)),
             messages: own.counter("cluster_messages_total", "Events from and to other nodes", &["direction"]),
             dropped: own.counter("cluster_dropped_total", "Word between nodes that was dropped, by cause", &["cause"]),
-            questions: Questions::new(soketi),
+            queries: PeerQueries::new(soketi),
             port: port.to_owned(),
         }
     }
 
     /// Counts a question about an app and how long its answer took; `None` when there was none.
-    pub fn asked(&self, app: &str, took: Option<Duration>) {
+    pub fn query_finished(&self, app: &str, took: Option<Duration>) {
         let labels = &[app, &self.port];
-        self.questions.asked.with_label_values(labels).inc();
+        self.queries.asked.with_label_values(labels).inc();
         // There from the first question on, even at zero.
-        let unanswered = self.questions.unanswered.with_label_values(labels);
+        let unanswered = self.queries.unanswered.with_label_values(labels);
         match took {
             Some(took) => {
-                self.questions.answered.with_label_values(labels).inc();
-                self.questions.time.with_label_values(labels).observe(took.as_secs_f64() * 1000.0);
+                self.queries.answered.with_label_values(labels).inc();
+                self.queries.time.with_label_values(labels).observe(took.as_secs_f64() * 1000.0);
             }
             None => unanswered.inc(),
         }
@@ -126,7 +126,7 @@ impl ClusterMeters {
     /// An app has gone, and with it its series.
     pub(super) fn forget_app(&self, id: &str) {
         let labels = [id, &*self.port];
-        let Questions { asked, answered, unanswered, heard, answers_heard, time } = &self.questions;
+        let PeerQueries { asked, answered, unanswered, heard, answers_heard, time } = &self.queries;
         for counters in [asked, answered, unanswered, heard, answers_heard] {
             // Those without a question are not there.
             let _ = counters.remove_label_values(&labels);
@@ -135,27 +135,27 @@ impl ClusterMeters {
     }
 
     /// Counts a question of another node.
-    pub fn heard_question(&self, app: &str) {
-        self.questions.heard.with_label_values(&[app, &self.port]).inc();
+    pub fn query_received(&self, app: &str) {
+        self.queries.heard.with_label_values(&[app, &self.port]).inc();
     }
 
     /// Counts another node's answer to a question of this one.
-    pub fn heard_answer(&self, app: &str) {
-        self.questions.answers_heard.with_label_values(&[app, &self.port]).inc();
+    pub fn answer_received(&self, app: &str) {
+        self.queries.answers_heard.with_label_values(&[app, &self.port]).inc();
     }
 
     /// Counts events that other nodes have sent.
-    pub fn heard(&self, events: u64) {
+    pub fn received(&self, events: u64) {
         self.messages.with_label_values(&["in"]).inc_by(events);
     }
 
     /// Counts events that Redis has taken for other nodes.
-    pub fn told(&self, events: u64) {
+    pub fn published(&self, events: u64) {
         self.messages.with_label_values(&["out"]).inc_by(events);
     }
 
     /// Counts what was dropped.
-    pub fn dropped(&self, cause: Dropped, messages: u64) {
+    pub fn dropped(&self, cause: PeerDropCause, messages: u64) {
         self.dropped.with_label_values(&[cause.label()]).inc_by(messages);
     }
 
@@ -165,8 +165,8 @@ impl ClusterMeters {
     }
 }
 
-impl Questions {
-    fn new(soketi: &Maker<'_>) -> Self {
+impl PeerQueries {
+    fn new(soketi: &Registrar<'_>) -> Self {
         let counter = |name: &str, help: &str| soketi.counter(&format!("horizontal_adapter_{name}"), help, APP);
         let time = HistogramOpts::new(
             format!("{}horizontal_adapter_resolve_time", soketi.prefix),

@@ -4,7 +4,7 @@ use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 
-use super::Maker;
+use super::Registrar;
 
 /// The connection to Redis on which Laravel's events come.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct IngestMeters {
 
 /// Why a message is not an event for subscribers. The names are values of the label `cause`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Unfit {
+pub enum IngestDropCause {
     /// Other software's.
     Foreign,
     /// Plaintext for an encrypted channel.
@@ -31,7 +31,7 @@ pub enum Unfit {
     Overloaded,
 }
 
-impl Unfit {
+impl IngestDropCause {
     const ALL: [Self; 5] = [Self::Foreign, Self::Encrypted, Self::Refused, Self::NoApp, Self::Overloaded];
 
     fn label(self) -> &'static str {
@@ -46,12 +46,12 @@ impl Unfit {
 }
 
 impl IngestMeters {
-    pub(super) fn new(own: &Maker<'_>) -> Self {
+    pub(super) fn new(own: &Registrar<'_>) -> Self {
         let dropped =
             own.counter("ingest_dropped_total", "Messages of Redis that were not delivered, by cause", &["cause"]);
         // From the beginning, so that an alert sees the first one.
-        for unfit in Unfit::ALL {
-            dropped.with_label_values(&[unfit.label()]);
+        for cause in IngestDropCause::ALL {
+            dropped.with_label_values(&[cause.label()]);
         }
         let messages = IntCounter::new("gema_ingest_messages_total", "Events of Laravel's redis broadcaster delivered");
         let up = IntGauge::new("gema_ingest_up", "Whether Laravel's redis broadcaster is listened to");
@@ -59,7 +59,7 @@ impl IngestMeters {
     }
 
     /// Counts a message that is not delivered.
-    pub fn dropped(&self, unfit: Unfit) {
-        self.dropped.with_label_values(&[unfit.label()]).inc();
+    pub fn dropped(&self, cause: IngestDropCause) {
+        self.dropped.with_label_values(&[cause.label()]).inc();
     }
 }

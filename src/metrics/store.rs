@@ -7,7 +7,7 @@ use prometheus::HistogramOpts;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 
-use super::Maker;
+use super::Registrar;
 
 /// The app store: what is asked of it and how it answers.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub enum AnswerFrom {
 }
 
 impl StoreMeters {
-    pub(super) fn new(own: &Maker<'_>) -> Self {
+    pub(super) fn new(own: &Registrar<'_>) -> Self {
         let seconds = HistogramOpts::new("gema_app_store_query_seconds", "From asking the database to its answer")
             .buckets(vec![0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
         Self {

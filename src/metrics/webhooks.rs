@@ -6,7 +6,7 @@ use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 
 use super::APP;
-use super::Maker;
+use super::Registrar;
 
 /// Values of the label `result`.
 const REQUEST_RESULTS: [&str; 2] = ["delivered", "failed"];
@@ -50,7 +50,7 @@ pub struct AppWebhookMeters {
 }
 
 impl WebhookMeters {
-    pub(super) fn new(own: &Maker<'_>, port: &str) -> Self {
+    pub(super) fn new(own: &Registrar<'_>, port: &str) -> Self {
         let result = &["app_id", "port", "result"];
         let unsorted = "Events dropped before it was known who wants to hear of them";
         Self {

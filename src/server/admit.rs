@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use crate::limiter::arrivals::Arrival;
+use crate::limiter::http_connections::HttpConnection;
 use crate::protocol::proxy::ProxyHeader;
 use crate::refusal::Cause;
 use crate::server::listen::Port;
@@ -15,17 +15,17 @@ use crate::server::proxy_header::HeaderError;
 impl Port {
     /// Whether one more connection may be accepted. Closes a silent one for it if need be.
     pub(super) fn has_capacity(&self) -> bool {
-        let (has_capacity, closed) = self.arrivals.make_room(self.node.sockets());
+        let (has_capacity, closed) = self.http_connections.reserve(self.node.sockets());
         self.refuse_silent(closed, None);
         has_capacity
     }
 
     /// Counts a connection from this address. Connections of a trusted proxy count for no address.
-    pub(super) fn arrive(&self, peer: SocketAddr) -> Arrival {
+    pub(super) fn connected(&self, peer: SocketAddr) -> HttpConnection {
         let address = Some(peer.ip()).filter(|&address| !self.node.addresses().is_proxy(address));
-        let (arrival, closed) = self.arrivals.arrive(address, self.node.sockets());
+        let (http_connection, closed) = self.http_connections.connected(address, self.node.sockets());
         self.refuse_silent(closed, Some(peer));
-        arrival
+        http_connection
     }
 
     fn refuse_silent(&self, count: usize, peer: Option<SocketAddr>) {

@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::http;
 use crate::http::Client;
 use crate::http::Routes;
-use crate::limiter::arrivals::Arrival;
-use crate::limiter::arrivals::Arrivals;
+use crate::limiter::http_connections::HttpConnection;
+use crate::limiter::http_connections::HttpConnections;
 use crate::node::Node;
 use crate::protocol::proxy::ProxyHeader;
 use crate::refusal::Cause;
@@ -128,7 +128,7 @@ pub(super) struct Port {
     /// How long a client may take for a TLS handshake, and for a request's head.
     pub(super) head_time: Duration,
     /// The connections of all ports that are not WebSockets.
-    pub(super) arrivals: Arc<Arrivals>,
+    pub(super) http_connections: Arc<HttpConnections>,
     /// Whether trusted proxies send a PROXY header on each connection.
     pub(super) reads_headers: bool,
 }
@@ -151,8 +151,8 @@ impl Listener {
         self.tasks.spawn(async move {
             let _closed = closed;
             let serve = |stream, peer| {
-                let arrival = port.arrive(peer);
-                tasks.spawn(Arc::clone(&port).connection(stream, peer, arrival, tasks.clone()));
+                let http_connection = port.connected(peer);
+                tasks.spawn(Arc::clone(&port).connection(stream, peer, http_connection, tasks.clone()));
             };
             for number in 1_u64.. {
                 if number.is_multiple_of(ACCEPTED_AT_ONCE) {
@@ -194,16 +194,22 @@ fn nonblocking(stream: std::net::TcpStream) -> io::Result<TcpStream> {
 
 impl Port {
     /// Serves one connection until it ends, becomes a WebSocket or is closed for another one.
-    async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, mut arrival: Arrival, tasks: Tasks) {
+    async fn connection(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        mut http_connection: HttpConnection,
+        tasks: Tasks,
+    ) {
         let mut from = ProxyHeader::UNKNOWN;
         let mut tcp = tcp;
         if self.reads_headers {
-            let Some(Some(with_header)) = arrival.unless_closed(self.read_proxy_header(tcp, peer)).await else {
+            let Some(Some(with_header)) = http_connection.unless_closed(self.read_proxy_header(tcp, peer)).await else {
                 return;
             };
             (tcp, from) = with_header;
             if let Some(client) = from.client {
-                arrival = self.arrive(client);
+                http_connection = self.connected(client);
             }
         }
         let peer = from.client.unwrap_or(peer);
@@ -216,10 +222,10 @@ impl Port {
                 if from.client.is_some() {
                     stream.client().mark_proxy_header();
                 }
-                self.http(stream, &arrival, &tasks).await;
+                self.http(stream, &http_connection, &tasks).await;
             }
         };
-        arrival.unless_closed(serve).await;
+        http_connection.unless_closed(serve).await;
     }
 
     /// Does the TLS handshake. A connection without TLS goes on, to get an error.
@@ -244,13 +250,13 @@ impl Port {
     }
 
     /// Serves the requests of a connection.
-    async fn http(&self, stream: Stream, arrival: &Arrival, tasks: &Tasks) {
+    async fn http(&self, stream: Stream, http_connection: &HttpConnection, tasks: &Tasks) {
         let client = stream.client().clone();
         let is_allowed = client.is_secure() || self.tls.is_none();
         let (stop, unread) = (tasks.stop(), UnreadBody::default());
         let service = service_fn(|request: Request<Incoming>| {
             let (client, unread, is_last) = (&client, &unread, stop.is_cancelled() || !is_allowed);
-            arrival.asks();
+            http_connection.on_request();
             async move {
                 let waits = request.headers().contains_key(header::EXPECT);
                 let request = request.map(|body| unread.watch(body));
@@ -262,7 +268,7 @@ impl Port {
                 if (is_last || !is_read) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                arrival.is_answered();
+                http_connection.on_response();
                 Ok::<_, Infallible>(response)
             }
         });
@@ -293,7 +299,7 @@ impl Port {
             self.refuse(Cause::InvalidHttp, client.address(), Some(error));
         }
         if unread.is_left() || broken.is_some() {
-            arrival.lingers();
+            http_connection.on_linger();
             Box::pin(tokio::time::timeout(self.head_time, parts.io.linger())).await.unwrap_or_default();
         } else if outcome.is_ok() {
             // hyper has answered what can be answered; other errors are the peer's.

@@ -93,7 +93,7 @@ impl Session {
         if !node.has_capacity() {
             return Err(ClientEventError::Overloaded);
         }
-        Bucket::follow(&mut self.client_events, limits.max_client_events_per_second, now);
+        Bucket::update_limit(&mut self.client_events, limits.max_client_events_per_second, now);
         if self.client_events.as_mut().is_some_and(|bucket| bucket.take(1, now).is_err()) {
             return Err(ClientEventError::TooFast);
         }

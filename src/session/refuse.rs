@@ -15,7 +15,7 @@ use crate::protocol::message::Subscribe;
 use crate::protocol::signature::Signer;
 use crate::protocol::view::ViewError;
 use crate::refusal::Cause;
-use crate::refusal::Lazily;
+use crate::refusal::LazyText;
 use crate::refusal::Subject;
 use crate::session::Action;
 use crate::session::Session;
@@ -64,7 +64,7 @@ impl Session {
         self.count_refusal(
             subscribe_cause(error),
             Some(channel),
-            &Lazily(|| self.explain_subscribe(node, subscribe, error)),
+            &LazyText(|| self.explain_subscribe(node, subscribe, error)),
         );
         actions.push(Action::Send(event::subscription_error(channel, error)));
         actions.push(Action::Send(event::error(None, &error.to_string())));
@@ -77,7 +77,7 @@ impl Session {
             SignInError::Auth(error) => self.explain_auth(node, error, &sign_in.auth, &signed),
             error => error.to_string(),
         };
-        self.count_refusal(sign_in_cause(error), None, &Lazily(explain));
+        self.count_refusal(sign_in_cause(error), None, &LazyText(explain));
         actions.push(Action::Send(event::error(None, &error.to_string())));
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::metrics::Cause;
+use crate::metrics::DropCause;
 use crate::protocol::code::Close;
 use crate::protocol::frame::Frame;
 use crate::refusal;
@@ -70,7 +70,7 @@ impl Shard {
     pub(super) fn remove(&mut self, slot: Slot) {
         let Some(mut connection) = self.connections.remove(slot) else { return };
         if let Some(session) = &mut connection.session {
-            session.meters().dropped(Cause::Disconnected, connection.outbox.frames() as u64);
+            session.meters().dropped(DropCause::Disconnected, connection.outbox.frames() as u64);
             // Its channels learn it from the inbox, and have no connection to hand pending events to.
             session.end(&self.node, self.now);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::metrics::Cause;
+use crate::metrics::DropCause;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
 use crate::protocol::frame::frame_ends;
@@ -182,7 +182,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = &connection.session else { return };
         if connection.shut_down_when_sent {
-            return session.meters().dropped(Cause::SlowReader, flush.batch.frames() as u64);
+            return session.meters().dropped(DropCause::SlowReader, flush.batch.frames() as u64);
         }
         let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id()) };
         if let Some(pieces) = part {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::metrics::Cause;
+use crate::metrics::DropCause;
 use crate::refusal;
 use crate::registry::address::Slot;
 use crate::session;
@@ -140,7 +140,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = &connection.session else { return };
         let before = connection.outbox.load();
-        session.meters().dropped(Cause::SlowReader, connection.outbox.forget() as u64);
+        session.meters().dropped(DropCause::SlowReader, connection.outbox.forget() as u64);
         session.count_refusal(why, None, &format_args!("{} bytes waited for it", before.bytes));
         self.load.follow(before, connection.outbox.load());
         connection.shut_down_when_sent = true;

@@ -1,4 +1,5 @@
-//! How many lines a second the log has for one cause. Whoever may bring about a line may bring it about very often.
+//! Limits the log to some lines per second and cause: anybody who can cause a line can cause it often.
+//! `telemetry` wraps the output layer with it.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -23,44 +24,44 @@ use crate::limiter::Bucket;
 use crate::metrics::Unwritten;
 use crate::metrics::count_unwritten;
 
-/// Lines a second of one cause: as many as a person can read.
+/// Lines per second of one cause: as many as a person can read.
 const LINES_MAX: u32 = 10;
-/// The same at `debug`, which somebody has switched on to find one event among others.
+/// Like `LINES_MAX`, but at `debug`, which an operator switches on to find one event among others.
 const DEBUG_LINES_MAX: u32 = 100;
-/// Causes of one place in the source that are told apart.
+/// Causes per place in the source that are counted apart.
 const CAUSES_MAX: usize = 256;
-/// Lines of the command line are the operator's own: all faults of a configuration are told.
+/// The command line has no limit: it reports all faults of a configuration.
 const OPERATORS: &str = "gema::cli";
-/// What the budget itself tells has none.
+/// The budget's own lines have no limit.
 const OWN: &str = "gema::telemetry";
 
-/// What each cause has used up: a place in the source, and the field `cause` where a line has one.
+/// The budgets, by place in the source and by the line's field `cause`.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Budget(Arc<Mutex<HashMap<Identifier, Causes>>>);
+pub(super) struct LogBudget(Arc<Mutex<HashMap<Identifier, Causes>>>);
 
-type Causes = HashMap<Box<str>, Spent>;
+type Causes = HashMap<Box<str>, CauseBudget>;
 
 #[derive(Debug)]
-struct Spent {
+struct CauseBudget {
     left: Bucket,
-    /// Lines left out, and not told yet.
+    /// Lines left out and not reported yet.
     left_out: u64,
     target: &'static str,
 }
 
-impl Budget {
-    fn takes(&self, metadata: &'static Metadata<'static>, cause: &str, now: Instant) -> bool {
+impl LogBudget {
+    fn try_take(&self, metadata: &'static Metadata<'static>, cause: &str, now: Instant) -> bool {
         let mut places = self.0.lock();
         let causes = places.entry(metadata.callsite()).or_default();
         let cause = if causes.len() < CAUSES_MAX || causes.contains_key(cause) { cause } else { "" };
         if !causes.contains_key(cause) {
             let lines_max = if *metadata.level() >= Level::DEBUG { DEBUG_LINES_MAX } else { LINES_MAX };
-            let spent = Spent { left: Bucket::of(lines_max, now), left_out: 0, target: metadata.target() };
-            causes.insert(cause.into(), spent);
+            let cause_budget = CauseBudget { left: Bucket::of(lines_max, now), left_out: 0, target: metadata.target() };
+            causes.insert(cause.into(), cause_budget);
         }
-        let Some(spent) = causes.get_mut(cause) else { return true };
-        let is_left = spent.left.take(1, now).is_ok();
-        spent.left_out += u64::from(!is_left);
+        let Some(cause_budget) = causes.get_mut(cause) else { return true };
+        let is_left = cause_budget.left.take(1, now).is_ok();
+        cause_budget.left_out += u64::from(!is_left);
         is_left
     }
 
@@ -69,21 +70,21 @@ impl Budget {
         if metadata.target() == OWN || metadata.target().starts_with(OPERATORS) {
             return true;
         }
-        let mut cause = CauseOf(String::new());
+        let mut cause = CauseField(String::new());
         event.record(&mut cause);
-        let takes = self.takes(metadata, &cause.0, Instant::now());
-        if !takes {
+        let is_allowed = self.try_take(metadata, &cause.0, Instant::now());
+        if !is_allowed {
             count_unwritten(Unwritten::LeftOut, 1);
         }
-        takes
+        is_allowed
     }
 
-    /// Logs how many lines have been left out since the last time.
+    /// Logs how many lines have been left out since the last report.
     pub(super) fn report(&self) {
         let mut all = Vec::new();
-        for (cause, spent) in self.0.lock().values_mut().flatten() {
-            if spent.left_out > 0 {
-                all.push((cause.clone(), spent.target, std::mem::take(&mut spent.left_out)));
+        for (cause, cause_budget) in self.0.lock().values_mut().flatten() {
+            if cause_budget.left_out > 0 {
+                all.push((cause.clone(), cause_budget.target, std::mem::take(&mut cause_budget.left_out)));
             }
         }
         for (cause, of, lines) in all {
@@ -93,14 +94,14 @@ impl Budget {
     }
 }
 
-/// A layer that is told of no more events than its budget allows. It is no filter of tracing's own, since those hold for
-/// a whole callsite, or leave their thread's state behind when they refuse an event.
-pub(super) struct Budgeted<L> {
+/// A layer that passes on no more events than its budget allows. It is not one of tracing's filters: those decide for a
+/// whole callsite, or leave state of their thread behind when they reject an event.
+pub(super) struct BudgetLayer<L> {
     pub(super) layer: L,
-    pub(super) budget: Budget,
+    pub(super) budget: LogBudget,
 }
 
-impl<S: Subscriber, L: Layer<S>> Layer<S> for Budgeted<L> {
+impl<S: Subscriber, L: Layer<S>> Layer<S> for BudgetLayer<L> {
     fn on_layer(&mut self, subscriber: &mut S) {
         self.layer.on_layer(subscriber);
     }
@@ -121,9 +122,9 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for Budgeted<L> {
 }
 
 /// The field `cause` of an event.
-struct CauseOf(String);
+struct CauseField(String);
 
-impl Visit for CauseOf {
+impl Visit for CauseField {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "cause" {
             self.0.push_str(value);

@@ -1,4 +1,5 @@
-//! From whoever logs to the output, by way of a queue and a thread: nobody waits for a reader of the log that stops.
+//! The queue and thread between the log and its output: no thread waits for a slow reader of the log.
+//! `telemetry` starts it.
 
 use std::io;
 use std::io::Write;
@@ -10,7 +11,7 @@ use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::Sender;
-use std::thread;
+
 use std::time::Duration;
 use std::time::Instant;
 
@@ -18,30 +19,30 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::metrics::Unwritten;
 use crate::metrics::count_unwritten;
-use crate::telemetry::lines::Lines;
+use crate::telemetry::repeats::RepeatFilter;
 
 /// Bytes that may wait for the output; further lines are dropped and counted.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What a line costs besides its text.
+/// Memory of a line besides its text.
 const LINE_COST: usize = 64;
 /// Bytes that are written at once.
 const BATCH_BYTES: usize = 64 * 1024;
-/// How often what has been left out is told.
+/// How often lost lines are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the output.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
 
-/// Where lines are put; whoever does so never waits.
+/// The sending end: puts lines in without waiting.
 #[derive(Debug, Clone)]
 pub(super) struct Queue {
     lines: Sender<Entry>,
-    shared: Arc<Shared>,
+    counters: Arc<QueueCounters>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct QueueCounters {
     waiting_bytes: AtomicUsize,
-    /// Lines dropped, and not told yet.
+    /// Lines dropped and not reported yet.
     dropped: AtomicU64,
 }
 
@@ -52,14 +53,14 @@ enum Entry {
     End,
 }
 
-/// As long as it lives, lines are written. Its end waits until all have been, for half a second at most.
+/// Keeps the log alive. Dropping it waits until all lines are written, for half a second at most.
 #[derive(Debug)]
-pub struct Writer {
+pub struct LogGuard {
     lines: Sender<Entry>,
     ended: Receiver<()>,
 }
 
-impl Drop for Writer {
+impl Drop for LogGuard {
     fn drop(&mut self) {
         if self.lines.send(Entry::End).is_ok() {
             // The thread drops its end when it is done.
@@ -68,31 +69,36 @@ impl Drop for Writer {
     }
 }
 
-/// A queue and the thread that empties it. `report` is called about once a second, and may log.
+/// Starts the queue and the thread that writes it. `report` is called about once a second, and may log.
 pub(super) fn start(
     output: impl Write + Send + 'static,
     report: impl Fn() + Send + 'static,
-) -> io::Result<(Queue, Writer)> {
+) -> io::Result<(Queue, LogGuard)> {
     let (lines, entries) = mpsc::channel();
     let (end, ended) = mpsc::channel();
-    let shared = Arc::<Shared>::default();
-    let emptying =
-        Emptying { entries, shared: Arc::clone(&shared), output, lines: Lines::default(), batch: Vec::new() };
-    thread::Builder::new().name("gema-log".to_owned()).spawn(move || {
+    let counters = Arc::<QueueCounters>::default();
+    let thread = LogThread {
+        entries,
+        counters: Arc::clone(&counters),
+        output,
+        lines: RepeatFilter::default(),
+        batch: Vec::new(),
+    };
+    std::thread::Builder::new().name("gema-log".to_owned()).spawn(move || {
         let _end = end;
-        emptying.run(report);
+        thread.run(report);
     })?;
-    Ok((Queue { lines: lines.clone(), shared }, Writer { lines, ended }))
+    Ok((Queue { lines: lines.clone(), counters }, LogGuard { lines, ended }))
 }
 
 impl Queue {
     fn put(&self, line: &[u8]) {
         let cost = line.len() + LINE_COST;
-        let before = self.shared.waiting_bytes.fetch_add(cost, Ordering::Relaxed);
+        let before = self.counters.waiting_bytes.fetch_add(cost, Ordering::Relaxed);
         let fits = before + cost <= WAITING_BYTES_MAX;
         if !fits || self.lines.send(Entry::Line(line.to_vec())).is_err() {
-            self.shared.waiting_bytes.fetch_sub(cost, Ordering::Relaxed);
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.counters.waiting_bytes.fetch_sub(cost, Ordering::Relaxed);
+            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             count_unwritten(Unwritten::QueueFull, 1);
         }
     }
@@ -118,16 +124,16 @@ impl Write for &Queue {
     }
 }
 
-/// The thread's part.
-struct Emptying<W> {
+/// The thread that writes the lines.
+struct LogThread<W> {
     entries: Receiver<Entry>,
-    shared: Arc<Shared>,
+    counters: Arc<QueueCounters>,
     output: W,
-    lines: Lines,
+    lines: RepeatFilter,
     batch: Vec<u8>,
 }
 
-impl<W: Write> Emptying<W> {
+impl<W: Write> LogThread<W> {
     fn run(mut self, report: impl Fn()) {
         let mut reported = Instant::now();
         loop {
@@ -152,7 +158,7 @@ impl<W: Write> Emptying<W> {
         }
     }
 
-    /// Takes what else waits, as far as it goes out at once. Returns whether this is the end.
+    /// Takes further lines, up to the size of one write. Returns whether the log ends.
     fn take_waiting(&mut self) -> bool {
         while self.batch.len() < BATCH_BYTES {
             match self.entries.try_recv() {
@@ -169,7 +175,7 @@ impl<W: Write> Emptying<W> {
 
     fn take(&mut self, entry: Entry) -> bool {
         let Entry::Line(line) = entry else { return true };
-        self.shared.waiting_bytes.fetch_sub(line.len() + LINE_COST, Ordering::Relaxed);
+        self.counters.waiting_bytes.fetch_sub(line.len() + LINE_COST, Ordering::Relaxed);
         self.lines.put(&line, &mut self.batch, Instant::now());
         false
     }
@@ -180,7 +186,7 @@ impl<W: Write> Emptying<W> {
         }
         let written = self.output.write_all(&self.batch).and_then(|()| self.output.flush());
         if written.is_err() {
-            // Nobody can be told but by the metrics.
+            // Only the metrics can report it.
             let lines = self.batch.iter().filter(|&&byte| byte == b'\n').count();
             count_unwritten(Unwritten::Failed, lines as u64);
         }
@@ -188,7 +194,7 @@ impl<W: Write> Emptying<W> {
     }
 
     fn report_dropped(&self) {
-        let lines = self.shared.dropped.swap(0, Ordering::Relaxed);
+        let lines = self.counters.dropped.swap(0, Ordering::Relaxed);
         if lines > 0 {
             tracing::warn!(lines, "lines of the log are lost, because whoever reads it does not keep up");
         }

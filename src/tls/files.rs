@@ -1,4 +1,5 @@
-//! From PEM files to a certificate with its chain and its key.
+//! Reads PEM files into a certificate with its chain and key.
+//! `tls` calls it.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use x509_cert::der::Decode;
 
 use crate::config::Tls;
 use crate::tls::TlsError;
-use crate::tls::kind;
+use crate::tls::key_kind;
 
 const CERT_PATH: &str = "tls.cert_path";
 const KEY_PATH: &str = "tls.key_path";
@@ -26,10 +27,10 @@ const CA_PATH: &str = "tls.ca_path";
 
 const ENCRYPTED_BEGIN: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
 const ENCRYPTED_END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
-/// A line in keys that OpenSSL has encrypted in its own, older way.
+/// A line in keys that OpenSSL encrypted in its older format.
 const ENCRYPTED_BY_OPENSSL: &str = "Proc-Type: 4,ENCRYPTED";
 
-/// Certificate, chain and key; the first two are a pair.
+/// Reads certificate, chain and key, and checks that certificate and key belong together.
 pub(super) fn read(tls: &Tls) -> Result<CertifiedKey, TlsError> {
     let mut chain = certificates(CERT_PATH, &tls.cert_path)?;
     if !tls.ca_path.is_empty() {
@@ -41,7 +42,7 @@ pub(super) fn read(tls: &Tls) -> Result<CertifiedKey, TlsError> {
     Ok(pair)
 }
 
-/// What is wrong with each of the files that are named; if nothing is, with all of them together.
+/// The faults of each file that is set; without any, the fault of all together.
 pub(super) fn faults(tls: &Tls) -> Vec<TlsError> {
     let of = |path: &str, fault: &dyn Fn() -> Option<TlsError>| if path.is_empty() { None } else { fault() };
     let each = [
@@ -56,7 +57,7 @@ pub(super) fn faults(tls: &Tls) -> Vec<TlsError> {
     faults
 }
 
-/// What is wrong with the first certificate at this time.
+/// Why the first certificate is not valid at this time.
 pub(super) fn warning(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<String> {
     let certificate = parsed(chain.first()?)?;
     let validity = certificate.tbs_certificate().validity();
@@ -72,8 +73,8 @@ pub(super) fn warning(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<S
     })
 }
 
-/// When the first of a chain's certificates ends.
-pub(super) fn ends(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+/// When the first certificate of a chain expires.
+pub(super) fn expires_at(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     let ends = chain
         .iter()
         .filter_map(|certificate| Some(parsed(certificate)?.tbs_certificate().validity().not_after.to_system_time()));
@@ -100,8 +101,8 @@ fn certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer<'sta
     })
 }
 
-/// Appends the issuer of the last certificate, that one's, and so on. Who has signed itself ends the chain and is
-/// left out: clients believe only their own copy of it.
+/// Appends the issuer of the last certificate, then its issuer, and so on. Self-signed ones are left out: clients trust
+/// only their own copy of them.
 fn complete(chain: &mut Vec<CertificateDer<'static>>, authorities: Vec<CertificateDer<'static>>) {
     let mut authorities: Vec<_> = authorities.into_iter().filter_map(|der| Some((parsed(&der)?, der))).collect();
     authorities.retain(|(authority, _)| !is_self_signed(authority));
@@ -111,7 +112,7 @@ fn complete(chain: &mut Vec<CertificateDer<'static>>, authorities: Vec<Certifica
         else {
             return;
         };
-        // Each is taken once, so that authorities who vouch for each other come to an end.
+        // Each is used once, so that a circle of authorities ends.
         chain.push(authorities.swap_remove(at).1);
     }
 }
@@ -124,7 +125,7 @@ fn signing_key(tls: &Tls) -> Result<Arc<dyn SigningKey>, TlsError> {
     let path = tls.key_path.clone();
     let key = private_key(tls)?;
     ring::sign::any_supported_type(&key).map_err(|cause| {
-        let kind = kind::kind(&key).unwrap_or_else(|| format!("of a kind that gema does not know ({cause})"));
+        let kind = key_kind::describe(&key).unwrap_or_else(|| format!("of a kind that gema does not know ({cause})"));
         TlsError::Key { path, kind, cause }
     })
 }
@@ -150,7 +151,7 @@ fn private_key(tls: &Tls) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// The key of a PKCS #8 section, which the text begins with.
+/// Decrypts the PKCS #8 section at the beginning of a text.
 fn decrypted(text: &str, passphrase: &[u8]) -> Option<PrivateKeyDer<'static>> {
     let end = text.find(ENCRYPTED_END)? + ENCRYPTED_END.len();
     let (_, encrypted) = SecretDocument::from_pem(&text[..end]).ok()?;

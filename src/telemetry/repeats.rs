@@ -1,22 +1,23 @@
-//! The form of lines: one line each, and one line for many that are the same.
+//! Escapes control characters in log lines, and prints equal lines in a row once, with their number.
+//! `queue` passes each line through it.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// How often a line that repeats itself is printed.
+/// How often a repeated line is printed.
 const REPEATS_EVERY: Duration = Duration::from_secs(10);
 
-/// The last line, and how often it has come again without being printed.
+/// The last line, and how often it was repeated without being printed.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct RepeatFilter {
     last: String,
     printed: Option<Instant>,
     count: u64,
 }
 
-impl Lines {
-    /// Appends what to print for this line, of which the control characters are escaped, so that no value can forge a
-    /// line or steer a terminal: the line itself, nothing, or the line before with its count.
+impl RepeatFilter {
+    /// Appends the output for a line: the line, nothing, or the line before with its count. Control characters are
+    /// escaped, so that no value can forge a line or control a terminal.
     pub(super) fn put(&mut self, line: &[u8], output: &mut Vec<u8>, now: Instant) {
         let line = escaped(&String::from_utf8_lossy(line));
         let repeated = content(&line) == content(&self.last);
@@ -38,7 +39,7 @@ impl Lines {
         self.printed = Some(now);
     }
 
-    /// Appends the last line with its count, if it has come again and it is time to say so, or the end.
+    /// Appends the last line with its count, if it was repeated and the interval is over or the log ends.
     pub(super) fn flush_repeats(&mut self, output: &mut Vec<u8>, is_end: bool, now: Instant) {
         let is_due = is_end || self.printed.is_none_or(|printed| now.duration_since(printed) >= REPEATS_EVERY);
         if self.count > 0 && is_due {
@@ -56,7 +57,7 @@ fn escaped(line: &str) -> String {
             '\n' => escaped.push_str("\\n"),
             '\r' => escaped.push_str("\\r"),
             '\t' => escaped.push_str("\\t"),
-            // This form is right in JSON, too.
+            // This form is also valid in JSON.
             control if control.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(control))),
             other => escaped.push(other),
         }

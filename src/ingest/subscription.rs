@@ -1,4 +1,5 @@
-//! The connection on which Laravel's events come: made, kept, lost, made again.
+//! The Redis connection that is subscribed to Laravel's events, with its reconnects.
+//! `Ingest::run` runs it.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,38 +22,38 @@ use crate::cluster::connection;
 use crate::cluster::connection::Backoff;
 use crate::ingest::Ingest;
 
-/// How long nothing may come until the connection is asked whether it still lives.
-const QUIET: Duration = Duration::from_secs(2);
+/// Without input for this long, the connection is tested with a PING.
+const IDLE_TIME: Duration = Duration::from_secs(2);
 
-/// One connection.
-struct Link {
+/// One subscribed connection.
+struct Subscription {
     redis: MultiplexedConnection,
-    state: Arc<State>,
+    state: Arc<SubscriptionState>,
     since: Instant,
 }
 
-/// What those who hear know of their connection.
+/// The state that the receiving callback shares with its connection.
 #[derive(Default)]
-struct State {
-    /// From then on nothing counts that still comes from it.
+struct SubscriptionState {
+    /// Cancelled when the connection is lost; later messages are ignored.
     lost: CancellationToken,
-    /// A message has come since somebody last asked.
-    heard: AtomicBool,
+    /// A message has come since the last test.
+    has_input: AtomicBool,
 }
 
-/// Keeps a connection until `stop` is cancelled.
-pub(super) async fn keep(ingest: &Arc<Ingest>, stop: &CancellationToken) {
+/// Keeps a subscribed connection until `stop` is cancelled.
+pub(super) async fn run(ingest: &Arc<Ingest>, stop: &CancellationToken) {
     let mut backoff = Backoff::default();
-    let mut told = false;
+    let mut is_logged = false;
     while !stop.is_cancelled() {
-        let opened = stop.run_until_cancelled(Link::open(ingest)).await;
+        let opened = stop.run_until_cancelled(Subscription::open(ingest)).await;
         ingest.tried.cancel();
         match opened {
             Some(Ok(link)) => {
-                told = true;
+                is_logged = true;
                 tracing::info!("listening to Laravel's redis broadcaster");
                 if let Some(Err(error)) = stop.run_until_cancelled(link.serve()).await {
-                    tell_of(&error, "the connection to Laravel's redis broadcaster is lost", ingest);
+                    report(&error, "the connection to Laravel's redis broadcaster is lost", ingest);
                 }
                 link.state.lost.cancel();
                 ingest.meters.up.set(0);
@@ -61,9 +62,9 @@ pub(super) async fn keep(ingest: &Arc<Ingest>, stop: &CancellationToken) {
                     continue;
                 }
             }
-            Some(Err(error)) if !told => {
-                told = true;
-                tell_of(&error, "Laravel's redis broadcaster cannot be listened to", ingest);
+            Some(Err(error)) if !is_logged => {
+                is_logged = true;
+                report(&error, "Laravel's redis broadcaster cannot be listened to", ingest);
             }
             Some(Err(error)) => tracing::debug!(%error, "Laravel's redis broadcaster still cannot be listened to"),
             None => return,
@@ -72,23 +73,23 @@ pub(super) async fn keep(ingest: &Arc<Ingest>, stop: &CancellationToken) {
     }
 }
 
-fn tell_of(error: &RedisError, what: &str, ingest: &Ingest) {
+fn report(error: &RedisError, what: &str, ingest: &Ingest) {
     let forbidden = (error.code() == Some("NOPERM")).then_some("the user's ACL must allow &PREFIX* for each prefix");
     let advice = forbidden.or(connection::advice(error, &ingest.redis));
     tracing::warn!(place = ingest.redis.place(), %error, advice, "{what}; its events do not arrive meanwhile");
 }
 
-impl Link {
+impl Subscription {
     async fn open(ingest: &Arc<Ingest>) -> RedisResult<Self> {
-        let state = Arc::new(State::default());
-        let (hears, of) = (Arc::clone(ingest), Arc::clone(&state));
-        let mut redis = connection::open_one(&ingest.redis, move |push| of.hear(push, &hears)).await?;
+        let state = Arc::new(SubscriptionState::default());
+        let (receiver, own_state) = (Arc::clone(ingest), Arc::clone(&state));
+        let mut redis = connection::open_one(&ingest.redis, move |push| own_state.on_push(push, &receiver)).await?;
         redis.psubscribe(ingest.patterns()).await?;
         ingest.meters.up.set(1);
         Ok(Self { redis, state, since: Instant::now() })
     }
 
-    /// Ends when the connection is lost.
+    /// Waits until the connection is lost.
     async fn serve(&self) -> RedisResult<Infallible> {
         tokio::select! {
             lost = self.watch() => lost,
@@ -96,30 +97,30 @@ impl Link {
         }
     }
 
-    /// Makes sure that the connection lives. One on which messages come does, however long an answer would take.
+    /// Tests an idle connection. One with messages lives, however late its answer would be.
     async fn watch(&self) -> RedisResult<Infallible> {
         let mut redis = self.redis.clone();
         loop {
-            tokio::time::sleep(QUIET).await;
-            if !self.state.heard.swap(false, Ordering::Relaxed) {
+            tokio::time::sleep(IDLE_TIME).await;
+            if !self.state.has_input.swap(false, Ordering::Relaxed) {
                 cmd("PING").query_async::<Value>(&mut redis).await?;
             }
         }
     }
 }
 
-impl State {
-    /// What Redis says unasked.
-    fn hear(&self, push: PushInfo, ingest: &Ingest) {
+impl SubscriptionState {
+    /// Handles a push message of Redis.
+    fn on_push(&self, push: PushInfo, ingest: &Ingest) {
         if self.lost.is_cancelled() {
             return;
         }
         match (push.kind, push.data.as_slice()) {
             (PushKind::PMessage, [_, Value::BulkString(channel), Value::BulkString(message)]) => {
-                self.heard.store(true, Ordering::Relaxed);
-                ingest.hear(channel, message);
+                self.has_input.store(true, Ordering::Relaxed);
+                ingest.on_message(channel, message);
             }
-            // Nobody here has asked for the end of a subscription.
+            // Nothing here unsubscribes, so Redis has ended it.
             (PushKind::Disconnection | PushKind::PUnsubscribe, _) => self.lost.cancel(),
             _ => (),
         }
