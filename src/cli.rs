@@ -1,4 +1,5 @@
-//! The command line: start, check, show, ask for health.
+//! The command line: `start`, `check`, `config` and `health`.
+//! `main` calls it.
 
 mod invocation;
 
@@ -31,7 +32,7 @@ use crate::telemetry;
 use crate::tls;
 use crate::tls::Certificates;
 
-/// Longest wait for the answer of `gema health`; shorter than the usual limit of a health check, 5 s.
+/// The longest wait of `gema health`; shorter than the usual limit of a health check, 5 s.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A WebSocket server that speaks the Pusher protocol. Answers to the names soketi and soketi-pm2, too.
@@ -69,7 +70,7 @@ enum Command {
     },
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub fn run() -> ExitCode {
     let Invocation { words, ignored } = match invocation(std::env::args_os().collect()) {
         Ok(invocation) => invocation,
@@ -101,7 +102,7 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// The configuration, or an error that holds every fault and warning, a line each, those of the certificate included.
+/// Loads the configuration, or returns all faults and warnings, with those of the certificate.
 fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
     let (good, mut faults) = match read(files) {
         Ok(loaded) => (Box::new(loaded), Vec::new()),
@@ -112,7 +113,8 @@ fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
     if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }) }
 }
 
-/// Warns of options that Soketi ignores. One that names an app must not lead to everybody's.
+/// Warns about options that Soketi ignores. One that names an app is a fault if the default app would be served
+/// instead.
 fn with_ignored(mut loaded: Loaded, options: &[String]) -> Result<Loaded, Faults> {
     let app = loaded.config.with_public_secret();
     let mut faults = Vec::new();
@@ -155,7 +157,7 @@ fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
     print(lines)
 }
 
-/// What becomes of clients' events on a channel, whatever its rule says.
+/// Whether client events are possible on a channel, whatever its rule says.
 fn client_events(limits: &Limits, channel: &ChannelName) -> Result<(), &'static str> {
     let kind = ChannelKind::of(channel.as_str());
     match () {
@@ -172,7 +174,7 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
     let mut output = io::stdout().lock();
     for line in lines {
         match writeln!(output, "{line}") {
-            // Whoever reads has seen enough, as in `gema config | head`.
+            // The reader has seen enough, as in `gema config | head`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             written => written?,
         }
@@ -182,7 +184,7 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
 
 /// Serves until a signal comes.
 fn start(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    // Until the end, so that the last lines are written.
+    // Kept until the end, so that the last lines are written.
     let _log = telemetry::init(&loaded.config.log)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
@@ -192,7 +194,7 @@ fn start(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
 
 async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let config = &loaded.config;
-    // Before the start, so that a signal in the meantime is not lost.
+    // Before the start, so that an early signal is not lost.
     let mut stop = Stop::listen()?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut server = Server::start(config).await?;
@@ -216,7 +218,7 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads files and variables anew. With a mistake in them the server goes on as it is.
+/// Reads files and variables again. With a fault in them the server keeps its configuration.
 async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
     const UNCHANGED: &str = "the configuration has not changed, because the new one has faults";
     let new = match load(files) {
@@ -229,7 +231,7 @@ async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
         }
     };
     if let Some(app) = new.config.with_public_secret().filter(|_| started.config.with_public_secret().is_none()) {
-        // More likely a file or a variable is missing than that this is meant.
+        // More likely a file or variable is missing than that this is meant.
         error!(
             app,
             "the app has Soketi's default secret, which everybody knows; give it one, or restart if it is meant"
@@ -263,7 +265,7 @@ impl Stop {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The name of the first that comes.
+    /// The name of the first signal.
     async fn signal(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -272,10 +274,10 @@ impl Stop {
     }
 }
 
-/// Where this configuration's server says whether it is ready, without TLS.
+/// The URL where this configuration's server reports whether it is ready, without TLS.
 fn ready_url(config: &Config) -> anyhow::Result<String> {
     let (server, metrics) = (&config.server, &config.metrics);
-    // A plain request is not what a port with TLS or PROXY headers takes.
+    // A port with TLS or PROXY headers does not accept a plain request.
     let (key, host, port) = match config.tls.is_enabled() || server.proxy_protocol {
         true => ("metrics.port", metrics.host, metrics.port),
         false => ("server.port", server.host, server.port),
@@ -300,7 +302,7 @@ fn health(url: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The status code of the answer, which must begin within `HEALTH_TIMEOUT`.
+/// The status code of the response, which must begin within `HEALTH_TIMEOUT`.
 fn get_status(url: &str) -> anyhow::Result<u16> {
     let deadline = Instant::now() + HEALTH_TIMEOUT;
     let rest = match url.split_once("://") {
@@ -312,13 +314,13 @@ fn get_status(url: &str) -> anyhow::Result<u16> {
     let path = if path.is_empty() { "/" } else { path };
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let address = if has_port { host.to_owned() } else { format!("{host}:80") };
-    // A name such as localhost may have several addresses, and the server listens on one of them.
+    // A name such as `localhost` may have several addresses, and the server listens on one of them.
     let mut addresses = address.to_socket_addrs()?;
     let connected = addresses.find_map(|address| TcpStream::connect_timeout(&address, HEALTH_TIMEOUT).ok());
     let mut stream = connected.context("nothing listens there")?;
     stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    // "HTTP/1.1 200" is all that matters.
+    // Only `HTTP/1.1 200` matters.
     let mut head = [0; 12];
     let mut filled = 0;
     while filled < head.len() {

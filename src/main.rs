@@ -1,8 +1,8 @@
-//! The `gema` program.
+//! The `gema` program: calls the command line.
 
 use std::process::ExitCode;
 
-/// Gives memory back some seconds after a peak, from a thread of its own.
+/// Returns memory to the system some seconds after a peak, from a thread of its own.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,4 +1,5 @@
-//! What is counted, under Soketi's names where it has one. Gauges are set from the tables when somebody asks.
+//! The metrics of the process, under Soketi's names where it has one.
+//! Every module counts here; `http::health` serves them. Gauges are set when somebody asks.
 
 mod cluster;
 mod events;
@@ -49,25 +50,25 @@ pub struct Metrics {
     pub publish_to_socket: Histogram,
     /// Bytes that wait for slow clients.
     pub outbox_bytes: IntGauge,
-    /// Bytes of the events that cache channels remember.
+    /// Bytes of the events that cache channels store.
     pub cached_bytes: IntGauge,
-    /// Remembered events that were forgotten before their time, for want of room.
+    /// Stored events that were dropped early, for lack of memory.
     pub cache_forgotten: IntCounter,
-    /// Memory that is held for them; what waits for many is held once by each thread.
+    /// Memory that is held for slow clients; shared frames count once per shard.
     pub outbox_memory_bytes: IntGauge,
     /// Connections closed because of a panic while serving them; each is a fault of gema.
     pub panics: IntCounter,
-    /// WebSocket handshakes over HTTP/1.0, or without `Upgrade` and `Connection`, as some proxies pass them on.
+    /// WebSocket handshakes over HTTP/1.0, or without `Upgrade` and `Connection`, as some proxies forward them.
     pub bare_handshakes: IntCounter,
-    /// Limits per second that this node has decided alone although nodes share them: Redis was away.
+    /// Shared rate limits that this node applied alone because Redis was away.
     pub limiter_local: IntCounter,
-    /// The link to the other nodes, where there are any.
+    /// The cluster's link, in a cluster.
     pub cluster: Option<ClusterMeters>,
-    /// Events to customers' URLs.
+    /// The webhooks.
     pub webhooks: WebhookMeters,
 }
 
-/// What one app's traffic is counted in; the handles are made once.
+/// The counters of one app, whose handles are made once.
 #[derive(Debug, Clone)]
 pub struct AppMeters {
     /// Open connections.
@@ -96,7 +97,7 @@ pub struct AppMeters {
     pub channels: Gauge,
     /// Signed-in users.
     pub users: Gauge,
-    /// Subscriptions that see other channels by a grant.
+    /// Subscriptions with a view of other channels.
     pub views: Gauge,
     events: Arc<EventNames>,
     drops: IntCounterVec,
@@ -105,12 +106,12 @@ pub struct AppMeters {
     port: String,
 }
 
-/// Why events did not reach their reader. The names are values of the label `cause` of `gema_drops_total`.
+/// Why events did not reach a connection. The names are values of the label `cause` of `gema_drops_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropCause {
-    /// Events forgotten because their reader was too slow; its connection was closed with 4100.
+    /// The connection read too slowly, and was closed with 4100.
     SlowReader,
-    /// Events forgotten because their reader was gone.
+    /// The connection was gone.
     Disconnected,
 }
 
@@ -145,7 +146,7 @@ struct ByApp {
     forbidden: IntCounterVec,
 }
 
-/// Makes metrics and registers them.
+/// Creates metrics and registers them.
 struct Registrar<'a> {
     registry: &'a Registry,
     prefix: &'a str,
@@ -174,8 +175,8 @@ const APP_EVENT: &[&str] = &["app_id", "event", "port"];
 const APP_RULE: &[&str] = &["app_id", "port", "rule", "what"];
 
 impl Metrics {
-    /// Counters at zero. `prefix` stands before Soketi's names, `port` is the main port, a label; `clustered`
-    /// where there are other nodes.
+    /// Metrics at zero. `prefix` stands before Soketi's names; `port` is the main port, a label; `clustered` in a
+    /// cluster.
     pub fn new(prefix: &str, port: u16, clustered: bool) -> Self {
         let registry = Registry::new();
         let port = port.to_string();
@@ -249,7 +250,7 @@ impl Metrics {
         }
     }
 
-    /// The meters of one app.
+    /// The counters of one app.
     pub fn app(&self, id: &str) -> AppMeters {
         let labels = &[id, &self.port];
         let by = &self.by_app;
@@ -276,7 +277,7 @@ impl Metrics {
         }
     }
 
-    /// The series of these apps whose labels only a search finds. It takes a while: call it without a lock.
+    /// Finds the series of these apps whose other labels are not known. It takes a while: call it without a lock.
     pub fn find(&self, apps: &HashSet<&str>) -> Found {
         let mut found = Found::default();
         for family in [&self.by_app.refusals, &self.by_app.forbidden] {
@@ -285,11 +286,11 @@ impl Metrics {
         found
     }
 
-    /// An app has gone, and with it all its series. `found` is what [`Metrics::find`] has found.
+    /// Removes all series of an app. `found` is the result of [`Metrics::find`].
     pub fn forget_app(&self, meters: &AppMeters, found: &Found) {
         let by = &self.by_app;
         let labels = [&*meters.id, &*self.port];
-        // What is not there need not be removed.
+        // A missing series need not be removed.
         for gauges in [&by.connected, &by.channels, &by.users, &by.views] {
             let _ = gauges.remove_label_values(&labels);
         }
@@ -317,17 +318,17 @@ impl Metrics {
         }
     }
 
-    /// The meters of the app store, where there is one: they are registered by this, once.
+    /// Registers the counters of the app store; call it once.
     pub fn store(&self) -> StoreMeters {
         StoreMeters::new(&Registrar { registry: &self.registry, prefix: "gema_" })
     }
 
-    /// The meters of Laravel's `redis` broadcaster; ask for them once.
+    /// Registers the counters of Laravel's `redis` broadcaster; call it once.
     pub fn ingest(&self) -> IngestMeters {
         IngestMeters::new(&Registrar { registry: &self.registry, prefix: "gema_" })
     }
 
-    /// When the certificate ends, where there is one; ask for it once.
+    /// Registers the gauge of the certificate's end; call it once.
     pub fn certificate_end(&self) -> Gauge {
         let own = Registrar { registry: &self.registry, prefix: "gema_" };
         own.register(Gauge::new(
@@ -336,19 +337,19 @@ impl Metrics {
         ))
     }
 
-    /// Counts a refusal; `app` is empty where no app of this server is meant.
+    /// Counts a refusal; `app` is empty if it concerns no app of this server.
     pub fn refused(&self, app: &str, cause: &str, code: &str) {
         self.by_app.refusals.with_label_values(&[app, &self.port, cause, code]).inc();
     }
 
-    /// Prometheus' text format.
+    /// The metrics in Prometheus' text format.
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a vector takes every byte");
         text
     }
 
-    /// What [`Metrics::text`] says, as Soketi's `?json=1` has it.
+    /// The metrics as JSON, as with Soketi's `?json=1`.
     pub fn json(&self) -> serde_json::Value {
         let families = self.registry.gather();
         families.iter().map(json::family).collect()
@@ -356,22 +357,22 @@ impl Metrics {
 }
 
 impl AppMeters {
-    /// Counts an event by its name; of many names the later ones count together.
+    /// Counts an event by its name; beyond some names the others count together.
     pub fn event(&self, name: &str) {
         self.events.count(name);
     }
 
-    /// Counts an event of a client.
+    /// Counts a client event.
     pub fn client_event(&self) {
         self.events.count_clients();
     }
 
-    /// Counts what a rule for channels forbade: `what` is `subscribe`, `publish` or `client_event`.
+    /// Counts something that a rule for channels forbids: `what` is `subscribe`, `publish` or `client_event`.
     pub fn forbidden(&self, rule: &str, what: &str) {
         self.forbidden.with_label_values(&[&self.id, &self.port, rule, what]).inc();
     }
 
-    /// Counts events that did not reach their reader.
+    /// Counts events that did not reach a connection.
     pub fn dropped(&self, cause: DropCause, events: u64) {
         if events > 0 {
             self.drops.with_label_values(&[&self.id, &self.port, cause.label()]).inc_by(events);
@@ -380,7 +381,7 @@ impl AppMeters {
 }
 
 mod json {
-    //! Prometheus' families as JSON.
+    //! Prometheus' metric families as JSON.
 
     use prometheus::proto::Metric;
     use prometheus::proto::MetricFamily;

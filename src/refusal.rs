@@ -1,7 +1,8 @@
-//! Refusals, whatever is refused: one table of causes, and one function that counts a refusal and logs it.
+//! Refusals: one table of all causes, and one function that counts and logs a refusal.
+//! Every module that refuses something calls [`Refusals::add`].
 //!
-//! `GET /metrics` shows each refusal. The log shows the first of a cause and an app as a warning, those that follow as
-//! a number; at `debug` each has a line. `telemetry` limits the lines per second.
+//! `GET /metrics` counts each refusal. The log shows the first of a cause and app as a warning, and the following ones
+//! as a number; at `debug` each has a line. `telemetry` limits the lines per second.
 
 mod cause;
 
@@ -20,21 +21,21 @@ pub use cause::Cause;
 use crate::metrics::Metrics;
 use crate::protocol::socket_id::SocketId;
 
-/// From the warning of a refusal to the next line about the same cause and app, which tells how many there were.
+/// From the first warning to the next line about the same cause and app, with the number meanwhile.
 const FIRST_PERIOD: Duration = Duration::from_secs(10);
-/// The same when it goes on: enough for whoever watches, and no log is filled by it.
+/// Like `FIRST_PERIOD`, but when it goes on: often enough to notice, and the log does not fill up.
 const NEXT_PERIOD: Duration = Duration::from_secs(60);
-/// Apps of one cause that are told apart at the same time; further ones count together.
+/// Apps per cause that are counted apart; further ones count together.
 const APPS_MAX: usize = 1024;
-/// Characters that a line shows of a name from outside.
+/// Characters of a client's text that a line shows.
 const SHOWN_MAX: usize = 200;
-/// Bytes that a line shows of a detail, which may quote a name.
+/// Bytes of a detail that a line shows.
 const DETAIL_BYTES_MAX: usize = 1000;
 
-/// Whom and what a refusal concerns, as far as it is known.
+/// What a refusal concerns, as far as it is known.
 #[derive(Clone, Copy, Default)]
 pub struct Subject<'a> {
-    /// The app's id; empty where no app of this server is meant.
+    /// The app's id; empty if it concerns no app of this server.
     pub app: &'a str,
     /// The channel.
     pub channel: Option<&'a str>,
@@ -42,14 +43,14 @@ pub struct Subject<'a> {
     pub address: Option<IpAddr>,
     /// The connection.
     pub socket_id: Option<SocketId>,
-    /// The page that the connection comes from.
+    /// The page of the connection.
     pub origin: Option<&'a str>,
-    /// The difference from what would have been accepted, for the operator. Only formatted when a line is written;
-    /// never a secret, a signature or what an event or a member contains.
+    /// The difference from an acceptable request, for the operator. Formatted only if a line is written. Never a
+    /// secret, a signature or the content of an event or member.
     pub detail: Option<&'a dyn fmt::Display>,
 }
 
-/// A text that is only made when somebody reads it.
+/// A text that is only built when it is formatted.
 pub struct LazyText<F>(pub F);
 
 impl<F: Fn() -> String> fmt::Display for LazyText<F> {
@@ -58,7 +59,7 @@ impl<F: Fn() -> String> fmt::Display for LazyText<F> {
     }
 }
 
-/// What this node refuses.
+/// Counts and logs the refusals of this node.
 #[derive(Debug)]
 pub struct Refusals {
     metrics: Arc<Metrics>,
@@ -66,16 +67,16 @@ pub struct Refusals {
     suppressed: Vec<Mutex<HashMap<Box<str>, Suppressed>>>,
 }
 
-/// A cause and an app that have had their warning.
+/// A cause and app whose further lines are suppressed.
 #[derive(Debug)]
 struct Suppressed {
     /// When the next line is due.
     until: Instant,
-    /// Refusals since the last one.
+    /// Refusals since the last line.
     count: u64,
 }
 
-/// One line; only the level differs. Texts from outside are strings, which a line of text quotes.
+/// One log line. Texts of clients are strings, which the log quotes.
 macro_rules! line {
     ($level:ident, $cause:expr, $subject:expr, $repeated:expr) => {
         tracing::$level!(
@@ -96,7 +97,7 @@ macro_rules! line {
 }
 
 impl Refusals {
-    /// None so far.
+    /// No refusals so far.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, suppressed: Cause::ALL.iter().map(|_| Mutex::default()).collect() }
     }
@@ -104,14 +105,14 @@ impl Refusals {
     /// Counts a refusal and logs it.
     pub fn add(&self, cause: Cause, subject: &Subject<'_>) {
         self.metrics.refused(subject.app, cause.name(), cause.code_label());
-        // Looked at before the lock is taken; a detail may take locks of its own.
+        // Decided before the line is formatted, since a detail may take locks of its own.
         match self.is_due(cause, subject.app, Instant::now()) {
             Some(repeated) => line!(warn, cause, subject, (repeated > 0).then_some(repeated)),
             None => line!(debug, cause, subject, None::<u64>),
         }
     }
 
-    /// Whether a refusal gets a warning, and how many there were since the last one.
+    /// Whether a refusal is logged as a warning, with the number since the last one.
     fn is_due(&self, cause: Cause, app: &str, now: Instant) -> Option<u64> {
         let mut apps = self.suppressed[cause as usize].lock();
         let app = if apps.len() < APPS_MAX || apps.contains_key(app) { app } else { "" };
@@ -122,12 +123,12 @@ impl Refusals {
         Some(0)
     }
 
-    /// Logs how many refusals have been left out. Call it about once a second.
+    /// Logs the numbers of suppressed lines that are due. Call it about once a second.
     pub fn tick(&self, now: Instant) {
         self.report(|suppressed| suppressed.until <= now, now);
     }
 
-    /// Logs all that has been left out, before the process ends.
+    /// Logs all numbers of suppressed lines, before the process ends.
     pub fn flush(&self) {
         self.report(|_| true, Instant::now());
     }
@@ -153,7 +154,7 @@ impl Refusals {
 }
 
 impl Suppressed {
-    /// Counts a refusal. When a line is due, returns how many have been left out before this one.
+    /// Counts a refusal. If a line is due, returns the number of suppressed ones before it.
     fn count_one(&mut self, now: Instant) -> Option<u64> {
         if now < self.until {
             self.count += 1;
@@ -164,19 +165,19 @@ impl Suppressed {
     }
 }
 
-/// A name from outside, cut to a printable length.
+/// A client's text, cut to a length that can be logged.
 fn cut(name: &str) -> &str {
     let end = name.char_indices().nth(SHOWN_MAX).map_or(name.len(), |(end, _)| end);
     &name[..end]
 }
 
-/// The beginning of a text, however long it is.
+/// The beginning of a text.
 struct Detail(String);
 
 impl Detail {
     fn of(detail: &dyn fmt::Display) -> Self {
         let mut shown = Self(String::new());
-        // It fails when there is no more room.
+        // Fails when the limit is reached.
         let _ = write!(shown, "{detail}");
         shown
     }
@@ -232,7 +233,7 @@ mod tests {
         }
         assert_eq!(held(), APPS_MAX + 1);
         refusals.tick(now + FIRST_PERIOD);
-        // Only the entry that stands for the others has something left to tell.
+        // Only the entry that stands for the others has a number left.
         assert_eq!(held(), 1);
         refusals.tick(now + FIRST_PERIOD + NEXT_PERIOD);
         assert_eq!(held(), 0);

@@ -1,4 +1,5 @@
-//! The only place that spawns: every task ends by the same token and is waited for.
+//! Tasks: the only place that spawns. Every task ends by the same token and is waited for.
+//! Modules with background work spawn through it.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ impl Tasks {
         Self { tracker: TaskTracker::new(), stop }
     }
 
-    /// Cancelled when it is time to end.
+    /// Cancelled when the tasks have to end.
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
@@ -29,7 +30,7 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(task));
     }
 
-    /// Waits for all tasks, at most so long. Returns how many are left.
+    /// Waits for all tasks for this time at most. Returns how many are left.
     pub async fn finish(&self, at_most: Duration) -> usize {
         self.tracker.close();
         let _ = tokio::time::timeout(at_most, self.tracker.wait()).await;

@@ -1,12 +1,13 @@
-//! The ways in which Soketi is called, as ways to call this program.
+//! Translates command lines of Soketi, and of health checks, into gema's.
+//! `cli` calls it first.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// What those see who call `node` and mean something else.
+/// The error for another script of `node`.
 const NOT_NODE: &str = "this is gema, which stands in for `node /app/bin/server.js start` and runs no other script";
 
-/// What starts Soketi's script, apart from `node`.
+/// Programs that start Soketi's script, apart from `node`.
 const LAUNCHERS: [&str; 4] = ["nodejs", "pm2", "pm2-runtime", "pm2-docker"];
 /// Soketi's programs.
 const SOKETI: [&str; 2] = ["soketi", "soketi-pm2"];
@@ -23,10 +24,10 @@ const CURL: (&str, [&str; 6]) = (
     ["--output", "--max-time", "--connect-timeout", "--retry", "--header", "--user-agent"],
 );
 
-/// What a command line means.
+/// A command line in gema's words.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Invocation {
-    /// In our own words.
+    /// The words for the parser.
     pub(super) words: Vec<OsString>,
     /// Options that Soketi takes and ignores.
     pub(super) ignored: Vec<String>,
@@ -39,7 +40,7 @@ pub(super) struct Invocation {
 ///   `pm2 start …/bin/server.js -- …`;
 /// * `wget … URL`, as in the health check of Laravel Sail, is `gema health --url URL`, and so is `curl … URL`.
 pub(super) fn invocation(given: Vec<OsString>) -> Result<Invocation, &'static str> {
-    // Within an image these names are what an entry point is given.
+    // In an image these names follow the entry point.
     let behind =
         usize::from(given.get(1).is_some_and(|word| is_named(word, &["node", "wget", "curl"]) || is_soketi(word)));
     let own = || std::iter::once(OsString::from("gema"));
@@ -59,7 +60,7 @@ pub(super) fn invocation(given: Vec<OsString>) -> Result<Invocation, &'static st
     let script = words.iter().position(|word| is_named(word, &SCRIPTS));
     match script {
         Some(script) if is_node || is_launcher || script == 1 => {
-            // What stands before two dashes is PM2's.
+            // Words before `--` are for PM2.
             let end = words.iter().skip(script).position(|word| word == "--").map_or(script, |dashes| script + dashes);
             Ok(soketi_invocation(own().chain(words.into_iter().skip(end + 1)).collect()))
         }
@@ -79,7 +80,7 @@ fn is_soketi(word: &OsString) -> bool {
     is_named(word, &SOKETI)
 }
 
-/// The words of a word that begins with a script.
+/// Splits a word that begins with a script.
 fn split_script(word: &OsString) -> Vec<OsString> {
     let text = word.to_string_lossy();
     let mut parts = text.split_ascii_whitespace().map(OsString::from);
@@ -89,7 +90,7 @@ fn split_script(word: &OsString) -> Vec<OsString> {
     }
 }
 
-/// A start as Soketi takes it: of its options only `--config` counts. Our own commands keep theirs.
+/// A start like Soketi's: only its option `--config` counts. gema's own commands keep their options.
 fn soketi_invocation(words: Vec<OsString>) -> Invocation {
     let is = |word: Option<&OsString>, texts: &[&str]| word.is_some_and(|word| texts.iter().any(|text| word == text));
     let starts = !is(words.get(1), &COMMANDS[1..]);
@@ -115,7 +116,7 @@ fn soketi_invocation(words: Vec<OsString>) -> Invocation {
     invocation
 }
 
-/// The address among the words of a program that fetches it.
+/// The URL in the command line of a program that fetches it.
 fn fetched_url(words: impl Iterator<Item = OsString>, (letters, names): &(&str, [&str; 6])) -> Option<OsString> {
     let mut words = words;
     let mut candidates = Vec::new();

@@ -1,4 +1,5 @@
-//! What is counted of the link to the other nodes.
+//! The metrics of the cluster.
+//! `cluster` counts here.
 
 use std::time::Duration;
 
@@ -24,11 +25,11 @@ pub struct ClusterMeters {
     pub last_lost: Gauge,
     /// Nodes of the cluster, this one included.
     pub nodes: IntGauge,
-    /// Orders that Redis has not taken yet.
+    /// Commands that Redis has not executed yet.
     pub waiting: IntGauge,
     /// Bytes of the events among them.
     pub waiting_bytes: IntGauge,
-    /// From another node's accepting an event to handing it to the shards here, in seconds.
+    /// From accepting an event on another node to handing it to the shards here, in seconds.
     pub latency: Histogram,
     messages: IntCounterVec,
     dropped: IntCounterVec,
@@ -37,8 +38,8 @@ pub struct ClusterMeters {
     port: String,
 }
 
-/// Questions about what is on the other nodes, under Soketi's names: most are for Redis, those that close a user's
-/// connections for the nodes themselves.
+/// Queries about other nodes, under Soketi's names: most go to Redis, those that close a user's connections to the
+/// nodes.
 #[derive(Debug, Clone)]
 struct PeerQueries {
     asked: IntCounterVec,
@@ -50,20 +51,20 @@ struct PeerQueries {
     time: HistogramVec,
 }
 
-/// Why word from another node, or for one, is dropped.
+/// Why a message from or for another node is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerDropCause {
     /// Not of gema, or damaged.
     Malformed,
     /// Of another version of gema.
     Version,
-    /// Heard before.
+    /// Received before.
     Duplicate,
     /// The shards here lag too far behind.
     Overloaded,
-    /// Accepted before there was any link, and too much of it.
+    /// Accepted before there was a link, and too many of these.
     BeforeLink,
-    /// With a number that nobody can have counted.
+    /// With an impossible number.
     Implausible,
 }
 
@@ -108,11 +109,11 @@ impl ClusterMeters {
         }
     }
 
-    /// Counts a question about an app and how long its answer took; `None` when there was none.
+    /// Counts a query about an app, with the time to its answer; `None` without an answer.
     pub fn query_finished(&self, app: &str, took: Option<Duration>) {
         let labels = &[app, &self.port];
         self.queries.asked.with_label_values(labels).inc();
-        // There from the first question on, even at zero.
+        // Present from the first query on, even at zero.
         let unanswered = self.queries.unanswered.with_label_values(labels);
         match took {
             Some(took) => {
@@ -123,23 +124,23 @@ impl ClusterMeters {
         }
     }
 
-    /// An app has gone, and with it its series.
+    /// Removes the series of an app.
     pub(super) fn forget_app(&self, id: &str) {
         let labels = [id, &*self.port];
         let PeerQueries { asked, answered, unanswered, heard, answers_heard, time } = &self.queries;
         for counters in [asked, answered, unanswered, heard, answers_heard] {
-            // Those without a question are not there.
+            // Series without a query do not exist.
             let _ = counters.remove_label_values(&labels);
         }
         let _ = time.remove_label_values(&labels);
     }
 
-    /// Counts a question of another node.
+    /// Counts a query of another node.
     pub fn query_received(&self, app: &str) {
         self.queries.heard.with_label_values(&[app, &self.port]).inc();
     }
 
-    /// Counts another node's answer to a question of this one.
+    /// Counts another node's answer to a query of this one.
     pub fn answer_received(&self, app: &str) {
         self.queries.answers_heard.with_label_values(&[app, &self.port]).inc();
     }
@@ -149,12 +150,12 @@ impl ClusterMeters {
         self.messages.with_label_values(&["in"]).inc_by(events);
     }
 
-    /// Counts events that Redis has taken for other nodes.
+    /// Counts events that were published to other nodes.
     pub fn published(&self, events: u64) {
         self.messages.with_label_values(&["out"]).inc_by(events);
     }
 
-    /// Counts what was dropped.
+    /// Counts messages that were dropped.
     pub fn dropped(&self, cause: PeerDropCause, messages: u64) {
         self.dropped.with_label_values(&[cause.label()]).inc_by(messages);
     }

@@ -1,4 +1,5 @@
-//! Events counted by their names, of which there may only be so many.
+//! Counts events by name, for a limited number of names.
+//! `AppMeters` counts each published event here.
 
 use std::collections::HashMap;
 
@@ -6,9 +7,9 @@ use parking_lot::RwLock;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 
-/// Names of an app that are counted apart, in the order in which they appear. The others are counted together.
+/// Names per app that are counted apart, in the order of their first events. The others are counted together.
 const NAMES_MAX: usize = 100;
-/// What stands for clients' events.
+/// The label of client events.
 const CLIENTS: &str = "client-*";
 /// What stands for the others; no publisher may use it.
 const OTHERS: &str = "pusher:others";
@@ -23,17 +24,17 @@ pub(super) struct EventNames {
 }
 
 impl EventNames {
-    /// None so far; those of clients, whose names are anybody's, have a place for sure.
+    /// Counters at zero. Client events have a counter of their own, since their names can be anything.
     pub(super) fn new(counters: IntCounterVec, id: &str, port: &str) -> Self {
         let clients = counters.with_label_values(&[id, CLIENTS, port]);
         let known = RwLock::new(HashMap::from([(CLIENTS.into(), clients)]));
         Self { counters, id: id.to_owned(), port: port.to_owned(), known }
     }
 
-    /// The app has gone, and with it all its series.
+    /// Removes the series of the app.
     pub(super) fn forget(&self) {
         for name in self.known.read().keys() {
-            // What is not there need not be removed.
+            // A missing series need not be removed.
             let _ = self.counters.remove_label_values(&[&*self.id, &**name, &*self.port]);
         }
     }

@@ -1,4 +1,5 @@
-//! Finds the series of apps whose other labels are not known beforehand, so that they can be removed without a search.
+//! Finds the series of removed apps whose other labels are not known beforehand.
+//! `node` searches without a lock, and removes the series under one.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -17,7 +18,7 @@ struct Series {
 }
 
 impl Found {
-    /// Adds all series that these apps have in a family. It reads the whole family: call it without a lock.
+    /// Adds the series of these apps in a family. It reads the whole family: call it without a lock.
     pub(super) fn add(&mut self, family: &IntCounterVec, apps: &HashSet<&str>) {
         for metrics in family.collect() {
             for metric in metrics.get_metric() {
@@ -35,7 +36,7 @@ impl Found {
     pub(super) fn remove(&self, app: &str) {
         for Series { family, labels } in self.0.get(app).into_iter().flatten() {
             let labels: HashMap<&str, &str> = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
-            // It was there a moment ago; if it is not, so much the better.
+            // If it is gone meanwhile, nothing is left to do.
             let _ = family.remove(&labels);
         }
     }

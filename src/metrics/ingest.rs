@@ -1,4 +1,5 @@
-//! What is counted of Laravel's `redis` broadcaster.
+//! The metrics of Laravel's `redis` broadcaster.
+//! `ingest` counts here.
 
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
@@ -6,7 +7,7 @@ use prometheus::IntGauge;
 
 use super::Registrar;
 
-/// The connection to Redis on which Laravel's events come.
+/// The connection to Redis for Laravel's events.
 #[derive(Debug, Clone)]
 pub struct IngestMeters {
     /// 1 while there is a connection.
@@ -16,10 +17,10 @@ pub struct IngestMeters {
     dropped: IntCounterVec,
 }
 
-/// Why a message is not an event for subscribers. The names are values of the label `cause`.
+/// Why a message is dropped. The names are values of the label `cause`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IngestDropCause {
-    /// Other software's.
+    /// Not an event of Laravel.
     Foreign,
     /// Plaintext for an encrypted channel.
     Encrypted,
@@ -49,7 +50,7 @@ impl IngestMeters {
     pub(super) fn new(own: &Registrar<'_>) -> Self {
         let dropped =
             own.counter("ingest_dropped_total", "Messages of Redis that were not delivered, by cause", &["cause"]);
-        // From the beginning, so that an alert sees the first one.
+        // Present from the start, so that an alert sees the first one.
         for cause in IngestDropCause::ALL {
             dropped.with_label_values(&[cause.label()]);
         }

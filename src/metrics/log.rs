@@ -1,4 +1,5 @@
-//! Lines of the log that were not written. The log is the process', so its counter is, too: each registry shows it.
+//! Counts log lines that were not written. The log belongs to the process, so all registries share the counter.
+//! `telemetry` counts here.
 
 use std::sync::LazyLock;
 
@@ -9,11 +10,11 @@ use prometheus::Registry;
 /// Why a line was not written. The names are values of the label `cause`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unwritten {
-    /// There were too many of its kind within a second; their number is in the log.
+    /// Too many of its kind within a second; their number is in the log.
     LeftOut,
-    /// Whoever reads the log did not keep up.
+    /// The reader of the log was too slow.
     QueueFull,
-    /// The system did not take it.
+    /// The write failed.
     Failed,
 }
 

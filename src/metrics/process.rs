@@ -1,4 +1,5 @@
-//! What the system tells about the process, under the names that Soketi's metrics have for it.
+//! The metrics of the process, read from the system, under Soketi's names.
+//! Prometheus' registry collects them.
 
 use procfs::CurrentSI;
 use procfs::KernelStats;
@@ -27,7 +28,7 @@ const GAUGES: [(&str, &str); 6] = [
     ("process_max_fds", "Files and sockets that may be open"),
 ];
 
-/// Asks the system when somebody collects.
+/// Reads from the system when collected.
 pub(super) struct Process {
     counters: Vec<Opts>,
     gauges: Vec<Opts>,
@@ -51,7 +52,7 @@ impl Collector for Process {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // Where the system tells nothing, as for a moment without a descriptor to read it, there is nothing to collect.
+        // Without values from the system, such as for a moment without a free descriptor, there is nothing to collect.
         let Ok((counts, levels)) = read() else { return Vec::new() };
         let counters = self.counters.iter().zip(counts).flat_map(|(opts, value)| {
             let counter = Counter::with_opts(opts.clone()).expect("it has been described");
@@ -73,7 +74,7 @@ fn read() -> ProcResult<([f64; 3], [f64; 6])> {
     let (stat, status) = (process.stat()?, process.status()?);
     let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
     let (user, system) = (seconds(stat.utime), seconds(stat.stime));
-    // In whole seconds, as Soketi tells it: panels take what follows the last blank for digits alone.
+    // In whole seconds, like Soketi: panels take what follows the last blank for digits alone.
     let started = (KernelStats::current()?.btime as f64 + seconds(stat.starttime)).floor();
     let resident = (stat.rss * procfs::page_size()) as f64;
     let data = status.vmdata.unwrap_or_default() as f64 * 1024.0;

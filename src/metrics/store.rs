@@ -1,4 +1,5 @@
-//! What is counted of the apps that a database holds.
+//! The metrics of the app store.
+//! `store` counts here.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use prometheus::IntGauge;
 
 use super::Registrar;
 
-/// The app store: what is asked of it and how it answers.
+/// The lookups and queries of the app store.
 #[derive(Debug, Clone)]
 pub struct StoreMeters {
     /// 1 while the database answers.
@@ -19,14 +20,14 @@ pub struct StoreMeters {
     errors: IntCounterVec,
 }
 
-/// Who answered a lookup. The names are values of the label `from`.
+/// The source of an answer. The names are values of the label `from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerFrom {
-    /// What was read not long ago.
+    /// The cache.
     Cache,
     /// The database.
     Database,
-    /// What was read long ago, since the database is away.
+    /// An old cache entry, since the database is away.
     Stale,
 }
 
@@ -64,17 +65,17 @@ impl StoreMeters {
         self.errors.with_label_values(&["unavailable"]).inc();
     }
 
-    /// Counts a lookup for which the database was not asked, since too many wait.
+    /// Counts a lookup whose query was not sent, since too many wait.
     pub fn not_asked(&self) {
         self.errors.with_label_values(&["too_many"]).inc();
     }
 
-    /// Counts the webhooks of a row that cannot be used.
+    /// Counts webhooks that are left out of an app.
     pub fn left_out(&self, webhooks: u64) {
         self.errors.with_label_values(&["unusable_webhook"]).inc_by(webhooks);
     }
 
-    /// Counts a row that makes no app.
+    /// Counts a row that is not a valid app.
     pub fn unusable(&self) {
         self.errors.with_label_values(&["unusable_row"]).inc();
     }

@@ -1,4 +1,5 @@
-//! What is counted of webhooks.
+//! The metrics of webhooks.
+//! `webhook` counts here.
 
 use prometheus::Gauge;
 use prometheus::GaugeVec;
@@ -21,7 +22,7 @@ pub struct WebhookMeters {
     requests: IntCounterVec,
     retries: IntCounterVec,
     events: IntCounterVec,
-    /// Events dropped before it was known who wants to hear of them.
+    /// Events dropped before they reached the dispatcher.
     pub unsorted: IntCounter,
     port: String,
 }
@@ -29,21 +30,21 @@ pub struct WebhookMeters {
 /// The webhooks of one app.
 #[derive(Debug, Clone)]
 pub struct AppWebhookMeters {
-    /// Events that have not been delivered yet, to whichever endpoint.
+    /// Events that wait for delivery, to any endpoint.
     pub waiting: Gauge,
-    /// Their bytes.
+    /// The bytes of these events.
     pub waiting_bytes: Gauge,
-    /// How long the oldest of them has been waiting, in seconds.
+    /// The age of the oldest of these events, in seconds.
     pub oldest: Gauge,
     /// Requests that were answered with 2xx.
     pub delivered: IntCounter,
-    /// Requests that were not.
+    /// Requests that failed.
     pub failed: IntCounter,
-    /// Those that were a request's second or later try.
+    /// Attempts after the first.
     pub retries: IntCounter,
     /// Events that were delivered.
     pub delivered_events: IntCounter,
-    /// Events given up after the last try.
+    /// Events given up after the last attempt.
     pub expired_events: IntCounter,
     /// Events dropped because too many waited.
     pub dropped_events: IntCounter,
@@ -65,10 +66,10 @@ impl WebhookMeters {
         }
     }
 
-    /// An app has gone, and with it its series.
+    /// Removes the series of an app.
     pub fn forget_app(&self, id: &str) {
         let of_app = [id, &*self.port];
-        // It has had all of them since it came.
+        // They exist since the app was added.
         for gauges in [&self.waiting, &self.waiting_bytes, &self.oldest] {
             let _ = gauges.remove_label_values(&of_app);
         }
@@ -81,7 +82,7 @@ impl WebhookMeters {
         }
     }
 
-    /// Those of one app.
+    /// The counters of one app.
     pub fn app(&self, id: &str) -> AppWebhookMeters {
         let of_app = &[id, &*self.port];
         let with = |counters: &IntCounterVec, result| counters.with_label_values(&[id, &*self.port, result]);
