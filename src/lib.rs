@@ -26,8 +26,8 @@
 //! * *member*: a distinct user on a presence channel. *user*: who is signed in on a connection.
 //! * *view*: other channels that a subscription sees by a signed grant, under its own channel's name.
 //! * *inbox*: what waits for a shard. *outbox*: what waits for a connection.
-//! * *fact*: something that a webhook may tell. *endpoint*: a URL that it is told to.
-//! * *shard message*: one thing in an inbox. *turn*: one round of a shard's loop.
+//! * *webhook event*: something that a webhook may report. *endpoint*: a URL that it is sent to.
+//! * *shard message*: one entry of an inbox. *turn*: one round of a shard's loop.
 
 pub mod cli;
 pub mod cluster;

@@ -46,7 +46,7 @@ impl<'a> Target<'a> {
     /// requests it.
     fn read(path_and_query: &'a str) -> Option<Self> {
         let whole = |end: usize| (end + SUFFIX.len() == path_and_query.len()).then_some(end);
-        let end = path_and_query.rfind(&format!("{END}?")).or_else(|| whole(path_and_query.rfind(SUFFIX)?))?;
+        let end = path_and_query.rfind(&format!("{SUFFIX}?")).or_else(|| whole(path_and_query.rfind(SUFFIX)?))?;
         let (path, query) = path_and_query.split_at(end + SUFFIX.len());
         let (app_id, rest) = match path.strip_prefix("/apps/") {
             Some(rest) => rest.split_once('/').map(|(app_id, rest)| (Some(app_id), rest))?,
@@ -66,7 +66,7 @@ impl<'a> Target<'a> {
     /// The path with backslashes, if JavaScript's `URL` may have turned them into slashes after signing.
     fn with_backslashes(&self) -> Option<String> {
         let start = self.path.strip_suffix(SUFFIX)?.strip_suffix(self.user_id)?;
-        self.user_id.contains('/').then(|| format!("{start}{}{END}", self.user_id.replace('/', "\\")))
+        self.user_id.contains('/').then(|| format!("{start}{}{SUFFIX}", self.user_id.replace('/', "\\")))
     }
 }
 

@@ -107,13 +107,13 @@ impl Node {
 
     fn refuse_unknown_key(&self, key: &str, request: &ConnectRequest) -> Close {
         let shortened = shortened(key);
-        let detail = format!("the key is {shown}");
+        let detail = format!("the key is {shortened}");
         let detail = Some(&*detail);
         match self.app_by_id(key) {
             Some(app) => self.refuse(Cause::ConnectAppId, &app.id, request, detail),
             None => self.refuse(Cause::ConnectUnknownKey, "", request, detail),
         }
-        let reason = format!("App key {shown} not in this cluster. Did you forget to specify the cluster?");
+        let reason = format!("App key {shortened} not in this cluster. Did you forget to specify the cluster?");
         Close { code: CloseCode::UnknownApp, reason: reason.into() }
     }
 

@@ -39,8 +39,8 @@ impl Node {
         let shortened: String = key.chars().take(64).collect();
         let owner: Option<Arc<App>> = self.app_by_key(key);
         match owner {
-            Some(owner) => format!("the key {shown} is one of app {}", owner.id),
-            None => format!("no app known here has the key {shown}"),
+            Some(owner) => format!("the key {shortened} is one of app {}", owner.id),
+            None => format!("no app known here has the key {shortened}"),
         }
     }
 
@@ -48,8 +48,8 @@ impl Node {
     pub fn explain_id(&self, id: &str) -> String {
         let shortened: String = id.chars().take(64).collect();
         match self.app_by_key(id) {
-            Some(owner) => format!("{shown} is a key, of app {}; the path needs the app's id", owner.id),
-            None => format!("no app known here has the id {shown}"),
+            Some(owner) => format!("{shortened} is a key, of app {}; the path needs the app's id", owner.id),
+            None => format!("no app known here has the id {shortened}"),
         }
     }
 }

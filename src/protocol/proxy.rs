@@ -179,7 +179,11 @@ mod tests {
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", None),
         ] {
-            assert_eq!(ProxyHeader::from_line(line.as_bytes()), Ok(ProxyHeader { client: expected, secure: false }), "{line}");
+            assert_eq!(
+                ProxyHeader::from_line(line.as_bytes()),
+                Ok(ProxyHeader { client: expected, secure: false }),
+                "{line}"
+            );
         }
         for line in [
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n",

@@ -124,7 +124,7 @@ fn headers(target: &Target, signature: &str) -> Option<HeaderMap> {
         headers.insert(HeaderName::from_bytes(name.as_bytes()).ok()?, value);
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(HeaderName::from_bytes(KEY_HEADER.as_bytes()).ok()?, HeaderValue::from_str(&target.signs.key).ok()?);
+    headers.insert(HeaderName::from_bytes(KEY_HEADER.as_bytes()).ok()?, HeaderValue::from_str(&target.key.key).ok()?);
     let name = HeaderName::from_bytes(SIGNATURE_HEADER.as_bytes()).ok()?;
     headers.insert(name, HeaderValue::from_str(signature).ok()?);
     Some(headers)
