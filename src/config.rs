@@ -418,6 +418,8 @@ mod tests {
             ["README.md", "compose.yaml", "config/default.toml", "config/example.toml", "config/supervisor.conf"]
                 .into_iter()
                 .chain(["config/ecosystem.config.js", "config/gema.service"])
+                .chain(["examples/chat/gema.toml", "examples/chat/server.js"])
+                .chain(["examples/clinics/gema.toml", "examples/clinics/server.js"])
         {
             let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
             secrets.extend(found(&std::fs::read_to_string(path).unwrap()));
