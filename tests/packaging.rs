@@ -241,3 +241,117 @@ fn a_build_finds_its_commit_wherever_git_keeps_it() {
     write(".git/HEAD", "ref: $(touch here)\n");
     assert_eq!(found("."), None);
 }
+
+/// The workflows' jobs with their steps.
+fn jobs(file: &str) -> Vec<(String, Vec<Yaml>)> {
+    let parsed = YamlLoader::load_from_str(&shipped(file)).unwrap();
+    let jobs = parsed[0]["jobs"].as_hash().expect(file);
+    let steps = |job: &Yaml| job["steps"].as_vec().cloned().unwrap_or_default();
+    jobs.iter().map(|(name, job)| (name.as_str().unwrap().to_owned(), steps(job))).collect()
+}
+
+const WORKFLOWS: [&str; 2] = [".github/workflows/ci.yml", ".github/workflows/release.yml"];
+
+#[test]
+fn the_workflows_run_what_contributors_run_and_build_the_image_of_the_dockerfile() {
+    let runs = |file: &str, line: &str| {
+        jobs(file).iter().flat_map(|(_, steps)| steps).any(|step| {
+            let script = step["run"].as_str().unwrap_or_default();
+            script.lines().any(|own| own.trim_start().starts_with(line))
+        })
+    };
+    assert!(runs(WORKFLOWS[0], ".ci/run"));
+    assert!(runs(WORKFLOWS[1], "docker build "));
+    let release = YamlLoader::load_from_str(&shipped(WORKFLOWS[1])).unwrap();
+    assert_eq!(release[0]["jobs"]["ci"]["uses"].as_str(), Some("./.github/workflows/ci.yml"));
+    // Nothing is built before the tests have passed.
+    assert_eq!(release[0]["jobs"]["build"]["needs"].as_str(), Some("ci"));
+    for job in ["build", "publish"] {
+        let minutes = &release[0]["jobs"][job]["timeout-minutes"];
+        assert!(minutes.as_i64().is_some(), "{job}");
+    }
+}
+
+/// A tag can be moved to another commit.
+#[test]
+fn actions_are_pinned_to_a_commit() {
+    let mut count = 0;
+    for (job, steps) in WORKFLOWS.into_iter().flat_map(jobs) {
+        for action in steps.iter().filter_map(|step| step["uses"].as_str()) {
+            let (_, commit) = action.split_once('@').expect(action);
+            assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{job}: {action}");
+            count += 1;
+        }
+    }
+    assert!(count > 3, "{count}");
+}
+
+/// A file that moves takes the documents for contributors along.
+#[test]
+fn contributors_documents_link_to_files_that_exist() {
+    for (file, least) in
+        [("CONTRIBUTING.md", 20), ("SECURITY.md", 1), ("examples/chat/README.md", 3), ("examples/clinics/README.md", 3)]
+    {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(file).parent().unwrap().to_owned();
+        let text = shipped(file);
+        let links: Vec<&str> = text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()).collect();
+        assert!(links.len() >= least, "{file}: {links:?}");
+        for link in links {
+            assert!(folder.join(link).exists(), "{file}: {link}");
+        }
+    }
+}
+
+/// Each word after `--test` is a suite, so that a line of CONTRIBUTING can be copied.
+#[test]
+fn contributing_names_suites_that_exist() {
+    let text = shipped("CONTRIBUTING.md");
+    let suites = text.split("--test ").skip(1).map(|rest| rest.split([' ', '`', '\n']).next().unwrap());
+    let suites: Vec<&str> = suites.collect();
+    assert!(suites.len() > 10, "{suites:?}");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for suite in suites {
+        let client = tests.join("clients").join(suite);
+        let is_there = tests.join(format!("{suite}.rs")).exists() || tests.join(suite).join("main.rs").exists();
+        assert!(is_there || client.exists(), "{suite}");
+    }
+}
+
+/// `tests/run` with these arguments, where nginx is missing; `cargo` and `apt-get` only leave a line in a file.
+fn tests_run(test: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let folder = folder(test);
+    let programs = folder.join("programs");
+    let _ = fs::remove_dir_all(&programs);
+    fs::create_dir_all(&programs).unwrap();
+    let found = |name: &str| {
+        let path = std::env::var_os("PATH").unwrap();
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists()).expect(name)
+    };
+    for name in ["bash", "dirname", "cat"] {
+        std::os::unix::fs::symlink(found(name), programs.join(name)).unwrap();
+    }
+    let calls = folder.join("calls");
+    fs::write(&calls, "").unwrap();
+    for name in ["cargo", "apt-get"] {
+        let file = programs.join(name);
+        fs::write(&file, format!("#!/bin/bash\necho \"{name} $*\" >>'{}'\n", calls.display())).unwrap();
+        assert!(Command::new("chmod").arg("+x").arg(&file).status().unwrap().success());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run");
+    let mut command = Command::new(script);
+    command.args(arguments).env_clear().env("PATH", &programs).stdin(Stdio::null());
+    let output = command.stderr(Stdio::null()).output().unwrap();
+    (output.status.code(), fs::read_to_string(calls).unwrap())
+}
+
+#[test]
+fn the_tests_install_nothing_unasked() {
+    assert_eq!(tests_run("unasked", &[]), (Some(1), String::new()), "nobody can be asked");
+    assert_eq!(tests_run("help", &["--help"]), (Some(0), String::new()));
+    assert_eq!(tests_run("typo", &["--quik"]), (Some(2), String::new()));
+    let (code, calls) = tests_run("quick", &["--quick"]);
+    assert_eq!(code, Some(0));
+    assert!(!calls.is_empty() && calls.lines().all(|call| call.starts_with("cargo test ")), "{calls}");
+    // CI has nobody to ask.
+    assert!(shipped(".ci/run").lines().any(|line| line == "tests/run --install"));
+}
