@@ -1,4 +1,5 @@
-//! The wire: names, frames, events, codes, signatures. No I/O, no clock.
+//! The wire: names, frames, events, codes and signatures, of clients, publishers, proxies and other nodes.
+//! Every other module uses it. It has no I/O and no clock.
 
 pub mod broadcast;
 pub mod channel;

@@ -1,5 +1,6 @@
-//! What Laravel's `redis` broadcaster publishes on a channel of Redis (Pusher protocol, "`redis` driver"): the
-//! same events as over the HTTP API, in another form and without a signature.
+//! Messages of Laravel's `redis` broadcaster (Pusher protocol, "`redis` driver"): the same events as over the HTTP API,
+//! in another form and without a signature.
+//! `ingest` parses them.
 
 use std::borrow::Cow;
 
@@ -22,16 +23,16 @@ pub struct Broadcast<'a> {
     pub name: Cow<'a, str>,
     /// A JSON string with its quotes: what the `pusher` driver would have sent.
     pub data: Cow<'a, str>,
-    /// Neither an encrypted one nor a user's own.
+    /// Neither an encrypted channel nor a user's own.
     pub channel: ChannelName,
-    /// The connection that must not get it.
+    /// The connection that must not get the event.
     pub except: Option<SocketId>,
 }
 
 /// Why a message is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BroadcastError {
-    /// Other software's: not a JSON object with an `event`, or not on a channel of this protocol.
+    /// Of other software: not a JSON object with an `event`, or not on a channel of this protocol.
     #[error("not an event of Laravel")]
     Foreign,
     /// Plaintext for subscribers who expect to decrypt.
@@ -54,7 +55,7 @@ struct Body<'a> {
 }
 
 impl<'a> Broadcast<'a> {
-    /// Reads a message for `channel`, which has no prefix any more.
+    /// Parses a message for `channel`, whose prefix has been removed.
     ///
     /// ```
     /// use gema::protocol::broadcast::Broadcast;
@@ -97,7 +98,7 @@ fn channel_name(name: &str, length_max: usize) -> Result<ChannelName, BroadcastE
     }
 }
 
-/// The data without the `socket` that Laravel puts among it. With nothing else in it, it is PHP's empty array.
+/// The data without Laravel's member `socket`. If nothing else is in it, it becomes PHP's empty array.
 fn data(raw: &RawValue) -> Cow<'_, str> {
     let is_object = raw.get().starts_with('{');
     let Some(Fields(fields)) = is_object.then(|| serde_json::from_str(raw.get()).ok()).flatten() else {

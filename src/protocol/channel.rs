@@ -1,4 +1,5 @@
-//! Channel names and what they say about a channel (Pusher protocol, "Channels").
+//! Channel names and the kinds of channels (Pusher protocol, "Channels").
+//! All modules use [`ChannelName`]: a value of it is valid.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,25 +25,25 @@ pub enum NameError {
     TooLong,
 }
 
-/// What the start of a channel's name says about it.
+/// The kind of a channel, by the start of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelKind {
-    /// Who may join.
+    /// The access that it needs.
     pub access: Access,
     /// Whether its subscribers are members that see each other.
     pub presence: bool,
-    /// Whether it remembers its last event.
+    /// Whether it stores its last event.
     pub cached: bool,
     /// Whether its events are encrypted end to end.
     pub encrypted: bool,
 }
 
-/// Who may join a channel.
+/// The access that a channel needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Anybody.
     Public,
-    /// Whoever brings a signature.
+    /// With a signature.
     Signed,
     /// The signed-in user whose channel it is.
     User,
@@ -71,7 +72,7 @@ impl ChannelName {
         &self.0
     }
 
-    /// What the name says about the channel.
+    /// The kind of the channel.
     pub fn kind(&self) -> ChannelKind {
         ChannelKind::of(&self.0)
     }

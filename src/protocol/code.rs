@@ -1,6 +1,8 @@
-//! Close codes: they decide what clients do next (Pusher protocol, "Closing Connections"; RFC 6455, 7.4).
+//! Close codes, which decide how clients reconnect (Pusher protocol, "Closing Connections"; RFC 6455, 7.4).
+//! `node` and `session` close connections with them.
 
-/// Why the server closes a connection. 4000–4099: never again; 4100–4199: after a second; 4200–4299: at once.
+/// Why the server closes a connection. Clients do not reconnect after 4000–4099, reconnect after a second with
+/// 4100–4199, and at once with 4200–4299.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum CloseCode {
@@ -16,21 +18,21 @@ pub enum CloseCode {
     UnknownApp = 4001,
     /// The app is disabled.
     AppDisabled = 4003,
-    /// The app has as many connections as it may.
+    /// The app has as many connections as allowed.
     OverQuota = 4004,
-    /// Not a path of this server.
+    /// The path is unknown.
     PathNotFound = 4005,
-    /// The client's version is not a version.
+    /// The client's version has no valid form.
     InvalidVersion = 4006,
-    /// A protocol version that nobody speaks any more, or not yet.
+    /// An unsupported protocol version.
     UnsupportedProtocol = 4007,
     /// No protocol version, while strict.
     NoProtocol = 4008,
     /// Wrong origin, not authorized in time, or terminated by the application.
     Unauthorized = 4009,
-    /// The server, or the client's own connection, cannot keep up; or it leaves, and nobody is there in its place.
+    /// The server or the client's connection cannot keep up; or the server drains without a peer.
     OverCapacity = 4100,
-    /// The server is leaving, and another one is there.
+    /// The server drains, and a peer is there.
     Reconnect = 4200,
     /// The peer did not answer a ping.
     PongMissing = 4201,
@@ -43,24 +45,24 @@ impl CloseCode {
     }
 }
 
-/// A client event was refused by the rate limit. Only ever in a `pusher:error`, never as a close code.
+/// A client event exceeds the rate limit. Only in a `pusher:error`, never as a close code.
 pub const CLIENT_EVENT_RATE: u16 = 4301;
-/// A watchlist was cut. Only ever in a `pusher:error`, never as a close code.
+/// A watchlist was cut. Only in a `pusher:error`, never as a close code.
 pub const WATCHLIST_LIMIT: u16 = 4302;
 
-/// A close with its reason, to be told to the client.
+/// A close code with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close {
     /// Decides what the client does next.
     pub code: CloseCode,
-    /// For the person who debugs the client; no secrets.
+    /// For developers; holds no secret.
     pub reason: std::borrow::Cow<'static, str>,
 }
 
-/// The application wants the user's connections closed.
+/// The application terminates the user's connections.
 pub const TERMINATED: Close = Close::new(CloseCode::Unauthorized, "You got disconnected by the app.");
 
-/// What a grant lets the connection see it sees no longer; it is to come back with a new one.
+/// The connection's grant has expired; it should reconnect with a new one.
 pub const VIEW_ENDED: Close = Close::new(CloseCode::Reconnect, "A grant has expired. Please reconnect for a new one.");
 
 impl Close {

@@ -1,15 +1,16 @@
-//! What a client says about itself when it connects (Pusher protocol, "Connection").
+//! The request of a client that connects (Pusher protocol, "Connection").
+//! `http::upgrade` builds it, `node::connect` decides by it.
 
 use std::net::IpAddr;
 
-/// A WebSocket upgrade request, reduced to what decides over it.
+/// A WebSocket upgrade request, reduced to what the checks need.
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
     /// The app key of `/app/{key}`; `None` when the path is another one.
     pub key: Option<String>,
-    /// Whether the app of the key cannot be looked up.
+    /// Whether the app of the key cannot be looked up now.
     pub app_unavailable: bool,
-    /// Whether the address has as many connections as it may.
+    /// Whether the address has as many connections as allowed.
     pub address_full: bool,
     /// `protocol` of the query, as sent.
     pub protocol: Option<String>,
@@ -17,15 +18,15 @@ pub struct ConnectRequest {
     pub version: Option<String>,
     /// The `Origin` header.
     pub origin: Option<String>,
-    /// The client's address, as far as trusted proxies say it.
+    /// The client's address, from trusted proxies where there are any.
     pub address: IpAddr,
-    /// Whether the connection came over TLS: to us, or to a trusted proxy that says so.
+    /// Whether the client uses TLS: to us, or to a trusted proxy.
     pub secure: bool,
-    /// The peer, where it speaks for others (`X-Forwarded-For`, `X-Forwarded-Proto`) and is not believed.
+    /// The peer, if it forwards for others (`X-Forwarded-For`, `X-Forwarded-Proto`) and is not trusted.
     pub untrusted_proxy: Option<IpAddr>,
-    /// Whether the peer's address is what a PROXY header says.
+    /// Whether the peer's address comes from a PROXY header.
     pub has_proxy_header: bool,
-    /// Whether somebody says that the client speaks TLS to a proxy (`X-Forwarded-Proto`), believed or not.
+    /// Whether `X-Forwarded-Proto` claims that the client uses TLS, from a trusted proxy or not.
     pub claims_tls: bool,
 }
 

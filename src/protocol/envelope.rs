@@ -1,5 +1,5 @@
-//! What travels between nodes: a line of text that says what it is, then the bytes it speaks of.
-//! Whatever does not fit to the letter is refused; nothing here is trusted.
+//! Messages between nodes: a line of text that describes the message, then its bytes.
+//! `cluster` sends and receives them. Nothing in them is trusted: anything that does not fit exactly is refused.
 //!
 //! ```text
 //! gema/1 event <node> <number> <accepted, µs since 1970> <except|-> <cached for, ms> <length>\n<frame>
@@ -17,20 +17,20 @@ use bytes::Bytes;
 use crate::protocol::frame::Frame;
 use crate::protocol::socket_id::SocketId;
 
-/// What every message of this version begins with.
+/// The beginning of every message of this version.
 pub const MAGIC: &str = "gema/1 ";
-/// The longest that an event is remembered: over thirty years.
+/// The longest time that an event is stored: over thirty years.
 pub const CACHED_MS_MAX: u64 = 1 << 40;
-/// Nodes that a cluster may have. What more of them would say is not kept.
+/// Nodes that a cluster may have. Messages of further ones are dropped.
 pub const NODES_MAX: usize = 1024;
-/// The greatest number of an event or a change: up to there Redis' scripts count exactly.
+/// The greatest number of an event or change: Redis' scripts count exactly up to it.
 pub const NUMBER_MAX: u64 = 1 << 53;
 /// Connections that a node may have on a channel.
 pub const CONNECTIONS_MAX: u32 = 1 << 24;
 /// The longest first line.
 const HEAD_MAX: usize = 256;
 
-/// One run of one process of a cluster. Never used again.
+/// The id of one run of a process; never used again.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
 
@@ -67,63 +67,63 @@ pub enum Envelope {
     Event(RemoteEvent),
     /// A user came to the topic or left it, on one node.
     Member(Change),
-    /// How many connections a node has on the topic's channel.
+    /// The number of a node's connections on the topic's channel.
     Count(NodeId, u32),
-    /// A node has come into the cluster, or back to it.
+    /// A node joins the cluster, or returns to it.
     Hello(NodeId, NodeId),
-    /// The answer to that, for the node named second.
+    /// The answer to a hello, for the second node.
     Here(NodeId, NodeId),
-    /// A node is about to close its connections.
+    /// A node is draining.
     Leaving(NodeId, NodeId),
-    /// The node named second is dead, says the first, or it leaves, says it itself.
+    /// The second node has gone: the first one found it crashed, or it leaves itself.
     Gone(NodeId, NodeId),
     /// Close the connections of a user, and answer.
     Terminate(Termination),
-    /// So many have been closed.
+    /// The answer, with the number of closed connections.
     Terminated(Termination),
 }
 
 /// An event that another node has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteEvent {
-    /// Who accepted it.
+    /// The node that accepted it.
     pub node: NodeId,
     /// Grows with each event of that node.
     pub number: u64,
-    /// When, in microseconds since 1970 by the clock of that node.
+    /// The time, in microseconds since 1970 by the clock of that node.
     pub accepted_micros: u64,
-    /// The connection that must not get it.
+    /// The connection that must not get the event.
     pub except: Option<SocketId>,
-    /// How long a cache channel remembers it, in milliseconds; 0 on other channels.
+    /// How long a cache channel stores it, in milliseconds; 0 on other channels.
     pub cached_for_ms: u64,
-    /// The same bytes for everybody.
+    /// The frame for all subscribers.
     pub frame: Frame,
 }
 
-/// One change of who is on a topic.
+/// A change of the members of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Who made it: the node itself, or who buries it.
+    /// The node that made it: the member's own, or the one that cleans up after it.
     pub by: NodeId,
-    /// One more than that of the change before it.
+    /// The version of the change before it, plus one.
     pub version: u64,
-    /// The node that the user's connections are on.
+    /// The node of the user's connections.
     pub node: NodeId,
     /// The user.
     pub user_id: Arc<str>,
-    /// The version of the change with which the node first told this about the user, or 0 for one that left: of what
-    /// several nodes tell the newest holds.
+    /// The version at which the node first announced this `user_info`, or 0 for a user that left. Of several nodes the
+    /// newest `user_info` counts.
     pub since: u64,
-    /// JSON about a user that came; none for one that left.
+    /// The `user_info` as JSON; none for a user that left.
     pub user_info: Option<Arc<str>>,
 }
 
-/// Closing a user's connections everywhere.
+/// The termination of a user's connections on all nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Termination {
-    /// Who asks, or answers.
+    /// The node that asks or answers.
     pub node: NodeId,
-    /// Ties the answers to the question.
+    /// Relates answers to their request.
     pub request: u64,
     /// Connections closed, in an answer.
     pub closed: u64,
@@ -139,7 +139,7 @@ pub enum EnvelopeError {
     /// Of another version of gema.
     #[error("of another version of gema")]
     Version,
-    /// Of somebody else, or damaged.
+    /// Of other software, or damaged.
     #[error("not of gema, or damaged")]
     Malformed,
 }
@@ -255,12 +255,12 @@ pub fn member_head(by: NodeId) -> String {
     format!("{MAGIC}member {by} ")
 }
 
-/// What is told about a user, if it is JSON.
+/// A `user_info`, if it is JSON.
 pub fn json(text: &str) -> Option<Arc<str>> {
     serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok().then(|| text.into())
 }
 
-/// What a first line holds, by and by.
+/// The fields of a first line, one after the other.
 struct Fields<'a>(std::str::Split<'a, char>);
 
 impl<'a> Fields<'a> {
@@ -283,7 +283,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The two texts that a body consists of.
+/// The two texts of a body.
 fn two_texts<'b>(fields: &mut Fields<'_>, body: &'b [u8]) -> Option<(&'b str, &'b str)> {
     let (first, second): (usize, usize) = (fields.number()?, fields.number()?);
     let fits = first.checked_add(second) == Some(body.len());

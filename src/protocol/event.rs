@@ -1,5 +1,5 @@
-//! What the server says: each function builds one ready frame (Pusher protocol, "Summary of all event names").
-//! `data` is always a JSON string, in `pusher:error` alone an object.
+//! The events of the server: each function builds one frame (Pusher protocol, "Summary of all event names").
+//! `session`, `node` and `registry` send them. `data` is a JSON string, except for the object in `pusher:error`.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -42,12 +42,12 @@ pub fn pong() -> Frame {
     internal("pusher:pong", "{}", None)
 }
 
-/// The answer to a sign-in: `user_data` exactly as it was sent.
+/// The answer to a sign-in, with `user_data` exactly as it was sent.
 pub fn signin_success(user_data: &str) -> Frame {
     internal("pusher:signin_success", &json!({ "user_data": user_data }).to_string(), None)
 }
 
-/// Who of a watchlist is online and offline; `None` when nobody is named.
+/// The users of a watchlist that are online and offline; `None` if there are none.
 pub fn watchlist_events<'a>(
     online: impl IntoIterator<Item = &'a str>,
     offline: impl IntoIterator<Item = &'a str>,
@@ -82,14 +82,14 @@ pub fn presence_succeeded(channel: &str, count: usize, ids: &[u8], hash: &[u8]) 
     })
 }
 
-/// Why a subscribe is refused, on its channel: what Echo's `.error()` hears.
+/// A refused subscription, on its channel: Echo's `.error()` gets it.
 pub fn subscription_error(channel: &str, error: &SubscribeError) -> Frame {
     let (kind, status) = error.kind();
     let data = json!({ "type": kind, "error": error.to_string(), "status": status }).to_string();
     internal("pusher:subscription_error", &data, Some(channel))
 }
 
-/// A user came to a presence channel.
+/// A user joined a presence channel.
 pub fn member_added(channel: &str, member: &Member) -> Frame {
     let mut data = br#"{"user_id":"#.to_vec();
     quote(&mut data, &member.user_id);
@@ -104,12 +104,12 @@ pub fn member_removed(channel: &str, user_id: &str) -> Frame {
     internal("pusher_internal:member_removed", &json!({ "user_id": user_id }).to_string(), Some(channel))
 }
 
-/// How many connections are subscribed.
+/// The number of subscribed connections.
 pub fn subscription_count(channel: &str, count: usize) -> Frame {
     internal("pusher_internal:subscription_count", &format!(r#"{{"subscription_count":{count}}}"#), Some(channel))
 }
 
-/// A cache channel has nothing to tell.
+/// A cache channel has no stored event.
 pub fn cache_miss(channel: &str) -> Frame {
     internal("pusher:cache_miss", "{}", Some(channel))
 }
@@ -119,12 +119,12 @@ pub fn published(channel: &str, name: &str, data: &str) -> Frame {
     event(name, data, channel, None)
 }
 
-/// A client's event, on a presence channel with its sender. `data` is a JSON string with its quotes.
+/// A client's event, with its sender on a presence channel. `data` is a JSON string with its quotes.
 pub fn client_event(channel: &str, name: &str, data: &str, user_id: Option<&str>) -> Frame {
     event(name, data, channel, user_id)
 }
 
-/// A channel that an event comes from, and the member of its data that is to say so.
+/// The channel of an event, and the member of its data that names it.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     /// The member's name.
@@ -133,8 +133,8 @@ pub struct Source<'a> {
     pub channel: &'a str,
 }
 
-/// An event of a channel under another channel's name, and otherwise as it was; none when it is no such event. Data that
-/// is an object says where it comes from, if that is wanted.
+/// A channel's event under another channel's name, otherwise unchanged; `None` if the frame is no such event. With
+/// `source`, data that is an object names the original channel.
 pub fn under(channel: &str, frame: &Frame, source: Option<Source<'_>>) -> Option<Frame> {
     #[derive(Deserialize)]
     struct Parts<'a> {
@@ -180,7 +180,7 @@ fn event(name: &str, data: &str, channel: &str, user_id: Option<&str>) -> Frame 
     })
 }
 
-/// An event of the server's own: `data` becomes a JSON string.
+/// An event of the server itself: `data` becomes a JSON string.
 fn internal(name: &str, data: &str, channel: Option<&str>) -> Frame {
     Frame::text(64 + name.len() + 2 * data.len(), |out| {
         out.extend_from_slice(br#"{"event":"#);

@@ -1,5 +1,5 @@
-//! WebSocket frames (RFC 6455, 5): bytes in, messages out, and ready frames for the way back.
-//! Headers are tungstenite's; what is ours is putting frames together, and its checks.
+//! WebSocket frames (RFC 6455, 5): a decoder for clients' bytes, and frames for clients.
+//! The shard decodes and sends them. Headers are tungstenite's; assembling and its checks are gema's.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -20,7 +20,7 @@ pub struct Frame(Bytes);
 const HEADER_MAX: usize = 10;
 
 impl Frame {
-    /// A text frame with what `write` puts into the buffer, which is given room for about `length` bytes.
+    /// A text frame whose payload `write` puts into the buffer of about `length` bytes.
     pub(crate) fn text(length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_MAX + length);
         bytes.resize(HEADER_MAX, 0);
@@ -31,7 +31,7 @@ impl Frame {
         Self(Bytes::from(bytes).slice(start..))
     }
 
-    /// A frame that another node has made: one whole text frame with a JSON object in it, or nothing.
+    /// A frame of another node: `None` unless it is one whole text frame with a JSON object.
     pub fn received(bytes: &Bytes) -> Option<Self> {
         let mut cursor = Cursor::new(&bytes[..]);
         let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
@@ -79,18 +79,18 @@ impl Frame {
         &self.0
     }
 
-    /// The message in it, without the header.
+    /// The payload, without the header.
     pub fn payload(&self) -> &[u8] {
         &self.0[self.0.len() - self.payload_len()..]
     }
 
-    /// Bytes of the message in it, without the header.
+    /// Bytes of the payload.
     pub fn payload_len(&self) -> usize {
         payload_len(&self.0)
     }
 }
 
-/// Bytes of the message in a frame of this server.
+/// Bytes of the payload of a frame of this server.
 pub fn payload_len(frame: &[u8]) -> usize {
     let header = match frame[1] {
         126 => 4,
@@ -100,7 +100,7 @@ pub fn payload_len(frame: &[u8]) -> usize {
     frame.len() - header
 }
 
-/// Where each of the frames that `bytes` consist of ends. `bytes` are frames of this server, whole ones.
+/// The end of each frame in `bytes`, which are whole frames of this server.
 pub fn frame_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -118,7 +118,7 @@ fn header(opcode: OpCode, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a client sent, put together from its frames.
+/// A client's message, assembled from its frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<'b> {
     /// A text message.
@@ -129,11 +129,11 @@ pub enum Message<'b> {
     Ping(&'b [u8]),
     /// The answer to a ping.
     Pong,
-    /// The peer is leaving, with this code if it gave one.
+    /// The peer closes, with its code if it sent one.
     Close(Option<u16>),
 }
 
-/// Why a connection's bytes make no sense: it must be closed.
+/// Why a connection must be closed because of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// RFC 6455 forbids it.
@@ -148,7 +148,7 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// What to tell the peer.
+    /// The close for the peer.
     pub fn close(self) -> Close {
         let code = match self {
             Self::Protocol(_) => CloseCode::ProtocolError,
@@ -159,12 +159,12 @@ impl FrameError {
     }
 }
 
-/// What a connection must remember between two reads: nothing but the beginning of a frame or a message.
+/// The state between two reads: the beginning of a frame or message.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The beginning of a frame whose rest has not come yet.
+    /// The beginning of an incomplete frame.
     partial: Vec<u8>,
-    /// The frames so far of a message whose last one has not come yet.
+    /// The frames so far of an incomplete message.
     fragments: Option<Box<Fragments>>,
 }
 
@@ -175,9 +175,8 @@ struct Fragments {
 }
 
 impl Decoder {
-    /// Feeds `input` and hands each complete message to `on_message`, until that returns false; what comes
-    /// behind that message is for the next call.
-    /// A message may hold up to `bytes_max` bytes; more is refused before it is collected.
+    /// Feeds `input` and passes each complete message to `on_message`, until that returns false; the rest is for the
+    /// next call. A message may hold up to `bytes_max` bytes; a larger one is refused before it is collected.
     pub fn decode(
         &mut self,
         input: &mut [u8],
@@ -199,12 +198,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes bytes in without looking at them; the next call of [`Decoder::decode`] does.
+    /// Buffers bytes for the next call of [`Decoder::decode`].
     pub fn feed(&mut self, input: &[u8]) {
         self.partial.extend_from_slice(input);
     }
 
-    /// Bytes that wait for their rest.
+    /// Bytes in the buffer.
     pub fn waiting(&self) -> usize {
         self.partial.len() + self.fragments.as_ref().map_or(0, |fragments| fragments.payload.len())
     }
@@ -231,7 +230,7 @@ impl Decoder {
         Ok(used)
     }
 
-    /// The next frame's header, where its payload starts and how long that is; `None` until it has come.
+    /// The next frame's header, with the start and length of its payload; `None` if it is incomplete.
     fn header(&self, bytes: &[u8], bytes_max: usize) -> Result<Option<(FrameHeader, usize, usize)>, FrameError> {
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| FrameError::Protocol("Unknown opcode"))?;
@@ -260,7 +259,7 @@ impl Decoder {
         }
     }
 
-    /// Takes one frame in; returns the message that it completes.
+    /// Adds a frame. Returns the message that it completes.
     fn assemble<'b>(&mut self, header: &FrameHeader, payload: &'b mut [u8]) -> Result<Option<Message<'b>>, FrameError> {
         match header.opcode {
             OpCode::Control(Control::Ping) => Ok(Some(Message::Ping(payload))),

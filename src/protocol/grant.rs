@@ -1,4 +1,5 @@
-//! The right to join a channel, and how it is earned (Pusher protocol, "Authentication").
+//! The right to join a channel, and the check of signatures that gives it (Pusher protocol, "Authentication").
+//! `session` calls [`Verifier`]; the registry joins channels by a [`Grant`] only.
 
 use std::time::Duration;
 
@@ -32,12 +33,12 @@ impl Grant {
         &self.channel
     }
 
-    /// Who joins, on a presence channel.
+    /// The member, on a presence channel.
     pub fn member(&self) -> Option<&Member> {
         self.member.as_ref()
     }
 
-    /// The right ends after this time at the latest.
+    /// Limits the right to this time.
     pub fn end_after(&mut self, time: Duration) {
         let view = self.view.get_or_insert_with(|| View::lasting(time));
         view.lasts = view.lasts.min(time);
@@ -48,7 +49,7 @@ impl Grant {
         self.view.as_ref().is_some_and(|view| view.lasts.is_zero())
     }
 
-    /// The channel, the member, and what is seen besides the channel.
+    /// The channel, the member and the view.
     pub fn into_parts(self) -> (ChannelName, Option<Member>, Option<View>) {
         (self.channel, self.member, self.view)
     }
@@ -66,10 +67,10 @@ pub enum SubscribeError {
     /// The member cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// What it is to see besides the channel cannot be granted.
+    /// Its view cannot be granted.
     #[error(transparent)]
     View(#[from] ViewError),
-    /// A user's own channel, for somebody else.
+    /// The channel belongs to another user.
     #[error("Not authorized to subscribe to {channel}")]
     NotAuthorized {
         /// The channel asked for, cut to a printable length.
@@ -78,10 +79,10 @@ pub enum SubscribeError {
     /// A rule of the app forbids it.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The presence channel has as many members as it may.
+    /// The presence channel has as many members as allowed.
     #[error("Presence channel member limit reached")]
     Full,
-    /// There are as many channels as there may be.
+    /// The server has as many channels as allowed.
     #[error("The server has as many channels as it may, try again")]
     NoRoom,
     /// The connection joins too many channels at once.
@@ -90,7 +91,7 @@ pub enum SubscribeError {
         /// Channels that one connection may join per second.
         per_second: u32,
     },
-    /// The connection has joined as many channels as it may.
+    /// The connection has as many channels as allowed.
     #[error("A connection may join at most {limit} channels")]
     TooManyChannels {
         /// Channels that one connection may join.
@@ -113,7 +114,7 @@ impl SubscribeError {
     }
 }
 
-/// Why a token is refused. Says what should have been signed, never the signature that would have been right.
+/// Why a token is refused. The text names what should have been signed, never the right signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// A channel that needs a token, without one.
@@ -125,13 +126,13 @@ pub enum AuthError {
     /// No colon in the token.
     #[error("Invalid format: auth must have the format key:signature")]
     Format,
-    /// The key is none of this app's.
+    /// The key is not one of the app's.
     #[error("Invalid key in subscription auth data: '{key}'")]
     UnknownKey {
         /// The key as given, cut to a printable length.
         key: String,
     },
-    /// The signature is not the right one.
+    /// The signature is wrong.
     #[error("Invalid signature: Expected HMAC SHA256 hex digest of {signed}")]
     BadSignature {
         /// What should have been signed, cut to a printable length.
@@ -148,7 +149,7 @@ pub enum SignInError {
     /// The user cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// A connection belongs to one user for life.
+    /// The connection is signed in as another user already.
     #[error("Connection is already signed in as another user")]
     AnotherUser,
 }
@@ -156,7 +157,7 @@ pub enum SignInError {
 /// Characters of a string to sign that an error shows.
 const SHOWN_MAX: usize = 1024;
 
-/// An app's active keys, each with what it signs.
+/// An app's active keys with their signers.
 #[derive(Debug, Clone, Default)]
 pub struct Keys(Vec<(String, Signer)>);
 
@@ -166,7 +167,7 @@ impl Keys {
         Self(pairs.into_iter().map(|(key, secret)| (key.to_owned(), Signer::new(secret))).collect())
     }
 
-    /// All of them.
+    /// All keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Signer)> {
         self.0.iter().map(|(key, signer)| (&**key, signer))
     }
@@ -177,30 +178,30 @@ impl Keys {
     }
 }
 
-/// Checks what one connection claims.
+/// Checks the signatures for one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Verifier<'a> {
     /// The keys of the connection's app.
     pub keys: &'a Keys,
     /// The connection.
     pub socket_id: SocketId,
-    /// Who is signed in on it.
+    /// The signed-in user.
     pub user: Option<&'a User>,
 }
 
-/// What a subscription must keep to.
+/// The limits of a subscription.
 #[derive(Debug, Clone, Copy)]
 pub struct SubscribeLimits {
     /// Characters of a channel's name.
     pub name_length_max: usize,
     /// Sizes of a member.
     pub member: MemberLimits,
-    /// What is granted besides the channel.
+    /// The limits of a view.
     pub view: ViewLimits,
 }
 
 impl Verifier<'_> {
-    /// The right to join a channel, if the connection has it.
+    /// Checks a subscription. Returns the right to join its channel.
     pub fn grant(&self, subscribe: &Subscribe, limits: SubscribeLimits) -> Result<Grant, SubscribeError> {
         let channel = match ChannelName::parse(&subscribe.channel, limits.name_length_max) {
             Err(NameError::Invalid { name }) if name.starts_with('#') => {
@@ -232,7 +233,7 @@ impl Verifier<'_> {
         Ok(Grant { channel, member, view })
     }
 
-    /// The user of a sign-in, if it is signed for this connection.
+    /// Checks a sign-in. Returns its user.
     pub fn sign_in(&self, sign_in: &SignIn) -> Result<User, SignInError> {
         let signed = format!("{}::user::{}", self.socket_id, sign_in.user_data);
         self.check(&sign_in.auth, &signed)?;

@@ -1,5 +1,5 @@
-//! Who is behind a connection: a member of a presence channel, or a signed-in user
-//! (Pusher protocol, "Presence: members" and "Sign-in").
+//! Identities: members of presence channels and signed-in users (Pusher protocol, "Presence: members" and "Sign-in").
+//! `grant` parses them out of signed texts.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::protocol::json;
 pub struct Member {
     /// Always text, even if the application sent a number.
     pub user_id: Arc<str>,
-    /// What the application tells about the user, as JSON in its shortest form, which is what a limit measures.
+    /// The `user_info` of the application, as JSON in its shortest form, which the limit measures.
     pub user_info: Arc<str>,
 }
 
@@ -37,7 +37,7 @@ pub enum IdentityError {
         /// `channel_data` or `user_data`.
         field: &'static str,
     },
-    /// A watchlist of something else.
+    /// The watchlist is no list of ids.
     #[error("watchlist must be an array of user-id strings")]
     NoWatchlist,
     /// A `user_id` or `user_info` beyond its limit.
@@ -103,7 +103,7 @@ pub struct User {
     pub id: Arc<str>,
     /// `user_info`, as JSON in its shortest form; `null` when left out.
     pub info: Arc<str>,
-    /// Users whose coming and going this connection wants to hear of, each of them once.
+    /// The ids of users whose presence this connection watches, each once.
     pub watchlist: Vec<Arc<str>>,
 }
 

@@ -1,4 +1,5 @@
-//! JSON that passes through: what a publisher wrote reaches the subscriber as it was.
+//! JSON that passes through unchanged: a subscriber gets a publisher's data as it was written.
+//! The other files of `protocol` use it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +15,7 @@ pub(crate) fn quote(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("text always becomes a JSON string");
 }
 
-/// The same as a text of its own.
+/// Like `quote`, but as a new text.
 pub(crate) fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("text always becomes a JSON string")
 }
@@ -34,7 +35,7 @@ pub fn is_string(raw: &RawValue) -> bool {
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    // serde_json would spend more on saying what it is instead than on a string.
+    // For another kind of value serde_json would spend more on its error than on a string.
     if !is_string(raw) {
         return None;
     }
@@ -57,7 +58,7 @@ pub fn data_string(raw: &RawValue) -> Cow<'_, str> {
     Cow::Owned(quoted(&compact(raw)))
 }
 
-/// A value without white space between its parts, and otherwise as it was written.
+/// A value without white space between its parts, otherwise as it was written.
 pub fn compact(raw: &RawValue) -> Cow<'_, str> {
     let text = raw.get();
     if !text.bytes().any(|byte| byte.is_ascii_whitespace()) {
@@ -72,8 +73,8 @@ pub fn compact(raw: &RawValue) -> Cow<'_, str> {
     Cow::Owned(text.chars().filter(is_kept).collect())
 }
 
-/// The same value in the fewest bytes of UTF-8: no white space between its parts, and no escape for what can stand in
-/// a string as it is. Digits, order and names stay as they were written.
+/// A value in the fewest bytes: without white space between its parts, and without unnecessary escapes. Digits, order
+/// and names stay as they were written.
 ///
 /// ```
 /// use gema::protocol::json::minimal;
@@ -116,8 +117,8 @@ fn without_escapes(json: &str) -> Cow<'_, str> {
     Cow::Owned(short)
 }
 
-/// The escape that the text begins with, both halves of a pair taken together, and the letter that it stands for; none
-/// for half of a pair. The text is valid JSON.
+/// The escape at the beginning of a text, with both halves of a pair, and its character; `None` for half of a pair. The
+/// text is valid JSON.
 fn escape(text: &str) -> (&str, Option<char>) {
     let bytes = text.as_bytes();
     let letter = match bytes[1] {
@@ -146,8 +147,8 @@ pub fn data_is_longer(raw: &RawValue, literal: &str, max: usize) -> bool {
     is_longer(literal, max) && (is_string(raw) || serde_json::from_str(literal).map_or(true, is_long))
 }
 
-/// Data as it stands in a frame, a JSON string with its quotes, with one more member, which replaces any other of its
-/// name; none when the data is no object. An empty array is one, since PHP cannot tell them apart.
+/// Adds a member to the data of a frame, a JSON string with its quotes. It replaces any member of its name. `None` if
+/// the data is no object; an empty array is one, since PHP does not distinguish them.
 pub fn with_member(literal: &str, name: &str, value: &str) -> Option<String> {
     let data: Cow<'_, str> = serde_json::from_str(literal).ok()?;
     let Fields(fields) = match data.trim_ascii() {
@@ -187,7 +188,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 
 /// Whether a data string, a JSON string with its quotes, holds more than `max` bytes.
 pub fn is_longer(literal: &str, max: usize) -> bool {
-    // Escapes only ever shorten, so a short literal needs no counting.
+    // Resolving escapes only shortens, so a short literal needs no counting.
     literal.len() - 2 > max && decoded_len(literal) > max
 }
 

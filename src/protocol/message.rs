@@ -1,4 +1,5 @@
-//! What a client says (Pusher protocol, "Channels and events").
+//! The messages of clients (Pusher protocol, "Channels and events").
+//! `session` parses them.
 
 use std::borrow::Cow;
 
@@ -22,7 +23,7 @@ pub enum ClientMessage<'a> {
     SignIn(SignIn),
     /// Any name that is not a command; those of clients start with `client-`.
     Event(ClientEvent<'a>),
-    /// A JSON object of another protocol, with a `type` instead of an `event`, such as a home-made heartbeat.
+    /// A JSON object of another protocol, with a `type` instead of an `event`, such as a custom heartbeat.
     Foreign,
 }
 
@@ -106,7 +107,7 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
-/// `data` of a command: an object, or a string that contains one. What is no string counts as absent.
+/// `data` of a command: an object, or a string that contains one. A field that is no string counts as absent.
 #[derive(Default)]
 struct Command {
     channel: Option<String>,

@@ -1,4 +1,5 @@
-//! Patterns of channel names, and what they are matched with: the name without what its kind puts before it.
+//! Patterns of channel names. They match base names: names without the prefixes of their kind.
+//! `policy` and `view` use them.
 
 use std::fmt;
 
@@ -7,16 +8,16 @@ use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
 
-/// What a channel's kind puts before its name, the longest first.
+/// The prefixes of channel kinds, the longest first.
 const PREFIXES: [&str; 4] = ["private-encrypted-", "private-", "presence-", "cache-"];
-/// What nobody may put before a name, in any case, to make another one of it.
+/// Prefixes that must not disguise a name, in any case.
 const DISGUISES: [&str; 4] = ["private-", "presence-", "cache-", "encrypted-"];
 
 /// A name in which a star stands for any characters, also for none: `orders.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ChannelPattern(Box<str>);
 
-/// The name without the prefixes of its kind, however many there are, so that no variant of a name is another one.
+/// The name without all prefixes of its kind, so that no variant of a name is a different one.
 ///
 /// ```
 /// use gema::protocol::pattern::base;
@@ -32,7 +33,7 @@ pub fn base(name: &str) -> &str {
     rest
 }
 
-/// The same for rules, which are stricter: upper and lower case are the same, and `encrypted-` alone is a prefix, too.
+/// Like [`base`], but for rules, which are stricter: case does not matter, and `encrypted-` alone is a prefix, too.
 ///
 /// ```
 /// use gema::protocol::pattern::rule_base;
@@ -47,15 +48,15 @@ pub fn rule_base(name: &str) -> &str {
     rest
 }
 
-/// What follows a prefix, whichever case it is in.
+/// The text after a prefix in any case.
 pub(super) fn strip_any_case<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
     let (start, rest) = name.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
 impl ChannelPattern {
-    /// Reads a pattern: characters of channel names, and stars. It is for base names, so it has no prefix. Otherwise
-    /// returns what it must be.
+    /// Parses a pattern: characters of channel names, and stars. It is for base names, so it has no prefix. The error
+    /// says what it must be.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-=@,.;*".contains(&byte);
         if text.is_empty() || !text.bytes().all(allowed) {
@@ -67,7 +68,7 @@ impl ChannelPattern {
         Ok(Self(text.into()))
     }
 
-    /// The same of a rule, whose pattern is for [`rule_base`] names.
+    /// Like `parse`, but for a rule's pattern, which is for [`rule_base`] names.
     fn parse_for_rule(text: &str) -> Result<Self, &'static str> {
         if rule_base(text) != text {
             return Err("a name without private-, presence-, encrypted- and cache-, which it covers all, in any case");
@@ -80,7 +81,7 @@ impl ChannelPattern {
         Self("*".into())
     }
 
-    /// Whether a [`rule_base`] name matches. Upper and lower case are the same, as they are to many databases.
+    /// Whether a [`rule_base`] name matches. Case does not matter, as in many databases.
     ///
     /// ```
     /// use gema::protocol::pattern::ChannelPattern;
@@ -92,7 +93,7 @@ impl ChannelPattern {
         self.matches_by(base, u8::eq_ignore_ascii_case)
     }
 
-    /// Whether a [`base`] name matches. Upper and lower case are different.
+    /// Whether a [`base`] name matches. Case matters.
     pub fn matches_case(&self, base: &str) -> bool {
         self.matches_by(base, u8::eq)
     }
@@ -100,7 +101,7 @@ impl ChannelPattern {
     fn matches_by(&self, base: &str, same: impl Fn(&u8, &u8) -> bool) -> bool {
         let (pattern, name) = (self.0.as_bytes(), base.as_bytes());
         let (mut p, mut n) = (0, 0);
-        // Where to go on when what follows the last star has turned out not to match.
+        // Where to continue when the text after the last star does not match.
         let mut again: Option<(usize, usize)> = None;
         while n < name.len() {
             match pattern.get(p) {
@@ -122,7 +123,7 @@ impl ChannelPattern {
         pattern[p..].iter().all(|&byte| byte == b'*')
     }
 
-    /// Whether it stands for more than one name.
+    /// Whether it has a star.
     pub fn has_star(&self) -> bool {
         self.0.contains('*')
     }
@@ -151,7 +152,7 @@ impl Serialize for ChannelPattern {
     }
 }
 
-/// Only rules are read this way.
+/// Only rules are deserialized.
 impl<'de> Deserialize<'de> for ChannelPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;

@@ -1,4 +1,5 @@
-//! Rules for channels by their names: of which kind they must be, and what their clients may do.
+//! Rules for channels by their names: the kind that a channel must have, and what its clients may do.
+//! `node` asks the policy of an app before each join, publish and client event.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -10,14 +11,14 @@ use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::pattern::rule_base;
 use crate::protocol::pattern::strip_any_case;
 
-/// What holds for the channels whose [`rule_base`] name matches.
+/// A rule for the channels whose [`rule_base`] name matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelRule {
-    /// The base names that it is for.
+    /// The base names that it matches.
     #[serde(rename = "match")]
     pub pattern: ChannelPattern,
-    /// The kind that such a channel must be of.
+    /// The kind that these channels must have.
     #[serde(default)]
     pub require: Require,
     /// What becomes of an event for a public channel that must be of another kind.
@@ -26,19 +27,19 @@ pub struct ChannelRule {
     /// Whether its clients may send events.
     #[serde(default)]
     pub client_events: Decision,
-    /// Seconds after which a subscription must be authorized anew; 0 for never.
+    /// Seconds after which a subscription needs a new authorization; 0 for never.
     #[serde(default)]
     pub max_subscription_age_seconds: u32,
 }
 
-/// The kind that a channel must be of.
+/// The kind that a channel must have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Require {
     /// Any kind.
     #[default]
     Any,
-    /// One that is joined with a signature: private, presence or encrypted.
+    /// A kind with signatures: private, presence or encrypted.
     Private,
     /// Presence.
     Presence,
@@ -50,34 +51,34 @@ pub enum Require {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnPublicPublish {
-    /// The publisher is told the name to use.
+    /// It is refused, with the name to use.
     #[default]
     Reject,
     /// It is delivered on the channel of that name.
     Upgrade,
 }
 
-/// Whether something may be done.
+/// A decision about an action.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
-    /// It may.
+    /// It is allowed.
     #[default]
     Allow,
-    /// It may not.
+    /// It is forbidden.
     Deny,
 }
 
 /// Why a rule, or the lack of one, forbids something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// No rule is for the channel, and without one nothing is allowed.
+    /// No rule matches the channel, and the default forbids it.
     #[error("No rule allows the channel {channel}; the operator may add one that matches {}", rule_base(.channel.as_str()))]
     NoRule {
         /// The channel asked for.
         channel: ChannelName,
     },
-    /// The channel is of the wrong kind.
+    /// The channel has the wrong kind.
     #[error("The rule {rule} does not allow the channel {channel}; use {instead}")]
     Kind {
         /// What the rule matches.
@@ -87,7 +88,7 @@ pub enum PolicyError {
         /// The same channel of the right kind.
         instead: String,
     },
-    /// Clients only listen.
+    /// Clients may not send events.
     #[error("The rule {rule} allows no client events on {channel}")]
     ClientEvents {
         /// What the rule matches.
@@ -98,14 +99,14 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
-    /// The channel that was asked for.
+    /// The channel of the request.
     pub fn channel(&self) -> &ChannelName {
         match self {
             Self::NoRule { channel } | Self::Kind { channel, .. } | Self::ClientEvents { channel, .. } => channel,
         }
     }
 
-    /// What the rule matches; empty where there is none.
+    /// The pattern of the rule; empty without one.
     pub fn rule(&self) -> &str {
         match self {
             Self::NoRule { .. } => "",
@@ -117,7 +118,7 @@ impl PolicyError {
 /// The rules of an app. The first one that matches decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy<'a> {
-    /// In their order.
+    /// The rules in order.
     pub rules: &'a [ChannelRule],
     /// For channels that no rule matches.
     pub default: Decision,
@@ -126,7 +127,7 @@ pub struct Policy<'a> {
 impl<'a> Policy<'a> {
     /// The rule for a channel, if there is one.
     fn rule(self, channel: &ChannelName) -> Result<Option<&'a ChannelRule>, PolicyError> {
-        // A user's own channel has a rule of its own: nobody else may join.
+        // A user's own channel needs no rule: only the user may join.
         let is_free = self.rules.is_empty() && self.default == Decision::Allow;
         if is_free || channel.kind().access == Access::User {
             return Ok(None);
@@ -138,7 +139,7 @@ impl<'a> Policy<'a> {
         }
     }
 
-    /// Whether a channel may be joined, as far as its kind goes.
+    /// Whether a channel may be joined.
     pub fn subscribe(self, channel: &ChannelName) -> Result<(), PolicyError> {
         match self.rule(channel)? {
             Some(rule) if !rule.require.is_met_by(channel.kind()) => Err(rule.wrong_kind(channel)),
@@ -146,7 +147,7 @@ impl<'a> Policy<'a> {
         }
     }
 
-    /// The channel that an event for `channel` goes to: this one, or its twin of the right kind.
+    /// The channel for an event on `channel`: the same, or its twin of the right kind.
     pub fn publish(self, channel: &ChannelName, length_max: usize) -> Result<Option<ChannelName>, PolicyError> {
         let Some(rule) = self.rule(channel)? else { return Ok(None) };
         if rule.require.is_met_by(channel.kind()) {
@@ -170,13 +171,14 @@ impl<'a> Policy<'a> {
         }
     }
 
-    /// Seconds that a subscription lasts, unless for ever.
+    /// The seconds that a subscription may last, if limited.
     pub fn subscription_age_max(self, channel: &ChannelName) -> Option<u32> {
         let rule = self.rule(channel).ok()??;
         Some(rule.max_subscription_age_seconds).filter(|&seconds| seconds > 0)
     }
 
-    /// What is decided for a channel, and by which rule, in a sentence. `client_events` tells what the app says of them.
+    /// The decisions for a channel and their rule, in a sentence. `client_events` tells whether the app allows client
+    /// events there.
     pub fn explain(self, channel: &ChannelName, length_max: usize, client_events: &Result<(), &str>) -> String {
         let by = match self.rule(channel) {
             Ok(Some(rule)) => format!("rule {}", rule.pattern),
@@ -199,7 +201,7 @@ impl<'a> Policy<'a> {
 }
 
 impl ChannelRule {
-    /// One that is for every channel and forbids nothing.
+    /// A rule for all channels that forbids nothing.
     pub fn for_all() -> Self {
         Self {
             pattern: ChannelPattern::all(),
@@ -319,7 +321,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the start of a protected name is varied, and whichever case it has: no public channel is it.
+        /// No public channel is a variant of a protected name, in any case.
         #[test]
         fn no_variant_of_a_name_slips_past_a_rule(
             prefixes in prop::collection::vec(

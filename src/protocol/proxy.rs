@@ -1,11 +1,12 @@
-//! The header that a proxy puts before a connection to say whose it is: the PROXY protocol, versions 1 and 2.
+//! The PROXY protocol, versions 1 and 2: a header with the client's address, which a proxy sends first.
+//! `server::proxy_header` reads it; `server` recognizes it where it is not expected.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
-/// Bytes that are enough to tell a header from anything else.
+/// Bytes that suffice to recognize a header.
 pub const START_BYTES: usize = 12;
 /// Bytes of a version 2 header before its addresses.
 pub const HEAD_BYTES: usize = 16;
@@ -18,7 +19,7 @@ pub const REST_BYTES_MAX: usize = 4096;
 const LINE_START: &[u8] = b"PROXY ";
 /// How version 2 begins.
 const SIGNATURE: &[u8; START_BYTES] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The extension that tells of the client's TLS, and its bit for "came over TLS".
+/// The extension about the client's TLS, and its bit for "came over TLS".
 const TLS_EXTENSION: u8 = 0x20;
 const CLIENT_TLS: u8 = 0x01;
 
@@ -31,21 +32,21 @@ pub enum Version {
     Two,
 }
 
-/// What a proxy says of its client.
+/// The client, as a proxy reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// The client's address; `None` when the proxy speaks for itself, as in its health checks.
+    /// The client's address; `None` if the proxy connects for itself, as in health checks.
     pub client: Option<SocketAddr>,
-    /// Whether the client speaks TLS to the proxy (version 2 alone can say so).
+    /// Whether the client uses TLS to the proxy (only in version 2).
     pub secure: bool,
 }
 
-/// The header is none.
+/// The header is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the header of the PROXY protocol is not valid")]
 pub struct Invalid;
 
-/// Which header begins like this. Of fewer bytes than [`START_BYTES`] version 2 is not told.
+/// The version of the header that begins like this. Version 2 needs [`START_BYTES`] to be recognized.
 ///
 /// ```
 /// use gema::protocol::proxy::{Version, begins};
@@ -62,10 +63,10 @@ pub fn begins(start: &[u8]) -> Option<Version> {
 }
 
 impl ProxyHeader {
-    /// The proxy speaks for itself.
+    /// A connection of the proxy itself.
     pub const UNKNOWN: Self = Self { client: None, secure: false };
 
-    /// Reads a line of version 1, with its end.
+    /// Parses a line of version 1, with its end.
     ///
     /// ```
     /// use gema::protocol::proxy::ProxyHeader;
@@ -93,20 +94,20 @@ impl ProxyHeader {
         Ok(Self { client: Some(SocketAddr::new(source, source_port)), secure: false })
     }
 
-    /// How many bytes follow the first [`HEAD_BYTES`] of version 2.
+    /// The number of bytes after the first [`HEAD_BYTES`] of version 2.
     pub fn rest_len(head: &[u8; HEAD_BYTES]) -> Result<usize, Invalid> {
         let is_known = head.starts_with(SIGNATURE) && head[12] >> 4 == 2 && head[12] & 0x0f <= 1;
         let length = u16::from_be_bytes([head[14], head[15]]).into();
         if is_known && length <= REST_BYTES_MAX { Ok(length) } else { Err(Invalid) }
     }
 
-    /// Reads a header of version 2: its first [`HEAD_BYTES`], and what follows.
+    /// Parses a header of version 2: its first [`HEAD_BYTES`], and the rest.
     pub fn from_binary(head: &[u8; HEAD_BYTES], rest: &[u8]) -> Result<Self, Invalid> {
         if Self::rest_len(head)? != rest.len() {
             return Err(Invalid);
         }
         let is_local = head[12] & 0x0f == 0;
-        // The family, and TCP. Whatever else there may be says nothing of a client of ours.
+        // The address family, and TCP. Other kinds have no client address.
         let (client, extensions) = match head[13] {
             _ if is_local => return Ok(Self::UNKNOWN),
             0x11 => {
@@ -129,7 +130,7 @@ fn port(bytes: &[u8]) -> u16 {
     u16::from_be_bytes([bytes[0], bytes[1]])
 }
 
-/// What the extensions (type, length, value) say of the client's TLS.
+/// Reads the extensions (type, length, value) for the client's TLS.
 fn is_over_tls(mut extensions: &[u8]) -> Result<bool, Invalid> {
     let mut secure = false;
     while let Some((&[kind, high, low], rest)) = extensions.split_first_chunk::<3>() {

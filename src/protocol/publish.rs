@@ -1,4 +1,5 @@
-//! What a publisher sends: the bodies of `POST /events` and `POST /batch_events` (Pusher HTTP API).
+//! The bodies of publishers: `POST /events` and `POST /batch_events` (Pusher HTTP API).
+//! `http::events` parses them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,15 +20,15 @@ pub struct PublisherEvent<'a> {
     pub name: Cow<'a, str>,
     /// A JSON string with its quotes.
     pub data: Cow<'a, str>,
-    /// At least one, none twice; an encrypted one is the only one.
+    /// At least one, each once; an encrypted channel is the only one.
     pub channels: Vec<ChannelName>,
-    /// The connection that must not get it.
+    /// The connection that must not get the event.
     pub except: Option<SocketId>,
-    /// What the publisher wants to know of the channels.
+    /// The attributes of the channels that the publisher asks for.
     pub info: Option<InfoRequest>,
 }
 
-/// Sizes that a publisher must keep to.
+/// The size limits of publishers.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishLimits {
     /// Events of one batch.
@@ -59,13 +60,13 @@ pub enum BodyError {
     InBatch {
         /// Which one, counted from 1.
         number: usize,
-        /// What is wrong with it.
+        /// Its fault.
         error: Box<BodyError>,
     },
-    /// Not JSON, or a field of a kind that it cannot be.
+    /// Not JSON, or a field of the wrong kind.
     #[error("The request body is not valid: {0}")]
     Invalid(String),
-    /// A parameter is not there, or `null`.
+    /// A parameter is missing or `null`.
     #[error("Missing required parameter: {0}")]
     Missing(&'static str),
     /// A parameter of another kind.
@@ -117,7 +118,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What is wrong, wherever it is.
+    /// The fault itself, without its position.
     pub fn cause(&self) -> &Self {
         match self {
             Self::InBatch { error, .. } => error,
@@ -150,7 +151,7 @@ struct BatchBody<'a> {
 }
 
 impl<'a> PublisherEvent<'a> {
-    /// Reads the body of `POST /events`.
+    /// Parses the body of `POST /events`.
     ///
     /// ```
     /// use gema::protocol::publish::{PublishLimits, PublisherEvent};
@@ -170,7 +171,7 @@ impl<'a> PublisherEvent<'a> {
         body.check(body.channels(limits)?, limits)
     }
 
-    /// Sends the event to the channels that `to` names in the place of others, none twice.
+    /// Replaces channels of the event by those that `to` names, each once.
     pub fn redirect<E>(&mut self, to: impl Fn(&ChannelName) -> Result<Option<ChannelName>, E>) -> Result<(), E> {
         let mut redirected = false;
         for channel in &mut self.channels {
@@ -186,8 +187,8 @@ impl<'a> PublisherEvent<'a> {
         Ok(())
     }
 
-    /// Reads the body of `POST /batch_events`, whose events have one channel each. One that is wrong makes all of
-    /// them wrong.
+    /// Parses the body of `POST /batch_events`, whose events have one channel each. One invalid event makes all
+    /// invalid.
     pub fn parse_batch(body: &'a [u8], limits: PublishLimits) -> Result<Vec<Self>, BodyError> {
         let body: BatchBody<'_> = parse(text(body)?)?;
         let batch = body.batch.ok_or(BodyError::Missing("batch"))?;

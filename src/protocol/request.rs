@@ -1,5 +1,6 @@
-//! What a request to the HTTP API says about itself: who sends it, proven by a signature over method, path and
-//! query, and which attributes it asks for (Pusher HTTP API, "Request signing" and "Attributes").
+//! Requests to the HTTP API: their signature over method, path and query, and the attributes that they ask for (Pusher
+//! HTTP API, "Request signing" and "Attributes").
+//! `http::auth` checks them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::protocol::grant::Keys;
 use crate::protocol::signature::Signer;
 use crate::protocol::signature::body_md5;
 
-/// A request and what it claims about itself.
+/// The signed parts of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
     /// In upper case.
@@ -20,8 +21,8 @@ pub struct Claim<'a> {
     pub query: &'a str,
 }
 
-/// The parameters of a query as they were signed. Nothing else of the query may be believed: other queries have the same
-/// signature, with keys in upper case or as `key[0]`.
+/// The parameters of a query as they were signed. Do not use the query itself: other queries have the same signature,
+/// with keys in upper case or as `key[0]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedQuery(String);
 
@@ -50,7 +51,7 @@ impl SignedQuery {
         asked.fold(InfoRequest::default(), |info, (_, list)| info.and(list))
     }
 
-    /// Whether this is the body that was signed.
+    /// Checks that this body was signed.
     pub fn check_body(&self, body: &[u8]) -> Result<(), ClaimError> {
         match self.parameter("body_md5") {
             None if !body.is_empty() => Err(ClaimError::Missing("body_md5")),
@@ -64,22 +65,22 @@ impl SignedQuery {
     }
 }
 
-/// The server's time, and how far a request's time may be from it.
+/// The server's time, and the tolerated difference of a request's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
     /// Since 1970.
     pub now_seconds: u64,
-    /// A request so far off is refused already.
+    /// The difference from which on a request is refused.
     pub tolerance_seconds: u64,
 }
 
-/// Why a request is not believed, in the words of Pusher's own signing gem.
+/// Why a request is refused, in the words of Pusher's own signing gem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// A parameter is not there.
+    /// A parameter is missing.
     #[error("Missing parameter: {0}")]
     Missing(&'static str),
-    /// The key is none of this app's.
+    /// The key is not one of the app's.
     #[error("Unknown auth_key")]
     UnknownKey,
     /// No `auth_version`.
@@ -91,7 +92,7 @@ pub enum ClaimError {
     /// No `auth_timestamp` that is an integer.
     #[error("Timestamp required")]
     NoTimestamp,
-    /// A request of long ago, or of the future.
+    /// The request is too old, or from the future.
     #[error(
         "Timestamp expired: Given timestamp ({}) not within {}s of server time ({})",
         shown(u64::try_from(*.given_seconds).unwrap_or_default()), .clock.tolerance_seconds, shown(.clock.now_seconds)
@@ -102,13 +103,13 @@ pub enum ClaimError {
         /// The server's.
         clock: Clock,
     },
-    /// A time in milliseconds, which is what JavaScript's `Date.now()` gives.
+    /// The time is in milliseconds, as from JavaScript's `Date.now()`.
     #[error("Timestamp expired: auth_timestamp is in milliseconds ({given}); it must be in seconds")]
     Milliseconds {
         /// As sent.
         given: i64,
     },
-    /// The signature is not the right one.
+    /// The signature is wrong.
     #[error(
         "Invalid signature: you should have sent HmacSHA256Hex(\"{}\", your_secret_key), but you sent {sent:?}",
         .signed.escape_debug()
@@ -119,19 +120,19 @@ pub enum ClaimError {
         /// The signature as sent.
         sent: String,
     },
-    /// The body is another one than that which was signed.
+    /// The body is not the one that was signed.
     #[error("Invalid body_md5")]
     OtherBody,
 }
 
-/// A time beyond the year 5000 was not meant in seconds.
+/// A time beyond the year 5000 is not in seconds.
 const SECONDS_MAX: i64 = 100_000_000_000;
 
 type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
 impl Claim<'_> {
-    /// Whether one of the app's `keys` signed this request, not long ago. The order of the checks is Pusher's.
-    /// The body is not needed for that, so nobody unknown can make the server read one.
+    /// Checks that one of the app's `keys` signed this request, recently. The order of the checks is Pusher's. The body
+    /// is not needed, so strangers cannot make the server read one.
     ///
     /// ```
     /// use gema::protocol::grant::Keys;
@@ -158,7 +159,7 @@ impl Claim<'_> {
         self.check_signature(signer, parameters, signature)
     }
 
-    /// Whether this signer made the request's signature, whatever key it names.
+    /// Whether this signer made the request's signature, for any key that it names.
     pub fn is_made_by(&self, signer: &Signer) -> bool {
         let parameters = lower_case(parameters(self.query));
         let sent = parameters.iter().find(|(key, _)| key == "auth_signature").map(|(_, value)| value.to_string());
@@ -205,7 +206,7 @@ impl Clock {
     }
 }
 
-/// The parameters of a query, decoded. Those of most requests need no decoding.
+/// The decoded parameters of a query. Most requests need no decoding.
 fn parameters(query: &str) -> Parameters<'_> {
     if query.contains(['%', '+']) {
         return form_urlencoded::parse(query.as_bytes()).collect();
@@ -215,7 +216,7 @@ fn parameters(query: &str) -> Parameters<'_> {
     pairs.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
-/// The same with their names in lower case.
+/// These parameters with names in lower case.
 fn lower_case(mut parameters: Parameters<'_>) -> Parameters<'_> {
     for (key, _) in &mut parameters {
         if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -269,21 +270,21 @@ fn array_name(key: &str) -> Option<&str> {
     index.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
 }
 
-/// The key that a query is signed with, for a request without an app id in its path.
+/// The `auth_key` of a query, for a request without an app id in its path.
 pub fn auth_key(query: &str) -> Option<Cow<'_, str>> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(key, _)| key.eq_ignore_ascii_case("auth_key"))
         .map(|(_, value)| value)
 }
 
-/// The attributes that somebody asks for; unknown names are ignored.
+/// The attributes that a request asks for; unknown names are ignored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InfoRequest {
     /// Distinct users of a presence channel.
     pub user_count: bool,
     /// Connections.
     pub subscription_count: bool,
-    /// The remembered event of a cache channel.
+    /// The stored event of a cache channel.
     pub cache: bool,
 }
 
@@ -299,7 +300,7 @@ impl InfoRequest {
         Self::default().and(list)
     }
 
-    /// Asks for the attributes of one more list.
+    /// Adds the attributes of another list.
     #[must_use]
     pub fn and(mut self, list: &str) -> Self {
         for name in list.split(',') {

@@ -1,5 +1,5 @@
-//! Signatures: HMAC-SHA256 in lower-case hex (Pusher protocol, "Authentication"). The only place that
-//! compares them, in constant time.
+//! Signatures: HMAC-SHA256 in lower-case hex (Pusher protocol, "Authentication").
+//! Requests, subscriptions and webhooks are signed and verified here only, in constant time.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -28,7 +28,7 @@ impl Signer {
         hex(&self.mac(parts).finalize().into_bytes())
     }
 
-    /// Whether `signature` is that of `parts`. Takes equally long for every wrong signature of the right form.
+    /// Whether `signature` is the one of `parts`. Takes equally long for every wrong signature of valid form.
     pub fn verify(&self, parts: &[&[u8]], signature: &str) -> bool {
         unhex(signature).is_some_and(|bytes| self.mac(parts).verify_slice(&bytes).is_ok())
     }
@@ -62,8 +62,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// What each byte is worth as a lower-case hex digit; 16 and more for those that are none. Digits are random, so
-/// branching on them would be guesswork for the processor.
+/// The value of each byte as a lower-case hex digit; 16 and more for other bytes. A table, since digits are random and
+/// branches would be mispredicted.
 const VALUES: [u8; 256] = {
     let mut values = [16; 256];
     let mut value = 0;

@@ -1,4 +1,5 @@
 //! The public id of a connection (Pusher protocol, "pusher:connection_established").
+//! `session` creates it; publishers name it to exclude a connection.
 
 use std::fmt;
 
@@ -9,13 +10,13 @@ pub struct SocketId(u64, u64);
 const MAX: u64 = 9_999_999_999;
 
 impl SocketId {
-    /// A new one that nobody can guess: two independent integers of 1…10^10−1.
+    /// A new id that cannot be guessed: two independent integers of 1…10^10−1.
     pub fn random() -> Self {
         Self(rand::random_range(1..=MAX), rand::random_range(1..=MAX))
     }
 
-    /// What a publisher sends to leave a connection out: `^\d+\.\d+$`. One that no connection of this
-    /// server can have is well formed all the same and stands for nobody.
+    /// Parses the id by which a publisher excludes a connection: `^\d+\.\d+$`. An id that no connection of this server
+    /// can have is valid, and excludes nobody.
     ///
     /// ```
     /// use gema::protocol::socket_id::SocketId;
@@ -28,7 +29,7 @@ impl SocketId {
     }
 }
 
-/// Zero, which no id contains, stands for what no connection of this server can have.
+/// Zero, which no id contains, replaces a number that no connection can have.
 fn half(digits: &str) -> Option<u64> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -1,6 +1,7 @@
-//! What a subscription sees besides its own channel: the application signs it into `channel_data`, as
-//! `{"grant":["orders.K001","orders.K002"],"exp":1800000000}`. With `"channel_as":"channel"` each of these events says in
-//! its data which channel it comes from.
+//! Views: a subscription also gets events of other channels, which the application signs into `channel_data`, as
+//! `{"grant":["orders.K001","orders.K002"],"exp":1800000000}`. With `"channel_as":"channel"` the data of these events
+//! names their channel.
+//! `grant` parses them; `registry::views` applies them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +14,30 @@ use crate::protocol::pattern::ChannelPattern;
 
 /// Patterns of one view.
 const PATTERNS_MAX: usize = 256;
-/// Bytes of a `channel_data` with a grant, in its shortest form: room for as many patterns of ordinary length.
+/// Bytes of a `channel_data` with a grant, in its shortest form: enough for this many patterns of ordinary length.
 const GRANT_BYTES_MAX: usize = 16 * 1024;
-/// Characters of the name under which an event says where it comes from.
+/// Characters of the member's name in `channel_as`.
 const CHANNEL_AS_LENGTH_MAX: usize = 64;
 
-/// Channels whose events a subscription gets under its own channel's name, maybe none, and for how long.
+/// The channels whose events a subscription gets under its own channel's name, possibly none, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// What their base names match, upper and lower case being different: sorted, none twice.
+    /// The patterns for base names, with case: sorted, each once.
     pub patterns: Arc<[ChannelPattern]>,
-    /// The member of an event's data that names the channel that the event comes from, if one is wanted.
+    /// The member of an event's data that names its channel, if wanted.
     pub channel_as: Option<Arc<str>>,
-    /// How long from now; then the subscription is over as well.
+    /// How long it lasts; then the subscription ends, too.
     pub lasts: Duration,
 }
 
-/// What a view has to keep to.
+/// The limits of a view.
 #[derive(Debug, Clone, Copy)]
 pub struct ViewLimits {
     /// Characters of a pattern.
     pub pattern_length_max: usize,
     /// Whether a pattern may have a star.
     pub stars: bool,
-    /// Since 1970; a view must end later.
+    /// The time since 1970; a view must end later.
     pub now: Duration,
 }
 
@@ -48,7 +49,7 @@ pub enum ViewError {
         "channel_data may grant at most {PATTERNS_MAX} patterns in {GRANT_BYTES_MAX} bytes; a pattern such as orders.* stands for many channels"
     )]
     TooLarge,
-    /// Something else in the place of the list.
+    /// The list is something else.
     #[error("channel_data.grant must be a list of channel patterns, such as [\"orders.K001\", \"stock.*\"]")]
     NoList,
     /// An entry that is no pattern.
@@ -59,7 +60,7 @@ pub enum ViewError {
         /// What it must be.
         must: &'static str,
     },
-    /// An entry for many channels where that cannot be had.
+    /// An entry with a star where stars are not possible.
     #[error(
         "channel_data.grant has a pattern {pattern}, but over a Redis Cluster a star cannot be heard; name each channel, or let the nodes meet in one Redis or behind Sentinels"
     )]
@@ -70,22 +71,22 @@ pub enum ViewError {
     /// Not a name of a member.
     #[error("channel_data.channel_as must be a name of 1 to {CHANNEL_AS_LENGTH_MAX} characters, such as \"channel\"")]
     NoName,
-    /// It would never end.
+    /// It has no end.
     #[error("channel_data.exp must be the time at which the grant ends, in whole seconds since 1970")]
     NoEnd,
-    /// It has ended.
+    /// It has expired.
     #[error("The grant in channel_data has expired at {exp}; the application must sign a new one")]
     Expired {
-        /// When, in seconds since 1970.
+        /// The time, in seconds since 1970.
         exp: u64,
     },
-    /// What other channels publish is not encrypted with this channel's key.
+    /// Other channels' events are not encrypted with this channel's key.
     #[error("An encrypted channel cannot have a grant; use a private- channel")]
     Encrypted,
 }
 
 impl View {
-    /// The view that `channel_data` grants; none when it is no JSON object with a `grant`.
+    /// The view that `channel_data` grants; `None` if it is no JSON object with a `grant`.
     pub fn parse(channel_data: &str, limits: ViewLimits) -> Result<Option<Self>, ViewError> {
         let Some(raw) = json::object::<&RawValue>(channel_data) else { return Ok(None) };
         let Some(data) = json::object::<Value>(channel_data) else { return Ok(None) };
@@ -107,7 +108,7 @@ impl View {
         Ok(Some(Self { patterns: patterns.into(), channel_as: channel_as(&data)?, lasts }))
     }
 
-    /// One that shows nothing but ends.
+    /// A view without channels that ends after this time.
     pub fn lasting(lasts: Duration) -> Self {
         Self { patterns: Arc::default(), channel_as: None, lasts }
     }

@@ -1,4 +1,5 @@
-//! What a webhook says (Pusher protocol, "Webhooks").
+//! Webhook events and the bodies of webhook requests (Pusher protocol, "Webhooks").
+//! `registry` records events, `webhook` sends them.
 
 use std::sync::Arc;
 
@@ -13,17 +14,17 @@ pub const KEY_HEADER: &str = "X-Pusher-Key";
 /// The header with the body's signature.
 pub const SIGNATURE_HEADER: &str = "X-Pusher-Signature";
 
-/// What happened, as the operator selects it.
+/// The kinds of events, as the operator selects them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A channel has its first subscription.
     ChannelOccupied,
-    /// A channel has lost its last one.
+    /// A channel has lost its last subscription.
     ChannelVacated,
-    /// A user has come to a presence channel.
+    /// A user has joined a presence channel.
     MemberAdded,
-    /// A user has left one with the last connection.
+    /// A user's last connection has left a presence channel.
     MemberRemoved,
     /// A client has sent an event.
     ClientEvent,
@@ -50,14 +51,14 @@ impl FromIterator<Kind> for Kinds {
     }
 }
 
-/// What happened on a channel.
+/// An event on a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// See [`Kind::ChannelOccupied`].
     ChannelOccupied,
     /// See [`Kind::ChannelVacated`].
     ChannelVacated,
-    /// This user has come.
+    /// This user has joined.
     MemberAdded(Arc<str>),
     /// This user has left.
     MemberRemoved(Arc<str>),
@@ -65,7 +66,7 @@ pub enum Event {
     ClientEvent(Box<ClientEvent>),
     /// See [`Kind::CacheMiss`].
     CacheMiss,
-    /// There are so many subscribers now.
+    /// The number of subscribers now.
     SubscriptionCount(usize),
 }
 
@@ -76,14 +77,14 @@ pub struct ClientEvent {
     pub name: String,
     /// A JSON string with its quotes, as subscribers get it.
     pub data: String,
-    /// Who has sent it.
+    /// The sending connection.
     pub socket_id: SocketId,
-    /// The same on a presence channel.
+    /// The sender's user id, on a presence channel.
     pub user_id: Option<Arc<str>>,
 }
 
 impl Event {
-    /// Which kind it is.
+    /// The kind of the event.
     pub fn kind(&self) -> Kind {
         match self {
             Self::ChannelOccupied => Kind::ChannelOccupied,
@@ -96,7 +97,7 @@ impl Event {
         }
     }
 
-    /// The event as it stands in a body.
+    /// The event as JSON, as in a request's body.
     ///
     /// ```
     /// use gema::protocol::webhook::Event;
@@ -135,7 +136,7 @@ fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     quote(out, value);
 }
 
-/// The body with these events, each as [`Event::encode`] has made it. `time_ms` are milliseconds since 1970.
+/// The body with these events, as [`Event::encode`] wrote them. `time_ms` is in milliseconds since 1970.
 pub fn body<T: AsRef<str>>(time_ms: u64, events: &[T]) -> String {
     let mut body = format!(r#"{{"time_ms":{time_ms},"events":["#);
     for (index, event) in events.iter().enumerate() {

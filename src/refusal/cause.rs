@@ -1,13 +1,14 @@
-//! The table of causes. README shows it, and a test compares them.
+//! The causes of refusals: one table with the name, code, sentence and remedy of each.
+//! `Refusals::add` counts and logs by it. The documents show the table, and a test compares them.
 
 macro_rules! causes {
     ($($variant:ident $name:literal $code:literal $sentence:literal $remedy:literal;)*) => {
-        /// Why something is refused.
+        /// The cause of a refusal.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Cause { $(#[doc = $sentence] $variant,)* }
 
         impl Cause {
-            /// All of them, in the order of the table.
+            /// All causes, in the order of the table.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
             const fn row(self) -> Row {
@@ -39,8 +40,8 @@ impl Cause {
         self.row().name
     }
 
-    /// The HTTP status, the code of the close or of the error, or the status of the refused subscription, as the
-    /// client gets it; `None` where the protocol has none.
+    /// The HTTP status, close code, error code or status of the refused subscription, as the client gets it; `None` if
+    /// the protocol has none.
     pub const fn code(self) -> Option<u16> {
         match self.row().code {
             0 => None,
@@ -48,7 +49,7 @@ impl Cause {
         }
     }
 
-    /// The same as the value of the label `code`.
+    /// Like `code`, but as the value of the label `code`.
     pub const fn code_label(self) -> &'static str {
         if self.row().code == 0 { "" } else { self.row().label }
     }
@@ -58,14 +59,14 @@ impl Cause {
         self.row().sentence
     }
 
-    /// What to do about it, with the name of the setting.
+    /// The remedy, with the name of the setting.
     pub const fn remedy(self) -> &'static str {
         self.row().remedy
     }
 }
 
 causes! {
-    // Before a request is understood.
+    // Before a request is parsed.
     TlsHandshake "tls_handshake" 0
         "a TLS handshake failed or took too long"
         "look at detail; a client that does not know the certificate needs its whole chain in tls.cert_path";
@@ -93,7 +94,7 @@ causes! {
     TransferEncoding "transfer_encoding" 501
         "a request's body has an encoding that is not known here"
         "send bodies as they are, or chunked";
-    // Requests that lead nowhere.
+    // Requests for unknown paths and methods.
     PathNotFound "path_not_found" 404
         "a request was for a path that is not there"
         "use /app/KEY for WebSockets and /apps/ID/… for the API, behind server.path_prefix if it is set";
