@@ -32,7 +32,7 @@ const SHOWN_MAX: usize = 200;
 /// Bytes of a detail that a line shows.
 const DETAIL_BYTES_MAX: usize = 1000;
 
-/// What a refusal concerns, as far as it is known.
+/// The subject of a refusal, as far as it is known.
 #[derive(Clone, Copy, Default)]
 pub struct Subject<'a> {
     /// The app's id; empty if it concerns no app of this server.

@@ -1,4 +1,4 @@
-//! What hostile or unlucky clients do, and what it costs the server and everybody else.
+//! Hostile or unlucky clients, and what they cost the server and everybody else.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -31,7 +31,7 @@ const AFTERWARDS_S: u64 = 60;
 const PAUSE: Duration = Duration::from_millis(5);
 const ROOM: &str = "presence-bench";
 
-/// Does it, and says what became of everybody.
+/// Runs the scenario and reports its effects.
 pub(crate) fn run(options: &AbuseOptions) -> Result<Report> {
     let AbuseOptions { server, what, conns, secs } = options;
     let conns = conns.unwrap_or(what.conns());

@@ -1,4 +1,4 @@
-//! One WebSocket client: its socket, how far it has come, and the bytes between turns.
+//! One WebSocket client: its socket, its state, and the bytes between turns.
 
 use std::io::{Read, Write};
 
@@ -7,7 +7,7 @@ use mio::net::TcpStream;
 use crate::clock;
 use crate::frame;
 
-/// How far a client has come.
+/// The state of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     /// TCP, then the upgrade.
@@ -24,7 +24,7 @@ pub(crate) enum State {
     Closed,
 }
 
-/// What a client is to subscribe to.
+/// The channel that a client subscribes to.
 #[derive(Clone)]
 pub(crate) struct Subscription {
     /// The channel's name.
@@ -57,7 +57,7 @@ pub(crate) struct Client {
     pub(crate) requested: bool,
     /// The beginning of a frame whose end has not come yet.
     unfinished: Vec<u8>,
-    /// What the socket did not take yet.
+    /// Bytes that the socket has not taken yet.
     unsent: Vec<u8>,
 }
 

@@ -18,7 +18,7 @@ use crate::report::Report;
 /// How long the last events are waited for.
 const LAST_EVENTS: u64 = 2 * SECOND;
 
-/// What all clients have received.
+/// The events that all clients have received.
 struct Arrivals {
     place: usize,
     /// The number expected next by each client.

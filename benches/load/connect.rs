@@ -152,7 +152,7 @@ impl Snapshot {
         }
     }
 
-    /// What came in addition until `later`, for each connection.
+    /// The increase until `later`, per connection.
     fn each(&self, later: &Self, connections: usize, field: impl Fn(&Self) -> u64) -> f64 {
         field(later).saturating_sub(field(self)) as f64 / connections as f64
     }

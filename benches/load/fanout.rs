@@ -133,7 +133,7 @@ impl Load<'_> {
         let nap = Duration::from_micros(self.fan.nap_us);
         let (mut seen, mut last_news) = (0, clock::now());
         loop {
-            // Whoever sleeps in the poll has the server pay for waking it.
+            // A receiver that sleeps in the poll makes the server pay for waking it.
             let wait = if nap.is_zero() { self.meter.due_in().min(WAIT_MAX) } else { 0 };
             self.hub.poll(Duration::from_nanos(wait), &mut self.subscribers)?;
             thread::sleep(nap);
@@ -173,7 +173,7 @@ impl Load<'_> {
             .put("post_reconnects", published.reconnects);
     }
 
-    /// What becomes of the stalled one: reads all that the server still has for it.
+    /// Reads everything that the server still has for the stalled subscriber.
     fn read_what_is_left(&mut self, stalled: usize, process: Process, report: &mut Report) -> Result<()> {
         let before = self.subscribers.received_by_stalled;
         report.put("rss_kib_end_of_stall", process.known().then(|| process.rss_kib()));
@@ -202,7 +202,7 @@ impl Load<'_> {
     }
 }
 
-/// Lets everybody leave and says what memory remains; for scenarios without a publisher.
+/// Disconnects all clients and reports the memory that remains, for scenarios without a publisher.
 pub(crate) fn leave(hub: &mut Hub, process: Process, seconds: f64, report: &mut Report) -> Result<()> {
     hub.leave_all();
     hub.poll_for(seconds, &mut Nobody)?;

@@ -49,7 +49,7 @@ pub(crate) struct Pool {
     close_each: bool,
     /// Connections made anew.
     pub(crate) reconnects: u64,
-    /// What came in the last poll.
+    /// The answers of the last poll.
     pub(crate) answers: Vec<Answer>,
 }
 

@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 512 * 1024;
 /// Events of one turn.
 const EVENTS_MAX: usize = 1024;
 
-/// Who listens to what the server sends.
+/// Receives the frames that the server sends.
 pub(crate) trait Receiver {
     /// A text frame for a client that has subscribed. False if it is none of the scenario's.
     fn text(&mut self, client: usize, text: &[u8], now: u64) -> bool;

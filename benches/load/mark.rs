@@ -1,4 +1,4 @@
-//! What a payload carries, so that whoever receives it knows when it was sent, by whom, as which number.
+//! A mark in each payload: when the event was sent, by which connection, and as which number.
 //!
 //! `~#`, then 16 letters of time, 8 of stream and 8 of number. A letter is 'A' plus four bits:
 //! JSON never escapes it, and eight of them are read with three shifts.
@@ -12,7 +12,7 @@ const SIGN: &[u8; 2] = b"~#";
 pub(crate) struct Mark {
     /// When the event was sent, on the tool's clock.
     pub(crate) sent: u64,
-    /// Whose order it is in: the number of the HTTP connection.
+    /// The stream that it belongs to: the number of the HTTP connection.
     pub(crate) stream: u32,
     /// Its number within the stream, from 0.
     pub(crate) number: u32,

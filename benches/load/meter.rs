@@ -11,7 +11,7 @@ const SAMPLE_EVERY: u64 = SECOND / 5;
 /// So many numbers of a series are printed.
 const SERIES_MAX: usize = 30;
 
-/// What was used up to one moment.
+/// Resources used up to one moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Usage {
     at: u64,

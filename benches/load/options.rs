@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! The options of the command line.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(crate) struct Options {
     pub(crate) scenario: Scenario,
 }
 
-/// What to measure.
+/// The scenario to measure.
 #[derive(Subcommand)]
 pub(crate) enum Scenario {
     /// Subscribers on some channels; publishing at a rate or within a window.
@@ -47,7 +47,7 @@ pub(crate) enum Scenario {
     ClientEvents(ClientEventsOptions),
     /// Connects, subscribes, stays a little and leaves, at a rate; then compares memory and channels.
     Churn(ChurnOptions),
-    /// What hostile or unlucky clients do: flood, burst, pings, rejoin, bodies.
+    /// Hostile or unlucky clients: flood, burst, pings, rejoin, bodies.
     Abuse(AbuseOptions),
     /// The bare loop itself.
     #[command(hide = true)]
@@ -119,7 +119,7 @@ impl ServerOptions {
         Ok(Process::new(self.server_pid))
     }
 
-    /// The same options for another server on this machine, the floor.
+    /// These options for another server on this machine, the floor.
     pub(crate) fn redirected(&self, port: u16, pid: u32) -> Self {
         Self { url: None, publish_to: None, host: Ipv4Addr::LOCALHOST, port, server_pid: Some(pid), ..self.clone() }
     }
@@ -181,7 +181,7 @@ pub(crate) struct FanOptions {
     pub(crate) floor_cpus: Option<String>,
 }
 
-/// What a scenario with a publisher does, in full.
+/// The settings of a scenario with a publisher, in full.
 #[derive(Clone)]
 pub(crate) struct Fan {
     pub(crate) scenario: &'static str,
@@ -304,7 +304,7 @@ pub(crate) struct ChurnOptions {
 /// Options of `abuse`.
 #[derive(Args)]
 pub(crate) struct AbuseOptions {
-    /// What they do
+    /// The behaviour
     #[arg(value_enum)]
     pub(crate) what: Abuse,
     #[command(flatten)]
@@ -316,7 +316,7 @@ pub(crate) struct AbuseOptions {
     pub(crate) secs: f64,
 }
 
-/// See `abuse`.
+/// The behaviour of the clients of `abuse`.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Abuse {
     /// Send what is no message as fast as they can; how long publishing takes meanwhile
@@ -342,7 +342,7 @@ impl Abuse {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Flood => "flood",

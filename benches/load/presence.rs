@@ -116,7 +116,7 @@ fn phase(report: &mut Report, name: &str, seconds: f64, users: usize, notices: u
         .measured(&format!("{name}_deliveries_per_s"), notices as f64 / seconds);
 }
 
-/// All users and what they were told.
+/// All users and the notices that they received.
 struct Crowd {
     hub: Hub,
     notices: Notices,

@@ -1,4 +1,4 @@
-//! What /proc says of the server under test, of this tool and of the machine.
+//! Reads `/proc` about the server under test, this tool and the machine.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ impl Cpu {
         self.user + self.system
     }
 
-    /// What was used between `earlier` and this.
+    /// The CPU time between `earlier` and this.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self { user: self.user - earlier.user, system: self.system - earlier.system }
     }

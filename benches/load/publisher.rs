@@ -30,7 +30,7 @@ pub(crate) enum Pace {
     Answers,
 }
 
-/// What to publish.
+/// The events to publish.
 #[derive(Clone)]
 pub(crate) struct Publishing {
     pub(crate) pace: Pace,
@@ -47,7 +47,7 @@ pub(crate) struct Publishing {
     pub(crate) measured: Range<u64>,
 }
 
-/// What the two threads tell each other.
+/// The state that the two threads share.
 pub(crate) struct Progress {
     delivered: AtomicU64,
     acknowledged: AtomicU64,
@@ -72,7 +72,7 @@ impl Progress {
     }
 }
 
-/// What became of it.
+/// The result of publishing.
 pub(crate) struct Published {
     pub(crate) sent: u64,
     pub(crate) failed: u64,
@@ -136,7 +136,7 @@ impl Publisher {
         })
     }
 
-    /// What the receiving thread shares with this one.
+    /// The state to share with the receiving thread.
     pub(crate) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
@@ -173,7 +173,7 @@ impl Publisher {
                     0 => self.progress.acknowledged(),
                     listeners => self.progress.delivered.load(SeqCst) / listeners,
                 };
-                // What failed will never be delivered and must not block the window.
+                // Failed events will never be delivered and must not block the window.
                 window.saturating_sub(sent.saturating_sub(back + failed))
             }
             Pace::Answers => u64::MAX,
@@ -269,7 +269,7 @@ impl Publisher {
     }
 
     fn wait(&mut self) -> Result<()> {
-        // Said before looking again, so that no delivery goes by unseen.
+        // Set before looking again, so that no delivery goes unnoticed.
         self.progress.waiting.store(true, SeqCst);
         let now = clock::now();
         let until = match self.order.pace {

@@ -1,4 +1,4 @@
-//! What subscribers receive: how much, in which order, how late.
+//! Counts what subscribers receive: how much, in which order, how late.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -33,7 +33,7 @@ pub(crate) struct Subscribers {
     woken_at: u64,
     /// The subscriber that stops reading. It is counted apart.
     stalled: Option<usize>,
-    /// What that one received.
+    /// The deliveries to that one.
     pub(crate) received_by_stalled: u64,
 }
 

@@ -11,7 +11,7 @@ use prometheus::IntCounterVec;
 const NAMES_MAX: usize = 100;
 /// The label of client events.
 const CLIENTS: &str = "client-*";
-/// What stands for the others; no publisher may use it.
+/// The label of the other events; no publisher may use it.
 const OTHERS: &str = "pusher:others";
 
 /// The events of one app.

@@ -135,7 +135,7 @@ pub enum AuthError {
     /// The signature is wrong.
     #[error("Invalid signature: Expected HMAC SHA256 hex digest of {signed}")]
     BadSignature {
-        /// What should have been signed, cut to a printable length.
+        /// The text that should have been signed, cut to a printable length.
         signed: String,
     },
 }

@@ -274,7 +274,7 @@ mod tests {
         assert!(!longer(&value, 208) && longer(&value, 207));
         let text = format!("\"{}\"", "\\u00e9".repeat(100));
         assert!(!longer(&text, 200) && longer(&text, 199));
-        // What stands within a text is nobody's business.
+        // White space within a text counts.
         let within = serde_json::to_string(&value).unwrap();
         assert!(!longer(&within, value.len()) && longer(&within, value.len() - 1));
     }

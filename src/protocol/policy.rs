@@ -21,7 +21,7 @@ pub struct ChannelRule {
     /// The kind that these channels must have.
     #[serde(default)]
     pub require: Require,
-    /// What becomes of an event for a public channel that must be of another kind.
+    /// The handling of an event for a public channel that must have another kind.
     #[serde(default)]
     pub on_public_publish: OnPublicPublish,
     /// Whether its clients may send events.
@@ -47,7 +47,7 @@ pub enum Require {
     Encrypted,
 }
 
-/// What becomes of an event for a public channel that must be of another kind.
+/// The handling of an event for a public channel that must have another kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnPublicPublish {
@@ -81,17 +81,17 @@ pub enum PolicyError {
     /// The channel has the wrong kind.
     #[error("The rule {rule} does not allow the channel {channel}; use {instead}")]
     Kind {
-        /// What the rule matches.
+        /// The pattern of the rule.
         rule: ChannelPattern,
         /// The channel asked for.
         channel: ChannelName,
-        /// The same channel of the right kind.
+        /// The channel's name with the right kind.
         instead: String,
     },
     /// Clients may not send events.
     #[error("The rule {rule} allows no client events on {channel}")]
     ClientEvents {
-        /// What the rule matches.
+        /// The pattern of the rule.
         rule: ChannelPattern,
         /// The channel.
         channel: ChannelName,
@@ -228,7 +228,7 @@ impl Require {
         }
     }
 
-    /// The same channel of the right kind.
+    /// The channel's name with the right kind.
     fn twin(self, channel: &ChannelName) -> String {
         let name = channel.as_str();
         let prefixes = ["private-encrypted-", "private-", "presence-", "encrypted-"];

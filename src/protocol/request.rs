@@ -115,7 +115,7 @@ pub enum ClaimError {
         .signed.escape_debug()
     )]
     BadSignature {
-        /// What should have been signed.
+        /// The text that should have been signed.
         signed: String,
         /// The signature as sent.
         sent: String,

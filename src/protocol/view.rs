@@ -57,7 +57,7 @@ pub enum ViewError {
     NoPattern {
         /// The entry as JSON, cut to a printable length.
         entry: String,
-        /// What it must be.
+        /// The form that it must have.
         must: &'static str,
     },
     /// An entry with a star where stars are not possible.

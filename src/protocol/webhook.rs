@@ -54,17 +54,17 @@ impl FromIterator<Kind> for Kinds {
 /// An event on a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// See [`Kind::ChannelOccupied`].
+    /// The channel has its first subscription.
     ChannelOccupied,
-    /// See [`Kind::ChannelVacated`].
+    /// The channel has lost its last subscription.
     ChannelVacated,
     /// This user has joined.
     MemberAdded(Arc<str>),
     /// This user has left.
     MemberRemoved(Arc<str>),
-    /// See [`Kind::ClientEvent`].
+    /// A client has sent an event.
     ClientEvent(Box<ClientEvent>),
-    /// See [`Kind::CacheMiss`].
+    /// A subscriber has found the cache channel empty.
     CacheMiss,
     /// The number of subscribers now.
     SubscriptionCount(usize),
