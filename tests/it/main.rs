@@ -55,7 +55,6 @@ mod restart;
 mod slow_readers;
 mod smoke;
 mod soketi_wire;
-mod tidy;
 mod tls;
 mod users;
 mod views;
