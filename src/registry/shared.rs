@@ -1,6 +1,5 @@
-//! What a channel has to do with other nodes. While there is a link to them, a connection joins when they
-//! know, and members come and go when their change comes back from the other side, in the order of all nodes.
-//! Without a link everything is decided here, and told when it is back.
+//! Keeps a channel in line with the other nodes. While the link is up, joins and changes of members take effect in the
+//! order of all nodes. Without it this node decides alone, and says so when the link is back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,15 +29,13 @@ use crate::registry::word::Snapshot;
 const JOINER_WAIT: Duration = Duration::from_millis(800);
 /// How long a channel without subscribers is still listened to.
 const LINGER: Duration = Duration::from_secs(4);
-/// How long members that a comparison did not find have until they count as gone: their node has as long to
-/// come back.
+/// Members that a comparison did not find count as gone after this time. Their node may come back until then.
 pub(super) const DOUBT: Duration = Duration::from_secs(12);
 /// What is held back while a topic is being compared.
 const HELD_MAX: usize = 20_000;
 /// Until what could not be written is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(3);
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     /// The topic is being listened to and compared; until then nobody joins.
