@@ -15,7 +15,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("config", &["load", "loaded"]),
     ("registry", &["channel", "channels", "remembered", "shared", "views"]),
     ("store", &["link", "mysql", "postgres"]),
-    ("webhook", &["endpoint", "news", "stream"]),
+    ("webhook", &["endpoint", "notification", "stream"]),
 ];
 
 /// Names that one uses, each with a place where it does.
