@@ -14,7 +14,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("config", &["foreign", "translate", "tree"]),
     ("config", &["load", "loaded"]),
     ("registry", &["channel", "channels", "remembered", "shared", "views"]),
-    ("store", &["link", "mysql", "postgres"]),
     ("webhook", &["endpoint", "notification", "stream"]),
 ];
 
