@@ -1,5 +1,5 @@
 //! The causes of refusals: one table with the name, code, sentence and remedy of each.
-//! `Refusals::add` counts and logs by it. The documents show the table, and a test compares them.
+//! `Refusals::add` counts and logs by it. `docs/operation.md` shows the table, and a test compares them.
 
 macro_rules! causes {
     ($($variant:ident $name:literal $code:literal $sentence:literal $remedy:literal;)*) => {

@@ -1,6 +1,9 @@
 //! What operators, orchestrators and Prometheus see: Soketi's names, truthful numbers, plain answers.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde_json::json;
@@ -11,6 +14,8 @@ use crate::server::TestServer;
 use crate::wire::Wire;
 
 const PATH: &str = "/app/app-key?protocol=7";
+
+const DOCUMENT: &str = include_str!("../../docs/operation.md");
 
 async fn get(address: SocketAddr, path: &str) -> Answer {
     http::request(address, "GET", path, &[], b"").await
@@ -95,12 +100,9 @@ const SOKETIS: [&str; 47] = [
     "nodejs_gc_duration_seconds",
 ];
 
-/// Those that are not served, and why, as in README's table.
+/// Those that are not served, and why, as in the table of docs/operation.md.
 const NOT_SERVED: [(&str, &str); 5] = [
-    (
-        "nodejs_eventloop_lag_*",
-        "there is no such loop; `gema_publish_to_socket_seconds` tells how long events are on their way",
-    ),
+    ("nodejs_eventloop_lag_*", "there is no such loop; `gema_publish_to_socket_seconds` tells how long events take"),
     ("nodejs_active_*", "the same; see `soketi_connected` and `soketi_process_open_fds`"),
     (
         "nodejs_heap_*, nodejs_external_memory_bytes",
@@ -137,8 +139,47 @@ async fn every_name_of_soketi_is_served_or_has_a_reason_not_to_be() {
     assert!(body.contains(concat!("\ngema_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")), "{body}");
     let row = |(names, why): &(&str, &str)| format!("| `{}` | {why} |\n", names.replace(", ", "`, `"));
     let table: String = NOT_SERVED.iter().map(row).collect();
-    let readme = include_str!("../../README.md");
-    assert!(readme.contains(&format!("| not served | because |\n| --- | --- |\n{table}\n")), "{table}");
+    assert!(DOCUMENT.contains(&format!("| not served | because |\n| --- | --- |\n{table}\n")), "{table}");
+}
+
+/// The names of metrics in the source: literals that begin with `gema_`, and those of counters.
+fn names_in_source() -> BTreeSet<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let folder = fs::read_dir(source.join("metrics")).unwrap().map(|entry| entry.unwrap().path());
+    let texts = folder.chain([source.join("metrics.rs")]).map(|file| fs::read_to_string(file).unwrap());
+    let mut names = BTreeSet::new();
+    for text in texts {
+        for literal in text.split('"').skip(1).step_by(2) {
+            let name = literal.strip_prefix("gema_").unwrap_or(literal);
+            let is_name = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+            if is_name && (name.len() < literal.len() || name.ends_with("_total")) {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+#[tokio::test]
+async fn the_document_names_each_metric_and_no_other() {
+    let change = |config: &mut gema::config::Config| config.ingest.prefixes = vec!["laravel_=app-id".to_owned()];
+    let server = TestServer::start_cluster_with(2, change).await;
+    let body = metrics(&server).await.body;
+    let own = |name: &str| name.split_once('_').unwrap().1.to_owned();
+    let served = body.lines().filter_map(|line| Some(own(line.strip_prefix("# HELP ")?.split(' ').next()?)));
+    let names: BTreeSet<String> = served.chain(names_in_source()).collect();
+    let section = DOCUMENT.split("\n## ").find(|section| section.starts_with("Metrics\n")).unwrap();
+    let cells = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let documented: BTreeSet<String> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|name| name.starts_with("gema_") || name.starts_with("soketi_"))
+        .map(own)
+        .collect();
+    let missing: Vec<_> = names.difference(&documented).collect();
+    assert!(missing.is_empty(), "docs/operation.md lacks {missing:?}");
+    let known: BTreeSet<String> = names.into_iter().chain(SOKETIS.map(str::to_owned)).collect();
+    let unknown: Vec<_> = documented.difference(&known).collect();
+    assert!(unknown.is_empty(), "docs/operation.md has {unknown:?}, which nobody counts");
 }
 
 #[tokio::test]

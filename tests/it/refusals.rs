@@ -24,15 +24,15 @@ use crate::wire::Wire;
 use crate::wire::upgrade_head;
 
 #[test]
-fn the_readme_lists_every_cause() {
+fn the_documents_list_every_cause() {
     let row = |cause: &Cause| {
         let code = cause.code().map_or(String::new(), |code| code.to_string());
         format!("| `{}` | {code} | {} | {} |\n", cause.name(), cause.sentence(), cause.remedy())
     };
     let table: String = Cause::ALL.iter().map(row).collect();
-    let table = format!("| `cause` | `code` | refused, since | remedy |\n| --- | --- | --- | --- |\n{table}\n");
-    let readme = include_str!("../../README.md");
-    assert!(readme.contains(&table), "README.md must have this table:\n{table}");
+    let table = format!("| `cause` | `code` | what happened | what to do |\n| --- | --- | --- | --- |\n{table}\n");
+    let document = include_str!("../../docs/operation.md");
+    assert!(document.contains(&table), "docs/operation.md must have this table:\n{table}");
 }
 
 const CONFIG: &str = r#"

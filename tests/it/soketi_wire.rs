@@ -28,136 +28,153 @@ use crate::wire::upgrade_head;
 
 const RECORDED: &str = include_str!("soketi/wire.txt");
 
-/// What differs on purpose: its name in the recording, what Soketi does, what gema does. README's table is the same.
+/// What differs on purpose: its name in the recording, what Soketi does, what gema does. The table of
+/// docs/from-soketi.md is the same.
 const DIFFERENCES: [(&str, &str, &str); 40] = [
     (
         "status",
-        "HTTP status 200 for refused requests, so Laravel loses events without noticing",
+        "status 200 for a request that it refuses, so Laravel loses events without noticing",
         "true status codes (400, 401, 403, 404, 408, 413, 429, 503) with one plain sentence",
     ),
     (
         "signature",
-        "any `auth_key` and `auth_version`, signatures of any age",
-        "the key must be the app's, the version 1.0, the time ±600 s (`http.timestamp_tolerance_seconds`)",
+        "accepts any `auth_key` and `auth_version`, and signatures of any age",
+        "the key must be one of the app's, the version 1.0, the time within ±600 s (`http.timestamp_tolerance_seconds`)",
     ),
-    ("public", "client events on public channels", "refused; `allow_public_client_events` allows them"),
-    ("encrypted", "client events on encrypted channels", "refused"),
+    ("public", "client events on public channels are delivered", "refused; `allow_public_client_events` allows them"),
+    ("encrypted", "client events on encrypted channels are delivered", "refused"),
     (
         "user-channel",
-        "anybody may join `#server-to-user-X`; who has signed in hears it without joining",
-        "the signed-in user only, who joins it as pusher-js does",
+        "anybody may join `#server-to-user-X`; a signed-in user gets its events without joining",
+        "only the signed-in user may join it, as pusher-js does",
     ),
-    ("file", "a broken config file is skipped and the default app goes live", "the start is refused"),
-    ("groups", "a group in a file replaces the whole group of defaults", "its settings are merged"),
+    ("file", "a broken config file is skipped, and the default app is served", "gema does not start"),
+    (
+        "groups",
+        "a group in a file replaces the whole group of defaults",
+        "the group's settings are merged with the defaults",
+    ),
     (
         "unknown",
         "unknown keys, variables and arguments are ignored",
-        "told in a warning with the name that is meant, gema's own refused; `gema check --strict` refuses all",
+        "a warning with the name that is probably meant; unknown names of gema's own are refused; `gema check --strict` refuses all",
     ),
     (
         "braces",
         "braces in a Redis prefix (`{shop}`) choose the slot in a Redis Cluster",
-        "left out; gema puts its own where they are needed",
+        "the braces are left out; gema adds its own where they are needed",
     ),
-    ("bad-input", "one bad frame or body stops the server", "it costs its sender an error"),
+    ("bad-input", "one malformed frame or body stops the server", "only its sender gets an error"),
     (
         "slow",
         "slow readers lose messages silently",
-        "bounded queue; who takes nothing for 10 s (`connections.slow_seconds`) is closed with 4100, counted and logged",
+        "their queue is bounded; a client that reads nothing for 10 s (`connections.slow_seconds`) is closed with 4100, counted and logged",
     ),
     (
         "joins",
         "no limit on joining and leaving",
-        "50 joins per second and connection, 2,000 at once (`connections.subscriptions_per_second`, 0 for none); more gets `pusher:subscription_error` with status 429",
+        "50 joins per second and connection, 2,000 at once (`connections.subscriptions_per_second`, 0 for no limit); beyond it `pusher:subscription_error` with status 429",
     ),
     (
         "form",
-        "`subscription_succeeded` and `cache_miss` without data, objects as data of other messages",
-        "data is a string of JSON, as Pusher has it; in `pusher:error` an object",
+        "`subscription_succeeded` and `cache_miss` have no data; other messages have objects as data",
+        "data is a string of JSON, as in Pusher; in `pusher:error` it is an object",
     ),
     (
         "silence",
-        "no answer to what is not understood or not possible",
+        "no answer to a message that it does not understand or cannot do",
         "`pusher:error` with code null; the connection stays open",
     ),
     (
         "words",
-        "own sentences and numbers in errors, one message for a refused subscription",
-        "Pusher's; a refused subscription is told by `pusher:subscription_error` and `pusher:error`",
+        "error texts and numbers of its own, and one message for a refused subscription",
+        "Pusher's texts; a refused subscription gets `pusher:subscription_error` and `pusher:error`",
     ),
-    ("quota", "a connection over quota gets 4100", "4004, as Pusher has it"),
-    ("protocol", "any `protocol` is welcome", "4007 for one that is no version, or that nobody speaks"),
+    ("quota", "a connection over quota gets 4100", "4004, as in Pusher"),
+    ("protocol", "accepts any `protocol`", "4007 for a text that is no version, or an unsupported version"),
     (
         "path",
-        "a WebSocket to another path gets HTTP status 404, to `/app/KEY/` and `//app/KEY`, too",
-        "4005, which clients understand; slashes around the path count as one",
+        "a WebSocket to another path gets HTTP status 404, and so do `/app/KEY/` and `//app/KEY`",
+        "4005, which clients understand; repeated slashes count as one, and one at the end does not matter",
     ),
-    ("binary", "binary messages are taken for text", "refused, as Pusher does"),
+    ("binary", "binary messages are read as text", "refused, as in Pusher"),
     (
         "twice",
         "a second subscription to a channel succeeds again, even as another user",
-        "refused; the first one holds",
+        "refused; the first one stays",
     ),
     (
         "names",
         "`private-`, `presence-`, `cache-` and `client-` count anywhere in a name",
-        "at its beginning only; `my-private-x` is a public channel",
+        "they count at the beginning only; `my-private-x` is a public channel",
     ),
-    ("channel-data", "`channel_data` on a private channel is not signed", "what is there must be signed"),
+    ("channel-data", "`channel_data` on a private channel is not signed", "if it is there, it must be signed"),
     (
         "members",
-        "7 and \"7\" are two members, who lacks a `user_id` is one, too",
-        "a `user_id` is text in every message and must be there; a `user_info` that is not there is null",
+        "7 and \"7\" are two members; a client without a `user_id` is a member, too",
+        "`user_id` is text in every message and is required; a missing `user_info` is null",
     ),
-    ("members-max", "a user's second connection counts towards the members of a channel", "users are counted"),
-    ("sign-in-id", "an `id` of a sign-in that is a number", "is the text of its digits"),
+    ("members-max", "each connection of a user counts towards the members of a channel", "distinct users count"),
+    ("sign-in-id", "the `id` of a sign-in may be a number", "the number becomes text"),
     (
         "sign-in",
-        "a sign-in may be repeated as somebody else, its failure closes the connection",
-        "one user per connection; failure is told by `pusher:error`. An id is text. Watchlists are served, and no app has to allow sign-ins",
+        "a connection may sign in again as somebody else; a failed sign-in closes it",
+        "one user per connection; a failure is answered with `pusher:error`. An id is text. Watchlists are served, and sign-in needs no setting",
     ),
-    ("ok", "`{\"ok\":true}`", "`{}`, as Pusher has it"),
-    ("info", "`info` of events has no effect", "the counts that it asks for are in the answer"),
+    ("ok", "`{\"ok\":true}`", "`{}`, as in Pusher"),
+    ("info", "`info` of an event has no effect", "the answer has the counts that it asks for"),
     (
         "counts",
         "counts in every list of channels; escapes in a channel's name are taken literally",
-        "the counts that `info` asks for; escapes are decoded",
+        "only the counts that `info` asks for; escapes are decoded",
     ),
-    ("user-info", "`with_user_info` adds the members' `user_info`", "ids only, as Pusher has it"),
+    ("user-info", "`with_user_info` adds the members' `user_info`", "ids only, as in Pusher"),
     (
         "strict",
-        "events to no channel, to names that no channel can have and with a wrong `socket_id` succeed; empty data is refused",
-        "the reverse",
+        "accepts events to no channel, to impossible channel names and with a malformed `socket_id`; refuses empty data",
+        "refuses the former; accepts empty data",
     ),
-    ("methods", "HEAD, preflights of browsers and other methods get 404", "they work, or get 405"),
+    (
+        "methods",
+        "HEAD, browsers' preflights and other methods get 404",
+        "HEAD and preflights work; other methods get 405",
+    ),
     ("disabled", "the HTTP API of a disabled app works", "403"),
     (
         "rates",
-        "`Retry-After` in fractions of a second, on accepted requests alone",
-        "in whole seconds, on refused ones (429, 503), too, unless they can never be accepted; 429 has `X-RateLimit-Limit` and `X-RateLimit-Remaining`, too",
+        "`Retry-After` in fractions of a second, and only on accepted requests",
+        "whole seconds, on refused requests (429, 503) unless they can never be accepted; 429 also has `X-RateLimit-Limit` and `X-RateLimit-Remaining`",
     ),
-    ("kept", "each answer ends its connection, chunked bodies are not understood", "HTTP/1.1"),
+    (
+        "kept",
+        "closes the connection after each answer; does not understand chunked bodies",
+        "HTTP/1.1: connections are kept, chunked bodies work",
+    ),
     (
         "hosts",
         "`SOKETI_HOST` and `SOKETI_METRICS_HOST` may be any name",
-        "addresses and `localhost`; other names are refused, since they are not resolved",
+        "addresses and `localhost`; other names are refused, because gema does not resolve them",
     ),
     (
         "colon",
         "a key with a colon works",
-        "refused, since a signature stands behind the first colon; so are the ids and keys `.` and `..`",
+        "refused, because the signature begins behind the first colon; the ids and keys `.` and `..` are refused, too",
     ),
     (
         "newest",
-        "what a user's second connection tells about the user is not in its own list",
-        "it is, and holds for whoever joins later",
+        "a user's second connection does not find its own `user_info` in its member list",
+        "it does, and later members get this newest `user_info`, too",
     ),
     (
         "quota",
         "`max_connections` of an app counts the connections of all nodes",
-        "those of each node: no connect waits for Redis, and each has an answer while Redis is away. Give each node its share",
+        "it counts those of each node, so a connection never waits for Redis. Give each node its share",
     ),
-    ("ports", "opens UDP port 11002, two servers may share a port by accident", "two ports, refused if they are taken"),
+    (
+        "ports",
+        "opens UDP port 11002; two servers may share a port by accident",
+        "opens two ports, and refuses to start if one is taken",
+    ),
 ];
 
 /// Those of them that frames and answers do not show. `tests/config.rs`, `tests/soketi.rs`, `bad_input`, `cluster`, `metrics`
@@ -178,14 +195,14 @@ const ELSEWHERE: [&str; 12] = [
 ];
 
 #[test]
-fn every_difference_is_seen_and_told_in_the_readme() {
+fn every_difference_is_recorded_and_documented() {
     let marks = RECORDED.lines().filter(|line| line.starts_with(['+', '-']));
     let seen: BTreeSet<&str> = marks.map(|line| line[1..].split_once(' ').unwrap().0).chain(ELSEWHERE).collect();
     let told: BTreeSet<&str> = DIFFERENCES.iter().map(|(name, ..)| *name).collect();
     assert_eq!(seen, told);
     let table: String = DIFFERENCES.iter().map(|(_, soketi, gema)| format!("| {soketi} | {gema} |\n")).collect();
-    let readme = include_str!("../../README.md");
-    assert!(readme.contains(&format!("| Soketi | gema |\n| --- | --- |\n{table}\n")), "{table}");
+    let document = include_str!("../../docs/from-soketi.md");
+    assert!(document.contains(&format!("| Soketi | gema |\n| --- | --- |\n{table}\n")), "{table}");
 }
 
 #[tokio::test]
