@@ -1,5 +1,5 @@
-//! Which items of the conformance checklist (G-1 … G-324) the tests cover. An item counts as covered when a
-//! comment above a test names it.
+//! Which items of the conformance checklist (docs/protocol.md, G-1 … G-324) the tests cover. An item counts as covered
+//! when a comment above a test names it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +23,15 @@ fn every_item_is_covered_or_has_its_reason() {
     }
     assert!(missing.is_empty(), "neither covered nor excused: {missing:?}");
     assert!(outdated.is_empty(), "covered, so no longer to be excused: {outdated:?}");
+}
+
+#[test]
+fn the_document_has_every_item_once_and_in_order() {
+    let document = include_str!("../../docs/protocol.md");
+    let (_, section) = document.split_once("\n# G. ").unwrap();
+    let (section, _) = section.split_once("\n# H. ").unwrap();
+    let items = section.lines().filter_map(|line| line.split_once(". ")?.0.parse::<u16>().ok());
+    assert!(items.eq(ITEMS), "docs/protocol.md must number its items from G-1 on without a gap");
 }
 
 fn covered() -> BTreeSet<u16> {
