@@ -7,6 +7,7 @@ use crate::has_max;
 use crate::servers::KINDS;
 use crate::servers::Kind;
 use crate::servers::Server;
+use crate::servers::set_password;
 use crate::small_table;
 use crate::soketis_table;
 
@@ -72,6 +73,46 @@ async fn columns_may_have_any_type() {
         assert_eq!(limits.max_backend_events_per_second, if kind == Kind::Mysql { 65_535 } else { 32_767 });
         assert_eq!(limits.allowed_origins, ["a.example"]);
         assert_eq!(app.webhooks[0].url.expose(), b"https://x.example");
+    }
+}
+
+/// The statements of docs/configuration.md: a table with all that an app may have, a row, and a user who may read it.
+#[tokio::test]
+async fn the_documents_tables_hold_apps() {
+    let document = include_str!("../../docs/configuration.md");
+    let blocks: Vec<&str> = document.split("```sql\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    let [mysql, postgres, row] = blocks[..] else { panic!("{} blocks of SQL", blocks.len()) };
+    let (_, app) = include_str!("../../config/default.toml").split_once("\n[[apps]]\n").unwrap();
+    let fields = app.lines().filter_map(|line| line.trim_start_matches('#').split_once(" = "));
+    for field in fields.map(|(field, _)| field).filter(|field| !field.contains(' ') && *field != "keys") {
+        let soketis = field.replace("_per_second", "_per_sec").replace("_requests_", "_req_");
+        for table in [mysql, postgres] {
+            let is_column = |line: &str| line.trim_start().trim_start_matches(['`', '"']).starts_with(&soketis);
+            assert!(table.lines().any(is_column), "{field} has no column in {table}");
+        }
+    }
+    for kind in KINDS {
+        let server = Server::own(kind).await;
+        server.run_either(mysql, postgres).await;
+        server.run_either(row, &row.replace('`', "\"")).await;
+        server
+            .run(
+                "UPDATE apps SET enable_watchlist = FALSE, max_event_payload_in_kb = 2.5, channel_default = 'deny', \
+                 max_read_req_per_sec = 7, cache_ttl_seconds = 60.5",
+            )
+            .await;
+        let mut config = server.config("apps");
+        (config.mysql.username, config.postgres.username) = ("gema".to_owned(), "gema".to_owned());
+        set_password(&mut config, "change-this");
+        let app = TestStore::new(&config).by_key("klinik-key").await.unwrap().unwrap();
+        assert_eq!(
+            (app.id.as_str(), app.keys[0].secret.expose(), app.enabled),
+            ("klinik", &b"klinik-secret"[..], true)
+        );
+        assert_eq!((app.limits.max_connections, app.limits.max_read_requests_per_second), (5000, 7));
+        assert_eq!((app.limits.event_bytes_max(), app.limits.enable_watchlist), (2560, false), "{kind:?}");
+        assert_eq!(app.limits.allowed_origins, ["*.klinik.example"]);
+        assert_eq!(app.webhooks[0].url.expose(), b"https://klinik.example/webhooks");
     }
 }
 
