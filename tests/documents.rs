@@ -1,7 +1,8 @@
-//! The documents say what gema understands: their settings load, and their links lead somewhere.
+//! The documents say what gema understands: their settings load, their links lead somewhere, and they are easy to read.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere, its helpers included")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -13,12 +14,46 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The documents of a folder and of those in it.
+fn documents_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let found = entries.flat_map(|path| if path.is_dir() { documents_in(&path) } else { vec![path] });
+    found.filter(|file| file.extension().is_some_and(|end| end == "md")).collect()
+}
+
 /// Each document with its text.
 fn documents() -> Vec<(PathBuf, String)> {
-    let in_root = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root().join(name));
-    let in_docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let files = in_root.into_iter().chain(in_docs).filter(|file| file.extension().is_some_and(|end| end == "md"));
+    let names = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let in_root = names.map(|name| root().join(name));
+    let of_examples = ["chat", "clinics"].map(|name| root().join("examples").join(name).join("README.md"));
+    let files = in_root.into_iter().chain(of_examples).chain(documents_in(&root().join("docs")));
     files.map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
+}
+
+/// The lines outside of code blocks, with their numbers.
+fn prose(text: &str) -> Vec<(usize, &str)> {
+    let mut is_code = false;
+    let mut lines: Vec<(usize, &str)> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let is_mark = line.trim_start().starts_with("```");
+        if !is_mark && !is_code {
+            lines.push((index + 1, line));
+        }
+        is_code ^= is_mark;
+    }
+    lines
+}
+
+/// Where the links and pictures of a document lead in this project: the file, and the heading if one is named.
+fn links<'a>(document: &Path, text: &'a str) -> Vec<(&'a str, PathBuf, Option<&'a str>)> {
+    let lines = prose(text).into_iter().map(|(_, line)| line);
+    let links = lines.flat_map(|line| line.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()));
+    let target = |link: &'a str| {
+        let (file, place) = link.split_once('#').map_or((link, None), |(file, place)| (file, Some(place)));
+        let target = if file.is_empty() { document.to_owned() } else { document.with_file_name(file) };
+        (link, target, place)
+    };
+    links.filter(|link| !link.starts_with("http")).map(target).collect()
 }
 
 /// The code blocks of a language.
@@ -81,23 +116,84 @@ fn anchor(heading: &str) -> String {
     letters.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
+/// The places in a document that its headings make.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut anchors = BTreeSet::new();
+    for (_, line) in prose(text).into_iter().filter(|(_, line)| line.starts_with('#')) {
+        let name = anchor(line.trim_start_matches('#'));
+        let further = (1..).map(|number| format!("{name}-{number}"));
+        let free = std::iter::once(name.clone()).chain(further).find(|name| !anchors.contains(name));
+        anchors.extend(free);
+    }
+    anchors
+}
+
 #[test]
 fn each_link_leads_somewhere() {
+    let mut seen = 0;
     for (document, text) in documents() {
-        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            if link.starts_with("http") {
-                continue;
-            }
-            let (file, place) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+        for (link, target, place) in links(&document, &text) {
             assert!(target.exists(), "{}: {link}", document.display());
-            if !place.is_empty() {
-                let text = fs::read_to_string(target).unwrap();
-                let mut headings =
-                    text.lines().filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#')));
-                assert!(headings.any(|heading| anchor(heading) == place), "{}: {link}", document.display());
+            if let Some(place) = place {
+                let names = anchors(&fs::read_to_string(target).unwrap());
+                assert!(names.contains(place), "{}: {link}", document.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+#[test]
+fn each_document_is_found_from_the_readme() {
+    let documents = documents();
+    let (mut found, mut next) = (BTreeSet::new(), vec![root().join("README.md").canonicalize().unwrap()]);
+    while let Some(path) = next.pop() {
+        let Some((document, text)) = documents.iter().find(|(document, _)| document.canonicalize().unwrap() == path)
+        else {
+            continue;
+        };
+        if found.insert(path) {
+            next.extend(links(document, text).into_iter().map(|(_, target, _)| target.canonicalize().unwrap()));
+        }
+    }
+    for (document, _) in documents {
+        assert!(found.contains(&document.canonicalize().unwrap()), "nothing leads to {}", document.display());
+    }
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 150, "{lines} lines");
+}
+
+/// Rows of tables, pictures and one piece of code cannot be wrapped. CHANGELOG has a line for each change.
+#[test]
+fn lines_of_prose_have_at_most_120_characters() {
+    let words = |line: &str| line.split('`').step_by(2).flat_map(str::split_whitespace).count();
+    let mut long = Vec::new();
+    for (document, text) in documents().into_iter().filter(|(document, _)| !document.ends_with("CHANGELOG.md")) {
+        for (number, line) in prose(&text) {
+            let is_long = line.chars().count() > 120 && !line.starts_with(['|', '!']) && words(line) > 1;
+            if is_long {
+                long.push(format!("{}:{number}", document.display()));
             }
         }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+/// So each example of a translation is one that a test runs.
+#[test]
+fn translations_have_the_examples_of_the_originals() {
+    let code = |text: &str| -> Vec<String> { text.split("```").skip(1).step_by(2).map(str::to_owned).collect() };
+    let translations = documents_in(&root().join("docs/id"));
+    assert!(translations.len() >= 4, "{translations:?}");
+    for translation in translations {
+        let original = root().join("docs").join(translation.file_name().unwrap());
+        let [ours, theirs] = [&translation, &original].map(|file| code(&fs::read_to_string(file).unwrap()));
+        assert_eq!(ours, theirs, "{}", translation.display());
     }
 }
 
@@ -106,7 +202,8 @@ fn each_link_leads_somewhere() {
 fn each_source_file_that_is_named_is_there() {
     let mut seen = 0;
     for (document, text) in documents() {
-        for name in text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") || name.ends_with(".lua")) {
+        let names = text.split('`').skip(1).step_by(2).filter(|name| !name.starts_with('.'));
+        for name in names.filter(|name| name.ends_with(".rs") || name.ends_with(".lua")) {
             let is_there = root().join(name).exists() || root().join("src").join(name).exists();
             assert!(is_there || name.contains(' '), "{}: {name}", document.display());
             seen += 1;
