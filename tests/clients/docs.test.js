@@ -1,4 +1,4 @@
-// The examples of docs/, done to the letter: only ports and hosts are exchanged.
+// The examples of README.md and docs/, done to the letter: only ports and hosts are exchanged.
 
 import assert from 'node:assert/strict';
 import { execFile, spawnSync } from 'node:child_process';
@@ -44,16 +44,16 @@ function run(code, result, names) {
   return new Function(...Object.keys(names), body)(...Object.values(names));
 }
 
-/** Opens the page of getting-started.md; answers its Echo and what it logs. */
-async function openPage(t, Echo, Pusher) {
+/** Opens the page of a document, which listens to a channel; answers its Echo and what it logs. */
+async function openPage(t, Echo, Pusher, document = 'getting-started.md', name = 'scada-realtime') {
   const logged = [];
   const console = { log: (...values) => logged.push(...values) };
   globalThis.window = globalThis; // as in a browser
-  const code = here(block('getting-started.md', 'js', 'new Echo'));
+  const code = here(block(document, 'js', 'new Echo'));
   const echo = run(code, 'echo', { Echo, Pusher, window: globalThis, console });
   t.after(() => echo.disconnect());
   const { pusher } = echo.connector;
-  await until(() => pusher.channel('scada-realtime')?.subscribed, 'the page listens');
+  await until(() => pusher.channel(name)?.subscribed, 'the page listens');
   return { echo, logged };
 }
 
@@ -77,6 +77,13 @@ for (const [name, publish] of Object.entries(publishers)) {
 }
 
 for (const [version, Echo, Pusher] of ECHOS) {
+  test(`the page of the README gets an event [laravel-echo ${version}]`, async (t) => {
+    const { logged } = await openPage(t, Echo, Pusher, '../README.md', 'orders');
+    await gema.api.trigger('orders', 'order.shipped', { id: 7 });
+    await until(() => logged.length > 0, 'the event');
+    assert.deepEqual(logged, [{ id: 7 }]);
+  });
+
   test(`a page shows every event, whatever its name [laravel-echo ${version}]`, async (t) => {
     const { echo } = await openPage(t, Echo, Pusher);
     const logged = [];
