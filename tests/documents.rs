@@ -212,26 +212,33 @@ fn each_source_file_that_is_named_is_there() {
     assert!(seen > 20, "{seen}");
 }
 
-/// The lines of "Install" in docs/operation.md, below another root.
+/// The lines that install, in two documents, below another root.
 #[test]
 fn the_lines_that_install_give_a_program_with_a_valid_configuration() {
-    let text = fs::read_to_string(root().join("docs/operation.md")).unwrap();
-    let lines = blocks(&text, "bash").next().unwrap();
-    let below = folder("install");
-    for place in ["usr/local/bin", "etc/systemd/system"] {
-        fs::create_dir_all(below.join(place)).unwrap();
+    for name in ["operation.md", "getting-started.md"] {
+        let text = fs::read_to_string(root().join("docs").join(name)).unwrap();
+        let lines = blocks(&text, "bash").find(|block| block.contains("sudo install -m 755")).unwrap();
+        let below = folder(&format!("install-{name}"));
+        for place in ["usr/local/bin", "etc/systemd/system"] {
+            fs::create_dir_all(below.join(place)).unwrap();
+        }
+        let lines = lines.replace("sudo ", "").replace("target/release/gema", env!("CARGO_BIN_EXE_gema"));
+        let lines = ["/usr/local/", "/etc/"]
+            .into_iter()
+            .fold(lines, |lines, place| lines.replace(&format!(" {place}"), &format!(" {}{place}", below.display())));
+        let done = Command::new("sh").args(["-euc", &lines]).current_dir(root()).output().unwrap();
+        assert!(done.status.success(), "{lines}\n{}", String::from_utf8_lossy(&done.stderr));
+        let file = format!("--config={}", below.join("etc/gema/gema.toml").display());
+        let secrets = fs::read_to_string(below.join("etc/gema/gema.env")).unwrap();
+        let checked = Command::new(below.join("usr/local/bin/gema"))
+            .args(["check", &file])
+            .env_clear()
+            .envs(secrets.lines().filter_map(|line| line.split_once('=')))
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
+        assert!(Path::exists(&below.join("etc/systemd/system/gema.service")));
     }
-    let program = env!("CARGO_BIN_EXE_gema");
-    let lines = lines.replace("sudo ", "").replace("target/release/gema", program);
-    let lines = ["/usr/local/", "/etc/"]
-        .into_iter()
-        .fold(lines, |lines, place| lines.replace(&format!(" {place}"), &format!(" {}{place}", below.display())));
-    let done = Command::new("sh").args(["-euc", &lines]).current_dir(root()).output().unwrap();
-    assert!(done.status.success(), "{lines}\n{}", String::from_utf8_lossy(&done.stderr));
-    let file = format!("--config={}", below.join("etc/gema/gema.toml").display());
-    let checked = Command::new(below.join("usr/local/bin/gema")).args(["check", &file]).env_clear().output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    assert!(Path::exists(&below.join("etc/systemd/system/gema.service")));
 }
 
 /// The instances of docs/several-nodes.md have ports of their own.
