@@ -220,7 +220,7 @@ impl Cluster {
     /// Tells so, if it is.
     fn tell_leave(&self) {
         if self.leaves.load(Ordering::Acquire) {
-            self.tell(Envelope::Leaving(self.node(), self.node()));
+            self.tell(Envelope::Draining(self.node(), self.node()));
         }
     }
 

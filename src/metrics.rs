@@ -1,5 +1,5 @@
 //! The metrics of the process, under Soketi's names where it has one.
-//! Every module counts here; `http::health` serves them. Gauges are set when somebody asks.
+//! Every module counts here; `http::health` serves them, and sets the gauges first.
 
 mod cluster;
 mod events;

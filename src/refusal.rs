@@ -185,12 +185,12 @@ impl Detail {
 
 impl fmt::Write for Detail {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = DETAIL_BYTES_MAX - self.0.len();
-        if text.len() <= room {
+        let rest = DETAIL_BYTES_MAX - self.0.len();
+        if text.len() <= rest {
             self.0.push_str(text);
             return Ok(());
         }
-        let end = (0..=room).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+        let end = (0..=rest).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
         self.0.push_str(&text[..end]);
         Err(fmt::Error)
     }
@@ -227,16 +227,16 @@ mod tests {
     #[test]
     fn quiet_causes_are_forgotten_and_apps_are_bounded() {
         let (refusals, now) = (refusals(), Instant::now());
-        let held = || refusals.suppressed[Cause::ConnectOrigin as usize].lock().len();
+        let entries = || refusals.suppressed[Cause::ConnectOrigin as usize].lock().len();
         for app in 0..APPS_MAX * 2 {
             refusals.is_due(Cause::ConnectOrigin, &app.to_string(), now);
         }
-        assert_eq!(held(), APPS_MAX + 1);
+        assert_eq!(entries(), APPS_MAX + 1);
         refusals.tick(now + FIRST_PERIOD);
         // Only the entry that stands for the others has a number left.
-        assert_eq!(held(), 1);
+        assert_eq!(entries(), 1);
         refusals.tick(now + FIRST_PERIOD + NEXT_PERIOD);
-        assert_eq!(held(), 0);
+        assert_eq!(entries(), 0);
     }
 
     #[test]

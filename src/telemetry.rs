@@ -156,9 +156,9 @@ mod tests {
         assert!((10..30).contains(&count("refused cause=\"a\"")), "{text}");
         assert!((100..200).contains(&count("published")), "{text}");
         assert_eq!(count("refused cause=\"b\""), 1, "{text}");
-        let told: usize =
+        let left_out: usize =
             text.lines().filter_map(|line| line.split_once("lines=")?.1.split(' ').next()?.parse::<usize>().ok()).sum();
-        assert_eq!(told + count("refused cause=\"a\"") + count("published"), 1000, "{text}");
+        assert_eq!(left_out + count("refused cause=\"a\"") + count("published"), 1000, "{text}");
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Listener {
                 cluster.meet(node);
                 cluster.on_here(node);
             }
-            Envelope::Leaving(node, _) if node != me => cluster.on_leaving(node),
+            Envelope::Draining(node, _) if node != me => cluster.on_leaving(node),
             Envelope::Gone(by, node) if node != me => cluster.on_gone(by, node),
             Envelope::Terminate(what) if what.node != me => {
                 let Some(app) = cluster.app(&what.app) else { return };

@@ -217,11 +217,11 @@ mod tests {
         let passed = (0..200_000_u32)
             .filter(|&number| addresses.count_handshake(Ipv4Addr::from(number).into(), now).is_ok())
             .count();
-        let held =
+        let entries =
             |addresses: &Addresses| -> usize { addresses.parts.iter().map(|part| part.lock().handshakes.len()).sum() };
         // One more for the others.
         assert!(passed <= PARTS * (BUCKETS_MAX + 1), "{passed}");
-        assert!(held(&addresses) <= PARTS * (BUCKETS_MAX + 1));
+        assert!(entries(&addresses) <= PARTS * (BUCKETS_MAX + 1));
         let later = now + Duration::from_secs(2);
         assert!(addresses.count_handshake(Ipv4Addr::from(2_000_000).into(), later).is_ok());
     }

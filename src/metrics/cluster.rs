@@ -42,11 +42,11 @@ pub struct ClusterMeters {
 /// nodes.
 #[derive(Debug, Clone)]
 struct PeerQueries {
-    asked: IntCounterVec,
+    sent: IntCounterVec,
     answered: IntCounterVec,
     unanswered: IntCounterVec,
-    heard: IntCounterVec,
-    answers_heard: IntCounterVec,
+    received: IntCounterVec,
+    received_answers: IntCounterVec,
     /// In milliseconds, as Soketi has it.
     time: HistogramVec,
 }
@@ -112,7 +112,7 @@ impl ClusterMeters {
     /// Counts a query about an app, with the time to its answer; `None` without an answer.
     pub fn query_finished(&self, app: &str, took: Option<Duration>) {
         let labels = &[app, &self.port];
-        self.queries.asked.with_label_values(labels).inc();
+        self.queries.sent.with_label_values(labels).inc();
         // Present from the first query on, even at zero.
         let unanswered = self.queries.unanswered.with_label_values(labels);
         match took {
@@ -127,8 +127,8 @@ impl ClusterMeters {
     /// Removes the series of an app.
     pub(super) fn forget_app(&self, id: &str) {
         let labels = [id, &*self.port];
-        let PeerQueries { asked, answered, unanswered, heard, answers_heard, time } = &self.queries;
-        for counters in [asked, answered, unanswered, heard, answers_heard] {
+        let PeerQueries { sent, answered, unanswered, received, received_answers, time } = &self.queries;
+        for counters in [sent, answered, unanswered, received, received_answers] {
             // Series without a query do not exist.
             let _ = counters.remove_label_values(&labels);
         }
@@ -137,12 +137,12 @@ impl ClusterMeters {
 
     /// Counts a query of another node.
     pub fn query_received(&self, app: &str) {
-        self.queries.heard.with_label_values(&[app, &self.port]).inc();
+        self.queries.received.with_label_values(&[app, &self.port]).inc();
     }
 
     /// Counts another node's answer to a query of this one.
     pub fn answer_received(&self, app: &str) {
-        self.queries.answers_heard.with_label_values(&[app, &self.port]).inc();
+        self.queries.received_answers.with_label_values(&[app, &self.port]).inc();
     }
 
     /// Counts events that other nodes have sent.
@@ -175,11 +175,11 @@ impl PeerQueries {
         )
         .buckets(vec![0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0]);
         Self {
-            asked: counter("sent_requests", "Questions about the other nodes, to them or to Redis"),
+            sent: counter("sent_requests", "Questions about the other nodes, to them or to Redis"),
             answered: counter("resolved_promises", "Questions about the other nodes that were answered"),
             unanswered: counter("uncomplete_promises", "Questions about the other nodes without an answer"),
-            heard: counter("received_requests", "Questions of other nodes"),
-            answers_heard: counter("received_responses", "Answers of other nodes"),
+            received: counter("received_requests", "Questions of other nodes"),
+            received_answers: counter("received_responses", "Answers of other nodes"),
             time: soketi.register(HistogramVec::new(time, APP)),
         }
     }

@@ -41,11 +41,11 @@ pub struct ChannelKind {
 /// The access that a channel needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Anybody.
+    /// Public: no signature is needed.
     Public,
-    /// With a signature.
+    /// A signature is needed.
     Signed,
-    /// The signed-in user whose channel it is.
+    /// Only the signed-in user whose channel it is.
     User,
 }
 

@@ -74,7 +74,7 @@ pub enum Envelope {
     /// The answer to a hello, for the second node.
     Here(NodeId, NodeId),
     /// A node is draining.
-    Leaving(NodeId, NodeId),
+    Draining(NodeId, NodeId),
     /// The second node has gone: the first one found it crashed, or it leaves itself.
     Gone(NodeId, NodeId),
     /// Close the connections of a user, and answer.
@@ -158,7 +158,7 @@ impl Envelope {
             Self::Count(node, count) => format!("{MAGIC}count {node} {count}\n").into_bytes(),
             Self::Hello(node, of) => format!("{MAGIC}hello {node} {of}\n").into_bytes(),
             Self::Here(node, of) => format!("{MAGIC}here {node} {of}\n").into_bytes(),
-            Self::Leaving(node, of) => format!("{MAGIC}leaving {node} {of}\n").into_bytes(),
+            Self::Draining(node, of) => format!("{MAGIC}leaving {node} {of}\n").into_bytes(),
             Self::Gone(node, of) => format!("{MAGIC}gone {node} {of}\n").into_bytes(),
             Self::Terminate(what) => what.encode("terminate"),
             Self::Terminated(what) => what.encode("terminated"),
@@ -210,7 +210,7 @@ impl Envelope {
             }
             "hello" => Self::Hello(node, fields.node().filter(|_| body.is_empty())?),
             "here" => Self::Here(node, fields.node().filter(|_| body.is_empty())?),
-            "leaving" => Self::Leaving(node, fields.node().filter(|_| body.is_empty())?),
+            "leaving" => Self::Draining(node, fields.node().filter(|_| body.is_empty())?),
             "gone" => Self::Gone(node, fields.node().filter(|_| body.is_empty())?),
             "terminate" | "terminated" => {
                 let (request, closed) = (fields.number()?, fields.number()?);
@@ -323,7 +323,7 @@ mod tests {
             Envelope::Count(one, 12),
             Envelope::Hello(one, one),
             Envelope::Here(one, other),
-            Envelope::Leaving(one, one),
+            Envelope::Draining(one, one),
             Envelope::Gone(one, other),
             Envelope::Terminate(what.clone()),
             Envelope::Terminated(what),

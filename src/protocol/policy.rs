@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(publish("private", "upgrade", "cache-a"), Ok(Some("private-cache-a".to_owned())));
         assert_eq!(publish("presence", "upgrade", "a"), Ok(Some("presence-a".to_owned())));
         assert_eq!(publish("presence", "upgrade", "private-a"), use_instead("private-a", "presence-a"));
-        // Nobody but the publisher can encrypt.
+        // Only the publisher can encrypt.
         assert_eq!(publish("encrypted", "upgrade", "a"), use_instead("a", "private-encrypted-a"));
         assert_eq!(publish("private", "upgrade", "presence-a"), Ok(None));
         let long = "a".repeat(LENGTH_MAX);

@@ -78,13 +78,13 @@ const VALUES: [u8; 256] = {
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
     let mut bytes = [0; 32];
-    let mut seen = 0;
+    let mut invalid = 0;
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let [high, low] = [pair[0], pair[1]].map(|digit| VALUES[usize::from(digit)]);
         *byte = high << 4 | low & 15;
-        seen |= high | low;
+        invalid |= high | low;
     }
-    (seen < 16).then_some(bytes)
+    (invalid < 16).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -49,11 +49,11 @@ async fn line(tcp: &mut TcpStream, start: &[u8]) -> Result<Vec<u8>, HeaderError>
     while !line.ends_with(b"\n") && line.len() < LINE_BYTES_MAX {
         let mut ahead = [0; LINE_BYTES_MAX];
         let ahead = &mut ahead[..LINE_BYTES_MAX - line.len()];
-        let seen = tcp.peek(ahead).await?;
-        if seen == 0 {
+        let peeked = tcp.peek(ahead).await?;
+        if peeked == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        let end = ahead[..seen].iter().position(|&byte| byte == b'\n').map_or(seen, |end| end + 1);
+        let end = ahead[..peeked].iter().position(|&byte| byte == b'\n').map_or(peeked, |end| end + 1);
         tcp.read_exact(&mut ahead[..end]).await?;
         line.extend_from_slice(&ahead[..end]);
     }

@@ -110,7 +110,7 @@ impl Session {
     }
 }
 
-/// Tells of a signer whether it made this signature of this text.
+/// A check whether a signer made this signature of this text.
 fn is_signature_of<'a>(signature: &'a str, signed: &'a str) -> impl Fn(&Signer) -> bool + 'a {
     move |signer| signer.verify(&[signed.as_bytes()], signature)
 }

@@ -97,8 +97,8 @@ impl Shard {
 
     /// By how much all slow readers exceed the memory limit of the process.
     fn excess(&self) -> usize {
-        let held = usize::try_from(self.node.metrics().outbox_memory_bytes.get()).unwrap_or(0);
-        held.saturating_sub(self.node.connections().waiting_bytes_max)
+        let memory = usize::try_from(self.node.metrics().outbox_memory_bytes.get()).unwrap_or(0);
+        memory.saturating_sub(self.node.connections().waiting_bytes_max)
     }
 
     /// Closes the slowest readers until the process is below its memory limit: first stalled ones with a large outbox.

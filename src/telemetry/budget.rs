@@ -1,5 +1,4 @@
-//! Limits the log to some lines per second and cause: anybody who can cause a line can cause it often.
-//! `telemetry` wraps the output layer with it.
+//! Limits the log to some lines per second and cause: a client that can cause a line can cause it often.
 
 use std::collections::HashMap;
 use std::fmt::Debug;

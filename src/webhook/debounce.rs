@@ -133,8 +133,8 @@ mod tests {
     fn beyond_the_bound_the_first_is_told_at_once() {
         let mut debounce = Debounce::new(DELAY);
         let names: Vec<String> = (0..=DELAYED_MAX).map(|number| format!("c-{number}")).collect();
-        let told: Vec<_> =
+        let due: Vec<_> =
             names.iter().filter_map(|name| debounce.delay(occupancy(name, None), Instant::now())).collect();
-        assert_eq!(told, [occupancy("c-0", None)]);
+        assert_eq!(due, [occupancy("c-0", None)]);
     }
 }

@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_left_out_and_still_done_with() {
-        let event = |id: &str, said: Value| Value::Array(vec![text(id), Value::Array(vec![text("event"), said])]);
+        let event =
+            |id: &str, text_value: Value| Value::Array(vec![text(id), Value::Array(vec![text("event"), text_value])]);
         let no_text = Value::BulkString(vec![0xff, 0xfe]);
         let gone = Value::Array(vec![text("4-0"), Value::Nil]);
         let events = vec![event("1-0", text("{}")), event("2-0", text("junk")), event("3-0", no_text), gone, text("x")];
