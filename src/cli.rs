@@ -64,7 +64,7 @@ enum Command {
     Config,
     /// Asks a running server whether it is ready; exit code 0 if it is.
     Health {
-        /// What to ask; by default /ready on the configured port.
+        /// The URL to ask; by default /ready on the configured port.
         #[arg(long)]
         url: Option<String>,
     },
@@ -72,14 +72,14 @@ enum Command {
 
 /// Runs the command.
 pub fn run() -> ExitCode {
-    let Invocation { words, ignored } = match invocation(std::env::args_os().collect()) {
+    let Invocation { arguments, ignored } = match invocation(std::env::args_os().collect()) {
         Ok(invocation) => invocation,
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::FAILURE;
         }
     };
-    let arguments = Arguments::parse_from(words);
+    let arguments = Arguments::parse_from(arguments);
     let files = &arguments.config;
     let done = match arguments.command.unwrap_or(Command::Start) {
         Command::Start => load(files)

@@ -105,7 +105,7 @@ impl Ingest {
         let other =
             app.destination_by_rules(&channel).inspect_err(|why| app.meters.forbidden(why.rule(), "publish"))?;
         let channel = other.unwrap_or(channel);
-        if !self.node.inboxes().wait_for_room() {
+        if !self.node.inboxes().wait_for_capacity() {
             return Err(IngestError::Overloaded);
         }
         app.publish_here(&channel, &Publication { name: &name, data: &data, except }, Instant::now());

@@ -6,28 +6,28 @@
 //! ARCHITECTURE.md says why.
 //!
 //! # The way of a message
-//! A publisher's request is checked in [`http`], becomes one WebSocket frame in [`node`], and is put by the
-//! [`registry`] into the inbox of each [`shard`] that has subscribers. The shard hands what is pending on a
-//! channel to every subscriber in one write at the end of its turn. A client's message goes from its shard's
-//! socket loop to its [`session`], which decides what it means and answers. What other nodes have to hear goes
-//! from the [`registry`] to the [`cluster`], and comes back the same way.
+//! [`http`] checks a publisher's request, [`node`] builds one WebSocket frame from it, and the [`registry`] puts the
+//! frame into the inbox of each [`shard`] with subscribers. At the end of its turn the shard writes all pending events
+//! of a channel to each subscriber in one write. A client's message goes from its shard to its [`session`], which
+//! answers. Messages for other nodes go from the [`registry`] to the [`cluster`], and come back the same way.
 //!
 //! # Invariants
 //! * Announcements enter the inboxes under the lock of the change that they announce.
 //! * A channel is joined with a [`protocol::grant::Grant`], which only a checked signature gives.
 //! * A connection belongs to one shard and is touched on its thread alone.
-//! * Whatever ends a connection ends its session in one place, `shard/closing.rs`.
-//! * Every queue is bounded, and what happens beyond the bound has a name and a counter.
+//! * Every end of a connection ends its session in one place, `shard/closing.rs`.
+//! * Every queue is bounded, and the overflow has a name and a counter.
 //!
 //! # Words
-//! * *app*: an id for the HTTP API, one or more pairs of key and secret, limits of its own.
-//! * *node*: this process. *shard*: one of its threads with its connections.
-//! * *connection*: one WebSocket. *session*: what it may and listens to, once established.
-//! * *member*: a distinct user on a presence channel. *user*: who is signed in on a connection.
-//! * *view*: other channels that a subscription sees by a signed grant, under its own channel's name.
-//! * *inbox*: what waits for a shard. *outbox*: what waits for a connection.
+//! * *app*: an id for the HTTP API, one or more pairs of key and secret, and its own limits.
+//! * *node*: this process. *peer*: another node. *shard*: a thread with its connections.
+//! * *connection*: one WebSocket. *session*: its identity and subscriptions, once established.
+//! * *member*: a distinct user on a presence channel. *user*: the identity that a connection has signed in with.
+//! * *view*: other channels whose events a subscription gets by a signed grant, under its own channel's name.
+//! * *inbox*: the messages for a shard. *outbox*: the frames for a connection.
 //! * *webhook event*: something that a webhook may report. *endpoint*: a URL that it is sent to.
 //! * *shard message*: one entry of an inbox. *turn*: one round of a shard's loop.
+//! * *refusal*: anything that the server does not accept, with its *cause*.
 
 pub mod cli;
 pub mod cluster;

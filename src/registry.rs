@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 pub use channels::ChannelInfo;
 pub use channels::Full;
 pub use channels::JoinRules;
-pub use channels::Leaver;
+pub use channels::Unsubscribe;
 pub use replica::Entry;
 pub use total::Total;
 pub use word::Heard;

@@ -36,7 +36,7 @@ use crate::protocol::message::SignIn;
 use crate::protocol::message::Subscribe;
 use crate::protocol::socket_id::SocketId;
 use crate::refusal::Cause;
-use crate::registry::Leaver;
+use crate::registry::Unsubscribe;
 use crate::registry::address::Address;
 use crate::session::join_times::JoinTimes;
 
@@ -80,8 +80,8 @@ struct Subscription {
 }
 
 impl Subscription {
-    fn leaver(&self, address: Address) -> Leaver<'_> {
-        Leaver { channel: &self.name, address, user_id: self.user_id.as_deref() }
+    fn end(&self, address: Address) -> Unsubscribe<'_> {
+        Unsubscribe { channel: &self.name, address, user_id: self.user_id.as_deref() }
     }
 }
 
@@ -253,7 +253,7 @@ impl Session {
         self.on_joined();
         let Ok(index) = self.find(channel.as_str()) else { return Vec::new() };
         let subscription = self.subscriptions.remove(index);
-        self.app.leave(&subscription.leaver(self.address), now);
+        self.app.leave(&subscription.end(self.address), now);
         let error = SubscribeError::Full;
         self.count_refusal(Cause::SubscribeFull, Some(channel.as_str()), &error);
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
@@ -262,7 +262,7 @@ impl Session {
     /// Leaves all channels and signs out. Events from before are still in the inbox.
     pub fn end(&mut self, node: &Node, now: Instant) {
         for subscription in std::mem::take(&mut self.subscriptions) {
-            self.app.leave(&subscription.leaver(self.address), now);
+            self.app.leave(&subscription.end(self.address), now);
         }
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
@@ -347,7 +347,7 @@ impl Session {
         };
         tracing::debug!(app = self.app.id, channel, socket_id = %self.socket_id, "unsubscribed");
         let subscription = self.subscriptions.remove(index);
-        self.app.leave(&subscription.leaver(self.address), now);
+        self.app.leave(&subscription.end(self.address), now);
         actions.push(Action::ReadInbox);
     }
 

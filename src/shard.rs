@@ -34,11 +34,11 @@ use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::ShardMessage;
 use crate::session::Action;
-use crate::shard::batch::KeptBytes;
 use crate::shard::batch::SharedFrames;
+use crate::shard::batch::WaitingBytes;
 use crate::shard::channel::Channel;
 use crate::shard::closing::Drain;
-use crate::shard::connection::Connection;
+use crate::shard::connection::ClientConnection;
 use crate::shard::connections::ConnectionTable;
 use crate::shard::outbox::Load;
 use crate::shard::reading::read_later;
@@ -61,7 +61,7 @@ pub struct Shard {
     /// The readiness of all sockets. tokio sees it as a single descriptor.
     poll: AsyncFd<mio::Poll>,
     events: mio::Events,
-    connections: ConnectionTable<Connection>,
+    connections: ConnectionTable<ClientConnection>,
     channels: HashMap<ChannelId, Channel>,
     /// Channels with pending events.
     pending: Vec<ChannelId>,
@@ -101,7 +101,7 @@ pub struct Shard {
     /// The sum of all outboxes.
     load: Load,
     /// Bytes that several outboxes share, counted once.
-    kept: KeptBytes,
+    shared_bytes: WaitingBytes,
     /// The shared frames that belong to no batch.
     shared: SharedFrames,
     /// The part of the gauges that is this shard's.
@@ -142,7 +142,7 @@ impl Shard {
             actions: Vec::new(),
             messages: VecDeque::new(),
             load: Load::default(),
-            kept: KeptBytes::default(),
+            shared_bytes: WaitingBytes::default(),
             shared: SharedFrames::default(),
             load_reported: Load::default(),
         })
@@ -155,7 +155,7 @@ impl Shard {
             self.read_on().await;
             self.coalesce(messages).await;
             let busy = self.send_out().await || more_events;
-            if self.is_done() {
+            if self.is_drained() {
                 return;
             }
             if busy {
@@ -202,7 +202,7 @@ impl Shard {
         }
     }
 
-    fn is_done(&self) -> bool {
+    fn is_drained(&self) -> bool {
         self.drain.is_some() && self.connections.len() == 0 && self.messages.is_empty()
     }
 

@@ -28,7 +28,7 @@ const CURL: (&str, [&str; 6]) = (
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Invocation {
     /// The words for the parser.
-    pub(super) words: Vec<OsString>,
+    pub(super) arguments: Vec<OsString>,
     /// Options that Soketi takes and ignores.
     pub(super) ignored: Vec<String>,
 }
@@ -49,7 +49,7 @@ pub(super) fn invocation(given: Vec<OsString>) -> Result<Invocation, &'static st
         if program.is_some_and(|word| is_named(word, &[name])) {
             let url = fetched_url(given.into_iter().skip(behind + 1), options);
             let words = own().chain(["health", "--url"].map(OsString::from)).chain(url).collect();
-            return Ok(Invocation { words, ..Invocation::default() });
+            return Ok(Invocation { arguments: words, ..Invocation::default() });
         }
     }
     let is_node = given.iter().take(2).any(|word| is_named(word, &["node"]));
@@ -67,7 +67,7 @@ pub(super) fn invocation(given: Vec<OsString>) -> Result<Invocation, &'static st
         _ if is_node => Err(NOT_NODE),
         _ => match words.iter().take(2).position(is_soketi) {
             Some(at) => Ok(soketi_invocation(words.into_iter().skip(at).collect())),
-            None => Ok(Invocation { words, ..Invocation::default() }),
+            None => Ok(Invocation { arguments: words, ..Invocation::default() }),
         },
     }
 }
@@ -95,17 +95,17 @@ fn soketi_invocation(words: Vec<OsString>) -> Invocation {
     let is = |word: Option<&OsString>, texts: &[&str]| word.is_some_and(|word| texts.iter().any(|text| word == text));
     let starts = !is(words.get(1), &COMMANDS[1..]);
     if !starts || words.iter().any(|word| is(Some(word), &["--help", "-h", "--version", "-V"])) {
-        return Invocation { words, ..Invocation::default() };
+        return Invocation { arguments: words, ..Invocation::default() };
     }
     let mut invocation = Invocation::default();
     let mut rest = words.into_iter();
-    invocation.words.extend(rest.next());
+    invocation.arguments.extend(rest.next());
     while let Some(word) = rest.next() {
         let text = word.to_string_lossy().into_owned();
         match text.as_str() {
-            "start" => invocation.words.push(word),
-            "--config" => invocation.words.extend(std::iter::once(word).chain(rest.next())),
-            text if text.starts_with("--config=") => invocation.words.push(word),
+            "start" => invocation.arguments.push(word),
+            "--config" => invocation.arguments.extend(std::iter::once(word).chain(rest.next())),
+            text if text.starts_with("--config=") => invocation.arguments.push(word),
             // Its value may be a secret.
             text if text.starts_with('-') => {
                 invocation.ignored.push(text.split('=').next().unwrap_or_default().to_owned());
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn invoked(words: &[&str]) -> Result<(String, Vec<String>), &'static str> {
-        let Invocation { words, ignored } = invocation(words.iter().map(OsString::from).collect())?;
+        let Invocation { arguments: words, ignored } = invocation(words.iter().map(OsString::from).collect())?;
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         Ok((words.join(" "), ignored))
     }

@@ -161,7 +161,7 @@ impl Listener {
         let Topic::Channel(name) = &subject.topic else { return };
         let meters = &self.cluster.meters;
         // While it waits, Redis keeps what is to come; of a Redis Cluster the library does.
-        if !self.cluster.inboxes.wait_for_room() {
+        if !self.cluster.inboxes.wait_for_capacity() {
             meters.dropped(PeerDropCause::Overloaded, 1);
             return;
         }

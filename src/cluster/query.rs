@@ -42,39 +42,39 @@ impl Cluster {
 
     /// Distinct users of presence channels, on all nodes; who has left this one no longer counts.
     pub async fn user_counts(&self, app: &str, channels: &[ChannelName]) -> Option<Vec<usize>> {
-        let (mut commands, mut leavers) = (Vec::new(), Vec::new());
+        let (mut commands, mut departures) = (Vec::new(), Vec::new());
         for channel in channels {
             let key = self.names.users(app, &Topic::Channel(channel.clone()));
-            leavers.push(self.leavers(app, channel));
-            commands.extend(holders(&key, leavers.last()?));
+            departures.push(self.pending_departures(app, channel));
+            commands.extend(holders(&key, departures.last()?));
             commands.push(cmd("HLEN").arg(key).take());
         }
         let answers = self.ask(app, commands).await?;
         let mut answers = answers.iter();
-        let count = |leavers: &Vec<Arc<str>>| {
-            let left = if leavers.is_empty() { 0 } else { still_there(answers.next()?, leavers).count() };
+        let count = |departures: &Vec<Arc<str>>| {
+            let left = if departures.is_empty() { 0 } else { still_there(answers.next()?, departures).count() };
             Some(number(answers.next()?).unwrap_or_default().saturating_sub(left))
         };
-        leavers.iter().map(count).collect()
+        departures.iter().map(count).collect()
     }
 
     /// The users of a presence channel, on all nodes; who has left this one no longer counts.
     pub async fn users(&self, app: &str, channel: &ChannelName) -> Option<Vec<String>> {
         let key = self.names.users(app, &Topic::Channel(channel.clone()));
-        let leavers = self.leavers(app, channel);
-        let mut commands: Vec<Cmd> = holders(&key, &leavers).into_iter().collect();
+        let departures = self.pending_departures(app, channel);
+        let mut commands: Vec<Cmd> = holders(&key, &departures).into_iter().collect();
         commands.push(cmd("HKEYS").arg(key).take());
         let answers = self.ask(app, commands).await?;
         let (users, before) = answers.split_last()?;
-        let left: HashSet<&str> = before.iter().flat_map(|before| still_there(before, &leavers)).collect();
+        let left: HashSet<&str> = before.iter().flat_map(|before| still_there(before, &departures)).collect();
         let mut users = answers::texts(users);
         users.retain(|user_id| !left.contains(&**user_id));
         Some(users)
     }
 
     /// Users that have left this node, and that no other one has, while Redis may not know that yet.
-    fn leavers(&self, app: &str, channel: &ChannelName) -> Vec<Arc<str>> {
-        self.app(app).map(|state| state.leavers(channel.as_str())).unwrap_or_default()
+    fn pending_departures(&self, app: &str, channel: &ChannelName) -> Vec<Arc<str>> {
+        self.app(app).map(|state| state.pending_departures(channel.as_str())).unwrap_or_default()
     }
 
     /// The event that a cache channel remembers, and how long it will be. The outer nothing is for no answer.
@@ -102,16 +102,16 @@ impl Cluster {
 
 /// Asks on how many nodes these users are. Before all else about the channel and over the same connection as what is told
 /// of them, so that none of them goes in between.
-fn holders(users: &str, leavers: &[Arc<str>]) -> Option<Cmd> {
-    (!leavers.is_empty())
-        .then(|| cmd("HMGET").arg(users).arg(leavers.iter().map(|user_id| &**user_id).collect::<Vec<_>>()).take())
+fn holders(users: &str, departures: &[Arc<str>]) -> Option<Cmd> {
+    (!departures.is_empty())
+        .then(|| cmd("HMGET").arg(users).arg(departures.iter().map(|user_id| &**user_id).collect::<Vec<_>>()).take())
 }
 
 /// Those of them that are on one node, which is this one: Redis has not heard of their leaving yet.
-fn still_there<'a>(holders: &Value, leavers: &'a [Arc<str>]) -> impl Iterator<Item = &'a str> {
+fn still_there<'a>(holders: &Value, departures: &'a [Arc<str>]) -> impl Iterator<Item = &'a str> {
     let holders = match holders {
         Value::Array(holders) => holders.clone(),
         _ => Vec::new(),
     };
-    leavers.iter().zip(holders).filter(|(_, holders)| number(holders) == Some(1)).map(|(user_id, _)| &**user_id)
+    departures.iter().zip(holders).filter(|(_, holders)| number(holders) == Some(1)).map(|(user_id, _)| &**user_id)
 }

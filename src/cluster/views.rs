@@ -125,7 +125,7 @@ impl Listener {
         let Some((app, Topic::Channel(name))) = cluster.names.read(topic).filter(|_| !is_own) else { return };
         let Some(app) = cluster.app(&app).filter(|_| !self.lost.is_cancelled()) else { return };
         match Envelope::decode(message) {
-            Ok(Envelope::Event(_)) if !cluster.inboxes.wait_for_room() => {
+            Ok(Envelope::Event(_)) if !cluster.inboxes.wait_for_capacity() => {
                 cluster.meters.dropped(PeerDropCause::Overloaded, 1)
             }
             Ok(Envelope::Event(event)) => {

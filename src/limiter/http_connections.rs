@@ -54,7 +54,7 @@ struct AddressConnections {
     count: usize,
     silent: usize,
     /// In the order in which they fell silent. An entry that is not silent any more is dropped when it is met.
-    order: VecDeque<Arc<Entry>>,
+    silent_queue: VecDeque<Arc<Entry>>,
 }
 
 #[derive(Debug)]
@@ -146,11 +146,11 @@ impl HttpTable {
         }
         self.silent.push_back(Arc::clone(entry));
         let Some(address) = entry.network.and_then(|network| self.networks.get_mut(&network)) else { return };
-        if address.order.len() > 2 * address.silent + 16 {
-            address.order.retain(|entry| entry.is(SILENT));
+        if address.silent_queue.len() > 2 * address.silent + 16 {
+            address.silent_queue.retain(|entry| entry.is(SILENT));
         }
         address.silent += 1;
-        address.order.push_back(Arc::clone(entry));
+        address.silent_queue.push_back(Arc::clone(entry));
     }
 
     /// Notes that a connection is no longer silent.
@@ -177,7 +177,7 @@ impl HttpTable {
         let Some(address) = self.networks.get_mut(&network).filter(|address| address.silent > share) else {
             return false;
         };
-        while let Some(entry) = address.order.pop_front() {
+        while let Some(entry) = address.silent_queue.pop_front() {
             if entry.is(SILENT) {
                 return self.close(&entry, SILENT);
             }

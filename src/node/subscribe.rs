@@ -15,7 +15,7 @@ use crate::protocol::grant::Verifier;
 use crate::protocol::identity::User;
 use crate::protocol::message::Subscribe;
 use crate::registry::Full;
-use crate::registry::Leaver;
+use crate::registry::Unsubscribe;
 use crate::registry::address::Address;
 
 impl App {
@@ -42,13 +42,13 @@ impl App {
     pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<(), SubscribeError> {
         self.state.join(grant, address, self.join_rules(), now).map_err(|full| match full {
             Full::Members => SubscribeError::Full,
-            Full::Channels => SubscribeError::NoRoom,
+            Full::Channels => SubscribeError::ServerFull,
         })
     }
 
     /// Leaves a channel.
-    pub fn leave(&self, leaver: &Leaver<'_>, now: Instant) {
-        self.state.leave(leaver, self.rules().settings.limits.enable_subscription_count, now);
+    pub fn leave(&self, unsubscribe: &Unsubscribe<'_>, now: Instant) {
+        self.state.leave(unsubscribe, self.rules().settings.limits.enable_subscription_count, now);
     }
 
     /// Binds a connection to a user. The answers come through the shard's inbox. Returns the user with the watchlist

@@ -84,7 +84,7 @@ pub enum SubscribeError {
     Full,
     /// The server has as many channels as allowed.
     #[error("The server has as many channels as it may, try again")]
-    NoRoom,
+    ServerFull,
     /// The connection joins too many channels at once.
     #[error("A connection may join {per_second} channels per second, try again")]
     TooFast {
@@ -109,7 +109,7 @@ impl SubscribeError {
             Self::Policy(_) => ("Forbidden", 403),
             Self::Full | Self::TooManyChannels { .. } => ("LimitReached", 403),
             Self::TooFast { .. } => ("LimitReached", 429),
-            Self::NoRoom => ("LimitReached", 503),
+            Self::ServerFull => ("LimitReached", 503),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
 use crate::registry::JoinRules;
-use crate::registry::Leaver;
+use crate::registry::Unsubscribe;
 use crate::registry::address::Address;
 use crate::registry::channels::Channels;
 use crate::registry::inbox::ChannelId;
@@ -333,8 +333,14 @@ impl Channel {
     }
 
     /// A connection leaves, no longer wants to join, or has heard that it cannot.
-    pub(super) fn leave(&mut self, name: &ChannelName, leaver: &Leaver<'_>, counted: bool, scope: &mut Scope<'_>) {
-        let Leaver { address, user_id, .. } = *leaver;
+    pub(super) fn leave(
+        &mut self,
+        name: &ChannelName,
+        unsubscribe: &Unsubscribe<'_>,
+        counted: bool,
+        scope: &mut Scope<'_>,
+    ) {
+        let Unsubscribe { address, user_id, .. } = *unsubscribe;
         if self.shared.as_mut().is_some_and(|shared| shared.forget_refused(address)) {
             return;
         }

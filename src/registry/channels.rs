@@ -60,7 +60,7 @@ pub struct JoinRules {
 
 /// A connection that leaves a channel.
 #[derive(Debug, Clone, Copy)]
-pub struct Leaver<'a> {
+pub struct Unsubscribe<'a> {
     /// The channel.
     pub channel: &'a ChannelName,
     /// The connection.
@@ -199,11 +199,11 @@ impl AppState {
 
     /// Leaves a channel that was joined; `counted` as in [`JoinRules`]. The shard hears of it in line with the
     /// channel's events.
-    pub fn leave(&self, leaver: &Leaver<'_>, counted: bool, now: Instant) {
-        let name = leaver.channel;
+    pub fn leave(&self, unsubscribe: &Unsubscribe<'_>, counted: bool, now: Instant) {
+        let name = unsubscribe.channel;
         self.change(name, now, |channels, scope| {
             let Some(channel) = channels.get_mut(name.as_str()) else { return };
-            channel.leave(name, leaver, counted, scope);
+            channel.leave(name, unsubscribe, counted, scope);
             if channel.is_idle(scope) {
                 channels.remove(name.as_str());
             }
@@ -412,11 +412,11 @@ impl AppState {
 
     /// The users of a presence channel that have left this node, and that no other one has, while the others have not
     /// heard of it.
-    pub fn leavers(&self, name: &str) -> Vec<Arc<str>> {
+    pub fn pending_departures(&self, name: &str) -> Vec<Arc<str>> {
         let node = self.outgoing.as_ref().map_or_else(NodeId::default, |outgoing| outgoing.node());
         self.channels.with(name, |channels| {
             let members = channels.get(name).and_then(|channel| channel.members.as_ref());
-            members.map_or_else(Vec::new, |members| members.leavers(node))
+            members.map_or_else(Vec::new, |members| members.pending_departures(node))
         })
     }
 }

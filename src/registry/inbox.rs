@@ -186,7 +186,7 @@ impl Inboxes {
 
     /// Blocks the thread until no shard lags so far behind. False when that takes too long; then until it is over
     /// nobody waits for it.
-    pub fn wait_for_room(&self) -> bool {
+    pub fn wait_for_capacity(&self) -> bool {
         let began = Instant::now();
         while self.is_full() {
             if self.hopeless.load(Ordering::Relaxed) || began.elapsed() > WAIT_MAX {
@@ -221,12 +221,12 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever_for_a_shard_that_lags() {
         let inboxes = Inboxes::new(2);
-        assert!(inboxes.wait_for_room());
+        assert!(inboxes.wait_for_capacity());
         let frame = event::published("a", "e", &format!("\"{}\"", "x".repeat(WAITING_BYTES_MAX)));
         inboxes.send(1, ShardMessage::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now() }));
         // The second time nobody waits, or this test would take hours.
         for _ in 0..10_000 {
-            assert!(!inboxes.wait_for_room());
+            assert!(!inboxes.wait_for_capacity());
         }
         inboxes.take(1, Vec::new());
         // What costs more than its content counts, too.
@@ -236,6 +236,6 @@ mod tests {
         }
         assert!(inboxes.is_full());
         inboxes.take(1, Vec::new());
-        assert!(inboxes.wait_for_room() && !inboxes.hopeless.load(Ordering::Relaxed));
+        assert!(inboxes.wait_for_capacity() && !inboxes.hopeless.load(Ordering::Relaxed));
     }
 }

@@ -145,7 +145,7 @@ impl Members {
     }
 
     /// Users that have left this node, and that no other one has, while the others have not heard of it.
-    pub(super) fn leavers(&self, node: NodeId) -> Vec<Arc<str>> {
+    pub(super) fn pending_departures(&self, node: NodeId) -> Vec<Arc<str>> {
         self.left.iter().filter(|user_id| self.replica.is_held_by_alone(node, user_id)).cloned().collect()
     }
 
@@ -258,19 +258,19 @@ mod tests {
         let ada = || vec![Arc::clone(&member.user_id)];
         members.arrive(&member, address);
         members.place(here, "ada");
-        assert_eq!(members.leavers(here), Vec::<Arc<str>>::new());
+        assert_eq!(members.pending_departures(here), Vec::<Arc<str>>::new());
         members.depart(here, "ada", address);
-        assert_eq!(members.leavers(here), ada());
+        assert_eq!(members.pending_departures(here), ada());
         // It is on another node, too, and then no longer.
         members.replica.add(there, 1, &member);
-        assert!(members.leavers(here).is_empty());
+        assert!(members.pending_departures(here).is_empty());
         members.replica.remove(there, "ada");
-        assert_eq!(members.leavers(here), ada());
+        assert_eq!(members.pending_departures(here), ada());
         // It comes back and leaves again, until the change passes by.
         members.arrive(&member, address);
-        assert!(members.leavers(here).is_empty());
+        assert!(members.pending_departures(here).is_empty());
         members.depart(here, "ada", address);
-        assert_eq!(members.leavers(here), ada());
+        assert_eq!(members.pending_departures(here), ada());
         let change = Change {
             by: here,
             version: 1,
@@ -281,11 +281,11 @@ mod tests {
         };
         members.replica.apply(&change).unwrap();
         members.note_left(here, "ada");
-        assert!(members.leavers(here).is_empty() && members.left.is_empty());
+        assert!(members.pending_departures(here).is_empty() && members.left.is_empty());
         // A comparison says that it is still here.
         let known = Known { node: here, since: 1, member: member.clone() };
         members.replica.compare(2, &[known], here);
         members.note_all_left(here);
-        assert_eq!(members.leavers(here), ada());
+        assert_eq!(members.pending_departures(here), ada());
     }
 }

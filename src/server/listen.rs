@@ -51,7 +51,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are accepted in a row, before the first of them is served.
 const ACCEPTED_AT_ONCE: u64 = 4;
 /// Pause while the limit is reached and every connection has a request under way.
-const ROOM_PAUSE: Duration = Duration::from_millis(5);
+const CAPACITY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Connections in the kernel's queue that are still accepted when the server drains.
 const LATE_MAX: usize = 1024;
@@ -162,7 +162,7 @@ impl Listener {
                 // Connections beyond the limit wait in the kernel.
                 let accepted = async {
                     while !port.has_capacity() {
-                        tokio::time::sleep(ROOM_PAUSE).await;
+                        tokio::time::sleep(CAPACITY_PAUSE).await;
                     }
                     listener.accept().await
                 };

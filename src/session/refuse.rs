@@ -131,7 +131,7 @@ fn subscribe_cause(error: &SubscribeError) -> Cause {
         SubscribeError::Full => Cause::SubscribeFull,
         SubscribeError::TooManyChannels { .. } => Cause::SubscribeTooMany,
         SubscribeError::TooFast { .. } => Cause::SubscribeRate,
-        SubscribeError::NoRoom => Cause::SubscribeServerFull,
+        SubscribeError::ServerFull => Cause::SubscribeServerFull,
     }
 }
 

@@ -22,14 +22,14 @@ pub(super) struct Batch {
     ends: Vec<usize>,
     payload_bytes: usize,
     /// These bytes, counted; made for the first reader that does not take them at once.
-    kept: OnceCell<Bytes>,
+    waiting: OnceCell<Bytes>,
 }
 
 /// Bytes of batches that wait for slow readers, each batch once.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KeptBytes(Arc<AtomicUsize>);
+pub(super) struct WaitingBytes(Arc<AtomicUsize>);
 
-impl KeptBytes {
+impl WaitingBytes {
     pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -37,25 +37,25 @@ impl KeptBytes {
 
 /// Bytes that are counted until the last reader has them.
 #[derive(Debug)]
-struct Kept {
+struct CountedBytes {
     bytes: Bytes,
-    sum: KeptBytes,
+    sum: WaitingBytes,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Kept {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.sum.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
-impl Kept {
-    fn new(bytes: Bytes, sum: &KeptBytes) -> Self {
+impl CountedBytes {
+    fn new(bytes: Bytes, sum: &WaitingBytes) -> Self {
         sum.0.fetch_add(bytes.len(), Ordering::Relaxed);
         Self { bytes, sum: sum.clone() }
     }
@@ -71,15 +71,15 @@ const ENTRIES_MIN: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct SharedFrames {
     /// By address and length: no other bytes can be there while these are kept.
-    kept: HashMap<(usize, usize), Weak<Kept>>,
+    entries: HashMap<(usize, usize), Weak<CountedBytes>>,
     /// With this many entries, remove the outdated ones.
     entries_max: usize,
 }
 
 /// One reader's reference to a shared frame.
-struct Hold(Arc<Kept>);
+struct SharedReference(Arc<CountedBytes>);
 
-impl AsRef<[u8]> for Hold {
+impl AsRef<[u8]> for SharedReference {
     fn as_ref(&self) -> &[u8] {
         &self.0.bytes
     }
@@ -87,21 +87,21 @@ impl AsRef<[u8]> for Hold {
 
 impl SharedFrames {
     /// A piece of these bytes. Shared ones count in `sum`, once for all readers.
-    pub(super) fn piece(&mut self, bytes: &Bytes, sum: &KeptBytes) -> Piece {
+    pub(super) fn piece(&mut self, bytes: &Bytes, sum: &WaitingBytes) -> Piece {
         if bytes.len() < SHARED_BYTES_MIN || bytes.is_unique() {
             return Piece::own(bytes.clone());
         }
         let key = (bytes.as_ptr() as usize, bytes.len());
-        if let Some(kept) = self.kept.get(&key).and_then(Weak::upgrade) {
-            return Piece::shared(Bytes::from_owner(Hold(kept)));
+        if let Some(kept) = self.entries.get(&key).and_then(Weak::upgrade) {
+            return Piece::shared(Bytes::from_owner(SharedReference(kept)));
         }
-        if self.kept.len() >= self.entries_max {
-            self.kept.retain(|_, kept| kept.strong_count() > 0);
-            self.entries_max = (2 * self.kept.len()).max(ENTRIES_MIN);
+        if self.entries.len() >= self.entries_max {
+            self.entries.retain(|_, kept| kept.strong_count() > 0);
+            self.entries_max = (2 * self.entries.len()).max(ENTRIES_MIN);
         }
-        let kept = Arc::new(Kept::new(bytes.clone(), sum));
-        self.kept.insert(key, Arc::downgrade(&kept));
-        Piece::shared(Bytes::from_owner(Hold(kept)))
+        let kept = Arc::new(CountedBytes::new(bytes.clone(), sum));
+        self.entries.insert(key, Arc::downgrade(&kept));
+        Piece::shared(Bytes::from_owner(SharedReference(kept)))
     }
 }
 
@@ -124,7 +124,12 @@ impl Batch {
                 bytes.into()
             }
         };
-        Self { bytes, ends, payload_bytes: frames.iter().map(|frame| frame.payload_len()).sum(), kept: OnceCell::new() }
+        Self {
+            bytes,
+            ends,
+            payload_bytes: frames.iter().map(|frame| frame.payload_len()).sum(),
+            waiting: OnceCell::new(),
+        }
     }
 
     /// All frames.
@@ -133,8 +138,8 @@ impl Batch {
     }
 
     /// All frames, for a reader that waits; they count in `sum` while any reader waits.
-    pub(super) fn kept(&self, sum: &KeptBytes) -> &Bytes {
-        self.kept.get_or_init(|| Bytes::from_owner(Kept::new(self.bytes.clone(), sum)))
+    pub(super) fn waiting(&self, sum: &WaitingBytes) -> &Bytes {
+        self.waiting.get_or_init(|| Bytes::from_owner(CountedBytes::new(self.bytes.clone(), sum)))
     }
 
     /// The number of frames.
@@ -189,9 +194,9 @@ mod tests {
     #[test]
     fn what_waits_for_many_counts_once_until_the_last_has_it() {
         let frame = event::published("c", "a", "\"\"");
-        let sum = KeptBytes::default();
+        let sum = WaitingBytes::default();
         let batch = Batch::new(&[&frame, &frame]);
-        let waiting = [batch.kept(&sum).clone(), batch.kept(&sum).slice(3..)];
+        let waiting = [batch.waiting(&sum).clone(), batch.waiting(&sum).slice(3..)];
         assert_eq!(sum.get(), 2 * frame.bytes().len());
         drop(batch);
         assert_eq!(sum.get(), 2 * frame.bytes().len());
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_goes_to_one_after_another_counts_once() {
-        let (sum, mut shared) = (KeptBytes::default(), SharedFrames::default());
+        let (sum, mut shared) = (WaitingBytes::default(), SharedFrames::default());
         let frame = Bytes::from(vec![b'x'; SHARED_BYTES_MIN]);
         let _alone = shared.piece(&frame, &sum);
         assert_eq!(sum.get(), 0);
@@ -215,6 +220,6 @@ mod tests {
             let _other = frame.clone();
             shared.piece(&frame, &sum);
         }
-        assert!(shared.kept.len() <= ENTRIES_MIN && sum.get() == 0);
+        assert!(shared.entries.len() <= ENTRIES_MIN && sum.get() == 0);
     }
 }

@@ -25,7 +25,7 @@ use crate::shard::wheel::Wheel;
 
 /// A connection in its shard's table.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub(super) socket: Socket,
     /// `None` once the connection is being closed.
     pub(super) session: Option<Session>,
@@ -80,7 +80,7 @@ fn token_of(slot: Slot) -> Token {
     Token((slot.generation as usize) << 32 | slot.index as usize)
 }
 
-impl Connection {
+impl ClientConnection {
     fn new(socket: Socket, permit: Option<Box<dyn Permit>>, tick: Tick, now: Instant) -> Self {
         Self {
             socket,
@@ -122,7 +122,7 @@ impl Shard {
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
-            Connection::new(socket, permit, tick, now)
+            ClientConnection::new(socket, permit, tick, now)
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };

@@ -86,7 +86,7 @@ impl Shard {
             self.channels.remove(&id);
         }
         for bytes in pieces {
-            let piece = self.shared.piece(&bytes, &self.kept);
+            let piece = self.shared.piece(&bytes, &self.shared_bytes);
             self.queue(slot, piece);
         }
     }
@@ -102,7 +102,7 @@ impl Shard {
             session.meters().messages_sent.inc();
             session.meters().transmitted_bytes.inc_by(frame.payload_len() as u64);
         }
-        let piece = self.shared.piece(frame.bytes(), &self.kept);
+        let piece = self.shared.piece(frame.bytes(), &self.shared_bytes);
         self.queue(slot, piece);
         // Memory of a single connection does not wait for the end of the turn.
         if frame.bytes().len() > LARGE_BYTES {
@@ -195,7 +195,7 @@ impl Shard {
                     slot,
                     match is_small {
                         true => Piece::own(Bytes::copy_from_slice(&whole[piece])),
-                        false => Piece::shared(flush.batch.kept(&self.kept).slice(piece)),
+                        false => Piece::shared(flush.batch.waiting(&self.shared_bytes).slice(piece)),
                     },
                 );
             }
@@ -207,7 +207,7 @@ impl Shard {
         if session.channel_count() == 1 && connection.outbox.is_empty() {
             self.write_now(slot, &flush.batch);
         } else {
-            self.queue(slot, Piece::shared(flush.batch.kept(&self.kept).clone()));
+            self.queue(slot, Piece::shared(flush.batch.waiting(&self.shared_bytes).clone()));
         }
     }
 
@@ -226,7 +226,7 @@ impl Shard {
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => 0,
             Err(_) => return self.broken.push(slot),
         };
-        connection.outbox.push_rest(Piece::shared(batch.kept(&self.kept).clone()), written);
+        connection.outbox.push_rest(Piece::shared(batch.waiting(&self.shared_bytes).clone()), written);
         connection.last_progress = self.now;
         self.load.follow(Load::default(), connection.outbox.load());
         self.unwritten.push(slot);
@@ -264,7 +264,7 @@ impl Shard {
 
     /// Memory that is held only because clients have not read it yet.
     pub(super) fn memory(&self) -> usize {
-        self.load.memory + self.kept.get()
+        self.load.memory + self.shared_bytes.get()
     }
 
     /// Writes a connection's outbox as far as its socket takes it.

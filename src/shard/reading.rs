@@ -18,7 +18,7 @@ use crate::session::Action;
 use crate::session::Session;
 use crate::shard::READ_BYTES;
 use crate::shard::Shard;
-use crate::shard::connection::Connection;
+use crate::shard::connection::ClientConnection;
 use crate::shard::connection::Watch;
 
 /// Reads of one connection in a row; then other connections come first.
@@ -33,7 +33,7 @@ const TURN_TIME: Duration = Duration::from_millis(8);
 const MESSAGES: u32 = 8;
 
 /// Appends a connection to those that wait to be read, unless it is one of them.
-pub(super) fn read_later(unread: &mut VecDeque<Slot>, connection: &mut Connection, slot: Slot) {
+pub(super) fn read_later(unread: &mut VecDeque<Slot>, connection: &mut ClientConnection, slot: Slot) {
     if !std::mem::replace(&mut connection.is_unread, true) {
         unread.push_back(slot);
     }

@@ -27,20 +27,20 @@ pub(super) struct Debounce {
     /// The time when each is due.
     delayed: HashMap<Occupancy, Instant>,
     /// Everything that was delayed, by the time when it is due; cancelled ones stay until then.
-    order: VecDeque<(Instant, Occupancy)>,
+    due_queue: VecDeque<(Instant, Occupancy)>,
 }
 
 impl Debounce {
     pub(super) fn new(delay: Duration) -> Self {
-        Self { delay, delayed: HashMap::new(), order: VecDeque::new() }
+        Self { delay, delayed: HashMap::new(), due_queue: VecDeque::new() }
     }
 
     /// Delays the end of an occupancy. Returns one that is due now, if there are too many.
     pub(super) fn delay(&mut self, occupancy: Occupancy, now: Instant) -> Option<Occupancy> {
         let due_at = now + self.delay;
         self.delayed.insert(occupancy.clone(), due_at);
-        self.order.push_back((due_at, occupancy));
-        if self.order.len() > DELAYED_MAX { self.pop() } else { None }
+        self.due_queue.push_back((due_at, occupancy));
+        if self.due_queue.len() > DELAYED_MAX { self.pop() } else { None }
     }
 
     /// Cancels a delayed end. False when there is none.
@@ -55,7 +55,7 @@ impl Debounce {
 
     /// When the next end is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.order.front().map(|(due_at, _)| *due_at)
+        self.due_queue.front().map(|(due_at, _)| *due_at)
     }
 
     /// The next end that is due.
@@ -71,7 +71,7 @@ impl Debounce {
     /// All delayed ends, in order.
     pub(super) fn drain(&mut self) -> Vec<Occupancy> {
         let mut all = Vec::new();
-        while !self.order.is_empty() {
+        while !self.due_queue.is_empty() {
             all.extend(self.pop());
         }
         all
@@ -79,7 +79,7 @@ impl Debounce {
 
     /// The first, unless it was cancelled.
     fn pop(&mut self) -> Option<Occupancy> {
-        let (due_at, occupancy) = self.order.pop_front()?;
+        let (due_at, occupancy) = self.due_queue.pop_front()?;
         if self.delayed.get(&occupancy) != Some(&due_at) {
             return None;
         }

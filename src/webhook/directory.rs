@@ -254,7 +254,7 @@ impl Directory {
         notifications.into_iter().zip(outcomes).collect()
     }
 
-    /// Records what `node` begins or ceases to have. What is an event by it, or is one anyway, goes into the endpoints'
+    /// Records what `node` begins or ceases to have. Notifications that are events after that go into the endpoints'
     /// streams. `None` without Redis.
     async fn announce_as(&mut self, node: NodeId, notifications: &[Notification]) -> Option<Vec<Outcome>> {
         let (link, names) = (self.link.as_mut()?, self.cluster.names());
