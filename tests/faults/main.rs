@@ -1,6 +1,6 @@
-//! What gema promises while nodes, Redis and the network between them fail: real processes, each test with a Redis of
-//! its own. Most of the time all of them wait, so they run at the same time, which Rust's own harness does not do on a
-//! machine with few cores. Names on the command line choose tests, as there.
+//! gema's promises while nodes, Redis and the network between them fail: real processes, each test with a Redis of its
+//! own. The tests mostly wait, so all of them run at the same time, however few cores there are. The command line is that
+//! of other tests: `cargo test --test faults outages::`.
 
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
@@ -51,103 +51,75 @@ mod traffic;
 mod webhooks;
 
 use std::process::ExitCode;
-use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
 
-/// A name, and what runs it on a runtime of its own.
-type Test = (&'static str, fn());
+use libtest_mimic::Arguments;
+use libtest_mimic::Trial;
 
 macro_rules! tests {
     ($($module:ident: $($name:ident),* $(,)?;)*) => {
-        &[$($((concat!(stringify!($module), "::", stringify!($name)), || run($module::$name()))),*),*]
+        vec![$($(test(concat!(stringify!($module), "::", stringify!($name)), $module::$name)),*),*]
     };
 }
 
-const TESTS: &[Test] = tests! {
-    nodes:
-        a_killed_node_is_gone_everywhere_and_its_members_leave_once,
-        a_node_that_was_stopped_comes_back_with_its_members,
-        a_large_node_is_buried_by_one_that_still_lives,
-        a_node_without_subscribers_stops_listening_after_a_while;
-    outages:
-        when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were,
-        what_changes_while_redis_is_away_is_told_when_it_is_back,
-        a_redis_with_another_password_is_one_that_is_away,
-        a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up,
-        however_many_channels_a_node_listens_to_it_misses_nothing_that_was_accepted_in_the_meantime,
-        a_node_that_was_there_before_redis_keeps_nobody_waiting,
-        a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwards,
-        a_server_starts_without_redis_and_becomes_one_when_it_comes,
-        beyond_the_time_of_the_buffer_publishers_are_told_to_come_back,
-        beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back,
-        a_strict_node_is_not_ready_without_redis;
-    full:
-        nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead,
-        a_node_that_stops_meanwhile_leaves_nobody_behind,
-        what_was_refused_is_told_when_there_is_room_again;
-    network:
-        a_slow_redis_does_not_slow_local_delivery,
-        a_half_open_link_is_noticed_and_replaced,
-        links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them,
-        a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_when_it_is_back;
-    webhooks:
-        a_node_that_slept_takes_no_endpoint_back,
-        a_killed_node_loses_no_webhook_that_waits_in_redis,
-        a_node_that_was_taken_for_dead_tells_what_it_still_has,
-        who_goes_to_another_node_while_one_is_stopped_was_never_gone,
-        what_only_a_killed_node_had_is_told_to_have_ended_once,
-        nodes_that_could_not_renew_their_leases_tell_nothing_twice,
-        without_redis_each_node_decides_by_itself_and_nothing_is_told_twice_when_it_is_back;
-    crashes:
-        however_nodes_crash_every_observer_ends_with_the_truth;
-    disasters:
-        however_redis_fails_every_observer_ends_with_the_truth,
-        however_the_way_to_redis_fails_every_observer_ends_with_the_truth,
-        however_long_a_node_sleeps_every_observer_ends_with_the_truth;
-};
-
 fn main() -> ExitCode {
-    let (flags, parts): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
-    let chosen = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()));
-    let chosen: Vec<Test> = TESTS.iter().copied().filter(|(name, _)| chosen(name)).collect();
-    if flags.iter().any(|flag| flag == "--list") {
-        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    println!("\nrunning {} tests", chosen.len());
-    let began = Instant::now();
-    let mut failed = 0;
-    for (name, passed, took) in all_at_once(&chosen) {
-        println!("test {name} ... {} ({:.1} s)", if passed { "ok" } else { "FAILED" }, took.as_secs_f64());
-        failed += usize::from(!passed);
-    }
-    let result = if failed == 0 { "ok" } else { "FAILED" };
-    let (passed, left) = (chosen.len() - failed, TESTS.len() - chosen.len());
-    let took = began.elapsed().as_secs_f64();
-    println!(
-        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {left} filtered out; \
-         finished in {took:.2}s\n"
-    );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let tests = tests();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(tests.len());
+    libtest_mimic::run(&arguments, tests).exit_code()
 }
 
-/// Runs each test on a thread that has its name; tells whether it has passed, as soon as it has ended.
-fn all_at_once(tests: &[Test]) -> mpsc::Receiver<(&'static str, bool, Duration)> {
-    let (tell, told) = mpsc::channel();
-    for &(name, test) in tests {
-        let tell = tell.clone();
-        let run = move || {
-            let began = Instant::now();
-            let passed = std::panic::catch_unwind(test).is_ok();
-            tell.send((name, passed, began.elapsed())).expect("somebody waits for the outcome");
-        };
-        thread::Builder::new().name(name.to_owned()).spawn(run).unwrap();
+fn tests() -> Vec<Trial> {
+    tests! {
+        nodes:
+            a_killed_node_is_gone_everywhere_and_its_members_leave_once,
+            a_node_that_was_stopped_comes_back_with_its_members,
+            a_large_node_is_buried_by_one_that_still_lives,
+            a_node_without_subscribers_stops_listening_after_a_while;
+        outages:
+            when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were,
+            what_changes_while_redis_is_away_is_told_when_it_is_back,
+            a_redis_with_another_password_is_one_that_is_away,
+            a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up,
+            however_many_channels_a_node_listens_to_it_misses_nothing_that_was_accepted_in_the_meantime,
+            a_node_that_was_there_before_redis_keeps_nobody_waiting,
+            a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwards,
+            a_server_starts_without_redis_and_becomes_one_when_it_comes,
+            beyond_the_time_of_the_buffer_publishers_are_told_to_come_back,
+            beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back,
+            a_strict_node_is_not_ready_without_redis;
+        full:
+            nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead,
+            a_node_that_stops_meanwhile_leaves_nobody_behind,
+            what_was_refused_is_told_when_there_is_room_again;
+        network:
+            a_slow_redis_does_not_slow_local_delivery,
+            a_half_open_link_is_noticed_and_replaced,
+            links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them,
+            a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_when_it_is_back;
+        webhooks:
+            a_node_that_slept_takes_no_endpoint_back,
+            a_killed_node_loses_no_webhook_that_waits_in_redis,
+            a_node_that_was_taken_for_dead_tells_what_it_still_has,
+            who_goes_to_another_node_while_one_is_stopped_was_never_gone,
+            what_only_a_killed_node_had_is_told_to_have_ended_once,
+            nodes_that_could_not_renew_their_leases_tell_nothing_twice,
+            without_redis_each_node_decides_by_itself_and_nothing_is_told_twice_when_it_is_back;
+        crashes:
+            however_nodes_crash_every_observer_ends_with_the_truth;
+        disasters:
+            however_redis_fails_every_observer_ends_with_the_truth,
+            however_the_way_to_redis_fails_every_observer_ends_with_the_truth,
+            however_long_a_node_sleeps_every_observer_ends_with_the_truth;
     }
-    told
 }
 
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+/// A test on a runtime of its own, and on a thread with its name, which a panic tells.
+fn test<F: Future<Output = ()> + 'static>(name: &'static str, test: fn() -> F) -> Trial {
+    let run = move || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    Trial::test(name, move || {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(())
+    })
 }
