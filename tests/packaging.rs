@@ -355,3 +355,35 @@ fn the_tests_install_nothing_unasked() {
     // CI has nobody to ask.
     assert!(shipped(".ci/run").lines().any(|line| line == "tests/run --install"));
 }
+
+/// `tests/run --quick` is for a machine without Redis and nginx.
+#[test]
+fn the_quick_tests_leave_out_whatever_needs_other_programs() {
+    let script = shipped("tests/run");
+    let (_, list) = script.split_once("QUICK_SKIPS=(").unwrap();
+    let skips: Vec<&str> = list.split(')').next().unwrap().split_whitespace().collect();
+    assert!(skips.len() > 5, "{skips:?}");
+    let mut needy = Vec::new();
+    let mut names = Vec::new();
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")).unwrap() {
+        let path = file.unwrap().path();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let module = path.file_stem().unwrap().to_string_lossy().into_owned();
+        for test in text.split("#[tokio::test").skip(1) {
+            let name = test.split("fn ").nth(1).unwrap().split('(').next().unwrap();
+            let name = format!("{module}::{name}");
+            let body = test.split("\n}\n").next().unwrap();
+            if ["start_cluster", "TestRedis::", "Nginx::"].iter().any(|need| body.contains(need)) {
+                needy.push(name.clone());
+            }
+            names.push(name);
+        }
+    }
+    assert!(needy.len() > 50, "{needy:?}");
+    for name in needy {
+        assert!(skips.iter().any(|skip| name.contains(skip)), "{name} needs another program: add it in tests/run");
+    }
+    for skip in skips {
+        assert!(names.iter().any(|name| name.contains(skip)), "{skip} is no test any more");
+    }
+}
