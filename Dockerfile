@@ -8,6 +8,8 @@ COPY .cargo .cargo
 COPY src src
 COPY benches benches
 COPY config config
+# Cargo reads the manifest of every dependency, those of tests included.
+COPY tests/support tests/support
 # For `gema --version`: docker build --build-arg GEMA_COMMIT=$(git rev-parse HEAD) .
 ARG GEMA_COMMIT=
 # glibc linked in statically; since 2.34 it resolves the name of Redis without loading anything at run time.

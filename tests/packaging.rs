@@ -197,7 +197,7 @@ fn the_dockerfile_copies_what_the_build_needs() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
     }
     let ignored = shipped(".dockerignore");
-    for needed in [".cargo", "Cargo.toml", "Cargo.lock", "build.rs", "src", "benches", "config"] {
+    for needed in [".cargo", "Cargo.toml", "Cargo.lock", "build.rs", "src", "benches", "config", "tests/support"] {
         assert!(sources.contains(&needed), "{needed}");
         assert!(ignored.lines().any(|line| line == format!("!{needed}")), "{needed}");
     }

@@ -8,17 +8,16 @@ use futures_util::stream;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-
-use crate::client::Client;
-use crate::node::BACK_MAX;
-use crate::node::Cluster;
-use crate::node::GONE_MAX;
-use crate::node::Node;
-use crate::node::becomes;
-use crate::node::eventually;
-use crate::node::know_each_other;
-use crate::observer::Observer;
-use crate::redis_server::TestRedis;
+use support::client::Client;
+use support::node::BACK_MAX;
+use support::node::Cluster;
+use support::node::GONE_MAX;
+use support::node::Node;
+use support::node::becomes;
+use support::node::eventually;
+use support::node::know_each_other;
+use support::observer::Observer;
+use support::redis_server::TestRedis;
 
 pub const NODES: usize = 3;
 const USERS: u8 = 6;

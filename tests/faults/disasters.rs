@@ -7,14 +7,14 @@ use crate::crashes::NODES;
 use crate::crashes::Run;
 use crate::crashes::seeds;
 use crate::crashes::side_by_side;
-use crate::node::BACK_MAX;
-use crate::node::Cluster;
-use crate::node::NOTICED_MAX;
-use crate::node::Node;
-use crate::node::know_each_other;
-use crate::node::outlast;
-use crate::proxy::Proxy;
-use crate::redis_server::TestRedis;
+use support::node::BACK_MAX;
+use support::node::Cluster;
+use support::node::NOTICED_MAX;
+use support::node::Node;
+use support::node::know_each_other;
+use support::node::outlast;
+use support::proxy::Proxy;
+use support::redis_server::TestRedis;
 
 /// Channels of each test without a number of them in the environment.
 const RUNS: usize = 40;

@@ -4,17 +4,17 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::node::ANSWERED_MAX;
+use support::node::BACK_MAX;
+use support::node::Cluster;
+use support::node::GONE_MAX;
+use support::node::Node;
+use support::node::eventually;
+use support::node::know_each_other;
+use support::node::outlast;
+use support::observer::Observer;
+use support::redis_server::TestRedis;
 
-use crate::node::ANSWERED_MAX;
-use crate::node::BACK_MAX;
-use crate::node::Cluster;
-use crate::node::GONE_MAX;
-use crate::node::Node;
-use crate::node::eventually;
-use crate::node::know_each_other;
-use crate::node::outlast;
-use crate::observer::Observer;
-use crate::redis_server::TestRedis;
 use crate::traffic::ROOM;
 use crate::traffic::names;
 use crate::traffic::together_again;

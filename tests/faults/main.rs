@@ -5,47 +5,11 @@
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-#[path = "../it/barrier.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod barrier;
-#[path = "../it/certificates.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod certificates;
-#[path = "../it/client.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod client;
-#[path = "../it/http.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod http;
-#[path = "../it/process.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod process;
-#[path = "../it/proxy.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod proxy;
-#[path = "../it/receiver.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod receiver;
-#[path = "../it/redis_server.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod redis_server;
-#[path = "../it/sequence.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod sequence;
-#[path = "../it/server.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod server;
-#[path = "../it/tunnel.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod tunnel;
-
 mod crashes;
 mod disasters;
 mod full;
 mod network;
-mod node;
 mod nodes;
-mod observer;
 mod outages;
 mod traffic;
 mod webhooks;

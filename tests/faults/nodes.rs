@@ -4,20 +4,20 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::client::Client;
+use support::node::ANSWERED_MAX;
+use support::node::BACK_MAX;
+use support::node::Cluster;
+use support::node::GONE_MAX;
+use support::node::Node;
+use support::node::eventually;
+use support::node::in_time;
+use support::node::know_each_other;
+use support::node::outlast;
+use support::observer::Observer;
+use support::proxy::Proxy;
+use support::redis_server::TestRedis;
 
-use crate::client::Client;
-use crate::node::ANSWERED_MAX;
-use crate::node::BACK_MAX;
-use crate::node::Cluster;
-use crate::node::GONE_MAX;
-use crate::node::Node;
-use crate::node::eventually;
-use crate::node::in_time;
-use crate::node::know_each_other;
-use crate::node::outlast;
-use crate::observer::Observer;
-use crate::proxy::Proxy;
-use crate::redis_server::TestRedis;
 use crate::traffic::ROOM;
 use crate::traffic::names;
 

@@ -3,17 +3,17 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::client::Client;
-use crate::node::ANSWERED_MAX;
-use crate::node::BACK_MAX;
-use crate::node::GONE_MAX;
-use crate::node::Node;
-use crate::node::eventually;
-use crate::node::in_time;
-use crate::node::know_each_other;
-use crate::observer::Observer;
-use crate::sequence::Flow;
-use crate::sequence::Listener;
+use support::client::Client;
+use support::node::ANSWERED_MAX;
+use support::node::BACK_MAX;
+use support::node::GONE_MAX;
+use support::node::Node;
+use support::node::eventually;
+use support::node::in_time;
+use support::node::know_each_other;
+use support::observer::Observer;
+use support::sequence::Flow;
+use support::sequence::Listener;
 
 pub const ROOM: &str = "presence-room";
 pub const NUMBERS: &str = "numbers";

@@ -4,17 +4,17 @@ use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::json;
+use support::node::BACK_MAX;
+use support::node::Cluster;
+use support::node::GONE_MAX;
+use support::node::eventually;
+use support::node::outlast;
+use support::receiver::ALL;
+use support::receiver::Answer;
+use support::receiver::Receiver;
+use support::redis_server::TestRedis;
 
 use crate::full;
-use crate::node::BACK_MAX;
-use crate::node::Cluster;
-use crate::node::GONE_MAX;
-use crate::node::eventually;
-use crate::node::outlast;
-use crate::receiver::ALL;
-use crate::receiver::Answer;
-use crate::receiver::Receiver;
-use crate::redis_server::TestRedis;
 use crate::traffic::ROOM;
 
 fn cluster(redis: &TestRedis, receiver: &Receiver) -> Cluster {

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use gema::config::Config;
+use support::client::PATIENCE;
+use support::http::Answer;
+use support::server::TestServer;
 
-use crate::client::PATIENCE;
-use crate::http::Answer;
-use crate::server::TestServer;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
 
@@ -16,7 +16,7 @@ fn trust_this_machine(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
 }
 
-async fn accepted(server: &TestServer, address: &str) -> crate::client::Client {
+async fn accepted(server: &TestServer, address: &str) -> support::client::Client {
     let mut client = server.open_with(PATH, &[("x-forwarded-for", address)]).await;
     client.established().await;
     client

@@ -5,14 +5,13 @@ use std::time::Instant;
 use gema::protocol::signature::body_md5;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http::Answer;
-use crate::http::Api;
-use crate::http::Connection;
-use crate::http::request;
-use crate::server::TestServer;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http::Answer;
+use support::http::Api;
+use support::http::Connection;
+use support::http::request;
+use support::server::TestServer;
 
 /// An event's frame; `data` is a JSON string with its quotes.
 fn frame(channel: &str, name: &str, data: &str) -> String {

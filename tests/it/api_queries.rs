@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http::Answer;
-use crate::http::request;
-use crate::server::TestServer;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http::Answer;
+use support::http::request;
+use support::server::TestServer;
 
 /// Asks until the answer is the expected one: what a client does takes effect a moment after it was sent.
 async fn becomes(server: &TestServer, rest: &str, parameters: &[(&str, &str)], expected: &str) {
@@ -368,7 +367,7 @@ async fn the_app_may_be_left_out_of_the_path_and_is_known_by_its_key() {
     })
     .await;
     let mut client = signed_in(&server, "siti").await;
-    let post = async |api: &crate::http::Api, signed: &str| {
+    let post = async |api: &support::http::Api, signed: &str| {
         let query = api.signed_query("POST", signed, &[], "{}");
         request(server.address(), "POST", &format!("/users/siti/terminate_connections?{query}"), &[], b"{}").await
     };

@@ -10,13 +10,12 @@ use gema::config::Secret;
 use gema::protocol::signature::Signer;
 use gema::protocol::signature::body_md5;
 use serde_json::json;
-
-use crate::http::Answer;
-use crate::http::request;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
+use support::http::Answer;
+use support::http::request;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
 
 /// The app of the published examples.
 const EXAMPLE_KEY: &str = "278d425bdf160c739803";
@@ -332,7 +331,7 @@ async fn parameters_are_signed_in_lower_case_and_sorted() {
     let signature = format!("auth_signature={}", request.signature());
     for query in [format!("{signature}&{signed}"), signed.replace("&auth_v", &format!("&{signature}&auth_v"))] {
         let target = format!("{}?{query}", request.path);
-        let answer = crate::http::request(server.address(), "GET", &target, &[], b"").await;
+        let answer = support::http::request(server.address(), "GET", &target, &[], b"").await;
         assert_eq!(answer.ok(), json!({ "channels": {} }), "{query}");
     }
 }
@@ -353,7 +352,7 @@ async fn what_is_added_after_signing_is_refused() {
     let signature = get(&signed).signature();
     for (method, path) in [("HEAD", "/apps/app-id/channels"), ("GET", "/apps/app-id/channels/c")] {
         let target = format!("{path}?{signed}&auth_signature={signature}");
-        assert_eq!(crate::http::request(server.address(), method, &target, &[], b"").await.status, 401, "{path}");
+        assert_eq!(support::http::request(server.address(), method, &target, &[], b"").await.status, 401, "{path}");
     }
 }
 
@@ -407,17 +406,17 @@ async fn a_configured_prefix_need_not_be_signed() {
     assert_eq!(prefixed.send(&server).await.ok(), json!({ "channels": {} }));
     let elsewhere = "Not found: every path begins with /ws/v1 here (server.path_prefix)";
     assert_eq!(plain.send(&server).await.refused(404), elsewhere);
-    assert_eq!(crate::http::request(server.address(), "GET", "/ready", &[], b"").await.refused(404), elsewhere);
+    assert_eq!(support::http::request(server.address(), "GET", "/ready", &[], b"").await.refused(404), elsewhere);
     let signed_whole = Request { signed_path: prefixed.path.clone(), ..prefixed };
     assert_eq!(signed_whole.send(&server).await.ok(), json!({ "channels": {} }));
     let signed_otherwise = Request { signed_path: format!("/ws{}", plain.path), ..signed_whole };
     assert!(signed_otherwise.send(&server).await.refused(401).starts_with("Invalid signature"));
     for root in ["/ws/v1", "/ws/v1/"] {
-        assert_eq!(crate::http::request(server.address(), "GET", root, &[], b"").await.status, 200, "{root}");
+        assert_eq!(support::http::request(server.address(), "GET", root, &[], b"").await.status, 200, "{root}");
     }
     let other = Request { path: format!("/other{}", plain.path), ..plain };
     assert_eq!(other.send(&server).await.refused(404), elsewhere);
-    let inside = crate::http::request(server.address(), "GET", "/ws/v1/other", &[], b"").await;
+    let inside = support::http::request(server.address(), "GET", "/ws/v1/other", &[], b"").await;
     assert_eq!(inside.refused(404), "Not found");
 }
 

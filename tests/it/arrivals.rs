@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
+use support::barrier::Figures;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http::Api;
+use support::process::Process;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
+use support::server::authority;
+use support::tunnel::secured;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::barrier::Figures;
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http::Api;
-use crate::process::Process;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
-use crate::server::authority;
-use crate::tunnel::secured;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
 

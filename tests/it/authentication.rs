@@ -24,20 +24,19 @@ use gema::protocol::socket_id::SocketId;
 use gema::protocol::view::ViewLimits;
 use parking_lot::Mutex;
 use serde_json::json;
+use support::client::Client;
+use support::http::Answer;
+use support::http::request;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
+use support::server::channel_auth;
+use support::server::token;
+use support::server::user_auth;
 use tracing::field::Field;
 use tracing::field::Visit;
 use tracing::span;
-
-use crate::client::Client;
-use crate::http::Answer;
-use crate::http::request;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
-use crate::server::channel_auth;
-use crate::server::token;
-use crate::server::user_auth;
 
 /// The app of all published examples.
 const KEY: &str = "278d425bdf160c739803";

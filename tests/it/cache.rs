@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use gema::config::Seconds;
 use serde_json::json;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::server::TestServer;
 use tokio::time::timeout;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::server::TestServer;
 
 const MISS: &str = r#"{"event":"pusher:cache_miss","data":"{}","channel":"cache-x"}"#;
 

@@ -7,13 +7,12 @@ use std::time::Instant;
 use gema::config::AppEntry;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::http;
-use crate::http::Api;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
-use crate::server::channel_auth;
+use support::client::Client;
+use support::http;
+use support::http::Api;
+use support::server::APP_SECRET;
+use support::server::TestServer;
+use support::server::channel_auth;
 
 /// What a channel's name may be made of.
 const ALLOWED: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-=@,.;";

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::process::Process;
-use crate::server::TestServer;
+use support::client::Client;
+use support::process::Process;
+use support::server::TestServer;
 
 /// Two connections on a private channel.
 async fn two_on(server: &TestServer, channel: &str) -> (Client, Client) {

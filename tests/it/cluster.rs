@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::server::TestServer;
+use support::client::Client;
+use support::server::TestServer;
 
 const ROOM: &str = "presence-room";
 

@@ -7,13 +7,12 @@ use gema::protocol::envelope::NodeId;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::redis_server::TestRedis;
-use crate::redis_server::run;
-use crate::server::APP_ID;
-use crate::server::TestServer;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::redis_server::TestRedis;
+use support::redis_server::run;
+use support::server::APP_ID;
+use support::server::TestServer;
 
 const ROOM: &str = "presence-room";
 

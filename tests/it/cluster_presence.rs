@@ -7,12 +7,12 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::Value;
 use serde_json::json;
+use support::client::Client;
+use support::redis_server::TestRedis;
+use support::server::TestServer;
 use tokio::time::timeout;
 
-use crate::client::Client;
 use crate::presence;
-use crate::redis_server::TestRedis;
-use crate::server::TestServer;
 
 const ROOM: &str = "presence-room";
 

@@ -8,17 +8,16 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::redis_server::TestRedis;
+use support::redis_server::run;
+use support::sequence::Listener;
+use support::sequence::Publisher;
+use support::server::APP_ID;
+use support::server::TestServer;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::redis_server::TestRedis;
-use crate::redis_server::run;
-use crate::sequence::Listener;
-use crate::sequence::Publisher;
-use crate::server::APP_ID;
-use crate::server::TestServer;
 
 const NUMBERS: &str = "numbers";
 

@@ -3,11 +3,10 @@
 use gema::config::Seconds;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::receiver::ALL;
-use crate::receiver::Receiver;
-use crate::server::TestServer;
+use support::client::Client;
+use support::receiver::ALL;
+use support::receiver::Receiver;
+use support::server::TestServer;
 
 const ROOM: &str = "presence-room";
 

@@ -8,17 +8,17 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use gema::config::Config;
 use gema::config::Seconds;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http;
+use support::process::Process;
+use support::redis_server::TestRedis;
+use support::server::TestServer;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http;
-use crate::process::Process;
-use crate::redis_server::TestRedis;
-use crate::server::TestServer;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
 

@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 
+use support::client::PATIENCE;
+use support::http;
+use support::http::Answer;
+use support::process::Process;
+use support::server::TestServer;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::client::PATIENCE;
-use crate::http;
-use crate::http::Answer;
-use crate::process::Process;
-use crate::server::TestServer;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
 

@@ -1,11 +1,18 @@
 //! The tests' own tools do what they say.
 
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::proxy::Proxy;
-use crate::redis_server::TestRedis;
-use crate::redis_server::run;
+use support::process::program;
+use support::proxy::Proxy;
+use support::redis_server::TestRedis;
+use support::redis_server::run;
+
+#[test]
+fn the_program_is_the_one_that_cargo_names() {
+    assert_eq!(program(), Path::new(env!("CARGO_BIN_EXE_gema")));
+}
 
 #[tokio::test]
 async fn a_private_redis_does_what_a_test_asks_of_it() {

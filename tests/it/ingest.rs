@@ -10,16 +10,15 @@ use gema::config::AppEntry;
 use gema::config::Config;
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
-
-use crate::barrier::Figures;
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::process::Process;
-use crate::proxy::Proxy;
-use crate::redis_server::TestRedis;
-use crate::redis_server::run;
-use crate::server::APP_ID;
-use crate::server::TestServer;
+use support::barrier::Figures;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::process::Process;
+use support::proxy::Proxy;
+use support::redis_server::TestRedis;
+use support::redis_server::run;
+use support::server::APP_ID;
+use support::server::TestServer;
 
 /// As Laravel has it.
 const SCRIPT: &str = "for i = 2, #ARGV do\n  redis.call('publish', ARGV[i], ARGV[1])\nend";
@@ -349,7 +348,7 @@ async fn plaintext_for_encrypted_channels_is_dropped_with_one_line_for_many() {
     // Anybody may join the public one, so it tells when all of it has been heard.
     client.subscribe("done").await;
     for secret in ["private-encrypted-a", "private-encrypted-b", "private-encrypted-cache-c"] {
-        let auth = crate::server::channel_auth(&client.socket_id, secret, None);
+        let auth = support::server::channel_auth(&client.socket_id, secret, None);
         client.send_json(json!({ "event": "pusher:subscribe", "data": { "channel": secret, "auth": auth } })).await;
         client.next_event("pusher_internal:subscription_succeeded").await;
     }

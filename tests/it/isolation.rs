@@ -14,9 +14,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::server::TestServer;
+use support::client::Client;
+use support::server::TestServer;
 
 /// Events times receivers that are decided at the least.
 const CASES: usize = 10_000;
@@ -77,7 +76,7 @@ impl User {
         if own || is_public(&channel) {
             self.client.send_subscribe(&channel, member.as_deref()).await;
         } else {
-            let stolen = crate::server::channel_auth("1.1", &channel, member.as_deref());
+            let stolen = support::server::channel_auth("1.1", &channel, member.as_deref());
             let data = json!({ "channel": channel, "auth": stolen, "channel_data": member });
             self.client.send_json(json!({ "event": "pusher:subscribe", "data": data })).await;
         }

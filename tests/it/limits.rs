@@ -7,18 +7,17 @@ use gema::config::Config;
 use gema::config::LimiterDriver;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http::Answer;
-use crate::http::Api;
-use crate::process::Process;
-use crate::redis_server::TestRedis;
-use crate::redis_server::cluster_name;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http::Answer;
+use support::http::Api;
+use support::process::Process;
+use support::redis_server::TestRedis;
+use support::redis_server::cluster_name;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
 
 const SHARED_LIMIT: u32 = 5;
 

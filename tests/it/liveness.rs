@@ -6,14 +6,14 @@ use std::time::Instant;
 use gema::config::Config;
 use gema::config::Seconds;
 use serde_json::json;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http;
+use support::server::TestServer;
 use tokio::time::interval;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http;
-use crate::server::TestServer;
 use crate::wire::BINARY;
 use crate::wire::CLOSE;
 use crate::wire::PING;

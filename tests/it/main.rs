@@ -4,18 +4,6 @@
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-mod barrier;
-mod certificates;
-mod client;
-mod http;
-mod process;
-mod proxy;
-mod receiver;
-#[allow(dead_code, reason = "the tests of faults use the rest")]
-mod redis_server;
-mod sequence;
-mod server;
-mod tunnel;
 mod wire;
 
 mod addresses;

@@ -4,13 +4,12 @@ use std::time::Duration;
 use std::time::Instant;
 
 use futures_util::future::join_all;
+use support::http::Api;
+use support::process::Process;
+use support::server::APP_ID;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-use crate::http::Api;
-use crate::process::Process;
-use crate::server::APP_ID;
 
 /// Bytes of a body; the largest that is read by default is a little larger.
 const BODY: usize = 9_000_000;

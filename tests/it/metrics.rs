@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use serde_json::json;
+use support::http;
+use support::http::Answer;
+use support::server::TestServer;
 
-use crate::http;
-use crate::http::Answer;
-use crate::server::TestServer;
 use crate::wire::Wire;
 
 const PATH: &str = "/app/app-key?protocol=7";

@@ -4,9 +4,8 @@ use gema::protocol::policy::ChannelRule;
 use gema::protocol::policy::Decision;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::server::TestServer;
+use support::client::Client;
+use support::server::TestServer;
 
 fn rule(text: &str) -> ChannelRule {
     serde_json::from_str(text).unwrap()

@@ -14,10 +14,9 @@ use proptest::test_runner::TestRng;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::server::TestServer;
-use crate::server::channel_auth;
+use support::client::Client;
+use support::server::TestServer;
+use support::server::channel_auth;
 
 const ROOM: &str = "presence-foobar";
 

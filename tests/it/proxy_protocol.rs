@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 
 use gema::config::Config;
+use support::client::PATIENCE;
+use support::http;
+use support::process::Process;
+use support::server::TestServer;
+use support::server::authority;
+use support::tunnel::secured;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::client::PATIENCE;
-use crate::http;
-use crate::process::Process;
-use crate::server::TestServer;
-use crate::server::authority;
-use crate::tunnel::secured;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
 

@@ -9,17 +9,17 @@ use std::time::Instant;
 use gema::refusal::Cause;
 use serde_json::Value;
 use serde_json::json;
+use support::barrier::Figures;
+use support::certificates::file;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http;
+use support::http::Api;
+use support::process::Process;
+use support::server::token;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::BufReader;
 
-use crate::barrier::Figures;
-use crate::certificates::file;
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http;
-use crate::http::Api;
-use crate::process::Process;
-use crate::server::token;
 use crate::wire::Wire;
 use crate::wire::upgrade_head;
 
@@ -557,7 +557,7 @@ async fn a_log_that_nobody_reads_holds_up_nobody() {
     let label = r#"cause="left_out""#;
     assert!(Figures::of(metrics).await.sum("gema_log_dropped_total", label) > 0.0);
     // The end does not wait for whoever reads, either.
-    crate::process::signal(process.id(), "TERM");
+    support::process::signal(process.id(), "TERM");
     let ended = tokio::task::spawn_blocking(move || process.wait().unwrap());
     assert!(tokio::time::timeout(PATIENCE, ended).await.expect("the process does not end").unwrap().success());
     let mut rest = Vec::new();

@@ -10,17 +10,16 @@ use gema::config::AppEntry;
 use gema::config::KeyPair;
 use gema::config::Secret;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http;
-use crate::http::Api;
-use crate::process::Process;
-use crate::redis_server::TestRedis;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http;
+use support::http::Api;
+use support::process::Process;
+use support::redis_server::TestRedis;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
 
 const DISABLED: (u16, &str) = (4003, "Application disabled");
 const UNKNOWN: u16 = 4001;

@@ -9,18 +9,17 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use support::client::Client;
+use support::client::PATIENCE;
+use support::http;
+use support::http::Api;
+use support::process::Process;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::http;
-use crate::http::Api;
-use crate::process::Process;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
 
 const PATH: &str = "/app/app-key?protocol=7";
 

@@ -2,8 +2,7 @@
 
 use gema::config::Config;
 use gema::server::Server;
-
-use crate::server::TestServer;
+use support::server::TestServer;
 
 #[tokio::test]
 async fn a_published_event_reaches_its_subscriber() {

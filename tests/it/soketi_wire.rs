@@ -13,10 +13,10 @@ use gema::protocol::signature::Signer;
 use gema::protocol::signature::body_md5;
 use serde_json::Value;
 use serde_json::json;
+use support::http;
+use support::http::Answer;
+use support::server::TestServer;
 
-use crate::http;
-use crate::http::Answer;
-use crate::server::TestServer;
 use crate::wire::BINARY;
 use crate::wire::CLOSE;
 use crate::wire::PING;

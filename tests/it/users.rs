@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::server::APP_KEY;
-use crate::server::TestServer;
-use crate::server::token;
-use crate::server::user_auth;
+use support::client::Client;
+use support::server::APP_KEY;
+use support::server::TestServer;
+use support::server::token;
+use support::server::user_auth;
 
 fn watch(kind: &str, ids: &[&str]) -> String {
     let data = json!({ "events": [{ "name": kind, "user_ids": ids }] }).to_string();
@@ -187,7 +186,7 @@ async fn a_users_own_channel_is_for_that_user_alone() {
         client.send_subscribe(channel, None).await;
         client.next_refusal(channel, "AuthError", 401, &format!("Not authorized to subscribe to {channel}")).await;
         // However well it is signed.
-        let auth = token(APP_KEY, crate::server::APP_SECRET, &format!("{}:{channel}", client.socket_id));
+        let auth = token(APP_KEY, support::server::APP_SECRET, &format!("{}:{channel}", client.socket_id));
         client.send_json(json!({ "event": "pusher:subscribe", "data": { "auth": auth, "channel": channel } })).await;
         client.next_refusal(channel, "AuthError", 401, &format!("Not authorized to subscribe to {channel}")).await;
     }

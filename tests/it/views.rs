@@ -8,12 +8,11 @@ use std::time::UNIX_EPOCH;
 use gema::config::AppEntry;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::redis_server::TestRedis;
-use crate::server::TestServer;
-use crate::server::channel_auth;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::redis_server::TestRedis;
+use support::server::TestServer;
+use support::server::channel_auth;
 
 /// The main warehouse.
 const GROUP: &str = "private-gudang.A";

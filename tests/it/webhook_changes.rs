@@ -8,16 +8,15 @@ use gema::config::Secret;
 use gema::config::WebhooksDriver;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::receiver::ALL;
-use crate::receiver::Answer;
-use crate::receiver::Received;
-use crate::receiver::Receiver;
-use crate::redis_server::TestRedis;
-use crate::server::APP_ID;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
+use support::receiver::ALL;
+use support::receiver::Answer;
+use support::receiver::Received;
+use support::receiver::Receiver;
+use support::redis_server::TestRedis;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
 
 const ROOM: &str = "presence-room";
 const KEPT: &str = "kept";

@@ -16,21 +16,20 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use serde_json::json;
+use support::barrier::Figures;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::process::Process;
+use support::receiver::ALL;
+use support::receiver::Answer;
+use support::receiver::Received;
+use support::receiver::Receiver;
+use support::server::TestServer;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsAcceptor;
-
-use crate::barrier::Figures;
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::process::Process;
-use crate::receiver::ALL;
-use crate::receiver::Answer;
-use crate::receiver::Received;
-use crate::receiver::Receiver;
-use crate::server::TestServer;
 
 async fn server_with(webhooks: Vec<Webhook>, change: impl FnOnce(&mut Config)) -> TestServer {
     TestServer::start_single_with(|config| {

@@ -8,14 +8,13 @@ use gema::config::Seconds;
 use gema::config::WebhooksDriver;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::proxy::Proxy;
-use crate::receiver::ALL;
-use crate::receiver::Answer;
-use crate::receiver::Received;
-use crate::receiver::Receiver;
-use crate::redis_server::TestRedis;
-use crate::server::TestServer;
+use support::proxy::Proxy;
+use support::receiver::ALL;
+use support::receiver::Answer;
+use support::receiver::Received;
+use support::receiver::Receiver;
+use support::redis_server::TestRedis;
+use support::server::TestServer;
 
 async fn server_on(redis: &TestRedis, receiver: &Receiver, queue_events_max: usize) -> TestServer {
     TestServer::start_cluster_on(redis, 2, |config| {
@@ -110,7 +109,7 @@ async fn what_waits_in_redis_is_bounded_in_bytes() {
     for _ in 0..100 {
         client.send_json(json!({ "event": "client-x", "channel": "private-a", "data": data })).await;
     }
-    let until = std::time::Instant::now() + crate::client::PATIENCE;
+    let until = std::time::Instant::now() + support::client::PATIENCE;
     while server.figure(0, "gema_webhook_events_total", "result=\"dropped\"").await < 60.0 {
         assert!(std::time::Instant::now() < until, "nothing is dropped");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -15,15 +15,14 @@ use gema::config::Webhook;
 use gema::protocol::signature::Signer;
 use serde_json::Value;
 use serde_json::json;
-
-use crate::client::Client;
-use crate::receiver::ALL;
-use crate::receiver::Answer;
-use crate::receiver::Received;
-use crate::receiver::Receiver;
-use crate::server::APP_KEY;
-use crate::server::APP_SECRET;
-use crate::server::TestServer;
+use support::client::Client;
+use support::receiver::ALL;
+use support::receiver::Answer;
+use support::receiver::Received;
+use support::receiver::Receiver;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
+use support::server::TestServer;
 
 /// Time to be back in: long enough for a slow machine where a test comes back, short where it waits for the end.
 const LONG: f64 = 30.0;

@@ -3,16 +3,15 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use support::client::PATIENCE;
+use support::client::assert_well_formed;
+use support::http;
+use support::http::Answer;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use crate::client::PATIENCE;
-use crate::client::assert_well_formed;
-use crate::http;
-use crate::http::Answer;
 
 /// First bytes of complete frames.
 pub const TEXT: u8 = 0x81;

@@ -1,10 +1,11 @@
 //! Sockets, users, passwords and databases, and servers that cannot do what is needed.
 
-use crate::client::PATIENCE;
-use crate::node::Cluster;
-use crate::node::Node;
-use crate::node::eventually;
-use crate::redis_server::TestRedis;
+use support::client::PATIENCE;
+use support::node::Cluster;
+use support::node::Node;
+use support::node::eventually;
+use support::redis_server::TestRedis;
+
 use crate::servers::RedisCluster;
 use crate::servers::Server;
 use crate::told;

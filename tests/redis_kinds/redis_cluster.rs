@@ -6,16 +6,16 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::client::PATIENCE;
+use support::node::Cluster;
+use support::node::Node;
+use support::node::eventually;
+use support::observer::Observer;
+use support::receiver::ALL;
+use support::receiver::Receiver;
+use support::redis_server::TestRedis;
+use support::sequence::Publisher;
 
-use crate::client::PATIENCE;
-use crate::node::Cluster;
-use crate::node::Node;
-use crate::node::eventually;
-use crate::observer::Observer;
-use crate::receiver::ALL;
-use crate::receiver::Receiver;
-use crate::redis_server::TestRedis;
-use crate::sequence::Publisher;
 use crate::servers::RedisCluster;
 use crate::told;
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::node::Cluster;
-use crate::node::Node;
-use crate::observer::Observer;
-use crate::redis_server::TestRedis;
+use support::node::Cluster;
+use support::node::Node;
+use support::observer::Observer;
+use support::redis_server::TestRedis;
+
 use crate::servers::Watched;
 use crate::told;
 

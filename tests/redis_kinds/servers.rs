@@ -1,4 +1,4 @@
-//! Redis in the ways that [`crate::redis_server`] has not: several servers together, Sentinels, and any settings.
+//! Redis in the ways that [`support::redis_server`] has not: several servers together, Sentinels, and any settings.
 //! Everything ends with the test.
 
 use std::fs;
@@ -87,7 +87,7 @@ impl Server {
 
     /// Ends it at once, as SIGKILL does.
     pub fn kill(&self) {
-        crate::process::signal(self.pid, "KILL");
+        support::process::signal(self.pid, "KILL");
     }
 }
 

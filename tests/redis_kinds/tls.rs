@@ -1,8 +1,9 @@
 //! Redis behind TLS, with a certificate authority of one's own.
 
-use crate::node::Cluster;
-use crate::node::Node;
-use crate::redis_server::TestRedis;
+use support::node::Cluster;
+use support::node::Node;
+use support::redis_server::TestRedis;
+
 use crate::servers::RedisCluster;
 use crate::servers::Server;
 use crate::servers::fixture;

@@ -4,14 +4,14 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use serde_json::json;
+use support::client::Client;
+use support::client::PATIENCE;
+use support::node::Cluster;
+use support::node::Node;
+use support::node::eventually;
+use support::redis_server::TestRedis;
+use support::server::APP_ID;
 
-use crate::client::Client;
-use crate::client::PATIENCE;
-use crate::node::Cluster;
-use crate::node::Node;
-use crate::node::eventually;
-use crate::redis_server::TestRedis;
-use crate::server::APP_ID;
 use crate::servers::RedisCluster;
 use crate::servers::Server;
 use crate::told;

@@ -3,38 +3,11 @@
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-#[path = "../it/barrier.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod barrier;
 mod cache;
-#[path = "../it/certificates.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod certificates;
-#[path = "../it/client.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod client;
-#[path = "../it/http.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod http;
 mod outages;
-#[path = "../it/process.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod process;
-#[path = "../it/receiver.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod receiver;
-#[path = "../it/redis_server.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod redis_server;
 mod rows;
-#[path = "../it/server.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod server;
 mod servers;
 mod serving;
-#[path = "../it/tunnel.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
-mod tunnel;
 mod webhooks;
 
 use std::ops::Deref;

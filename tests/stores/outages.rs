@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use gema::config::Seconds;
 use gema::store::StoreError;
+use support::certificates::Authority;
 use tokio::task::JoinSet;
 
 use crate::TestStore;
-use crate::certificates::Authority;
 use crate::has_max;
 use crate::is_unavailable;
 use crate::servers::KINDS;

@@ -9,14 +9,14 @@ use gema::config::Config;
 use gema::config::Seconds;
 use gema::server::Server as Gema;
 use serde_json::json;
+use support::barrier::Figures;
+use support::client::Client;
+use support::http::Api;
+use support::http::Connection;
+use support::process::Process;
+use support::redis_server::TestRedis;
+use support::redis_server::cluster_name;
 
-use crate::barrier::Figures;
-use crate::client::Client;
-use crate::http::Api;
-use crate::http::Connection;
-use crate::process::Process;
-use crate::redis_server::TestRedis;
-use crate::redis_server::cluster_name;
 use crate::servers::KINDS;
 use crate::servers::Kind;
 use crate::servers::Server;
@@ -100,7 +100,7 @@ async fn apps_of_a_table_are_served_and_changes_reach_living_connections() {
 }
 
 async fn ready(gema: &Gema) -> (u16, String) {
-    let answer = crate::http::request(gema.address(), "GET", "/ready", &[], b"").await;
+    let answer = support::http::request(gema.address(), "GET", "/ready", &[], b"").await;
     (answer.status, answer.body)
 }
 
@@ -236,7 +236,7 @@ async fn handshakes_that_come_too_fast_cost_no_query() {
     let (mut accepted, mut too_fast) = (0, 0);
     while too_fast < 20 {
         let target = format!("/app/nobody-{accepted}-{too_fast}?protocol=7");
-        match crate::http::request(gema.address(), "GET", &target, &UPGRADE, b"").await.status {
+        match support::http::request(gema.address(), "GET", &target, &UPGRADE, b"").await.status {
             429 => too_fast += 1,
             status => {
                 assert_eq!(status, 101);
@@ -299,7 +299,7 @@ async fn a_fresh_node_of_a_cluster_is_ready_before_any_app_is_asked_for() {
         config.cluster.strict = true;
     })
     .await;
-    let ready = async || crate::http::request(gema.address(), "GET", "/ready", &[], b"").await;
+    let ready = async || support::http::request(gema.address(), "GET", "/ready", &[], b"").await;
     until("the node is ready", async || ready().await.status == 200).await;
     assert_eq!(ready().await.body, "OK");
     let mut client = connect(&gema, "a-key").await;
@@ -336,13 +336,13 @@ async fn connect_costs() {
 }
 
 async fn queries(gema: &Gema) -> u64 {
-    let text = crate::http::request(gema.metrics_address(), "GET", "/metrics", &[], b"").await.body;
+    let text = support::http::request(gema.metrics_address(), "GET", "/metrics", &[], b"").await.body;
     let line = text.lines().find_map(|line| line.strip_prefix("gema_app_store_query_seconds_count "));
     line.unwrap().parse().unwrap()
 }
 
 pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let until = Instant::now() + crate::client::PATIENCE;
+    let until = Instant::now() + support::client::PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < until, "never: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;

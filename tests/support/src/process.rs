@@ -1,6 +1,7 @@
 //! The program itself, started as an operator would.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -33,7 +34,7 @@ impl Process {
 
     /// The same with words on the command line.
     pub async fn start_with(words: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gema"));
+        let mut command = Command::new(program());
         command.args(words);
         Self::run(command, variables).await
     }
@@ -46,7 +47,7 @@ impl Process {
     /// The same with these environment variables.
     pub async fn start_with_files_and(files: usize, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\""), env!("CARGO_BIN_EXE_gema")]);
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\"")]).arg(program());
         Self::run(command, variables).await
     }
 
@@ -84,6 +85,13 @@ impl Process {
         assert!(status.success(), "{status}");
         stopped
     }
+}
+
+/// The program that cargo has built for the tests: `target/debug/gema` for `target/debug/deps/it-…`. Cargo names it only
+/// to the tests themselves.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).expect("cargo puts tests into a folder of their own").join("gema")
 }
 
 /// Sends a signal, such as `STOP`, to a process.

@@ -1,7 +1,6 @@
 //! Certificates and authorities of a test's own.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,8 @@ use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
+
+use crate::process::program;
 
 /// Signs certificates.
 pub struct Authority {
@@ -85,7 +86,8 @@ impl Authority {
 pub fn file(text: &str) -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("certificates-{}-{}.pem", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let path = program().with_file_name("certificates").join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }

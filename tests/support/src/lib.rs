@@ -1,0 +1,17 @@
+//! What the test binaries share: gema as a process and in the test's own, clients of it, and the services around it.
+
+#![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
+
+pub mod barrier;
+pub mod certificates;
+pub mod client;
+pub mod http;
+pub mod node;
+pub mod observer;
+pub mod process;
+pub mod proxy;
+pub mod receiver;
+pub mod redis_server;
+pub mod sequence;
+pub mod server;
+pub mod tunnel;
