@@ -321,8 +321,8 @@ async fn a_new_certificate_is_for_new_connections() {
 
 #[tokio::test]
 async fn a_chain_is_completed_from_the_authorities() {
-    let root = Authority::new();
-    let (outer, stranger) = (root.intermediate(), Authority::new());
+    let root = Authority::self_signed();
+    let (outer, stranger) = (root.intermediate(), Authority::self_signed());
     let alone = outer.issue();
     let ca_path = file(&[&*stranger.pem, &root.pem, &outer.pem].concat());
     let completed = Tls { ca_path, ..alone.clone() };

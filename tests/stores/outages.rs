@@ -171,7 +171,7 @@ async fn a_locked_table_is_no_unknown_app() {
 
 #[tokio::test]
 async fn a_certificate_that_nobody_vouches_for_is_taken_only_where_it_is_said_so() {
-    let tls = Authority::new().issue();
+    let tls = Authority::self_signed().issue();
     for kind in KINDS {
         let server = Server::own_over_tls(kind, &tls).await;
         small_table(&server, "apps").await;

@@ -28,7 +28,7 @@ pub struct Authority {
 
 impl Authority {
     /// One that has signed itself.
-    pub fn new() -> Self {
+    pub fn self_signed() -> Self {
         let key = KeyPair::generate().unwrap();
         let params = Self::params("a root");
         let certificate = params.self_signed(&key).unwrap();

@@ -287,7 +287,7 @@ impl Drop for TestServer {
 
 /// The authority of every server that speaks TLS.
 pub fn authority() -> &'static Authority {
-    static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::new);
+    static AUTHORITY: LazyLock<Authority> = LazyLock::new(Authority::self_signed);
     &AUTHORITY
 }
 
