@@ -5,15 +5,12 @@
 //! node has to say goes through one queue ([`Outgoing`]) and one pipeline, so others hear it in that order.
 
 pub mod answers;
-pub(crate) mod connection;
 mod gone;
 mod lease;
 mod link;
 mod listener;
-mod names;
 mod orders;
 mod query;
-pub mod rates;
 mod views;
 
 use std::collections::BTreeSet;
@@ -28,15 +25,9 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 use redis::RedisResult;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-
-pub use connection::Connection;
-pub use lease::LEASE;
-pub use lease::LEASE_SCRIPT;
-pub use lease::Suspects;
-pub use lease::renew;
-pub use names::Names;
 
 use crate::cluster::gone::Gone;
 use crate::config;
@@ -46,6 +37,8 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Termination;
+use crate::redis::connection::Connection;
+use crate::redis::names::Names;
 use crate::registry::AppState;
 use crate::registry::inbox::Inboxes;
 use crate::registry::outgoing::Outgoing;
@@ -184,9 +177,10 @@ impl Cluster {
         self.apps.write().remove(app_id);
     }
 
-    /// Keeps the link to the other nodes until `stop` is cancelled, then leaves the cluster.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        link::keep(self, stop).await;
+    /// Keeps the link to the other nodes until `stop` is cancelled, then leaves the cluster. What they publish is received
+    /// on the `hearing` runtime, whose thread may block.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, hearing: Handle) {
+        link::keep(self, stop, hearing).await;
     }
 
     /// Ends when the first link is made, or when the first try has failed: the node can serve then.

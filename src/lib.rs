@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config`, `refusal` · `registry`, `limiter`, `store`, `tls` · `cluster` · `webhook` · `node` ·
+//! `protocol`, `metrics`, `tasks` · `config`, `refusal` · `redis` · `registry`, `limiter`, `store`, `tls` · `cluster` · `webhook` · `node` ·
 //! `session`, `http`, `ingest` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it;
 //! ARCHITECTURE.md says why.
 //!
@@ -38,6 +38,7 @@ pub mod limiter;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
+pub mod redis;
 pub mod refusal;
 pub mod registry;
 pub mod server;

@@ -1,8 +1,9 @@
 //! Rate limits: token buckets and the like, and the limits per address and per process.
-//! `node`, `session` and `server` use it; the limits that nodes share are in `cluster::rates`.
+//! `node`, `session` and `server` use it; `shared` has the limits that nodes share over Redis.
 
 pub mod addresses;
 pub mod http_connections;
+pub mod shared;
 
 use std::time::Duration;
 use std::time::Instant;

@@ -27,11 +27,11 @@ pub use query::ChannelInfo;
 pub use query::InfoError;
 
 use crate::cluster::Cluster;
-use crate::cluster::rates::Rates;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::config::LimiterDriver;
 use crate::limiter::addresses::Addresses;
+use crate::limiter::shared::Rates;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::refusal::Refusals;

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use redis::RedisResult;
 use redis::Value;
 
-use crate::cluster::names;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
@@ -15,23 +14,14 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NUMBER_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::envelope::Topic;
 use crate::protocol::envelope::json;
 use crate::protocol::identity::Member;
+use crate::redis::names;
+use crate::redis::value::text;
 use crate::registry::Entry;
 use crate::registry::Placed;
 use crate::registry::Snapshot;
-use crate::registry::outgoing::Topic;
-
-/// What the lease's script answers.
-#[derive(Debug, Default)]
-pub struct Leases {
-    /// This node was not known.
-    pub added: bool,
-    /// Nodes that live, this one included.
-    pub living: Vec<NodeId>,
-    /// Nodes whose lease has ended.
-    pub dead: Vec<NodeId>,
-}
 
 /// The script's answer to a single change.
 pub fn placed(answer: &Value) -> Option<Placed> {
@@ -99,26 +89,6 @@ fn counted(text: &str) -> Option<u64> {
     text.parse().ok().filter(|&number| number <= NUMBER_MAX)
 }
 
-/// A value as text, if it is.
-pub fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-/// Which nodes live and which do not.
-pub fn leases(answer: &Value) -> Leases {
-    let Value::Array(parts) = answer else { return Leases::default() };
-    let [Value::Int(added), living, dead] = parts.as_slice() else { return Leases::default() };
-    Leases { added: *added > 0, living: nodes(living), dead: nodes(dead) }
-}
-
-fn nodes(value: &Value) -> Vec<NodeId> {
-    texts(value).iter().filter_map(|node| NodeId::parse(node)).collect()
-}
-
 /// The occupied channels of one node, with its connections on them.
 pub fn channels(answer: &Value) -> Vec<(ChannelName, usize)> {
     let Value::Map(pairs) = answer else { return Vec::new() };
@@ -127,14 +97,6 @@ pub fn channels(answer: &Value) -> Vec<(ChannelName, usize)> {
         Topic::User(_) => None,
     };
     pairs.iter().filter_map(channel).collect()
-}
-
-/// Those values of a list or set that are text.
-pub fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::Array(values) | Value::Set(values) => values.iter().filter_map(text).map(str::to_owned).collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// A value as a number of connections or users.

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::cluster::LEASE;
 use crate::limiter::Bucket;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
+use crate::redis::lease::LEASE;
 
 /// Nodes a second that are looked for in all channels one by one; further ones are looked for together.
 const ONE_BY_ONE_MAX: u32 = 16;

@@ -2,7 +2,6 @@
 //! left behind, and everybody hears who is no longer there.
 
 use std::collections::BTreeSet;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,48 +14,30 @@ use redis::cmd;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::cluster::answers;
-use crate::cluster::answers::Leases;
-use crate::cluster::answers::texts;
-use crate::cluster::connection::Connection;
 use crate::cluster::link::Link;
-use crate::cluster::link::fault;
-use crate::cluster::link::is_full;
-use crate::cluster::names;
 use crate::cluster::orders::Scripts;
 use crate::cluster::orders::Statement;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Topic;
+use crate::redis::connection::Connection;
+use crate::redis::error::fault;
+use crate::redis::error::is_full;
+use crate::redis::lease;
+use crate::redis::lease::LEASE;
+use crate::redis::lease::Leases;
+use crate::redis::lease::Suspects;
+use crate::redis::names;
+use crate::redis::value::texts;
 use crate::registry::AppState;
-use crate::registry::outgoing::Topic;
 
-/// Says that a node lives, and which others do.
-pub const LEASE_SCRIPT: &str = include_str!("lease.lua");
-/// How long a lease is.
-pub const LEASE: Duration = Duration::from_secs(10);
 /// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(2);
-/// How long a node must have been seen without a lease before it counts as dead.
-const DOUBT: Duration = Duration::from_secs(4);
 /// How long Redis must have refused nothing before it is told anew what it has refused.
 const ROOMY: Duration = Duration::from_secs(3);
 /// Topics of a dead node that are cleared in one round trip.
 const CLEARED_AT_ONCE: usize = 500;
-
-/// Nodes whose lease has ended, and since when this one sees that. All leases end when Redis takes none for a time, or
-/// when its clock leaps; a node that lives has a new one soon.
-#[derive(Debug, Default)]
-pub struct Suspects(HashMap<NodeId, Instant>);
-
-impl Suspects {
-    /// Of those whose lease has ended, as this node sees it now, those that are dead.
-    pub fn dead(&mut self, ended: Vec<NodeId>) -> Vec<NodeId> {
-        self.0.retain(|node, _| ended.contains(node));
-        let now = Instant::now();
-        ended.into_iter().filter(|node| self.0.entry(*node).or_insert(now).elapsed() >= DOUBT).collect()
-    }
-}
 
 impl Link {
     /// Renews the lease, and tells who is dead.
@@ -261,24 +242,5 @@ impl Cluster {
 
 /// Renews the lease.
 pub(super) async fn renew_lease(cluster: &Cluster, scripts: &Scripts, out: &mut Connection) -> RedisResult<Leases> {
-    renew(out, &scripts.lease, &cluster.names.leases(), (cluster.node(), LEASE)).await
-}
-
-/// Gives a node a lease of this time among those under a key; `script` is the hash that Redis has given
-/// [`LEASE_SCRIPT`].
-pub async fn renew(
-    out: &mut Connection,
-    script: &str,
-    leases: &str,
-    (node, time): (NodeId, Duration),
-) -> RedisResult<Leases> {
-    let mut command = cmd("EVALSHA");
-    command.arg(script).arg(1).arg(leases).arg(node.to_string()).arg(time.as_millis() as u64);
-    match out.ask_one(command).await {
-        Err(error) if is_full(&error) => {
-            tracing::warn!("Redis is out of memory: it does not take what changes here; raise its maxmemory");
-            Ok(Leases::default())
-        }
-        answer => Ok(answers::leases(&answer?)),
-    }
+    lease::renew(out, &scripts.lease, &cluster.names.leases(), (cluster.node(), LEASE)).await
 }

@@ -1,7 +1,6 @@
 //! The link to the other nodes: made, kept, lost, made again.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -12,10 +11,10 @@ use std::time::UNIX_EPOCH;
 
 use parking_lot::Mutex;
 use redis::Cmd;
-use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -23,29 +22,30 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
-use crate::cluster::connection::ANSWER_TIME;
-use crate::cluster::connection::Backoff;
-use crate::cluster::connection::Connection;
-use crate::cluster::connection::advice;
-use crate::cluster::lease::LEASE_SCRIPT;
 use crate::cluster::lease::renew_lease;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::Subject;
 use crate::cluster::orders::Expected;
 use crate::cluster::orders::Scripts;
 use crate::protocol::envelope::Envelope;
+use crate::redis::connection::ANSWER_TIME;
+use crate::redis::connection::Connection;
+use crate::redis::connection::PING;
+use crate::redis::error::fault;
+use crate::redis::error::is_full;
+use crate::redis::error::is_no_use;
+use crate::redis::lease::LEASE_SCRIPT;
+use crate::redis::link;
+use crate::redis::link::Purpose;
+use crate::redis::script;
 use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Task;
 
-/// How often a connection is asked whether it still lives.
-pub(super) const PING: Duration = Duration::from_secs(2);
 /// How long a node that is back waits with its events for the others to be back.
 const OTHERS_WAIT: Duration = Duration::from_secs(3);
 /// How long a node that leaves may take to say what it still has to say.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Causes of an outage that are told, each of them once.
-const CAUSES_MAX: usize = 16;
 /// Words to the other nodes that may wait besides the queue.
 const WORDS_MAX: usize = 1024;
 
@@ -56,8 +56,9 @@ pub(super) struct Link {
     pub(super) scripts: Scripts,
     /// Tells and asks.
     pub(super) out: Connection,
-    /// Hears.
+    /// Receives what other nodes publish, on a runtime of its own: it blocks while the shards' inboxes are full.
     pub(super) hearing: Connection,
+    pub(super) hearing_runtime: Handle,
     /// Hears what views see, over a Redis Cluster.
     pub(super) watching: OnceCell<Connection>,
     telling: mpsc::Receiver<Envelope>,
@@ -70,60 +71,40 @@ pub(super) struct Link {
     pub(super) noted: AtomicU64,
 }
 
+const PURPOSE: Purpose = Purpose {
+    absent: "there is no link to Redis",
+    lost: "the link to Redis is lost",
+    meanwhile: "this node serves its own connections meanwhile",
+    acl_advice: None,
+};
+
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
-pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken) {
-    let mut backoff = Backoff::default();
-    // Why there was no link since there was one.
-    let mut told: Vec<String> = Vec::new();
-    while !stop.is_cancelled() {
-        let opened = stop.run_until_cancelled(Link::open(&cluster)).await;
-        cluster.tried.cancel();
-        match opened {
-            Some(Ok(mut link)) => {
-                told.clear();
-                tracing::info!(node = %cluster.node(), "linked to the cluster");
-                if let Err(error) = link.serve(&stop).await {
-                    tell_of(&error, "the link to Redis is lost", &cluster);
-                }
-                link.end();
-                if link.since.elapsed() > Backoff::STABLE {
-                    // Whatever has happened may be over, such as when a slot of a Redis Cluster has moved.
-                    backoff = Backoff::default();
-                    continue;
-                }
-            }
-            Some(Err(error)) => {
-                let cause = error.to_string();
-                if told.contains(&cause) || told.len() == CAUSES_MAX {
-                    tracing::debug!(%error, "there is still no link to Redis");
-                } else {
-                    tell_of(&error, "there is no link to Redis", &cluster);
-                    told.push(cause);
-                }
-            }
-            None => return,
-        }
-        stop.run_until_cancelled(backoff.pause()).await;
-    }
+pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken, hearing: Handle) {
+    let open = || async {
+        let _tried = cluster.tried.clone().drop_guard();
+        Link::open(&cluster, &hearing).await
+    };
+    let serve = |link| serve(link, &stop);
+    link::keep(&cluster.options, &PURPOSE, &stop, open, serve).await;
 }
 
-fn tell_of(error: &RedisError, what: &str, cluster: &Cluster) {
-    let (place, advice) = (cluster.options.place(), advice(error, &cluster.options));
-    tracing::warn!(place, %error, advice, "{what}; this node serves its own connections meanwhile");
-}
-
-pub(super) fn fault(text: &'static str) -> RedisError {
-    io::Error::other(text).into()
+async fn serve(mut link: Link, stop: &CancellationToken) -> RedisResult<()> {
+    tracing::info!(node = %link.cluster.node(), "linked to the cluster");
+    let outcome = link.serve(stop).await;
+    link.end();
+    outcome
 }
 
 impl Link {
     /// Connects, and makes sure that this node hears what it says.
-    async fn open(cluster: &Arc<Cluster>) -> RedisResult<Self> {
+    async fn open(cluster: &Arc<Cluster>, runtime: &Handle) -> RedisResult<Self> {
         let listener = Arc::new(Listener::new(Arc::clone(cluster)));
         let hears = Arc::clone(&listener);
-        let mut hearing = Connection::open(&cluster.options, move |push| hears.hear(push)).await?;
+        let mut hearing = Connection::open_on(runtime, &cluster.options, move |push| hears.hear(push)).await?;
         let mut out = Connection::open(&cluster.options, |_| ()).await?;
-        let scripts = load(&mut out).await?;
+        let [member, cache, lease] =
+            script::load(&mut out, [include_str!("member.lua"), include_str!("cache.lua"), LEASE_SCRIPT]).await?;
+        let scripts = Scripts { member, cache, lease, publish: out.publish() };
         let leases = renew_lease(cluster, &scripts, &mut out).await?;
         cluster.know(&leases);
         let control = cluster.names.control();
@@ -141,6 +122,7 @@ impl Link {
             scripts,
             out,
             hearing,
+            hearing_runtime: runtime.clone(),
             watching: OnceCell::new(),
             telling,
             under_way: Mutex::default(),
@@ -312,12 +294,12 @@ impl Link {
         expected: &[(Expected, usize)],
         answers: &[RedisResult<Value>],
     ) -> RedisResult<Vec<Cmd>> {
+        self.cluster.outgoing.done(orders);
         let (mut answers, mut after) = (answers, Vec::new());
         for (order, (expected, count)) in orders.iter().zip(expected) {
             let (own, rest) = answers.split_at_checked(*count).ok_or(fault("Redis has left out answers"))?;
             answers = rest;
             after.extend(self.cluster.done(order, expected, own));
-            self.cluster.outgoing.done(order);
         }
         Ok(after)
     }
@@ -362,28 +344,4 @@ impl Link {
             buried => buried,
         }
     }
-}
-
-/// Whether this Redis is of no use any more: restarted, a replica now, out of its cluster, relieved of the slot, or
-/// shut to us.
-fn is_no_use(error: &RedisError) -> bool {
-    let codes = ["NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "NOAUTH", "NOPERM"];
-    error.code().is_some_and(|code| codes.contains(&code))
-}
-
-/// Whether Redis has no memory left. It still tells what is published.
-pub(super) fn is_full(error: &RedisError) -> bool {
-    // The second is what a Redis before 7.0 says of a script.
-    error.code() == Some("OOM") || error.to_string().contains("-OOM command not allowed")
-}
-
-async fn load(out: &mut Connection) -> RedisResult<Scripts> {
-    let sources = [include_str!("member.lua"), include_str!("cache.lua"), LEASE_SCRIPT];
-    let mut hashes = Vec::new();
-    for source in sources {
-        let hash = out.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
-        hashes.push(redis::from_redis_value::<String>(hash)?);
-    }
-    let [member, cache, lease] = hashes.try_into().map_err(|_| fault("Redis has not loaded the scripts"))?;
-    Ok(Scripts { member, cache, lease, publish: out.publish() })
 }

@@ -24,9 +24,9 @@ use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::envelope::MAGIC;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Termination;
+use crate::protocol::envelope::Topic;
 use crate::registry::AppState;
 use crate::registry::Heard;
-use crate::registry::outgoing::Topic;
 
 /// An event that was longer on its way than events may wait for Redis has a wrong time.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);

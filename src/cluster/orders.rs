@@ -7,20 +7,23 @@ use std::time::UNIX_EPOCH;
 
 use redis::Cmd;
 use redis::RedisResult;
+use redis::RedisWrite;
+use redis::ToRedisArgs;
 use redis::Value;
 use redis::cmd;
 
 use crate::cluster::Cluster;
 use crate::cluster::answers;
-use crate::cluster::link::is_full;
-use crate::cluster::names;
 use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::envelope::Topic;
 use crate::protocol::identity::Member;
+use crate::redis::error::is_full;
+use crate::redis::names;
 use crate::registry::AppState;
 use crate::registry::Own;
 use crate::registry::Placed;
@@ -28,7 +31,6 @@ use crate::registry::outgoing::Order;
 use crate::registry::outgoing::Placement;
 use crate::registry::outgoing::Publish;
 use crate::registry::outgoing::Task;
-use crate::registry::outgoing::Topic;
 
 /// The scripts of one link, by the hashes that Redis has given them.
 #[derive(Debug, Clone)]
@@ -62,6 +64,15 @@ pub(super) enum Expected {
     Opened { has_members: bool, has_cache: bool, peers: Vec<NodeId> },
     Placed,
     Done,
+}
+
+/// An event that is written right into a command.
+struct Encoded<'a>(&'a RemoteEvent);
+
+impl ToRedisArgs for Encoded<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        self.0.write_to(&mut out.writer_for_next_arg()).expect("a command takes every byte");
+    }
 }
 
 impl Cluster {
@@ -142,14 +153,17 @@ impl Cluster {
         };
         let name = self.names.topic(app, topic);
         match cached_for_ms {
-            0 => cmd(scripts.publish).arg(name).arg(event.encode()).take(),
+            0 => {
+                let mut command = Cmd::with_capacity(3, scripts.publish.len() + name.len() + event.encoded_len_max());
+                command.arg(scripts.publish).arg(name).arg(Encoded(&event)).take()
+            }
             time => cmd("EVALSHA")
                 .arg(&scripts.cache)
                 .arg(1)
                 .arg(self.names.cached(app, topic))
                 .arg(name)
                 .arg(scripts.publish)
-                .arg(event.encode())
+                .arg(Encoded(&event))
                 .arg(time)
                 .take(),
         }

@@ -15,10 +15,11 @@ use crate::cluster::Cluster;
 use crate::cluster::answers;
 use crate::cluster::answers::cached_event;
 use crate::cluster::answers::number;
-use crate::cluster::names;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::Topic;
 use crate::protocol::frame::Frame;
-use crate::registry::outgoing::Topic;
+use crate::redis::names;
+use crate::redis::value::texts;
 
 impl Cluster {
     /// Connections on a channel, those of this node left out.
@@ -67,7 +68,7 @@ impl Cluster {
         let answers = self.ask(app, commands).await?;
         let (users, before) = answers.split_last()?;
         let left: HashSet<&str> = before.iter().flat_map(|before| still_there(before, &departures)).collect();
-        let mut users = answers::texts(users);
+        let mut users = texts(users);
         users.retain(|user_id| !left.contains(&**user_id));
         Some(users)
     }

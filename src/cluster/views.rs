@@ -14,12 +14,12 @@ use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 
-use crate::cluster::connection::Connection;
 use crate::cluster::link::Link;
 use crate::cluster::listener::Listener;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
-use crate::registry::outgoing::Topic;
+use crate::protocol::envelope::Topic;
+use crate::redis::connection::Connection;
 
 impl Link {
     /// Listens to what the views see, as it changes.
@@ -89,7 +89,7 @@ impl Link {
     async fn watching(&self) -> RedisResult<Connection> {
         let open = || {
             let hears = Arc::clone(&self.listener);
-            Connection::open(&self.cluster.options, move |push| hears.hear_for_views(push))
+            Connection::open_on(&self.hearing_runtime, &self.cluster.options, move |push| hears.hear_for_views(push))
         };
         self.watching.get_or_try_init(open).await.cloned()
     }

@@ -2,34 +2,29 @@
 //! `Ingest::run` runs it.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
 
 use redis::PushInfo;
 use redis::PushKind;
-use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::connection;
-use crate::cluster::connection::Backoff;
 use crate::ingest::Ingest;
-
-/// Without input for this long, the connection is tested with a PING.
-const IDLE_TIME: Duration = Duration::from_secs(2);
+use crate::redis::connection::PING;
+use crate::redis::connection::open_one;
+use crate::redis::error::fault;
+use crate::redis::link;
+use crate::redis::link::Purpose;
 
 /// One subscribed connection.
 struct Subscription {
     redis: MultiplexedConnection,
     state: Arc<SubscriptionState>,
-    since: Instant,
 }
 
 /// The state that the receiving callback shares with its connection.
@@ -41,59 +36,46 @@ struct SubscriptionState {
     has_input: AtomicBool,
 }
 
+const PURPOSE: Purpose = Purpose {
+    absent: "Laravel's redis broadcaster cannot be listened to",
+    lost: "the connection to Laravel's redis broadcaster is lost",
+    meanwhile: "its events do not arrive meanwhile",
+    acl_advice: Some("the user's ACL must allow &PREFIX* for each prefix"),
+};
+
 /// Keeps a subscribed connection until `stop` is cancelled.
 pub(super) async fn run(ingest: &Arc<Ingest>, stop: &CancellationToken) {
-    let mut backoff = Backoff::default();
-    let mut is_logged = false;
-    while !stop.is_cancelled() {
-        let opened = stop.run_until_cancelled(Subscription::open(ingest)).await;
-        ingest.tried.cancel();
-        match opened {
-            Some(Ok(link)) => {
-                is_logged = true;
-                tracing::info!("listening to Laravel's redis broadcaster");
-                if let Some(Err(error)) = stop.run_until_cancelled(link.serve()).await {
-                    report(&error, "the connection to Laravel's redis broadcaster is lost", ingest);
-                }
-                link.state.lost.cancel();
-                ingest.meters.up.set(0);
-                if link.since.elapsed() > Backoff::STABLE {
-                    backoff = Backoff::default();
-                    continue;
-                }
-            }
-            Some(Err(error)) if !is_logged => {
-                is_logged = true;
-                report(&error, "Laravel's redis broadcaster cannot be listened to", ingest);
-            }
-            Some(Err(error)) => tracing::debug!(%error, "Laravel's redis broadcaster still cannot be listened to"),
-            None => return,
-        }
-        stop.run_until_cancelled(backoff.pause()).await;
-    }
+    let open = || async {
+        let _tried = ingest.tried.clone().drop_guard();
+        Subscription::open(ingest).await
+    };
+    let serve = |subscription| serve(ingest, subscription, stop);
+    link::keep(&ingest.redis, &PURPOSE, stop, open, serve).await;
 }
 
-fn report(error: &RedisError, what: &str, ingest: &Ingest) {
-    let forbidden = (error.code() == Some("NOPERM")).then_some("the user's ACL must allow &PREFIX* for each prefix");
-    let advice = forbidden.or(connection::advice(error, &ingest.redis));
-    tracing::warn!(place = ingest.redis.place(), %error, advice, "{what}; its events do not arrive meanwhile");
+async fn serve(ingest: &Ingest, subscription: Subscription, stop: &CancellationToken) -> RedisResult<()> {
+    tracing::info!("listening to Laravel's redis broadcaster");
+    let outcome = stop.run_until_cancelled(subscription.serve()).await.unwrap_or(Ok(()));
+    subscription.state.lost.cancel();
+    ingest.meters.up.set(0);
+    outcome
 }
 
 impl Subscription {
     async fn open(ingest: &Arc<Ingest>) -> RedisResult<Self> {
         let state = Arc::new(SubscriptionState::default());
         let (receiver, own_state) = (Arc::clone(ingest), Arc::clone(&state));
-        let mut redis = connection::open_one(&ingest.redis, move |push| own_state.on_push(push, &receiver)).await?;
+        let mut redis = open_one(&ingest.redis, move |push| own_state.on_push(push, &receiver)).await?;
         redis.psubscribe(ingest.patterns()).await?;
         ingest.meters.up.set(1);
-        Ok(Self { redis, state, since: Instant::now() })
+        Ok(Self { redis, state })
     }
 
     /// Waits until the connection is lost.
-    async fn serve(&self) -> RedisResult<Infallible> {
+    async fn serve(&self) -> RedisResult<()> {
         tokio::select! {
-            lost = self.watch() => lost,
-            () = self.state.lost.cancelled() => Err(io::Error::other("Redis has ended it, or a subscription").into()),
+            lost = self.watch() => lost.map(|never| match never {}),
+            () = self.state.lost.cancelled() => Err(fault("Redis has ended it, or a subscription")),
         }
     }
 
@@ -101,7 +83,7 @@ impl Subscription {
     async fn watch(&self) -> RedisResult<Infallible> {
         let mut redis = self.redis.clone();
         loop {
-            tokio::time::sleep(IDLE_TIME).await;
+            tokio::time::sleep(PING).await;
             if !self.state.has_input.swap(false, Ordering::Relaxed) {
                 cmd("PING").query_async::<Value>(&mut redis).await?;
             }

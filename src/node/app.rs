@@ -14,10 +14,10 @@ use arc_swap::Guard;
 use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
-use crate::cluster::rates::Rates;
 use crate::config;
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
+use crate::limiter::shared::Rates;
 use crate::metrics::AppMeters;
 use crate::node::Node;
 use crate::node::rate::Rate;

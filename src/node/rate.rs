@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::cluster::rates::Demand;
-use crate::cluster::rates::Rates;
-use crate::cluster::rates::Taken;
 use crate::limiter::Allowance;
 use crate::limiter::Bucket;
 use crate::limiter::TooFast;
+use crate::limiter::shared::Demand;
+use crate::limiter::shared::Rates;
+use crate::limiter::shared::Taken;
 
 /// A node's reserve is at most this part of the limit.
 const RESERVE_PART: u32 = 50;

@@ -10,12 +10,23 @@
 //! ```
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
 use crate::protocol::socket_id::SocketId;
+
+/// A subject that nodes exchange messages about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// A channel: its events, members and number of connections.
+    Channel(ChannelName),
+    /// A user that may be signed in somewhere.
+    User(Arc<str>),
+}
 
 /// The beginning of every message of this version.
 pub const MAGIC: &str = "gema/1 ";
@@ -227,19 +238,27 @@ impl Envelope {
 impl RemoteEvent {
     /// The bytes that other nodes read.
     pub fn encode(&self) -> Vec<u8> {
-        use std::io::Write;
-        let frame = self.frame.bytes();
-        let mut bytes = Vec::with_capacity(128 + frame.len());
-        let Self { node, number, accepted_micros, cached_for_ms, .. } = self;
-        write!(bytes, "{MAGIC}event {node} {number} {accepted_micros} ").expect("a vector takes every byte");
-        match self.except {
-            Some(except) => write!(bytes, "{except}"),
-            None => write!(bytes, "-"),
-        }
-        .expect("a vector takes every byte");
-        writeln!(bytes, " {cached_for_ms} {}", frame.len()).expect("a vector takes every byte");
-        bytes.extend_from_slice(frame);
+        let mut bytes = Vec::with_capacity(self.encoded_len_max());
+        self.write_to(&mut bytes).expect("a vector takes every byte");
         bytes
+    }
+
+    /// At least as many as [`RemoteEvent::encode`] has.
+    pub fn encoded_len_max(&self) -> usize {
+        HEAD_MAX + self.frame.bytes().len()
+    }
+
+    /// Writes the bytes of [`RemoteEvent::encode`].
+    pub fn write_to(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let frame = self.frame.bytes();
+        let Self { node, number, accepted_micros, cached_for_ms, .. } = self;
+        write!(out, "{MAGIC}event {node} {number} {accepted_micros} ")?;
+        match self.except {
+            Some(except) => write!(out, "{except}")?,
+            None => write!(out, "-")?,
+        }
+        writeln!(out, " {cached_for_ms} {}", frame.len())?;
+        out.write_all(frame)
     }
 }
 

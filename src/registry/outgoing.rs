@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -14,16 +15,8 @@ use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Topic;
 use crate::registry::inbox::Event;
-
-/// What nodes share word about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Topic {
-    /// A channel: its events, members and number of connections.
-    Channel(ChannelName),
-    /// A user that may be signed in somewhere.
-    User(Arc<str>),
-}
 
 /// Something for the cluster to do.
 #[derive(Debug)]
@@ -106,6 +99,8 @@ pub struct Outgoing {
     node: NodeId,
     patience: Patience,
     queue: Mutex<Queue>,
+    /// Memory for the events in the queue and for those under way. Changes under the queue's lock.
+    bytes: AtomicUsize,
     linked: AtomicBool,
     filled: Notify,
     views: Notify,
@@ -115,8 +110,6 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 struct Queue {
     orders: VecDeque<Order>,
-    /// What the events in it cost, and those that are under way.
-    bytes: usize,
     under_way: usize,
     numbers: u64,
     lost_at: Option<Instant>,
@@ -129,9 +122,9 @@ struct Queue {
 impl Outgoing {
     /// An empty queue without a link.
     pub fn new(node: NodeId, patience: Patience) -> Self {
-        let (queue, linked) = (Mutex::default(), AtomicBool::new(false));
+        let (queue, bytes, linked) = (Mutex::default(), AtomicUsize::new(0), AtomicBool::new(false));
         let (filled, views, implausible) = (Notify::new(), Notify::new(), AtomicU64::new(0));
-        Self { node, patience, queue, linked, filled, views, implausible }
+        Self { node, patience, queue, bytes, linked, filled, views, implausible }
     }
 
     /// This node.
@@ -146,9 +139,12 @@ impl Outgoing {
 
     /// Whether publishers must wait, because too much waits for the link already or it has been away too long.
     pub fn is_full(&self) -> bool {
+        if self.is_linked() && self.bytes.load(Ordering::Relaxed) <= self.patience.bytes_max {
+            return false;
+        }
         let queue = self.queue.lock();
         let too_long = queue.joined && queue.lost_at.is_some_and(|lost| lost.elapsed() > self.patience.time);
-        too_long || (queue.joined && queue.bytes > self.patience.bytes_max)
+        too_long || (queue.joined && self.bytes.load(Ordering::Relaxed) > self.patience.bytes_max)
     }
 
     /// Puts in an order. Without a link only events wait; the rest is told anew when it is back.
@@ -164,17 +160,17 @@ impl Outgoing {
     /// Puts in an event.
     pub(super) fn publish(&self, app: &Arc<str>, channel: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         let mut queue = self.queue.lock();
-        if !queue.joined && queue.bytes > self.patience.bytes_max {
+        if !queue.joined && self.bytes.load(Ordering::Relaxed) > self.patience.bytes_max {
             // Nobody has ever heard of this node, so nobody misses what it has to say.
             queue.unheard += queue.orders.len() as u64;
             queue.orders.clear();
-            queue.bytes = 0;
+            self.bytes.store(0, Ordering::Relaxed);
         }
         queue.numbers += 1;
         let publish = Publish { number: queue.numbers, event: event.clone(), cache_for };
         let topic = Topic::Channel(channel.clone());
         let order = Order { app: Arc::clone(app), topic, task: Task::Publish(publish) };
-        queue.bytes += order.event_cost();
+        self.bytes.fetch_add(order.event_cost(), Ordering::Relaxed);
         queue.orders.push_back(order);
         drop(queue);
         self.filled.notify_one();
@@ -200,11 +196,12 @@ impl Outgoing {
         queue.put_first(orders);
     }
 
-    /// An order that was under way has been done.
-    pub fn done(&self, order: &Order) {
+    /// Orders that were under way have been done.
+    pub fn done(&self, orders: &[Order]) {
+        let cost = orders.iter().map(Order::event_cost).sum();
         let mut queue = self.queue.lock();
-        queue.under_way -= 1;
-        queue.bytes -= order.event_cost();
+        queue.under_way -= orders.len();
+        self.bytes.fetch_sub(cost, Ordering::Relaxed);
     }
 
     /// Ends when there is something to take.
@@ -259,7 +256,7 @@ impl Outgoing {
     /// Orders that wait or are under way, and what their events cost.
     pub fn waiting(&self) -> (usize, usize) {
         let queue = self.queue.lock();
-        (queue.orders.len() + queue.under_way, queue.bytes)
+        (queue.orders.len() + queue.under_way, self.bytes.load(Ordering::Relaxed))
     }
 
     /// Events forgotten before there was a link, since the last time.

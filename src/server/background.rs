@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
@@ -34,7 +35,11 @@ pub(super) async fn start(
     let webhooks = Arc::clone(node.webhooks());
     threads.push(BackgroundThread::start("webhooks", |stop| webhooks.run(stop))?);
     if let Some(cluster) = node.cluster().cloned() {
-        threads.push(BackgroundThread::start("cluster", |stop| cluster.run(stop))?);
+        let receiver = BackgroundThread::start("receiver", async |stop| stop.cancelled().await)?;
+        let runtime = receiver.runtime.clone();
+        threads.push(BackgroundThread::start("cluster", |stop| cluster.run(stop, runtime))?);
+        // It ends after the link that needs it.
+        threads.push(receiver);
     }
     let ingest = config.ingest.is_on().then(|| Ingest::new(Arc::clone(node), &config.ingest, &config.redis));
     let ingest = ingest.map(Arc::new);
@@ -83,6 +88,7 @@ async fn refresh_apps(node: Arc<Node>, every: Duration, stop: CancellationToken)
 /// A thread with a runtime of its own, so that its waits delay nobody else.
 #[derive(Debug)]
 pub(super) struct BackgroundThread {
+    runtime: Handle,
     stop: DropGuard,
     pub(super) ended: oneshot::Receiver<()>,
 }
@@ -93,11 +99,8 @@ impl BackgroundThread {
     where
         F: Future<Output = ()>,
     {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name(format!("gema-{name}"))
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         let stop = CancellationToken::new();
         let (end, ended) = oneshot::channel();
         let until = stop.clone();
@@ -107,7 +110,7 @@ impl BackgroundThread {
             // Without a server nobody receives.
             let _ = end.send(());
         })?;
-        Ok(Self { stop: stop.drop_guard(), ended })
+        Ok(Self { runtime: handle, stop: stop.drop_guard(), ended })
     }
 
     /// Asks it to end, and waits this long at most.

@@ -3,7 +3,6 @@
 //! `dispatch` asks it; without Redis each node decides for itself.
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -14,13 +13,14 @@ use redis::Value;
 use redis::cmd;
 
 use crate::cluster::Cluster;
-use crate::cluster::Connection;
-use crate::cluster::LEASE;
-use crate::cluster::LEASE_SCRIPT;
-use crate::cluster::Suspects;
-use crate::cluster::renew;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
+use crate::redis::connection::Connection;
+use crate::redis::lease::LEASE;
+use crate::redis::lease::LEASE_SCRIPT;
+use crate::redis::lease::Suspects;
+use crate::redis::lease::renew;
+use crate::redis::script;
 use crate::webhook::Webhooks;
 use crate::webhook::debounce::Occupancy;
 use crate::webhook::notification::ANNOUNCE_SCRIPT;
@@ -170,12 +170,7 @@ impl Directory {
 
     async fn connect(&self) -> RedisResult<DirectoryLink> {
         let mut connection = self.cluster.connect().await?;
-        let mut hashes = Vec::new();
-        for script in [ANNOUNCE_SCRIPT, LEASE_SCRIPT] {
-            let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(script).take()).await?;
-            hashes.push(redis::from_redis_value::<String>(hash)?);
-        }
-        let [announce, lease] = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"))?;
+        let [announce, lease] = script::load(&mut connection, [ANNOUNCE_SCRIPT, LEASE_SCRIPT]).await?;
         Ok(DirectoryLink { connection, announce, lease, since: Instant::now() })
     }
 

@@ -9,9 +9,9 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
-use crate::cluster::Names;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::webhook::Event;
+use crate::redis::names::Names;
 use crate::webhook::Webhooks;
 use crate::webhook::debounce::Occupancy;
 use crate::webhook::endpoint::Endpoint;

@@ -3,7 +3,6 @@
 //! one continues.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -19,10 +18,11 @@ use redis::Value;
 use redis::cmd;
 use tokio::sync::Mutex;
 
-use crate::cluster::Connection;
-use crate::cluster::Names;
 use crate::config;
 use crate::protocol::envelope::NodeId;
+use crate::redis::connection::Connection;
+use crate::redis::names::Names;
+use crate::redis::script;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::notification::ANNOUNCE_SCRIPT;
 use crate::webhook::notification::Bounds;
@@ -110,7 +110,7 @@ impl Streams {
     /// Takes the first events of a stream. `None` when another node delivers it, or when Redis is away.
     pub(super) async fn take(&self, endpoint: &Endpoint, events_max: usize) -> Option<Batch> {
         let keys = [self.stream_key(endpoint), self.owner_key(endpoint)];
-        let command = |link: &StreamLink| script(&link.take, &keys).arg(self.node.to_string()).arg(events_max).take();
+        let command = |link: &StreamLink| evaluate(&link.take, &keys).arg(self.node.to_string()).arg(events_max).take();
         parse_batch(self.send_one(|link| command(link).arg(LEASE.as_millis() as u64).take()).await?)
     }
 
@@ -118,7 +118,7 @@ impl Streams {
     pub(super) async fn acknowledge(&self, endpoint: &Endpoint, ids: &[String]) -> bool {
         let keys = [self.stream_key(endpoint), self.owner_key(endpoint)];
         let acknowledged =
-            self.send_one(|link| script(&link.acknowledge, &keys).arg(self.node.to_string()).arg(ids).take());
+            self.send_one(|link| evaluate(&link.acknowledge, &keys).arg(self.node.to_string()).arg(ids).take());
         acknowledged.await == Some(Value::Int(1))
     }
 
@@ -134,7 +134,7 @@ impl Streams {
 
     async fn lease(&self, endpoint: &Endpoint, time: Duration) -> bool {
         let (owner, node, millis) = ([self.owner_key(endpoint)], self.node.to_string(), time.as_millis() as u64);
-        self.send_one(|link| script(&link.renew, &owner).arg(node).arg(millis).take()).await == Some(Value::Int(1))
+        self.send_one(|link| evaluate(&link.renew, &owner).arg(node).arg(millis).take()).await == Some(Value::Int(1))
     }
 
     /// Marks in Redis whether events wait for an endpoint, for nodes that do not know its app.
@@ -217,19 +217,14 @@ impl Streams {
 
     async fn open(&self) -> RedisResult<StreamLink> {
         let mut connection = Connection::open(&self.options, |_| ()).await?;
-        let mut hashes = Vec::new();
-        let own = [include_str!("take.lua"), include_str!("acknowledge.lua"), include_str!("renew.lua")];
-        for source in std::iter::once(ANNOUNCE_SCRIPT).chain(own) {
-            let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
-            hashes.push(redis::from_redis_value::<String>(hash)?);
-        }
-        let hashes = hashes.try_into().map_err(|_| io::Error::other("Redis has not loaded the scripts"));
-        let [announce, take, acknowledge, renew] = hashes?;
+        let sources =
+            [ANNOUNCE_SCRIPT, include_str!("take.lua"), include_str!("acknowledge.lua"), include_str!("renew.lua")];
+        let [announce, take, acknowledge, renew] = script::load(&mut connection, sources).await?;
         Ok(StreamLink { connection, announce, take, acknowledge, renew })
     }
 }
 
-fn script(hash: &str, keys: &[String]) -> Cmd {
+fn evaluate(hash: &str, keys: &[String]) -> Cmd {
     cmd("EVALSHA").arg(hash).arg(keys.len()).arg(keys).take()
 }
 

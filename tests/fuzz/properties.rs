@@ -598,11 +598,11 @@ pub fn redis_answers(input: &[u8]) {
         values.push(value);
     }
     for value in &values {
-        let leases = answers::leases(value);
+        let leases = gema::redis::lease::Leases::read(value);
         assert!(leases.living.len() + leases.dead.len() <= input.len());
         let subscriptions: usize = answers::channels(value).iter().map(|(_, count)| count).sum();
         assert!(subscriptions <= input.len() << 32);
-        answers::texts(value);
+        gema::redis::value::texts(value);
         answers::number(value);
         answers::placed(value);
     }

@@ -3,27 +3,34 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use redis::RedisError;
 use redis::RedisResult;
 use redis::cmd;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::connection::Backoff;
-use crate::cluster::connection::Connection;
-use crate::cluster::connection::advice;
-use crate::cluster::link::PING;
-use crate::cluster::names::Names;
 use crate::config;
+use crate::redis::connection::Connection;
+use crate::redis::connection::PING;
+use crate::redis::link;
+use crate::redis::link::Purpose;
+use crate::redis::names::Names;
+use crate::redis::script;
 
 /// How long a request waits for Redis, once; the link is given up then, and nobody waits any more.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+const PURPOSE: Purpose = Purpose {
+    absent: "there is no link to Redis for limits per second",
+    lost: "the link to Redis for limits per second is lost",
+    meanwhile: "they hold for each node meanwhile",
+    acl_advice: None,
+};
 
 /// The buckets of all nodes.
 pub struct Rates {
@@ -31,8 +38,8 @@ pub struct Rates {
     options: config::Redis,
     /// Cancelled by the outcome of the first try to make a link.
     tried: CancellationToken,
-    link: Mutex<Option<Link>>,
-    lost: Notify,
+    /// The link, and how its keeper hears that it is lost.
+    link: Mutex<Option<(Link, oneshot::Sender<RedisError>)>>,
     /// Counts what each node has to decide for itself.
     local: IntCounter,
 }
@@ -78,14 +85,19 @@ impl Rates {
             options: redis.clone(),
             tried: CancellationToken::new(),
             link: Mutex::new(None),
-            lost: Notify::new(),
             local,
         }
     }
 
     /// Keeps a link until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        stop.run_until_cancelled(self.keep_link()).await;
+        let open = || async {
+            let _tried = self.tried.clone().drop_guard();
+            self.open().await
+        };
+        let serve = |link| async { stop.run_until_cancelled(self.serve(link)).await.unwrap_or(Ok(())) };
+        link::keep(&self.options, &PURPOSE, &stop, open, serve).await;
+        *self.link.lock() = None;
     }
 
     /// Ends when the first link is made, or when the first try has failed.
@@ -95,67 +107,46 @@ impl Rates {
 
     /// Takes tokens from the bucket for this `kind` of request to an app. Nothing when Redis is away.
     pub async fn take(&self, app: &str, kind: &str, demand: Demand) -> Option<Taken> {
-        let link = self.link.lock().clone();
+        let link = self.link.lock().as_ref().map(|(link, _)| link.clone());
         if let Some(link) = link {
             match link.take(&self.names.rate(app, kind), demand).await {
                 Ok(taken) => return Some(taken),
-                Err(error) => self.lose(&error),
+                Err(error) => self.lose(error),
             }
         }
         self.local.inc();
         None
     }
 
-    async fn keep_link(&self) {
-        let mut backoff = Backoff::default();
-        let mut told = false;
-        loop {
-            let opened = self.open().await;
-            *self.link.lock() = opened.as_ref().ok().cloned();
-            self.tried.cancel();
-            match opened {
-                Ok(link) => {
-                    told = true;
-                    tracing::info!("limits per second hold for all nodes together");
-                    let since = Instant::now();
-                    self.watch(link).await;
-                    if since.elapsed() > Backoff::STABLE {
-                        backoff = Backoff::default();
-                    }
-                }
-                Err(error) if !told => {
-                    told = true;
-                    self.tell_of(&error);
-                }
-                Err(error) => tracing::debug!(%error, "limits per second still hold for each node"),
-            }
-            backoff.pause().await;
-        }
-    }
-
-    /// A link that has proved to work.
+    /// Opens a link and proves that it works.
     async fn open(&self) -> RedisResult<Link> {
         let mut connection = Connection::open(&self.options, |_| ()).await?;
-        let load = cmd("SCRIPT").arg("LOAD").arg(include_str!("rate.lua")).take();
-        let script = redis::from_redis_value(connection.ask_one(load).await?)?;
+        let [script] = script::load(&mut connection, [include_str!("shared.lua")]).await?;
         let link = Link { connection, script };
         self.probe(&link).await?;
         Ok(link)
     }
 
-    /// Ends when the link is lost.
-    async fn watch(&self, link: Link) {
-        let probes = async {
-            loop {
-                sleep(PING).await;
-                if let Err(error) = self.probe(&link).await {
-                    self.lose(&error);
-                }
-            }
+    /// Lets requests use a link until it is lost.
+    async fn serve(&self, link: Link) -> RedisResult<()> {
+        let (tell, lost) = oneshot::channel();
+        *self.link.lock() = Some((link.clone(), tell));
+        tracing::info!("limits per second hold for all nodes together");
+        let error = tokio::select! {
+            Ok(error) = lost => error,
+            error = self.failed_probe(&link) => error,
         };
-        tokio::select! {
-            () = self.lost.notified() => (),
-            () = probes => (),
+        *self.link.lock() = None;
+        Err(error)
+    }
+
+    /// Probes a link until a probe fails.
+    async fn failed_probe(&self, link: &Link) -> RedisError {
+        loop {
+            sleep(PING).await;
+            if let Err(error) = self.probe(link).await {
+                return error;
+            }
         }
     }
 
@@ -165,16 +156,11 @@ impl Rates {
         link.take(&self.names.rate("rates", "probe"), nothing).await.map(|_| ())
     }
 
-    fn lose(&self, error: &RedisError) {
-        if self.link.lock().take().is_some() {
-            self.tell_of(error);
-            self.lost.notify_one();
+    fn lose(&self, error: RedisError) {
+        if let Some((_, lost)) = self.link.lock().take() {
+            // The task that keeps the link ends with the process only.
+            let _ = lost.send(error);
         }
-    }
-
-    fn tell_of(&self, error: &RedisError) {
-        let (place, advice) = (self.options.place(), advice(error, &self.options));
-        tracing::warn!(place, %error, advice, "Redis is away; limits per second hold for each node meanwhile");
     }
 }
 

@@ -1,6 +1,5 @@
 //! A connection to Redis: to one server, to the one that Sentinels name, or to a Redis Cluster.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -26,23 +25,28 @@ use redis::cluster_routing::Slot;
 use redis::cluster_routing::SlotAddr;
 use redis::sentinel::SentinelClientBuilder;
 use redis::sentinel::SentinelServerType;
+use tokio::runtime::Handle;
 
 use crate::config;
 use crate::config::host_and_port;
+use crate::redis::error::is_of_a_moving_slot;
+use crate::redis::error::is_of_one_command;
+use crate::redis::error::is_of_the_link;
 
 /// How long a connection may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// Between two tries to connect: from the first to the second, and so on.
-const RETRY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
-/// How long an answer may take; then the connection counts as lost.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long an answer may take. After that the connection counts as lost.
+pub const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How often a quiet connection is asked whether it still lives.
+pub const PING: Duration = Duration::from_secs(2);
 
 /// A slot that moves from one master of a Redis Cluster to another has this often …
 const ARRIVAL_TRIES: usize = 20;
 /// … this time to arrive; then what belongs to it is refused.
 const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// See the module. Clones share the connection.
+/// A connection that sends commands and hears topics. Clones share it.
 #[derive(Clone)]
 pub enum Connection {
     /// To one server.
@@ -67,6 +71,17 @@ impl Connection {
         Ok(Self::Cluster(client.get_async_connection().await?))
     }
 
+    /// Same as [`Connection::open`], but the connection's task runs on this runtime, so `hear` may block its thread.
+    pub async fn open_on(
+        runtime: &Handle,
+        options: &config::Redis,
+        hear: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> RedisResult<Self> {
+        let options = options.clone();
+        let opened = runtime.spawn(async move { Self::open(&options, hear).await });
+        opened.await.map_err(std::io::Error::other)?
+    }
+
     /// Does all of these in this order; each has an answer of its own. Nothing is asked for no commands: the library
     /// refuses an empty pipeline.
     pub async fn ask(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
@@ -85,7 +100,8 @@ impl Connection {
         }
     }
 
-    /// The same, but what keeps Redis from doing anything, such as a lack of memory, is an error of all of them.
+    /// Same as [`Connection::ask`], but an error that keeps Redis from doing anything, such as a lack of memory, is an
+    /// error of the whole call.
     pub async fn ask_each(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         let answers = self.ask(commands).await?;
         let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
@@ -101,7 +117,7 @@ impl Connection {
     }
 
     /// Begins to listen; ends when Redis has confirmed it.
-    pub(super) async fn subscribe(&mut self, topics: &[String]) -> RedisResult<()> {
+    pub async fn subscribe(&mut self, topics: &[String]) -> RedisResult<()> {
         if topics.is_empty() {
             return Ok(());
         }
@@ -118,7 +134,7 @@ impl Connection {
     }
 
     /// Listens no longer.
-    pub(super) async fn unsubscribe(&mut self, topics: &[String]) -> RedisResult<()> {
+    pub async fn unsubscribe(&mut self, topics: &[String]) -> RedisResult<()> {
         if topics.is_empty() {
             return Ok(());
         }
@@ -135,7 +151,7 @@ impl Connection {
 
     /// Begins to listen to all topics that match; ends when Redis has confirmed it. What a Redis Cluster tells to one
     /// slot is not heard so.
-    pub(super) async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+    pub async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
         if globs.is_empty() {
             return Ok(());
         }
@@ -146,7 +162,7 @@ impl Connection {
     }
 
     /// Listens to them no longer.
-    pub(super) async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
+    pub async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
         if globs.is_empty() {
             return Ok(());
         }
@@ -157,7 +173,7 @@ impl Connection {
     }
 
     /// The command that tells something on a topic.
-    pub(super) fn publish(&self) -> &'static str {
+    pub fn publish(&self) -> &'static str {
         match self {
             Self::One(_) => "PUBLISH",
             Self::Cluster(_) => "SPUBLISH",
@@ -166,7 +182,7 @@ impl Connection {
 }
 
 /// Connects to one server: to that of a Redis Cluster which answers first, where plain pub/sub reaches all of them.
-pub(crate) async fn open_one(
+pub async fn open_one(
     options: &config::Redis,
     hear: impl Fn(PushInfo) + Send + Sync + 'static,
 ) -> RedisResult<MultiplexedConnection> {
@@ -203,27 +219,6 @@ fn sender(hear: impl Fn(PushInfo) + Send + Sync + 'static) -> impl Fn(PushInfo) 
     move |info| {
         hear(info);
         Ok(())
-    }
-}
-
-/// Pauses between tries to connect, longer and longer, and not at the same time on every node.
-pub(crate) struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(*RETRY.start())
-    }
-}
-
-impl Backoff {
-    /// How long a connection must have held for the next one to be tried at once.
-    pub(crate) const STABLE: Duration = *RETRY.end();
-
-    /// Waits for the next try.
-    pub(crate) async fn pause(&mut self) {
-        let jitter = rand::random_range(0.75..1.25);
-        tokio::time::sleep(self.0.mul_f64(jitter)).await;
-        self.0 = (self.0 * 2).min(*RETRY.end());
     }
 }
 
@@ -306,44 +301,6 @@ fn slot_of(command: &Cmd) -> Option<Slot> {
         b"EVALSHA" => word(3).map(Slot::for_key),
         _ => word(1).map(Slot::for_key),
     }
-}
-
-/// Whether the key is not, or not yet, where the slot is going.
-fn is_of_a_moving_slot(error: &redis::RedisError) -> bool {
-    error.code().is_some_and(|code| ["ASK", "TRYAGAIN"].contains(&code))
-}
-
-/// What an operator can do about an error that says it only to those who know Redis well.
-pub(crate) fn advice(error: &redis::RedisError, options: &config::Redis) -> Option<&'static str> {
-    let text = error.to_string();
-    let has_all = |parts: &[&str]| parts.iter().all(|part| text.contains(part));
-    match () {
-        () if has_all(&["unknown command", "HELLO"]) => Some("Redis must be version 6.0 or later"),
-        () if has_all(&["unknown command", "SSUBSCRIBE"]) => Some("a Redis Cluster must be version 7.0 or later"),
-        () if error.code() == Some("MOVED") && options.cluster_nodes.is_empty() => {
-            Some("this is a node of a Redis Cluster; name it in redis.cluster_nodes")
-        }
-        () if has_all(&["UnknownIssuer"]) => Some(
-            "SSL_CERT_FILE may name a file with the authority's certificate; redis.tls_verify = false takes any, which is \
-             safe on a network of your own only",
-        ),
-        () if has_all(&["CertificateRequired"]) => {
-            Some("gema has no certificate of its own to show; Redis must run with tls-auth-clients no")
-        }
-        () => None,
-    }
-}
-
-/// Whether it is not Redis' answer to one command that is wrong.
-fn is_of_the_link(error: &redis::RedisError) -> bool {
-    error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
-}
-
-/// Whether it is only a command's own key that is wrong. Redis before 7 calls whatever a script runs into an ERR.
-fn is_of_one_command(error: &redis::RedisError) -> bool {
-    let text = error.to_string();
-    matches!(error.code(), Some("ERR" | "WRONGTYPE"))
-        && !["OOM", "READONLY", "MISCONF"].iter().any(|code| text.contains(code))
 }
 
 fn address(host: &str, port: u16, tls: Option<TlsMode>) -> ConnectionAddr {

@@ -10,8 +10,8 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Topic;
 use crate::protocol::pattern::ChannelPattern;
-use crate::registry::outgoing::Topic;
 
 /// What would be taken for a part of the name.
 const PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b':').add(b'{').add(b'}').add(b' ');
@@ -41,83 +41,83 @@ impl Names {
     }
 
     /// What all names of the cluster begin with.
-    pub(super) fn start(&self) -> &str {
+    pub fn start(&self) -> &str {
         &self.start
     }
 
     /// `<cluster>:nodes`: what the nodes have to say to each other.
-    pub(super) fn control(&self) -> String {
+    pub fn control(&self) -> String {
         format!("{}:nodes", self.start)
     }
 
     /// `<cluster>:{<app>:<channel>}`, or `~` and the user.
-    pub(super) fn topic(&self, app: &str, topic: &Topic) -> String {
+    pub fn topic(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}", self.start, tag(app, topic))
     }
 
     /// The topics of all channels of an app whose base names match, and of some more.
-    pub(super) fn glob(&self, app: &str, pattern: &ChannelPattern) -> String {
+    pub fn glob(&self, app: &str, pattern: &ChannelPattern) -> String {
         let app = utf8_percent_encode(app, PARTS).to_string();
         let start = escaped(&format!("{}:{{{app}:", self.start));
         format!("{start}*{}}}", pattern.as_str().trim_start_matches('*'))
     }
 
     /// The topics of the channels that a pattern without stars means.
-    pub(super) fn variants(&self, app: &str, pattern: &ChannelPattern) -> Vec<String> {
+    pub fn variants(&self, app: &str, pattern: &ChannelPattern) -> Vec<String> {
         let names = SEEN_KINDS.iter().map(|prefix| format!("{prefix}{pattern}"));
         let channels = names.filter_map(|name| ChannelName::parse(&name, NAME_LENGTH_MAX).ok());
         channels.map(|channel| self.topic(app, &Topic::Channel(channel))).collect()
     }
 
     /// All topics of the cluster, as a pattern of Redis.
-    pub(super) fn everything(&self) -> String {
+    pub fn everything(&self) -> String {
         format!("{}:*", escaped(&self.start))
     }
 
     /// The app and what a topic is about, as [`Names::topic`] has written it.
-    pub(super) fn read(&self, topic: &[u8]) -> Option<(String, Topic)> {
+    pub fn read(&self, topic: &[u8]) -> Option<(String, Topic)> {
         let tag = std::str::from_utf8(topic).ok()?.strip_prefix(&*self.start)?.strip_prefix(":{")?.strip_suffix('}')?;
         let (app, field) = tag.split_once(':')?;
         Some((percent_decode_str(app).decode_utf8().ok()?.into_owned(), topic_of(field)?))
     }
 
     /// Hash: who is on a topic, and on which node.
-    pub(super) fn members(&self, app: &str, topic: &Topic) -> String {
+    pub fn members(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}:members", self.start, tag(app, topic))
     }
 
     /// Hash: the users of a topic, and on how many nodes they are.
-    pub(super) fn users(&self, app: &str, topic: &Topic) -> String {
+    pub fn users(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}:users", self.start, tag(app, topic))
     }
 
     /// The remembered event of a cache channel, as it was told.
-    pub(super) fn cached(&self, app: &str, topic: &Topic) -> String {
+    pub fn cached(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}:cached", self.start, tag(app, topic))
     }
 
     /// Sorted set: the nodes, by the end of their lease.
-    pub(super) fn leases(&self) -> String {
+    pub fn leases(&self) -> String {
         format!("{}:{{nodes}}:leases", self.start)
     }
 
     /// Who buries the dead.
-    pub(super) fn undertaker(&self) -> String {
+    pub fn undertaker(&self) -> String {
         format!("{}:{{nodes}}:undertaker", self.start)
     }
 
     /// Hash: the bucket for one kind of an app's requests.
-    pub(super) fn rate(&self, app: &str, kind: &str) -> String {
+    pub fn rate(&self, app: &str, kind: &str) -> String {
         format!("{}:{{{}}}:{kind}", self.start, utf8_percent_encode(app, PARTS))
     }
 
     /// Set: the apps of a node.
-    pub(super) fn apps(&self, node: NodeId) -> String {
+    pub fn apps(&self, node: NodeId) -> String {
         format!("{}:{{node:{node}}}:apps", self.start)
     }
 
     /// Hash: what a node listens to of an app or has users on, with the number of its connections.
-    pub(super) fn topics(&self, node: NodeId, app: &str) -> String {
+    pub fn topics(&self, node: NodeId, app: &str) -> String {
         format!("{}:{{node:{node}}}:app:{app}", self.start)
     }
 
@@ -163,14 +163,14 @@ impl Names {
     }
 
     /// Topics that a Soketi server listens to whose prefix is the name of this cluster, or who has none.
-    pub(super) fn soketi(&self) -> [String; 2] {
+    pub fn soketi(&self) -> [String; 2] {
         let topic = "redis-adapter#comms#req";
         [format!("{}#{topic}", self.name), topic.to_owned()]
     }
 }
 
 /// A topic as a field of [`Names::topics`].
-pub(super) fn field(topic: &Topic) -> String {
+pub fn field(topic: &Topic) -> String {
     match topic {
         Topic::Channel(name) => utf8_percent_encode(name.as_str(), PARTS).to_string(),
         Topic::User(user_id) => format!("{USER}{}", utf8_percent_encode(user_id, PARTS)),
@@ -178,7 +178,7 @@ pub(super) fn field(topic: &Topic) -> String {
 }
 
 /// What [`field`] has written; nothing when somebody else has.
-pub(super) fn topic_of(field: &str) -> Option<Topic> {
+pub fn topic_of(field: &str) -> Option<Topic> {
     let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| Arc::<str>::from(&*text));
     match field.strip_prefix(USER) {
         Some(user_id) => decoded(user_id).map(Topic::User),

@@ -1,0 +1,20 @@
+//! Lua scripts. Each connection that runs scripts loads them first.
+
+use redis::RedisResult;
+use redis::cmd;
+
+use crate::redis::connection::Connection;
+use crate::redis::error::fault;
+
+/// Loads scripts and returns their hashes for `EVALSHA`, in the same order.
+pub async fn load<const COUNT: usize>(
+    connection: &mut Connection,
+    sources: [&str; COUNT],
+) -> RedisResult<[String; COUNT]> {
+    let mut hashes = Vec::with_capacity(COUNT);
+    for source in sources {
+        let hash = connection.ask_one(cmd("SCRIPT").arg("LOAD").arg(source).take()).await?;
+        hashes.push(redis::from_redis_value::<String>(hash)?);
+    }
+    hashes.try_into().map_err(|_| fault("Redis has not loaded the scripts"))
+}
