@@ -178,9 +178,9 @@ impl Cluster {
     }
 
     /// Keeps the link to the other nodes until `stop` is cancelled, then leaves the cluster. What they publish is received
-    /// on the `hearing` runtime, whose thread may block.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken, hearing: Handle) {
-        link::keep(self, stop, hearing).await;
+    /// on the `receiver` runtime, whose thread may block.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, receiver: Handle) {
+        link::keep(self, stop, receiver).await;
     }
 
     /// Ends when the first link is made, or when the first try has failed: the node can serve then.

@@ -45,7 +45,7 @@ impl Link {
         let mut suspects = Suspects::default();
         loop {
             tokio::time::sleep(RENEW).await;
-            let leases = renew_lease(&self.cluster, &self.scripts, &mut self.out.clone()).await?;
+            let leases = self.cluster.renew_lease(&self.scripts, &mut self.out.clone()).await?;
             self.cluster.tell_of_doubts();
             if leases.living.is_empty() {
                 self.cluster.refuses();
@@ -238,9 +238,9 @@ impl Cluster {
             self.fewer.notify_one();
         }
     }
-}
 
-/// Renews the lease.
-pub(super) async fn renew_lease(cluster: &Cluster, scripts: &Scripts, out: &mut Connection) -> RedisResult<Leases> {
-    lease::renew(out, &scripts.lease, &cluster.names.leases(), (cluster.node(), LEASE)).await
+    /// Renews this node's lease. Returns the leases of all nodes.
+    pub(super) async fn renew_lease(&self, scripts: &Scripts, out: &mut Connection) -> RedisResult<Leases> {
+        lease::renew(out, &scripts.lease, &self.names.leases(), (self.node(), LEASE)).await
+    }
 }

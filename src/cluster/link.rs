@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
-use crate::cluster::lease::renew_lease;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::Subject;
 use crate::cluster::orders::Expected;
@@ -57,8 +56,8 @@ pub(super) struct Link {
     /// Tells and asks.
     pub(super) out: Connection,
     /// Receives what other nodes publish, on a runtime of its own: it blocks while the shards' inboxes are full.
-    pub(super) hearing: Connection,
-    pub(super) hearing_runtime: Handle,
+    pub(super) receiver: Connection,
+    pub(super) receiver_runtime: Handle,
     /// Hears what views see, over a Redis Cluster.
     pub(super) watching: OnceCell<Connection>,
     telling: mpsc::Receiver<Envelope>,
@@ -79,10 +78,10 @@ const PURPOSE: Purpose = Purpose {
 };
 
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
-pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken, hearing: Handle) {
+pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken, receiver: Handle) {
     let open = || async {
         let _tried = cluster.tried.clone().drop_guard();
-        Link::open(&cluster, &hearing).await
+        Link::open(&cluster, &receiver).await
     };
     let serve = |link| serve(link, &stop);
     link::keep(&cluster.options, &PURPOSE, &stop, open, serve).await;
@@ -100,15 +99,15 @@ impl Link {
     async fn open(cluster: &Arc<Cluster>, runtime: &Handle) -> RedisResult<Self> {
         let listener = Arc::new(Listener::new(Arc::clone(cluster)));
         let hears = Arc::clone(&listener);
-        let mut hearing = Connection::open_on(runtime, &cluster.options, move |push| hears.hear(push)).await?;
+        let mut receiver = Connection::open_on(runtime, &cluster.options, move |push| hears.hear(push)).await?;
         let mut out = Connection::open(&cluster.options, |_| ()).await?;
         let [member, cache, lease] =
             script::load(&mut out, [include_str!("member.lua"), include_str!("cache.lua"), LEASE_SCRIPT]).await?;
         let scripts = Scripts { member, cache, lease, publish: out.publish() };
-        let leases = renew_lease(cluster, &scripts, &mut out).await?;
+        let leases = cluster.renew_lease(&scripts, &mut out).await?;
         cluster.know(&leases);
         let control = cluster.names.control();
-        hearing.subscribe(std::slice::from_ref(&control)).await?;
+        receiver.subscribe(std::slice::from_ref(&control)).await?;
         // Before the others can answer the greeting.
         cluster.here.lock().clear();
         let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
@@ -121,8 +120,8 @@ impl Link {
             listener,
             scripts,
             out,
-            hearing,
-            hearing_runtime: runtime.clone(),
+            receiver,
+            receiver_runtime: runtime.clone(),
             watching: OnceCell::new(),
             telling,
             under_way: Mutex::default(),
@@ -244,7 +243,7 @@ impl Link {
 
     /// Carries out those orders under way that `now` chooses; the others stay.
     async fn carry_out(&self, now: impl Fn(&Order) -> bool) -> RedisResult<()> {
-        let (cluster, mut hearing, mut out) = (&self.cluster, self.hearing.clone(), self.out.clone());
+        let (cluster, mut receiver, mut out) = (&self.cluster, self.receiver.clone(), self.out.clone());
         let (mut listen, mut forget) = (Vec::new(), Vec::new());
         for order in self.under_way.lock().iter().filter(|order| now(order)) {
             let name = cluster.names.topic(&order.app, &order.topic);
@@ -260,7 +259,7 @@ impl Link {
                 _ => (),
             }
         }
-        hearing.subscribe(&listen).await?;
+        receiver.subscribe(&listen).await?;
         if self.noted.load(Ordering::Relaxed) != cluster.added.load(Ordering::Acquire) {
             self.note_apps().await?;
         }
@@ -284,7 +283,7 @@ impl Link {
         for name in &forget {
             self.listener.remove(name);
         }
-        hearing.unsubscribe(&forget).await
+        receiver.unsubscribe(&forget).await
     }
 
     /// Hands the answers to whom they are for; returns what is to be done now.
@@ -313,12 +312,12 @@ impl Link {
         Err(fault("nobody has anything more to say"))
     }
 
-    /// Makes sure that the hearing connections live.
+    /// Makes sure that the receiver connections live.
     async fn ping(&self) -> RedisResult<Infallible> {
-        let mut hearing = self.hearing.clone();
+        let mut receiver = self.receiver.clone();
         loop {
             tokio::time::sleep(PING).await;
-            hearing.ask_one(cmd("PING")).await?;
+            receiver.ask_one(cmd("PING")).await?;
             if let Some(watching) = self.watching.get() {
                 watching.clone().ask_one(cmd("PING")).await?;
             }

@@ -58,14 +58,14 @@ impl Link {
         if !self.cluster.hears_patterns() {
             return self.watching().await?.subscribe(topics).await;
         }
-        let mut hearing = self.hearing.clone();
-        match hearing.psubscribe(topics).await {
+        let mut receiver = self.receiver.clone();
+        match receiver.psubscribe(topics).await {
             Err(error) if is_forbidden(&error) => (),
             done => return done,
         }
         // Who may listen to one cluster only may not listen to a part of it by a pattern, but to all of it.
         let everything = self.cluster.names.everything();
-        match hearing.psubscribe(std::slice::from_ref(&everything)).await {
+        match receiver.psubscribe(std::slice::from_ref(&everything)).await {
             Err(error) if is_forbidden(&error) => {
                 let advice = format!("the user of Redis needs &{everything} in its ACL, to the letter");
                 tracing::warn!(%error, advice, "views see what is published on this node only");
@@ -81,7 +81,7 @@ impl Link {
         }
         let everything = all.then(|| self.cluster.names.everything());
         let topics: Vec<String> = topics.iter().cloned().chain(everything).collect();
-        self.hearing.clone().punsubscribe(&topics).await
+        self.receiver.clone().punsubscribe(&topics).await
     }
 
     /// Hears single topics for the views of a Redis Cluster: a connection hears a topic but once, be it for a channel
@@ -89,7 +89,7 @@ impl Link {
     async fn watching(&self) -> RedisResult<Connection> {
         let open = || {
             let hears = Arc::clone(&self.listener);
-            Connection::open_on(&self.hearing_runtime, &self.cluster.options, move |push| hears.hear_for_views(push))
+            Connection::open_on(&self.receiver_runtime, &self.cluster.options, move |push| hears.hear_for_views(push))
         };
         self.watching.get_or_try_init(open).await.cloned()
     }
