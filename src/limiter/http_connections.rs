@@ -17,6 +17,8 @@ use crate::limiter::addresses::Network;
 const OPEN_MAX: usize = 16 * 1024;
 /// So many may always be open, however many WebSockets there are.
 const OPEN_MIN: usize = 16;
+/// Connections among which one of the busiest address is searched. The lock is held meanwhile.
+const SEARCH_MAX: usize = 1024;
 
 /// It has not sent a request, or has been refused and still sends.
 const SILENT: u8 = 0;
@@ -166,10 +168,12 @@ impl HttpTable {
                 return true;
             }
         }
-        let mut idle = self.with_requests.iter().filter(|entry| entry.is(IDLE));
-        let first = idle.clone().next().cloned();
-        let of_greediest = self.busiest.and_then(|network| idle.find(|entry| entry.network == Some(network))).cloned();
-        of_greediest.or(first).is_some_and(|entry| self.close(&entry, IDLE))
+        let is_idle = |entry: &&Arc<Entry>| entry.is(IDLE);
+        let oldest = self.with_requests.iter().find(is_idle);
+        let mut candidates = self.with_requests.iter().take(SEARCH_MAX).filter(is_idle);
+        let of_busiest = self.busiest.and_then(|network| candidates.find(|entry| entry.network == Some(network)));
+        let entry = of_busiest.or(oldest).cloned();
+        entry.is_some_and(|entry| self.close(&entry, IDLE))
     }
 
     /// Closes the oldest silent connection of an address that has more than its share.

@@ -1,5 +1,5 @@
-//! Limits that hold for all nodes together: token buckets in Redis, on a connection of their own, so that nodes can
-//! have limits in common that are no cluster otherwise.
+//! Rate limits that nodes share: token buckets in Redis. They have a connection of their own, so that nodes can share
+//! them without being a cluster. `node` takes tokens here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct Rates {
     options: config::Redis,
     /// Cancelled by the outcome of the first try to make a link.
     tried: CancellationToken,
-    /// The link, and how its keeper hears that it is lost.
+    /// The link, and the way to report that it is lost.
     link: Mutex<Option<(Link, oneshot::Sender<RedisError>)>>,
     /// Counts what each node has to decide for itself.
     local: IntCounter,
@@ -51,10 +51,10 @@ struct Link {
     script: String,
 }
 
-/// What a bucket has given.
+/// The answer of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Taken {
-    /// As many tokens as wanted, or at least as needed, or none.
+    /// Tokens taken: up to those wanted, at least those needed, or none.
     pub tokens: u32,
     /// Tokens that it still has.
     pub left: f32,
@@ -63,11 +63,11 @@ pub struct Taken {
 /// How many tokens to take from a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
-    /// What fills up in a second.
+    /// Tokens that the bucket gains in a second.
     pub per_second: u32,
-    /// So many or none.
+    /// Tokens that must be there. Otherwise none is taken.
     pub needed: u32,
-    /// So many where they are there.
+    /// Tokens to take if the bucket has them.
     pub wanted: u32,
 }
 

@@ -105,7 +105,7 @@ pub trait Permit: std::fmt::Debug + Send + Sync {}
 
 impl<T: std::fmt::Debug + Send + Sync> Permit for T {}
 
-/// What a message costs besides its frames: a place in a queue that grows by doubling, and their allocations.
+/// The cost of a message besides its frames: its place in a queue that grows by doubling, and the allocations.
 const MESSAGE_COST: usize = 2 * size_of::<ShardMessage>();
 /// What may wait for one shard, in bytes. Beyond it publishers are told to come back later.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -158,7 +158,7 @@ impl Members {
         }
     }
 
-    /// The same for all users.
+    /// Same as [`Self::note_left`], but for all users of a node.
     pub(super) fn note_all_left(&mut self, node: NodeId) {
         let held = self.replica.held_by(node).into_iter();
         self.left = held.filter(|user_id| !self.here.contains_key(user_id)).collect();

@@ -1,4 +1,4 @@
-//! What a peak has taken is given back.
+//! Memory of a peak is given back to the system.
 
 use std::time::Duration;
 use std::time::Instant;

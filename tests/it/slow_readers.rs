@@ -284,7 +284,7 @@ async fn a_process_that_was_stopped_closes_nobody_who_has_read_meanwhile() {
     }
     process.signal("STOP");
     let mut received = 0;
-    // What the kernel has, and then nothing for as long as a slow reader may take.
+    // The reader gets the bytes that the kernel has, then nothing for as long as a slow reader may take.
     while let Ok(frame) = timeout(SLOW + Duration::from_millis(500), reader.next_frame()).await {
         assert_eq!(frame.expect("the connection ended").0, TEXT);
         received += 1;

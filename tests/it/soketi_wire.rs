@@ -28,7 +28,7 @@ use crate::wire::upgrade_head;
 
 const RECORDED: &str = include_str!("soketi/wire.txt");
 
-/// What differs on purpose: its name in the recording, what Soketi does, what gema does. The table of
+/// Differences on purpose: the name in the recording, Soketi's behaviour, gema's behaviour. The table of
 /// docs/from-soketi.md is the same.
 const DIFFERENCES: [(&str, &str, &str); 40] = [
     (

@@ -1,4 +1,4 @@
-//! What the test binaries share: gema as a process and in the test's own, clients of it, and the services around it.
+//! Helpers of all test binaries: gema as a process or inside the test, clients of it, and the services around it.
 
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 
