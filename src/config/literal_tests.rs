@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::value::RawValue;
 
 use super::super::translate::text;
 use super::*;
@@ -175,6 +176,8 @@ proptest! {
     fn what_is_json_means_what_it_means_as_json(text in "[a-z\"\\\\{}\\[\\]:, 0-9.truefalsn-]{0,24}") {
         let file = format!("{{\"a\": {text}}}");
         let Ok(serde_json::Value::Object(json)) = serde_json::from_str(&file) else { return Ok(()) };
+        // `serde_json` reads some numbers, such as 3e68, as one of their neighbours; so the digits are compared.
+        let digits: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&file).unwrap();
         let Ok(settings) = read_text(&file) else {
             // Names that are given twice are refused here.
             return Ok(());
@@ -183,7 +186,7 @@ proptest! {
         let ours = super::super::translate::text(&settings["a"]);
         match &json["a"] {
             serde_json::Value::Null => prop_assert_eq!(ours, None),
-            serde_json::Value::Number(json) => prop_assert_eq!(number(&ours.unwrap()), json.as_f64()),
+            serde_json::Value::Number(_) => prop_assert_eq!(number(&ours.unwrap()), number(digits["a"].get())),
             serde_json::Value::String(json) if json.trim() != "null" => prop_assert_eq!(ours.as_ref(), Some(json)),
             serde_json::Value::Bool(json) => prop_assert_eq!(ours, Some(json.to_string())),
             _ => (),
