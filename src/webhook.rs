@@ -4,6 +4,7 @@
 //! itself.
 
 mod backlog;
+mod batch;
 mod client;
 mod debounce;
 mod delivery;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::webhook::Webhooks;
+use crate::webhook::batch::Batch;
 use crate::webhook::client::SendError;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Request;
-use crate::webhook::stream::Batch;
 use crate::webhook::stream::LEASE;
 use crate::webhook::stream::Streams;
 

@@ -22,7 +22,7 @@ use crate::protocol::signature::Signer;
 use crate::protocol::signature::body_md5;
 use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
-use crate::webhook::stream::Batch;
+use crate::webhook::batch::Batch;
 
 /// Bytes of one request; a single event may exceed it.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;

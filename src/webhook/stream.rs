@@ -8,8 +8,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use redis::Cmd;
 use redis::RedisError;
@@ -23,6 +21,7 @@ use crate::protocol::envelope::NodeId;
 use crate::redis::connection::Connection;
 use crate::redis::names::Names;
 use crate::redis::script;
+use crate::webhook::batch::Batch;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::notification::ANNOUNCE_SCRIPT;
 use crate::webhook::notification::Bounds;
@@ -32,8 +31,6 @@ use crate::webhook::notification::warn_rejected;
 
 /// How long a silent node keeps a stream.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
-/// A request takes no further event beyond this size.
-const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// The pause between attempts to reach Redis.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -59,24 +56,6 @@ struct StreamLink {
     take: String,
     acknowledge: String,
     renew: String,
-}
-
-/// How many events wait for an endpoint, and the first of them.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Batch {
-    pub(super) waiting: usize,
-    pub(super) ids: Vec<String>,
-    pub(super) texts: Vec<Arc<str>>,
-}
-
-impl Batch {
-    /// When the first event was put in: its id holds the time of Redis' clock.
-    pub(super) fn oldest_since(&self) -> Instant {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let millis = self.ids.first().and_then(|id| id.split('-').next()?.parse().ok());
-        let age = millis.map_or(Duration::ZERO, |millis| now.saturating_sub(Duration::from_millis(millis)));
-        Instant::now().checked_sub(age).unwrap_or_else(Instant::now)
-    }
 }
 
 impl std::fmt::Debug for Streams {
@@ -111,7 +90,7 @@ impl Streams {
     pub(super) async fn take(&self, endpoint: &Endpoint, events_max: usize) -> Option<Batch> {
         let keys = [self.stream_key(endpoint), self.owner_key(endpoint)];
         let command = |link: &StreamLink| evaluate(&link.take, &keys).arg(self.node.to_string()).arg(events_max).take();
-        parse_batch(self.send_one(|link| command(link).arg(LEASE.as_millis() as u64).take()).await?)
+        Batch::parse(self.send_one(|link| command(link).arg(LEASE.as_millis() as u64).take()).await?)
     }
 
     /// Removes delivered events. False when another node has taken over, or when Redis is away.
@@ -230,54 +209,4 @@ fn evaluate(hash: &str, keys: &[String]) -> Cmd {
 
 fn warn_disconnected(place: &str, error: &RedisError) {
     tracing::warn!(place, %error, "Redis does not take webhooks; what happens meanwhile waits in the memory of this node");
-}
-
-/// Reads the answer of `take.lua`. Anybody who can write to Redis may have changed it, so texts that are no events are
-/// left out.
-fn parse_batch(answer: Value) -> Option<Batch> {
-    let Value::Array(parts) = answer else { return None };
-    let [waiting, events]: [Value; 2] = parts.try_into().ok()?;
-    let mut batch = Batch { waiting: redis::from_redis_value(waiting).ok()?, ..Batch::default() };
-    let Value::Array(events) = events else { return Some(batch) };
-    let mut bytes = 0;
-    for event in events {
-        // The next request takes the rest.
-        if bytes > REQUEST_BYTES_MAX {
-            break;
-        }
-        // An event that was dropped meanwhile has no fields.
-        let Ok((id, fields)) = redis::from_redis_value::<(String, Option<Vec<Vec<u8>>>)>(event) else { continue };
-        let text = fields.into_iter().flatten().nth(1).and_then(|text| String::from_utf8(text).ok());
-        let text = text.filter(|text| is_event(text));
-        bytes += text.as_ref().map_or(0, String::len);
-        batch.texts.extend(text.map(Arc::from));
-        batch.ids.push(id);
-    }
-    Some(batch)
-}
-
-fn is_event(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(text: &str) -> Value {
-        Value::BulkString(text.into())
-    }
-
-    #[test]
-    fn what_is_no_event_is_left_out_and_still_done_with() {
-        let event =
-            |id: &str, text_value: Value| Value::Array(vec![text(id), Value::Array(vec![text("event"), text_value])]);
-        let no_text = Value::BulkString(vec![0xff, 0xfe]);
-        let gone = Value::Array(vec![text("4-0"), Value::Nil]);
-        let events = vec![event("1-0", text("{}")), event("2-0", text("junk")), event("3-0", no_text), gone, text("x")];
-        let batch = parse_batch(Value::Array(vec![Value::Int(5), Value::Array(events)])).unwrap();
-        assert_eq!((batch.waiting, batch.texts.len()), (5, 1));
-        assert_eq!(batch.ids, ["1-0", "2-0", "3-0", "4-0"]);
-        assert_eq!(super::parse_batch(Value::Nil), None);
-    }
 }

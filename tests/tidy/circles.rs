@@ -13,7 +13,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("config", &["foreign", "translate", "tree"]),
     ("config", &["load", "loaded"]),
     ("registry", &["channel", "channels", "remembered", "shared", "views"]),
-    ("webhook", &["endpoint", "notification", "stream"]),
 ];
 
 /// Names that one uses, each with a place where it does.
