@@ -628,5 +628,6 @@ fn assert_fit_for_clients(event: &RemoteEvent) {
     assert_well_formed(&event.frame);
     let bytes = event.frame.bytes();
     assert_eq!(bytes[0], 0x81, "a whole text frame");
-    assert!(serde_json::from_slice::<&RawValue>(&bytes[bytes.len() - event.frame.payload_len()..]).is_ok());
+    let text = std::str::from_utf8(&bytes[bytes.len() - event.frame.payload_len()..]).unwrap();
+    assert!(text.starts_with('{') && text.ends_with('}'), "{text}");
 }
