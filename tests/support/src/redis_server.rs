@@ -36,6 +36,7 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Starts Redis and ends it, and removes its folder, as soon as the test process is gone, however it went: then
 /// nobody holds the other end of the standard input any more.
 const GUARD: &str = r#"
+    command -v redis-server >/dev/null || exit
     trap '' INT TERM
     folder=$1; shift
     redis-server "$@" </dev/null >/dev/null & redis=$!
@@ -76,13 +77,15 @@ impl TestRedis {
 
     /// The same with a password.
     pub async fn start_with(password: &str) -> Self {
-        loop {
+        const TRIES: usize = 5;
+        for _ in 0..TRIES {
             let mut redis = Self::absent(password);
             // Somebody else may have taken the port in between.
             if redis.try_start().await {
                 return redis;
             }
         }
+        panic!("redis-server does not start on any of {TRIES} ports");
     }
 
     /// A Redis that does not run yet, with a port of its own.
@@ -221,7 +224,7 @@ impl TestRedis {
             .unwrap();
         let mut pid = String::new();
         BufReader::new(guard.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-        Running { guard, pid: pid.trim().parse().expect("redis-server is installed; tests/run does it") }
+        Running { guard, pid: pid.trim().parse().expect("redis-server is missing; tests/run installs it") }
     }
 }
 
