@@ -1,7 +1,7 @@
 //! Several nodes as one server. What happens here is told to the other nodes by way of Redis, and what they
 //! tell is handed to the registry. Nobody here decides who hears what: the registry does, under its locks.
 //!
-//! One task keeps a link to Redis: a connection that tells and asks, and one that hears. Everything that this
+//! One operation keeps a link to Redis: a connection that tells and asks, and one that hears. Everything that this
 //! node has to say goes through one queue ([`Outgoing`]) and one pipeline, so others hear it in that order.
 
 pub mod answers;
@@ -41,8 +41,8 @@ use crate::redis::connection::Connection;
 use crate::redis::names::Names;
 use crate::registry::AppState;
 use crate::registry::inbox::Inboxes;
-use crate::registry::outgoing::Outgoing;
-use crate::registry::outgoing::Patience;
+use crate::registry::remote::outgoing::BufferLimits;
+use crate::registry::remote::outgoing::Outgoing;
 
 /// How long the other nodes have to answer a question.
 const ANSWERS_WAIT: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl std::fmt::Debug for Cluster {
 impl Cluster {
     /// A node of the configured cluster, without a link yet.
     pub fn new(cluster: &config::Cluster, redis: &config::Redis, inboxes: Arc<Inboxes>, meters: ClusterMeters) -> Self {
-        let patience = Patience { bytes_max: cluster.buffer_bytes_max, time: cluster.buffer_seconds.duration() };
+        let patience = BufferLimits { bytes_max: cluster.buffer_bytes_max, time: cluster.buffer_seconds.duration() };
         Self {
             names: Names::new(&cluster.name, &redis.key_prefix),
             options: redis.clone(),
@@ -240,7 +240,7 @@ impl Cluster {
         self.meters.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.meters.up.set(self.is_linked().into());
         self.meters.nodes.set(i64::try_from(self.peers.lock().len() + 1).unwrap_or(i64::MAX));
-        self.meters.dropped(PeerDropCause::BeforeLink, self.outgoing.take_unheard());
+        self.meters.dropped(PeerDropCause::BeforeLink, self.outgoing.take_dropped());
     }
 
     /// Closes the connections of a user on all nodes, or on none when the others cannot be asked. Returns how many

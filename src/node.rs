@@ -35,7 +35,7 @@ use crate::limiter::shared::Rates;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::refusal::Refusals;
-use crate::registry::Total;
+use crate::registry::ChannelTotal;
 use crate::registry::inbox::Inboxes;
 use crate::registry::remembered::Remembered;
 use crate::store::Store;
@@ -59,7 +59,7 @@ pub struct Node {
     metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
     /// The channels of all apps.
-    total: Arc<Total>,
+    total: Arc<ChannelTotal>,
 }
 
 impl Node {
@@ -99,7 +99,7 @@ impl Node {
             webhooks: Arc::new(webhooks),
             refusals: Arc::new(Refusals::new(Arc::clone(&metrics))),
             metrics,
-            total: Total::new(config.connections.channels_total_max),
+            total: ChannelTotal::new(config.connections.channels_total_max),
         };
         node.set_apps(config.apps());
         node

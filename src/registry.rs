@@ -12,22 +12,18 @@ mod channels;
 mod hearing;
 pub mod inbox;
 mod members;
-pub mod outgoing;
 pub mod remembered;
-mod replica;
-mod seen;
+pub mod remote;
 mod shared;
 mod total;
 mod users;
 mod views;
 pub mod webhook_events;
-mod word;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -35,19 +31,14 @@ pub use channels::ChannelInfo;
 pub use channels::Full;
 pub use channels::JoinRules;
 pub use channels::Unsubscribe;
-pub use replica::Entry;
-pub use total::Total;
-pub use word::Heard;
-pub use word::Own;
-pub use word::Placed;
-pub use word::Snapshot;
+pub use total::ChannelTotal;
 
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
 use crate::registry::channels::Channels;
 use crate::registry::inbox::Inboxes;
-use crate::registry::outgoing::Outgoing;
 use crate::registry::remembered::Remembered;
+use crate::registry::remote::outgoing::Outgoing;
 use crate::registry::users::Users;
 use crate::registry::views::Views;
 use crate::registry::webhook_events::WebhookQueue;
@@ -60,7 +51,7 @@ pub struct AppState {
     /// Where other nodes have a say.
     outgoing: Option<Arc<Outgoing>>,
     webhooks: Arc<WebhookQueue>,
-    total: Arc<Total>,
+    total: Arc<ChannelTotal>,
     /// The [`Kinds`] of webhook events that are recorded.
     wanted: AtomicU8,
     channels: Arc<Channels>,
@@ -84,7 +75,7 @@ impl AppState {
             inboxes,
             outgoing,
             webhooks,
-            total: Total::new(usize::MAX),
+            total: ChannelTotal::new(usize::MAX),
             wanted: AtomicU8::new(0),
             channels: Arc::default(),
             remembered,
@@ -95,7 +86,7 @@ impl AppState {
     }
 
     /// The same, where its channels count with those of other apps.
-    pub fn counted_in(self, total: Arc<Total>) -> Self {
+    pub fn counted_in(self, total: Arc<ChannelTotal>) -> Self {
         Self { total, ..self }
     }
 
@@ -133,18 +124,5 @@ impl AppState {
     /// Whether nothing is left to look after.
     pub fn is_idle(&self) -> bool {
         self.channels.is_empty() && self.users.lock().is_idle()
-    }
-
-    /// The link to the other nodes is there: tells what is here, and listens to what matters here.
-    pub fn linked(&self, now: Instant) {
-        self.open_channels(now);
-        self.open_users();
-    }
-
-    /// The link is lost: what is here counts.
-    pub fn unlinked(&self, now: Instant) {
-        self.unwatched();
-        self.settle_channels(now);
-        self.settle_users();
     }
 }

@@ -19,14 +19,14 @@ use crate::protocol::envelope::json;
 use crate::protocol::identity::Member;
 use crate::redis::names;
 use crate::redis::value::text;
-use crate::registry::Entry;
-use crate::registry::Placed;
-use crate::registry::Snapshot;
+use crate::registry::remote::message::Snapshot;
+use crate::registry::remote::message::UpdateOutcome;
+use crate::registry::remote::roster::RosterEntry;
 
 /// The script's answer to a single change.
-pub fn placed(answer: &Value) -> Option<Placed> {
+pub fn placed(answer: &Value) -> Option<UpdateOutcome> {
     let (version, refused, _) = statement_answer(answer)?;
-    Some(if refused.is_empty() { Placed::At(version) } else { Placed::Refused })
+    Some(if refused.is_empty() { UpdateOutcome::Applied(version) } else { UpdateOutcome::Full })
 }
 
 /// What the nodes together know, from the answers to what is asked when a topic begins to be listened to: for a topic
@@ -69,7 +69,7 @@ pub fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Durati
 }
 
 /// The version, the users refused, and who is on the topic where that was asked for.
-fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<Entry>)> {
+fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<RosterEntry>)> {
     let Value::Array(parts) = answer else { return None };
     let [version, Value::Array(refused), Value::Array(found)] = parts.as_slice() else { return None };
     let version = counted(text(version)?)?;
@@ -78,10 +78,10 @@ fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<Entry>)> 
     Some((version, refused, entries))
 }
 
-fn entry(field: &str, told: &str) -> Option<Entry> {
+fn entry(field: &str, told: &str) -> Option<RosterEntry> {
     let ((node, user_id), (since, user_info)) = (field.split_once(':')?, told.split_once(' ')?);
     let member = Member { user_id: user_id.into(), user_info: json(user_info)? };
-    Some(Entry { node: NodeId::parse(node)?, since: counted(since)?, member })
+    Some(RosterEntry { node: NodeId::parse(node)?, since: counted(since)?, member })
 }
 
 /// The number of a change.

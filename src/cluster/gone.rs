@@ -47,7 +47,7 @@ impl Cluster {
         } else if gone.waiting.len() < NODES_MAX || gone.waiting.contains_key(&node) {
             *gone.waiting.entry(node).or_default() |= has_left;
         } else {
-            self.outgoing.doubt();
+            self.outgoing.report_implausible();
         }
     }
 
@@ -63,7 +63,7 @@ impl Cluster {
         if known {
             counted.entry(node).or_default();
         } else {
-            self.outgoing.doubt();
+            self.outgoing.report_implausible();
         }
         known
     }
@@ -106,7 +106,7 @@ impl Cluster {
 
     fn forget_nodes(&self, nodes: &[(NodeId, bool)]) {
         for app in self.apps() {
-            app.bury(nodes, Instant::now());
+            app.remove_nodes(nodes, Instant::now());
         }
     }
 }

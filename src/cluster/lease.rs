@@ -58,7 +58,7 @@ impl Link {
                 tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
                 self.note_apps().await?;
                 for app in self.cluster.apps() {
-                    app.linked(Instant::now());
+                    app.on_linked(Instant::now());
                 }
             }
             tell.send_replace(suspects.dead(leases.dead));
@@ -90,7 +90,7 @@ impl Link {
         // Until then what is noted had to stay so.
         self.cluster.refused.lock().take_if(|at| Some(*at) == refused);
         for app in self.cluster.apps() {
-            app.linked(Instant::now());
+            app.on_linked(Instant::now());
         }
         Ok(())
     }
@@ -177,10 +177,7 @@ impl Link {
         for app in cluster.apps() {
             let fields = out.ask_one(cmd("HKEYS").arg(names.topics(me, app.id())).take()).await?;
             let mut topics: Vec<Topic> = texts(&fields).iter().filter_map(|field| names::topic_of(field)).collect();
-            topics.retain(|topic| match topic {
-                Topic::Channel(name) => app.own(name).members.is_empty(),
-                Topic::User(user_id) => !app.is_online(user_id),
-            });
+            topics.retain(|topic| app.local_topic(topic).members.is_empty());
             match self.clear(me, app.id(), topics).await {
                 // They stay noted.
                 Err(error) if is_full(&error) => {

@@ -37,8 +37,8 @@ use crate::redis::lease::LEASE_SCRIPT;
 use crate::redis::link;
 use crate::redis::link::Purpose;
 use crate::redis::script;
-use crate::registry::outgoing::Order;
-use crate::registry::outgoing::Task;
+use crate::registry::remote::command::Command;
+use crate::registry::remote::command::Operation;
 
 /// How long a node that is back waits with its events for the others to be back.
 const OTHERS_WAIT: Duration = Duration::from_secs(3);
@@ -62,7 +62,7 @@ pub(super) struct Link {
     pub(super) watching: OnceCell<Connection>,
     telling: mpsc::Receiver<Envelope>,
     /// What has been sent and not been answered.
-    under_way: Mutex<Vec<Order>>,
+    under_way: Mutex<Vec<Command>>,
     pub(super) since: Instant,
     /// It is not the first one.
     returns: bool,
@@ -137,7 +137,7 @@ impl Link {
         cluster.meters.connects.inc();
         link.returns = cluster.outgoing.link();
         for app in cluster.apps() {
-            app.linked(Instant::now());
+            app.on_linked(Instant::now());
         }
         Ok(link)
     }
@@ -176,7 +176,7 @@ impl Link {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         cluster.meters.last_lost.set(now.as_secs_f64());
         for app in cluster.apps() {
-            app.unlinked(Instant::now());
+            app.on_unlinked(Instant::now());
         }
     }
 
@@ -198,7 +198,7 @@ impl Link {
                     events_wait = false;
                     let events = std::mem::take(&mut *self.under_way.lock());
                     first += events.len();
-                    outgoing.put_back(events);
+                    outgoing.requeue(events);
                 }
                 () = outgoing.filled() => {
                     let orders = outgoing.take();
@@ -242,20 +242,20 @@ impl Link {
     }
 
     /// Carries out those orders under way that `now` chooses; the others stay.
-    async fn carry_out(&self, now: impl Fn(&Order) -> bool) -> RedisResult<()> {
+    async fn carry_out(&self, now: impl Fn(&Command) -> bool) -> RedisResult<()> {
         let (cluster, mut receiver, mut out) = (&self.cluster, self.receiver.clone(), self.out.clone());
         let (mut listen, mut forget) = (Vec::new(), Vec::new());
         for order in self.under_way.lock().iter().filter(|order| now(order)) {
             let name = cluster.names.topic(&order.app, &order.topic);
-            match order.task {
-                Task::Listen(_) => {
+            match order.operation {
+                Operation::Open(_) => {
                     if let Some(app) = cluster.app(&order.app) {
                         self.listener.add(&name, Subject { app, topic: order.topic.clone() });
                     }
                     forget.retain(|other| *other != name);
                     listen.push(name);
                 }
-                Task::Forget => forget.push(name),
+                Operation::Close => forget.push(name),
                 _ => (),
             }
         }
@@ -289,11 +289,11 @@ impl Link {
     /// Hands the answers to whom they are for; returns what is to be done now.
     fn conclude(
         &self,
-        orders: &[Order],
+        orders: &[Command],
         expected: &[(Expected, usize)],
         answers: &[RedisResult<Value>],
     ) -> RedisResult<Vec<Cmd>> {
-        self.cluster.outgoing.done(orders);
+        self.cluster.outgoing.complete(orders);
         let (mut answers, mut after) = (answers, Vec::new());
         for (order, (expected, count)) in orders.iter().zip(expected) {
             let (own, rest) = answers.split_at_checked(*count).ok_or(fault("Redis has left out answers"))?;

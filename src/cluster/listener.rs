@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::metrics::PeerDropCause;
-use crate::protocol::envelope::Change;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::envelope::MAGIC;
@@ -26,7 +25,7 @@ use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Termination;
 use crate::protocol::envelope::Topic;
 use crate::registry::AppState;
-use crate::registry::Heard;
+use crate::registry::remote::message::NodeMessage;
 
 /// An event that was longer on its way than events may wait for Redis has a wrong time.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
@@ -124,10 +123,12 @@ impl Listener {
         };
         match (envelope, subject) {
             (Envelope::Event(event), Some(subject)) => self.on_event(&subject, event),
-            (Envelope::Member(change), Some(subject)) => subject.on_change(change),
-            (Envelope::Count(node, count), Some(Subject { app, topic: Topic::Channel(name) })) => {
+            (Envelope::Member(change), Some(subject)) => {
+                subject.app.on_message(&subject.topic, NodeMessage::Member(change), Instant::now());
+            }
+            (Envelope::Count(node, count), Some(Subject { app, topic: topic @ Topic::Channel(_) })) => {
                 if node != self.cluster.node() && self.cluster.lets_count(node) {
-                    app.hear(&name, Heard::Count(node, count), Instant::now());
+                    app.on_message(&topic, NodeMessage::Count(node, count), Instant::now());
                 }
             }
             (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
@@ -158,7 +159,9 @@ impl Listener {
     }
 
     fn on_event(&self, subject: &Subject, event: RemoteEvent) {
-        let Topic::Channel(name) = &subject.topic else { return };
+        if matches!(subject.topic, Topic::User(_)) {
+            return;
+        }
         let meters = &self.cluster.meters;
         // While it waits, Redis keeps what is to come; of a Redis Cluster the library does.
         if !self.cluster.inboxes.wait_for_capacity() {
@@ -167,7 +170,7 @@ impl Listener {
         }
         let is_own = event.node == self.cluster.node();
         let accepted = Duration::from_micros(event.accepted_micros);
-        if !subject.app.hear(name, Heard::Event(event), Instant::now()) {
+        if !subject.app.on_message(&subject.topic, NodeMessage::Event(event), Instant::now()) {
             meters.dropped(PeerDropCause::Duplicate, 1);
         } else if !is_own {
             meters.received(1);
@@ -212,14 +215,5 @@ impl Listener {
 impl Subject {
     fn is_cached(&self) -> bool {
         matches!(&self.topic, Topic::Channel(name) if name.kind().cached)
-    }
-
-    fn on_change(&self, change: Change) {
-        match &self.topic {
-            Topic::Channel(name) => {
-                self.app.hear(name, Heard::Member(change), Instant::now());
-            }
-            Topic::User(user_id) => self.app.hear_of_user(user_id, change),
-        }
     }
 }

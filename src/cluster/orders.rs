@@ -1,6 +1,5 @@
 //! From orders to Redis' commands, and from its answers to what they mean.
 
-use std::sync::Arc;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -21,16 +20,13 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
-use crate::protocol::identity::Member;
 use crate::redis::error::is_full;
 use crate::redis::names;
-use crate::registry::AppState;
-use crate::registry::Own;
-use crate::registry::Placed;
-use crate::registry::outgoing::Order;
-use crate::registry::outgoing::Placement;
-use crate::registry::outgoing::Publish;
-use crate::registry::outgoing::Task;
+use crate::registry::remote::command::Command;
+use crate::registry::remote::command::MemberUpdate;
+use crate::registry::remote::command::Operation;
+use crate::registry::remote::command::Publish;
+use crate::registry::remote::message::UpdateOutcome;
 
 /// The scripts of one link, by the hashes that Redis has given them.
 #[derive(Debug, Clone)]
@@ -100,15 +96,15 @@ impl Cluster {
     }
 
     /// The commands of an order, and what to make of the answers: one for each command.
-    pub(super) fn commands(&self, scripts: &Scripts, order: &Order, commands: &mut Vec<Cmd>) -> Expected {
-        let Order { app, topic, task } = order;
-        match task {
-            Task::Publish(publish) => {
+    pub(super) fn commands(&self, scripts: &Scripts, order: &Command, commands: &mut Vec<Cmd>) -> Expected {
+        let Command { app, topic, operation } = order;
+        match operation {
+            Operation::Publish(publish) => {
                 commands.push(self.publish(scripts, app, topic, publish));
                 Expected::Published
             }
-            Task::Listen(_) => self.listen(scripts, app, topic, commands),
-            Task::Forget => {
+            Operation::Open(_) => self.listen(scripts, app, topic, commands),
+            Operation::Close => {
                 let still = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
                 // What Redis had no room to remove must be found again.
                 if !still && self.refused.lock().is_none() {
@@ -116,14 +112,14 @@ impl Cluster {
                 }
                 Expected::Done
             }
-            Task::Member(placement) => {
+            Operation::UpdateMember(placement) => {
                 if matches!(topic, Topic::User(_)) && placement.user_info.is_some() {
                     commands.push(self.note(app, topic, 0));
                 }
                 commands.push(self.place(scripts, app, topic, placement));
                 Expected::Placed
             }
-            Task::Count => {
+            Operation::PublishCount => {
                 let Topic::Channel(name) = topic else { return Expected::Done };
                 let Some(state) = self.app(app) else { return Expected::Done };
                 let (count, counted) = state.take_count(name);
@@ -171,7 +167,7 @@ impl Cluster {
 
     /// A topic that is listened to: says what is here, and asks for what is elsewhere.
     fn listen(&self, scripts: &Scripts, app: &str, topic: &Topic, commands: &mut Vec<Cmd>) -> Expected {
-        let own = self.own(app, topic);
+        let own = self.app(app).map(|state| state.local_topic(topic)).unwrap_or_default();
         let has_members = match topic {
             Topic::Channel(name) => name.kind().presence,
             Topic::User(_) => true,
@@ -198,7 +194,7 @@ impl Cluster {
         Expected::Opened { has_members, has_cache, peers }
     }
 
-    fn place(&self, scripts: &Scripts, app: &str, topic: &Topic, placement: &Placement) -> Cmd {
+    fn place(&self, scripts: &Scripts, app: &str, topic: &Topic, placement: &MemberUpdate) -> Cmd {
         let info = placement.user_info.as_deref().unwrap_or_default();
         // Of a user that is signed in nothing is told, so it is told once.
         let since = matches!(topic, Topic::Channel(_)).then_some(placement.since);
@@ -216,24 +212,12 @@ impl Cluster {
         cmd("HDEL").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).take()
     }
 
-    fn own(&self, app: &str, topic: &Topic) -> Own {
-        let state = self.app(app);
-        match topic {
-            Topic::Channel(name) => state.map(|state| state.own(name)).unwrap_or_default(),
-            Topic::User(user_id) => {
-                let online = state.is_some_and(|state| state.is_online(user_id));
-                let member = || (Member { user_id: Arc::clone(user_id), user_info: "{}".into() }, 0);
-                Own { members: online.then(member).into_iter().collect(), members_max: usize::MAX, counted: false }
-            }
-        }
-    }
-
     fn is_online(&self, app: &str, user_id: &str) -> bool {
         self.app(app).is_some_and(|state| state.is_online(user_id))
     }
 
     /// An order has been done, with these answers. Returns what is to be done now.
-    pub(super) fn done(&self, order: &Order, expected: &Expected, answers: &[RedisResult<Value>]) -> Option<Cmd> {
+    pub(super) fn done(&self, order: &Command, expected: &Expected, answers: &[RedisResult<Value>]) -> Option<Cmd> {
         for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
             self.meters.refused();
             if is_full(error) {
@@ -242,20 +226,17 @@ impl Cluster {
             tracing::warn!(%error, "Redis refuses a command; what it was for is tried again or served from here");
         }
         let state = self.app(&order.app)?;
-        match (expected, &order.task) {
+        match (expected, &order.operation) {
             (Expected::Published, _) => self.meters.published(1),
-            (Expected::Opened { has_members, has_cache, peers }, Task::Listen(listen)) => {
+            (Expected::Opened { has_members, has_cache, peers }, Operation::Open(listen)) => {
                 let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
-                match &order.topic {
-                    Topic::Channel(name) => state.opened(name, *listen, snapshot, Instant::now()),
-                    Topic::User(user_id) => state.user_opened(user_id, *listen, snapshot.as_ref(), Instant::now()),
-                }
+                state.on_opened(&order.topic, *listen, snapshot, Instant::now());
             }
-            (Expected::Placed, Task::Member(placement)) => {
+            (Expected::Placed, Operation::UpdateMember(placement)) => {
                 let outcome = answers.last().and_then(|answer| answers::placed(answer.as_ref().ok()?));
-                let outcome = outcome.unwrap_or(Placed::Failed);
-                let is_gone = placement.user_info.is_none() && matches!(outcome, Placed::At(_));
-                on_placed(&state, &order.topic, placement, outcome);
+                let outcome = outcome.unwrap_or(UpdateOutcome::Failed);
+                let is_gone = placement.user_info.is_none() && matches!(outcome, UpdateOutcome::Applied(_));
+                state.on_updated(&order.topic, placement, outcome, Instant::now());
                 if let Topic::User(user_id) = &order.topic
                     && is_gone
                     && !state.is_online(user_id)
@@ -266,12 +247,5 @@ impl Cluster {
             _ => (),
         }
         None
-    }
-}
-
-fn on_placed(state: &AppState, topic: &Topic, placement: &Placement, outcome: Placed) {
-    match topic {
-        Topic::Channel(name) => state.placed(name, placement, outcome, Instant::now()),
-        Topic::User(_) => state.user_placed(placement, outcome),
     }
 }

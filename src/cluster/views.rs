@@ -33,7 +33,7 @@ impl Link {
     /// Listens to what the views see now.
     pub(super) async fn watch(&self) -> RedisResult<()> {
         let cluster = &self.cluster;
-        let seen: Vec<_> = cluster.apps().into_iter().map(|app| (app.seen_patterns(), app)).collect();
+        let seen: Vec<_> = cluster.apps().into_iter().map(|app| (app.mirrored_patterns(), app)).collect();
         let topics = seen.iter().flat_map(|(patterns, app)| {
             patterns.iter().flat_map(|pattern| match cluster.hears_patterns() {
                 true => vec![cluster.names.glob(app.id(), pattern)],
@@ -46,7 +46,7 @@ impl Link {
         let old: Vec<String> = before.difference(&topics).cloned().collect();
         self.begin(&new).await?;
         for (patterns, app) in &seen {
-            app.watched(patterns, Instant::now());
+            app.on_patterns_subscribed(patterns, Instant::now());
         }
         if !old.is_empty() {
             self.end_watching(&old, topics.is_empty()).await?;
@@ -129,7 +129,7 @@ impl Listener {
                 cluster.meters.dropped(PeerDropCause::Overloaded, 1)
             }
             Ok(Envelope::Event(event)) => {
-                if app.see(&name, event, cluster.hears_patterns(), Instant::now()) {
+                if app.on_mirrored_event(&name, event, cluster.hears_patterns(), Instant::now()) {
                     cluster.meters.received(1);
                 }
             }

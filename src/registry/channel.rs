@@ -26,16 +26,16 @@ use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Sleepers;
 use crate::registry::members::Departed;
 use crate::registry::members::Members;
-use crate::registry::outgoing::Order;
-use crate::registry::outgoing::Outgoing;
-use crate::registry::outgoing::Task;
 use crate::registry::remembered::Forgotten;
 use crate::registry::remembered::Place;
 use crate::registry::remembered::Remembered;
-use crate::registry::replica::Effect;
+use crate::registry::remote::command::Command;
+use crate::registry::remote::command::Operation;
+use crate::registry::remote::outgoing::Outgoing;
+use crate::registry::remote::roster::Effect;
 use crate::registry::shared::Shared;
+use crate::registry::total::ChannelTotal;
 use crate::registry::total::Seat;
-use crate::registry::total::Total;
 use crate::registry::views::Views;
 use crate::registry::webhook_events::Change;
 use crate::registry::webhook_events::WebhookEvent;
@@ -89,7 +89,7 @@ pub(super) struct Joiner {
 impl Joiner {
     /// Whether what it is to see besides the channel is not yet listened to.
     pub(super) fn waits_for_view(&self, name: &ChannelName, scope: &Scope<'_>) -> bool {
-        self.view.is_some() && scope.is_linked() && scope.views.waits(name, self.address)
+        self.view.is_some() && scope.is_linked() && scope.views.is_waiting(name, self.address)
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Scope<'a> {
     /// What channels are to forget, for want of room.
     pub(super) forgotten: Vec<Forgotten>,
     /// The channels of all apps.
-    pub(super) total: &'a Arc<Total>,
+    pub(super) total: &'a Arc<ChannelTotal>,
     /// The kinds of webhook events that are recorded.
     pub(super) wanted: Kinds,
     pub(super) app: &'a Arc<str>,
@@ -128,8 +128,8 @@ impl Scope<'_> {
     }
 
     /// Hands an event to those who see the channel from another one.
-    pub(super) fn show(&mut self, name: &ChannelName, event: &Event) {
-        self.views.show(name, event, self.inboxes, &mut self.sleepers);
+    pub(super) fn mirror(&mut self, name: &ChannelName, event: &Event) {
+        self.views.mirror(name, event, self.inboxes, &mut self.sleepers);
     }
 
     /// Records a webhook event if its kind is wanted.
@@ -149,14 +149,14 @@ impl Scope<'_> {
     /// Something that another node is said to have said cannot be true.
     pub(super) fn doubt(&self) {
         if let Some(outgoing) = self.outgoing {
-            outgoing.doubt();
+            outgoing.report_implausible();
         }
     }
 
     /// Leaves something for the cluster to do.
-    pub(super) fn order(&self, name: &ChannelName, task: Task) {
+    pub(super) fn order(&self, name: &ChannelName, operation: Operation) {
         if let Some(outgoing) = self.outgoing {
-            outgoing.put(Order { app: Arc::clone(self.app), topic: Topic::Channel(name.clone()), task });
+            outgoing.push(Command { app: Arc::clone(self.app), topic: Topic::Channel(name.clone()), operation });
         }
     }
 }
@@ -186,7 +186,7 @@ impl Channel {
     }
 
     pub(super) fn users(&self) -> usize {
-        self.members.as_ref().map_or(0, |members| members.replica.count())
+        self.members.as_ref().map_or(0, |members| members.roster.count())
     }
 
     pub(super) fn cached(&mut self, now: Instant) -> Option<&Cached> {
@@ -243,7 +243,7 @@ impl Channel {
     /// Whether another member fits in.
     pub(super) fn has_room(&self, member: &Member, members_max: usize) -> bool {
         let full =
-            |members: &Members| members.replica.count() >= members_max && !members.replica.contains(&member.user_id);
+            |members: &Members| members.roster.count() >= members_max && !members.roster.contains(&member.user_id);
         !self.members.as_deref().is_some_and(full)
     }
 
@@ -251,7 +251,7 @@ impl Channel {
     pub(super) fn join(&mut self, name: &ChannelName, joiner: Joiner, member: Option<&Member>, scope: &mut Scope<'_>) {
         let is_news = member.map(|member| self.members.get_or_insert_default().arrive(member, joiner.address));
         if let Some(view) = &joiner.view {
-            scope.views.expect(name, joiner.address, view, scope);
+            scope.views.add(name, joiner.address, view, scope);
         }
         if scope.is_linked()
             && let Some(order) = self.waits_for(name, member.zip(is_news), joiner.rules, scope)
@@ -279,7 +279,7 @@ impl Channel {
     /// A member is no longer there, on this node.
     pub(super) fn displace(&mut self, name: &ChannelName, user_id: &str, scope: &mut Scope<'_>) {
         let Some(members) = &mut self.members else { return };
-        let effect = members.replica.remove(scope.node(), user_id);
+        let effect = members.roster.remove(scope.node(), user_id);
         members.note_left(scope.node(), user_id);
         self.tell_effect(name, effect, scope);
     }
@@ -289,8 +289,8 @@ impl Channel {
         let (Some(effect), Some(members)) = (effect, &mut self.members) else { return };
         members.relist(&effect);
         let frame = match &effect {
-            Effect::Came(member) => event::member_added(name.as_str(), member),
-            Effect::Went(user_id) => event::member_removed(name.as_str(), user_id),
+            Effect::Added(member) => event::member_added(name.as_str(), member),
+            Effect::Removed(user_id) => event::member_removed(name.as_str(), user_id),
             Effect::Changed => return,
         };
         self.announce(&Event::of(frame, scope.now), scope);
@@ -315,7 +315,7 @@ impl Channel {
         let id = self.id;
         scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers), &mut scope.sleepers);
         if joiner.view.is_some() {
-            scope.views.admit(name, joiner.address, scope);
+            scope.views.start(name, joiner.address, scope);
         }
         self.tell_count(name, joiner.rules.counted, scope);
     }
@@ -351,7 +351,7 @@ impl Channel {
             scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id), &mut scope.sleepers);
             self.tell_count(name, counted, scope);
         }
-        scope.views.leave(name, address, scope);
+        scope.views.remove(name, address, scope);
         if let (Some(user_id), Some(members)) = (user_id, &mut self.members) {
             let departed = members.depart(scope.node(), user_id, address);
             if matches!(&departed, Departed::Last(here) if here.admitted) {

@@ -25,13 +25,13 @@ use crate::registry::channel::Joiner;
 use crate::registry::channel::Scope;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::Sleepers;
-use crate::registry::outgoing::Placement;
-use crate::registry::outgoing::Task;
 use crate::registry::remembered::Forgotten;
-use crate::registry::word::Heard;
-use crate::registry::word::Own;
-use crate::registry::word::Placed;
-use crate::registry::word::Snapshot;
+use crate::registry::remote::command::MemberUpdate;
+use crate::registry::remote::command::Operation;
+use crate::registry::remote::message::LocalTopic;
+use crate::registry::remote::message::NodeMessage;
+use crate::registry::remote::message::Snapshot;
+use crate::registry::remote::message::UpdateOutcome;
 
 /// Locks that the channels of an app are spread over.
 const PARTS: usize = 32;
@@ -236,7 +236,7 @@ impl AppState {
             if let Some(channel) = channels.get(name.as_str()) {
                 channel.announce(event, scope);
             }
-            scope.show(name, event);
+            scope.mirror(name, event);
         });
     }
 
@@ -268,7 +268,7 @@ impl AppState {
     pub fn members(&self, name: &str) -> Vec<Arc<str>> {
         self.channels.with(name, |channels| {
             let members = channels.get(name).and_then(|channel| channel.members.as_ref());
-            members.map_or_else(Vec::new, |members| members.replica.ids().cloned().collect())
+            members.map_or_else(Vec::new, |members| members.roster.ids().cloned().collect())
         })
     }
 
@@ -291,7 +291,7 @@ impl AppState {
                 let Some(channel) = channels.get_mut(name.as_str()) else { return };
                 channel.look_after(&name, scope);
                 if channel.is_idle(scope) {
-                    scope.order(&name, Task::Forget);
+                    scope.order(&name, Operation::Close);
                     channels.remove(name.as_str());
                 }
             });
@@ -303,7 +303,7 @@ impl AppState {
         self.channels.parts[part].lock().retain(|name, channel| {
             let idle = channel.is_idle(&scope);
             if idle {
-                scope.order(name, Task::Forget);
+                scope.order(name, Operation::Close);
             }
             !idle
         });
@@ -330,16 +330,13 @@ fn open_entry<'a>(
     })
 }
 
-/// What the cluster has to say.
+/// What the channels have to do with other nodes.
 impl AppState {
-    /// What to tell the others of what is on a channel here.
-    pub fn own(&self, name: &ChannelName) -> Own {
+    pub(super) fn local_channel(&self, name: &ChannelName) -> LocalTopic {
         self.channels.with(name.as_str(), |channels| channels.get(name.as_str()).map(Channel::own)).unwrap_or_default()
     }
 
-    /// A channel is listened to, as the order of this number asks for; without a snapshot what the others know
-    /// cannot be had.
-    pub fn opened(&self, name: &ChannelName, listen: u64, snapshot: Option<Snapshot>, now: Instant) {
+    pub(super) fn channel_opened(&self, name: &ChannelName, listen: u64, snapshot: Option<Snapshot>, now: Instant) {
         self.change_known(name, now, |channel, scope| match snapshot {
             _ if !channel.shared_mut().awaits(listen) => (),
             Some(snapshot) => channel.opened(name, snapshot, scope),
@@ -347,9 +344,14 @@ impl AppState {
         });
     }
 
-    /// An order to place a user has been done, or not.
-    pub fn placed(&self, name: &ChannelName, placement: &Placement, outcome: Placed, now: Instant) {
-        self.change_known(name, now, |channel, scope| channel.placed(name, placement, outcome, scope));
+    pub(super) fn channel_updated(
+        &self,
+        name: &ChannelName,
+        update: &MemberUpdate,
+        outcome: UpdateOutcome,
+        now: Instant,
+    ) {
+        self.change_known(name, now, |channel, scope| channel.placed(name, update, outcome, scope));
     }
 
     /// The number of connections on a channel here, as the others are to know it, and whether their subscribers
@@ -360,8 +362,7 @@ impl AppState {
         })
     }
 
-    /// Word from another node. Returns false when it has been heard before.
-    pub fn hear(&self, name: &ChannelName, heard: Heard, now: Instant) -> bool {
+    pub(super) fn channel_message(&self, name: &ChannelName, heard: NodeMessage, now: Instant) -> bool {
         let mut is_new = true;
         self.change_known(name, now, |channel, scope| is_new = channel.hear(name, heard, scope));
         is_new
@@ -395,8 +396,8 @@ impl AppState {
         }
     }
 
-    /// Nodes are dead, or have left, which comes with each of them.
-    pub fn bury(&self, nodes: &[(NodeId, bool)], now: Instant) {
+    /// Nodes have crashed or left; each comes with whether it has left.
+    pub fn remove_nodes(&self, nodes: &[(NodeId, bool)], now: Instant) {
         for part in &self.channels.parts {
             let knows = |(_, channel): &(&ChannelName, &Channel)| channel.knows(nodes);
             let names: Vec<ChannelName> = part.lock().iter().filter(knows).map(|(name, _)| name.clone()).collect();
@@ -438,7 +439,7 @@ fn announce(
         }
         channel.announce(event, scope);
     }
-    scope.show(name, event);
+    scope.mirror(name, event);
     if let Some(outgoing) = scope.outgoing {
         outgoing.publish(scope.app, name, event, cache_for);
     }
@@ -450,15 +451,15 @@ mod tests {
     use crate::protocol::envelope::RemoteEvent;
     use crate::protocol::event;
     use crate::registry::inbox::Inboxes;
-    use crate::registry::outgoing::Outgoing;
-    use crate::registry::outgoing::Patience;
     use crate::registry::remembered::Remembered;
+    use crate::registry::remote::outgoing::BufferLimits;
+    use crate::registry::remote::outgoing::Outgoing;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// One of several nodes, with a link to the others.
     fn linked() -> AppState {
-        let patience = Patience { bytes_max: 1024, time: Duration::from_secs(1) };
+        let patience = BufferLimits { bytes_max: 1024, time: Duration::from_secs(1) };
         let outgoing = Arc::new(Outgoing::new(NodeId::random(), patience));
         outgoing.link();
         let remembered = Arc::new(Remembered::new(1 << 20));

@@ -9,22 +9,22 @@ use crate::registry::channel::Channel;
 use crate::registry::channel::Scope;
 use crate::registry::channel::is_counted;
 use crate::registry::inbox::Event;
-use crate::registry::replica::Gap;
-use crate::registry::seen::News;
+use crate::registry::remote::dedup::Arrival;
+use crate::registry::remote::message::NodeMessage;
+use crate::registry::remote::roster::Gap;
 use crate::registry::shared::RETRY;
-use crate::registry::word::Heard;
 
 impl Channel {
     /// Word from a node. Returns false when it has been heard before.
-    pub(super) fn hear(&mut self, name: &ChannelName, heard: Heard, scope: &mut Scope<'_>) -> bool {
+    pub(super) fn hear(&mut self, name: &ChannelName, heard: NodeMessage, scope: &mut Scope<'_>) -> bool {
         let shared = self.shared.get_or_insert_default();
         match heard {
-            Heard::Event(event) => {
+            NodeMessage::Event(event) => {
                 if event.node != scope.node() {
-                    match shared.seen.hear(event.node, event.number) {
-                        News::New => (),
-                        News::Old => return false,
-                        News::Implausible => scope.doubt(),
+                    match shared.dedup.check(event.node, event.number) {
+                        Arrival::New => (),
+                        Arrival::Duplicate => return false,
+                        Arrival::Implausible => scope.doubt(),
                     }
                 }
                 if event.cached_for_ms > 0 {
@@ -37,8 +37,8 @@ impl Channel {
                 }
             }
             heard if shared.opening => shared.hold(heard),
-            Heard::Member(change) => self.on_change(name, change, false, scope),
-            Heard::Count(node, count) => {
+            NodeMessage::Member(change) => self.on_change(name, change, false, scope),
+            NodeMessage::Count(node, count) => {
                 if shared.set_count(node, count) && shared.counted {
                     self.announce_count(name, scope);
                 }
@@ -53,13 +53,13 @@ impl Channel {
         let Some(members) = &mut self.members else { return };
         let shared = self.shared.get_or_insert_default();
         if shared.opening {
-            return shared.hold(Heard::Member(change));
+            return shared.hold(NodeMessage::Member(change));
         }
         if change.node == scope.node() && change.by != change.node {
             // Somebody takes this node for dead, and has removed what is here.
             return self.open(name, scope);
         }
-        let applied = members.replica.apply(&change);
+        let applied = members.roster.apply(&change);
         if change.node == scope.node() {
             members.note_left(change.node, &change.user_id);
         }
@@ -76,7 +76,7 @@ impl Channel {
             }
             Err(Gap) => {
                 self.open(name, scope);
-                self.shared_mut().hold(Heard::Member(change));
+                self.shared_mut().hold(NodeMessage::Member(change));
             }
         }
         self.admit_ready(name, scope);
@@ -100,7 +100,7 @@ impl Channel {
         joiners.extend(std::mem::take(&mut shared.waiting).into_values().flat_map(|waiting| waiting.joiners));
         if let Some(members) = &mut self.members {
             let node = scope.node();
-            let gone: Vec<_> = members.replica.held_by(node);
+            let gone: Vec<_> = members.roster.users_on(node);
             let gone: Vec<_> = gone.into_iter().filter(|user_id| !members.here.contains_key(user_id)).collect();
             for here in members.here.values_mut() {
                 here.order = None;
@@ -147,7 +147,7 @@ impl Channel {
                 if std::mem::take(&mut shared.unwritten) && scope.is_linked() {
                     return self.open(name, scope);
                 }
-                let doubted = self.members.as_mut().map(|members| members.replica.give_up_doubted());
+                let doubted = self.members.as_mut().map(|members| members.roster.remove_unconfirmed());
                 for effect in doubted.unwrap_or_default() {
                     self.tell_effect(name, Some(effect), scope);
                 }
@@ -161,7 +161,7 @@ impl Channel {
         self.shared.as_ref().is_some_and(|shared| {
             nodes
                 .iter()
-                .any(|(node, _)| shared.seen.knows(*node) || shared.counts.iter().any(|(known, _)| known == node))
+                .any(|(node, _)| shared.dedup.knows(*node) || shared.counts.iter().any(|(known, _)| known == node))
         })
     }
 
@@ -170,7 +170,7 @@ impl Channel {
         let shared = self.shared_mut();
         // Who was only cut off sends again what it does not know to have arrived.
         if has_left {
-            shared.seen.forget(node);
+            shared.dedup.forget(node);
         }
         if shared.set_count(node, 0) && shared.counted {
             self.announce_count(name, scope);

@@ -10,13 +10,13 @@ use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
 use crate::registry::address::Address;
-use crate::registry::replica::Effect;
-use crate::registry::replica::Replica;
+use crate::registry::remote::roster::Effect;
+use crate::registry::remote::roster::Roster;
 
 /// Who is on a presence channel. A user counts once, however many connections they have on it.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    pub(super) replica: Replica,
+    pub(super) roster: Roster,
     /// Users with connections on this node, those that still wait to be members included.
     pub(super) here: HashMap<Arc<str>, Here>,
     /// Users that this node holds although none of their connections is here: the others have not heard of it yet.
@@ -110,7 +110,7 @@ impl Members {
             }
             Entry::Occupied(place) => place.into_mut(),
         };
-        let known = self.replica.user_info(&member.user_id);
+        let known = self.roster.user_info(&member.user_id);
         // What is on its way to the others will be the newest there.
         let holds = here.order.is_some() || known.is_none_or(|known| *known == member.user_info);
         if holds && here.newest.user_info == member.user_info {
@@ -128,10 +128,10 @@ impl Members {
         let user_id = Arc::clone(user_id);
         let newest = &mut self.here.get_mut(&user_id)?.newest;
         if newest.since == 0 {
-            newest.since = self.replica.next_since(&user_id);
+            newest.since = self.roster.next_since(&user_id);
         }
         let member = Member { user_id, user_info: Arc::clone(&newest.user_info) };
-        self.replica.add(node, newest.since, &member)
+        self.roster.add(node, newest.since, &member)
     }
 
     /// The others know this about a user here.
@@ -146,12 +146,12 @@ impl Members {
 
     /// Users that have left this node, and that no other one has, while the others have not heard of it.
     pub(super) fn pending_departures(&self, node: NodeId) -> Vec<Arc<str>> {
-        self.left.iter().filter(|user_id| self.replica.is_held_by_alone(node, user_id)).cloned().collect()
+        self.left.iter().filter(|user_id| self.roster.is_only_on(node, user_id)).cloned().collect()
     }
 
     /// Whether this node holds a user, or has connections of it, may have changed. Call it after whatever changes that.
     pub(super) fn note_left(&mut self, node: NodeId, user_id: &str) {
-        if self.replica.holds(node, user_id) && !self.here.contains_key(user_id) {
+        if self.roster.is_on(node, user_id) && !self.here.contains_key(user_id) {
             self.left.insert(user_id.into());
         } else {
             self.left.remove(user_id);
@@ -160,7 +160,7 @@ impl Members {
 
     /// Same as [`Self::note_left`], but for all users of a node.
     pub(super) fn note_all_left(&mut self, node: NodeId) {
-        let held = self.replica.held_by(node).into_iter();
+        let held = self.roster.users_on(node).into_iter();
         self.left = held.filter(|user_id| !self.here.contains_key(user_id)).collect();
     }
 
@@ -202,12 +202,12 @@ impl Members {
     /// Keeps the text of the list in step with a change.
     pub(super) fn relist(&mut self, effect: &Effect) {
         match effect {
-            Effect::Came(member) => {
+            Effect::Added(member) => {
                 if let Some(listed) = &mut self.listed {
                     listed.push(&member.user_id, &member.user_info);
                 }
             }
-            Effect::Went(_) | Effect::Changed => self.listed = None,
+            Effect::Removed(_) | Effect::Changed => self.listed = None,
         }
     }
 
@@ -215,12 +215,12 @@ impl Members {
     pub(super) fn succeeded(&mut self, channel: &str) -> Frame {
         let listed = self.listed.get_or_insert_with(|| {
             let mut listed = Listed::default();
-            for (user_id, user_info) in self.replica.iter() {
+            for (user_id, user_info) in self.roster.iter() {
                 listed.push(user_id, user_info);
             }
             listed
         });
-        event::presence_succeeded(channel, self.replica.count(), &listed.ids, &listed.hash)
+        event::presence_succeeded(channel, self.roster.count(), &listed.ids, &listed.hash)
     }
 }
 
@@ -247,7 +247,7 @@ fn escape(out: &mut Vec<u8>, json: &str) {
 mod tests {
     use super::*;
     use crate::protocol::envelope::Change;
-    use crate::registry::replica::Entry as Known;
+    use crate::registry::remote::roster::RosterEntry as Known;
 
     #[test]
     fn who_has_left_is_known_until_the_others_have_heard_of_it() {
@@ -262,9 +262,9 @@ mod tests {
         members.depart(here, "ada", address);
         assert_eq!(members.pending_departures(here), ada());
         // It is on another node, too, and then no longer.
-        members.replica.add(there, 1, &member);
+        members.roster.add(there, 1, &member);
         assert!(members.pending_departures(here).is_empty());
-        members.replica.remove(there, "ada");
+        members.roster.remove(there, "ada");
         assert_eq!(members.pending_departures(here), ada());
         // It comes back and leaves again, until the change passes by.
         members.arrive(&member, address);
@@ -279,12 +279,12 @@ mod tests {
             user_id: Arc::clone(&member.user_id),
             user_info: None,
         };
-        members.replica.apply(&change).unwrap();
+        members.roster.apply(&change).unwrap();
         members.note_left(here, "ada");
         assert!(members.pending_departures(here).is_empty() && members.left.is_empty());
         // A comparison says that it is still here.
         let known = Known { node: here, since: 1, member: member.clone() };
-        members.replica.compare(2, &[known], here);
+        members.roster.merge(2, &[known], here);
         members.note_all_left(here);
         assert_eq!(members.pending_departures(here), ada());
     }

@@ -17,13 +17,13 @@ use crate::registry::channel::Joiner;
 use crate::registry::channel::Scope;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::members::Here;
-use crate::registry::outgoing::Placement;
-use crate::registry::outgoing::Task;
-use crate::registry::seen::Seen;
-use crate::registry::word::Heard;
-use crate::registry::word::Own;
-use crate::registry::word::Placed;
-use crate::registry::word::Snapshot;
+use crate::registry::remote::command::MemberUpdate;
+use crate::registry::remote::command::Operation;
+use crate::registry::remote::dedup::Dedup;
+use crate::registry::remote::message::LocalTopic;
+use crate::registry::remote::message::NodeMessage;
+use crate::registry::remote::message::Snapshot;
+use crate::registry::remote::message::UpdateOutcome;
 
 /// How long a joiner waits for the other nodes, and then until the next look: two seconds at most.
 const JOINER_WAIT: Duration = Duration::from_millis(800);
@@ -43,7 +43,7 @@ pub(super) struct Shared {
     /// The last order to listen. What an earlier one has found out is out of date.
     listen: u64,
     /// What was heard in the meantime.
-    pub(super) held: Vec<Heard>,
+    pub(super) held: Vec<NodeMessage>,
     /// Who joins when it is open.
     pub(super) arriving: Vec<Joiner>,
     /// Who joins when the order of this number has been done.
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     /// An order to tell the number is under way.
     pub(super) count_ordered: bool,
     /// The last event of each other node.
-    pub(super) seen: Seen,
+    pub(super) dedup: Dedup,
     /// An event has been remembered since the topic began to open.
     pub(super) cached_anew: bool,
     /// When somebody last left.
@@ -105,7 +105,7 @@ impl Shared {
     }
 
     /// Keeps what is heard until the topic is open. What there is no room for a later comparison brings.
-    pub(super) fn hold(&mut self, heard: Heard) {
+    pub(super) fn hold(&mut self, heard: NodeMessage) {
         if self.held.len() < HELD_MAX {
             self.held.push(heard);
         } else {
@@ -166,19 +166,19 @@ impl Shared {
         let (user_info, since) = here.tells();
         let (user_id, user_info) = (Arc::clone(user_id), Some(Arc::clone(user_info)));
         let waiting = Waiting { user_id: Arc::clone(&user_id), until: None, joiners: Vec::new() };
-        let number = self.order(name, Placement { number: 0, user_id, user_info, since, members_max }, scope);
+        let number = self.order(name, MemberUpdate { number: 0, user_id, user_info, since, members_max }, scope);
         here.ordered(number);
         self.waiting.insert(number, waiting);
     }
 
     /// Orders that a user goes.
     fn displace(&mut self, name: &ChannelName, user_id: Arc<str>, scope: &Scope<'_>) {
-        self.order(name, Placement { number: 0, user_id, user_info: None, since: 0, members_max: 0 }, scope);
+        self.order(name, MemberUpdate { number: 0, user_id, user_info: None, since: 0, members_max: 0 }, scope);
     }
 
-    fn order(&mut self, name: &ChannelName, placement: Placement, scope: &Scope<'_>) -> u64 {
+    fn order(&mut self, name: &ChannelName, placement: MemberUpdate, scope: &Scope<'_>) -> u64 {
         self.orders += 1;
-        scope.order(name, Task::Member(Placement { number: self.orders, ..placement }));
+        scope.order(name, Operation::UpdateMember(MemberUpdate { number: self.orders, ..placement }));
         self.orders
     }
 
@@ -186,7 +186,7 @@ impl Shared {
     pub(super) fn order_count(&mut self, name: &ChannelName, scope: &Scope<'_>) {
         if !self.opening && !self.count_ordered && scope.is_linked() {
             self.count_ordered = true;
-            scope.order(name, Task::Count);
+            scope.order(name, Operation::PublishCount);
         }
     }
 
@@ -219,7 +219,7 @@ impl Channel {
             shared.cached_anew = false;
             shared.settle_at = None;
             shared.unwritten = false;
-            let (number, order) = Task::listen();
+            let (number, order) = Operation::open();
             shared.listen = number;
             scope.order(name, order);
         }
@@ -261,7 +261,7 @@ impl Channel {
     }
 
     /// What to tell the others of what is here.
-    pub(super) fn own(&self) -> Own {
+    pub(super) fn own(&self) -> LocalTopic {
         let here = self.members.iter().flat_map(|members| &members.here);
         let member = |(user_id, here): (&Arc<str>, &Here)| {
             let (user_info, since) = here.tells();
@@ -270,7 +270,7 @@ impl Channel {
         let (first, counted) = self.shared.as_ref().map_or((0, false), |shared| (shared.members_max, shared.counted));
         // Who is a member already stays one, even if Redis has forgotten.
         let members_max = if self.total() == 0 { first } else { usize::MAX };
-        Own { members: here.map(member).collect(), members_max, counted }
+        LocalTopic { members: here.map(member).collect(), members_max, counted }
     }
 
     /// The topic is listened to, and this is what the nodes together know.
@@ -286,17 +286,17 @@ impl Channel {
         {
             if nobody && event.node != scope.node() {
                 // It may still be on its way here; then it must not come twice.
-                self.shared_mut().seen.note(event.node, event.number);
+                self.shared_mut().dedup.skip(event.node, event.number);
             }
             self.remember(name, &event.frame, scope.now + left, scope);
         }
         if let Some(members) = &mut self.members {
-            let effects = members.replica.compare(snapshot.version, &snapshot.entries, scope.node());
+            let effects = members.roster.merge(snapshot.version, &snapshot.entries, scope.node());
             members.note_all_left(scope.node());
             for own in snapshot.entries.iter().filter(|entry| entry.node == scope.node()) {
                 members.is_known(&own.member, own.since);
             }
-            if members.replica.is_in_doubt() {
+            if members.roster.has_unconfirmed() {
                 self.settle_after(DOUBT, scope);
             }
             for effect in effects {
@@ -305,7 +305,7 @@ impl Channel {
         }
         for heard in std::mem::take(&mut self.shared_mut().held) {
             match heard {
-                Heard::Member(change) => self.on_change(name, change, true, scope),
+                NodeMessage::Member(change) => self.on_change(name, change, true, scope),
                 heard => drop(self.hear(name, heard, scope)),
             }
         }
@@ -356,13 +356,13 @@ impl Channel {
             return;
         }
         let node = scope.node();
-        for user_id in members.replica.held_by(node) {
+        for user_id in members.roster.users_on(node) {
             if !members.here.contains_key(&user_id) {
                 shared.displace(name, user_id, scope);
             }
         }
         for (user_id, here) in &mut members.here {
-            if members.replica.since(node, user_id) != Some(here.tells().1) && here.order.is_none() {
+            if members.roster.since(node, user_id) != Some(here.tells().1) && here.order.is_none() {
                 shared.place(name, (user_id, here), usize::MAX, scope);
             }
         }
@@ -390,11 +390,17 @@ impl Channel {
     }
 
     /// An order to place a user has been done, or not.
-    pub(super) fn placed(&mut self, name: &ChannelName, placement: &Placement, outcome: Placed, scope: &mut Scope<'_>) {
+    pub(super) fn placed(
+        &mut self,
+        name: &ChannelName,
+        placement: &MemberUpdate,
+        outcome: UpdateOutcome,
+        scope: &mut Scope<'_>,
+    ) {
         let shared = self.shared_mut();
         let user_id = &placement.user_id;
         match outcome {
-            Placed::At(version) => {
+            UpdateOutcome::Applied(version) => {
                 if let Some(waiting) = shared.waiting.get_mut(&placement.number) {
                     waiting.until = Some(version);
                 }
@@ -402,7 +408,7 @@ impl Channel {
                     here.told(placement.number, version);
                 }
             }
-            Placed::Refused => {
+            UpdateOutcome::Full => {
                 let number = placement.number;
                 let later = |waiting: &Waiting| waiting.user_id == *user_id;
                 let is_asked_again = shared.waiting.range(number + 1..).any(|(_, waiting)| later(waiting));
@@ -413,7 +419,7 @@ impl Channel {
                     self.withdraw(name, user_id, scope);
                 }
             }
-            Placed::Failed => {
+            UpdateOutcome::Failed => {
                 shared.unwritten = true;
                 if let Some(waiting) = shared.waiting.get_mut(&placement.number) {
                     waiting.until = Some(0);
@@ -432,7 +438,7 @@ impl Channel {
     pub(super) fn admit_ready(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
         loop {
             let (Some(members), Some(shared)) = (&mut self.members, &mut self.shared) else { return };
-            let version = members.replica.version();
+            let version = members.roster.version();
             let Some(first) = shared.waiting.first_entry() else { return };
             if shared.opening || first.get().until.is_none_or(|until| until > version) {
                 return;

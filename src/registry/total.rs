@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Total {
+pub struct ChannelTotal {
     channels: AtomicUsize,
     max: usize,
 }
 
-impl Total {
+impl ChannelTotal {
     /// No channel, of so many that there may be.
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { channels: AtomicUsize::new(0), max })
@@ -30,10 +30,10 @@ impl Total {
 
 /// One channel's place, as long as there is that channel.
 #[derive(Debug)]
-pub(super) struct Seat(Arc<Total>);
+pub(super) struct Seat(Arc<ChannelTotal>);
 
 impl Seat {
-    pub(super) fn of(total: &Arc<Total>) -> Self {
+    pub(super) fn of(total: &Arc<ChannelTotal>) -> Self {
         total.channels.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(total))
     }

@@ -18,16 +18,17 @@ use crate::registry::address::Address;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Sleepers;
-use crate::registry::outgoing::Order;
-use crate::registry::outgoing::Outgoing;
-use crate::registry::outgoing::Placement;
-use crate::registry::outgoing::Task;
-use crate::registry::replica::Effect;
-use crate::registry::replica::Gap;
-use crate::registry::replica::Replica;
+use crate::registry::remote::command::Command;
+use crate::registry::remote::command::MemberUpdate;
+use crate::registry::remote::command::Operation;
+use crate::registry::remote::message::LocalTopic;
+use crate::registry::remote::message::Snapshot;
+use crate::registry::remote::message::UpdateOutcome;
+use crate::registry::remote::outgoing::Outgoing;
+use crate::registry::remote::roster::Effect;
+use crate::registry::remote::roster::Gap;
+use crate::registry::remote::roster::Roster;
 use crate::registry::shared::DOUBT;
-use crate::registry::word::Placed;
-use crate::registry::word::Snapshot;
 
 /// Changes of one user that are held back while it is compared who is signed in where.
 const HELD_MAX: usize = 1000;
@@ -55,7 +56,7 @@ struct Watched {
     /// Those who have not been told their watchlist yet.
     waiting: HashSet<Address>,
     /// The nodes that the user is signed in on.
-    replica: Replica,
+    roster: Roster,
     /// Not known yet.
     opening: bool,
     /// The last order to listen.
@@ -86,13 +87,13 @@ impl Scope<'_> {
     /// Something that another node is said to have said cannot be true.
     fn doubt(&self) {
         if let Some(outgoing) = self.outgoing {
-            outgoing.doubt();
+            outgoing.report_implausible();
         }
     }
 
-    fn order(&self, user_id: &Arc<str>, task: Task) {
+    fn order(&self, user_id: &Arc<str>, operation: Operation) {
         if let Some(outgoing) = self.outgoing {
-            outgoing.put(Order { app: Arc::clone(self.app), topic: Topic::User(Arc::clone(user_id)), task });
+            outgoing.push(Command { app: Arc::clone(self.app), topic: Topic::User(Arc::clone(user_id)), operation });
         }
     }
 
@@ -104,8 +105,8 @@ impl Scope<'_> {
 impl Watched {
     fn tell(&self, effect: Option<&Effect>, scope: &mut Scope<'_>) {
         let frame = match effect {
-            Some(Effect::Came(member)) => event::watchlist_events(Some(&*member.user_id), None),
-            Some(Effect::Went(user_id)) => event::watchlist_events(None, Some(&**user_id)),
+            Some(Effect::Added(member)) => event::watchlist_events(Some(&*member.user_id), None),
+            Some(Effect::Removed(user_id)) => event::watchlist_events(None, Some(&**user_id)),
             Some(Effect::Changed) | None => None,
         };
         let Some(frame) = frame else { return };
@@ -117,9 +118,9 @@ impl Watched {
     /// The user is signed in here, or is not.
     fn set(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
         let effect = if online {
-            self.replica.add(scope.node(), 0, &member(user_id))
+            self.roster.add(scope.node(), 0, &member(user_id))
         } else {
-            self.replica.remove(scope.node(), user_id)
+            self.roster.remove(scope.node(), user_id)
         };
         self.tell(effect.as_ref(), scope);
     }
@@ -135,7 +136,7 @@ impl Watched {
     fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
         if !self.opening {
             self.opening = true;
-            let (number, order) = Task::listen();
+            let (number, order) = Operation::open();
             self.listen = number;
             scope.order(user_id, order);
         }
@@ -151,7 +152,7 @@ impl Watched {
             // Somebody takes this node for dead, and has removed what is here.
             return self.open(user_id, scope);
         }
-        match self.replica.apply(&change) {
+        match self.roster.apply(&change) {
             Ok(effect) => self.tell(effect.as_ref(), scope),
             Err(Gap) if was_held => scope.doubt(),
             Err(Gap) => {
@@ -167,10 +168,10 @@ fn member(user_id: &Arc<str>) -> Member {
     Member { user_id: Arc::clone(user_id), user_info: "{}".into() }
 }
 
-fn placement(user_id: &Arc<str>, online: bool) -> Task {
+fn placement(user_id: &Arc<str>, online: bool) -> Operation {
     let Member { user_id, user_info } = member(user_id);
     let user_info = online.then_some(user_info);
-    Task::Member(Placement { number: 0, user_id, user_info, since: 0, members_max: usize::MAX })
+    Operation::UpdateMember(MemberUpdate { number: 0, user_id, user_info, since: 0, members_max: usize::MAX })
 }
 
 impl Users {
@@ -202,7 +203,7 @@ impl Users {
                 if scope.is_linked() {
                     watched.open(id, scope);
                 } else if self.online.contains_key(id) {
-                    watched.replica.add(scope.node(), 0, &member(id));
+                    watched.roster.add(scope.node(), 0, &member(id));
                 }
                 watched
             });
@@ -236,7 +237,7 @@ impl Users {
 
     fn tell_watchlist(&mut self, address: Address, scope: &mut Scope<'_>) {
         let Some(Untold { watchlist, .. }) = self.untold.remove(&address) else { return };
-        let is_online = |id: &&Arc<str>| self.watched.get(*id).is_some_and(|watched| watched.replica.contains(id));
+        let is_online = |id: &&Arc<str>| self.watched.get(*id).is_some_and(|watched| watched.roster.contains(id));
         let (online, offline): (Vec<_>, Vec<_>) = watchlist.iter().partition(is_online);
         let frame = event::watchlist_events(online.into_iter().map(|id| &**id), offline.into_iter().map(|id| &**id));
         if let Some(frame) = frame {
@@ -258,7 +259,7 @@ impl Users {
             watched.waiting.remove(&address);
             if watched.watchers.is_empty() && watched.waiting.is_empty() {
                 self.watched.remove(id);
-                scope.order(id, Task::Forget);
+                scope.order(id, Operation::Close);
             }
         }
     }
@@ -266,15 +267,15 @@ impl Users {
     fn opened(&mut self, user_id: &Arc<str>, snapshot: &Snapshot, now: Instant, scope: &mut Scope<'_>) {
         let Some(watched) = self.watched.get_mut(user_id) else { return };
         watched.opening = false;
-        for effect in watched.replica.compare(snapshot.version, &snapshot.entries, scope.node()) {
+        for effect in watched.roster.merge(snapshot.version, &snapshot.entries, scope.node()) {
             watched.tell(Some(&effect), scope);
         }
-        watched.settle_at = watched.replica.is_in_doubt().then(|| now + DOUBT);
+        watched.settle_at = watched.roster.has_unconfirmed().then(|| now + DOUBT);
         for change in std::mem::take(&mut watched.held) {
             watched.hear(user_id, change, true, scope);
         }
         let online = self.online.contains_key(user_id);
-        if !watched.opening && watched.replica.holds(scope.node(), user_id) != online {
+        if !watched.opening && watched.roster.is_on(scope.node(), user_id) != online {
             scope.order(user_id, placement(user_id, online));
         }
         self.known(user_id, scope);
@@ -352,16 +353,19 @@ impl AppState {
     }
 }
 
-/// What the cluster has to say.
+/// What the users have to do with other nodes.
 impl AppState {
+    pub(super) fn local_user(&self, user_id: &Arc<str>) -> LocalTopic {
+        let members = if self.is_online(user_id) { vec![(member(user_id), 0)] } else { Vec::new() };
+        LocalTopic { members, members_max: usize::MAX, counted: false }
+    }
+
     /// Whether a user is signed in on this node.
     pub fn is_online(&self, user_id: &str) -> bool {
         self.users.lock().online.contains_key(user_id)
     }
 
-    /// A user is listened to, as the order of this number asks for; without a snapshot what the others know
-    /// cannot be had.
-    pub fn user_opened(&self, user_id: &Arc<str>, listen: u64, snapshot: Option<&Snapshot>, now: Instant) {
+    pub(super) fn user_opened(&self, user_id: &Arc<str>, listen: u64, snapshot: Option<&Snapshot>, now: Instant) {
         let awaits = |watched: &Watched| watched.opening && watched.listen == listen;
         self.change_users(|users, scope| match snapshot {
             _ if !users.watched.get(user_id).is_some_and(awaits) => (),
@@ -370,15 +374,13 @@ impl AppState {
         });
     }
 
-    /// An order to place a user has been done, or not.
-    pub fn user_placed(&self, placement: &Placement, outcome: Placed) {
-        if matches!(outcome, Placed::Failed) {
-            self.change_users(|users, scope| users.settle(&placement.user_id, scope));
+    pub(super) fn user_updated(&self, update: &MemberUpdate, outcome: UpdateOutcome) {
+        if matches!(outcome, UpdateOutcome::Failed) {
+            self.change_users(|users, scope| users.settle(&update.user_id, scope));
         }
     }
 
-    /// Word of a user that is watched here.
-    pub fn hear_of_user(&self, user_id: &Arc<str>, change: Change) {
+    pub(super) fn user_changed(&self, user_id: &Arc<str>, change: Change) {
         self.change_users(|users, scope| {
             if let Some(watched) = users.watched.get_mut(user_id) {
                 watched.hear(user_id, change, false, scope);
@@ -416,7 +418,7 @@ impl AppState {
         self.change_users(|users, scope| {
             for watched in users.watched.values_mut().filter(|watched| watched.settle_at.is_some_and(|at| at <= now)) {
                 watched.settle_at = None;
-                for effect in watched.replica.give_up_doubted() {
+                for effect in watched.roster.remove_unconfirmed() {
                     watched.tell(Some(&effect), scope);
                 }
             }

@@ -25,17 +25,17 @@ use crate::registry::inbox::Event;
 use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::inbox::Sleepers;
-use crate::registry::seen::News;
-use crate::registry::seen::Seen;
-use crate::registry::views::table::Over;
-use crate::registry::views::table::Table;
+use crate::registry::remote::dedup::Arrival;
+use crate::registry::remote::dedup::Dedup;
+use crate::registry::views::table::Expired;
+use crate::registry::views::table::ViewTable;
 
-/// See the module.
+/// The views, and how many subscriptions they have.
 #[derive(Debug, Default)]
 pub(super) struct Views {
     /// Subscriptions with a view. While there are none, publishing asks for no more than this.
     count: AtomicUsize,
-    table: RwLock<Table>,
+    table: RwLock<ViewTable>,
 }
 
 impl Views {
@@ -44,136 +44,136 @@ impl Views {
         self.count.load(Ordering::Acquire)
     }
 
-    /// A connection is about to join a channel, with a view.
-    pub(super) fn expect(&self, channel: &ChannelName, address: Address, view: &View, scope: &Scope<'_>) {
+    /// A connection with a view is about to join a channel.
+    pub(super) fn add(&self, channel: &ChannelName, address: Address, view: &View, scope: &Scope<'_>) {
         let mut table = self.table.write();
         let key = (address, channel.clone());
-        table.enter(&key, view, scope.inboxes.shards(), scope.now);
+        table.add(&key, view, scope.inboxes.shards(), scope.now);
         self.count.fetch_add(1, Ordering::Release);
-        if let Some(outgoing) = scope.outgoing.filter(|_| table.waits(&key)) {
-            outgoing.change_views();
+        if let Some(outgoing) = scope.outgoing.filter(|_| table.is_waiting(&key)) {
+            outgoing.notify_views_changed();
         }
     }
 
-    /// Whether the other nodes are not yet listened to for this subscription.
-    pub(super) fn waits(&self, channel: &ChannelName, address: Address) -> bool {
-        self.table.read().waits(&(address, channel.clone()))
+    /// Whether events of other nodes do not come yet for this subscription.
+    pub(super) fn is_waiting(&self, channel: &ChannelName, address: Address) -> bool {
+        self.table.read().is_waiting(&(address, channel.clone()))
     }
 
     /// The connection has joined: it gets the view's events from now on.
-    pub(super) fn admit(&self, channel: &ChannelName, address: Address, scope: &mut Scope<'_>) {
+    pub(super) fn start(&self, channel: &ChannelName, address: Address, scope: &mut Scope<'_>) {
         let mut table = self.table.write();
-        if let Some(id) = table.let_see(&(address, channel.clone())) {
+        if let Some(id) = table.start(&(address, channel.clone())) {
             scope.inboxes.put_to(address, |slot| ShardMessage::Mirror(slot, id), &mut scope.sleepers);
         }
     }
 
     /// The connection leaves the channel, or no longer wants to join it.
-    pub(super) fn leave(&self, channel: &ChannelName, address: Address, scope: &mut Scope<'_>) {
+    pub(super) fn remove(&self, channel: &ChannelName, address: Address, scope: &mut Scope<'_>) {
         if self.count() == 0 {
             return;
         }
         let mut table = self.table.write();
         let key = (address, channel.clone());
-        if let Some(id) = table.blind(&key) {
+        if let Some(id) = table.stop(&key) {
             scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id), &mut scope.sleepers);
         }
-        if let Some(was_last) = table.quit(&key) {
+        if let Some(was_last) = table.remove(&key) {
             self.count.fetch_sub(1, Ordering::Release);
             if let Some(outgoing) = scope.outgoing.filter(|_| was_last) {
-                outgoing.change_views();
+                outgoing.notify_views_changed();
             }
         }
     }
 
-    /// Hands an event of a channel to those who see it.
-    pub(super) fn show(&self, channel: &ChannelName, event: &Event, inboxes: &Inboxes, sleepers: &mut Sleepers) {
-        if self.count() == 0 || !can_be_seen(channel) {
+    /// Sends an event of a channel to the views that mirror it.
+    pub(super) fn mirror(&self, channel: &ChannelName, event: &Event, inboxes: &Inboxes, sleepers: &mut Sleepers) {
+        if self.count() == 0 || !can_be_mirrored(channel) {
             return;
         }
-        if self.table.read().is_due(event.accepted) {
-            self.end_due(event.accepted, inboxes, sleepers);
+        if self.table.read().has_expired(event.accepted) {
+            self.end_expired(event.accepted, inboxes, sleepers);
         }
         let table = self.table.read();
-        for (id, shown) in table.seen_by(channel) {
-            let member = shown.channel_as.as_deref();
+        for (id, view) in table.views_of(channel) {
+            let member = view.channel_as.as_deref();
             let source = member.map(|member| Source { member, channel: channel.as_str() });
-            let Some(frame) = event::under(shown.channel.as_str(), &event.frame, source) else { continue };
+            let Some(frame) = event::under(view.channel.as_str(), &event.frame, source) else { continue };
             let event = Event { frame, ..*event };
-            for shard in shown.shards() {
+            for shard in view.shards() {
                 inboxes.put(shard, ShardMessage::Event(id, event.clone()), sleepers);
             }
         }
     }
 
-    /// Ends the views whose time is over.
-    fn end_due(&self, now: Instant, inboxes: &Inboxes, sleepers: &mut Sleepers) {
+    /// Ends the expired subscriptions.
+    fn end_expired(&self, now: Instant, inboxes: &Inboxes, sleepers: &mut Sleepers) {
         if self.count() == 0 {
             return;
         }
         let mut table = self.table.write();
-        for Over { key, closes } in table.over(now) {
-            if let Some(id) = table.blind(&key) {
+        for Expired { key, close } in table.expired(now) {
+            if let Some(id) = table.stop(&key) {
                 inboxes.put_to(key.0, |slot| ShardMessage::Unsubscribed(slot, id), sleepers);
             }
-            if closes {
+            if close {
                 inboxes.put_to(key.0, |slot| ShardMessage::Close(slot, VIEW_ENDED), sleepers);
             }
         }
     }
 }
 
-/// Nobody but its reader can read what is encrypted, and a user's own channel is nobody else's.
-fn can_be_seen(channel: &ChannelName) -> bool {
+/// Encrypted channels and users' own channels are for their subscribers only.
+fn can_be_mirrored(channel: &ChannelName) -> bool {
     let kind = channel.kind();
     !kind.encrypted && kind.access != Access::User
 }
 
 impl AppState {
-    /// Subscriptions that see other channels.
+    /// Subscriptions with a view.
     pub fn views(&self) -> usize {
         self.views.count()
     }
 
     pub(super) fn tick_views(&self, now: Instant) {
         let mut sleepers = Sleepers::default();
-        self.views.end_due(now, &self.inboxes, &mut sleepers);
+        self.views.end_expired(now, &self.inboxes, &mut sleepers);
         sleepers.wake(&self.inboxes);
     }
 }
 
-/// What the cluster has to say.
+/// The part of views that other nodes have.
 impl AppState {
-    /// What the views see: all patterns of it are to be listened to on the other nodes.
-    pub fn seen_patterns(&self) -> Vec<ChannelPattern> {
+    /// The patterns of all views, for the cluster to subscribe to.
+    pub fn mirrored_patterns(&self) -> Vec<ChannelPattern> {
         self.views.table.read().patterns()
     }
 
-    /// These patterns are listened to.
-    pub fn watched(&self, patterns: &[ChannelPattern], now: Instant) {
-        let waiting = self.views.table.write().watched(patterns);
+    /// The cluster has subscribed to these patterns.
+    pub fn on_patterns_subscribed(&self, patterns: &[ChannelPattern], now: Instant) {
+        let waiting = self.views.table.write().on_subscribed(patterns);
         self.admit_viewers(waiting, now);
     }
 
-    /// No other node can be heard.
-    pub(super) fn unwatched(&self) {
-        self.views.table.write().unwatched();
+    /// The link to the other nodes is lost.
+    pub(super) fn unlink_views(&self) {
+        self.views.table.write().on_unlinked();
     }
 
-    /// An event of another node for the views. `in_order` tells whether what a node says is heard in one order for all
-    /// channels, or in one for each. Returns false when it has been heard before.
-    pub fn see(&self, channel: &ChannelName, event: RemoteEvent, in_order: bool, now: Instant) -> bool {
-        let hear = |seen: &mut Seen| seen.hear(event.node, event.number);
-        let news = self.views.table.write().seen(channel, in_order).map_or(News::Old, hear);
-        if news == News::Old {
+    /// An event of another node has come for the views. `in_order` means that the events of all channels of a node come in
+    /// one order. Returns false for a duplicate.
+    pub fn on_mirrored_event(&self, channel: &ChannelName, event: RemoteEvent, in_order: bool, now: Instant) -> bool {
+        let check = |dedup: &mut Dedup| dedup.check(event.node, event.number);
+        let arrival = self.views.table.write().dedup(channel, in_order).map_or(Arrival::Duplicate, check);
+        if arrival == Arrival::Duplicate {
             return false;
         }
-        if let Some(outgoing) = self.outgoing.as_ref().filter(|_| news == News::Implausible) {
-            outgoing.doubt();
+        if let Some(outgoing) = self.outgoing.as_ref().filter(|_| arrival == Arrival::Implausible) {
+            outgoing.report_implausible();
         }
         let mut sleepers = Sleepers::default();
         let event = Event { frame: event.frame, except: event.except, accepted: now };
-        self.views.show(channel, &event, &self.inboxes, &mut sleepers);
+        self.views.mirror(channel, &event, &self.inboxes, &mut sleepers);
         sleepers.wake(&self.inboxes);
         true
     }

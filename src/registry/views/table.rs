@@ -1,4 +1,5 @@
-//! Who sees what: viewers, their views, and the patterns of those. Whoever changes it tells the shards.
+//! The views of one app, with their subscriptions and patterns. `views.rs` locks the table and sends the shards the
+//! changes.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -14,98 +15,99 @@ use crate::protocol::view::View;
 use crate::registry::address::Address;
 use crate::registry::address::ShardIndex;
 use crate::registry::inbox::ChannelId;
-use crate::registry::seen::Seen;
+use crate::registry::remote::dedup::Dedup;
 
-/// Views that end together have their connections closed over this time, so that they do not come back together.
+/// The connections of views that expire together are closed over this time, so they do not come back together.
 const SPREAD: Duration = Duration::from_secs(5);
-/// As good as never; what is signed for longer ends then.
+/// The longest time to expiry; as good as never.
 const LASTS_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A subscription: a connection and the channel that it has joined.
 pub(super) type Key = (Address, ChannelName);
 
-/// See the module.
+/// Views by their ids, by what is granted, and by their patterns.
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    viewers: HashMap<Key, Viewer>,
-    views: HashMap<ChannelId, Shown>,
+pub(super) struct ViewTable {
+    subscriptions: HashMap<Key, Subscription>,
+    views: HashMap<ChannelId, ViewEntry>,
     ids: HashMap<Granted, ChannelId>,
     patterns: HashMap<ChannelPattern, Pattern>,
-    /// Those of the patterns that stand for many names.
+    /// The patterns with a star.
     starred: Vec<ChannelPattern>,
-    /// What has been heard by patterns: an event comes once for each that matches.
-    seen: Seen,
-    /// Whoever sees something may do so until then, at least.
+    /// An event of another node comes once for each pattern that matches.
+    dedup: Dedup,
+    /// No active subscription expires before.
     earliest_end: Option<Instant>,
 }
 
-/// What makes a view: the channel under whose name it is shown, what it shows, and the member of an event's data that
-/// says where the event comes from.
+/// The key of a view: the channel under whose name its events come, its patterns, and the member of an event's data that
+/// names the event's own channel.
 type Granted = (ChannelName, Arc<[ChannelPattern]>, Option<Arc<str>>);
 
 /// A pattern of some view.
 #[derive(Debug, Default)]
 struct Pattern {
     views: Vec<ChannelId>,
-    /// The other nodes are listened to.
-    watched: bool,
-    /// What has been heard of each channel, where there is one order for each of them only.
-    by_channel: HashMap<ChannelName, Seen>,
+    /// Events of other nodes come.
+    is_subscribed: bool,
+    /// One for each channel, on a Redis Cluster: there the events of different channels have no common order.
+    by_channel: HashMap<ChannelName, Dedup>,
 }
 
 /// A subscription with a view.
 #[derive(Debug)]
-struct Viewer {
+struct Subscription {
     view: ChannelId,
-    /// It is granted nothing but a time.
+    /// The view has an expiry but no patterns.
     is_empty: bool,
-    /// Its shard hands it the view's events.
-    sees: bool,
-    until: Instant,
-    /// When the connection is asked to come back.
-    closes: Instant,
+    /// The shard sends the view's events to the connection.
+    is_active: bool,
+    expires_at: Instant,
+    /// When the connection is closed, so that it comes back.
+    close_at: Instant,
 }
 
-/// One channel's subscriptions that are granted the same.
+/// A view, which all subscriptions of a channel with the same grant share.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ViewEntry {
     pub(super) channel: ChannelName,
     patterns: Arc<[ChannelPattern]>,
     pub(super) channel_as: Option<Arc<str>>,
-    viewers: usize,
-    /// Those of them on each shard that get the events.
-    seeing: Box<[u32]>,
+    subscriptions: usize,
+    /// The active subscriptions on each shard.
+    active: Box<[u32]>,
 }
 
-/// A view whose time is over, for one subscription.
+/// An expired subscription to a view.
 #[derive(Debug)]
-pub(super) struct Over {
+pub(super) struct Expired {
     pub(super) key: Key,
-    /// Whether it is time to close the connection, too.
-    pub(super) closes: bool,
+    /// Whether to close the connection, too.
+    pub(super) close: bool,
 }
 
-impl Shown {
-    /// The shards that somebody sees it on.
+impl ViewEntry {
+    /// The shards with active subscriptions.
     pub(super) fn shards(&self) -> impl Iterator<Item = ShardIndex> {
-        self.seeing.iter().enumerate().filter(|(_, count)| **count > 0).map(|(shard, _)| shard)
+        self.active.iter().enumerate().filter(|(_, count)| **count > 0).map(|(shard, _)| shard)
     }
 }
 
-impl Table {
-    /// A subscription comes; it does not see anything yet.
-    pub(super) fn enter(&mut self, key: &Key, view: &View, shards: usize, now: Instant) {
+impl ViewTable {
+    /// Adds a subscription, which is not active yet.
+    pub(super) fn add(&mut self, key: &Key, view: &View, shards: usize, now: Instant) {
         let id = self.view((key.1.clone(), Arc::clone(&view.patterns), view.channel_as.clone()), shards);
-        if let Some(shown) = self.views.get_mut(&id) {
-            shown.viewers += 1;
+        if let Some(view) = self.views.get_mut(&id) {
+            view.subscriptions += 1;
         }
-        let until = now + view.lasts.min(LASTS_MAX);
-        let closes = until + rand::random_range(Duration::ZERO..SPREAD);
+        let expires_at = now + view.lasts.min(LASTS_MAX);
+        let close_at = expires_at + rand::random_range(Duration::ZERO..SPREAD);
         let is_empty = view.patterns.is_empty();
-        self.viewers.insert(key.clone(), Viewer { view: id, is_empty, sees: false, until, closes });
+        self.subscriptions
+            .insert(key.clone(), Subscription { view: id, is_empty, is_active: false, expires_at, close_at });
     }
 
-    /// The view of what is granted, which may be new.
+    /// The view of this key, which may be new.
     fn view(&mut self, key: Granted, shards: usize) -> ChannelId {
         if let Some(id) = self.ids.get(&key) {
             return *id;
@@ -119,44 +121,45 @@ impl Table {
             known.views.push(id);
         }
         let (channel, patterns, channel_as) = key.clone();
-        self.views.insert(id, Shown { channel, patterns, channel_as, viewers: 0, seeing: vec![0; shards].into() });
+        self.views
+            .insert(id, ViewEntry { channel, patterns, channel_as, subscriptions: 0, active: vec![0; shards].into() });
         self.ids.insert(key, id);
         id
     }
 
-    /// The subscription sees from now on; returns what.
-    pub(super) fn let_see(&mut self, key: &Key) -> Option<ChannelId> {
-        let viewer = self.viewers.get_mut(key)?;
-        self.views.get_mut(&viewer.view)?.seeing[usize::from(key.0.shard)] += 1;
-        viewer.sees = true;
-        if !viewer.is_empty {
-            self.earliest_end = self.earliest_end.into_iter().chain([viewer.until]).min();
+    /// Activates a subscription; returns its view.
+    pub(super) fn start(&mut self, key: &Key) -> Option<ChannelId> {
+        let subscription = self.subscriptions.get_mut(key)?;
+        self.views.get_mut(&subscription.view)?.active[usize::from(key.0.shard)] += 1;
+        subscription.is_active = true;
+        if !subscription.is_empty {
+            self.earliest_end = self.earliest_end.into_iter().chain([subscription.expires_at]).min();
         }
-        Some(viewer.view)
+        Some(subscription.view)
     }
 
-    /// It sees no longer; returns what it saw.
-    pub(super) fn blind(&mut self, key: &Key) -> Option<ChannelId> {
-        let viewer = self.viewers.get_mut(key).filter(|viewer| viewer.sees)?;
-        self.views.get_mut(&viewer.view)?.seeing[usize::from(key.0.shard)] -= 1;
-        viewer.sees = false;
-        Some(viewer.view)
+    /// Deactivates a subscription; returns its view, unless it was not active.
+    pub(super) fn stop(&mut self, key: &Key) -> Option<ChannelId> {
+        let subscription = self.subscriptions.get_mut(key).filter(|subscription| subscription.is_active)?;
+        self.views.get_mut(&subscription.view)?.active[usize::from(key.0.shard)] -= 1;
+        subscription.is_active = false;
+        Some(subscription.view)
     }
 
-    /// The subscription goes, if there is one. Returns whether it was the last one of its view.
-    pub(super) fn quit(&mut self, key: &Key) -> Option<bool> {
-        let id = self.viewers.remove(key)?.view;
-        let shown = self.views.get_mut(&id)?;
-        shown.viewers -= 1;
-        let was_last = shown.viewers == 0;
+    /// Removes a subscription, if there is one. Returns whether it was the last one of its view.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<bool> {
+        let id = self.subscriptions.remove(key)?.view;
+        let view = self.views.get_mut(&id)?;
+        view.subscriptions -= 1;
+        let was_last = view.subscriptions == 0;
         if was_last {
-            self.forget(id);
+            self.remove_view(id);
         }
         Some(was_last)
     }
 
-    fn forget(&mut self, id: ChannelId) {
-        let Some(Shown { channel, patterns, channel_as, .. }) = self.views.remove(&id) else { return };
+    fn remove_view(&mut self, id: ChannelId) {
+        let Some(ViewEntry { channel, patterns, channel_as, .. }) = self.views.remove(&id) else { return };
         for pattern in patterns.iter() {
             let Some(known) = self.patterns.get_mut(pattern) else { continue };
             known.views.retain(|view| *view != id);
@@ -168,21 +171,22 @@ impl Table {
         self.ids.remove(&(channel, patterns, channel_as));
     }
 
-    /// Whether somebody may see something whose time is over.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    /// Whether an active subscription may have expired.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
         self.earliest_end.is_some_and(|end| end <= now)
     }
 
-    /// The subscriptions whose time is over. They are to be [`blind`](Self::blind) from now on.
-    pub(super) fn over(&mut self, now: Instant) -> Vec<Over> {
-        let lasting = self.viewers.values().filter(|viewer| viewer.until > now && !viewer.is_empty);
-        self.earliest_end = lasting.map(|viewer| viewer.until).min();
-        let over = self.viewers.iter().filter(|(_, viewer)| viewer.until <= now);
-        over.map(|(key, viewer)| Over { key: key.clone(), closes: viewer.closes <= now }).collect()
+    /// The expired subscriptions, which the caller has to [stop](Self::stop).
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<Expired> {
+        let lasting =
+            self.subscriptions.values().filter(|subscription| subscription.expires_at > now && !subscription.is_empty);
+        self.earliest_end = lasting.map(|subscription| subscription.expires_at).min();
+        let expired = self.subscriptions.iter().filter(|(_, subscription)| subscription.expires_at <= now);
+        expired.map(|(key, subscription)| Expired { key: key.clone(), close: subscription.close_at <= now }).collect()
     }
 
-    /// The views of a channel's events. Of its own channel a view shows nothing: its subscribers have that.
-    pub(super) fn seen_by(&self, channel: &ChannelName) -> impl Iterator<Item = (ChannelId, &Shown)> {
+    /// The views that get a channel's events. A view does not repeat those of its own channel.
+    pub(super) fn views_of(&self, channel: &ChannelName) -> impl Iterator<Item = (ChannelId, &ViewEntry)> {
         let base = base(channel.as_str());
         let exact = self.patterns.get(base);
         let matching = self.starred.iter().filter(|pattern| pattern.matches_case(base));
@@ -190,7 +194,7 @@ impl Table {
         let ids: BTreeSet<ChannelId> =
             exact.into_iter().chain(starred).flat_map(|known| &known.views).copied().collect();
         let views = ids.into_iter().filter_map(|id| Some((id, self.views.get(&id)?)));
-        views.filter(|(_, shown)| shown.channel != *channel)
+        views.filter(|(_, view)| view.channel != *channel)
     }
 
     /// All patterns of all views.
@@ -198,34 +202,34 @@ impl Table {
         self.patterns.keys().cloned().collect()
     }
 
-    /// Whether the other nodes are not yet listened to for all that a subscription is to see.
-    pub(super) fn waits(&self, key: &Key) -> bool {
-        let unwatched = |pattern: &ChannelPattern| self.patterns.get(pattern).is_some_and(|known| !known.watched);
-        let shown = self.viewers.get(key).and_then(|viewer| self.views.get(&viewer.view));
-        shown.is_some_and(|shown| shown.patterns.iter().any(unwatched))
+    /// Whether events of other nodes do not come yet for some pattern of a subscription.
+    pub(super) fn is_waiting(&self, key: &Key) -> bool {
+        let unsubscribed =
+            |pattern: &ChannelPattern| self.patterns.get(pattern).is_some_and(|known| !known.is_subscribed);
+        let view = self.subscriptions.get(key).and_then(|subscription| self.views.get(&subscription.view));
+        view.is_some_and(|view| view.patterns.iter().any(unsubscribed))
     }
 
-    /// The other nodes are listened to for these patterns. Returns the channels with subscriptions that may have
-    /// waited for it.
-    pub(super) fn watched(&mut self, patterns: &[ChannelPattern]) -> HashSet<ChannelName> {
+    /// Events of other nodes come for these patterns. Returns the channels with subscriptions that may have waited.
+    pub(super) fn on_subscribed(&mut self, patterns: &[ChannelPattern]) -> HashSet<ChannelName> {
         for pattern in patterns {
             if let Some(known) = self.patterns.get_mut(pattern) {
-                known.watched = true;
+                known.is_subscribed = true;
             }
         }
-        let waiting = self.viewers.iter().filter(|(_, viewer)| !viewer.sees);
+        let waiting = self.subscriptions.iter().filter(|(_, subscription)| !subscription.is_active);
         waiting.map(|((_, channel), _)| channel.clone()).collect()
     }
 
-    /// No other node is listened to.
-    pub(super) fn unwatched(&mut self) {
-        self.patterns.values_mut().for_each(|known| known.watched = false);
+    /// No events of other nodes come.
+    pub(super) fn on_unlinked(&mut self) {
+        self.patterns.values_mut().for_each(|known| known.is_subscribed = false);
     }
 
-    /// What has been heard of other nodes: in one order for all channels, or in one for this one.
-    pub(super) fn seen(&mut self, channel: &ChannelName, in_order: bool) -> Option<&mut Seen> {
+    /// The deduplication of events of other nodes: for all channels if those come `in_order`, or for this one.
+    pub(super) fn dedup(&mut self, channel: &ChannelName, in_order: bool) -> Option<&mut Dedup> {
         if in_order {
-            return Some(&mut self.seen);
+            return Some(&mut self.dedup);
         }
         let known = self.patterns.get_mut(base(channel.as_str()))?;
         Some(known.by_channel.entry(channel.clone()).or_default())

@@ -1,0 +1,70 @@
+//! Everything that channels and users have to do with other nodes. `cluster` carries out the commands in [`outgoing`],
+//! and calls the methods below with the answers and with messages of other nodes.
+
+pub mod command;
+pub(crate) mod dedup;
+pub mod message;
+pub mod outgoing;
+pub mod roster;
+
+use std::time::Instant;
+
+use crate::protocol::envelope::Topic;
+use crate::registry::AppState;
+use crate::registry::remote::command::MemberUpdate;
+use crate::registry::remote::message::LocalTopic;
+use crate::registry::remote::message::NodeMessage;
+use crate::registry::remote::message::Snapshot;
+use crate::registry::remote::message::UpdateOutcome;
+
+impl AppState {
+    /// The link to the other nodes is up: publishes the state of this node, and opens the topics that matter here.
+    pub fn on_linked(&self, now: Instant) {
+        self.open_channels(now);
+        self.open_users();
+    }
+
+    /// The link is lost: this node decides alone.
+    pub fn on_unlinked(&self, now: Instant) {
+        self.unlink_views();
+        self.settle_channels(now);
+        self.settle_users();
+    }
+
+    /// The part of a topic that is on this node, for the other nodes.
+    pub fn local_topic(&self, topic: &Topic) -> LocalTopic {
+        match topic {
+            Topic::Channel(name) => self.local_channel(name),
+            Topic::User(user_id) => self.local_user(user_id),
+        }
+    }
+
+    /// The command of this number has opened a topic. Without a snapshot the state of the other nodes is unknown.
+    pub fn on_opened(&self, topic: &Topic, number: u64, snapshot: Option<Snapshot>, now: Instant) {
+        match topic {
+            Topic::Channel(name) => self.channel_opened(name, number, snapshot, now),
+            Topic::User(user_id) => self.user_opened(user_id, number, snapshot.as_ref(), now),
+        }
+    }
+
+    /// The command to update a member has ended.
+    pub fn on_updated(&self, topic: &Topic, update: &MemberUpdate, outcome: UpdateOutcome, now: Instant) {
+        match topic {
+            Topic::Channel(name) => self.channel_updated(name, update, outcome, now),
+            Topic::User(_) => self.user_updated(update, outcome),
+        }
+    }
+
+    /// A message has come on an open topic. Returns false for a duplicate.
+    pub fn on_message(&self, topic: &Topic, message: NodeMessage, now: Instant) -> bool {
+        match topic {
+            Topic::Channel(name) => return self.channel_message(name, message, now),
+            Topic::User(user_id) => {
+                if let NodeMessage::Member(change) = message {
+                    self.user_changed(user_id, change);
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,85 @@
+//! Commands of the registry to the cluster. `Outgoing` queues them, and `cluster/commands.rs` carries them out.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::protocol::envelope::Topic;
+use crate::registry::inbox::Event;
+
+/// Something for the cluster to do.
+#[derive(Debug)]
+pub struct Command {
+    /// The app's id.
+    pub app: Arc<str>,
+    /// The topic.
+    pub topic: Topic,
+    /// What to do with it.
+    pub operation: Operation,
+}
+
+/// The kinds of [`Command`].
+#[derive(Debug)]
+pub enum Operation {
+    /// Publish an event to the nodes with subscribers.
+    Publish(Publish),
+    /// Subscribe to the topic and fetch its state. The number relates the answer to this command.
+    Open(u64),
+    /// Unsubscribe from the topic.
+    Close,
+    /// Add, change or remove a user of this node.
+    UpdateMember(MemberUpdate),
+    /// Publish how many connections the channel has on this node.
+    PublishCount,
+}
+
+impl Operation {
+    /// Opens a topic; returns the number of the command, too.
+    pub(crate) fn open() -> (u64, Self) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        (number, Self::Open(number))
+    }
+}
+
+/// An event for other nodes.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Grows with each event of this node.
+    pub number: u64,
+    /// The event.
+    pub event: Event,
+    /// How long a cache channel remembers it.
+    pub cache_for: Option<Duration>,
+}
+
+/// A user's first connection on this node, a new `user_info`, or the end of the last connection.
+#[derive(Debug)]
+pub struct MemberUpdate {
+    /// Relates the answer to the joiners that wait for it.
+    pub number: u64,
+    /// The user.
+    pub user_id: Arc<str>,
+    /// The `user_info` as JSON; none to remove the user.
+    pub user_info: Option<Arc<str>>,
+    /// See [`crate::protocol::envelope::Change::since`]; 0 for a new one.
+    pub since: u64,
+    /// Distinct users that the channel may have; more are refused.
+    pub members_max: usize,
+}
+
+impl Command {
+    /// Whether it publishes an event.
+    pub fn is_event(&self) -> bool {
+        matches!(self.operation, Operation::Publish(_))
+    }
+
+    /// Bytes of memory that an event takes while it waits.
+    pub(super) fn event_cost(&self) -> usize {
+        match &self.operation {
+            Operation::Publish(publish) => size_of::<Self>() + publish.event.frame.bytes().len(),
+            _ => 0,
+        }
+    }
+}

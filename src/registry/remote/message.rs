@@ -1,0 +1,58 @@
+//! Messages between the registry and the cluster about a topic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::protocol::envelope::Change;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::identity::Member;
+use crate::registry::remote::roster::RosterEntry;
+
+/// A message of another node, or of this one by way of Redis.
+#[derive(Debug)]
+pub enum NodeMessage {
+    /// An event.
+    Event(RemoteEvent),
+    /// A change of a member.
+    Member(Change),
+    /// The connections that a node has on the channel.
+    Count(NodeId, u32),
+}
+
+/// The state of a topic on all nodes at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The version of the members.
+    pub version: u64,
+    /// The members on all nodes.
+    pub entries: Vec<RosterEntry>,
+    /// Users of this node that were refused: the channel is full.
+    pub refused: Vec<Arc<str>>,
+    /// Subscriptions on the other nodes.
+    pub counts: Vec<(NodeId, u32)>,
+    /// The cached event, and how long it still is.
+    pub cached: Option<(RemoteEvent, Duration)>,
+}
+
+/// The part of a topic that is on this node.
+#[derive(Debug, Default)]
+pub struct LocalTopic {
+    /// The users, each with [`Change::since`], which is 0 before the first update.
+    pub members: Vec<(Member, u64)>,
+    /// Distinct users that the topic may have on all nodes.
+    pub members_max: usize,
+    /// Whether the number of subscribers on other nodes matters.
+    pub counted: bool,
+}
+
+/// How the command to update a member has ended.
+#[derive(Debug, Clone, Copy)]
+pub enum UpdateOutcome {
+    /// The roster has the change at this version.
+    Applied(u64),
+    /// The channel has as many members as it may have.
+    Full,
+    /// It could not be written.
+    Failed,
+}
