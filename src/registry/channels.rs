@@ -494,8 +494,8 @@ mod tests {
         let (app, now) = (linked(), Instant::now());
         app.publish_here(&name(), &Event::of(frame("late"), now), Some(HOUR));
         // As when the link comes back: whatever is here is compared anew.
-        app.unlinked(now);
-        app.linked(now);
+        app.on_unlinked(now);
+        app.on_linked(now);
         for (name_of_redis, left, remembered) in [("early", HOUR / 2, "late"), ("latest", HOUR * 2, "latest")] {
             app.change_known(&name(), now, |channel, scope| {
                 let node = NodeId::random();

@@ -6,6 +6,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::registry::channel::Channel;
+use crate::registry::channel::Joiner;
 use crate::registry::channel::Scope;
 use crate::registry::channel::is_counted;
 use crate::registry::inbox::Event;
@@ -80,6 +81,24 @@ impl Channel {
             }
         }
         self.admit_ready(name, scope);
+    }
+
+    /// Keeps a joiner until the order of this number is done, or until the topic is open.
+    pub(super) fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
+        self.shared_mut().keep(joiner, order);
+    }
+
+    /// More of what views see is listened to: lets in who has waited for that alone.
+    pub(super) fn admit_viewers(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+        if self.shared_mut().opening {
+            return;
+        }
+        for joiner in std::mem::take(&mut self.shared_mut().arriving) {
+            match joiner.waits_for_view(name, scope) {
+                true => self.keep(joiner, None),
+                false => self.admit(name, &joiner, scope),
+            }
+        }
     }
 
     /// The number of connections here, and whether subscribers elsewhere are to hear of it.

@@ -96,7 +96,7 @@ impl Shared {
         rested && !self.has_joiners()
     }
 
-    fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
+    pub(super) fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
         self.counted = joiner.rules.counted;
         match order.and_then(|number| self.waiting.get_mut(&number)) {
             Some(waiting) => waiting.joiners.push(joiner),
@@ -204,11 +204,6 @@ impl Shared {
 impl Channel {
     pub(super) fn shared_mut(&mut self) -> &mut Shared {
         self.shared.get_or_insert_default()
-    }
-
-    /// Keeps a joiner until the order of this number is done, or until the topic is open.
-    pub(super) fn keep(&mut self, joiner: Joiner, order: Option<u64>) {
-        self.shared_mut().keep(joiner, order);
     }
 
     /// Begins to listen, and to compare what is here with what the others have.
@@ -330,19 +325,6 @@ impl Channel {
         }
         self.admit_ready(name, scope);
         self.shared_mut().order_count(name, scope);
-    }
-
-    /// More of what views see is listened to: lets in who has waited for that alone.
-    pub(super) fn admit_viewers(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
-        if self.shared_mut().opening {
-            return;
-        }
-        for joiner in std::mem::take(&mut self.shared_mut().arriving) {
-            match joiner.waits_for_view(name, scope) {
-                true => self.keep(joiner, None),
-                false => self.admit(name, &joiner, scope),
-            }
-        }
     }
 
     fn order_of(&self, joiner: &Joiner) -> Option<u64> {
