@@ -24,7 +24,6 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use parking_lot::RwLock;
-use redis::RedisResult;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -151,16 +150,6 @@ impl Cluster {
         self.outgoing.node()
     }
 
-    /// What keys are called.
-    pub fn names(&self) -> &Names {
-        &self.names
-    }
-
-    /// A connection to Redis besides the link.
-    pub async fn connect(&self) -> RedisResult<Connection> {
-        Connection::open(&self.options, |_| ()).await
-    }
-
     /// What this node has to tell.
     pub fn outgoing(&self) -> &Arc<Outgoing> {
         &self.outgoing
@@ -216,11 +205,6 @@ impl Cluster {
         if self.leaves.load(Ordering::Acquire) {
             self.tell(Envelope::Draining(self.node(), self.node()));
         }
-    }
-
-    /// Where Redis is looked for, for the log.
-    pub fn redis_place(&self) -> String {
-        self.options.place()
     }
 
     /// Whether the operator wants no traffic here without a link.

@@ -12,6 +12,7 @@ mod directory;
 mod dispatch;
 mod endpoint;
 mod guard;
+mod link;
 mod notification;
 mod stream;
 
@@ -45,6 +46,7 @@ use crate::webhook::dispatch::Dispatcher;
 use crate::webhook::endpoint::BacklogSize;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Target;
+use crate::webhook::link::WebhookRedis;
 use crate::webhook::notification::Bounds;
 use crate::webhook::stream::Streams;
 
@@ -65,6 +67,8 @@ pub struct Webhooks {
     cluster: Option<Arc<Cluster>>,
     /// Looks up apps that are not in use here.
     store: Option<Arc<Store>>,
+    /// Redis, if nodes share what happened or events wait there.
+    redis: Option<Arc<WebhookRedis>>,
     /// The queues in Redis, which outlive this node.
     streams: Option<Streams>,
     events: Arc<WebhookQueue>,
@@ -98,10 +102,15 @@ impl Webhooks {
         meters: WebhookMeters,
     ) -> Self {
         let options = config.webhooks.clone();
-        let streams = (options.driver == WebhooksDriver::Redis).then(|| Streams::new(&config.cluster, &config.redis));
+        let stored = options.driver == WebhooksDriver::Redis;
+        let redis =
+            (stored || cluster.is_some()).then(|| Arc::new(WebhookRedis::new(&config.cluster, &config.redis, stored)));
+        // An app of the database may have webhooks without being in use here.
+        redis.iter().filter(|_| store.is_some()).for_each(|redis| redis.need());
+        let streams = redis.clone().filter(|_| stored).map(Streams::new);
         let (apps, client, backlog) = (RwLock::default(), OnceLock::new(), Mutex::default());
         let changed = Notify::new();
-        Self { options, cluster, store, streams, events: Arc::default(), backlog, changed, apps, meters, client }
+        Self { options, cluster, store, redis, streams, events: Arc::default(), backlog, changed, apps, meters, client }
     }
 
     /// The queue that the registry fills.
@@ -116,6 +125,9 @@ impl Webhooks {
         let webhooks = apps.entry(Arc::clone(app.id())).or_insert_with(|| AppWebhooks::new(self.meters.app(app.id())));
         webhooks.unused_since = None;
         webhooks.set_endpoints(app.id(), settings, self.streams.is_some());
+        if let Some(redis) = self.redis.as_ref().filter(|_| !settings.webhooks.is_empty()) {
+            redis.need();
+        }
         self.changed.notify_one();
         let wanted = settings.webhooks.iter().flat_map(|webhook| webhook.event_types.iter().copied());
         // Peers that saw `member_added` also get `member_removed`, even if nobody wants these events any more.
@@ -196,9 +208,18 @@ impl Webhooks {
 
     /// Delivers events until `stop` is cancelled, then the rest.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let tasks = Tasks::new(stop);
-        Dispatcher::new(self, tasks.clone()).run().await;
-        tasks.finish(Duration::MAX).await;
+        let (tasks, redis, over) = (Tasks::new(stop), self.redis.clone(), CancellationToken::new());
+        let deliver = async {
+            Dispatcher::new(self, tasks.clone()).run().await;
+            tasks.finish(Duration::MAX).await;
+            over.cancel();
+        };
+        let keep = async {
+            if let Some(redis) = &redis {
+                redis.run(&over).await;
+            }
+        };
+        tokio::join!(deliver, keep);
     }
 
     /// Events that have not been delivered yet.
@@ -224,11 +245,6 @@ impl Webhooks {
 
     fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.apps.read().values().flat_map(AppWebhooks::all).cloned().collect()
-    }
-
-    /// Whether any app has a webhook.
-    fn has_endpoints(&self) -> bool {
-        self.apps.read().values().any(|webhooks| webhooks.all().next().is_some())
     }
 
     fn has(&self, endpoint: &Arc<Endpoint>) -> bool {

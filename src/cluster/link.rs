@@ -84,7 +84,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>, stop: CancellationToken, receive
         Link::open(&cluster, &receiver).await
     };
     let serve = |link| serve(link, &stop);
-    link::keep(&cluster.options, &PURPOSE, &stop, open, serve).await;
+    link::run(&cluster.options, &PURPOSE, &stop, open, serve).await;
 }
 
 async fn serve(mut link: Link, stop: &CancellationToken) -> RedisResult<()> {

@@ -50,7 +50,7 @@ pub(super) async fn run(ingest: &Arc<Ingest>, stop: &CancellationToken) {
         Subscription::open(ingest).await
     };
     let serve = |subscription| serve(ingest, subscription, stop);
-    link::keep(&ingest.redis, &PURPOSE, stop, open, serve).await;
+    link::run(&ingest.redis, &PURPOSE, stop, open, serve).await;
 }
 
 async fn serve(ingest: &Ingest, subscription: Subscription, stop: &CancellationToken) -> RedisResult<()> {

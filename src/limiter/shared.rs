@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use prometheus::IntCounter;
 use redis::RedisError;
 use redis::RedisResult;
 use redis::cmd;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::redis::connection::Connection;
 use crate::redis::connection::PING;
-use crate::redis::link;
+use crate::redis::link::CurrentLink;
 use crate::redis::link::Purpose;
 use crate::redis::names::Names;
 use crate::redis::script;
@@ -36,16 +34,12 @@ const PURPOSE: Purpose = Purpose {
 pub struct Rates {
     names: Names,
     options: config::Redis,
-    /// Cancelled by the outcome of the first try to make a link.
-    tried: CancellationToken,
-    /// The link, and the way to report that it is lost.
-    link: Mutex<Option<(Link, oneshot::Sender<RedisError>)>>,
+    link: CurrentLink<RateLink>,
     /// Counts what each node has to decide for itself.
     local: IntCounter,
 }
 
-#[derive(Clone)]
-struct Link {
+struct RateLink {
     connection: Connection,
     /// The hash of the script.
     script: String,
@@ -73,7 +67,7 @@ pub struct Demand {
 
 impl std::fmt::Debug for Rates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rates").field("is_linked", &self.link.lock().is_some()).finish_non_exhaustive()
+        f.debug_struct("Rates").field("is_linked", &self.link.get().is_some()).finish_non_exhaustive()
     }
 }
 
@@ -83,35 +77,29 @@ impl Rates {
         Self {
             names: Names::new(&cluster.name, &redis.key_prefix),
             options: redis.clone(),
-            tried: CancellationToken::new(),
-            link: Mutex::new(None),
+            link: CurrentLink::default(),
             local,
         }
     }
 
     /// Keeps a link until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let open = || async {
-            let _tried = self.tried.clone().drop_guard();
-            self.open().await
-        };
-        let serve = |link| async { stop.run_until_cancelled(self.serve(link)).await.unwrap_or(Ok(())) };
-        link::keep(&self.options, &PURPOSE, &stop, open, serve).await;
-        *self.link.lock() = None;
+        let open = || self.open();
+        let probe = |link| self.failed_probe(link);
+        self.link.run((&self.options, &PURPOSE), &stop, open, probe).await;
     }
 
     /// Ends when the first link is made, or when the first try has failed.
     pub async fn tried(&self) {
-        self.tried.cancelled().await;
+        self.link.tried().await;
     }
 
     /// Takes tokens from the bucket for this `kind` of request to an app. Nothing when Redis is away.
     pub async fn take(&self, app: &str, kind: &str, demand: Demand) -> Option<Taken> {
-        let link = self.link.lock().as_ref().map(|(link, _)| link.clone());
-        if let Some(link) = link {
+        if let Some(link) = self.link.get() {
             match link.take(&self.names.rate(app, kind), demand).await {
                 Ok(taken) => return Some(taken),
-                Err(error) => self.lose(error),
+                Err(error) => self.link.fail(&link, error),
             }
         }
         self.local.inc();
@@ -119,52 +107,33 @@ impl Rates {
     }
 
     /// Opens a link and proves that it works.
-    async fn open(&self) -> RedisResult<Link> {
+    async fn open(&self) -> RedisResult<RateLink> {
         let mut connection = Connection::open(&self.options, |_| ()).await?;
         let [script] = script::load(&mut connection, [include_str!("shared.lua")]).await?;
-        let link = Link { connection, script };
+        let link = RateLink { connection, script };
         self.probe(&link).await?;
         Ok(link)
     }
 
-    /// Lets requests use a link until it is lost.
-    async fn serve(&self, link: Link) -> RedisResult<()> {
-        let (tell, lost) = oneshot::channel();
-        *self.link.lock() = Some((link.clone(), tell));
-        tracing::info!("limits per second hold for all nodes together");
-        let error = tokio::select! {
-            Ok(error) = lost => error,
-            error = self.failed_probe(&link) => error,
-        };
-        *self.link.lock() = None;
-        Err(error)
-    }
-
     /// Probes a link until a probe fails.
-    async fn failed_probe(&self, link: &Link) -> RedisError {
+    async fn failed_probe(&self, link: Arc<RateLink>) -> RedisError {
+        tracing::info!("limits per second hold for all nodes together");
         loop {
             sleep(PING).await;
-            if let Err(error) = self.probe(link).await {
+            if let Err(error) = self.probe(&link).await {
                 return error;
             }
         }
     }
 
     /// Asks for nothing, which Redis refuses, too, when it cannot write.
-    async fn probe(&self, link: &Link) -> RedisResult<()> {
+    async fn probe(&self, link: &RateLink) -> RedisResult<()> {
         let nothing = Demand { per_second: 1, needed: 0, wanted: 0 };
         link.take(&self.names.rate("rates", "probe"), nothing).await.map(|_| ())
     }
-
-    fn lose(&self, error: RedisError) {
-        if let Some((_, lost)) = self.link.lock().take() {
-            // The task that keeps the link ends with the process only.
-            let _ = lost.send(error);
-        }
-    }
 }
 
-impl Link {
+impl RateLink {
     async fn take(&self, key: &str, demand: Demand) -> RedisResult<Taken> {
         let Demand { per_second, needed, wanted } = demand;
         let mut command = cmd("EVALSHA");

@@ -41,7 +41,7 @@ pub(super) async fn consume(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, st
     while webhooks.has(&endpoint) && !stop.is_cancelled() {
         let puts = endpoint.puts();
         let batch = streams.take(&endpoint, events_max).await;
-        if batch.is_some() || streams.is_connected().await {
+        if batch.is_some() || streams.is_connected() {
             endpoint.set_stored(batch.as_ref(), puts);
         }
         is_owner = batch.is_some();

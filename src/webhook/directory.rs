@@ -12,24 +12,21 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
-use crate::cluster::Cluster;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
-use crate::redis::connection::Connection;
 use crate::redis::lease::LEASE;
-use crate::redis::lease::LEASE_SCRIPT;
 use crate::redis::lease::Suspects;
 use crate::redis::lease::renew;
-use crate::redis::script;
 use crate::webhook::Webhooks;
 use crate::webhook::debounce::Occupancy;
-use crate::webhook::notification::ANNOUNCE_SCRIPT;
+use crate::webhook::link::WebhookLink;
+use crate::webhook::link::WebhookRedis;
 use crate::webhook::notification::Notification;
 use crate::webhook::notification::Outcome;
 use crate::webhook::notification::Transition;
 use crate::webhook::notification::warn_rejected;
 
-/// How often a node renews its lease, or tries to reach Redis.
+/// How often a node renews its lease.
 const RENEW: Duration = Duration::from_secs(2);
 /// How long Redis remembers that a node was cleaned up, in case it still runs.
 const CLEANED_UP_TIME: Duration = Duration::from_secs(3600);
@@ -41,8 +38,10 @@ const NAME_LENGTH_MAX: usize = 1024;
 /// This node's side of the shared directory.
 pub(super) struct Directory {
     webhooks: Arc<Webhooks>,
-    cluster: Arc<Cluster>,
-    link: Option<DirectoryLink>,
+    redis: Arc<WebhookRedis>,
+    node: NodeId,
+    /// The link over which this node has announced everything.
+    link: Option<Arc<WebhookLink>>,
     /// The occupancies of this node.
     occupied: HashSet<Occupancy>,
     suspects: Suspects,
@@ -50,25 +49,19 @@ pub(super) struct Directory {
     has_cleaned_up: bool,
 }
 
-#[derive(Clone)]
-struct DirectoryLink {
-    connection: Connection,
-    announce: String,
-    lease: String,
-    since: Instant,
-}
-
 impl Directory {
-    pub(super) fn new(webhooks: Arc<Webhooks>, cluster: Arc<Cluster>) -> Self {
-        Self {
-            webhooks,
-            cluster,
+    /// The directory of a cluster. `None` on a single node.
+    pub(super) fn of(webhooks: &Arc<Webhooks>) -> Option<Self> {
+        Some(Self {
+            node: webhooks.cluster.as_ref()?.node(),
+            redis: webhooks.redis.clone()?,
+            webhooks: Arc::clone(webhooks),
             link: None,
             occupied: HashSet::new(),
             suspects: Suspects::default(),
             next: Instant::now(),
             has_cleaned_up: false,
-        }
+        })
     }
 
     /// When to call [`Directory::tick`] next.
@@ -82,8 +75,8 @@ impl Directory {
     }
 
     /// Announces notifications as this node. `None` when Redis is away.
-    pub(super) async fn announce(&mut self, notifications: &[Notification]) -> Option<Vec<Outcome>> {
-        self.announce_as(self.cluster.node(), notifications).await
+    pub(super) async fn announce(&self, notifications: &[Notification]) -> Option<Vec<Outcome>> {
+        self.announce_as(self.node, notifications).await
     }
 
     /// Remembers what this node has after these notifications. Redis learns it when it is back.
@@ -97,66 +90,57 @@ impl Directory {
         }
     }
 
-    /// Renews the lease, or connects. Returns the notifications for what crashed nodes had, and for what this node has
-    /// although peers took it for crashed.
+    /// Renews the lease. Returns the notifications for what crashed nodes had, and for what this node has although peers
+    /// took it for crashed.
     pub(super) async fn tick(&mut self) -> Vec<(Notification, Outcome)> {
         self.next = Instant::now() + RENEW;
         let mut notifications = Vec::new();
-        if let Err(error) = self.check_nodes(&mut notifications).await {
-            self.disconnect(&error);
+        if let Some(link) = self.redis.link()
+            && let Err(error) = self.check_nodes(&link, &mut notifications).await
+        {
+            self.redis.fail(&link, error);
         }
         notifications
     }
 
     /// Hands this node's occupancies to its peers: after `delay` one of them announces the end of those that nobody has
     /// taken over. False when there are no peers.
-    pub(super) async fn hand_over(&mut self, delay: Duration) -> bool {
-        let Some(link) = &mut self.link else { return false };
-        let (names, node) = (self.cluster.names().webhook_leases(), self.cluster.node());
-        let leases = renew(&mut link.connection, &link.lease, &names, (node, delay)).await;
-        leases.is_ok_and(|leases| leases.living.iter().any(|other| *other != node))
+    pub(super) async fn hand_over(&self, delay: Duration) -> bool {
+        let Some(link) = self.link() else { return false };
+        let names = self.redis.names.webhook_leases();
+        let leases = renew(&mut link.connection.clone(), &link.lease, &names, (self.node, delay)).await;
+        leases.is_ok_and(|leases| leases.living.iter().any(|other| *other != self.node))
     }
 
     /// Removes this node from the directory.
-    pub(super) async fn leave(&mut self) {
-        let Some(mut link) = self.link.take() else { return };
-        let (names, node) = (self.cluster.names(), self.cluster.node());
+    pub(super) async fn leave(&self) {
+        let Some(link) = self.link() else { return };
+        let (names, node) = (&self.redis.names, self.node);
         let last = vec![
             cmd("DEL").arg(names.held(node)).take(),
             cmd("ZREM").arg(names.webhook_leases()).arg(node.to_string()).take(),
         ];
         // If this fails, a peer cleans up.
-        let _ = link.connection.ask(last).await;
+        let _ = link.connection.clone().ask(last).await;
     }
 
-    fn disconnect(&mut self, error: &redis::RedisError) {
-        // Without webhooks nothing is lost, and the cluster's link logs the same.
-        if self.link.take().is_none() || !self.webhooks.has_endpoints() {
-            return;
-        }
-        let place = self.cluster.redis_place();
-        match self.webhooks.streams {
-            Some(_) => {
-                tracing::warn!(place, %error, "webhooks lose Redis; what happens meanwhile waits in memory")
-            }
-            None => {
-                tracing::warn!(place, %error, "webhooks lose Redis; each node decides by itself which events they tell")
-            }
-        }
+    /// The link, if this node has announced everything over it.
+    fn link(&self) -> Option<Arc<WebhookLink>> {
+        self.link.clone().filter(|link| self.redis.is_current(link))
     }
 
-    async fn check_nodes(&mut self, notifications: &mut Vec<(Notification, Outcome)>) -> RedisResult<()> {
-        let (node, names, is_new) = (self.cluster.node(), self.cluster.names(), self.link.is_none());
-        let mut link = match self.link.clone() {
-            Some(link) => link,
-            None => self.connect().await?,
-        };
-        let leases = renew(&mut link.connection, &link.lease, &names.webhook_leases(), (node, LEASE)).await?;
+    async fn check_nodes(
+        &mut self,
+        link: &Arc<WebhookLink>,
+        notifications: &mut Vec<(Notification, Outcome)>,
+    ) -> RedisResult<()> {
+        let (mut connection, redis) = (link.connection.clone(), Arc::clone(&self.redis));
+        let leases = renew(&mut connection, &link.lease, &redis.names.webhook_leases(), (self.node, LEASE)).await?;
         let is_settled = link.since.elapsed() > LEASE;
-        if is_new || leases.added {
-            let was_cleaned_up = link.connection.ask_one(cmd("DEL").arg(names.gravedigger(node)).take()).await?;
-            self.link = Some(link);
-            notifications.extend(self.announce_all(node, was_cleaned_up == Value::Int(1)).await);
+        if leases.added || self.link().is_none() {
+            let was_cleaned_up = connection.ask_one(cmd("DEL").arg(redis.names.gravedigger(self.node)).take()).await?;
+            self.link = Some(Arc::clone(link));
+            notifications.extend(self.announce_all(was_cleaned_up == Value::Int(1)).await);
         }
         // When Redis has been away, all leases have ended, and the nodes return one after the other.
         let crashed = self.suspects.dead(leases.dead);
@@ -168,16 +152,10 @@ impl Directory {
         Ok(())
     }
 
-    async fn connect(&self) -> RedisResult<DirectoryLink> {
-        let mut connection = self.cluster.connect().await?;
-        let [announce, lease] = script::load(&mut connection, [ANNOUNCE_SCRIPT, LEASE_SCRIPT]).await?;
-        Ok(DirectoryLink { connection, announce, lease, since: Instant::now() })
-    }
-
     /// Announces everything that this node has, and the end of what it had recorded and no longer has. The endpoints
     /// hear of it only if peers have cleaned up after this node, and so announced the end.
-    async fn announce_all(&mut self, node: NodeId, was_cleaned_up: bool) -> Vec<(Notification, Outcome)> {
-        let recorded = self.recorded_by(node).await.unwrap_or_default();
+    async fn announce_all(&mut self, was_cleaned_up: bool) -> Vec<(Notification, Outcome)> {
+        let recorded = self.recorded_by(self.node).await.unwrap_or_default();
         let gone = recorded
             .into_iter()
             .filter(|occupancy| !self.occupied.contains(occupancy))
@@ -189,16 +167,16 @@ impl Directory {
         let notifications = notifications
             .map(|notification| if was_cleaned_up { notification } else { notification.without_endpoints() })
             .collect();
-        self.announce_all_as(node, notifications).await
+        self.announce_all_as(self.node, notifications).await
     }
 
     /// Takes the lock to clean up after a crashed node. False when a peer has it.
-    async fn may_clean_up(&mut self, crashed: NodeId) -> RedisResult<bool> {
-        let Some(link) = &mut self.link else { return Ok(false) };
+    async fn may_clean_up(&self, crashed: NodeId) -> RedisResult<bool> {
+        let Some(link) = self.link() else { return Ok(false) };
         let mut lock = cmd("SET");
-        lock.arg(self.cluster.names().gravedigger(crashed)).arg(self.cluster.node().to_string()).arg("NX").arg("PX");
+        lock.arg(self.redis.names.gravedigger(crashed)).arg(self.node.to_string()).arg("NX").arg("PX");
         lock.arg(10 * RENEW.as_millis() as u64);
-        Ok(link.connection.ask_one(lock).await? != Value::Nil)
+        Ok(link.connection.clone().ask_one(lock).await? != Value::Nil)
     }
 
     /// Announces the end of everything that a crashed node had.
@@ -214,20 +192,20 @@ impl Directory {
             .map(|occupancy| Notification::of_transition(occupancy, Transition::Ended, &self.webhooks))
             .collect();
         let notifications = self.announce_all_as(crashed, ends).await;
-        if let Some(link) = &mut self.link {
-            let names = self.cluster.names();
+        if let Some(link) = self.link() {
+            let names = &self.redis.names;
             let forget = cmd("ZREM").arg(names.webhook_leases()).arg(crashed.to_string()).take();
             // If the node still runs, it finds this and announces everything again.
             let note =
                 cmd("SET").arg(names.gravedigger(crashed)).arg("").arg("EX").arg(CLEANED_UP_TIME.as_secs()).take();
-            link.connection.ask(vec![cmd("DEL").arg(names.held(crashed)).take(), forget, note]).await?;
+            link.connection.clone().ask(vec![cmd("DEL").arg(names.held(crashed)).take(), forget, note]).await?;
         }
         Ok(notifications)
     }
 
-    async fn recorded_by(&mut self, node: NodeId) -> RedisResult<Vec<Occupancy>> {
-        let Some(link) = &mut self.link else { return Ok(Vec::new()) };
-        let recorded = link.connection.ask_one(cmd("SMEMBERS").arg(self.cluster.names().held(node)).take()).await?;
+    async fn recorded_by(&self, node: NodeId) -> RedisResult<Vec<Occupancy>> {
+        let Some(link) = self.link() else { return Ok(Vec::new()) };
+        let recorded = link.connection.clone().ask_one(cmd("SMEMBERS").arg(self.redis.names.held(node)).take()).await?;
         let texts: Vec<Vec<u8>> = redis::from_redis_value(recorded)?;
         let mut recorded: Vec<Occupancy> = texts.iter().filter_map(|text| decode(text)).collect();
         // Members come before their channel, which ends last.
@@ -236,11 +214,7 @@ impl Directory {
     }
 
     /// Announces any number of notifications as `node`. Those that Redis does not get are not announced.
-    async fn announce_all_as(
-        &mut self,
-        node: NodeId,
-        notifications: Vec<Notification>,
-    ) -> Vec<(Notification, Outcome)> {
+    async fn announce_all_as(&self, node: NodeId, notifications: Vec<Notification>) -> Vec<(Notification, Outcome)> {
         let mut outcomes = Vec::with_capacity(notifications.len());
         for round in notifications.chunks(ROUND_MAX) {
             outcomes
@@ -251,8 +225,8 @@ impl Directory {
 
     /// Records what `node` begins or ceases to have. Notifications that are events after that go into the endpoints'
     /// streams. `None` without Redis.
-    async fn announce_as(&mut self, node: NodeId, notifications: &[Notification]) -> Option<Vec<Outcome>> {
-        let (link, names) = (self.link.as_mut()?, self.cluster.names());
+    async fn announce_as(&self, node: NodeId, notifications: &[Notification]) -> Option<Vec<Outcome>> {
+        let (link, names) = (self.link()?, &self.redis.names);
         let bounds = self.webhooks.stream_bounds();
         let mut commands: Vec<Cmd> = Vec::with_capacity(2 * notifications.len());
         let mut places = Vec::with_capacity(notifications.len());
@@ -269,17 +243,10 @@ impl Directory {
                 commands.push(record("SREM"));
             }
         }
-        match link.connection.ask_each(commands).await {
-            Ok(answers) => {
-                warn_rejected(&answers);
-                let outcome = |place: usize| Outcome::read(&answers[place], bounds.is_some());
-                Some(places.into_iter().map(|place| place.map_or(Outcome::Local, outcome)).collect())
-            }
-            Err(error) => {
-                self.disconnect(&error);
-                None
-            }
-        }
+        let answers = self.redis.ask(&link, commands).await?;
+        warn_rejected(&answers);
+        let outcome = |place: usize| Outcome::read(&answers[place], bounds.is_some());
+        Some(places.into_iter().map(|place| place.map_or(Outcome::Local, outcome)).collect())
     }
 }
 

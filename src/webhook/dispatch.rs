@@ -43,6 +43,8 @@ pub(super) struct Dispatcher {
     missed: HashMap<(Arc<str>, ChannelName), Instant>,
     /// The occupancies of all nodes, in a cluster.
     directory: Option<Directory>,
+    /// The first attempt to reach Redis is over.
+    is_redis_tried: bool,
     /// When to look for apps that can be forgotten.
     next_app_check: Instant,
     /// When to look for events in Redis for apps that are not known here: at the start, and after a node crashed.
@@ -52,15 +54,15 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     pub(super) fn new(webhooks: Arc<Webhooks>, tasks: Tasks) -> Self {
         let debounce = Debounce::new(webhooks.options.leave_delay_seconds.duration());
-        let directory = webhooks.cluster.clone().map(|cluster| Directory::new(Arc::clone(&webhooks), cluster));
-        let (missed, next_app_check) = (HashMap::new(), Instant::now());
-        Self { webhooks, tasks, debounce, missed, directory, next_app_check, next_takeover: Some(next_app_check) }
+        let directory = Directory::of(&webhooks);
+        let (missed, is_redis_tried, next_app_check) = (HashMap::new(), false, Instant::now());
+        let next_takeover = Some(next_app_check);
+        Self { webhooks, tasks, debounce, missed, directory, is_redis_tried, next_app_check, next_takeover }
     }
 
     /// Dispatches events until it is told to stop, then those that were debounced.
     pub(super) async fn run(mut self) {
         let (webhooks, stop) = (Arc::clone(&self.webhooks), self.tasks.stop().clone());
-        // Events wait until this node knows what its peers have.
         self.check_nodes().await;
         while !stop.is_cancelled() {
             let node_check = self.directory.as_ref().map(Directory::next);
@@ -194,9 +196,14 @@ impl Dispatcher {
 
     /// Renews the lease, and passes on what crashed nodes had.
     async fn check_nodes(&mut self) {
-        let Some(directory) = self.directory.as_mut().filter(|directory| directory.next() <= Instant::now()) else {
-            return;
-        };
+        let is_first = !self.is_redis_tried;
+        if let Some(redis) = self.webhooks.redis.as_ref().filter(|redis| is_first && redis.is_needed()) {
+            // Events wait until this node knows what its peers have.
+            redis.tried().await;
+            self.is_redis_tried = true;
+        }
+        let is_due = |directory: &&mut Directory| is_first || directory.next() <= Instant::now();
+        let Some(directory) = self.directory.as_mut().filter(is_due) else { return };
         let left_behind = directory.tick().await;
         if directory.has_cleaned_up() {
             self.next_takeover = Some(Instant::now());

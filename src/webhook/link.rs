@@ -1,0 +1,139 @@
+//! The connection to Redis of webhooks, which `directory` and `stream` share. Neither blocks it: nothing waits for input.
+//! `Webhooks::run` keeps it, from the first endpoint on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use redis::Cmd;
+use redis::RedisError;
+use redis::RedisResult;
+use redis::Value;
+use redis::cmd;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::redis::connection::Connection;
+use crate::redis::connection::PING;
+use crate::redis::lease::LEASE_SCRIPT;
+use crate::redis::link::CurrentLink;
+use crate::redis::link::Purpose;
+use crate::redis::names::Names;
+use crate::redis::script;
+use crate::webhook::notification::ANNOUNCE_SCRIPT;
+
+/// The log of nodes whose events wait in Redis.
+const STORED: Purpose = Purpose {
+    absent: "there is no link to Redis for webhooks",
+    lost: "webhooks lose Redis",
+    meanwhile: "their events wait in the memory of this node meanwhile",
+    acl_advice: None,
+};
+/// The log of nodes whose events wait in memory anyway.
+const SHARED: Purpose = Purpose { meanwhile: "each node decides by itself meanwhile which events it sends", ..STORED };
+
+/// Redis, as webhooks use it.
+#[derive(Debug)]
+pub(super) struct WebhookRedis {
+    pub(super) names: Names,
+    options: config::Redis,
+    purpose: &'static Purpose,
+    link: CurrentLink<WebhookLink>,
+    /// Cancelled at the first endpoint. Before it nothing needs Redis.
+    needed: CancellationToken,
+}
+
+/// One link, with the hashes of its scripts.
+#[derive(Debug)]
+pub(super) struct WebhookLink {
+    pub(super) connection: Connection,
+    pub(super) announce: String,
+    pub(super) lease: String,
+    pub(super) take: String,
+    pub(super) acknowledge: String,
+    pub(super) renew: String,
+    pub(super) since: Instant,
+    /// An error of Redis on this link has been logged.
+    pub(super) has_refused: AtomicBool,
+}
+
+impl WebhookRedis {
+    /// Redis without a link. `stored` when events wait there.
+    pub(super) fn new(cluster: &config::Cluster, redis: &config::Redis, stored: bool) -> Self {
+        let (link, needed) = (CurrentLink::default(), CancellationToken::new());
+        let purpose = if stored { &STORED } else { &SHARED };
+        Self { names: Names::new(&cluster.name, &redis.key_prefix), options: redis.clone(), purpose, link, needed }
+    }
+
+    /// From now on a link is needed.
+    pub(super) fn need(&self) {
+        self.needed.cancel();
+    }
+
+    pub(super) fn is_needed(&self) -> bool {
+        self.needed.is_cancelled()
+    }
+
+    /// Keeps a link until `stop` is cancelled, once it is needed.
+    pub(super) async fn run(&self, stop: &CancellationToken) {
+        let open = || async {
+            self.needed.cancelled().await;
+            WebhookLink::open(&self.options).await
+        };
+        self.link.run((&self.options, self.purpose), stop, open, failed_ping).await;
+    }
+
+    /// Waits until the first link is open, or the first attempt has failed.
+    pub(super) async fn tried(&self) {
+        self.link.tried().await;
+    }
+
+    /// The link. `None` while Redis is away.
+    pub(super) fn link(&self) -> Option<Arc<WebhookLink>> {
+        self.link.get()
+    }
+
+    /// Whether this link is still in use.
+    pub(super) fn is_current(&self, link: &Arc<WebhookLink>) -> bool {
+        self.link.is(link)
+    }
+
+    /// Gives up a link that fails.
+    pub(super) fn fail(&self, link: &Arc<WebhookLink>, error: RedisError) {
+        self.link.fail(link, error);
+    }
+
+    /// Sends commands over a link, which is given up if it fails. `None` then.
+    pub(super) async fn ask(&self, link: &Arc<WebhookLink>, commands: Vec<Cmd>) -> Option<Vec<RedisResult<Value>>> {
+        let answers = link.connection.clone().ask_each(commands).await;
+        answers.map_err(|error| self.fail(link, error)).ok()
+    }
+}
+
+impl WebhookLink {
+    async fn open(options: &config::Redis) -> RedisResult<Self> {
+        let mut connection = Connection::open(options, |_| ()).await?;
+        let sources = [
+            ANNOUNCE_SCRIPT,
+            LEASE_SCRIPT,
+            include_str!("take.lua"),
+            include_str!("acknowledge.lua"),
+            include_str!("renew.lua"),
+        ];
+        let [announce, lease, take, acknowledge, renew] = script::load(&mut connection, sources).await?;
+        let (since, has_refused) = (Instant::now(), AtomicBool::new(false));
+        Ok(Self { connection, announce, lease, take, acknowledge, renew, since, has_refused })
+    }
+}
+
+/// Pings until a ping fails.
+async fn failed_ping(link: Arc<WebhookLink>) -> RedisError {
+    tracing::info!("webhooks are linked to Redis");
+    let mut connection = link.connection.clone();
+    loop {
+        tokio::time::sleep(PING).await;
+        if let Err(error) = connection.ask_one(cmd("PING")).await {
+            return error;
+        }
+    }
+}
