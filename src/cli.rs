@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::config;
 use crate::config::Config;
+use crate::config::Fault;
 use crate::config::Faults;
 use crate::config::Limits;
 use crate::config::Loaded;
@@ -108,8 +109,7 @@ fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
         Ok(loaded) => (Box::new(loaded), Vec::new()),
         Err(Faults { faults, good }) => (good, faults),
     };
-    let of_certificate = tls::faults(&good.config.tls);
-    faults.extend(of_certificate.iter().map(|fault| good.with_origin(&fault.to_string())));
+    faults.extend(tls::faults(&good.config.tls).into_iter().map(|fault| good.locate(fault)));
     if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }) }
 }
 
@@ -121,13 +121,17 @@ fn with_ignored(mut loaded: Loaded, options: &[String]) -> Result<Loaded, Faults
     for option in options {
         let names_app = ["app-id", "app-key", "app-secret"].iter().any(|name| option.ends_with(name));
         match app.as_ref().filter(|_| names_app) {
-            Some(app) => faults.push(format!(
-                "{option} names an app where none is read, and app {app:?} with the secret that everybody knows would \
+            Some(app) => faults.push(Fault::new(
+                option,
+                format!(
+                    "names an app where none is read, and app {app:?} with the secret that everybody knows would \
                  be served; set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY and SOKETI_DEFAULT_APP_SECRET"
+                ),
             )),
-            None => loaded.warnings.push(format!(
-                "{option} has no effect, as with Soketi, which takes --config alone; set the variable instead, such as \
-                 SOKETI_PORT"
+            None => loaded.warnings.push(Fault::new(
+                option,
+                "has no effect, as with Soketi, which takes --config alone; set the variable instead, such as \
+                 SOKETI_PORT",
             )),
         }
     }
@@ -141,7 +145,7 @@ fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
 fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
     let tls = &loaded.config.tls;
     let certificates = tls.is_enabled().then(|| Certificates::load(tls)).transpose()?;
-    let of_certificate = certificates.and_then(|certificates| Some(loaded.with_origin(&certificates.warning()?)));
+    let of_certificate = certificates.and_then(|certificates| Some(loaded.locate(certificates.warning()?)));
     let warnings = loaded.warnings.iter().chain(&of_certificate).map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
     for app in loaded.config.apps() {

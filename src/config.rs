@@ -1,11 +1,14 @@
 //! What the operator may say, parsed and checked once. Parts receive their own section, never the whole.
 
+mod allowed_origins;
 mod apps;
+mod build;
 mod cluster;
 mod connections;
 mod dotenv;
 mod env;
 mod fallback;
+mod fault;
 mod file;
 mod foreign;
 mod ingest;
@@ -14,8 +17,9 @@ mod load;
 mod loaded;
 mod log;
 mod options;
-mod origins;
+mod origin;
 mod row;
+mod schema;
 mod server;
 mod store;
 mod suggest;
@@ -30,10 +34,12 @@ pub use apps::{App, AppEntry, KeyPair, Limits};
 pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
 pub use connections::Connections;
 pub use env::process as process_environment;
+pub use fault::{Fault, Subject};
 pub use ingest::Ingest;
-pub use load::{Faults, load, load_in};
-pub use loaded::Loaded;
+pub use load::{load, load_in};
+pub use loaded::{Faults, Loaded};
 pub use log::{Log, LogFormat, LogLevel};
+pub use origin::Origin;
 pub use row::RowApp;
 pub use server::Server;
 pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
@@ -192,8 +198,8 @@ impl Config {
         self.keeps_in_redis() || self.ingest.is_on()
     }
 
-    /// Every fault of the values, each a sentence that begins with its key and names the remedy.
-    pub fn validate(&self) -> Vec<String> {
+    /// Every fault of the values, each with its key and the remedy.
+    pub fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         self.server.validate(&mut faults);
         self.tls.validate(&mut faults);
@@ -213,28 +219,31 @@ impl Config {
         let (server, metrics) = (&self.server, &self.metrics);
         let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();
         if server.port == metrics.port && server.port != 0 && same_host {
-            faults.push(format!("metrics.port is {}, as is server.port; give them different ports", metrics.port));
+            faults.push(Fault::new(
+                "metrics.port",
+                format!("is {}, as is server.port; give them different ports", metrics.port),
+            ));
         }
         faults
     }
 }
 
 /// Adds a fault unless `value` lies within `bounds`.
-fn within<T: Copy + PartialOrd + Display>(key: &str, value: T, bounds: RangeInclusive<T>, faults: &mut Vec<String>) {
+fn within<T: Copy + PartialOrd + Display>(key: &str, value: T, bounds: RangeInclusive<T>, faults: &mut Vec<Fault>) {
     if !bounds.contains(&value) {
         let (least, most) = bounds.into_inner();
-        faults.push(format!("{key} is {value}; it must be between {least} and {most}"));
+        faults.push(Fault::new(key, format!("is {value}; it must be between {least} and {most}")));
     }
 }
 
 impl Http {
-    fn validate(&self, faults: &mut Vec<String>) {
+    fn validate(&self, faults: &mut Vec<Fault>) {
         within("http.request_bytes_max", self.request_bytes_max, 1..=1024 * 1024 * 1024, faults);
         // A century is as good as no limit.
         within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=3_153_600_000, faults);
         self.request_seconds.validate("http.request_seconds", 1.0, faults);
         if self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == "*") {
-            faults.push("http.cors_origins has * beside others; * allows all, so leave it or them out".to_owned());
+            faults.push(Fault::new("http.cors_origins", "has * beside others; * allows all, so leave it or them out"));
         }
         let is_origin = |origin: &String| {
             let host = origin.split_once("://").map(|(_, host)| host);
@@ -243,24 +252,27 @@ impl Http {
             origin == "*" || host.is_some_and(clean)
         };
         if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
-            faults
-                .push(format!("http.cors_origins has {odd:?}; an origin is as in https://example.com, without a path"));
+            faults.push(Fault::new(
+                "http.cors_origins",
+                format!("has {odd:?}; an origin is as in https://example.com, without a path"),
+            ));
         }
         for (key, names) in [("http.cors_methods", &self.cors_methods), ("http.cors_headers", &self.cors_headers)] {
             if let Some(odd) = names.iter().find(|name| !is_token(name)) {
-                faults.push(format!("{key} has {odd:?}; a name has only letters, digits and - between"));
+                faults.push(Fault::new(key, format!("has {odd:?}; a name has only letters, digits and - between")));
             }
         }
     }
 }
 
 impl Metrics {
-    fn validate(&self, faults: &mut Vec<String>) {
+    fn validate(&self, faults: &mut Vec<Fault>) {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
         if self.prefix.starts_with(|first: char| first.is_ascii_digit()) || !self.prefix.bytes().all(allowed) {
             let prefix = &self.prefix;
-            faults.push(format!(
-                "metrics.prefix is {prefix:?}; Prometheus wants only letters, digits, _ and :, and no digit first"
+            faults.push(Fault::new(
+                "metrics.prefix",
+                format!("is {prefix:?}; Prometheus wants only letters, digits, _ and :, and no digit first"),
             ));
         }
     }
@@ -286,13 +298,13 @@ mod tests {
         let file = shipped("default.toml");
         let name = file.display().to_string();
         let loaded = load(&[file], []).unwrap();
-        for key in tree::keys() {
-            let is_there = loaded.origins.get(&key).is_some_and(|origin| origin.starts_with(&format!("{name}:")));
+        for key in schema::keys() {
+            let is_there = matches!(loaded.origins.get(&key), Some(Origin::Line { file, .. }) if *file == name);
             assert!(is_there, "{key} is not in default.toml");
         }
         let mut sections = loaded.config.clone();
         sections.apps.clear();
-        assert_eq!(tree::object(&sections), tree::object(&Config::default()));
+        assert_eq!(schema::object(&sections), schema::object(&Config::default()));
         let apps = |config: &Config| format!("{:?}", config.apps());
         assert_eq!(apps(&loaded.config), apps(&Config::default()));
         assert_eq!(loaded.config.apps()[0].keys[0].secret, AppEntry::soketi_default().secret);
@@ -302,7 +314,7 @@ mod tests {
     fn default_toml_shows_every_field_of_an_app_as_a_comment() {
         let text = std::fs::read_to_string(shipped("default.toml")).unwrap();
         let (_, app) = text.split_once("[[apps]]").unwrap();
-        let defaults = tree::app_fields();
+        let defaults = schema::app_fields();
         for (field, default) in &defaults {
             let line = app.lines().find_map(|line| line.trim_start_matches('#').strip_prefix(&format!("{field} = ")));
             let shown = line.unwrap_or_else(|| panic!("{field} is not in default.toml"));
@@ -329,16 +341,16 @@ mod tests {
             }
             above = line;
         }
-        let of_app = tree::app_fields().into_iter().map(|(field, _)| format!("apps.0.{field}"));
-        let keys = tree::keys().into_iter().chain(of_app);
+        let of_app = schema::app_fields().into_iter().map(|(field, _)| format!("apps.0.{field}"));
+        let keys = schema::keys().into_iter().chain(of_app);
         assert_eq!(seen, keys.flat_map(|key| env::variables_of(&key)).collect::<Vec<_>>());
     }
 
     /// The example's secrets are there to be changed, and that is all that is to be said of it.
-    fn only_the_secrets_are_warned_of(warnings: &[String]) {
+    fn only_the_secrets_are_warned_of(warnings: &[Fault]) {
         assert!(!warnings.is_empty());
         for warning in warnings {
-            assert!(warning.contains("has a secret that stands in gema's README or examples"), "{warning}");
+            assert!(warning.text.contains("has a secret that stands in gema's README, docs or examples"), "{warning}");
         }
     }
 
@@ -366,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_begins_with_its_key() {
+    fn every_fault_has_its_key() {
         let mut config = Config::default();
         config.server.path_prefix = "ws/".to_owned();
         config.server.backlog = 0;
@@ -382,8 +394,7 @@ mod tests {
         let faults = config.validate();
         assert_eq!(faults.len(), 12, "{faults:#?}");
         for fault in faults {
-            let key = fault.split(' ').next().unwrap();
-            assert!(tree::keys().iter().any(|known| known == key), "{fault}");
+            assert!(schema::keys().contains(&fault.subject.key), "{fault}");
         }
     }
 
@@ -393,13 +404,13 @@ mod tests {
         config.server.drain_notice_seconds = Seconds(2.9);
         assert_eq!(config.validate(), [""; 0]);
         config.server.drain_notice_seconds = Seconds(3.0);
-        assert!(config.validate()[0].starts_with("server.drain_notice_seconds is 3; it must be less than "));
+        assert!(config.validate()[0].text.starts_with("is 3; it must be less than "));
     }
 
     #[test]
     fn a_public_secret_is_warned_of_where_others_can_reach_it() {
         let mut config = Config::default();
-        assert!(config.warnings()[0].contains("Soketi's default secret"));
+        assert!(config.warnings()[0].text.contains("Soketi's default secret"));
         config.server.host = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(config.warnings(), [""; 0]);
     }
@@ -425,9 +436,9 @@ mod tests {
         assert!(secrets.len() > 8, "{secrets:?}");
         for secret in secrets {
             let mut app = AppEntry::new("a", "k", &secret).resolve(&Limits::default());
-            assert_eq!(apps::warnings(&app).len(), usize::from(secret != "app-secret"), "{secret}");
+            assert_eq!(warnings::of_keys(&app).len(), usize::from(secret != "app-secret"), "{secret}");
             app.enabled = false;
-            assert_eq!(apps::warnings(&app), [""; 0], "{secret}");
+            assert_eq!(warnings::of_keys(&app), [""; 0], "{secret}");
         }
     }
 
@@ -440,7 +451,7 @@ mod tests {
         config.server.host = IpAddr::from([127, 0, 0, 1]);
         let warnings = config.warnings();
         assert_eq!(warnings.len(), 2, "{warnings:#?}");
-        assert!(warnings[0].starts_with("connections.per_address_max counts all clients"), "{warnings:#?}");
+        assert!(warnings[0].text.starts_with("counts all clients"), "{warnings:#?}");
         config.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         assert_eq!(config.warnings(), [""; 0]);
     }
@@ -456,6 +467,7 @@ mod tests {
         config.redis.password = Secret::new("hush\n");
         let warnings = config.warnings();
         assert_eq!(warnings.len(), 5, "{warnings:#?}");
-        assert!(warnings[0].starts_with("redis.password ") && !warnings.concat().contains("hush"), "{warnings:#?}");
+        assert_eq!(warnings[0].subject.key, "redis.password");
+        assert!(!fault::sentences(&warnings).concat().contains("hush"), "{warnings:#?}");
     }
 }

@@ -334,7 +334,7 @@ impl Store {
     /// Logs the warnings about a row, unless they were logged last time. Returns them.
     fn log_warnings(&self, row: &RowApp, before: Option<&CacheEntry>) -> Arc<[String]> {
         let left_out = row.left_out.iter().map(|webhook| format!("{} {}", webhook.endpoint, webhook.why));
-        let warnings: Arc<[String]> = row.warnings.iter().cloned().chain(left_out).collect();
+        let warnings: Arc<[String]> = row.warnings.iter().map(ToString::to_string).chain(left_out).collect();
         if before.is_some_and(|before| before.warnings == warnings) {
             return warnings;
         }
@@ -393,7 +393,10 @@ impl Store {
             return Err(unusable(&format!("{table}.{column} is {:?} in several rows; each must differ", name.text)));
         }
         let app = App::from_row(&self.table, row, &self.limits.read());
-        app.map(Some).map_err(|faults| unusable(&faults.join("; ")))
+        app.map(Some).map_err(|faults| {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            unusable(&faults.join("; "))
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use rustls::server::ClientHello;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 
+use crate::config::Fault;
 use crate::config::Tls;
 
 /// Why a certificate cannot be used. Each text begins with the setting of the file.
@@ -86,9 +87,29 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// The configuration key that the text begins with.
+    fn key(&self) -> &'static str {
+        match self {
+            Self::File { key, .. } | Self::Missing { key, .. } => key,
+            Self::Passphrase { .. } | Self::Key { .. } => "tls.key_path",
+            Self::Locked { .. } => "tls.passphrase",
+            Self::Pair { .. } => "tls.cert_path",
+            Self::Library(_) => "",
+        }
+    }
+}
+
+impl From<&TlsError> for Fault {
+    fn from(error: &TlsError) -> Self {
+        let (key, text) = (error.key(), error.to_string());
+        Self::new(key, text[key.len()..].trim_start())
+    }
+}
+
 /// The faults of each file.
-pub fn faults(tls: &Tls) -> Vec<TlsError> {
-    files::faults(tls)
+pub fn faults(tls: &Tls) -> Vec<Fault> {
+    files::faults(tls).iter().map(Fault::from).collect()
 }
 
 /// The certificate that new connections get.
@@ -120,7 +141,7 @@ impl Certificates {
     }
 
     /// Why clients reject the certificate now, if they do.
-    pub fn warning(&self) -> Option<String> {
+    pub fn warning(&self) -> Option<Fault> {
         files::warning(&self.0.read().cert, SystemTime::now())
     }
 }

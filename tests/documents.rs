@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use gema::config::Fault;
 use gema::config::load;
 
 fn root() -> PathBuf {
@@ -79,10 +80,10 @@ fn is_understood(place: &str, files: &[PathBuf], variables: Vec<(String, String)
         Ok(loaded) => (Vec::new(), loaded.warnings),
         Err(faults) => (faults.faults, faults.good.warnings),
     };
-    let is_wrong = |text: &&String| !text.contains("No such file") && !text.contains("has a secret");
+    let is_wrong = |fault: &&Fault| !fault.text.contains("No such file") && !fault.text.contains("has a secret");
     let wrong: Vec<_> = faults.iter().filter(is_wrong).collect();
     assert!(wrong.is_empty(), "{place}: {wrong:?}");
-    let without_effect: Vec<_> = warnings.iter().filter(|warning| warning.contains("has no effect")).collect();
+    let without_effect: Vec<_> = warnings.iter().filter(|warning| warning.text.contains("has no effect")).collect();
     assert!(without_effect.is_empty(), "{place}: {without_effect:?}");
 }
 

@@ -130,7 +130,7 @@ fn compose_names_what_there_is_and_gema_understands_its_variables() {
         let environment: Vec<(String, String)> =
             environment.map(|(name, value)| (text_of(name), text_of(value))).collect();
         let loaded = load(&[], environment).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!(loaded.warnings, [""; 0]);
+        assert_eq!(loaded.warnings, []);
         let grace = gema.get("stop_grace_period").as_str().unwrap().trim_end_matches('s').parse::<f64>().unwrap();
         assert!(grace > loaded.config.server.drain_seconds.0);
         assert_eq!(loaded.config.redis.host, "redis");

@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail anywhere, its helpers included")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,9 +12,71 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use gema::config::{ClusterDriver, Faults, Loaded, load};
+use gema::config;
+use gema::config::{ClusterDriver, Config, Fault};
 use serde_json::Value as Json;
 use serde_json::json;
+
+/// A configuration that may be served, with sentences as the operator reads them.
+#[derive(Debug)]
+struct Loaded {
+    config: Config,
+    warnings: Vec<String>,
+    ignored: Vec<String>,
+    origins: BTreeMap<String, String>,
+    whole: config::Loaded,
+}
+
+impl From<config::Loaded> for Loaded {
+    fn from(whole: config::Loaded) -> Self {
+        let unread = whole.warnings.iter().filter(|warning| warning.unread);
+        Self {
+            config: whole.config.clone(),
+            warnings: sentences(&whole.warnings),
+            ignored: unread.map(ToString::to_string).collect(),
+            origins: whole.origins.iter().map(|(key, origin)| (key.clone(), origin.to_string())).collect(),
+            whole,
+        }
+    }
+}
+
+impl Loaded {
+    fn strict(self) -> Result<Self, Faults> {
+        self.whole.strict().map(Self::from).map_err(Faults::from)
+    }
+
+    fn settings(&self) -> Vec<String> {
+        self.whole.settings()
+    }
+}
+
+#[derive(Debug)]
+struct Faults {
+    faults: Vec<String>,
+    good: Loaded,
+    shown: String,
+}
+
+impl From<config::Faults> for Faults {
+    fn from(whole: config::Faults) -> Self {
+        let (faults, shown) = (sentences(&whole.faults), whole.to_string());
+        Self { faults, good: Loaded::from(*whole.good), shown }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+fn sentences(faults: &[Fault]) -> Vec<String> {
+    faults.iter().map(ToString::to_string).collect()
+}
+
+fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Faults> {
+    config::load(files, environment).map(Loaded::from).map_err(Faults::from)
+}
 
 /// Every option of Soketi 1.6.1, its variable behind `SOKETI_`, its default and another value.
 const OPTIONS: [(&str, &str, &str, &str); 112] = [
@@ -156,7 +219,7 @@ fn outcome(loaded: Result<Loaded, Faults>, default: &BTreeSet<String>) -> Outcom
             let settings = settings(&loaded).difference(default).cloned().collect();
             Outcome { settings, warnings: loaded.warnings.len(), faults: 0 }
         }
-        Err(Faults { faults, good }) => {
+        Err(Faults { faults, good, .. }) => {
             assert!(!faults.iter().any(|fault| fault.contains("is not a")), "unknown: {faults:?}");
             Outcome { settings: none(), warnings: good.warnings.len(), faults: faults.len() }
         }
@@ -534,7 +597,7 @@ fn what_soketi_hands_on_to_its_redis_client_counts_or_is_reported() {
     let because = "has no effect, because gema's link to Redis has times and retries of its own";
     assert_eq!(loaded.unwrap().warnings, [format!("database.redis.lazyConnect (from {file}:2) {because}")]);
     let (loaded, file) = load_redis("\"prot\": 6380, \"natMap\": {\"a\": 1}, \"tls\": {\"ca\": \"hush\"}");
-    let Faults { faults, good } = loaded.unwrap_err();
+    let Faults { faults, good, .. } = loaded.unwrap_err();
     let misspelt =
         format!("database.redis.prot (from {file}:2) has no effect, because neither Soketi nor gema reads it; ");
     assert_eq!(good.ignored, [misspelt + "did you mean database.redis.port?"]);

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
-use super::origins;
+use super::allowed_origins;
+use super::fault::Fault;
 use super::suggest;
 use super::webhooks;
 use super::{Seconds, Secret, Webhook};
@@ -297,11 +298,11 @@ impl Limits {
         kib(self.max_presence_member_size_in_kb)
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         self.validate_under("limits", faults);
     }
 
-    fn validate_under(&self, place: &str, faults: &mut Vec<String>) {
+    fn validate_under(&self, place: &str, faults: &mut Vec<Fault>) {
         for (name, value) in [
             ("max_channel_name_length", self.max_channel_name_length),
             ("max_event_channels_at_once", self.max_event_channels_at_once),
@@ -310,7 +311,7 @@ impl Limits {
             ("max_presence_user_id_length", self.max_presence_user_id_length),
         ] {
             if value == 0 {
-                faults.push(format!("{place}.{name} must be at least 1"));
+                faults.push(Fault::new(format!("{place}.{name}"), "must be at least 1"));
             }
         }
         for (name, value) in [
@@ -318,10 +319,13 @@ impl Limits {
             ("max_presence_member_size_in_kb", self.max_presence_member_size_in_kb),
         ] {
             if !(value > 0.0 && value <= 102_400.0) {
-                faults.push(format!("{place}.{name} is {value}; it must be more than 0 and at most 102400"));
+                faults.push(Fault::new(
+                    format!("{place}.{name}"),
+                    format!("is {value}; it must be more than 0 and at most 102400"),
+                ));
             }
         }
-        faults.extend(self.allowed_origins.iter().filter_map(|origin| origins::fault(place, origin)));
+        faults.extend(self.allowed_origins.iter().filter_map(|origin| allowed_origins::fault(place, origin)));
         let timeout = self.user_authentication_timeout_seconds;
         timeout.validate(&format!("{place}.user_authentication_timeout_seconds"), 0.001, faults);
         // A year: what is kept longer belongs in a database.
@@ -330,7 +334,7 @@ impl Limits {
 }
 
 /// Adds a fault for each app that lacks an identity or shares one with another.
-pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<String>) {
+pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<Fault>) {
     let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     for (index, app) in apps.iter().enumerate() {
         validate_app(&format!("apps.{index}"), app, (&mut ids, &mut keys), faults);
@@ -338,7 +342,7 @@ pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<String>) {
 }
 
 /// Adds what is wrong with an app, whatever others there are.
-pub(super) fn validate_alone(place: &str, app: &AppEntry, faults: &mut Vec<String>) {
+pub(super) fn validate_alone(place: &str, app: &AppEntry, faults: &mut Vec<Fault>) {
     validate_app(place, app, (&mut HashSet::new(), &mut HashSet::new()), faults);
 }
 
@@ -348,7 +352,7 @@ fn validate_app<'a>(
     place: &str,
     app: &'a AppEntry,
     (ids, keys): (Names<'a, '_>, Names<'a, '_>),
-    faults: &mut Vec<String>,
+    faults: &mut Vec<Fault>,
 ) {
     part_of_path(&format!("{place}.id"), &app.id, ids, faults);
     credentials(place, &app.key, &app.secret, keys, faults);
@@ -359,72 +363,36 @@ fn validate_app<'a>(
     app.resolve(&Limits::default()).limits.validate_under(place, faults);
 }
 
-/// Secrets that everybody can read in gema's README and example files. Soketi's default one is warned of apart.
-const PUBLISHED: [&str; 6] = [
-    "my-secret",
-    "change-this",
-    "change-this-secret",
-    "change-this-other-secret",
-    "klinik-secret",
-    "klinik-secret-2027",
-];
-
-/// What about keys and secrets of an app is probably not meant, a sentence each.
-pub(super) fn warnings(app: &App) -> Vec<String> {
-    let (id, mut warnings) = (&app.id, Vec::new());
-    let published = |pair: &KeyPair| PUBLISHED.contains(&pair.secret.expose_text());
-    if app.enabled && app.keys.iter().any(published) {
-        warnings.push(format!(
-            "app {id:?} has a secret that stands in gema's README or examples, so anybody can publish and join \
-             every channel; set a secret of your own, such as what openssl rand -hex 32 prints"
-        ));
-    }
-    if app.enabled && app.keys.iter().any(|pair| pair.secret.expose_text() == pair.key) {
-        warnings.push(format!(
-            "app {id:?} has a secret that is the same as its key, which every page shows, so anybody can publish and join \
-             every channel; set another secret, such as what openssl rand -hex 32 prints"
-        ));
-    }
-    if app.keys.iter().any(|pair| pair.key.contains(['+', '&'])) {
-        warnings.push(format!(
-            "app {id:?} has a key with + or &, which many libraries send as it is in a query, where it means \
-             something else; choose a key of letters and digits"
-        ));
-    }
-    if app.keys.iter().any(|pair| !pair.secret.is_trimmed()) {
-        warnings.push(format!(
-            "app {id:?} has a secret that begins or ends with white space; signatures differ unless publishers have \
-             the same, so remove it"
-        ));
-    }
-    warnings
-}
-
-fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut Vec<String>) {
+fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut Vec<Fault>) {
     let place_of_key = format!("{place}.key");
     if key.contains(':') {
-        faults.push(format!(
-            "{place_of_key} is {key:?}; clients send it with a signature behind the first colon, so choose a key without one"
+        faults.push(Fault::new(
+            &*place_of_key,
+            format!("is {key:?}; clients send it with a signature behind the first colon, so choose a key without one"),
         ));
     }
     part_of_path(&place_of_key, key, keys, faults);
     if secret.expose().is_empty() {
-        faults.push(format!("{place}.secret is missing; without a secret anybody could publish"));
+        faults.push(Fault::new(format!("{place}.secret"), "is missing; without a secret anybody could publish"));
     }
 }
 
 /// Adds a fault unless `text` is only there once and can stand in a path as it is.
-fn part_of_path<'a>(place: &str, text: &'a str, others: &mut HashSet<&'a str>, faults: &mut Vec<String>) {
+fn part_of_path<'a>(place: &str, text: &'a str, others: &mut HashSet<&'a str>, faults: &mut Vec<Fault>) {
     if text.is_empty() {
-        faults.push(format!("{place} is missing; every app needs one"));
+        faults.push(Fault::new(place, "is missing; every app needs one"));
     } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/\\?#%".contains(&byte)) {
-        faults.push(format!(
-            "{place} is {text:?}; it is part of a path, so it must not hold spaces, / \\ ? # % or accents"
+        faults.push(Fault::new(
+            place,
+            format!("is {text:?}; it is part of a path, so it must not hold spaces, / \\ ? # % or accents"),
         ));
     } else if matches!(text, "." | "..") {
-        faults.push(format!("{place} is {text:?}; it is part of a path, in which that is a folder, so choose another"));
+        faults.push(Fault::new(
+            place,
+            format!("is {text:?}; it is part of a path, in which that is a folder, so choose another"),
+        ));
     } else if !others.insert(text) {
-        faults.push(format!("{place} is {text:?}, which is used twice; each must differ"));
+        faults.push(Fault::new(place, format!("is {text:?}, which is used twice; each must differ")));
     }
 }
 
@@ -438,12 +406,13 @@ fn yes() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::sentences;
     use super::*;
 
     fn faults(apps: &[AppEntry]) -> Vec<String> {
         let mut faults = Vec::new();
         validate(apps, &mut faults);
-        faults
+        sentences(&faults)
     }
 
     #[test]

@@ -6,6 +6,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+use super::fault::Fault;
 use super::values::{Seconds, Secret};
 use super::within;
 
@@ -171,13 +172,14 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
 pub(super) const LOCAL: &str = "cluster.driver is local; set it to redis to run several nodes as one";
 
 impl Cluster {
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         let name = &self.name;
         // Braces choose the slot in a Redis Cluster; the others are for patterns.
         let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "{}*?[]\\".contains(letter);
         if name.is_empty() || name.chars().count() > 64 || name.contains(odd) {
-            faults.push(format!(
-                "cluster.name is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"
+            faults.push(Fault::new(
+                "cluster.name",
+                format!("is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"),
             ));
         }
         // From an ordinary batch of events to what a small machine can spare.
@@ -261,37 +263,43 @@ impl Redis {
         }
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
-            faults.push(
-                "redis.host must be a host name or an address alone; a port belongs into redis.port, a URL into \
-                 redis.url, and redis.tls switches TLS on"
-                    .to_owned(),
-            );
+            faults.push(Fault::new(
+                "redis.host",
+                "must be a host name or an address alone; a port belongs into redis.port, a URL into \
+                 redis.url, and redis.tls switches TLS on",
+            ));
         }
         within("redis.port", self.port, 1..=u16::MAX, faults);
         // Redis itself counts them with 32 bits.
         within("redis.db", self.db, 0..=i64::from(i32::MAX), faults);
         if self.key_prefix.contains(|letter: char| letter.is_control() || "{}".contains(letter)) {
             let prefix = &self.key_prefix;
-            faults.push(format!(
-                "redis.key_prefix is {prefix:?}; it must not hold control characters and {{ }}, with which gema itself \
+            faults.push(Fault::new(
+                "redis.key_prefix",
+                format!(
+                    "is {prefix:?}; it must not hold control characters and {{ }}, with which gema itself \
                  keeps together in a Redis Cluster what belongs together"
+                ),
             ));
         }
         if self.sentinel_master.is_empty() || self.sentinel_master.contains(char::is_whitespace) {
             let master = &self.sentinel_master;
-            faults.push(format!(
-                "redis.sentinel_master is {master:?}; it must be the name that follows `sentinel monitor` in the \
+            faults.push(Fault::new(
+                "redis.sentinel_master",
+                format!(
+                    "is {master:?}; it must be the name that follows `sentinel monitor` in the \
                  Sentinels' configuration"
+                ),
             ));
         }
         for (key, nodes) in [("sentinels", &self.sentinels), ("cluster_nodes", &self.cluster_nodes)] {
             // By its number, since somebody may have written a password into it.
             if let Some(index) = nodes.iter().position(|node| host_and_port(node).is_none()) {
-                faults.push(format!(
-                    "redis.{key} must be HOST:PORT each, such as redis-1:6379; number {} is not",
-                    index + 1
+                faults.push(Fault::new(
+                    format!("redis.{key}"),
+                    format!("must be HOST:PORT each, such as redis-1:6379; number {} is not", index + 1),
                 ));
             }
         }
@@ -300,19 +308,22 @@ impl Redis {
     }
 
     /// The URL may hold a password, so nothing of it is repeated.
-    fn validate_url(&self, faults: &mut Vec<String>) {
+    fn validate_url(&self, faults: &mut Vec<Fault>) {
         if self.url.is_empty() {
             return;
         }
         if let Some(must) = url_must(self.url.expose_text()) {
-            faults.push(format!("redis.url must {must}"));
+            faults.push(Fault::new("redis.url", format!("must {must}")));
         } else if self.tls && !self.url.expose_text().starts_with("rediss:") {
-            faults.push("redis.tls is true, but redis.url is without TLS; let the URL begin with rediss://".to_owned());
+            faults.push(Fault::new(
+                "redis.tls",
+                "is true, but redis.url is without TLS; let the URL begin with rediss://",
+            ));
         }
     }
 
     /// There is one Redis, found in one way.
-    fn validate_together(&self, faults: &mut Vec<String>) {
+    fn validate_together(&self, faults: &mut Vec<Fault>) {
         let ways = [
             ("redis.url", !self.url.is_empty()),
             ("redis.sentinels", !self.sentinels.is_empty()),
@@ -320,10 +331,13 @@ impl Redis {
         ];
         let mut set = ways.iter().filter(|(_, set)| *set);
         if let (Some((one, _)), Some((other, _))) = (set.next(), set.next()) {
-            faults.push(format!("{one} cannot stand beside {other}; leave one of them out"));
+            faults.push(Fault::new(*one, format!("cannot stand beside {other}; leave one of them out")));
         }
         if self.db != 0 && !self.cluster_nodes.is_empty() {
-            faults.push(format!("redis.db is {}, but a Redis Cluster has database 0 only; leave it out", self.db));
+            faults.push(Fault::new(
+                "redis.db",
+                format!("is {}, but a Redis Cluster has database 0 only; leave it out", self.db),
+            ));
         }
     }
 }
@@ -365,12 +379,13 @@ pub(super) fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::sentences;
     use super::*;
 
     fn faults(change: impl FnOnce(&mut Cluster, &mut Redis)) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config.cluster, &mut config.redis);
-        config.validate()
+        sentences(&config.validate())
     }
 
     fn url_faults(url: &str) -> Vec<String> {

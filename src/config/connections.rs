@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::config::MESSAGE_BYTES;
 use crate::config::Seconds;
+use crate::config::fault::Fault;
 use crate::config::within;
 
 /// How many seconds' worth of subscriptions a connection may ask for at once: a page joins all its channels when it
@@ -88,7 +89,7 @@ impl Connections {
         Duration::from_secs(BURST_SECONDS.into())
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         // pusher-js never gets ready with 0.
         within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400, faults);
         within("connections.message_bytes_max", self.message_bytes_max, MESSAGE_BYTES, faults);

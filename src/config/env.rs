@@ -1,13 +1,16 @@
 //! From environment variables to keys: the only reader of the environment.
+//! `load` calls it.
 
 use std::collections::BTreeMap;
 
+use super::fault::Subject;
 use super::options;
-use super::options::{BROADCASTER, LARAVEL, Means, Said, Setting, TABLE, UNREAD};
+use super::options::{BROADCASTER, LARAVEL, Means, Setting, TABLE, Translation};
+use super::origin::Origin;
+use super::schema;
 use super::suggest::{did_you_mean, nearest};
-use super::tree;
 
-/// The environment of this process, for [`super::load`].
+/// The environment of this process, for [`load`](super::load()).
 pub fn process() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
@@ -18,83 +21,81 @@ pub fn process() -> Vec<(String, String)> {
 pub(super) struct Variable {
     pub(super) name: String,
     pub(super) value: String,
-    /// Its file and line, unless the process was started with it.
-    pub(super) place: Option<String>,
+    /// Its line in `.env`, unless the process was started with it.
+    pub(super) line: Option<usize>,
 }
 
 impl Variable {
-    /// Who it is, for a sentence.
-    fn who(&self) -> String {
-        let place = self.place.as_ref().map(|place| format!(" (from {place})")).unwrap_or_default();
-        format!("{}{place}", self.name)
+    /// For a sentence.
+    pub(super) fn subject(&self) -> Subject {
+        Subject { key: self.name.clone(), origin: self.line.map(|line| Origin::line(".env", line)) }
     }
 
-    /// Who it is, for the value that it sets.
-    fn origin(&self) -> String {
-        let place = self.place.as_ref().map(|place| format!("{place}, ")).unwrap_or_default();
-        format!("{place}{}", self.name)
+    /// For the value that it sets.
+    fn origin(&self) -> Origin {
+        let (file, name) = (".env".to_owned(), self.name.clone());
+        self.line.map_or(Origin::Variable(name.clone()), |line| Origin::VariableInLine { file, line, name })
     }
 }
 
 /// Reads the variables that concern us; all others are somebody else's.
-pub(super) fn read(mut variables: Vec<Variable>) -> Said {
-    let keys = tree::keys();
+pub(super) fn read(mut variables: Vec<Variable>) -> Translation {
+    let keys = schema::keys();
     let known = known(&keys);
     // Our own names come last, since they win.
     variables.sort_by_key(|variable| (variable.name.starts_with("GEMA_"), variable.name.clone()));
-    let mut said = Said::default();
+    let mut translation = Translation::default();
     for variable in variables {
-        let (name, value, who) = (&variable.name, &variable.value, variable.who());
+        let (name, value, subject) = (&variable.name, &variable.value, variable.subject());
         match known.get(name) {
             // A service called `redis` is not what Laravel means.
             Some(Means::Fallback(_)) if is_service_link(name, value) => (),
-            Some(_) if is_service_link(name, value) => said.warnings.push(format!(
-                "{who} has no effect, because Kubernetes made it for a service of that name; \
-                 set it for the pod, or switch enableServiceLinks off"
+            Some(_) if is_service_link(name, value) => translation.warnings.push(subject.fault(
+                "has no effect, because Kubernetes made it for a service of that name; set it for the pod, or switch \
+                 enableServiceLinks off",
             )),
             Some(means) => {
-                if let Some(value) = options::given(value) {
-                    if is_quoted_text(means, &value) {
-                        said.warnings.push(format!(
-                            "{who} begins and ends with a quote, which counts as a part of it; in a list of Compose \
-                             write NAME=value without quotes"
-                        ));
-                    }
-                    said.apply(Setting { name: &who, origin: &variable.origin(), value: &value }, means);
+                let Some(value) = options::given(value) else { continue };
+                if is_quoted_text(means, &value) {
+                    translation.warnings.push(subject.fault(
+                        "begins and ends with a quote, which counts as a part of it; in a list of Compose write \
+                         NAME=value without quotes",
+                    ));
                 }
+                let setting = Setting { subject: &subject, origin: &variable.origin(), value: &value };
+                translation.apply(setting, means);
             }
-            None if !concerns_us(name) => (),
-            None if is_service_link(name, value) => (),
-            None => unknown(&mut said, &variable, &keys),
+            None if !concerns_us(name) || is_service_link(name, value) => (),
+            None => unknown(&mut translation, &variable, &keys),
         }
     }
-    said
+    translation
 }
 
 /// Where an app belongs that variables name.
 const PLACE_OF_APP: &str = "set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY and SOKETI_DEFAULT_APP_SECRET";
 
 /// One of Soketi's variables may be another program's, or nobody's; ours are only ours.
-fn unknown(said: &mut Said, variable: &Variable, keys: &[String]) {
-    let (name, who) = (&variable.name, variable.who());
+fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) {
+    let (name, subject) = (&variable.name, variable.subject());
     let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).collect();
     let names = names.iter().map(String::as_str);
     if name.starts_with("GEMA_") {
-        let otherwise = if variable.place.is_some() { "remove it" } else { "unset it" };
+        let otherwise = if variable.line.is_some() { "remove it" } else { "unset it" };
         let meant = did_you_mean(name, names, otherwise);
-        return said.faults.push(format!("{who} is not a variable of gema; {meant}"));
+        return translation.faults.push(subject.fault(format!("is not a variable of gema; {meant}")));
     }
-    let meant = nearest(name, names);
-    let of_app = meant.as_deref().and_then(|meant| APP.iter().find(|(variable, _)| *variable == meant));
-    let remedy = meant.as_ref().map(|meant| format!("did you mean {meant}?"));
-    if name != UNPREFIXED.0 {
-        let remedy = remedy.unwrap_or_else(|| "keep it if another program does".to_owned());
-        said.ignored.push(format!("{who} {UNREAD}; {remedy}"));
-    }
-    let default = if name == UNPREFIXED.0 { Some(UNPREFIXED.1) } else { of_app.map(|(_, default)| *default) };
+    let default = if name == UNPREFIXED.0 {
+        Some(UNPREFIXED.1)
+    } else {
+        let meant = nearest(name, names);
+        let remedy = meant.as_ref().map(|meant| format!("did you mean {meant}?"));
+        translation.unread(&subject, &remedy.unwrap_or_else(|| "keep it if another program does".to_owned()));
+        meant.and_then(|meant| Some(APP.iter().find(|(variable, _)| *variable == meant)?.1))
+    };
     let value = options::given(&variable.value);
     if default.zip(value).is_some_and(|(default, value)| value != default) {
-        said.unread_apps.push((who, PLACE_OF_APP));
+        translation.unread_apps.push((subject, PLACE_OF_APP));
     }
 }
 
@@ -171,15 +172,15 @@ mod tests {
     use super::*;
     use Means::{Only, Parameter};
 
-    fn read_all(variables: &[(&str, &str)]) -> Said {
+    fn read_all(variables: &[(&str, &str)]) -> Translation {
         let variable =
-            |&(name, value): &(&str, &str)| Variable { name: name.to_owned(), value: value.to_owned(), place: None };
-        let mut said = read(variables.iter().map(variable).collect());
-        said.settle_cluster_mode(said.cluster_mode.as_ref().is_some_and(|(mode, _)| *mode));
-        said
+            |&(name, value): &(&str, &str)| Variable { name: name.to_owned(), value: value.to_owned(), line: None };
+        let mut translation = read(variables.iter().map(variable).collect());
+        translation.settle_cluster_mode(translation.cluster_mode.as_ref().is_some_and(|(mode, _)| *mode));
+        translation
     }
 
-    fn text(environment: &Said, key: &str) -> String {
+    fn text(environment: &Translation, key: &str) -> String {
         environment.values[key].kind.to_string()
     }
 
@@ -187,7 +188,7 @@ mod tests {
     fn each_variable_is_there_once_and_sets_a_key_that_exists() {
         let names: BTreeSet<String> = soketis().collect();
         assert_eq!(names.len(), 115, "104 of the options and 11 of the default app");
-        let (keys, fields) = (tree::keys(), tree::app_fields());
+        let (keys, fields) = (schema::keys(), schema::app_fields());
         for (name, _, means) in TABLE {
             if let Some(key) = means.key() {
                 let field = key.strip_prefix("apps.0.");
@@ -249,8 +250,9 @@ mod tests {
         ] {
             let environment = read_all(&[(name, value)]);
             assert_eq!(environment.faults.len(), 1, "{name}");
-            assert!(environment.faults[0].starts_with(&format!("{name} must be ")), "{name}");
-            assert!(!environment.faults[0].contains("hush"), "a value may hold secrets");
+            let fault = environment.faults[0].to_string();
+            assert!(fault.starts_with(&format!("{name} must be ")), "{name}");
+            assert!(!fault.contains("hush"), "a value may hold secrets");
         }
     }
 
@@ -347,7 +349,7 @@ mod tests {
             read_all(&[("SOKETI_PROT", "1"), ("GEMA_LOG_LEVLE", ""), ("PATH", "/bin"), ("PUSHER_HOST", "x")]);
         assert_eq!(environment.faults, ["GEMA_LOG_LEVLE is not a variable of gema; did you mean GEMA_LOG_LEVEL?"]);
         assert_eq!(
-            environment.ignored,
+            environment.warnings,
             ["SOKETI_PROT has no effect, because neither Soketi nor gema reads it; did you mean SOKETI_PORT?"]
         );
     }
@@ -374,7 +376,7 @@ mod tests {
             ("debug".into(), "redis".into())
         );
         assert_eq!(text(&environment, "apps.0.secret"), "'hush'");
-        assert!(environment.warnings[0].starts_with("SOKETI_DEFAULT_APP_SECRET begins and ends with a quote"));
+        assert!(environment.warnings[0].text.starts_with("begins and ends with a quote"));
         assert_eq!(environment.warnings.len(), 1);
     }
 
@@ -393,7 +395,7 @@ mod tests {
         assert!(environment.values.is_empty() && environment.fallbacks.is_empty());
         assert_eq!(environment.warnings.len(), 1, "only SOKETI_PORT could have been meant");
         assert!(!soketis().any(|name| is_service_link(&name, "1")));
-        assert!(!tree::keys().iter().any(|key| is_service_link(&own(key), "1")));
+        assert!(!schema::keys().iter().any(|key| is_service_link(&own(key), "1")));
     }
 
     #[test]

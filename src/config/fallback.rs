@@ -2,12 +2,13 @@
 
 use config::{Map, Value, ValueKind};
 
-type Table = Map<String, Value>;
+use super::tree::Group;
+
 type Fields = Vec<(&'static str, Value)>;
 
 /// Gives those keys of `fallbacks` a value that have none. Soketi's default app has its names where
 /// no file has apps.
-pub(super) fn complete(root: &mut Table, fallbacks: &[(&'static str, Value)], files_have_apps: bool) {
+pub(super) fn complete(root: &mut Group, fallbacks: &[(&'static str, Value)], files_have_apps: bool) {
     let below = |place: &str| -> Fields {
         fallbacks.iter().filter_map(|(key, value)| Some((key.strip_prefix(place)?, value.clone()))).collect()
     };
@@ -26,7 +27,7 @@ pub(super) fn complete(root: &mut Table, fallbacks: &[(&'static str, Value)], fi
 }
 
 /// Gives the first app those of `fields` that it lacks; without an app, makes one if `make` says so.
-fn first_app(root: &mut Table, fields: Fields, make: bool) {
+fn first_app(root: &mut Group, fields: Fields, make: bool) {
     let none = || Value::new(None, ValueKind::Array(Vec::new()));
     if make && !fields.is_empty() {
         root.entry("apps".to_owned()).or_insert_with(none);
@@ -42,17 +43,17 @@ fn first_app(root: &mut Table, fields: Fields, make: bool) {
 }
 
 /// Whether the driver of `section` is one of these.
-fn selects(root: &Table, section: &str, drivers: &[&str]) -> bool {
+fn selects(root: &Group, section: &str, drivers: &[&str]) -> bool {
     let driver = value(root, section, "driver").map(|driver| &driver.kind);
     matches!(driver, Some(ValueKind::String(driver)) if drivers.contains(&driver.as_str()))
 }
 
-fn needs_redis(root: &Table) -> bool {
+fn needs_redis(root: &Group) -> bool {
     ["cluster", "limiter", "webhooks"].iter().any(|section| selects(root, section, &["redis"]))
         || value(root, "ingest", "prefixes").is_some_and(says_something)
 }
 
-fn value<'a>(root: &'a Table, section: &str, field: &str) -> Option<&'a Value> {
+fn value<'a>(root: &'a Group, section: &str, field: &str) -> Option<&'a Value> {
     match &root.get(section)?.kind {
         ValueKind::Table(table) => table.get(field),
         _ => None,
@@ -60,7 +61,7 @@ fn value<'a>(root: &'a Table, section: &str, field: &str) -> Option<&'a Value> {
 }
 
 /// Laravel's variables describe one server: they complete what is said of it, and never contradict it.
-fn redis(root: &mut Table, mut fields: Fields) {
+fn redis(root: &mut Group, mut fields: Fields) {
     let none = || Value::new(None, ValueKind::Table(Map::new()));
     let ValueKind::Table(redis) = &mut root.entry("redis".to_owned()).or_insert_with(none).kind else { return };
     // As in Laravel a URL wins over the rest.
@@ -87,7 +88,7 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
-fn put_missing(table: &mut Table, field: &str, value: Value) {
+fn put_missing(table: &mut Group, field: &str, value: Value) {
     let own = table.entry(field.to_owned()).or_insert_with(|| Value::new(None, ValueKind::Nil));
     if own.kind == ValueKind::Nil {
         *own = value;
@@ -96,7 +97,7 @@ fn put_missing(table: &mut Table, field: &str, value: Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Loaded, load};
+    use super::super::{Loaded, Origin, load};
 
     fn load_with(variables: &[(&str, &str)]) -> Loaded {
         load_for("redis", variables)
@@ -108,10 +109,15 @@ mod tests {
         load(&[], variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap()
     }
 
-    /// Who says where Redis is and how it is entered.
+    fn variable(origin: &Origin) -> &str {
+        let Origin::Variable(name) = origin else { panic!("{origin} is no variable") };
+        name
+    }
+
+    /// The variables of Redis' keys.
     fn origins(loaded: &Loaded) -> Vec<(&str, &str)> {
         let of_redis = loaded.origins.iter().filter(|(key, _)| key.starts_with("redis."));
-        of_redis.map(|(key, origin)| (key.as_str(), origin.as_str())).collect()
+        of_redis.map(|(key, origin)| (key.as_str(), variable(origin))).collect()
     }
 
     #[test]
@@ -127,7 +133,7 @@ mod tests {
         let redis = &loaded.config.redis;
         assert_eq!((redis.host.as_str(), redis.port, redis.db, redis.username.as_str()), ("soketi", 6380, 2, ""));
         assert_eq!(redis.password.expose(), b"0012");
-        assert_eq!(loaded.origins["redis.port"], "REDIS_PORT");
+        assert_eq!(loaded.origins["redis.port"].to_string(), "REDIS_PORT");
     }
 
     #[test]

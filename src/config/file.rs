@@ -10,14 +10,16 @@ use std::path::Path;
 
 use config::{Map, Value, ValueKind};
 
+use super::fault::Fault;
 use super::literal;
+use super::origin::Origin;
 
 /// The settings of a file; each value knows its file and line. `variables` are for `process.env`.
-pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
+pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, Fault> {
     let name = file.display().to_string();
     if name.trim_start().starts_with('{') {
         // It may hold a secret, so nothing of it is repeated.
-        return Err("--config must name a file; write into one what stands there".to_owned());
+        return Err(Fault::new("--config", "must name a file; write into one what stands there"));
     }
     let text = fs::read_to_string(file).map_err(|error| unreadable(&name, &error))?;
     // Some editors begin a file with a byte order mark.
@@ -28,7 +30,7 @@ pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<
         // To Soketi the extension says nothing.
         _ => literal::read(&name, text, variables),
     };
-    regroup(settings?).map_err(|fault| format!("{name}: {fault}"))
+    regroup(settings?).map_err(|fault| Fault::new(name, format!(": {fault}")))
 }
 
 /// Whether nobody but gema reads files of that format.
@@ -37,12 +39,12 @@ pub(super) fn is_ours_alone(file: &Path) -> bool {
 }
 
 /// Why a file cannot be read, and what to do if nothing else is wrong with it.
-pub(super) fn unreadable(name: &str, error: &io::Error) -> String {
+pub(super) fn unreadable(name: &str, error: &io::Error) -> Fault {
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied => "; the user that gema runs as (1000 in its image) must be allowed to",
         _ => "",
     };
-    format!("{name} cannot be read: {error}{remedy}")
+    Fault::new(name, format!("cannot be read: {error}{remedy}"))
 }
 
 /// Names such as `adapter.redis.prefix` as the groups that they mean, at every depth.
@@ -81,8 +83,9 @@ fn put(groups: &mut Map<String, Value>, name: &str, value: Value, place: &str) -
         return Ok(());
     };
     let twice = || {
-        let lines = [before.origin(), value.origin()].map(|line| line.unwrap_or("somewhere").to_owned());
-        format!("{place} is given twice (in {} and {}); keep one", lines[0], lines[1])
+        let [one, other] = [&*before, &value]
+            .map(|value| Origin::of_itself(value).map_or_else(|| "somewhere".to_owned(), |origin| origin.to_string()));
+        format!("{place} is given twice (in {one} and {other}); keep one")
     };
     let twice = twice();
     match (&mut before.kind, value.kind) {
@@ -143,7 +146,7 @@ mod tests {
                 format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
             }
             ValueKind::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(",")),
-            kind => format!("{kind}@{}", value.origin().unwrap_or_default()),
+            kind => format!("{kind}@{}", Origin::of_itself(value).unwrap()),
         }
     }
 

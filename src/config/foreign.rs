@@ -1,16 +1,15 @@
 //! What stands in a file that Soketi may have read, and that neither it nor gema reads. Soketi ignores it, so the server
 //! starts and tells of it; unless it is meant for gema alone, or names an app that would not be served.
 
-use std::collections::BTreeMap;
-
-use config::{Map, Value, ValueKind};
+use config::{Value, ValueKind};
 
 use super::Config;
+use super::fault::Subject;
 use super::options;
-use super::options::Said;
+use super::options::Translation;
+use super::schema;
 use super::suggest::{nearest, slip, snake_case};
-use super::translate::from;
-use super::tree;
+use super::tree::{Group, sorted};
 
 /// Groups that no file for Soketi has; what stands there is meant for gema.
 const OURS: [&str; 6] = ["app_store", "connections", "ingest", "limiter", "limits", "tls"];
@@ -36,22 +35,22 @@ const PLACE_OF_APP: &str =
     "write it as \"appManager.array.apps\": [{\"id\": \"…\", \"key\": \"…\", \"secret\": \"…\"}]";
 
 /// Takes what is not ours out of `own`, and tells of it.
-pub(super) fn remove(own: &mut Map<String, Value>, said: &mut Said) {
-    let known = tree::object(&Config::default());
-    let keys = tree::keys();
+pub(super) fn remove(own: &mut Group, translation: &mut Translation) {
+    let known = schema::object(&Config::default());
+    let keys = schema::keys();
     let all = || known.keys().chain(&keys).map(String::as_str).chain(options::options());
-    // In a fixed order, so that messages are.
-    for (name, mut value) in std::mem::take(own).into_iter().collect::<BTreeMap<_, _>>() {
+    for (name, mut value) in sorted(std::mem::take(own)) {
         match known.get(&name) {
             None => {
-                note_app(&name, &value, said);
-                said.unknown(&format!("{name}{}", from(&value)), nearest(&name, all()).as_deref());
+                let subject = Subject::of(&*name, &value);
+                note_app(&subject, &value, translation);
+                translation.unknown(&subject, nearest(&name, all()).as_deref());
                 continue;
             }
             Some(section) => {
                 if let (ValueKind::Table(fields), Some(section)) = (&mut value.kind, section.as_object()) {
-                    let kept = std::mem::take(fields).into_iter().collect::<BTreeMap<_, _>>().into_iter();
-                    fields.extend(kept.filter(|(field, value)| {
+                    let given = sorted(std::mem::take(fields)).into_iter();
+                    fields.extend(given.filter(|(field, value)| {
                         let key = format!("{name}.{field}");
                         let is_slip = section.keys().any(|known| slip(&snake_case(field), known).is_some());
                         // A word of a longer name of ours is no hint, since this is meant for another program.
@@ -60,8 +59,9 @@ pub(super) fn remove(own: &mut Map<String, Value>, said: &mut Said) {
                         let meant = nearest(&key, all()).filter(is_hint);
                         let is_foreign = !section.contains_key(field) && !is_for_us(&name, field, is_slip);
                         if is_foreign && value.kind != ValueKind::Nil {
-                            note_app(&key, value, said);
-                            said.unknown(&format!("{key}{}", from(value)), meant.as_deref());
+                            let subject = Subject::of(key, value);
+                            note_app(&subject, value, translation);
+                            translation.unknown(&subject, meant.as_deref());
                         }
                         !is_foreign
                     }));
@@ -92,11 +92,11 @@ pub(super) fn near_field<'a>(field: &str, known: impl Iterator<Item = &'a String
     meant.strip_prefix("app.").map(str::to_owned)
 }
 
-/// Remembers `key` if it names an app, which counts if the default app would be served in its place.
-pub(super) fn note_app(key: &str, value: &Value, said: &mut Said) {
-    let last = key.rsplit('.').next().unwrap_or(key);
+/// Remembers a setting that names an app, which counts if the default app would be served in its place.
+pub(super) fn note_app(subject: &Subject, value: &Value, translation: &mut Translation) {
+    let last = subject.key.rsplit('.').next().unwrap_or_default();
     if names_app(&snake_case(last), value) {
-        said.unread_apps.push((format!("{key}{}", from(value)), PLACE_OF_APP));
+        translation.unread_apps.push((subject.clone(), PLACE_OF_APP));
     }
 }
 

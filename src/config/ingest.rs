@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::fault::Fault;
 
 /// Events of Laravel's `redis` broadcaster.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -32,19 +33,24 @@ impl Ingest {
     }
 
     /// `apps` are those that there are, if that is known: a database may have others.
-    pub(super) fn validate(&self, apps: Option<&[App]>, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, apps: Option<&[App]>, faults: &mut Vec<Fault>) {
         if let Some(odd) = self.prefixes.iter().find(|entry| !entry.contains('=')) {
-            faults.push(format!("ingest.prefixes has {odd:?}; each is PREFIX=APP, such as laravel_database_=app-id"));
+            faults.push(Fault::new(
+                "ingest.prefixes",
+                format!("has {odd:?}; each is PREFIX=APP, such as laravel_database_=app-id"),
+            ));
         }
         let mut seen = HashSet::new();
         for (prefix, id) in self.owners() {
             if apps.is_some_and(|apps| apps.iter().all(|app| app.id != id)) {
-                faults.push(format!(
-                    "ingest.prefixes gives {prefix:?} to {id:?}, which is no app; behind the last = must be an app's id"
+                faults.push(Fault::new(
+                    "ingest.prefixes",
+                    format!("gives {prefix:?} to {id:?}, which is no app; behind the last = must be an app's id"),
                 ));
             }
             if !seen.insert(prefix) {
-                faults.push(format!("ingest.prefixes has {prefix:?} twice; an event belongs to one app"));
+                faults
+                    .push(Fault::new("ingest.prefixes", format!("has {prefix:?} twice; an event belongs to one app")));
             }
         }
     }
@@ -55,7 +61,7 @@ mod tests {
     use super::super::{AppEntry, Limits};
     use super::*;
 
-    fn faults(prefixes: &[&str]) -> Vec<String> {
+    fn faults(prefixes: &[&str]) -> Vec<Fault> {
         let mut faults = Vec::new();
         let prefixes = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
         let apps = ["a", "b"].map(|id| AppEntry::new(id, id, "s").resolve(&Limits::default()));

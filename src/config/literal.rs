@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
 
+use super::origin::Origin;
+
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
 
@@ -104,7 +106,7 @@ impl<'a> Reader<'a> {
 
     fn operand(&mut self) -> Read<Value> {
         self.blanks()?;
-        let origin = format!("{}:{}", self.name, self.line);
+        let origin = Origin::line(self.name, self.line);
         let kind = match self.rest().chars().next() {
             Some('{') => ValueKind::Table(self.object()?),
             Some('[') => ValueKind::Array(self.array()?),
@@ -116,29 +118,30 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
             Some('-' | '+' | '.' | '0'..='9') => self.number()?,
-            Some(letter) if is_name(letter) => return self.named(&origin),
+            Some(letter) if is_name(letter) => return self.named(origin),
             Some(_) => return Err(CODE.to_owned()),
             None => return Err("the file ends where a value must stand".to_owned()),
         };
-        Ok(Value::new(Some(&origin), kind))
+        Ok(origin.value(kind))
     }
 
     /// A value that begins with a word.
-    fn named(&mut self, origin: &String) -> Read<Value> {
+    fn named(&mut self, origin: Origin) -> Read<Value> {
         let kind = match self.word() {
             "true" => ValueKind::Boolean(true),
             "false" => ValueKind::Boolean(false),
             "null" | "undefined" => ValueKind::Nil,
-            "process" => return self.variable(origin),
+            "process" => return self.variable(),
             "parseInt" => return self.call(|value| whole(&value.kind)),
             "parseFloat" | "Number" => return self.call(|value| ValueKind::Float(number(&value.kind))),
             _ => return Err(format!("text must stand in quotes, and {CODE}")),
         };
-        Ok(Value::new(Some(origin), kind))
+        Ok(origin.value(kind))
     }
 
     /// `process.env.NAME`, or `process.env["NAME"]`.
-    fn variable(&mut self, origin: &str) -> Read<Value> {
+    fn variable(&mut self) -> Read<Value> {
+        let (file, line) = (self.name.to_owned(), self.line);
         let of_environment = self.after(".")? && self.next_word()? == "env";
         let name = if of_environment && self.after(".")? {
             self.next_word()?.to_owned()
@@ -154,7 +157,7 @@ impl<'a> Reader<'a> {
             return Err(CODE.to_owned());
         }
         let kind = self.variables.get(&name).map_or(ValueKind::Nil, |text| ValueKind::String(text.clone()));
-        Ok(Value::new(Some(&format!("{origin}, {name}")), kind))
+        Ok(Origin::VariableInLine { file, line, name }.value(kind))
     }
 
     /// The argument of a call, made a number.

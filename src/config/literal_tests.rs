@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use super::super::translate::text;
+use super::super::tree::text;
 use super::*;
 
 /// Any use of the environment finds these.
@@ -18,7 +18,7 @@ fn read_text(file: &str) -> Result<Map<String, Value>, String> {
 /// The value of `a` as text, and its origin.
 fn value(expression: &str) -> (Option<String>, String) {
     let settings = read_text(&format!("module.exports = {{ a: {expression} }};")).unwrap();
-    (text(&settings["a"]), settings["a"].origin().unwrap().to_owned())
+    (text(&settings["a"]), Origin::of(&settings["a"]).unwrap().to_string())
 }
 
 fn fault(expression: &str) -> String {
@@ -183,7 +183,7 @@ proptest! {
             return Ok(());
         };
         let number = |text: &str| text.parse::<f64>().ok();
-        let ours = super::super::translate::text(&settings["a"]);
+        let ours = super::super::tree::text(&settings["a"]);
         match &json["a"] {
             serde_json::Value::Null => prop_assert_eq!(ours, None),
             serde_json::Value::Number(_) => prop_assert_eq!(number(&ours.unwrap()), number(digits["a"].get())),

@@ -1,7 +1,7 @@
 //! Defaults, files and the environment become one checked `Config`; every mistake is found at once.
+//! `cli` calls it, and so does a reload.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,51 +11,40 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 
 use super::Config;
 use super::StoreDriver;
+use super::build;
+use super::build::Build;
 use super::cluster;
 use super::cluster::LOCAL;
 use super::dotenv;
 use super::env;
 use super::env::Variable;
 use super::fallback;
+use super::fault::{Fault, Subject};
 use super::file;
 use super::loaded;
-use super::loaded::{Loaded, key_of};
-use super::options::Said;
+use super::loaded::{Faults, Loaded};
+use super::options::Translation;
+use super::origin::Origin;
+use super::schema;
 use super::store;
 use super::translate::translate;
-use super::tree;
-use super::tree::Checked;
-
-/// Why a configuration may not be served: every mistake, not just the first.
-#[derive(Debug, thiserror::Error)]
-pub struct Faults {
-    /// A sentence each, naming the file or variable, the key and the remedy.
-    pub faults: Vec<String>,
-    /// What is right all the same, with the warnings about it.
-    pub good: Box<Loaded>,
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults = self.faults.iter().map(|fault| format!("fault: {fault}"));
-        let warnings = self.good.warnings.iter().map(|warning| format!("warning: {warning}"));
-        f.write_str(&faults.chain(warnings).collect::<Vec<_>>().join("\n"))
-    }
-}
+use super::tree::Group;
 
 /// Reads `files`, later ones over earlier ones, and puts `environment` over them.
 ///
 /// ```
+/// use gema::config::Origin;
+///
 /// let environment = [("SOKETI_PORT".to_owned(), "7001".to_owned())];
 /// let loaded = gema::config::load(&[], environment).unwrap();
 /// assert_eq!(loaded.config.server.port, 7001);
-/// assert_eq!(loaded.origins["server.port"], "SOKETI_PORT");
+/// assert_eq!(loaded.origins["server.port"], Origin::Variable("SOKETI_PORT".to_owned()));
 /// ```
 pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Faults> {
     Sources::new(environment).load(files)
 }
 
-/// The same, with those variables of `folder`'s `.env` that `environment` lacks.
+/// Same as [`load`], with those variables of `folder`'s `.env` that `environment` lacks.
 pub fn load_in(
     folder: &Path,
     files: &[PathBuf],
@@ -66,22 +55,22 @@ pub fn load_in(
     sources.load(files)
 }
 
-/// What there is beside the files.
+/// The sources beside the files.
 #[derive(Default)]
 struct Sources {
     variables: Vec<Variable>,
     /// All variables by name, for files that ask for them.
     by_name: BTreeMap<String, String>,
     /// Why there may be more variables than we know of.
-    unread: Option<String>,
-    faults: Vec<String>,
+    unreadable: Option<Fault>,
+    faults: Vec<Fault>,
 }
 
 impl Sources {
     fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let by_name: BTreeMap<String, String> = environment.into_iter().collect();
         let variable =
-            |(name, value): (&String, &String)| Variable { name: name.clone(), value: value.clone(), place: None };
+            |(name, value): (&String, &String)| Variable { name: name.clone(), value: value.clone(), line: None };
         Self { variables: by_name.iter().map(variable).collect(), by_name, ..Self::default() }
     }
 
@@ -90,128 +79,132 @@ impl Sources {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             // Some call a folder so that has nothing to do with it.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => return,
-            Err(error) => return self.unread = Some(file::unreadable(".env", &error)),
+            Err(error) => return self.unreadable = Some(file::unreadable(".env", &error)),
         };
         let mut found = BTreeMap::new();
         for entry in dotenv::read(&text, &self.by_name, env::is_read) {
-            let place = format!(".env:{}", entry.line);
+            let (name, line) = (entry.name, Some(entry.line));
             match entry.value {
-                _ if self.by_name.contains_key(&entry.name) => (),
-                Ok(value) => drop(found.insert(entry.name, (value, place))),
-                Err(what) if env::is_read(&entry.name) => {
-                    self.faults.push(format!("{} (from {place}) {what}", entry.name));
+                _ if self.by_name.contains_key(&name) => (),
+                Ok(value) => drop(found.insert(name.clone(), Variable { name, value, line })),
+                Err(text) if env::is_read(&name) => {
+                    self.faults.push(Variable { name, value: String::new(), line }.subject().fault(text));
                 }
                 Err(_) => (),
             }
         }
-        for (name, (value, place)) in found {
-            self.by_name.insert(name.clone(), value.clone());
-            self.variables.push(Variable { name, value, place: Some(place) });
+        for variable in found.into_values() {
+            self.by_name.insert(variable.name.clone(), variable.value.clone());
+            self.variables.push(variable);
         }
     }
 
     fn load(self, files: &[PathBuf]) -> Result<Loaded, Faults> {
-        let Self { variables, by_name, unread, mut faults } = self;
-        let mut said: Vec<Said> = Vec::new();
+        let Self { variables, by_name, unreadable, mut faults } = self;
+        let mut translations: Vec<Translation> = Vec::new();
         let mut layers: Vec<Layer> = Vec::new();
         for file in files {
             match file::read(file, &by_name) {
                 Ok(settings) => {
                     let (soketis, own) = translate(settings, !file::is_ours_alone(file));
-                    said.push(soketis);
+                    translations.push(soketis);
                     layers.push(Layer(own));
                 }
                 Err(fault) => faults.push(fault),
             }
         }
-        said.push(env::read(variables));
-        let broadcaster = said.iter_mut().find_map(|said| said.broadcaster.take());
-        let cluster_mode = settle(&mut said, &mut faults);
-        let mut warnings: Vec<String> = unread.iter().cloned().collect();
-        warnings.extend(said.iter_mut().flat_map(|said| std::mem::take(&mut said.warnings)));
-        let ignored: Vec<String> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.ignored)).collect();
-        let unread_apps: Vec<_> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.unread_apps)).collect();
-        warnings.extend(ignored.iter().cloned());
+        translations.push(env::read(variables));
+        let broadcaster = translations.iter_mut().find_map(|translation| translation.broadcaster.take());
+        let cluster_mode = settle(&mut translations);
+        let (mut warnings, mut unread_apps, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
+        for translation in &mut translations {
+            faults.append(&mut translation.faults);
+            warnings.append(&mut translation.warnings);
+            unread_apps.append(&mut translation.unread_apps);
+            fallbacks.append(&mut translation.fallbacks);
+        }
+        warnings.sort_by_key(|warning| warning.unread);
+        warnings.splice(0..0, unreadable.clone());
         let files_have_apps = layers.iter().any(Layer::has_apps);
-        let fallbacks: Vec<_> = said.iter_mut().flat_map(|said| std::mem::take(&mut said.fallbacks)).collect();
-        let mut merged = merge(said, layers, &mut faults);
+        let mut merged = merge(translations, layers, &mut faults);
         fallback::complete(&mut merged, &fallbacks, files_have_apps);
 
-        let Checked { config, faults: found, warnings: without_effect, faulty, origins } = tree::check(merged);
+        let (config, built) = build::config(merged);
+        let Build { faults: of_values, warnings: without_effect, origins, .. } = built;
         warnings.extend(without_effect);
-        let mut loaded = Loaded { config, warnings, ignored, origins };
+        let mut loaded = Loaded { config, warnings, origins };
         loaded.complete();
-        faults.extend(found);
-        faults.extend(loaded.refuse_default_app(&unread_apps));
-        for fault in loaded.config.validate() {
-            if !faulty.contains(key_of(&fault)) {
-                faults.push(loaded.with_origin(&fault));
-            }
-        }
-        if let Some(who) = cluster_mode.filter(|_| loaded.config.redis.cluster_nodes.is_empty()) {
+        let is_known = |key: &str| of_values.iter().any(|fault| fault.subject.key == key);
+        let more: Vec<Fault> = loaded.refuse_default_app(&unread_apps);
+        let of_checks = loaded.config.validate().into_iter().filter(|fault| !is_known(&fault.subject.key));
+        let of_checks = of_checks.map(|fault| loaded.locate(fault)).collect::<Vec<_>>();
+        let mut of_cluster = None;
+        if let Some(mode) = cluster_mode.filter(|_| loaded.config.redis.cluster_nodes.is_empty()) {
             if !loaded.config.needs_redis() {
-                loaded.warnings.push(format!("{who} has no effect, because {LOCAL}"));
-            } else if !faulty.contains("redis.cluster_nodes") {
-                faults.push(format!(
-                    "{who} is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES"
+                loaded.warnings.push(mode.fault(format!("has no effect, because {LOCAL}")));
+            } else if !is_known("redis.cluster_nodes") {
+                of_cluster = Some(mode.fault(
+                    "is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES",
                 ));
             }
         }
+        faults.extend(of_values.into_iter().chain(more).chain(of_checks).chain(of_cluster));
         if loaded.config.apps.is_empty() && loaded.config.app_store.driver == StoreDriver::Config {
             // Whoever wrote that file does not want an app that everybody knows.
-            faults.extend(unread.map(|why| format!("{why}; make it readable, since nothing else names an app")));
+            let remedy = |fault: Fault| format!("{}; make it readable, since nothing else names an app", fault.text);
+            faults.extend(unreadable.map(|fault| fault.subject.clone().fault(remedy(fault))));
         }
         if !faults.is_empty() {
             return Err(Faults { faults, good: Box::new(loaded) });
         }
-        if let Some((true, who)) = broadcaster.filter(|_| !loaded.config.ingest.is_on()) {
-            loaded.warnings.push(format!(
-                "{who} is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, \
-                 or ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id"
+        if let Some((true, variable)) = broadcaster.filter(|_| !loaded.config.ingest.is_on()) {
+            loaded.warnings.push(variable.fault(
+                "is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, or \
+                 ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id",
             ));
         }
-        let of_values = loaded.config.warnings();
-        let of_values = of_values.iter().map(|warning| loaded.with_origin(warning));
-        let more: Vec<String> = idle(&loaded.config, &loaded.origins).into_iter().chain(of_values).collect();
+        let of_values = loaded.config.warnings().into_iter().map(|warning| loaded.locate(warning));
+        let more: Vec<Fault> = idle(&loaded.config, &loaded.origins).into_iter().chain(of_values).collect();
         loaded.warnings.extend(more);
         loaded.config.redis.complete_socket();
         Ok(loaded)
     }
 }
 
-/// Who makes Soketi look for a Redis Cluster, if anybody does; the last who says it counts.
-fn settle(said: &mut [Said], faults: &mut Vec<String>) -> Option<String> {
-    let last = said.iter().rev().find_map(|said| said.cluster_mode.clone());
-    let cluster_mode = last.filter(|(mode, _)| *mode).map(|(_, who)| who);
-    for said in said {
-        said.settle_cluster_mode(cluster_mode.is_some());
-        faults.append(&mut said.faults);
+/// The setting that makes Soketi look for a Redis Cluster, if there is one; the last source that has it counts.
+fn settle(translations: &mut [Translation]) -> Option<Subject> {
+    let last = translations.iter().rev().find_map(|translation| translation.cluster_mode.clone());
+    let cluster_mode = last.filter(|(mode, _)| *mode).map(|(_, subject)| subject);
+    for translation in translations {
+        translation.settle_cluster_mode(cluster_mode.is_some());
     }
     cluster_mode
 }
 
 /// A warning for each setting that is not the default and has no effect beside the others.
-fn idle(config: &Config, origins: &BTreeMap<String, String>) -> Vec<String> {
+fn idle(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Fault> {
     let default = Config::default();
-    let (values, defaults) = (tree::object(config), tree::object(&default));
+    let (values, defaults) = (schema::object(config), schema::object(&default));
     let secrets: Vec<&str> = loaded::secrets_that_differ(config, &default).collect();
-    let value_of = |values: &tree::Object, key: &str| {
+    let value_of = |values: &schema::Object, key: &str| {
         let (section, field) = key.split_once('.')?;
         values.get(section)?.get(field).cloned()
     };
-    let warning = |(key, origin): (&String, &String)| {
+    let warning = |(key, origin): (&String, &Origin)| {
         let because = cluster::without_effect(key, config).or_else(|| store::without_effect(key, config))?;
-        // Only places have a line.
-        let who = if origin.contains(':') { format!("{key} (from {origin})") } else { origin.clone() };
+        let subject = match origin {
+            Origin::Variable(name) => Subject { key: name.clone(), origin: None },
+            _ => Subject { key: key.clone(), origin: Some(origin.clone()) },
+        };
         let differs = value_of(&values, key) != value_of(&defaults, key) || secrets.contains(&key.as_str());
-        differs.then(|| format!("{who} has no effect, because {because}"))
+        differs.then(|| subject.fault(format!("has no effect, because {because}")))
     };
     origins.iter().filter_map(warning).collect()
 }
 
 /// The values of one file or of the environment.
 #[derive(Debug, Clone)]
-struct Layer(Map<String, Value>);
+struct Layer(Group);
 
 impl Layer {
     /// From keys such as `apps.0.id`, which the `config` crate writes `apps[0].id`.
@@ -233,17 +226,17 @@ impl Source for Layer {
         Box::new(self.clone())
     }
 
-    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+    fn collect(&self) -> Result<Group, ConfigError> {
         Ok(self.0.clone())
     }
 }
 
-/// Of each file what it says in our own words wins, and the environment over all files.
-fn merge(said: Vec<Said>, own: Vec<Layer>, faults: &mut Vec<String>) -> Map<String, Value> {
+/// In each file our own names win over Soketi's, and the environment wins over all files.
+fn merge(translations: Vec<Translation>, own: Vec<Layer>, faults: &mut Vec<Fault>) -> Group {
     let mut builder: ConfigBuilder<DefaultState> = config::Config::builder();
     let mut own = own.into_iter();
-    for said in said {
-        builder = builder.add_source(Layer::of(said.values));
+    for translation in translations {
+        builder = builder.add_source(Layer::of(translation.values));
         if let Some(own) = own.next() {
             builder = builder.add_source(own);
         }
@@ -251,7 +244,7 @@ fn merge(said: Vec<Said>, own: Vec<Layer>, faults: &mut Vec<String>) -> Map<Stri
     match builder.build().and_then(|merged| merged.cache.into_table()) {
         Ok(merged) => merged,
         Err(error) => {
-            faults.push(error.to_string());
+            faults.push(error.to_string().into());
             Map::new()
         }
     }
@@ -260,6 +253,7 @@ fn merge(said: Vec<Said>, own: Vec<Layer>, faults: &mut Vec<String>) -> Map<Stri
 #[cfg(test)]
 mod tests {
     use super::super::LimiterDriver;
+    use super::super::fault::sentences;
     use super::super::options::CLUSTER_MODE;
     use super::*;
 
@@ -308,7 +302,7 @@ mod tests {
         .unwrap();
         let app = &loaded.config.apps[0];
         assert_eq!((app.id.as_str(), app.key.as_str(), app.secret.expose()), ("laravel", "app-key", &b"mine"[..]));
-        assert_eq!(loaded.origins["apps.0.id"], "PUSHER_APP_ID");
+        assert_eq!(loaded.origins["apps.0.id"], Origin::Variable("PUSHER_APP_ID".to_owned()));
     }
 
     #[test]
@@ -320,8 +314,8 @@ mod tests {
             ("GEMA_SERVER_BACKLOG", "many"),
             ("SOKETI_DEFAULT_APP_MAX_CONNS", "1.5"),
         ])
-        .unwrap_err()
-        .faults;
+        .unwrap_err();
+        let faults = sentences(&faults.faults);
         assert_eq!(faults.len(), 5, "{faults:#?}");
         assert!(faults.contains(
             &"server.port (from SOKETI_PORT) is 70000; it must be a whole number from 0 to 65535".to_owned()
@@ -374,7 +368,8 @@ mod tests {
             loaded.warnings,
             ["GEMA_CLUSTER_NAME", "GEMA_REDIS_KEY_PREFIX"].map(|who| format!("{who} has no effect, because {LOCAL}"))
         );
-        let faults = load_env(&[("GEMA_INGEST_PREFIXES", "x=nobody"), (CLUSTER_MODE, "1")]).unwrap_err().faults;
+        let faults = load_env(&[("GEMA_INGEST_PREFIXES", "x=nobody"), (CLUSTER_MODE, "1")]).unwrap_err();
+        let faults = sentences(&faults.faults);
         assert_eq!(faults.len(), 2, "{faults:#?}");
         assert!(faults[0].starts_with("ingest.prefixes (from GEMA_INGEST_PREFIXES) gives \"x\" to \"nobody\""));
         assert!(faults[1].contains("redis.cluster_nodes is empty"));
@@ -384,7 +379,7 @@ mod tests {
     fn laravels_broadcaster_is_warned_of_where_nobody_hears_it() {
         let warnings = |variables: &[(&str, &str)]| {
             let host = [("SOKETI_HOST", "127.0.0.1")];
-            load_env(&[&host, variables].concat()).unwrap().warnings
+            sentences(&load_env(&[&host, variables].concat()).unwrap().warnings)
         };
         for name in ["BROADCAST_CONNECTION", "BROADCAST_DRIVER"] {
             let found = warnings(&[(name, "redis")]);
@@ -441,7 +436,7 @@ mod tests {
         ];
         let loaded = load_env(&[&limiter[..], &cluster].concat()).unwrap();
         assert_eq!((loaded.config.redis.cluster_nodes, loaded.warnings), (vec!["a:1".to_owned()], Vec::new()));
-        let faults = load_env(&[limiter[0], limiter[1], cluster[0]]).unwrap_err().faults;
+        let faults = sentences(&load_env(&[limiter[0], limiter[1], cluster[0]]).unwrap_err().faults);
         assert!(faults[0].starts_with("SOKETI_RATE_LIMITER_REDIS_CLUSTER_MODE is true, but"), "{faults:?}");
     }
 

@@ -1,28 +1,45 @@
 //! A configuration that may be served, and how it is shown.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::Value as Json;
 use serde_json::json;
 
 use super::AppEntry;
 use super::Config;
-use super::Faults;
 use super::Secret;
 use super::StoreDriver;
-use super::tree;
+use super::fault::{Fault, Subject};
+use super::origin::Origin;
+use super::schema;
 
 /// A configuration that may be served.
 #[derive(Debug)]
 pub struct Loaded {
     /// The values.
     pub config: Config,
-    /// What the operator should know, a sentence each.
-    pub warnings: Vec<String>,
-    /// Those of the warnings that are about names which nobody reads.
-    pub ignored: Vec<String>,
-    /// For each key that somebody set, the file or the variable that did.
-    pub origins: BTreeMap<String, String>,
+    /// For the operator to know.
+    pub warnings: Vec<Fault>,
+    /// For each key that was set, the file or variable that set it.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Why a configuration may not be served: every mistake, not just the first.
+#[derive(Debug, thiserror::Error)]
+pub struct Faults {
+    /// Each with the file or variable, the key and the remedy.
+    pub faults: Vec<Fault>,
+    /// The values that are right all the same, with the warnings about them.
+    pub good: Box<Loaded>,
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = self.faults.iter().map(|fault| format!("fault: {fault}"));
+        let warnings = self.good.warnings.iter().map(|warning| format!("warning: {warning}"));
+        f.write_str(&faults.chain(warnings).collect::<Vec<_>>().join("\n"))
+    }
 }
 
 /// Sections whose values take effect while the server runs.
@@ -32,38 +49,33 @@ impl Loaded {
     /// A line for each value: key, value and who set it. Secrets are masked.
     pub fn settings(&self) -> Vec<String> {
         let line = |(key, value): (String, Json)| {
-            let origin = self.origins.get(&key).map_or("default", String::as_str);
+            let origin = self.origins.get(&key).map_or_else(|| "default".to_owned(), Origin::to_string);
             format!("{:<60} # {origin}", format!("{key} = {value}"))
         };
         self.values(|_| true).into_iter().map(line).collect()
     }
 
-    /// A sentence that begins with a key, or an app, with who set it.
-    pub fn with_origin(&self, sentence: &str) -> String {
+    /// A fault of a key, or of an app, with its origin.
+    pub fn locate(&self, mut fault: Fault) -> Fault {
+        let key = &fault.subject.key;
         let of_app = |(index, app): (usize, &AppEntry)| {
-            let app = format!("app {:?}", app.id);
-            sentence.starts_with(&format!("{app} ")).then_some((app, self.origins.get(&format!("apps.{index}.id"))?))
+            self.origins.get(&format!("apps.{index}.id")).filter(|_| *key == format!("app {:?}", app.id))
         };
-        let key = key_of(sentence);
-        // What is missing is missing in the group around it.
-        let mut groups = std::iter::successors(Some(key), |key| Some(key.rsplit_once('.')?.0));
-        let of_key = || Some((key.to_owned(), groups.find_map(|group| self.origins.get(group))?));
-        match self.config.apps.iter().enumerate().find_map(of_app).or_else(of_key) {
-            Some((subject, origin)) => sentence.replacen(&subject, &format!("{subject} (from {origin})"), 1),
-            None => sentence.to_owned(),
-        }
+        // A missing value has the origin of the group around it.
+        let mut groups = std::iter::successors(Some(&**key), |key| Some(key.rsplit_once('.')?.0));
+        let of_key = || groups.find_map(|group| self.origins.get(group));
+        fault.subject.origin = self.config.apps.iter().enumerate().find_map(of_app).or_else(of_key).cloned();
+        fault
     }
 
-    /// The same, unless there is something that nobody reads: then a fault for each.
+    /// The same, unless there is a name that nobody reads: then a fault for each.
     ///
     /// # Errors
     /// If anything was ignored.
     pub fn strict(mut self) -> Result<Self, Faults> {
-        if self.ignored.is_empty() {
-            return Ok(self);
-        }
-        self.warnings.retain(|warning| !self.ignored.contains(warning));
-        Err(Faults { faults: std::mem::take(&mut self.ignored), good: Box::new(self) })
+        let (faults, warnings): (Vec<_>, Vec<_>) = self.warnings.into_iter().partition(|warning| warning.unread);
+        self.warnings = warnings;
+        if faults.is_empty() { Ok(self) } else { Err(Faults { faults, good: Box::new(self) }) }
     }
 
     /// Values that follow from others where nobody says them.
@@ -76,17 +88,16 @@ impl Loaded {
         }
     }
 
-    /// Why this must not be served: somebody names an app where none is read, so that everybody's app would go live.
-    pub(super) fn refuse_default_app(&mut self, unread: &[(String, &'static str)]) -> Vec<String> {
+    /// Why this must not be served: an app is named where none is read, so that everybody's app would go live.
+    pub(super) fn refuse_default_app(&mut self, unread: &[(Subject, &'static str)]) -> Vec<Fault> {
         let Some(app) = self.config.with_public_secret() else { return Vec::new() };
-        let fault = |(who, place): &(String, &'static str)| {
-            format!(
-                "{who} names an app where none is read, and app {app:?} with the secret that everybody knows would be served; {place}"
-            )
+        self.warnings.retain(|warning| unread.iter().all(|(subject, _)| warning.subject != *subject));
+        let fault = |(subject, place): &(Subject, &'static str)| {
+            subject.fault(format!(
+                "names an app where none is read, and app {app:?} with the secret that everybody knows would be \
+                 served; {place}"
+            ))
         };
-        let is_told = |warning: &String| unread.iter().any(|(who, _)| warning.starts_with(&format!("{who} ")));
-        self.warnings.retain(|warning| !is_told(warning));
-        self.ignored.retain(|warning| !is_told(warning));
         unread.iter().map(fault).collect()
     }
 
@@ -107,7 +118,7 @@ impl Loaded {
 
     /// The values of some sections by key. Secrets are masked.
     fn values(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Json)> {
-        let mut sections = tree::object(&self.config);
+        let mut sections = schema::object(&self.config);
         if self.config.apps.is_empty() && self.config.app_store.driver == StoreDriver::Config {
             sections.insert("apps".to_owned(), json!([AppEntry::soketi_default()]));
         }
@@ -117,11 +128,6 @@ impl Loaded {
         }
         values
     }
-}
-
-/// The key that a sentence begins with.
-pub(super) fn key_of(sentence: &str) -> &str {
-    sentence.split([' ', ':']).next().unwrap_or_default()
 }
 
 /// The keys of the secrets that are not the same in both: their serialised form does not show it.

@@ -4,10 +4,13 @@
 use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
+use super::allowed_origins;
 use super::apps;
-use super::origins;
-use super::tree;
-use super::tree::CheckedRow;
+use super::build;
+use super::build::Build;
+use super::fault::Fault;
+use super::schema;
+use super::warnings;
 use super::webhooks;
 use super::webhooks::LeftOut;
 use super::{App, AppEntry, Limits};
@@ -33,15 +36,15 @@ const SIZES: [&str; 11] = [
 pub struct RowApp {
     /// The app.
     pub app: App,
-    /// What has no effect or is probably not meant, a sentence each.
-    pub warnings: Vec<String>,
+    /// About values that have no effect or are probably not meant.
+    pub warnings: Vec<Fault>,
     /// The webhooks that the app is without.
     pub left_out: Vec<LeftOut>,
 }
 
 impl App {
-    /// The app of a row, columns by name; what the row lacks comes from `limits`. Otherwise every fault, as a
-    /// sentence that begins with the names of table and column.
+    /// The app of a row, columns by name; what the row lacks comes from `limits`. Otherwise every fault,
+    /// with the names of table and column as its key.
     ///
     /// ```
     /// use gema::config::{App, Limits};
@@ -51,8 +54,8 @@ impl App {
     /// let app = App::from_row("apps", row.as_object().unwrap(), &Limits::default()).unwrap().app;
     /// assert_eq!((app.id.as_str(), app.limits.max_connections), ("7", -1));
     /// ```
-    pub fn from_row(table: &str, row: &serde_json::Map<String, Json>, limits: &Limits) -> Result<RowApp, Vec<String>> {
-        let known = tree::app_fields();
+    pub fn from_row(table: &str, row: &serde_json::Map<String, Json>, limits: &Limits) -> Result<RowApp, Vec<Fault>> {
+        let known = schema::app_fields();
         let mut fields = Map::new();
         for (column, value) in row {
             let field = AppEntry::field(column);
@@ -62,36 +65,36 @@ impl App {
                 fields.insert(field, Value::new(None, kind));
             }
         }
-        let mut warnings = Vec::new();
-        let CheckedRow { entry, warnings: without_effect, left_out } = loop {
-            let faults = match check(table, fields.clone(), &known) {
+        let mut found = Vec::new();
+        let (entry, build) = loop {
+            let mut faults = match check(table, fields.clone()) {
                 Ok(checked) => break checked,
                 Err(faults) => faults,
             };
-            let is_about = |fault: &String, field: &str| fault.starts_with(&format!("{table}.{field} "));
-            let size =
-                SIZES.iter().find_map(|&field| Some((field, faults.iter().find(|fault| is_about(fault, field))?)));
-            let Some((field, fault)) = size.filter(|(field, _)| fields.remove(*field).is_some()) else {
+            let position = |field| faults.iter().position(|fault| fault.subject.key == format!("{table}.{field}"));
+            let size = SIZES.iter().find_map(|&field| Some((field, position(field)?)));
+            let Some((field, index)) = size.filter(|(field, _)| fields.remove(*field).is_some()) else {
                 return Err(faults);
             };
-            warnings.push(format!("{fault}; meanwhile limits.{field} holds"));
+            let Fault { subject, text, .. } = faults.swap_remove(index);
+            found.push(subject.fault(format!("{text}; meanwhile limits.{field} holds")));
         };
         let app = entry.resolve(limits);
-        warnings.extend(without_effect);
-        warnings.extend(webhooks::warnings(&app.id, &app.webhooks));
-        warnings.extend(apps::warnings(&app));
-        Ok(RowApp { app, warnings, left_out })
+        found.extend(build.warnings);
+        found.extend(webhooks::warnings(&app.id, &app.webhooks));
+        found.extend(warnings::of_keys(&app));
+        Ok(RowApp { app, warnings: found, left_out: build.left_out.unwrap_or_default() })
     }
 }
 
-fn check(table: &str, fields: Map<String, Value>, known: &tree::Object) -> Result<CheckedRow, Vec<String>> {
-    let mut checked = tree::check_row(table, fields, known)?;
-    if let Some(origins) = &mut checked.entry.allowed_origins {
-        checked.warnings.extend(origins::drop_odd(table, origins));
+fn check(table: &str, fields: Map<String, Value>) -> Result<(AppEntry, Build), Vec<Fault>> {
+    let (mut entry, mut build) = build::row(table, fields)?;
+    if let Some(origins) = &mut entry.allowed_origins {
+        build.warnings.extend(allowed_origins::drop_odd(table, origins));
     }
     let mut faults = Vec::new();
-    apps::validate_alone(table, &checked.entry, &mut faults);
-    if faults.is_empty() { Ok(checked) } else { Err(faults) }
+    apps::validate_alone(table, &entry, &mut faults);
+    if faults.is_empty() { Ok((entry, build)) } else { Err(faults) }
 }
 
 /// A column's value as a setting like this one; none if it is not set. As with Soketi, empty is not set, and MySQL has
@@ -160,16 +163,17 @@ fn plain(value: &Json) -> ValueKind {
 mod tests {
     use serde_json::json;
 
+    use super::super::fault::sentences;
     use super::*;
 
-    fn read(columns: &Json) -> Result<RowApp, Vec<String>> {
+    fn read(columns: &Json) -> Result<RowApp, Vec<Fault>> {
         let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
         row.extend(columns.as_object().unwrap().clone());
         App::from_row("apps", &row, &Limits { max_event_batch_size: 77, ..Limits::default() })
     }
 
     fn app(columns: &Json) -> Result<App, Vec<String>> {
-        read(columns).map(|read| read.app)
+        read(columns).map(|read| read.app).map_err(|faults| sentences(&faults))
     }
 
     #[test]
@@ -229,8 +233,9 @@ mod tests {
             ("cache_ttl_seconds", json!(-5), "apps.cache_ttl_seconds is -5; it must be between 0 and"),
         ] {
             let read = read(&json!({ column: value, "max_connections": 7 })).unwrap();
-            assert!(read.warnings.len() == 1 && read.warnings[0].starts_with(says), "{:?}", read.warnings);
-            assert!(read.warnings[0].ends_with(&format!("; meanwhile limits.{column} holds")), "{:?}", read.warnings);
+            let warnings = sentences(&read.warnings);
+            assert!(warnings.len() == 1 && warnings[0].starts_with(says), "{warnings:?}");
+            assert!(warnings[0].ends_with(&format!("; meanwhile limits.{column} holds")), "{warnings:?}");
             let limits = Limits { max_event_batch_size: 77, max_connections: 7, ..Limits::default() };
             assert_eq!(read.app.limits, limits, "{column}");
         }
@@ -266,7 +271,8 @@ mod tests {
         let odd = "https://app.example.com/";
         let found = read(&json!({ "allowed_origins": ["app.example.com", odd, "file://"] })).unwrap();
         assert_eq!(found.app.limits.allowed_origins, ["app.example.com", "file://"]);
-        assert!(found.warnings.len() == 1 && found.warnings[0].starts_with("apps.allowed_origins has "), "{found:?}");
+        assert!(found.warnings.len() == 1 && found.warnings[0].text.starts_with("has \"https:"), "{found:?}");
+        assert_eq!(found.warnings[0].subject.key, "apps.allowed_origins");
         for only in [json!([odd]), json!(odd), json!(format!("[\"{odd}\"]"))] {
             let found = read(&json!({ "allowed_origins": only })).unwrap();
             assert!(found.app.limits.allowed_origins.is_empty() && found.warnings.len() == 1, "{found:?}");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::config::fault::Fault;
 use crate::config::values;
 use crate::config::values::Seconds;
 use crate::config::within;
@@ -61,14 +62,17 @@ impl Default for Server {
 }
 
 impl Server {
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         let prefix = &self.path_prefix;
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
         let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));
         if !around || prefix.contains("//") || !prefix.chars().all(allowed) {
-            faults.push(format!(
-                "server.path_prefix is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
+            faults.push(Fault::new(
+                "server.path_prefix",
+                format!(
+                    "is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
                  digits and - . _ ~ between, such as \"/ws\""
+                ),
             ));
         }
         // As many as the registry can address (`SHARDS_MAX`).
@@ -76,11 +80,11 @@ impl Server {
         // The kernel cuts it to net.core.somaxconn.
         within("server.backlog", self.backlog, 1..=65_535, faults);
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
-            faults.push(
-                "server.proxy_protocol is true, but server.trusted_proxies is empty, so nobody would be believed; name \
-                 the proxies there"
-                    .to_owned(),
-            );
+            faults.push(Fault::new(
+                "server.proxy_protocol",
+                "is true, but server.trusted_proxies is empty, so nobody would be believed; name \
+                 the proxies there",
+            ));
         }
         let percent = self.accept_traffic_memory_percent;
         within("server.accept_traffic_memory_percent", percent, 1.0..=100.0, faults);
@@ -91,9 +95,12 @@ impl Server {
         let remembered = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
         within("server.cached_events_bytes_max", self.cached_events_bytes_max, remembered, faults);
         if notice > 0.0 && notice >= self.drain_seconds.0 {
-            faults.push(format!(
-                "server.drain_notice_seconds is {notice}; it must be less than server.drain_seconds, so that time is \
+            faults.push(Fault::new(
+                "server.drain_notice_seconds",
+                format!(
+                    "is {notice}; it must be less than server.drain_seconds, so that time is \
                  left to close the connections"
+                ),
             ));
         }
     }
@@ -108,10 +115,8 @@ mod tests {
         let mut config = Config::default();
         config.server.proxy_protocol = true;
         let faults = config.validate();
-        assert!(
-            faults[0].starts_with("server.proxy_protocol is true, but server.trusted_proxies is empty"),
-            "{faults:?}"
-        );
+        assert_eq!(faults[0].subject.key, "server.proxy_protocol");
+        assert!(faults[0].text.starts_with("is true, but server.trusted_proxies is empty"), "{faults:?}");
         config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(config.validate(), [""; 0]);
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::cluster::is_name;
+use super::fault::Fault;
 use super::values::{Seconds, Secret};
 use super::within;
 
@@ -127,26 +128,35 @@ impl<S> Database<S> {
         self.table.split('.')
     }
 
-    pub(super) fn validate(&self, section: &str, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, section: &str, faults: &mut Vec<Fault>) {
         if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
-            faults.push(format!(
-                "{section}.host must be a host name or an address alone; a port belongs into {section}.port, and \
+            faults.push(Fault::new(
+                format!("{section}.host"),
+                format!(
+                    "must be a host name or an address alone; a port belongs into {section}.port, and \
                  {section}.tls switches TLS on"
+                ),
             ));
         }
         within(&format!("{section}.port"), self.port, 1..=u16::MAX, faults);
         for (field, name) in [("username", &self.username), ("database", &self.database)] {
             if name.is_empty() || name.contains(char::is_control) {
-                faults.push(format!("{section}.{field} is {name:?}; it must be a name, without control characters"));
+                faults.push(Fault::new(
+                    format!("{section}.{field}"),
+                    format!("is {name:?}; it must be a name, without control characters"),
+                ));
             }
         }
         // No server takes longer names.
         let is_name = |name: &str| (1..=64).contains(&name.chars().count()) && !name.contains(char::is_control);
         if self.table_path().count() > 2 || !self.table_path().all(is_name) {
             let table = &self.table;
-            faults.push(format!(
-                "{section}.table is {table:?}; it must be the name of a table, such as \"apps\", or of a schema and a \
+            faults.push(Fault::new(
+                format!("{section}.table"),
+                format!(
+                    "is {table:?}; it must be the name of a table, such as \"apps\", or of a schema and a \
                  table, such as \"shop.apps\", of 1 to 64 characters each"
+                ),
             ));
         }
     }
@@ -169,7 +179,7 @@ pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str>
 }
 
 impl AppStore {
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         self.cache_seconds.validate("app_store.cache_seconds", 1.0, faults);
         self.stale_seconds.validate("app_store.stale_seconds", 0.0, faults);
         // An app needs two, its id and its key.
@@ -182,12 +192,13 @@ impl AppStore {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::sentences;
     use super::*;
 
     fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config);
-        config.validate()
+        sentences(&config.validate())
     }
 
     #[test]

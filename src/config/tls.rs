@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::fault::Fault;
 use super::values::Secret;
 
 /// TLS on the main port. With a certificate the port speaks nothing else; the metrics port stays plain.
@@ -25,16 +26,17 @@ impl Tls {
         !self.cert_path.is_empty()
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         let (cert, key) = (!self.cert_path.is_empty(), !self.key_path.is_empty());
         if cert && !key {
-            faults.push("tls.cert_path needs tls.key_path; name the PEM file with its key there".to_owned());
+            faults.push(Fault::new("tls.cert_path", "needs tls.key_path; name the PEM file with its key there"));
         }
         if key && !cert {
-            faults.push("tls.key_path needs tls.cert_path; name the PEM file with its certificate there".to_owned());
+            faults
+                .push(Fault::new("tls.key_path", "needs tls.cert_path; name the PEM file with its certificate there"));
         }
         if !self.ca_path.is_empty() && !cert && !key {
-            faults.push("tls.ca_path is set without tls.cert_path; set both, or neither for no TLS".to_owned());
+            faults.push(Fault::new("tls.ca_path", "is set without tls.cert_path; set both, or neither for no TLS"));
         }
     }
 }

@@ -1,39 +1,41 @@
 //! From the names in a file to ours: Soketi's options, wherever they stand beside our own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use config::{Map, Value, ValueKind};
-use serde_json::Value as Json;
 
 use super::AppEntry;
 use super::Config;
+use super::fault::{Fault, Subject};
 use super::foreign;
 use super::options;
-use super::options::{Means, Said, Setting};
+use super::options::{Means, Setting, Translation};
+use super::origin::Origin;
+use super::schema;
 use super::suggest::nearest;
-use super::tree;
+use super::tree::{Group, sorted, text};
 
 /// Where files have apps in Soketi's way, and in the way of many that were written for it.
 const APPS: [&str; 2] = ["appManager.array.apps", "appManager.apps"];
 
-/// What Soketi's options in a file say, and the settings that are ours already. `is_soketis` tells whether Soketi
+/// Soketi's options in a file, and the settings that are ours already. `is_soketis` tells whether Soketi
 /// reads files of that format.
-pub(super) fn translate(settings: Map<String, Value>, is_soketis: bool) -> (Said, Map<String, Value>) {
-    let sections = tree::object(&Config::default()).into_iter().map(|(section, _)| section).collect();
-    let mut file = File { said: Said { is_soketis, ..Said::default() }, apps: None, sections };
+pub(super) fn translate(settings: Group, is_soketis: bool) -> (Translation, Group) {
+    let sections = schema::object(&Config::default()).into_iter().map(|(section, _)| section).collect();
+    let mut file = File { translation: Translation { is_soketis, ..Translation::default() }, apps: None, sections };
     let mut own = file.group("", settings);
     if is_soketis {
-        foreign::remove(&mut own, &mut file.said);
+        foreign::remove(&mut own, &mut file.translation);
     }
     for apps in own.remove("apps").into_iter().chain(file.apps.take()) {
         file.list(apps, &mut own);
     }
     file.outweigh(&own);
-    (file.said, own)
+    (file.translation, own)
 }
 
 struct File {
-    said: Said,
+    translation: Translation,
     /// The list that stands under one of `APPS`.
     apps: Option<Value>,
     /// The names of our own groups.
@@ -42,10 +44,9 @@ struct File {
 
 impl File {
     /// Takes Soketi's options out of a group and returns what is left.
-    fn group(&mut self, place: &str, settings: Map<String, Value>) -> Map<String, Value> {
+    fn group(&mut self, place: &str, settings: Group) -> Group {
         let mut own = Map::new();
-        // In a fixed order, so that messages are.
-        for (name, value) in settings.into_iter().collect::<BTreeMap<_, _>>() {
+        for (name, value) in sorted(settings) {
             let key = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
             let is_group = options::options().any(|option| option.starts_with(&format!("{key}.")));
             match value.kind {
@@ -61,8 +62,7 @@ impl File {
                 // As Soketi has it: nothing is set.
                 ValueKind::Boolean(false) if key == "ssl" => (),
                 _ if is_group && !self.sections.contains(&key) => {
-                    let from = from(&value);
-                    self.said.faults.push(format!("{key}{from} must be a group of settings"));
+                    self.translation.faults.push(Subject::of(key, &value).fault("must be a group of settings"));
                 }
                 _ if place.is_empty() || self.sections.contains(place) => drop(own.insert(name, value)),
                 _ => self.option(&key, &value, options::option(&format!("{place}.*"))),
@@ -72,27 +72,27 @@ impl File {
     }
 
     fn option(&mut self, key: &str, value: &Value, means: Option<Means<'_>>) {
-        let name = format!("{key}{}", from(value));
-        let setting = |text| Setting { name: &name, origin: value.origin().unwrap_or(key), value: text };
+        let subject = &Subject::of(key, value);
+        let origin = &Origin::of_itself(value).unwrap_or_else(|| Origin::Variable(key.to_owned()));
         match (means, text(value)) {
             (None, _) => {
-                foreign::note_app(key, value, &mut self.said);
-                self.said.unknown(&name, nearest(key, options::options()).as_deref());
+                foreign::note_app(subject, value, &mut self.translation);
+                self.translation.unknown(subject, nearest(key, options::options()).as_deref());
             }
             (_, None) => (),
             // What would be handed on to a client of a database, but is another option's name.
             (Some(Means::Parameter("", _)), _) if options::option(key).is_none() && meant(key).is_some() => {
-                self.said.unknown(&name, meant(key).as_deref());
+                self.translation.unknown(subject, meant(key).as_deref());
             }
             (Some(Means::Key(key)), Some(text)) if key != "cluster.name" || !text.is_empty() => {
-                self.said.set(setting(&text), key, value.clone());
+                self.translation.set(subject, key, value.clone());
             }
             (_, Some(text)) if text.trim().is_empty() => (),
             (Some(Means::Ioredis(_)), Some(text)) => {
                 let option = key.rsplit('.').next().unwrap_or(key);
-                self.said.apply(setting(&text), &Means::Ioredis(option));
+                self.translation.apply(Setting { subject, origin, value: &text }, &Means::Ioredis(option));
             }
-            (Some(means), Some(text)) => self.said.apply(setting(&text), &means),
+            (Some(means), Some(text)) => self.translation.apply(Setting { subject, origin, value: &text }, &means),
         }
     }
 
@@ -101,22 +101,24 @@ impl File {
             return;
         }
         if let Some(other) = &self.apps {
-            let (other, from) = (from(other), from(&value));
-            self.said.faults.push(format!("{key}{from} is a second list of apps, beside the one{other}; keep one"));
+            let other = Subject::of("", other);
+            let text = format!("is a second list of apps, beside the one{other}; keep one");
+            self.translation.faults.push(Subject::of(key, &value).fault(text));
         }
         self.apps = Some(value);
     }
 
     /// Gives apps our names, and their members by number those of single values.
-    fn list(&mut self, apps: Value, own: &mut Map<String, Value>) {
+    fn list(&mut self, apps: Value, own: &mut Group) {
         let is_number = |name: &String| name.parse::<u16>().is_ok();
         let origin = apps.origin().map(str::to_owned);
+        let subject = Subject { key: "apps".to_owned(), origin: Origin::of_itself(&apps) };
         match apps.kind {
             ValueKind::Table(members) if !members.is_empty() && members.keys().all(is_number) => {
-                for (index, member) in members.into_iter().collect::<BTreeMap<_, _>>() {
+                for (index, member) in sorted(members) {
                     let ValueKind::Table(fields) = member.kind else { continue };
                     for (field, value) in self.app(&index, fields) {
-                        self.said.values.insert(format!("apps.{index}.{field}"), value);
+                        self.translation.values.insert(format!("apps.{index}.{field}"), value);
                     }
                 }
             }
@@ -129,8 +131,9 @@ impl File {
                     unified.push(item);
                 }
                 if let Some(other) = own.get("apps") {
-                    let (one, other) = (origin.unwrap_or_default(), from(other));
-                    self.said.faults.push(format!("apps (from {one}) are given twice, as well{other}; keep one"));
+                    let other = Subject::of("", other);
+                    let text = format!("are given twice, as well{other}; keep one");
+                    self.translation.faults.push(subject.fault(text));
                 } else {
                     own.insert("apps".to_owned(), Value::new(origin.as_ref(), ValueKind::Array(unified)));
                 }
@@ -140,23 +143,23 @@ impl File {
     }
 
     /// One spelling for each field, so that files and variables meet in it. As with Soketi, empty is not set.
-    fn app(&mut self, index: &str, fields: Map<String, Value>) -> Map<String, Value> {
-        let known = tree::app_fields();
-        let mut unified: Map<String, Value> = Map::new();
-        for (name, value) in fields.into_iter().collect::<BTreeMap<_, _>>() {
+    fn app(&mut self, index: &str, fields: Group) -> Group {
+        let known = schema::app_fields();
+        let mut unified: Group = Map::new();
+        for (name, value) in sorted(fields) {
             if let Some(means) = options::option(&format!("appManager.array.apps.*.{name}")) {
                 self.option(&format!("apps.{index}.{name}"), &value, Some(means));
                 continue;
             }
             // What is unknown keeps its spelling, so that the operator finds it.
             let field = Some(AppEntry::field(&name)).filter(|field| known.contains_key(field)).unwrap_or(name);
-            if self.said.is_soketis && !known.contains_key(&field) && value.kind != ValueKind::Nil {
+            if self.translation.is_soketis && !known.contains_key(&field) && value.kind != ValueKind::Nil {
                 if foreign::is_ours(&field, known.keys()) {
                     unified.insert(field, value);
                 } else {
                     let meant = foreign::near_field(&field, known.keys());
-                    let name = format!("apps.{index}.{field}{}", from(&value));
-                    self.said.unknown(&name, meant.map(|meant| format!("apps.{index}.{meant}")).as_deref());
+                    let subject = Subject::of(format!("apps.{index}.{field}"), &value);
+                    self.translation.unknown(&subject, meant.map(|meant| format!("apps.{index}.{meant}")).as_deref());
                 }
                 continue;
             }
@@ -165,11 +168,10 @@ impl File {
                 continue;
             }
             if let Some(other) = unified.get(&field) {
-                let lines = [other, &value].map(|value| value.origin().unwrap_or_default().to_owned());
-                self.said.faults.push(format!(
-                    "apps.{index}.{field} is given twice (in {} and {}), in two spellings; keep one",
-                    lines[0], lines[1]
-                ));
+                let [one, other] = [other, &value].map(|value| Origin::of(value).map(|origin| origin.to_string()));
+                let (one, other) = (one.unwrap_or_default(), other.unwrap_or_default());
+                let text = format!("is given twice (in {one} and {other}), in two spellings; keep one");
+                self.translation.faults.push(Fault::new(format!("apps.{index}.{field}"), text));
             }
             unified.insert(field, value);
         }
@@ -177,14 +179,14 @@ impl File {
     }
 
     /// Our own names win over Soketi's, and say so where they differ.
-    fn outweigh(&mut self, own: &Map<String, Value>) {
-        for (key, soketis) in &self.said.values {
+    fn outweigh(&mut self, own: &Group) {
+        for (key, soketis) in &self.translation.values {
             let Some((section, field)) = key.split_once('.') else { continue };
             let Some(ValueKind::Table(table)) = own.get(section).map(|section| &section.kind) else { continue };
             let ours = table.get(field).filter(|ours| ours.kind != soketis.kind && ours.kind != ValueKind::Nil);
-            if let (Some(ours), Some(theirs)) = (ours, self.said.names.get(key)) {
-                let ours = from(ours);
-                self.said.warnings.push(format!("{theirs} has no effect, because {key}{ours} says it, too"));
+            if let (Some(ours), Some(theirs)) = (ours, self.translation.subjects.get(key)) {
+                let ours = Subject::of(&**key, ours);
+                self.translation.warnings.push(theirs.fault(format!("has no effect, because {ours} says it, too")));
             }
         }
     }
@@ -193,32 +195,4 @@ impl File {
 /// The option of a database whose name is nearly `key`, if that is probably meant.
 fn meant(key: &str) -> Option<String> {
     nearest(key, options::options())
-}
-
-/// A value as a variable would have it; none for null, as a word or as a value.
-pub(super) fn text(value: &Value) -> Option<String> {
-    match &value.kind {
-        ValueKind::Nil => None,
-        ValueKind::String(text) => Some(text.clone()).filter(|text| text.trim() != "null"),
-        ValueKind::Array(_) | ValueKind::Table(_) => Some(json(value).to_string()),
-        kind => Some(kind.to_string()),
-    }
-}
-
-/// A value as JSON.
-pub(super) fn json(value: &Value) -> Json {
-    match &value.kind {
-        ValueKind::Nil => Json::Null,
-        ValueKind::Boolean(truth) => Json::Bool(*truth),
-        ValueKind::I64(number) => Json::from(*number),
-        ValueKind::Float(number) => Json::from(*number),
-        ValueKind::Array(items) => items.iter().map(json).collect(),
-        ValueKind::Table(table) => table.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
-        kind => Json::String(kind.to_string()),
-    }
-}
-
-/// Who set a value, for a sentence.
-pub(super) fn from(value: &Value) -> String {
-    tree::source(value).map(|origin| format!(" (from {origin})")).unwrap_or_default()
 }

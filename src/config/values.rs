@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::fault::Fault;
+
 /// A time span in seconds, fractions allowed.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -21,15 +23,15 @@ impl Seconds {
     }
 
     /// Adds a fault unless the value lies between `least` and a day.
-    pub(super) fn validate(self, key: &str, least: f64, faults: &mut Vec<String>) {
+    pub(super) fn validate(self, key: &str, least: f64, faults: &mut Vec<Fault>) {
         self.validate_within(key, least..=86_400.0, faults);
     }
 
     /// Adds a fault unless the value lies within `bounds`.
-    pub(super) fn validate_within(self, key: &str, bounds: RangeInclusive<f64>, faults: &mut Vec<String>) {
+    pub(super) fn validate_within(self, key: &str, bounds: RangeInclusive<f64>, faults: &mut Vec<Fault>) {
         if !bounds.contains(&self.0) {
             let (least, most) = bounds.into_inner();
-            faults.push(format!("{key} is {}; it must be between {least} and {most} seconds", self.0));
+            faults.push(Fault::new(key, format!("is {}; it must be between {least} and {most} seconds", self.0)));
         }
     }
 }

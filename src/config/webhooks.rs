@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 pub(super) use read::{Written, items, read};
 
+use super::fault::Fault;
 use super::values::{Seconds, Secret};
 use super::{is_token, within};
 use crate::protocol::webhook::{KEY_HEADER, Kind, SIGNATURE_HEADER};
@@ -152,7 +153,7 @@ impl Webhook {
     }
 
     /// Adds a fault for each thing that no request can have.
-    pub(super) fn validate(&self, place: &str, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, place: &str, faults: &mut Vec<Fault>) {
         let url = self.url.expose_text();
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let plausible = |host: &str| {
@@ -163,17 +164,21 @@ impl Webhook {
         };
         // It may hold a token, so nothing of it is repeated.
         if !host.is_some_and(plausible) {
-            faults.push(format!(
-                "{place}.url must be a whole URL, such as https://example.com/webhooks, without white space and accents, \
-                 with a host and a port that there can be"
+            faults.push(Fault::new(
+                format!("{place}.url"),
+                "must be a whole URL, such as https://example.com/webhooks, without white space and accents, \
+                 with a host and a port that there can be",
             ));
         }
         for (name, value) in &self.headers {
             if !is_token(name) {
-                faults.push(format!("{place}.headers has {name:?}; a name has only letters, digits and - between"));
+                faults.push(Fault::new(
+                    format!("{place}.headers"),
+                    format!("has {name:?}; a name has only letters, digits and - between"),
+                ));
             }
             if !value.expose().iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
-                faults.push(format!("{place}.headers.{name} must be printable ASCII text on one line"));
+                faults.push(Fault::new(format!("{place}.headers.{name}"), "must be printable ASCII text on one line"));
             }
         }
     }
@@ -184,17 +189,20 @@ fn is_own(header: &str) -> bool {
 }
 
 /// Adds a fault for each webhook of an app that cannot be sent.
-pub(super) fn validate(place: &str, webhooks: &[Webhook], faults: &mut Vec<String>) {
+pub(super) fn validate(place: &str, webhooks: &[Webhook], faults: &mut Vec<Fault>) {
     for (index, webhook) in webhooks.iter().enumerate() {
         webhook.validate(&format!("{place}.webhooks.{index}"), faults);
     }
 }
 
 /// What the webhooks of an app say without effect, a sentence each.
-pub(super) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<String> {
+pub(super) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<Fault> {
     let headers = webhooks.iter().flat_map(|webhook| webhook.headers.keys()).filter(|name| is_own(name));
     headers
-        .map(|name| format!("app {app_id:?} sets {name} of its webhooks without effect; gema sets it itself"))
+        .map(|name| {
+            let text = format!("sets {name} of its webhooks without effect; gema sets it itself");
+            Fault::new(format!("app {app_id:?}"), text)
+        })
         .collect()
 }
 
@@ -209,7 +217,7 @@ impl Webhooks {
         if self.batch { self.batch_seconds.duration() } else { Duration::ZERO }
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<String>) {
+    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
         self.batch_seconds.validate_within("webhooks.batch_seconds", 0.0..=60.0, faults);
         within("webhooks.batch_events_max", self.batch_events_max, 1..=1000, faults);
         self.leave_delay_seconds.validate_within("webhooks.leave_delay_seconds", 0.0..=60.0, faults);
@@ -227,6 +235,7 @@ impl Webhooks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::sentences;
     use super::*;
 
     #[test]
@@ -237,7 +246,7 @@ mod tests {
                 Webhook { url: Secret::new(url), event_types: vec![], filter: ChannelFilter::default(), headers };
             let mut faults = Vec::new();
             validate("apps.0", &[webhook], &mut faults);
-            assert!(faults.len() == 3 && !faults.concat().contains("hush"), "{faults:?}");
+            assert!(faults.len() == 3 && !sentences(&faults).concat().contains("hush"), "{faults:?}");
         }
     }
 

@@ -17,6 +17,7 @@ use rustls::sign::SigningKey;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
+use crate::config::Fault;
 use crate::config::Tls;
 use crate::tls::TlsError;
 use crate::tls::key_kind;
@@ -58,18 +59,20 @@ pub(super) fn faults(tls: &Tls) -> Vec<TlsError> {
 }
 
 /// Why the first certificate is not valid at this time.
-pub(super) fn warning(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<String> {
+pub(super) fn warning(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Fault> {
     let certificate = parsed(chain.first()?)?;
     let validity = certificate.tbs_certificate().validity();
     let (from, until) = (validity.not_before.to_system_time(), validity.not_after.to_system_time());
     let shown = humantime::format_rfc3339_seconds;
     if now > until {
         let until = shown(until);
-        return Some(format!("tls.cert_path: the certificate ended at {until}; clients refuse it, so renew it"));
+        let text = format!(": the certificate ended at {until}; clients refuse it, so renew it");
+        return Some(Fault::new(CERT_PATH, text));
     }
     (now < from).then(|| {
         let from = shown(from);
-        format!("tls.cert_path: the certificate begins at {from}; clients refuse it until then, so check the clock")
+        let text = format!(": the certificate begins at {from}; clients refuse it until then, so check the clock");
+        Fault::new(CERT_PATH, text)
     })
 }
 

@@ -602,7 +602,7 @@ async fn no_secret_is_told_to_anybody() {
         told.push(format!("{config:?} {}", serde_json::to_string(config).unwrap()));
         // A fault that concerns an app with a secret.
         let twice = Config { apps: vec![config.apps[0].clone(); 2], ..config.clone() };
-        told.extend(twice.validate());
+        told.extend(twice.validate().iter().map(ToString::to_string));
     })
     .await;
     provoke_connection(&server, &mut told).await;

@@ -402,5 +402,5 @@ fn a_certificate_that_has_ended_is_warned_of() {
     let warning = |tls: &Tls| Certificates::load(tls).unwrap().warning();
     assert_eq!(warning(&authority().issue()), None);
     let ended = warning(&authority().issue_until(2020)).unwrap();
-    assert!(ended.starts_with("tls.cert_path: the certificate ended at 2020-01-01T00:00:00Z"), "{ended}");
+    assert!(ended.to_string().starts_with("tls.cert_path: the certificate ended at 2020-01-01T00:00:00Z"), "{ended}");
 }

@@ -6,6 +6,7 @@ use config::{Map, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::super::origin::Origin;
 use super::line;
 
 /// The settings of `text`. Messages quote nothing of it, since that may be a secret.
@@ -29,7 +30,7 @@ impl File<'_> {
     }
 
     fn value(&self, value: Spanned<DeValue<'_>>) -> Result<Value, String> {
-        let origin = self.place(value.span());
+        let origin = self.origin(value.span());
         let kind = match value.into_inner() {
             DeValue::String(text) => ValueKind::String(text.into_owned()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
@@ -45,10 +46,10 @@ impl File<'_> {
             }
             DeValue::Table(table) => ValueKind::Table(self.table(table)?),
         };
-        Ok(Value::new(Some(&origin), kind))
+        Ok(origin.value(kind))
     }
 
-    fn place(&self, span: Range<usize>) -> String {
-        format!("{}:{}", self.name, line(self.text, span.start))
+    fn origin(&self, span: Range<usize>) -> Origin {
+        Origin::line(self.name, line(self.text, span.start))
     }
 }

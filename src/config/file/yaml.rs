@@ -8,6 +8,8 @@ use yaml_rust2::parser::Parser;
 use yaml_rust2::scanner::TScalarStyle;
 use yaml_rust2::{Event, ScanError, Yaml};
 
+use super::super::origin::Origin;
+
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
 
@@ -31,8 +33,8 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn next(&mut self) -> Result<(Event, String), String> {
-        let place = |line: usize| format!("{}:{line}", self.name);
+    fn next(&mut self) -> Result<(Event, Origin), String> {
+        let place = |line: usize| Origin::line(self.name, line);
         match self.parser.next_token() {
             Ok((event, mark)) => Ok((event, place(mark.line()))),
             Err(error) => Err(format!("{}: {}", place(ScanError::marker(&error).line()), error.info())),
@@ -55,7 +57,7 @@ impl File<'_> {
         }
     }
 
-    fn value(&mut self, event: Event, origin: &String) -> Result<Value, String> {
+    fn value(&mut self, event: Event, origin: &Origin) -> Result<Value, String> {
         if let Event::Alias(anchor) = event {
             let value = self.anchors.get(&anchor).cloned();
             return value.ok_or_else(|| format!("{origin}: this alias has no anchor before it"));
@@ -72,7 +74,7 @@ impl File<'_> {
             _ => return Err(format!("{origin}: a value must stand here")),
         };
         self.depth -= 1;
-        let value = Value::new(Some(origin), kind);
+        let value = origin.value(kind);
         if anchor != 0 {
             self.anchors.insert(anchor, value.clone());
         }

@@ -28,7 +28,7 @@ pub(super) fn options(text: &str) -> Options {
             ("tls", Json::Object(details)) => {
                 options.tls = true;
                 options.unverified = details.get(VERIFY) == Some(&Json::Bool(false));
-                let others = details.iter().filter(|detail| !says_whom_to_trust(*detail));
+                let others = details.iter().filter(|detail| !is_about_trust(*detail));
                 options.faults.extend(others.map(|(detail, _)| {
                     format!(
                         "has tls.{detail}, which gema does not know: it trusts the system's certificate authorities; \
@@ -52,7 +52,7 @@ pub(super) fn options(text: &str) -> Options {
 const VERIFY: &str = "rejectUnauthorized";
 
 /// Whether a detail of TLS says only whether the server's certificate is checked.
-pub(super) fn says_whom_to_trust((name, value): (&String, &Json)) -> bool {
+pub(super) fn is_about_trust((name, value): (&String, &Json)) -> bool {
     name == VERIFY && value.is_boolean()
 }
 

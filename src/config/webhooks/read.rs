@@ -7,6 +7,7 @@ use serde_json::Map;
 use serde_json::Value as Json;
 use serde_json::json;
 
+use super::super::fault::{Fault, Subject};
 use super::super::suggest::{did_you_mean, snake_case};
 use super::{ALL_KINDS, FIELDS};
 use crate::protocol::webhook::Kind;
@@ -16,18 +17,18 @@ use crate::protocol::webhook::Kind;
 pub(in super::super) struct Written {
     /// Fits a [`Webhook`](super::Webhook).
     pub(in super::super) webhook: Json,
-    /// What looks like a misspelled setting or event, a sentence each.
-    pub(in super::super) typos: Vec<String>,
-    /// What is of no use here, a sentence each.
-    pub(in super::super) foreign: Vec<String>,
+    /// What looks like a misspelled setting or event.
+    pub(in super::super) typos: Vec<Fault>,
+    /// What is of no use here.
+    pub(in super::super) foreign: Vec<Fault>,
 }
 
-/// One item of a list of webhooks, or what is wrong with it. `from` tells where it stands.
-pub(in super::super) fn read(place: &str, from: &str, item: Json) -> Result<Written, String> {
+/// One item of a list of webhooks, or what is wrong with it.
+pub(in super::super) fn read(place: &Subject, item: Json) -> Result<Written, Fault> {
     let Json::Object(fields) = item else {
-        return Err(format!("{place}{from} must be a webhook: a group of settings with url and event_types"));
+        return Err(place.fault("must be a webhook: a group of settings with url and event_types"));
     };
-    Reader { place, from, typos: Vec::new(), foreign: Vec::new() }.webhook(fields)
+    Reader { place, typos: Vec::new(), foreign: Vec::new() }.webhook(fields)
 }
 
 /// The items of a list, also of one that PHP has made a group with numbers for names.
@@ -46,14 +47,13 @@ pub(in super::super) fn items(list: Json) -> Option<Vec<Json>> {
 }
 
 struct Reader<'a> {
-    place: &'a str,
-    from: &'a str,
-    typos: Vec<String>,
-    foreign: Vec<String>,
+    place: &'a Subject,
+    typos: Vec<Fault>,
+    foreign: Vec<Fault>,
 }
 
 impl Reader<'_> {
-    fn webhook(mut self, fields: Map<String, Json>) -> Result<Written, String> {
+    fn webhook(mut self, fields: Map<String, Json>) -> Result<Written, Fault> {
         let (mut known, mut lambda) = (Map::new(), None);
         for (name, value) in fields {
             let field = snake_case(&name);
@@ -70,16 +70,14 @@ impl Reader<'_> {
             }
         }
         if let Some(name) = lambda {
-            let (place, from) = (self.place, self.from);
+            let field = self.field(&name);
             if !known.contains_key("url") {
-                return Err(format!(
-                    "{place}.{name}{from} is not there: webhooks go out over HTTP; give the function a URL and set url"
-                ));
+                return Err(field.fault("is not there: webhooks go out over HTTP; give the function a URL and set url"));
             }
-            self.foreign.push(format!("{place}.{name}{from} has no effect, because url is set"));
+            self.foreign.push(field.fault("has no effect, because url is set"));
         }
         let mut take = |field: &str, why: &str| {
-            let missing = || format!("{}.{field}{} is missing; {why}", self.place, self.from);
+            let missing = || self.field(field).fault(format!("is missing; {why}"));
             known.remove(field).ok_or_else(missing)
         };
         let url = take("url", "say where the events go")?;
@@ -94,7 +92,7 @@ impl Reader<'_> {
         Ok(Written { webhook, typos: self.typos, foreign: self.foreign })
     }
 
-    fn event_types(&mut self, list: Json) -> Result<Vec<Kind>, String> {
+    fn event_types(&mut self, list: Json) -> Result<Vec<Kind>, Fault> {
         let list = match list {
             Json::String(text) => serde_json::from_str(&text)
                 .unwrap_or_else(|_| text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect()),
@@ -118,18 +116,17 @@ impl Reader<'_> {
         let others = format!("it is passed over; there are {}", known.join(", "));
         let meant = did_you_mean(&name, known.iter().map(String::as_str), &others);
         let shown: String = name.chars().take(64).collect();
-        let sentence =
-            format!("{}.event_types{} has {shown:?}, which is no event of a webhook; {meant}", self.place, self.from);
-        if meant == others { &mut self.foreign } else { &mut self.typos }.push(sentence);
+        let fault = self.field("event_types").fault(format!("has {shown:?}, which is no event of a webhook; {meant}"));
+        if meant == others { &mut self.foreign } else { &mut self.typos }.push(fault);
     }
 
-    fn filter(&mut self, filter: Json) -> Result<Json, String> {
+    fn filter(&mut self, filter: Json) -> Result<Json, Fault> {
         const NAMES: [&str; 2] = ["channel_name_starts_with", "channel_name_ends_with"];
         let mut known = Map::new();
         for (name, value) in self.group("filter", filter, "{ \"channel_name_starts_with\": \"presence-\" }")? {
             let field = snake_case(&name);
             if !NAMES.contains(&&*field) {
-                self.unknown(".filter", &name, &NAMES, "of a filter");
+                self.unknown("filter.", &name, &NAMES, "of a filter");
             } else if !value.is_null() {
                 let text = text(&value).ok_or_else(|| self.must(&format!("filter.{name}"), "text in quotes"))?;
                 known.insert(field, text.into());
@@ -138,7 +135,7 @@ impl Reader<'_> {
         Ok(known.into())
     }
 
-    fn headers(&self, headers: Json) -> Result<Json, String> {
+    fn headers(&self, headers: Json) -> Result<Json, Fault> {
         let mut set = Map::new();
         for (name, value) in self.group("headers", headers, "{ \"X-Mine\": \"value\" }")? {
             // A panel's line that nobody has filled in is none.
@@ -152,7 +149,7 @@ impl Reader<'_> {
     }
 
     /// The members of a group, which may be empty in any way.
-    fn group(&self, field: &str, value: Json, such_as: &str) -> Result<Map<String, Json>, String> {
+    fn group(&self, field: &str, value: Json, such_as: &str) -> Result<Map<String, Json>, Fault> {
         match value {
             Json::Object(members) => Ok(members),
             empty if is_empty(&empty) => Ok(Map::new()),
@@ -160,18 +157,20 @@ impl Reader<'_> {
         }
     }
 
-    fn must(&self, field: &str, must: &str) -> String {
-        format!("{}.{field}{} must be {must}", self.place, self.from)
+    fn must(&self, field: &str, must: &str) -> Fault {
+        self.field(field).fault(format!("must be {must}"))
+    }
+
+    fn field(&self, field: &str) -> Subject {
+        Subject { key: format!("{}.{field}", self.place.key), origin: self.place.origin.clone() }
     }
 
     fn unknown(&mut self, group: &str, name: &str, known: &[&str], of: &str) {
-        let (place, from) = (self.place, self.from);
-        let known: Vec<String> = known.iter().map(|field| format!("{place}{group}.{field}")).collect();
-        let meant = did_you_mean(&format!("{place}{group}.{name}"), known.iter().map(String::as_str), "");
-        let sentence = format!("{place}{group}.{name}{from} is not a setting {of}");
-        match &*meant {
-            "" => self.foreign.push(format!("{sentence} and has no effect")),
-            meant => self.typos.push(format!("{sentence}; {meant}")),
+        let known: Vec<String> = known.iter().map(|known| self.field(&format!("{group}{known}")).key).collect();
+        let subject = self.field(&format!("{group}{name}"));
+        match &*did_you_mean(&subject.key, known.iter().map(String::as_str), "") {
+            "" => self.foreign.push(subject.fault(format!("is not a setting {of} and has no effect"))),
+            meant => self.typos.push(subject.fault(format!("is not a setting {of}; {meant}"))),
         }
     }
 }
@@ -198,11 +197,13 @@ fn text(value: &Json) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::origin::Origin;
     use super::super::Webhook;
     use super::*;
 
-    fn written(item: Json) -> Result<Written, String> {
-        read("apps.0.webhooks.0", " (from f:1)", item)
+    fn written(item: Json) -> Result<Written, Fault> {
+        let origin = Some(Origin::line("f", 1));
+        read(&Subject { key: "apps.0.webhooks.0".to_owned(), origin }, item)
     }
 
     fn webhook(item: Json) -> Webhook {
@@ -240,7 +241,7 @@ mod tests {
         ] {
             assert_eq!(written(item).unwrap_err(), format!("apps.0.webhooks.0{says}"));
         }
-        let lambda = written(json!({ "lambda_function": "f", "event_types": [] })).unwrap_err();
+        let lambda = written(json!({ "lambda_function": "f", "event_types": [] })).unwrap_err().to_string();
         assert!(lambda.contains("give the function a URL"), "{lambda}");
     }
 

@@ -319,7 +319,7 @@ fn configuration() -> Config {
 }
 
 async fn start(config: &Config) -> Server {
-    assert_eq!(config.validate(), Vec::<String>::new());
+    assert_eq!(config.validate(), []);
     Server::start(config).await.expect("the server starts")
 }
 

@@ -1,27 +1,31 @@
-//! Origins that an app allows.
+//! The origins of pages that an app allows.
+
+use super::fault::Fault;
 
 /// Why no page comes from this origin.
-pub(super) fn fault(place: &str, origin: &str) -> Option<String> {
+pub(super) fn fault(place: &str, origin: &str) -> Option<Fault> {
     // With a scheme or without, as browsers send it or as people know it. Pages in a phone's app have no host.
     let host = origin.split_once("://").map_or(origin, |(_, host)| host);
     let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "/?#@,\"'".contains(letter);
     let is_odd = host.is_empty() || origin.contains(char::is_whitespace) || host.contains(odd);
     (is_odd && !origin.eq_ignore_ascii_case("file://")).then(|| {
-        format!(
-            "{place}.allowed_origins has {origin:?}, from which no page comes; an origin is as in example.com, \
+        let text = format!(
+            "has {origin:?}, from which no page comes; an origin is as in example.com, \
              *.example.com or https://example.com:8443, without spaces, a slash at the end and a path"
-        )
+        );
+        Fault::new(format!("{place}.allowed_origins"), text)
     })
 }
 
 /// Takes away the origins that no page comes from; returns a sentence for each. A list of nothing else becomes one that
 /// nobody is on: without a list everybody might come in.
-pub(super) fn drop_odd(place: &str, origins: &mut Vec<String>) -> Vec<String> {
+pub(super) fn drop_odd(place: &str, origins: &mut Vec<String>) -> Vec<Fault> {
     let mut warnings = Vec::new();
     origins.retain(|origin| {
         let fault = fault(place, origin);
-        warnings.extend(fault.iter().map(|fault| format!("{fault}; it is left out")));
-        fault.is_none()
+        let is_good = fault.is_none();
+        warnings.extend(fault.map(|fault| Fault { text: format!("{}; it is left out", fault.text), ..fault }));
+        is_good
     });
     warnings
 }
