@@ -9,9 +9,7 @@ use std::collections::BTreeSet;
 use crate::source::SOURCE;
 
 /// Circles that are still to be opened. Remove an entry with its circle; never add one.
-const KNOWN: &[(&str, &[&str])] = &[
-    ("registry", &["channel", "channels", "remembered", "shared", "views"]),
-];
+const KNOWN: &[(&str, &[&str])] = &[("registry", &["channel", "channels", "remembered", "shared", "views"])];
 
 /// Names that one uses, each with a place where it does.
 type Used<'a> = BTreeMap<&'a str, String>;
