@@ -36,8 +36,8 @@ use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::refusal::Refusals;
 use crate::registry::ChannelTotal;
+use crate::registry::cache::EventCache;
 use crate::registry::inbox::Inboxes;
-use crate::registry::remembered::Remembered;
 use crate::store::Store;
 use crate::webhook::Webhooks;
 
@@ -51,7 +51,7 @@ pub struct Node {
     sockets_max: usize,
     draining: AtomicBool,
     inboxes: Arc<Inboxes>,
-    remembered: Arc<Remembered>,
+    event_cache: Arc<EventCache>,
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
     store: Option<Arc<Store>>,
@@ -92,7 +92,7 @@ impl Node {
             sockets_max,
             draining: AtomicBool::new(false),
             inboxes,
-            remembered: Arc::new(Remembered::new(config.server.cached_events_bytes_max)),
+            event_cache: Arc::new(EventCache::new(config.server.cached_events_bytes_max)),
             cluster,
             rates,
             store,
@@ -201,8 +201,8 @@ impl Node {
             cluster.measure();
         }
         self.webhooks.update_gauges();
-        self.metrics.cached_bytes.set(i64::try_from(self.remembered.bytes()).unwrap_or(i64::MAX));
-        self.metrics.cache_forgotten.inc_by(self.remembered.take_forgotten());
+        self.metrics.cached_bytes.set(i64::try_from(self.event_cache.bytes()).unwrap_or(i64::MAX));
+        self.metrics.cache_forgotten.inc_by(self.event_cache.take_evicted());
         for app in self.apps.all() {
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);

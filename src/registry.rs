@@ -7,14 +7,14 @@
 //! hear is put into the outgoing queue under that lock, too.
 
 pub mod address;
+pub mod cache;
 mod channel;
 mod channels;
-mod hearing;
 pub mod inbox;
 mod members;
-pub mod remembered;
 pub mod remote;
-mod shared;
+mod scope;
+mod subscription;
 mod total;
 mod users;
 mod views;
@@ -28,16 +28,16 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 pub use channels::ChannelInfo;
-pub use channels::Full;
-pub use channels::JoinRules;
-pub use channels::Unsubscribe;
+pub use subscription::Full;
+pub use subscription::JoinRules;
+pub use subscription::Unsubscribe;
 pub use total::ChannelTotal;
 
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
+use crate::registry::cache::EventCache;
 use crate::registry::channels::Channels;
 use crate::registry::inbox::Inboxes;
-use crate::registry::remembered::Remembered;
 use crate::registry::remote::outgoing::Outgoing;
 use crate::registry::users::Users;
 use crate::registry::views::Views;
@@ -48,14 +48,14 @@ use crate::registry::webhook_events::WebhookQueue;
 pub struct AppState {
     id: Arc<str>,
     inboxes: Arc<Inboxes>,
-    /// Where other nodes have a say.
+    /// Commands for the other nodes, if there may be any.
     outgoing: Option<Arc<Outgoing>>,
     webhooks: Arc<WebhookQueue>,
     total: Arc<ChannelTotal>,
     /// The [`Kinds`] of webhook events that are recorded.
     wanted: AtomicU8,
-    channels: Arc<Channels>,
-    remembered: Arc<Remembered>,
+    channels: Channels,
+    cache: Arc<EventCache>,
     users: Mutex<Users>,
     views: Views,
     connections: AtomicUsize,
@@ -68,7 +68,7 @@ impl AppState {
         inboxes: Arc<Inboxes>,
         outgoing: Option<Arc<Outgoing>>,
         webhooks: Arc<WebhookQueue>,
-        remembered: Arc<Remembered>,
+        cache: Arc<EventCache>,
     ) -> Self {
         Self {
             id: id.into(),
@@ -77,15 +77,15 @@ impl AppState {
             webhooks,
             total: ChannelTotal::new(usize::MAX),
             wanted: AtomicU8::new(0),
-            channels: Arc::default(),
-            remembered,
+            channels: Channels::default(),
+            cache,
             users: Mutex::default(),
             views: Views::default(),
             connections: AtomicUsize::new(0),
         }
     }
 
-    /// The same, where its channels count with those of other apps.
+    /// Counts the channels together with those of other apps.
     pub fn counted_in(self, total: Arc<ChannelTotal>) -> Self {
         Self { total, ..self }
     }
@@ -121,7 +121,7 @@ impl AppState {
         self.users.lock().online()
     }
 
-    /// Whether nothing is left to look after.
+    /// Whether there is no channel, and no user signed in or watched.
     pub fn is_idle(&self) -> bool {
         self.channels.is_empty() && self.users.lock().is_idle()
     }

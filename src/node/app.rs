@@ -88,8 +88,8 @@ impl App {
         let cluster = node.cluster.clone();
         let outgoing = cluster.as_ref().map(|cluster| Arc::clone(cluster.outgoing()));
         let webhook_events = Arc::clone(node.webhooks.events());
-        let (inboxes, remembered) = (Arc::clone(&node.inboxes), Arc::clone(&node.remembered));
-        let state = AppState::new(&settings.id, inboxes, outgoing, webhook_events, remembered)
+        let (inboxes, event_cache) = (Arc::clone(&node.inboxes), Arc::clone(&node.event_cache));
+        let state = AppState::new(&settings.id, inboxes, outgoing, webhook_events, event_cache)
             .counted_in(Arc::clone(&node.total));
         let state = Arc::new(state);
         if let Some(cluster) = &cluster {

@@ -1,4 +1,4 @@
-//! What flows down to the shards: one inbox for each, filled by anybody, emptied by its shard.
+//! The inboxes of the shards: one for each, which anybody fills and the shard empties.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,7 +22,7 @@ use crate::registry::address::Address;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
 
-/// A channel, or a view of channels, while it has subscribers; never used again for another one.
+/// The id of a channel or view while it has subscribers; never used again for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelId(u64);
 
@@ -88,15 +88,15 @@ pub struct Event {
 pub struct Upgraded {
     /// The connection, non-blocking.
     pub stream: std::net::TcpStream,
-    /// Its TLS, with what has been decrypted and not been read, if it has any.
+    /// Its TLS, if it has any, with decrypted bytes that nobody has read.
     pub tls: Option<Box<ServerConnection>>,
     /// The answer to the upgrade, which goes out with the first frame.
     pub answer: Vec<u8>,
-    /// What hyper had already read of it.
+    /// Bytes that hyper has already read.
     pub read_ahead: Bytes,
-    /// What the client said about itself.
+    /// The client's request.
     pub request: ConnectRequest,
-    /// Kept as long as the socket is open, and then dropped: its place among those of its address.
+    /// Dropped when the socket closes: the permit of its address.
     pub permit: Option<Box<dyn Permit>>,
 }
 
@@ -107,10 +107,10 @@ impl<T: std::fmt::Debug + Send + Sync> Permit for T {}
 
 /// The cost of a message besides its frames: its place in a queue that grows by doubling, and the allocations.
 const MESSAGE_COST: usize = 2 * size_of::<ShardMessage>();
-/// What may wait for one shard, in bytes. Beyond it publishers are told to come back later.
+/// Bytes that may wait for one shard. Beyond it publishers get 503.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How long what cannot be refused waits for shards that lag so far behind.
+/// How long events that cannot be refused wait for a shard that lags so far behind.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// One shard's inbox: swapped out whole, with one wake-up however much it holds.
@@ -125,21 +125,41 @@ struct Inbox {
 #[derive(Debug)]
 pub struct Inboxes {
     shards: Vec<Inbox>,
-    /// Somebody has waited for room in vain.
-    hopeless: AtomicBool,
+    /// The last wait for capacity was in vain.
+    is_stuck: AtomicBool,
 }
 
-/// Shards that sleep although their inbox has been filled, as bits. Wake them once no lock is permit.
-#[derive(Debug, Default)]
+/// Puts messages into inboxes under a lock, and wakes the shards once the lock is released.
+#[derive(Debug)]
 #[must_use = "a shard that is not woken may sleep over its messages"]
-pub struct Sleepers(u64);
+pub(crate) struct InboxWriter<'a> {
+    inboxes: &'a Inboxes,
+    /// Shards to wake, as bits.
+    sleeping: u64,
+}
 
-impl Sleepers {
-    /// Wakes them.
-    pub fn wake(self, inboxes: &Inboxes) {
-        let mut bits = self.0;
+impl InboxWriter<'_> {
+    /// Puts a message into a shard's inbox.
+    pub(super) fn put(&mut self, shard: ShardIndex, message: ShardMessage) {
+        let inbox = &self.inboxes.shards[shard];
+        let mut messages = inbox.messages.lock();
+        inbox.waiting_bytes.fetch_add(message.cost(), Ordering::Relaxed);
+        if messages.is_empty() {
+            self.sleeping |= 1 << shard;
+        }
+        messages.push(message);
+    }
+
+    /// Puts a message for one connection.
+    pub(super) fn put_to(&mut self, address: Address, message: impl FnOnce(Slot) -> ShardMessage) {
+        self.put(usize::from(address.shard), message(address.slot));
+    }
+
+    /// Wakes the shards whose inboxes were empty.
+    pub(super) fn wake(self) {
+        let mut bits = self.sleeping;
         while bits != 0 {
-            inboxes.shards[bits.trailing_zeros() as usize].filled.notify_one();
+            self.inboxes.shards[bits.trailing_zeros() as usize].filled.notify_one();
             bits &= bits - 1;
         }
     }
@@ -148,7 +168,7 @@ impl Sleepers {
 impl Inboxes {
     /// Empty inboxes for so many shards.
     pub fn new(shards: usize) -> Self {
-        Self { shards: (0..shards).map(|_| Inbox::default()).collect(), hopeless: AtomicBool::new(false) }
+        Self { shards: (0..shards).map(|_| Inbox::default()).collect(), is_stuck: AtomicBool::new(false) }
     }
 
     /// How many shards there are.
@@ -156,27 +176,16 @@ impl Inboxes {
         self.shards.len()
     }
 
-    /// Puts a message into a shard's inbox without waking it.
-    pub fn put(&self, shard: ShardIndex, message: ShardMessage, sleepers: &mut Sleepers) {
-        let inbox = &self.shards[shard];
-        let mut messages = inbox.messages.lock();
-        inbox.waiting_bytes.fetch_add(message.cost(), Ordering::Relaxed);
-        if messages.is_empty() {
-            sleepers.0 |= 1 << shard;
-        }
-        messages.push(message);
+    /// Starts to put messages under a lock.
+    pub(super) fn writer(&self) -> InboxWriter<'_> {
+        InboxWriter { inboxes: self, sleeping: 0 }
     }
 
-    /// Puts a message into a shard's inbox and wakes it.
+    /// Puts a message into a shard's inbox and wakes the shard.
     pub fn send(&self, shard: ShardIndex, message: ShardMessage) {
-        let mut sleepers = Sleepers::default();
-        self.put(shard, message, &mut sleepers);
-        sleepers.wake(self);
-    }
-
-    /// Puts a message for one connection.
-    pub(super) fn put_to(&self, address: Address, message: impl FnOnce(Slot) -> ShardMessage, sleepers: &mut Sleepers) {
-        self.put(usize::from(address.shard), message(address.slot), sleepers);
+        let mut writer = self.writer();
+        writer.put(shard, message);
+        writer.wake();
     }
 
     /// Whether some shard lags so far behind that publishers should wait.
@@ -189,13 +198,13 @@ impl Inboxes {
     pub fn wait_for_capacity(&self) -> bool {
         let began = Instant::now();
         while self.is_full() {
-            if self.hopeless.load(Ordering::Relaxed) || began.elapsed() > WAIT_MAX {
-                self.hopeless.store(true, Ordering::Relaxed);
+            if self.is_stuck.load(Ordering::Relaxed) || began.elapsed() > WAIT_MAX {
+                self.is_stuck.store(true, Ordering::Relaxed);
                 return false;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.hopeless.store(false, Ordering::Relaxed);
+        self.is_stuck.store(false, Ordering::Relaxed);
         true
     }
 
@@ -236,6 +245,6 @@ mod tests {
         }
         assert!(inboxes.is_full());
         inboxes.take(1, Vec::new());
-        assert!(inboxes.wait_for_capacity() && !inboxes.hopeless.load(Ordering::Relaxed));
+        assert!(inboxes.wait_for_capacity() && !inboxes.is_stuck.load(Ordering::Relaxed));
     }
 }

@@ -1,4 +1,4 @@
-//! The members of one presence channel, with the text of their list kept ready.
+//! The members of one presence channel, and the text of their list. `channel` changes them.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -13,120 +13,120 @@ use crate::registry::address::Address;
 use crate::registry::remote::roster::Effect;
 use crate::registry::remote::roster::Roster;
 
-/// Who is on a presence channel. A user counts once, however many connections they have on it.
+/// The members of a presence channel. A user counts once, with any number of connections.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     pub(super) roster: Roster,
-    /// Users with connections on this node, those that still wait to be members included.
-    pub(super) here: HashMap<Arc<str>, Here>,
-    /// Users that this node holds although none of their connections is here: the others have not heard of it yet.
-    left: HashSet<Arc<str>>,
-    listed: Option<Listed>,
+    /// Users with connections on this node, including those that wait to join.
+    pub(super) local: HashMap<Arc<str>, LocalUser>,
+    /// Users of this node in the roster without connections here: their removal is on its way.
+    departing: HashSet<Arc<str>>,
+    list: Option<MemberList>,
 }
 
 /// One user's connections on this node.
 #[derive(Debug)]
-pub(super) struct Here {
-    /// What these tell about the user holds.
-    newest: Run,
-    /// The earlier ones, oldest first.
-    before: Vec<Run>,
-    /// One of them has joined; before that the user may still find no room.
+pub(super) struct LocalUser {
+    /// The newest connections, whose `user_info` counts.
+    newest: SameInfo,
+    /// Earlier connections, oldest first.
+    earlier: Vec<SameInfo>,
+    /// One of the connections has joined. Before that, the user may still be refused.
     pub(super) admitted: bool,
-    /// The last order that makes the user a member, or tells something else about it, while it is under way.
-    pub(super) order: Option<u64>,
+    /// The last update that adds the user or changes its `user_info`, while it is in flight.
+    pub(super) update: Option<u64>,
 }
 
-/// Connections that have come one after the other and tell the same about their user.
+/// Successive connections of a user with the same `user_info`.
 #[derive(Debug)]
-struct Run {
+struct SameInfo {
     user_info: Arc<str>,
-    /// See [`crate::protocol::envelope::Change::since`]; 0 while the others do not know it.
+    /// See [`crate::protocol::envelope::Change::since`]; 0 before it is in the roster.
     since: u64,
-    /// The order that tells the others; 0 for none.
-    order: u64,
+    /// The update that brings it into the roster; 0 for none.
+    update: u64,
     connections: HashSet<Address>,
 }
 
-/// What the end of a connection means for its user.
+/// The effect of a connection's end on its user.
 #[derive(Debug)]
-pub(super) enum Departed {
-    /// It was the last one here.
-    Last(Here),
-    /// From now on something else is told about the user.
-    Changed,
-    /// Nothing.
-    Same,
+pub(super) enum Departure {
+    /// It was the last connection here.
+    User(LocalUser),
+    /// Another `user_info` counts.
+    Info,
+    /// None.
+    Unchanged,
 }
 
-impl Run {
+impl SameInfo {
     fn new(user_info: &Arc<str>, address: Address) -> Self {
-        Self { user_info: Arc::clone(user_info), since: 0, order: 0, connections: HashSet::from([address]) }
+        Self { user_info: Arc::clone(user_info), since: 0, update: 0, connections: HashSet::from([address]) }
     }
 }
 
-impl Here {
+impl LocalUser {
     fn new(member: &Member, address: Address) -> Self {
-        let newest = Run::new(&member.user_info, address);
-        Self { newest, before: Vec::new(), admitted: false, order: None }
+        let newest = SameInfo::new(&member.user_info, address);
+        Self { newest, earlier: Vec::new(), admitted: false, update: None }
     }
 
-    /// What is told about the user, and since when; 0 while the others do not know it.
-    pub(super) fn tells(&self) -> (&Arc<str>, u64) {
+    /// The user's `user_info` and its version, which is 0 before it is in the roster.
+    pub(super) fn info(&self) -> (&Arc<str>, u64) {
         (&self.newest.user_info, self.newest.since)
     }
 
-    /// This order tells it to the others.
-    pub(super) fn ordered(&mut self, number: u64) {
-        self.order = Some(number);
-        self.newest.order = number;
+    /// The update of this number brings the newest `user_info` into the roster.
+    pub(super) fn on_update(&mut self, number: u64) {
+        self.update = Some(number);
+        self.newest.update = number;
     }
 
-    /// The others know what the order of this number has told.
-    pub(super) fn told(&mut self, order: u64, since: u64) {
-        let runs = self.before.iter_mut().chain([&mut self.newest]);
-        for run in runs.filter(|run| run.order == order && run.since == 0) {
-            run.since = since;
+    /// The roster has the update of this number since this version.
+    pub(super) fn on_updated(&mut self, number: u64, since: u64) {
+        let all = self.earlier.iter_mut().chain([&mut self.newest]);
+        for same in all.filter(|same| same.update == number && same.since == 0) {
+            same.since = since;
         }
     }
 }
 
-/// `ids` and `hash` of the member list, escaped for the `data` string. Grows with each newcomer, is made
-/// anew after somebody left.
+/// `ids` and `hash` of the member list, escaped for the `data` string. Grows with each new member, and is made anew after
+/// a member left.
 #[derive(Debug, Default)]
-struct Listed {
+struct MemberList {
     ids: Vec<u8>,
     hash: Vec<u8>,
 }
 
 impl Members {
-    /// One more connection of this user on this node. Returns whether it tells anything new.
-    pub(super) fn arrive(&mut self, member: &Member, address: Address) -> bool {
-        self.left.remove(&member.user_id);
-        let here = match self.here.entry(Arc::clone(&member.user_id)) {
+    /// Adds a connection of a user on this node. Returns whether the roster has to change.
+    pub(super) fn add(&mut self, member: &Member, address: Address) -> bool {
+        self.departing.remove(&member.user_id);
+        let local = match self.local.entry(Arc::clone(&member.user_id)) {
             Entry::Vacant(place) => {
-                place.insert(Here::new(member, address));
+                place.insert(LocalUser::new(member, address));
                 return true;
             }
             Entry::Occupied(place) => place.into_mut(),
         };
         let known = self.roster.user_info(&member.user_id);
-        // What is on its way to the others will be the newest there.
-        let holds = here.order.is_some() || known.is_none_or(|known| *known == member.user_info);
-        if holds && here.newest.user_info == member.user_info {
-            here.newest.connections.insert(address);
+        // The `user_info` of an update in flight will be the newest.
+        let counts = local.update.is_some() || known.is_none_or(|known| *known == member.user_info);
+        if counts && local.newest.user_info == member.user_info {
+            local.newest.connections.insert(address);
             return false;
         }
-        let before = std::mem::replace(&mut here.newest, Run::new(&member.user_info, address));
-        here.before.push(before);
+        let earlier = std::mem::replace(&mut local.newest, SameInfo::new(&member.user_info, address));
+        local.earlier.push(earlier);
         true
     }
 
-    /// What this node tells about a user counts, without the others.
-    pub(super) fn place(&mut self, node: NodeId, user_id: &str) -> Option<Effect> {
-        let (user_id, _) = self.here.get_key_value(user_id)?;
+    /// Adds a local user to the roster without the other nodes, or changes its `user_info` there.
+    pub(super) fn update_roster(&mut self, node: NodeId, user_id: &str) -> Option<Effect> {
+        let (user_id, _) = self.local.get_key_value(user_id)?;
         let user_id = Arc::clone(user_id);
-        let newest = &mut self.here.get_mut(&user_id)?.newest;
+        let newest = &mut self.local.get_mut(&user_id)?.newest;
         if newest.since == 0 {
             newest.since = self.roster.next_since(&user_id);
         }
@@ -134,97 +134,97 @@ impl Members {
         self.roster.add(node, newest.since, &member)
     }
 
-    /// The others know this about a user here.
-    pub(super) fn is_known(&mut self, member: &Member, since: u64) {
-        if let Some(here) = self.here.get_mut(&member.user_id)
-            && here.newest.since == 0
-            && here.newest.user_info == member.user_info
+    /// The roster has a user of this node since this version.
+    pub(super) fn on_snapshot(&mut self, member: &Member, since: u64) {
+        if let Some(local) = self.local.get_mut(&member.user_id)
+            && local.newest.since == 0
+            && local.newest.user_info == member.user_info
         {
-            here.newest.since = since;
+            local.newest.since = since;
         }
     }
 
-    /// Users that have left this node, and that no other one has, while the others have not heard of it.
+    /// Users that left this node and are on no other node, while their removal is on its way.
     pub(super) fn pending_departures(&self, node: NodeId) -> Vec<Arc<str>> {
-        self.left.iter().filter(|user_id| self.roster.is_only_on(node, user_id)).cloned().collect()
+        self.departing.iter().filter(|user_id| self.roster.is_only_on(node, user_id)).cloned().collect()
     }
 
-    /// Whether this node holds a user, or has connections of it, may have changed. Call it after whatever changes that.
-    pub(super) fn note_left(&mut self, node: NodeId, user_id: &str) {
-        if self.roster.is_on(node, user_id) && !self.here.contains_key(user_id) {
-            self.left.insert(user_id.into());
+    /// Call this after each change of a user's connections here or of the user's place in the roster.
+    pub(super) fn check_departing(&mut self, node: NodeId, user_id: &str) {
+        if self.roster.is_on(node, user_id) && !self.local.contains_key(user_id) {
+            self.departing.insert(user_id.into());
         } else {
-            self.left.remove(user_id);
+            self.departing.remove(user_id);
         }
     }
 
-    /// Same as [`Self::note_left`], but for all users of a node.
-    pub(super) fn note_all_left(&mut self, node: NodeId) {
-        let held = self.roster.users_on(node).into_iter();
-        self.left = held.filter(|user_id| !self.here.contains_key(user_id)).collect();
+    /// Like [`Self::check_departing`], for all users of a node.
+    pub(super) fn check_all_departing(&mut self, node: NodeId) {
+        let users = self.roster.users_on(node).into_iter();
+        self.departing = users.filter(|user_id| !self.local.contains_key(user_id)).collect();
     }
 
-    /// A connection of this user on this node has joined. True when it is the first one.
+    /// A connection of a user has joined. Returns whether it is the first one here.
     pub(super) fn is_admitted_first(&mut self, user_id: &str) -> bool {
-        self.here.get_mut(user_id).is_some_and(|here| !std::mem::replace(&mut here.admitted, true))
+        self.local.get_mut(user_id).is_some_and(|local| !std::mem::replace(&mut local.admitted, true))
     }
 
-    /// One connection of this user on this node less.
-    pub(super) fn depart(&mut self, node: NodeId, user_id: &str, address: Address) -> Departed {
-        let departed = self.take(user_id, address);
-        if matches!(departed, Departed::Last(_)) {
-            self.note_left(node, user_id);
+    /// Removes a connection of a user on this node.
+    pub(super) fn remove(&mut self, node: NodeId, user_id: &str, address: Address) -> Departure {
+        let departure = self.remove_connection(user_id, address);
+        if matches!(departure, Departure::User(_)) {
+            self.check_departing(node, user_id);
         }
-        departed
+        departure
     }
 
-    fn take(&mut self, user_id: &str, address: Address) -> Departed {
-        let Some(here) = self.here.get_mut(user_id) else { return Departed::Same };
-        if !here.newest.connections.remove(&address) {
-            let run = here.before.iter_mut().rposition(|run| run.connections.remove(&address));
-            if let Some(run) = run.filter(|&run| here.before[run].connections.is_empty()) {
-                here.before.remove(run);
+    fn remove_connection(&mut self, user_id: &str, address: Address) -> Departure {
+        let Some(local) = self.local.get_mut(user_id) else { return Departure::Unchanged };
+        if !local.newest.connections.remove(&address) {
+            let found = local.earlier.iter_mut().rposition(|same| same.connections.remove(&address));
+            if let Some(empty) = found.filter(|&found| local.earlier[found].connections.is_empty()) {
+                local.earlier.remove(empty);
             }
-            return Departed::Same;
+            return Departure::Unchanged;
         }
-        if !here.newest.connections.is_empty() {
-            return Departed::Same;
+        if !local.newest.connections.is_empty() {
+            return Departure::Unchanged;
         }
-        match here.before.pop() {
-            Some(before) => {
-                here.newest = before;
-                Departed::Changed
+        match local.earlier.pop() {
+            Some(earlier) => {
+                local.newest = earlier;
+                Departure::Info
             }
-            None => self.here.remove(user_id).map_or(Departed::Same, Departed::Last),
+            None => self.local.remove(user_id).map_or(Departure::Unchanged, Departure::User),
         }
     }
 
-    /// Keeps the text of the list in step with a change.
-    pub(super) fn relist(&mut self, effect: &Effect) {
+    /// Updates the text of the list after a change of the roster.
+    pub(super) fn update_list(&mut self, effect: &Effect) {
         match effect {
             Effect::Added(member) => {
-                if let Some(listed) = &mut self.listed {
-                    listed.push(&member.user_id, &member.user_info);
+                if let Some(list) = &mut self.list {
+                    list.push(&member.user_id, &member.user_info);
                 }
             }
-            Effect::Removed(_) | Effect::Changed => self.listed = None,
+            Effect::Removed(_) | Effect::Changed => self.list = None,
         }
     }
 
-    /// The success frame with the current list.
+    /// The frame that answers a joiner, with the list.
     pub(super) fn succeeded(&mut self, channel: &str) -> Frame {
-        let listed = self.listed.get_or_insert_with(|| {
-            let mut listed = Listed::default();
+        let list = self.list.get_or_insert_with(|| {
+            let mut list = MemberList::default();
             for (user_id, user_info) in self.roster.iter() {
-                listed.push(user_id, user_info);
+                list.push(user_id, user_info);
             }
-            listed
+            list
         });
-        event::presence_succeeded(channel, self.roster.count(), &listed.ids, &listed.hash)
+        event::presence_succeeded(channel, self.roster.count(), &list.ids, &list.hash)
     }
 }
 
-impl Listed {
+impl MemberList {
     fn push(&mut self, user_id: &str, user_info: &str) {
         let separator: &[u8] = if self.ids.is_empty() { b"" } else { b"," };
         self.ids.extend_from_slice(separator);
@@ -250,16 +250,16 @@ mod tests {
     use crate::registry::remote::roster::RosterEntry as Known;
 
     #[test]
-    fn who_has_left_is_known_until_the_others_have_heard_of_it() {
+    fn a_departure_is_pending_until_its_removal_has_come() {
         let [here, there] = [(); 2].map(|()| NodeId::random());
         let slot = crate::registry::address::Slot { index: 0, generation: 0 };
         let (mut members, address) = (Members::default(), Address { shard: 0, slot });
         let member = Member { user_id: "ada".into(), user_info: "1".into() };
         let ada = || vec![Arc::clone(&member.user_id)];
-        members.arrive(&member, address);
-        members.place(here, "ada");
+        members.add(&member, address);
+        members.update_roster(here, "ada");
         assert_eq!(members.pending_departures(here), Vec::<Arc<str>>::new());
-        members.depart(here, "ada", address);
+        members.remove(here, "ada", address);
         assert_eq!(members.pending_departures(here), ada());
         // It is on another node, too, and then no longer.
         members.roster.add(there, 1, &member);
@@ -267,9 +267,9 @@ mod tests {
         members.roster.remove(there, "ada");
         assert_eq!(members.pending_departures(here), ada());
         // It comes back and leaves again, until the change passes by.
-        members.arrive(&member, address);
+        members.add(&member, address);
         assert!(members.pending_departures(here).is_empty());
-        members.depart(here, "ada", address);
+        members.remove(here, "ada", address);
         assert_eq!(members.pending_departures(here), ada());
         let change = Change {
             by: here,
@@ -280,12 +280,12 @@ mod tests {
             user_info: None,
         };
         members.roster.apply(&change).unwrap();
-        members.note_left(here, "ada");
-        assert!(members.pending_departures(here).is_empty() && members.left.is_empty());
-        // A comparison says that it is still here.
+        members.check_departing(here, "ada");
+        assert!(members.pending_departures(here).is_empty() && members.departing.is_empty());
+        // A snapshot has it on this node.
         let known = Known { node: here, since: 1, member: member.clone() };
         members.roster.merge(2, &[known], here);
-        members.note_all_left(here);
+        members.check_all_departing(here);
         assert_eq!(members.pending_departures(here), ada());
     }
 }

@@ -1,21 +1,29 @@
 //! Everything that channels and users have to do with other nodes. `cluster` carries out the commands in [`outgoing`],
 //! and calls the methods below with the answers and with messages of other nodes.
 
+pub(crate) mod channel;
 pub mod command;
 pub(crate) mod dedup;
+pub(crate) mod joiners;
 pub mod message;
 pub mod outgoing;
 pub mod roster;
+pub(crate) mod topic;
 
 use std::time::Instant;
 
+use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
 use crate::registry::AppState;
+use crate::registry::remote::command::Command;
 use crate::registry::remote::command::MemberUpdate;
+use crate::registry::remote::command::Operation;
 use crate::registry::remote::message::LocalTopic;
 use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
 use crate::registry::remote::message::UpdateOutcome;
+use crate::registry::remote::outgoing::Outgoing;
+use crate::registry::scope::Scope;
 
 impl AppState {
     /// The link to the other nodes is up: publishes the state of this node, and opens the topics that matter here.
@@ -27,8 +35,8 @@ impl AppState {
     /// The link is lost: this node decides alone.
     pub fn on_unlinked(&self, now: Instant) {
         self.unlink_views();
-        self.settle_channels(now);
-        self.settle_users();
+        self.unlink_channels(now);
+        self.unlink_users();
     }
 
     /// The part of a topic that is on this node, for the other nodes.
@@ -43,7 +51,7 @@ impl AppState {
     pub fn on_opened(&self, topic: &Topic, number: u64, snapshot: Option<Snapshot>, now: Instant) {
         match topic {
             Topic::Channel(name) => self.channel_opened(name, number, snapshot, now),
-            Topic::User(user_id) => self.user_opened(user_id, number, snapshot.as_ref(), now),
+            Topic::User(user_id) => self.user_opened(user_id, number, snapshot.as_ref()),
         }
     }
 
@@ -66,5 +74,38 @@ impl AppState {
             }
         }
         true
+    }
+
+    /// This node's id.
+    pub(super) fn node(&self) -> NodeId {
+        self.outgoing.as_ref().map_or_else(NodeId::default, |outgoing| outgoing.node())
+    }
+}
+
+impl Scope<'_> {
+    fn outgoing(&self) -> Option<&Outgoing> {
+        self.app.outgoing.as_deref()
+    }
+
+    /// This node's id.
+    pub(super) fn node(&self) -> NodeId {
+        self.app.node()
+    }
+
+    /// Whether there is a link to the other nodes. Without one this node decides alone.
+    pub(super) fn is_linked(&self) -> bool {
+        self.outgoing().is_some_and(Outgoing::is_linked)
+    }
+
+    /// Counts an implausible message.
+    pub(super) fn report_implausible(&self) {
+        self.outgoing().inspect(|outgoing| outgoing.report_implausible());
+    }
+
+    /// Gives the cluster a command.
+    pub(super) fn command(&self, topic: Topic, operation: Operation) {
+        if let Some(outgoing) = self.outgoing() {
+            outgoing.push(Command { app: self.app.id.clone(), topic, operation });
+        }
     }
 }

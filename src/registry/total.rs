@@ -1,45 +1,44 @@
-//! How many channels the process has, those of all apps together.
+//! The number of channels of all apps. `node` makes one total; each channel has a guard that counts it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
-/// See the module.
+/// The number of channels in the process, and its limit.
 #[derive(Debug)]
 pub struct ChannelTotal {
     channels: AtomicUsize,
     max: usize,
 }
 
+/// Counts one channel until it is dropped.
+#[derive(Debug)]
+pub(super) struct ChannelGuard(Arc<ChannelTotal>);
+
 impl ChannelTotal {
-    /// No channel, of so many that there may be.
+    /// No channels, of `max` at most.
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { channels: AtomicUsize::new(0), max })
     }
 
-    /// How many there are.
+    /// Channels now.
     pub fn channels(&self) -> usize {
         self.channels.load(Ordering::Relaxed)
     }
 
-    /// Whether there are as many as there may be.
+    /// Whether there may be no further channel.
     pub(super) fn is_full(&self) -> bool {
         self.channels() >= self.max
     }
-}
 
-/// One channel's place, as long as there is that channel.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<ChannelTotal>);
-
-impl Seat {
-    pub(super) fn of(total: &Arc<ChannelTotal>) -> Self {
-        total.channels.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(total))
+    /// Counts one more channel.
+    pub(super) fn add(self: &Arc<Self>) -> ChannelGuard {
+        self.channels.fetch_add(1, Ordering::Relaxed);
+        ChannelGuard(Arc::clone(self))
     }
 }
 
-impl Drop for Seat {
+impl Drop for ChannelGuard {
     fn drop(&mut self) {
         self.0.channels.fetch_sub(1, Ordering::Relaxed);
     }

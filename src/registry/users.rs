@@ -1,4 +1,4 @@
-//! The signed-in users of one app, and who watches them.
+//! The signed-in users of one app, and the connections that watch them. `node` signs connections in and out.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use crate::protocol::code::TERMINATED;
 use crate::protocol::envelope::Change;
-use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
@@ -15,167 +14,102 @@ use crate::protocol::identity::Member;
 use crate::protocol::identity::User;
 use crate::registry::AppState;
 use crate::registry::address::Address;
-use crate::registry::inbox::Inboxes;
 use crate::registry::inbox::ShardMessage;
-use crate::registry::inbox::Sleepers;
-use crate::registry::remote::command::Command;
 use crate::registry::remote::command::MemberUpdate;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::message::LocalTopic;
+use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
 use crate::registry::remote::message::UpdateOutcome;
-use crate::registry::remote::outgoing::Outgoing;
 use crate::registry::remote::roster::Effect;
-use crate::registry::remote::roster::Gap;
 use crate::registry::remote::roster::Roster;
-use crate::registry::shared::DOUBT;
+use crate::registry::remote::topic::RemoteTopic;
+use crate::registry::scope::Scope;
 
-/// Changes of one user that are held back while it is compared who is signed in where.
-const HELD_MAX: usize = 1000;
-
-/// Users with at least one connection that is signed in here, and the users that somebody here watches.
+/// Users with connections that are signed in here, and the users that connections here watch.
 #[derive(Debug, Default)]
 pub(super) struct Users {
     online: HashMap<Arc<str>, HashSet<Address>>,
-    watched: HashMap<Arc<str>, Watched>,
-    untold: HashMap<Address, Untold>,
+    watched: HashMap<Arc<str>, WatchedUser>,
+    pending: HashMap<Address, PendingWatchlist>,
 }
 
-/// What a connection still has to hear: who of its watchlist is online.
+/// A watchlist whose state the connection has not got yet.
 #[derive(Debug)]
-struct Untold {
-    watchlist: Vec<Arc<str>>,
-    /// Those of them who are not known yet.
+struct PendingWatchlist {
+    users: Vec<Arc<str>>,
+    /// The users whose topics are still opening.
     missing: HashSet<Arc<str>>,
 }
 
 /// A user that connections of this node watch.
 #[derive(Debug, Default)]
-struct Watched {
+struct WatchedUser {
     watchers: HashSet<Address>,
-    /// Those who have not been told their watchlist yet.
-    waiting: HashSet<Address>,
+    /// Connections with a pending watchlist.
+    pending: HashSet<Address>,
     /// The nodes that the user is signed in on.
     roster: Roster,
-    /// Not known yet.
-    opening: bool,
-    /// The last order to listen.
-    listen: u64,
-    /// What was heard in the meantime.
-    held: Vec<Change>,
-    /// When nodes that have not come back since count as gone.
-    settle_at: Option<Instant>,
+    topic: RemoteTopic,
 }
 
-/// What a change under the lock needs.
-struct Scope<'a> {
-    inboxes: &'a Inboxes,
-    outgoing: Option<&'a Outgoing>,
-    app: &'a Arc<str>,
-    sleepers: Sleepers,
-}
-
-impl Scope<'_> {
-    fn node(&self) -> NodeId {
-        self.outgoing.map_or_else(NodeId::default, Outgoing::node)
-    }
-
-    fn is_linked(&self) -> bool {
-        self.outgoing.is_some_and(Outgoing::is_linked)
-    }
-
-    /// Something that another node is said to have said cannot be true.
-    fn doubt(&self) {
-        if let Some(outgoing) = self.outgoing {
-            outgoing.report_implausible();
-        }
-    }
-
-    fn order(&self, user_id: &Arc<str>, operation: Operation) {
-        if let Some(outgoing) = self.outgoing {
-            outgoing.push(Command { app: Arc::clone(self.app), topic: Topic::User(Arc::clone(user_id)), operation });
-        }
-    }
-
-    fn send(&mut self, address: Address, frame: Frame) {
-        self.inboxes.put_to(address, |slot| ShardMessage::Send(slot, frame), &mut self.sleepers);
-    }
-}
-
-impl Watched {
-    fn tell(&self, effect: Option<&Effect>, scope: &mut Scope<'_>) {
-        let frame = match effect {
+impl WatchedUser {
+    /// Announces a change to the watchers.
+    fn announce(&self, effect: Option<Effect>, scope: &mut Scope<'_>) {
+        let frame = match &effect {
             Some(Effect::Added(member)) => event::watchlist_events(Some(&*member.user_id), None),
             Some(Effect::Removed(user_id)) => event::watchlist_events(None, Some(&**user_id)),
             Some(Effect::Changed) | None => None,
         };
         let Some(frame) = frame else { return };
         for &watcher in &self.watchers {
-            scope.send(watcher, frame.clone());
+            send(watcher, frame.clone(), scope);
         }
     }
 
-    /// The user is signed in here, or is not.
-    fn set(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
+    /// The user is signed in here, or not, without the other nodes.
+    fn set_online(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
         let effect = if online {
             self.roster.add(scope.node(), 0, &member(user_id))
         } else {
             self.roster.remove(scope.node(), user_id)
         };
-        self.tell(effect.as_ref(), scope);
-    }
-
-    /// Keeps a change until it is known who is signed in where. One that there is no room for comes with the next
-    /// comparison, which it causes.
-    fn hold(&mut self, change: Change) {
-        if self.held.len() < HELD_MAX {
-            self.held.push(change);
-        }
+        self.announce(effect, scope);
     }
 
     fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
-        if !self.opening {
-            self.opening = true;
-            let (number, order) = Operation::open();
-            self.listen = number;
-            scope.order(user_id, order);
-        }
+        self.topic.open(&topic(user_id), scope);
     }
 
-    /// `was_held` while it was compared who is signed in where. Such a change has to follow what that has brought, or it
-    /// is not true.
-    fn hear(&mut self, user_id: &Arc<str>, change: Change, was_held: bool, scope: &mut Scope<'_>) {
-        if self.opening {
-            return self.hold(change);
-        }
-        if change.node == scope.node() && change.by != change.node {
-            // Somebody takes this node for dead, and has removed what is here.
-            return self.open(user_id, scope);
-        }
-        match self.roster.apply(&change) {
-            Ok(effect) => self.tell(effect.as_ref(), scope),
-            Err(Gap) if was_held => scope.doubt(),
-            Err(Gap) => {
-                self.open(user_id, scope);
-                self.hold(change);
-            }
-        }
+    fn on_change(&mut self, user_id: &Arc<str>, change: Change, scope: &mut Scope<'_>) {
+        let effect = self.topic.apply(&mut self.roster, change, &topic(user_id), scope);
+        self.announce(effect, scope);
     }
 }
 
-/// A signed-in user as the nodes know it: nothing is told about it.
+fn send(address: Address, frame: Frame, scope: &mut Scope<'_>) {
+    scope.inboxes.put_to(address, |slot| ShardMessage::Send(slot, frame));
+}
+
+fn topic(user_id: &Arc<str>) -> Topic {
+    Topic::User(Arc::clone(user_id))
+}
+
+/// A signed-in user as a member of its topic, always with the same `user_info`.
 fn member(user_id: &Arc<str>) -> Member {
     Member { user_id: Arc::clone(user_id), user_info: "{}".into() }
 }
 
-fn placement(user_id: &Arc<str>, online: bool) -> Operation {
+/// Commands to tell the other nodes whether a user is signed in here.
+fn update(user_id: &Arc<str>, online: bool, scope: &Scope<'_>) {
     let Member { user_id, user_info } = member(user_id);
-    let user_info = online.then_some(user_info);
-    Operation::UpdateMember(MemberUpdate { number: 0, user_id, user_info, since: 0, members_max: usize::MAX })
+    let (topic, user_info) = (topic(&user_id), online.then_some(user_info));
+    let update = MemberUpdate { number: 0, user_id, user_info, since: 0, members_max: usize::MAX };
+    scope.command(topic, Operation::UpdateMember(update));
 }
 
 impl Users {
-    /// How many there are.
+    /// Users that are signed in here.
     pub(super) fn online(&self) -> usize {
         self.online.len()
     }
@@ -185,13 +119,13 @@ impl Users {
         self.online.is_empty() && self.watched.is_empty()
     }
 
-    /// The first connection of a user has come, or the last one has gone.
-    fn turn(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
+    /// The first connection of a user has signed in, or the last one has gone.
+    fn set_online(&mut self, user_id: &Arc<str>, online: bool, scope: &mut Scope<'_>) {
         if scope.is_linked() {
-            // Its watchers hear of it when the other nodes do.
-            scope.order(user_id, placement(user_id, online));
+            // The watchers get the change when the other nodes do.
+            update(user_id, online, scope);
         } else if let Some(watched) = self.watched.get_mut(user_id) {
-            watched.set(user_id, online, scope);
+            watched.set_online(user_id, online, scope);
         }
     }
 
@@ -199,7 +133,7 @@ impl Users {
         let mut missing = HashSet::new();
         for id in &watchlist {
             let watched = self.watched.entry(Arc::clone(id)).or_insert_with(|| {
-                let mut watched = Watched::default();
+                let mut watched = WatchedUser::default();
                 if scope.is_linked() {
                     watched.open(id, scope);
                 } else if self.online.contains_key(id) {
@@ -208,117 +142,116 @@ impl Users {
                 watched
             });
             watched.watchers.remove(&address);
-            watched.waiting.insert(address);
-            if watched.opening {
+            watched.pending.insert(address);
+            if watched.topic.is_opening() {
                 missing.insert(Arc::clone(id));
             }
         }
         let is_known = missing.is_empty();
-        self.untold.insert(address, Untold { watchlist, missing });
+        self.pending.insert(address, PendingWatchlist { users: watchlist, missing });
         if is_known {
-            self.tell_watchlist(address, scope);
+            self.send_watchlist(address, scope);
         }
     }
 
-    /// It is known whether a user is online, unless the news of it has shown a gap again.
-    fn known(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
-        let Some(watched) = self.watched.get(user_id).filter(|watched| !watched.opening) else { return };
+    /// Sends the watchlists that have waited for this user only, unless its topic is opening again.
+    fn on_known(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
+        let Some(watched) = self.watched.get(user_id).filter(|watched| !watched.topic.is_opening()) else { return };
         let mut ready = Vec::new();
-        for address in &watched.waiting {
-            let Some(untold) = self.untold.get_mut(address) else { continue };
-            if untold.missing.remove(user_id) && untold.missing.is_empty() {
+        for address in &watched.pending {
+            let Some(pending) = self.pending.get_mut(address) else { continue };
+            if pending.missing.remove(user_id) && pending.missing.is_empty() {
                 ready.push(*address);
             }
         }
         for address in ready {
-            self.tell_watchlist(address, scope);
+            self.send_watchlist(address, scope);
         }
     }
 
-    fn tell_watchlist(&mut self, address: Address, scope: &mut Scope<'_>) {
-        let Some(Untold { watchlist, .. }) = self.untold.remove(&address) else { return };
+    fn send_watchlist(&mut self, address: Address, scope: &mut Scope<'_>) {
+        let Some(PendingWatchlist { users, .. }) = self.pending.remove(&address) else { return };
         let is_online = |id: &&Arc<str>| self.watched.get(*id).is_some_and(|watched| watched.roster.contains(id));
-        let (online, offline): (Vec<_>, Vec<_>) = watchlist.iter().partition(is_online);
+        let (online, offline): (Vec<_>, Vec<_>) = users.iter().partition(is_online);
         let frame = event::watchlist_events(online.into_iter().map(|id| &**id), offline.into_iter().map(|id| &**id));
         if let Some(frame) = frame {
-            scope.send(address, frame);
+            send(address, frame, scope);
         }
-        for id in &watchlist {
+        for id in &users {
             if let Some(watched) = self.watched.get_mut(id) {
-                watched.waiting.remove(&address);
+                watched.pending.remove(&address);
                 watched.watchers.insert(address);
             }
         }
     }
 
     fn unwatch<'a>(&mut self, ids: impl Iterator<Item = &'a Arc<str>>, address: Address, scope: &Scope<'_>) {
-        self.untold.remove(&address);
+        self.pending.remove(&address);
         for id in ids {
             let Some(watched) = self.watched.get_mut(id) else { continue };
             watched.watchers.remove(&address);
-            watched.waiting.remove(&address);
-            if watched.watchers.is_empty() && watched.waiting.is_empty() {
+            watched.pending.remove(&address);
+            if watched.watchers.is_empty() && watched.pending.is_empty() {
                 self.watched.remove(id);
-                scope.order(id, Operation::Close);
+                scope.command(topic(id), Operation::Close);
             }
         }
     }
 
-    fn opened(&mut self, user_id: &Arc<str>, snapshot: &Snapshot, now: Instant, scope: &mut Scope<'_>) {
+    fn opened(&mut self, user_id: &Arc<str>, snapshot: &Snapshot, scope: &mut Scope<'_>) {
         let Some(watched) = self.watched.get_mut(user_id) else { return };
-        watched.opening = false;
-        for effect in watched.roster.merge(snapshot.version, &snapshot.entries, scope.node()) {
-            watched.tell(Some(&effect), scope);
+        let opening = watched.topic.end_opening();
+        for effect in watched.topic.merge(&mut watched.roster, snapshot, scope) {
+            watched.announce(Some(effect), scope);
         }
-        watched.settle_at = watched.roster.has_unconfirmed().then(|| now + DOUBT);
-        for change in std::mem::take(&mut watched.held) {
-            watched.hear(user_id, change, true, scope);
+        for message in opening.buffered {
+            if let NodeMessage::Member(change) = message {
+                watched.on_change(user_id, change, scope);
+            }
         }
         let online = self.online.contains_key(user_id);
-        if !watched.opening && watched.roster.is_on(scope.node(), user_id) != online {
-            scope.order(user_id, placement(user_id, online));
+        if watched.topic.end_replay(scope) && watched.roster.is_on(scope.node(), user_id) != online {
+            update(user_id, online, scope);
         }
-        self.known(user_id, scope);
+        self.on_known(user_id, scope);
     }
 
-    /// What is here counts.
-    fn settle(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
+    /// The state of the other nodes is unknown: this node decides alone.
+    fn reset(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
         let online = self.online.contains_key(user_id);
         if let Some(watched) = self.watched.get_mut(user_id) {
-            watched.opening = false;
-            watched.held.clear();
-            watched.set(user_id, online, scope);
+            watched.topic.reset();
+            watched.set_online(user_id, online, scope);
         }
-        self.known(user_id, scope);
+        self.on_known(user_id, scope);
     }
 }
 
 impl AppState {
     /// Runs `f` under the lock of the users.
     fn change_users<R>(&self, f: impl FnOnce(&mut Users, &mut Scope<'_>) -> R) -> R {
-        let (inboxes, outgoing) = (&*self.inboxes, self.outgoing.as_deref());
-        let mut scope = Scope { inboxes, outgoing, app: &self.id, sleepers: Sleepers::default() };
+        let mut scope = Scope::new(self, Instant::now());
         let outcome = f(&mut self.users.lock(), &mut scope);
-        scope.sleepers.wake(&self.inboxes);
+        scope.inboxes.wake();
         outcome
     }
 
-    /// Binds a connection to a user. The answers and the state of the watchlist go into the connection's
-    /// inbox, in line with later news of the watched users. `before` is what the connection's last sign-in said.
+    /// Binds a connection to a user. The answers and the state of the watchlist go into the connection's inbox, in line
+    /// with later changes of the watched users. `before` is the user of the connection's last sign-in.
     pub fn sign_in(&self, address: Address, user: &User, before: Option<&User>, answers: Vec<Frame>) {
         self.change_users(|users, scope| {
             if let Some(before) = before {
-                let kept: HashSet<_> = user.watchlist.iter().collect();
-                users.unwatch(before.watchlist.iter().filter(|id| !kept.contains(id)), address, scope);
+                let both: HashSet<_> = user.watchlist.iter().collect();
+                users.unwatch(before.watchlist.iter().filter(|id| !both.contains(id)), address, scope);
             }
             let connections = users.online.entry(Arc::clone(&user.id)).or_default();
-            let first = connections.is_empty();
+            let is_first = connections.is_empty();
             connections.insert(address);
-            if first {
-                users.turn(&user.id, true, scope);
+            if is_first {
+                users.set_online(&user.id, true, scope);
             }
             for frame in answers {
-                scope.send(address, frame);
+                send(address, frame, scope);
             }
             if !user.watchlist.is_empty() {
                 users.watch(address, user.watchlist.to_vec(), scope);
@@ -333,66 +266,61 @@ impl AppState {
             let Some(connections) = users.online.get_mut(&user.id) else { return };
             if connections.remove(&address) && connections.is_empty() {
                 users.online.remove(&user.id);
-                users.turn(&user.id, false, scope);
+                users.set_online(&user.id, false, scope);
             }
         });
     }
 
-    /// Closes every connection of this node that is signed in as this user. Returns how many.
+    /// Closes the connections of this node that are signed in as a user. Returns how many there are.
     pub fn terminate(&self, user_id: &str) -> usize {
-        let mut sleepers = Sleepers::default();
-        let addresses: Vec<Address> = {
-            let users = self.users.lock();
-            users.online.get(user_id).map(|set| set.iter().copied().collect()).unwrap_or_default()
-        };
-        for &address in &addresses {
-            self.inboxes.put_to(address, |slot| ShardMessage::Close(slot, TERMINATED), &mut sleepers);
-        }
-        sleepers.wake(&self.inboxes);
-        addresses.len()
+        self.change_users(|users, scope| {
+            let addresses = users.online.get(user_id).into_iter().flatten();
+            let close = |&address| scope.inboxes.put_to(address, |slot| ShardMessage::Close(slot, TERMINATED));
+            addresses.map(close).count()
+        })
     }
 }
 
-/// What the users have to do with other nodes.
+/// The part of the users that other nodes have.
 impl AppState {
-    pub(super) fn local_user(&self, user_id: &Arc<str>) -> LocalTopic {
-        let members = if self.is_online(user_id) { vec![(member(user_id), 0)] } else { Vec::new() };
-        LocalTopic { members, members_max: usize::MAX, counted: false }
-    }
-
     /// Whether a user is signed in on this node.
     pub fn is_online(&self, user_id: &str) -> bool {
         self.users.lock().online.contains_key(user_id)
     }
 
-    pub(super) fn user_opened(&self, user_id: &Arc<str>, listen: u64, snapshot: Option<&Snapshot>, now: Instant) {
-        let awaits = |watched: &Watched| watched.opening && watched.listen == listen;
+    pub(super) fn local_user(&self, user_id: &Arc<str>) -> LocalTopic {
+        let members = if self.is_online(user_id) { vec![(member(user_id), 0)] } else { Vec::new() };
+        LocalTopic { members, members_max: usize::MAX, counted: false }
+    }
+
+    pub(super) fn user_opened(&self, user_id: &Arc<str>, number: u64, snapshot: Option<&Snapshot>) {
+        let awaits = |watched: &WatchedUser| watched.topic.awaits(number);
         self.change_users(|users, scope| match snapshot {
             _ if !users.watched.get(user_id).is_some_and(awaits) => (),
-            Some(snapshot) => users.opened(user_id, snapshot, now, scope),
-            None => users.settle(user_id, scope),
+            Some(snapshot) => users.opened(user_id, snapshot, scope),
+            None => users.reset(user_id, scope),
         });
     }
 
     pub(super) fn user_updated(&self, update: &MemberUpdate, outcome: UpdateOutcome) {
         if matches!(outcome, UpdateOutcome::Failed) {
-            self.change_users(|users, scope| users.settle(&update.user_id, scope));
+            self.change_users(|users, scope| users.reset(&update.user_id, scope));
         }
     }
 
     pub(super) fn user_changed(&self, user_id: &Arc<str>, change: Change) {
         self.change_users(|users, scope| {
             if let Some(watched) = users.watched.get_mut(user_id) {
-                watched.hear(user_id, change, false, scope);
+                watched.on_change(user_id, change, scope);
             }
         });
     }
 
-    /// The link is there: tells who is here, and listens to who is watched.
+    /// The link is up: tells the other nodes who is signed in, and opens the topics of watched users.
     pub(super) fn open_users(&self) {
         self.change_users(|users, scope| {
             for user_id in users.online.keys().filter(|user_id| !users.watched.contains_key(*user_id)) {
-                scope.order(user_id, placement(user_id, true));
+                update(user_id, true, scope);
             }
             for (user_id, watched) in &mut users.watched {
                 watched.open(user_id, scope);
@@ -400,26 +328,25 @@ impl AppState {
         });
     }
 
-    /// The link is lost: what is here counts.
-    pub(super) fn settle_users(&self) {
+    /// The link is lost: this node decides alone.
+    pub(super) fn unlink_users(&self) {
         self.change_users(|users, scope| {
             let watched: Vec<Arc<str>> = users.watched.keys().cloned().collect();
             for user_id in watched {
-                users.settle(&user_id, scope);
+                users.reset(&user_id, scope);
             }
         });
     }
 
-    /// Nodes that have not come back in time count as gone.
-    pub(super) fn tick_users(&self, now: Instant) {
+    /// Reconciles the watched users with the other nodes.
+    pub(super) fn tick_users(&self) {
         if self.outgoing.is_none() {
             return;
         }
         self.change_users(|users, scope| {
-            for watched in users.watched.values_mut().filter(|watched| watched.settle_at.is_some_and(|at| at <= now)) {
-                watched.settle_at = None;
-                for effect in watched.roster.remove_unconfirmed() {
-                    watched.tell(Some(&effect), scope);
+            for (user_id, watched) in &mut users.watched {
+                for effect in watched.topic.reconcile(Some(&mut watched.roster), &topic(user_id), scope) {
+                    watched.announce(Some(effect), scope);
                 }
             }
         });

@@ -20,13 +20,12 @@ use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::view::View;
 use crate::registry::AppState;
 use crate::registry::address::Address;
-use crate::registry::channel::Scope;
 use crate::registry::inbox::Event;
-use crate::registry::inbox::Inboxes;
+use crate::registry::inbox::InboxWriter;
 use crate::registry::inbox::ShardMessage;
-use crate::registry::inbox::Sleepers;
 use crate::registry::remote::dedup::Arrival;
 use crate::registry::remote::dedup::Dedup;
+use crate::registry::scope::Scope;
 use crate::registry::views::table::Expired;
 use crate::registry::views::table::ViewTable;
 
@@ -48,9 +47,9 @@ impl Views {
     pub(super) fn add(&self, channel: &ChannelName, address: Address, view: &View, scope: &Scope<'_>) {
         let mut table = self.table.write();
         let key = (address, channel.clone());
-        table.add(&key, view, scope.inboxes.shards(), scope.now);
+        table.add(&key, view, scope.app.inboxes.shards(), scope.now);
         self.count.fetch_add(1, Ordering::Release);
-        if let Some(outgoing) = scope.outgoing.filter(|_| table.is_waiting(&key)) {
+        if let Some(outgoing) = scope.app.outgoing.as_ref().filter(|_| table.is_waiting(&key)) {
             outgoing.notify_views_changed();
         }
     }
@@ -64,7 +63,7 @@ impl Views {
     pub(super) fn start(&self, channel: &ChannelName, address: Address, scope: &mut Scope<'_>) {
         let mut table = self.table.write();
         if let Some(id) = table.start(&(address, channel.clone())) {
-            scope.inboxes.put_to(address, |slot| ShardMessage::Mirror(slot, id), &mut scope.sleepers);
+            scope.inboxes.put_to(address, |slot| ShardMessage::Mirror(slot, id));
         }
     }
 
@@ -76,23 +75,23 @@ impl Views {
         let mut table = self.table.write();
         let key = (address, channel.clone());
         if let Some(id) = table.stop(&key) {
-            scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id), &mut scope.sleepers);
+            scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id));
         }
         if let Some(was_last) = table.remove(&key) {
             self.count.fetch_sub(1, Ordering::Release);
-            if let Some(outgoing) = scope.outgoing.filter(|_| was_last) {
+            if let Some(outgoing) = scope.app.outgoing.as_ref().filter(|_| was_last) {
                 outgoing.notify_views_changed();
             }
         }
     }
 
     /// Sends an event of a channel to the views that mirror it.
-    pub(super) fn mirror(&self, channel: &ChannelName, event: &Event, inboxes: &Inboxes, sleepers: &mut Sleepers) {
+    pub(super) fn mirror(&self, channel: &ChannelName, event: &Event, inboxes: &mut InboxWriter<'_>) {
         if self.count() == 0 || !can_be_mirrored(channel) {
             return;
         }
         if self.table.read().has_expired(event.accepted) {
-            self.end_expired(event.accepted, inboxes, sleepers);
+            self.end_expired(event.accepted, inboxes);
         }
         let table = self.table.read();
         for (id, view) in table.views_of(channel) {
@@ -101,23 +100,23 @@ impl Views {
             let Some(frame) = event::under(view.channel.as_str(), &event.frame, source) else { continue };
             let event = Event { frame, ..*event };
             for shard in view.shards() {
-                inboxes.put(shard, ShardMessage::Event(id, event.clone()), sleepers);
+                inboxes.put(shard, ShardMessage::Event(id, event.clone()));
             }
         }
     }
 
     /// Ends the expired subscriptions.
-    fn end_expired(&self, now: Instant, inboxes: &Inboxes, sleepers: &mut Sleepers) {
+    fn end_expired(&self, now: Instant, inboxes: &mut InboxWriter<'_>) {
         if self.count() == 0 {
             return;
         }
         let mut table = self.table.write();
         for Expired { key, close } in table.expired(now) {
             if let Some(id) = table.stop(&key) {
-                inboxes.put_to(key.0, |slot| ShardMessage::Unsubscribed(slot, id), sleepers);
+                inboxes.put_to(key.0, |slot| ShardMessage::Unsubscribed(slot, id));
             }
             if close {
-                inboxes.put_to(key.0, |slot| ShardMessage::Close(slot, VIEW_ENDED), sleepers);
+                inboxes.put_to(key.0, |slot| ShardMessage::Close(slot, VIEW_ENDED));
             }
         }
     }
@@ -136,9 +135,9 @@ impl AppState {
     }
 
     pub(super) fn tick_views(&self, now: Instant) {
-        let mut sleepers = Sleepers::default();
-        self.views.end_expired(now, &self.inboxes, &mut sleepers);
-        sleepers.wake(&self.inboxes);
+        let mut inboxes = self.inboxes.writer();
+        self.views.end_expired(now, &mut inboxes);
+        inboxes.wake();
     }
 }
 
@@ -152,7 +151,7 @@ impl AppState {
     /// The cluster has subscribed to these patterns.
     pub fn on_patterns_subscribed(&self, patterns: &[ChannelPattern], now: Instant) {
         let waiting = self.views.table.write().on_subscribed(patterns);
-        self.admit_viewers(waiting, now);
+        self.admit_arriving(waiting, now);
     }
 
     /// The link to the other nodes is lost.
@@ -171,10 +170,10 @@ impl AppState {
         if let Some(outgoing) = self.outgoing.as_ref().filter(|_| arrival == Arrival::Implausible) {
             outgoing.report_implausible();
         }
-        let mut sleepers = Sleepers::default();
+        let mut inboxes = self.inboxes.writer();
         let event = Event { frame: event.frame, except: event.except, accepted: now };
-        self.views.mirror(channel, &event, &self.inboxes, &mut sleepers);
-        sleepers.wake(&self.inboxes);
+        self.views.mirror(channel, &event, &mut inboxes);
+        inboxes.wake();
         true
     }
 }

@@ -1,0 +1,81 @@
+//! The part of a channel that other nodes share. Each [`Channel`](crate::registry) has one where there are other nodes.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NODES_MAX;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Topic;
+use crate::registry::remote::command::Operation;
+use crate::registry::remote::dedup::Dedup;
+use crate::registry::remote::joiners::Joiners;
+use crate::registry::remote::topic::RemoteTopic;
+use crate::registry::scope::Scope;
+
+/// How long a channel without subscribers stays subscribed to its topic.
+const IDLE_TIME: Duration = Duration::from_secs(4);
+
+/// The state that a channel shares with other nodes, and its joiners.
+#[derive(Debug, Default)]
+pub(crate) struct RemoteChannel {
+    pub(crate) topic: RemoteTopic,
+    pub(crate) joiners: Joiners,
+    pub(crate) counts: RemoteCounts,
+    pub(crate) dedup: Dedup,
+    /// When the last connection left.
+    pub(crate) idle_since: Option<Instant>,
+}
+
+/// The numbers of connections on the other nodes.
+#[derive(Debug, Default)]
+pub(crate) struct RemoteCounts {
+    pub(crate) nodes: Vec<(NodeId, u32)>,
+    /// Subscribers get the number of subscribers.
+    pub(crate) are_announced: bool,
+    /// A command to publish this node's number is in flight.
+    pub(crate) is_publishing: bool,
+}
+
+impl RemoteChannel {
+    /// Whether a channel without subscribers may be removed.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        let is_over = self.idle_since.is_none_or(|since| now.saturating_duration_since(since) >= IDLE_TIME);
+        is_over && self.joiners.is_empty()
+    }
+
+    /// Publishes the number of connections on this node, unless that is in flight.
+    pub(crate) fn publish_count(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+        if !self.topic.is_opening() && !self.counts.is_publishing && scope.is_linked() {
+            self.counts.is_publishing = true;
+            scope.command(Topic::Channel(name.clone()), Operation::PublishCount);
+        }
+    }
+}
+
+impl RemoteCounts {
+    /// Connections on the other nodes.
+    pub(crate) fn total(&self) -> usize {
+        self.nodes.iter().map(|(_, count)| *count as usize).sum()
+    }
+
+    /// Whether no other node with connections comes before this one.
+    pub(crate) fn is_first(&self, node: NodeId) -> bool {
+        self.nodes.iter().all(|(other, _)| node < *other)
+    }
+
+    /// Whether this node has connections.
+    pub(crate) fn has(&self, node: NodeId) -> bool {
+        self.nodes.iter().any(|(known, _)| *known == node)
+    }
+
+    /// Sets a node's number. Returns whether the subscribers have to get the new total.
+    pub(crate) fn set(&mut self, node: NodeId, count: u32) -> bool {
+        let before = self.nodes.iter().find(|(known, _)| *known == node).map_or(0, |(_, count)| *count);
+        self.nodes.retain(|(known, _)| *known != node);
+        if count > 0 && self.nodes.len() < NODES_MAX {
+            self.nodes.push((node, count));
+        }
+        count != before && self.are_announced
+    }
+}

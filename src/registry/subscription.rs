@@ -1,0 +1,47 @@
+//! Requests to join and to leave a channel. `node` makes them, `channel` carries them out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::view::View;
+use crate::registry::address::Address;
+
+/// The app's rules for subscriptions.
+#[derive(Debug, Clone, Copy)]
+pub struct JoinRules {
+    /// Distinct users of a presence channel.
+    pub members_max: usize,
+    /// Whether subscribers get the number of subscribers.
+    pub counted: bool,
+}
+
+/// A connection that joins a channel.
+#[derive(Debug)]
+pub(crate) struct Joiner {
+    pub(crate) address: Address,
+    pub(crate) user_id: Option<Arc<str>>,
+    pub(crate) view: Option<View>,
+    pub(crate) rules: JoinRules,
+    pub(crate) came: Instant,
+}
+
+/// A connection that leaves a channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Unsubscribe<'a> {
+    /// The channel.
+    pub channel: &'a ChannelName,
+    /// The connection.
+    pub address: Address,
+    /// The user as whom it joined, on a presence channel.
+    pub user_id: Option<&'a str>,
+}
+
+/// Why a connection cannot join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The presence channel has as many members as it may have.
+    Members,
+    /// The process has as many channels as it may have.
+    Channels,
+}
