@@ -1,57 +1,43 @@
 //! What the operator may say, parsed and checked once. Parts receive their own section, never the whole.
 
-mod allowed_origins;
-mod apps;
 mod build;
-mod cluster;
-mod connections;
-mod dotenv;
-mod env;
-mod fallback;
 mod fault;
-mod file;
-mod foreign;
-mod ingest;
-mod literal;
+mod idle;
 mod load;
 mod loaded;
-mod log;
-mod options;
 mod origin;
 mod row;
 mod schema;
-mod server;
-mod store;
+mod settings;
+mod sources;
 mod suggest;
-mod tls;
-mod translate;
 mod tree;
-mod values;
 mod warnings;
-mod webhooks;
 
-pub use apps::{App, AppEntry, KeyPair, Limits};
-pub use cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Redis, host_and_port};
-pub use connections::Connections;
-pub use env::process as process_environment;
 pub use fault::{Fault, Subject};
-pub use ingest::Ingest;
 pub use load::{load, load_in};
 pub use loaded::{Faults, Loaded};
-pub use log::{Log, LogFormat, LogLevel};
 pub use origin::Origin;
 pub use row::RowApp;
-pub use server::Server;
-pub use store::{AppStore, Database, Mysql, Postgres, StoreDriver};
-pub use tls::Tls;
-pub use values::{Seconds, Secret};
-pub use webhooks::{ChannelFilter, LeftOut, Webhook, Webhooks, WebhooksDriver};
-
-use std::fmt::Display;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
+pub use settings::apps::{App, AppEntry, KeyPair, Limits};
+pub use settings::cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver};
+pub use settings::connections::Connections;
+pub use settings::http::Http;
+pub use settings::ingest::Ingest;
+pub use settings::log::{Log, LogFormat, LogLevel};
+pub use settings::metrics::Metrics;
+pub use settings::redis::{Redis, host_and_port};
+pub use settings::server::Server;
+pub use settings::store::{AppStore, Database, Mysql, Postgres, StoreDriver};
+pub use settings::tls::Tls;
+pub use settings::values::{Seconds, Secret};
+pub use settings::webhooks::{ChannelFilter, LeftOut, Webhook, Webhooks, WebhooksDriver};
+pub use sources::variables::process as process_environment;
 
 use serde::{Deserialize, Serialize};
+
+use settings::apps;
+use settings::connections::{MESSAGE_BYTES, MESSAGE_ROOM};
 
 /// Everything an operator can say.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -90,75 +76,6 @@ pub struct Config {
     /// The apps, unless a database has them; without any, Soketi's default app.
     pub apps: Vec<AppEntry>,
 }
-
-/// The signed HTTP API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Http {
-    /// Largest request body, in bytes.
-    pub request_bytes_max: usize,
-    /// Time for a request's head, and again for its body.
-    pub request_seconds: Seconds,
-    /// How far `auth_timestamp` may be from this machine's clock, in seconds.
-    pub timestamp_tolerance_seconds: u64,
-    /// Origins that browsers may call the API from; `*` for all.
-    pub cors_origins: Vec<String>,
-    /// Methods that browsers may use.
-    pub cors_methods: Vec<String>,
-    /// Request headers that browsers may send.
-    pub cors_headers: Vec<String>,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        let list = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-        Self {
-            request_bytes_max: 10 * 1024 * 1024,
-            request_seconds: Seconds(30.0),
-            timestamp_tolerance_seconds: 600,
-            cors_origins: list(&["*"]),
-            cors_methods: list(&["GET", "POST", "PUT", "DELETE", "OPTIONS"]),
-            cors_headers: list(&[
-                "Origin",
-                "Content-Type",
-                "X-Auth-Token",
-                "X-Requested-With",
-                "Accept",
-                "Authorization",
-                "X-CSRF-TOKEN",
-                "XSRF-TOKEN",
-                "X-Socket-Id",
-            ]),
-        }
-    }
-}
-
-/// The second port: metrics and memory use.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Metrics {
-    /// Whether `/metrics` is served; `/usage` always is.
-    pub enabled: bool,
-    /// Address of the metrics port.
-    #[serde(deserialize_with = "values::address")]
-    pub host: IpAddr,
-    /// The metrics port; 0 takes any free one.
-    pub port: u16,
-    /// Put before the names that Soketi has, too.
-    pub prefix: String,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self { enabled: false, host: IpAddr::from([0, 0, 0, 0]), port: 9601, prefix: "soketi_".to_owned() }
-    }
-}
-
-/// What a client may be allowed to send at once: from the largest legitimate message to what Soketi takes, with room
-/// for its frame.
-const MESSAGE_BYTES: RangeInclusive<usize> = 32 * 1024..=128 * 1024 * 1024;
-/// What the default leaves beside twice the largest event.
-const MESSAGE_ROOM: usize = 56 * 1024;
 
 impl Config {
     /// The id of an app with a secret that everybody knows, if there is one.
@@ -228,63 +145,9 @@ impl Config {
     }
 }
 
-/// Adds a fault unless `value` lies within `bounds`.
-fn within<T: Copy + PartialOrd + Display>(key: &str, value: T, bounds: RangeInclusive<T>, faults: &mut Vec<Fault>) {
-    if !bounds.contains(&value) {
-        let (least, most) = bounds.into_inner();
-        faults.push(Fault::new(key, format!("is {value}; it must be between {least} and {most}")));
-    }
-}
-
-impl Http {
-    fn validate(&self, faults: &mut Vec<Fault>) {
-        within("http.request_bytes_max", self.request_bytes_max, 1..=1024 * 1024 * 1024, faults);
-        // A century is as good as no limit.
-        within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=3_153_600_000, faults);
-        self.request_seconds.validate("http.request_seconds", 1.0, faults);
-        if self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == "*") {
-            faults.push(Fault::new("http.cors_origins", "has * beside others; * allows all, so leave it or them out"));
-        }
-        let is_origin = |origin: &String| {
-            let host = origin.split_once("://").map(|(_, host)| host);
-            let clean =
-                |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
-            origin == "*" || host.is_some_and(clean)
-        };
-        if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
-            faults.push(Fault::new(
-                "http.cors_origins",
-                format!("has {odd:?}; an origin is as in https://example.com, without a path"),
-            ));
-        }
-        for (key, names) in [("http.cors_methods", &self.cors_methods), ("http.cors_headers", &self.cors_headers)] {
-            if let Some(odd) = names.iter().find(|name| !is_token(name)) {
-                faults.push(Fault::new(key, format!("has {odd:?}; a name has only letters, digits and - between")));
-            }
-        }
-    }
-}
-
-impl Metrics {
-    fn validate(&self, faults: &mut Vec<Fault>) {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
-        if self.prefix.starts_with(|first: char| first.is_ascii_digit()) || !self.prefix.bytes().all(allowed) {
-            let prefix = &self.prefix;
-            faults.push(Fault::new(
-                "metrics.prefix",
-                format!("is {prefix:?}; Prometheus wants only letters, digits, _ and :, and no digit first"),
-            ));
-        }
-    }
-}
-
-/// A name of a method or header, as HTTP has it.
-fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::path::PathBuf;
 
     use super::*;
@@ -334,7 +197,7 @@ mod tests {
                 section = name.trim_matches(['[', ']']).replace("apps", "apps.0");
             } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with("# ")) {
                 let key = format!("{section}.{}", key.trim_start_matches('#'));
-                for variable in env::variables_of(&key) {
+                for variable in sources::variables::variables_of(&key) {
                     assert!(above.contains(&variable), "{variable} is not above {key}");
                     seen.push(variable);
                 }
@@ -343,7 +206,7 @@ mod tests {
         }
         let of_app = schema::app_fields().into_iter().map(|(field, _)| format!("apps.0.{field}"));
         let keys = schema::keys().into_iter().chain(of_app);
-        assert_eq!(seen, keys.flat_map(|key| env::variables_of(&key)).collect::<Vec<_>>());
+        assert_eq!(seen, keys.flat_map(|key| sources::variables::variables_of(&key)).collect::<Vec<_>>());
     }
 
     /// The example's secrets are there to be changed, and that is all that is to be said of it.

@@ -15,19 +15,19 @@ use serde_json::json;
 
 use crate::protocol::policy::ChannelRule;
 
-use super::AppEntry;
-use super::Config;
-use super::KeyPair;
-use super::fault::{Fault, Subject};
-use super::options;
-use super::origin::Origin;
-use super::schema;
-use super::schema::{Object, object};
-use super::suggest::did_you_mean;
-use super::tree;
-use super::tree::{Group, sorted};
-use super::values::boolean;
-use super::webhooks::LeftOut;
+use crate::config::AppEntry;
+use crate::config::Config;
+use crate::config::KeyPair;
+use crate::config::fault::{Fault, Subject};
+use crate::config::origin::Origin;
+use crate::config::schema;
+use crate::config::schema::{Object, object};
+use crate::config::settings::values::boolean;
+use crate::config::settings::webhooks::LeftOut;
+use crate::config::sources::soketi;
+use crate::config::suggest::did_you_mean;
+use crate::config::tree;
+use crate::config::tree::{Group, sorted};
 
 /// What comes with a build.
 #[derive(Default)]
@@ -238,11 +238,11 @@ fn accepts<T: DeserializeOwned>(like: &Object) -> impl Fn(&str, &Json) -> serde_
 
 /// Every name that a file may have for one value outside of apps.
 fn settings() -> Vec<String> {
-    schema::keys().into_iter().chain(options::options().map(str::to_owned)).collect()
+    schema::keys().into_iter().chain(soketi::options().map(str::to_owned)).collect()
 }
 /// The value as the kind that `like` has, or what it must be. Variables are text, whatever they mean.
 fn coerce(value: &Value, like: &Json) -> Result<Json, &'static str> {
-    let written = || options::unquoted(&value.kind.to_string()).trim().to_owned();
+    let written = || soketi::unquoted(&value.kind.to_string()).trim().to_owned();
     match like {
         Json::Bool(_) => boolean(&written()).map(Json::Bool).ok_or("true or false"),
         Json::Number(number) if number.is_f64() => {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use config::Value;
 
-use super::origin::Origin;
+use crate::config::origin::Origin;
 
 /// The subject of a sentence, and where it was set: `server.port (from gema.toml:3)`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,33 +1,19 @@
 //! Defaults, files and the environment become one checked `Config`; every mistake is found at once.
 //! `cli` calls it, and so does a reload.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use config::builder::{ConfigBuilder, DefaultState};
-use config::{ConfigError, Map, Source, Value, ValueKind};
+use config::{ConfigError, Source};
 
-use super::Config;
 use super::StoreDriver;
 use super::build;
 use super::build::Build;
-use super::cluster;
-use super::cluster::LOCAL;
-use super::dotenv;
-use super::env;
-use super::env::Variable;
-use super::fallback;
-use super::fault::{Fault, Subject};
-use super::file;
-use super::loaded;
+use super::fault::Fault;
+use super::idle;
+use super::idle::LOCAL;
 use super::loaded::{Faults, Loaded};
-use super::options::Translation;
-use super::origin::Origin;
-use super::schema;
-use super::store;
-use super::translate::translate;
+use super::sources::Sources;
+use super::sources::laravel;
 use super::tree::Group;
 
 /// Reads `files`, later ones over earlier ones, and puts `environment` over them.
@@ -41,7 +27,7 @@ use super::tree::Group;
 /// assert_eq!(loaded.origins["server.port"], Origin::Variable("SOKETI_PORT".to_owned()));
 /// ```
 pub fn load(files: &[PathBuf], environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Faults> {
-    Sources::new(environment).load(files)
+    from(Sources::read(files, environment.into_iter().collect(), None))
 }
 
 /// Same as [`load`], with those variables of `folder`'s `.env` that `environment` lacks.
@@ -50,176 +36,63 @@ pub fn load_in(
     files: &[PathBuf],
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Faults> {
-    let mut sources = Sources::new(environment);
-    sources.read_dotenv(&folder.join(".env"));
-    sources.load(files)
+    from(Sources::read(files, environment.into_iter().collect(), Some(&folder.join(".env"))))
 }
 
-/// The sources beside the files.
-#[derive(Default)]
-struct Sources {
-    variables: Vec<Variable>,
-    /// All variables by name, for files that ask for them.
-    by_name: BTreeMap<String, String>,
-    /// Why there may be more variables than we know of.
-    unreadable: Option<Fault>,
-    faults: Vec<Fault>,
-}
+fn from(mut sources: Sources) -> Result<Loaded, Faults> {
+    let mut faults = std::mem::take(&mut sources.faults);
+    let mut merged = merge(std::mem::take(&mut sources.layers)).unwrap_or_else(|error| {
+        faults.push(error.to_string().into());
+        Group::new()
+    });
+    laravel::complete(&mut merged, &sources.fallbacks, sources.files_have_apps);
 
-impl Sources {
-    fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
-        let by_name: BTreeMap<String, String> = environment.into_iter().collect();
-        let variable =
-            |(name, value): (&String, &String)| Variable { name: name.clone(), value: value.clone(), line: None };
-        Self { variables: by_name.iter().map(variable).collect(), by_name, ..Self::default() }
-    }
-
-    fn read_dotenv(&mut self, path: &Path) {
-        let text = match fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            // Some call a folder so that has nothing to do with it.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => return,
-            Err(error) => return self.unreadable = Some(file::unreadable(".env", &error)),
-        };
-        let mut found = BTreeMap::new();
-        for entry in dotenv::read(&text, &self.by_name, env::is_read) {
-            let (name, line) = (entry.name, Some(entry.line));
-            match entry.value {
-                _ if self.by_name.contains_key(&name) => (),
-                Ok(value) => drop(found.insert(name.clone(), Variable { name, value, line })),
-                Err(text) if env::is_read(&name) => {
-                    self.faults.push(Variable { name, value: String::new(), line }.subject().fault(text));
-                }
-                Err(_) => (),
-            }
-        }
-        for variable in found.into_values() {
-            self.by_name.insert(variable.name.clone(), variable.value.clone());
-            self.variables.push(variable);
-        }
-    }
-
-    fn load(self, files: &[PathBuf]) -> Result<Loaded, Faults> {
-        let Self { variables, by_name, unreadable, mut faults } = self;
-        let mut translations: Vec<Translation> = Vec::new();
-        let mut layers: Vec<Layer> = Vec::new();
-        for file in files {
-            match file::read(file, &by_name) {
-                Ok(settings) => {
-                    let (soketis, own) = translate(settings, !file::is_ours_alone(file));
-                    translations.push(soketis);
-                    layers.push(Layer(own));
-                }
-                Err(fault) => faults.push(fault),
-            }
-        }
-        translations.push(env::read(variables));
-        let broadcaster = translations.iter_mut().find_map(|translation| translation.broadcaster.take());
-        let cluster_mode = settle(&mut translations);
-        let (mut warnings, mut unread_apps, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
-        for translation in &mut translations {
-            faults.append(&mut translation.faults);
-            warnings.append(&mut translation.warnings);
-            unread_apps.append(&mut translation.unread_apps);
-            fallbacks.append(&mut translation.fallbacks);
-        }
-        warnings.sort_by_key(|warning| warning.unread);
-        warnings.splice(0..0, unreadable.clone());
-        let files_have_apps = layers.iter().any(Layer::has_apps);
-        let mut merged = merge(translations, layers, &mut faults);
-        fallback::complete(&mut merged, &fallbacks, files_have_apps);
-
-        let (config, built) = build::config(merged);
-        let Build { faults: of_values, warnings: without_effect, origins, .. } = built;
-        warnings.extend(without_effect);
-        let mut loaded = Loaded { config, warnings, origins };
-        loaded.complete();
-        let is_known = |key: &str| of_values.iter().any(|fault| fault.subject.key == key);
-        let more: Vec<Fault> = loaded.refuse_default_app(&unread_apps);
-        let of_checks = loaded.config.validate().into_iter().filter(|fault| !is_known(&fault.subject.key));
-        let of_checks = of_checks.map(|fault| loaded.locate(fault)).collect::<Vec<_>>();
-        let mut of_cluster = None;
-        if let Some(mode) = cluster_mode.filter(|_| loaded.config.redis.cluster_nodes.is_empty()) {
-            if !loaded.config.needs_redis() {
-                loaded.warnings.push(mode.fault(format!("has no effect, because {LOCAL}")));
-            } else if !is_known("redis.cluster_nodes") {
-                of_cluster = Some(mode.fault(
+    let (config, Build { faults: of_values, warnings: without_effect, origins, .. }) = build::config(merged);
+    let mut loaded = Loaded { config, warnings: std::mem::take(&mut sources.warnings), origins };
+    loaded.warnings.extend(without_effect);
+    loaded.complete();
+    let of_apps = loaded.refuse_default_app(&sources.unread_apps);
+    let is_known = |fault: &Fault| of_values.iter().any(|known| known.subject.key == fault.subject.key);
+    let of_checks = loaded.config.validate().into_iter().filter(|fault| !is_known(fault));
+    let of_checks: Vec<Fault> = of_checks.map(|fault| loaded.locate(fault)).collect();
+    let has_nodes = of_values.iter().any(|fault| fault.subject.key == "redis.cluster_nodes");
+    faults.extend(of_values.into_iter().chain(of_apps).chain(of_checks));
+    if let Some(mode) = sources.cluster_mode.filter(|_| loaded.config.redis.cluster_nodes.is_empty()) {
+        if !loaded.config.needs_redis() {
+            loaded.warnings.push(mode.fault(format!("has no effect, because {LOCAL}")));
+        } else if !has_nodes {
+            faults.push(
+                mode.fault(
                     "is true, but redis.cluster_nodes is empty; name the nodes in SOKETI_DB_REDIS_CLUSTER_NODES",
-                ));
-            }
+                ),
+            );
         }
-        faults.extend(of_values.into_iter().chain(more).chain(of_checks).chain(of_cluster));
-        if loaded.config.apps.is_empty() && loaded.config.app_store.driver == StoreDriver::Config {
-            // Whoever wrote that file does not want an app that everybody knows.
-            let remedy = |fault: Fault| format!("{}; make it readable, since nothing else names an app", fault.text);
-            faults.extend(unreadable.map(|fault| fault.subject.clone().fault(remedy(fault))));
-        }
-        if !faults.is_empty() {
-            return Err(Faults { faults, good: Box::new(loaded) });
-        }
-        if let Some((true, variable)) = broadcaster.filter(|_| !loaded.config.ingest.is_on()) {
-            loaded.warnings.push(variable.fault(
-                "is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, or \
-                 ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id",
-            ));
-        }
-        let of_values = loaded.config.warnings().into_iter().map(|warning| loaded.locate(warning));
-        let more: Vec<Fault> = idle(&loaded.config, &loaded.origins).into_iter().chain(of_values).collect();
-        loaded.warnings.extend(more);
-        loaded.config.redis.complete_socket();
-        Ok(loaded)
     }
-}
-
-/// The setting that makes Soketi look for a Redis Cluster, if there is one; the last source that has it counts.
-fn settle(translations: &mut [Translation]) -> Option<Subject> {
-    let last = translations.iter().rev().find_map(|translation| translation.cluster_mode.clone());
-    let cluster_mode = last.filter(|(mode, _)| *mode).map(|(_, subject)| subject);
-    for translation in translations {
-        translation.settle_cluster_mode(cluster_mode.is_some());
+    if loaded.config.apps.is_empty() && loaded.config.app_store.driver == StoreDriver::Config {
+        // The writer of that file does not want an app that everybody knows.
+        faults.extend(sources.unreadable.map(|Fault { subject, text, .. }| {
+            subject.fault(format!("{text}; make it readable, since nothing else names an app"))
+        }));
     }
-    cluster_mode
+    if !faults.is_empty() {
+        return Err(Faults { faults, good: Box::new(loaded) });
+    }
+    if let Some((true, variable)) = sources.broadcaster.filter(|_| !loaded.config.ingest.is_on()) {
+        loaded.warnings.push(variable.fault(
+            "is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, or \
+             ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id",
+        ));
+    }
+    loaded.warnings.extend(idle::warnings(&loaded.config, &loaded.origins));
+    let of_values: Vec<Fault> = loaded.config.warnings().into_iter().map(|warning| loaded.locate(warning)).collect();
+    loaded.warnings.extend(of_values);
+    loaded.config.redis.complete_socket();
+    Ok(loaded)
 }
 
-/// A warning for each setting that is not the default and has no effect beside the others.
-fn idle(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Fault> {
-    let default = Config::default();
-    let (values, defaults) = (schema::object(config), schema::object(&default));
-    let secrets: Vec<&str> = loaded::secrets_that_differ(config, &default).collect();
-    let value_of = |values: &schema::Object, key: &str| {
-        let (section, field) = key.split_once('.')?;
-        values.get(section)?.get(field).cloned()
-    };
-    let warning = |(key, origin): (&String, &Origin)| {
-        let because = cluster::without_effect(key, config).or_else(|| store::without_effect(key, config))?;
-        let subject = match origin {
-            Origin::Variable(name) => Subject { key: name.clone(), origin: None },
-            _ => Subject { key: key.clone(), origin: Some(origin.clone()) },
-        };
-        let differs = value_of(&values, key) != value_of(&defaults, key) || secrets.contains(&key.as_str());
-        differs.then(|| subject.fault(format!("has no effect, because {because}")))
-    };
-    origins.iter().filter_map(warning).collect()
-}
-
-/// The values of one file or of the environment.
+/// A layer of settings, for the crate `config`.
 #[derive(Debug, Clone)]
 struct Layer(Group);
-
-impl Layer {
-    /// From keys such as `apps.0.id`, which the `config` crate writes `apps[0].id`.
-    fn of(values: BTreeMap<String, Value>) -> Self {
-        let key = |key: String| match key.split('.').collect::<Vec<_>>()[..] {
-            ["apps", index, field] => format!("apps[{index}].{field}"),
-            _ => key,
-        };
-        Self(values.into_iter().map(|(name, value)| (key(name), value)).collect())
-    }
-
-    fn has_apps(&self) -> bool {
-        matches!(self.0.get("apps").map(|apps| &apps.kind), Some(ValueKind::Array(apps)) if !apps.is_empty())
-    }
-}
 
 impl Source for Layer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
@@ -231,31 +104,19 @@ impl Source for Layer {
     }
 }
 
-/// In each file our own names win over Soketi's, and the environment wins over all files.
-fn merge(translations: Vec<Translation>, own: Vec<Layer>, faults: &mut Vec<Fault>) -> Group {
-    let mut builder: ConfigBuilder<DefaultState> = config::Config::builder();
-    let mut own = own.into_iter();
-    for translation in translations {
-        builder = builder.add_source(Layer::of(translation.values));
-        if let Some(own) = own.next() {
-            builder = builder.add_source(own);
-        }
-    }
-    match builder.build().and_then(|merged| merged.cache.into_table()) {
-        Ok(merged) => merged,
-        Err(error) => {
-            faults.push(error.to_string().into());
-            Map::new()
-        }
-    }
+/// Puts each layer over those before it.
+fn merge(layers: Vec<Group>) -> Result<Group, ConfigError> {
+    let builder = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(Layer(layer)));
+    builder.build()?.cache.into_table()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::LimiterDriver;
-    use super::super::fault::sentences;
-    use super::super::options::CLUSTER_MODE;
+    use super::super::origin::Origin;
     use super::*;
+    use crate::config::LimiterDriver;
+    use crate::config::fault::sentences;
+    use crate::config::sources::soketi::CLUSTER_MODE;
 
     fn load_env(variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
         load(&[], variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))

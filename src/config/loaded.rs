@@ -6,13 +6,13 @@ use std::fmt;
 use serde_json::Value as Json;
 use serde_json::json;
 
-use super::AppEntry;
-use super::Config;
-use super::Secret;
-use super::StoreDriver;
-use super::fault::{Fault, Subject};
-use super::origin::Origin;
-use super::schema;
+use crate::config::AppEntry;
+use crate::config::Config;
+use crate::config::Secret;
+use crate::config::StoreDriver;
+use crate::config::fault::{Fault, Subject};
+use crate::config::origin::Origin;
+use crate::config::schema;
 
 /// A configuration that may be served.
 #[derive(Debug)]

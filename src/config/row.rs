@@ -4,16 +4,16 @@
 use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
-use super::allowed_origins;
-use super::apps;
-use super::build;
-use super::build::Build;
-use super::fault::Fault;
-use super::schema;
-use super::warnings;
-use super::webhooks;
-use super::webhooks::LeftOut;
-use super::{App, AppEntry, Limits};
+use crate::config::build;
+use crate::config::build::Build;
+use crate::config::fault::Fault;
+use crate::config::schema;
+use crate::config::settings::allowed_origins;
+use crate::config::settings::apps;
+use crate::config::settings::webhooks;
+use crate::config::settings::webhooks::LeftOut;
+use crate::config::warnings;
+use crate::config::{App, AppEntry, Limits};
 
 /// Limits that bound sizes and times. A row whose value for one of them cannot be used is served with that of
 /// `[limits]`, which is a bound in every case. Nothing stands in for the others: they protect by what they say.
@@ -163,8 +163,8 @@ fn plain(value: &Json) -> ValueKind {
 mod tests {
     use serde_json::json;
 
-    use super::super::fault::sentences;
     use super::*;
+    use crate::config::fault::sentences;
 
     fn read(columns: &Json) -> Result<RowApp, Vec<Fault>> {
         let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();

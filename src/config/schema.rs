@@ -4,9 +4,9 @@
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::AppEntry;
-use super::Config;
-use super::Limits;
+use crate::config::AppEntry;
+use crate::config::Config;
+use crate::config::Limits;
 
 pub(super) type Object = serde_json::Map<String, Json>;
 

@@ -1,12 +1,12 @@
 //! What can be served but is probably not meant.
 
-use super::App;
-use super::ClusterDriver;
-use super::Config;
-use super::KeyPair;
-use super::StoreDriver;
-use super::fault::Fault;
-use super::webhooks;
+use crate::config::App;
+use crate::config::ClusterDriver;
+use crate::config::Config;
+use crate::config::KeyPair;
+use crate::config::StoreDriver;
+use crate::config::fault::Fault;
+use crate::config::settings::webhooks;
 
 impl Config {
     /// What can be served but is probably not meant, a sentence each.

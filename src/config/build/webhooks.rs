@@ -5,15 +5,15 @@ use config::{Value, ValueKind};
 use serde_json::Value as Json;
 use serde_json::json;
 
-use super::super::fault::{Fault, Subject};
-use super::super::origin::Origin;
-use super::super::suggest::snake_case;
-use super::super::tree;
-use super::super::webhooks;
-use super::super::webhooks::LeftOut;
-use super::super::webhooks::Webhook;
-use super::super::webhooks::Written;
-use super::Build;
+use crate::config::build::Build;
+use crate::config::fault::{Fault, Subject};
+use crate::config::origin::Origin;
+use crate::config::settings::webhooks;
+use crate::config::settings::webhooks::LeftOut;
+use crate::config::settings::webhooks::Webhook;
+use crate::config::settings::webhooks::Written;
+use crate::config::suggest::snake_case;
+use crate::config::tree;
 
 impl Build {
     /// A list, or one as JSON, as variables have it. As with Soketi, whatever is empty is none.

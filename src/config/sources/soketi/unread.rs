@@ -3,13 +3,13 @@
 
 use config::{Value, ValueKind};
 
-use super::Config;
-use super::fault::Subject;
-use super::options;
-use super::options::Translation;
-use super::schema;
-use super::suggest::{nearest, slip, snake_case};
-use super::tree::{Group, sorted};
+use crate::config::Config;
+use crate::config::fault::Subject;
+use crate::config::schema;
+use crate::config::sources::soketi;
+use crate::config::sources::soketi::Translation;
+use crate::config::suggest::{nearest, slip, snake_case};
+use crate::config::tree::{Group, sorted};
 
 /// Groups that no file for Soketi has; what stands there is meant for gema.
 const OURS: [&str; 6] = ["app_store", "connections", "ingest", "limiter", "limits", "tls"];
@@ -35,10 +35,10 @@ const PLACE_OF_APP: &str =
     "write it as \"appManager.array.apps\": [{\"id\": \"…\", \"key\": \"…\", \"secret\": \"…\"}]";
 
 /// Takes what is not ours out of `own`, and tells of it.
-pub(super) fn remove(own: &mut Group, translation: &mut Translation) {
+pub(in crate::config) fn remove(own: &mut Group, translation: &mut Translation) {
     let known = schema::object(&Config::default());
     let keys = schema::keys();
-    let all = || known.keys().chain(&keys).map(String::as_str).chain(options::options());
+    let all = || known.keys().chain(&keys).map(String::as_str).chain(soketi::options());
     for (name, mut value) in sorted(std::mem::take(own)) {
         match known.get(&name) {
             None => {
@@ -54,7 +54,7 @@ pub(super) fn remove(own: &mut Group, translation: &mut Translation) {
                         let key = format!("{name}.{field}");
                         let is_slip = section.keys().any(|known| slip(&snake_case(field), known).is_some());
                         // A word of a longer name of ours is no hint, since this is meant for another program.
-                        let is_soketis = |meant: &str| options::options().any(|option| option == meant);
+                        let is_soketis = |meant: &str| soketi::options().any(|option| option == meant);
                         let is_hint = |meant: &String| is_slip || is_soketis(meant) || !keys.contains(meant);
                         let meant = nearest(&key, all()).filter(is_hint);
                         let is_foreign = !section.contains_key(field) && !is_for_us(&name, field, is_slip);
@@ -80,12 +80,12 @@ fn is_for_us(section: &str, field: &str, is_slip: bool) -> bool {
 }
 
 /// Whether an unknown field of an app is nearly one that Soketi does not have.
-pub(super) fn is_ours<'a>(field: &str, known: impl Iterator<Item = &'a String>) -> bool {
+pub(in crate::config) fn is_ours<'a>(field: &str, known: impl Iterator<Item = &'a String>) -> bool {
     near_field(field, known).is_some_and(|meant| FIELDS.contains(&meant.as_str()))
 }
 
 /// The field of an app that is nearest to this one.
-pub(super) fn near_field<'a>(field: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+pub(in crate::config) fn near_field<'a>(field: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
     // Behind a group's name, since what stands at the top of a file may mean something else.
     let known: Vec<String> = known.map(|known| format!("app.{known}")).collect();
     let meant = nearest(&format!("app.{field}"), known.iter().map(String::as_str))?;
@@ -93,7 +93,7 @@ pub(super) fn near_field<'a>(field: &str, known: impl Iterator<Item = &'a String
 }
 
 /// Remembers a setting that names an app, which counts if the default app would be served in its place.
-pub(super) fn note_app(subject: &Subject, value: &Value, translation: &mut Translation) {
+pub(in crate::config) fn note_app(subject: &Subject, value: &Value, translation: &mut Translation) {
     let last = subject.key.rsplit('.').next().unwrap_or_default();
     if names_app(&snake_case(last), value) {
         translation.unread_apps.push((subject.clone(), PLACE_OF_APP));

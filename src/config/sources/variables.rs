@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::fault::Subject;
-use super::options;
-use super::options::{BROADCASTER, LARAVEL, Means, Setting, TABLE, Translation};
-use super::origin::Origin;
-use super::schema;
-use super::suggest::{did_you_mean, nearest};
+use crate::config::fault::Subject;
+use crate::config::origin::Origin;
+use crate::config::schema;
+use crate::config::sources::soketi;
+use crate::config::sources::soketi::{BROADCASTER, LARAVEL, Means, Setting, TABLE, Translation};
+use crate::config::suggest::{did_you_mean, nearest};
 
 /// The environment of this process, for [`load`](super::load()).
 pub fn process() -> Vec<(String, String)> {
@@ -18,16 +18,16 @@ pub fn process() -> Vec<(String, String)> {
 
 /// A variable and where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Variable {
-    pub(super) name: String,
-    pub(super) value: String,
+pub(in crate::config) struct Variable {
+    pub(in crate::config) name: String,
+    pub(in crate::config) value: String,
     /// Its line in `.env`, unless the process was started with it.
-    pub(super) line: Option<usize>,
+    pub(in crate::config) line: Option<usize>,
 }
 
 impl Variable {
     /// For a sentence.
-    pub(super) fn subject(&self) -> Subject {
+    pub(in crate::config) fn subject(&self) -> Subject {
         Subject { key: self.name.clone(), origin: self.line.map(|line| Origin::line(".env", line)) }
     }
 
@@ -39,7 +39,7 @@ impl Variable {
 }
 
 /// Reads the variables that concern us; all others are somebody else's.
-pub(super) fn read(mut variables: Vec<Variable>) -> Translation {
+pub(in crate::config) fn read(mut variables: Vec<Variable>) -> Translation {
     let keys = schema::keys();
     let known = known(&keys);
     // Our own names come last, since they win.
@@ -55,7 +55,7 @@ pub(super) fn read(mut variables: Vec<Variable>) -> Translation {
                  enableServiceLinks off",
             )),
             Some(means) => {
-                let Some(value) = options::given(value) else { continue };
+                let Some(value) = soketi::given(value) else { continue };
                 if is_quoted_text(means, &value) {
                     translation.warnings.push(subject.fault(
                         "begins and ends with a quote, which counts as a part of it; in a list of Compose write \
@@ -93,7 +93,7 @@ fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) 
         translation.unread(&subject, &remedy.unwrap_or_else(|| "keep it if another program does".to_owned()));
         meant.and_then(|meant| Some(APP.iter().find(|(variable, _)| *variable == meant)?.1))
     };
-    let value = options::given(&variable.value);
+    let value = soketi::given(&variable.value);
     if default.zip(value).is_some_and(|(default, value)| value != default) {
         translation.unread_apps.push((subject, PLACE_OF_APP));
     }
@@ -103,7 +103,7 @@ fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) 
 fn is_quoted_text(means: &Means<'_>, value: &str) -> bool {
     let (Means::Key(key) | Means::Fallback(key)) = means else { return false };
     let is_text = ["apps.0.id", "apps.0.key", "apps.0.secret"].contains(key) || key.ends_with(".password");
-    is_text && options::unquoted(value) != value
+    is_text && soketi::unquoted(value) != value
 }
 
 /// What names the default app, and how Soketi has it.
@@ -121,13 +121,13 @@ fn concerns_us(name: &str) -> bool {
 }
 
 /// Whether anything is read from a variable of that name.
-pub(super) fn is_read(name: &str) -> bool {
+pub(in crate::config) fn is_read(name: &str) -> bool {
     concerns_us(name) || LARAVEL.iter().any(|(laravels, _)| *laravels == name) || BROADCASTER.contains(&name)
 }
 
 /// The variables that set `key`: Soketi's and Laravel's, where they have one, and ours.
 #[cfg(test)]
-pub(super) fn variables_of(key: &str) -> Vec<String> {
+pub(in crate::config) fn variables_of(key: &str) -> Vec<String> {
     let of_key = |(name, _, means): &(&str, &str, Means<'_>)| !name.is_empty() && means.key() == Some(key);
     let soketis = TABLE.iter().filter(|row| of_key(row)).map(|(name, ..)| format!("SOKETI_{name}"));
     let laravels = LARAVEL.iter().filter(|(_, other)| *other == key).map(|(name, _)| (*name).to_owned());
@@ -168,8 +168,8 @@ fn is_service_link(name: &str, value: &str) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::options::CLUSTER_MODE;
     use super::*;
+    use crate::config::sources::soketi::CLUSTER_MODE;
     use Means::{Only, Parameter};
 
     fn read_all(variables: &[(&str, &str)]) -> Translation {

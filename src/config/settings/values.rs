@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::fault::Fault;
+use crate::config::fault::Fault;
 
 /// A time span in seconds, fractions allowed.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -23,12 +23,12 @@ impl Seconds {
     }
 
     /// Adds a fault unless the value lies between `least` and a day.
-    pub(super) fn validate(self, key: &str, least: f64, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(self, key: &str, least: f64, faults: &mut Vec<Fault>) {
         self.validate_within(key, least..=86_400.0, faults);
     }
 
     /// Adds a fault unless the value lies within `bounds`.
-    pub(super) fn validate_within(self, key: &str, bounds: RangeInclusive<f64>, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate_within(self, key: &str, bounds: RangeInclusive<f64>, faults: &mut Vec<Fault>) {
         if !bounds.contains(&self.0) {
             let (least, most) = bounds.into_inner();
             faults.push(Fault::new(key, format!("is {}; it must be between {least} and {most} seconds", self.0)));
@@ -63,7 +63,7 @@ impl Secret {
     }
 
     /// Whether it neither begins nor ends with white space, as what was copied from a file often does.
-    pub(super) fn is_trimmed(&self) -> bool {
+    pub(in crate::config) fn is_trimmed(&self) -> bool {
         self.0.trim_ascii() == self.0
     }
 }
@@ -82,7 +82,7 @@ impl Serialize for Secret {
 }
 
 /// The words for yes and no that an environment may hold.
-pub(super) fn boolean(text: &str) -> Option<bool> {
+pub(in crate::config) fn boolean(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Some(true),
         "false" | "no" | "off" | "0" => Some(false),
@@ -91,7 +91,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// An address to listen on; of names only `localhost`, the one that needs no network to resolve.
-pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
+pub(in crate::config) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     let expected =
         "an IPv4 or IPv6 address, such as 127.0.0.1 or ::, or localhost; gema resolves no other names to listen on";
@@ -102,7 +102,7 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAd
 }
 
 /// Networks; a bare address is a network of one.
-pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+pub(in crate::config) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let network = |text: &String| {
         let one = || text.parse::<IpAddr>().map(IpNet::from);
         let expected = "a list of networks, such as 10.0.0.0/8";

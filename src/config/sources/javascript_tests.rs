@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use super::super::tree::text;
 use super::*;
+use crate::config::tree::text;
 
 /// Any use of the environment finds these.
 fn variables() -> BTreeMap<String, String> {
@@ -183,7 +183,7 @@ proptest! {
             return Ok(());
         };
         let number = |text: &str| text.parse::<f64>().ok();
-        let ours = super::super::tree::text(&settings["a"]);
+        let ours = crate::config::tree::text(&settings["a"]);
         match &json["a"] {
             serde_json::Value::Null => prop_assert_eq!(ours, None),
             serde_json::Value::Number(_) => prop_assert_eq!(number(&ours.unwrap()), number(digits["a"].get())),

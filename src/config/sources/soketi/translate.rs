@@ -4,28 +4,28 @@ use std::collections::HashSet;
 
 use config::{Map, Value, ValueKind};
 
-use super::AppEntry;
-use super::Config;
-use super::fault::{Fault, Subject};
-use super::foreign;
-use super::options;
-use super::options::{Means, Setting, Translation};
-use super::origin::Origin;
-use super::schema;
-use super::suggest::nearest;
-use super::tree::{Group, sorted, text};
+use crate::config::AppEntry;
+use crate::config::Config;
+use crate::config::fault::{Fault, Subject};
+use crate::config::origin::Origin;
+use crate::config::schema;
+use crate::config::sources::soketi;
+use crate::config::sources::soketi::unread;
+use crate::config::sources::soketi::{Means, Setting, Translation};
+use crate::config::suggest::nearest;
+use crate::config::tree::{Group, sorted, text};
 
 /// Where files have apps in Soketi's way, and in the way of many that were written for it.
 const APPS: [&str; 2] = ["appManager.array.apps", "appManager.apps"];
 
 /// Soketi's options in a file, and the settings that are ours already. `is_soketis` tells whether Soketi
 /// reads files of that format.
-pub(super) fn translate(settings: Group, is_soketis: bool) -> (Translation, Group) {
+pub(in crate::config) fn translate(settings: Group, is_soketis: bool) -> (Translation, Group) {
     let sections = schema::object(&Config::default()).into_iter().map(|(section, _)| section).collect();
     let mut file = File { translation: Translation { is_soketis, ..Translation::default() }, apps: None, sections };
     let mut own = file.group("", settings);
     if is_soketis {
-        foreign::remove(&mut own, &mut file.translation);
+        unread::remove(&mut own, &mut file.translation);
     }
     for apps in own.remove("apps").into_iter().chain(file.apps.take()) {
         file.list(apps, &mut own);
@@ -48,10 +48,10 @@ impl File {
         let mut own = Map::new();
         for (name, value) in sorted(settings) {
             let key = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-            let is_group = options::options().any(|option| option.starts_with(&format!("{key}.")));
+            let is_group = soketi::options().any(|option| option.starts_with(&format!("{key}.")));
             match value.kind {
                 _ if APPS.contains(&key.as_str()) => self.apps(&key, value),
-                _ if options::option(&key).is_some() => self.option(&key, &value, options::option(&key)),
+                _ if soketi::option(&key).is_some() => self.option(&key, &value, soketi::option(&key)),
                 ValueKind::Table(table) if is_group => {
                     let rest = self.group(&key, table);
                     if !rest.is_empty() {
@@ -65,7 +65,7 @@ impl File {
                     self.translation.faults.push(Subject::of(key, &value).fault("must be a group of settings"));
                 }
                 _ if place.is_empty() || self.sections.contains(place) => drop(own.insert(name, value)),
-                _ => self.option(&key, &value, options::option(&format!("{place}.*"))),
+                _ => self.option(&key, &value, soketi::option(&format!("{place}.*"))),
             }
         }
         own
@@ -76,12 +76,12 @@ impl File {
         let origin = &Origin::of_itself(value).unwrap_or_else(|| Origin::Variable(key.to_owned()));
         match (means, text(value)) {
             (None, _) => {
-                foreign::note_app(subject, value, &mut self.translation);
-                self.translation.unknown(subject, nearest(key, options::options()).as_deref());
+                unread::note_app(subject, value, &mut self.translation);
+                self.translation.unknown(subject, nearest(key, soketi::options()).as_deref());
             }
             (_, None) => (),
             // What would be handed on to a client of a database, but is another option's name.
-            (Some(Means::Parameter("", _)), _) if options::option(key).is_none() && meant(key).is_some() => {
+            (Some(Means::Parameter("", _)), _) if soketi::option(key).is_none() && meant(key).is_some() => {
                 self.translation.unknown(subject, meant(key).as_deref());
             }
             (Some(Means::Key(key)), Some(text)) if key != "cluster.name" || !text.is_empty() => {
@@ -147,17 +147,17 @@ impl File {
         let known = schema::app_fields();
         let mut unified: Group = Map::new();
         for (name, value) in sorted(fields) {
-            if let Some(means) = options::option(&format!("appManager.array.apps.*.{name}")) {
+            if let Some(means) = soketi::option(&format!("appManager.array.apps.*.{name}")) {
                 self.option(&format!("apps.{index}.{name}"), &value, Some(means));
                 continue;
             }
             // What is unknown keeps its spelling, so that the operator finds it.
             let field = Some(AppEntry::field(&name)).filter(|field| known.contains_key(field)).unwrap_or(name);
             if self.translation.is_soketis && !known.contains_key(&field) && value.kind != ValueKind::Nil {
-                if foreign::is_ours(&field, known.keys()) {
+                if unread::is_ours(&field, known.keys()) {
                     unified.insert(field, value);
                 } else {
-                    let meant = foreign::near_field(&field, known.keys());
+                    let meant = unread::near_field(&field, known.keys());
                     let subject = Subject::of(format!("apps.{index}.{field}"), &value);
                     self.translation.unknown(&subject, meant.map(|meant| format!("apps.{index}.{meant}")).as_deref());
                 }
@@ -194,5 +194,5 @@ impl File {
 
 /// The option of a database whose name is nearly `key`, if that is probably meant.
 fn meant(key: &str) -> Option<String> {
-    nearest(key, options::options())
+    nearest(key, soketi::options())
 }

@@ -1,9 +1,9 @@
 //! The origins of pages that an app allows.
 
-use super::fault::Fault;
+use crate::config::fault::Fault;
 
 /// Why no page comes from this origin.
-pub(super) fn fault(place: &str, origin: &str) -> Option<Fault> {
+pub(in crate::config) fn fault(place: &str, origin: &str) -> Option<Fault> {
     // With a scheme or without, as browsers send it or as people know it. Pages in a phone's app have no host.
     let host = origin.split_once("://").map_or(origin, |(_, host)| host);
     let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "/?#@,\"'".contains(letter);
@@ -19,7 +19,7 @@ pub(super) fn fault(place: &str, origin: &str) -> Option<Fault> {
 
 /// Takes away the origins that no page comes from; returns a sentence for each. A list of nothing else becomes one that
 /// nobody is on: without a list everybody might come in.
-pub(super) fn drop_odd(place: &str, origins: &mut Vec<String>) -> Vec<Fault> {
+pub(in crate::config) fn drop_odd(place: &str, origins: &mut Vec<String>) -> Vec<Fault> {
     let mut warnings = Vec::new();
     origins.retain(|origin| {
         let fault = fault(place, origin);

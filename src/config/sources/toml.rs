@@ -6,11 +6,10 @@ use config::{Map, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::super::origin::Origin;
-use super::line;
+use crate::config::origin::Origin;
 
 /// The settings of `text`. Messages quote nothing of it, since that may be a secret.
-pub(super) fn read(name: &str, text: &str) -> Result<Map<String, Value>, String> {
+pub(in crate::config) fn read(name: &str, text: &str) -> Result<Map<String, Value>, String> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let message: Vec<&str> = error.message().lines().collect();
@@ -52,4 +51,9 @@ impl File<'_> {
     fn origin(&self, span: Range<usize>) -> Origin {
         Origin::line(self.name, line(self.text, span.start))
     }
+}
+
+/// The number of the line in which byte `at` of `text` is.
+fn line(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
 }

@@ -9,41 +9,42 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-pub(super) use read::{Written, items, read};
+pub(in crate::config) use read::{Written, items, read};
 
-use super::fault::Fault;
-use super::values::{Seconds, Secret};
-use super::{is_token, within};
+use crate::config::fault::Fault;
+use crate::config::settings::section;
+use crate::config::settings::values::{Seconds, Secret};
+use crate::config::settings::{is_token, within};
 use crate::protocol::webhook::{KEY_HEADER, Kind, SIGNATURE_HEADER};
 
-/// How webhooks are sent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Webhooks {
-    /// Where events wait for their endpoints.
-    pub driver: WebhooksDriver,
-    /// Whether events go out together; otherwise each has a request of its own.
-    pub batch: bool,
-    /// How long events are gathered.
-    pub batch_seconds: Seconds,
-    /// Events of one request.
-    pub batch_events_max: usize,
-    /// How long `channel_vacated` and `member_removed` wait for a return; 0 sends them at once, as Soketi does.
-    pub leave_delay_seconds: Seconds,
-    /// How long further misses of a cache channel are the same miss.
-    pub cache_miss_seconds: Seconds,
-    /// Time for one request with its answer.
-    pub timeout_seconds: Seconds,
-    /// How long a request is repeated.
-    pub retry_seconds: Seconds,
-    /// Events that may wait for one endpoint, in bytes. Beyond it the oldest are dropped.
-    pub queue_bytes_max: usize,
-    /// Events that may wait in Redis for one endpoint. Beyond it the oldest are dropped.
-    pub queue_events_max: usize,
-    /// What these may take up in Redis' memory. Beyond it the oldest are dropped.
-    pub stored_bytes_max: usize,
-    /// Whether endpoints may be in the own network; otherwise requests go to public addresses only.
-    pub allow_private_addresses: bool,
+section! {
+    /// How webhooks are sent.
+    pub struct Webhooks {
+        /// Where events wait for their endpoints.
+        pub driver: WebhooksDriver = WebhooksDriver::Local,
+        /// Whether events go out together; otherwise each has a request of its own.
+        pub batch: bool = true,
+        /// How long events are gathered.
+        pub batch_seconds: Seconds = Seconds(0.05),
+        /// Events of one request.
+        pub batch_events_max: usize = 100,
+        /// How long `channel_vacated` and `member_removed` wait for a return; 0 sends them at once, as Soketi does.
+        pub leave_delay_seconds: Seconds = Seconds(3.0),
+        /// How long further misses of a cache channel are the same miss.
+        pub cache_miss_seconds: Seconds = Seconds(10.0),
+        /// Time for one request with its answer.
+        pub timeout_seconds: Seconds = Seconds(10.0),
+        /// How long a request is repeated.
+        pub retry_seconds: Seconds = Seconds(300.0),
+        /// Events that may wait for one endpoint, in bytes. Beyond it the oldest are dropped.
+        pub queue_bytes_max: usize = 8 * 1024 * 1024,
+        /// Events that may wait in Redis for one endpoint. Beyond it the oldest are dropped.
+        pub queue_events_max: usize = 100_000,
+        /// What these may take up in Redis' memory. Beyond it the oldest are dropped.
+        pub stored_bytes_max: usize = 64 * 1024 * 1024,
+        /// Whether endpoints may be in the own network; otherwise requests go to public addresses only.
+        pub allow_private_addresses: bool = true,
+    }
 }
 
 /// Where events wait for their endpoints.
@@ -56,25 +57,6 @@ pub enum WebhooksDriver {
     Local,
     /// In Redis, which `[redis]` describes.
     Redis,
-}
-
-impl Default for Webhooks {
-    fn default() -> Self {
-        Self {
-            driver: WebhooksDriver::Local,
-            batch: true,
-            batch_seconds: Seconds(0.05),
-            batch_events_max: 100,
-            leave_delay_seconds: Seconds(3.0),
-            cache_miss_seconds: Seconds(10.0),
-            timeout_seconds: Seconds(10.0),
-            retry_seconds: Seconds(300.0),
-            queue_bytes_max: 8 * 1024 * 1024,
-            queue_events_max: 100_000,
-            stored_bytes_max: 64 * 1024 * 1024,
-            allow_private_addresses: true,
-        }
-    }
 }
 
 /// One endpoint of an app.
@@ -137,7 +119,7 @@ pub struct LeftOut {
 
 impl LeftOut {
     /// Of the webhook that is written so.
-    pub(super) fn new(item: &Json, why: String) -> Self {
+    pub(in crate::config) fn new(item: &Json, why: String) -> Self {
         let url =
             ["url", "URL"].iter().find_map(|name| item.get(name)?.as_str()).and_then(|url| Url::parse(url.trim()).ok());
         let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
@@ -153,7 +135,7 @@ impl Webhook {
     }
 
     /// Adds a fault for each thing that no request can have.
-    pub(super) fn validate(&self, place: &str, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, place: &str, faults: &mut Vec<Fault>) {
         let url = self.url.expose_text();
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let plausible = |host: &str| {
@@ -189,14 +171,14 @@ fn is_own(header: &str) -> bool {
 }
 
 /// Adds a fault for each webhook of an app that cannot be sent.
-pub(super) fn validate(place: &str, webhooks: &[Webhook], faults: &mut Vec<Fault>) {
+pub(in crate::config) fn validate(place: &str, webhooks: &[Webhook], faults: &mut Vec<Fault>) {
     for (index, webhook) in webhooks.iter().enumerate() {
         webhook.validate(&format!("{place}.webhooks.{index}"), faults);
     }
 }
 
 /// What the webhooks of an app say without effect, a sentence each.
-pub(super) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<Fault> {
+pub(in crate::config) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<Fault> {
     let headers = webhooks.iter().flat_map(|webhook| webhook.headers.keys()).filter(|name| is_own(name));
     headers
         .map(|name| {
@@ -217,7 +199,7 @@ impl Webhooks {
         if self.batch { self.batch_seconds.duration() } else { Duration::ZERO }
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
         self.batch_seconds.validate_within("webhooks.batch_seconds", 0.0..=60.0, faults);
         within("webhooks.batch_events_max", self.batch_events_max, 1..=1000, faults);
         self.leave_delay_seconds.validate_within("webhooks.leave_delay_seconds", 0.0..=60.0, faults);
@@ -235,8 +217,8 @@ impl Webhooks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fault::sentences;
     use super::*;
+    use crate::config::fault::sentences;
 
     #[test]
     fn a_url_or_header_that_no_request_can_have_is_refused_and_not_shown() {

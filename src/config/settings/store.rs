@@ -5,28 +5,28 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Config;
-use super::cluster::is_name;
-use super::fault::Fault;
-use super::values::{Seconds, Secret};
-use super::within;
+use crate::config::fault::Fault;
+use crate::config::settings::redis::is_name;
+use crate::config::settings::section;
+use crate::config::settings::values::{Seconds, Secret};
+use crate::config::settings::within;
 
-/// Where the apps come from, and how long what was read of them is good.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AppStore {
-    /// Who holds the apps.
-    pub driver: StoreDriver,
-    /// How long an app is served before the database is asked again.
-    pub cache_seconds: Seconds,
-    /// How long after the database's last word an app is served while the database cannot be asked.
-    pub stale_seconds: Seconds,
-    /// Ids and keys that are remembered, those without an app included.
-    pub cache_entries_max: u64,
-    /// Time for a lookup, connecting included.
-    pub timeout_seconds: Seconds,
-    /// Connections to the database at once; they are made when they are needed, and kept.
-    pub connections_max: u32,
+section! {
+    /// Where the apps come from, and how long what was read of them is good.
+    pub struct AppStore {
+        /// Who holds the apps.
+        pub driver: StoreDriver = StoreDriver::Config,
+        /// How long an app is served before the database is asked again.
+        pub cache_seconds: Seconds = Seconds(60.0),
+        /// How long after the database's last word an app is served while the database cannot be asked.
+        pub stale_seconds: Seconds = Seconds(3600.0),
+        /// Ids and keys that are remembered, those without an app included.
+        pub cache_entries_max: u64 = 10_000,
+        /// Time for a lookup, connecting included.
+        pub timeout_seconds: Seconds = Seconds(5.0),
+        /// Connections to the database at once; they are made when they are needed, and kept.
+        pub connections_max: u32 = 7,
+    }
 }
 
 /// Who holds the apps.
@@ -43,19 +43,6 @@ pub enum StoreDriver {
     /// PostgreSQL, which `[postgres]` describes; Laravel's word is `pgsql`.
     #[serde(alias = "pgsql", alias = "postgresql")]
     Postgres,
-}
-
-impl Default for AppStore {
-    fn default() -> Self {
-        Self {
-            driver: StoreDriver::Config,
-            cache_seconds: Seconds(60.0),
-            stale_seconds: Seconds(3600.0),
-            cache_entries_max: 10_000,
-            timeout_seconds: Seconds(5.0),
-            connections_max: 7,
-        }
-    }
 }
 
 /// Where a database is, and how it lets us in; with Soketi's defaults for the server `S`.
@@ -128,7 +115,7 @@ impl<S> Database<S> {
         self.table.split('.')
     }
 
-    pub(super) fn validate(&self, section: &str, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, section: &str, faults: &mut Vec<Fault>) {
         if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
             faults.push(Fault::new(
                 format!("{section}.host"),
@@ -162,24 +149,8 @@ impl<S> Database<S> {
     }
 }
 
-/// Why a setting of these sections has no effect beside the others, if it has none.
-pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str> {
-    let driver = config.app_store.driver;
-    match key.split_once('.')? {
-        ("app_store", "driver") => None,
-        ("app_store", _) if driver == StoreDriver::Config => {
-            Some("app_store.driver is config; set it to mysql or postgres to take apps from a database")
-        }
-        ("mysql", _) if driver != StoreDriver::Mysql => Some("app_store.driver is not mysql"),
-        ("postgres", _) if driver != StoreDriver::Postgres => Some("app_store.driver is not postgres"),
-        ("mysql", "tls_verify") if !config.mysql.tls => Some("mysql.tls is false"),
-        ("postgres", "tls_verify") if !config.postgres.tls => Some("postgres.tls is false"),
-        _ => None,
-    }
-}
-
 impl AppStore {
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
         self.cache_seconds.validate("app_store.cache_seconds", 1.0, faults);
         self.stale_seconds.validate("app_store.stale_seconds", 0.0, faults);
         // An app needs two, its id and its key.
@@ -192,8 +163,9 @@ impl AppStore {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fault::sentences;
     use super::*;
+    use crate::config::Config;
+    use crate::config::fault::sentences;
 
     fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config::default();

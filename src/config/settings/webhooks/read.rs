@@ -7,24 +7,24 @@ use serde_json::Map;
 use serde_json::Value as Json;
 use serde_json::json;
 
-use super::super::fault::{Fault, Subject};
-use super::super::suggest::{did_you_mean, snake_case};
-use super::{ALL_KINDS, FIELDS};
+use crate::config::fault::{Fault, Subject};
+use crate::config::settings::webhooks::{ALL_KINDS, FIELDS};
+use crate::config::suggest::{did_you_mean, snake_case};
 use crate::protocol::webhook::Kind;
 
 /// A webhook under our names, and what in it has no effect.
 #[derive(Debug)]
-pub(in super::super) struct Written {
+pub(in crate::config) struct Written {
     /// Fits a [`Webhook`](super::Webhook).
-    pub(in super::super) webhook: Json,
+    pub(in crate::config) webhook: Json,
     /// What looks like a misspelled setting or event.
-    pub(in super::super) typos: Vec<Fault>,
+    pub(in crate::config) typos: Vec<Fault>,
     /// What is of no use here.
-    pub(in super::super) foreign: Vec<Fault>,
+    pub(in crate::config) foreign: Vec<Fault>,
 }
 
 /// One item of a list of webhooks, or what is wrong with it.
-pub(in super::super) fn read(place: &Subject, item: Json) -> Result<Written, Fault> {
+pub(in crate::config) fn read(place: &Subject, item: Json) -> Result<Written, Fault> {
     let Json::Object(fields) = item else {
         return Err(place.fault("must be a webhook: a group of settings with url and event_types"));
     };
@@ -32,7 +32,7 @@ pub(in super::super) fn read(place: &Subject, item: Json) -> Result<Written, Fau
 }
 
 /// The items of a list, also of one that PHP has made a group with numbers for names.
-pub(in super::super) fn items(list: Json) -> Option<Vec<Json>> {
+pub(in crate::config) fn items(list: Json) -> Option<Vec<Json>> {
     match list {
         Json::Array(items) => Some(items),
         Json::Null => Some(Vec::new()),
@@ -197,9 +197,9 @@ fn text(value: &Json) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::origin::Origin;
-    use super::super::Webhook;
     use super::*;
+    use crate::config::origin::Origin;
+    use crate::config::settings::webhooks::Webhook;
 
     fn written(item: Json) -> Result<Written, Fault> {
         let origin = Some(Origin::line("f", 1));

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::fault::Fault;
+use crate::config::App;
+use crate::config::fault::Fault;
 
 /// Events of Laravel's `redis` broadcaster.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl Ingest {
     }
 
     /// `apps` are those that there are, if that is known: a database may have others.
-    pub(super) fn validate(&self, apps: Option<&[App]>, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, apps: Option<&[App]>, faults: &mut Vec<Fault>) {
         if let Some(odd) = self.prefixes.iter().find(|entry| !entry.contains('=')) {
             faults.push(Fault::new(
                 "ingest.prefixes",
@@ -58,8 +58,8 @@ impl Ingest {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AppEntry, Limits};
     use super::*;
+    use crate::config::{AppEntry, Limits};
 
     fn faults(prefixes: &[&str]) -> Vec<Fault> {
         let mut faults = Vec::new();

@@ -4,18 +4,18 @@ use serde_json::Value as Json;
 
 /// What we understand of options, and what is wrong with the others.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Options {
-    pub(super) tls: bool,
+pub(in crate::config) struct Options {
+    pub(in crate::config) tls: bool,
     /// Whether any certificate will do.
-    pub(super) unverified: bool,
+    pub(in crate::config) unverified: bool,
     /// Names without an effect here.
-    pub(super) idle: Vec<String>,
+    pub(in crate::config) idle: Vec<String>,
     /// Ends of sentences, without values: those may be secret.
-    pub(super) faults: Vec<String>,
+    pub(in crate::config) faults: Vec<String>,
 }
 
 /// Reads options such as `{"tls":{}}`.
-pub(super) fn options(text: &str) -> Options {
+pub(in crate::config) fn options(text: &str) -> Options {
     let mut options = Options::default();
     let Ok(Json::Object(given)) = serde_json::from_str(text) else {
         options.faults.push("must be a JSON object, such as {\"tls\":{}}".to_owned());
@@ -52,7 +52,7 @@ pub(super) fn options(text: &str) -> Options {
 const VERIFY: &str = "rejectUnauthorized";
 
 /// Whether a detail of TLS says only whether the server's certificate is checked.
-pub(super) fn is_about_trust((name, value): (&String, &Json)) -> bool {
+pub(in crate::config) fn is_about_trust((name, value): (&String, &Json)) -> bool {
     name == VERIFY && value.is_boolean()
 }
 
@@ -86,7 +86,7 @@ const IDLE: [&str; 25] = [
 ];
 
 /// Whether an option has nothing to say here.
-pub(super) fn is_idle(option: &str) -> bool {
+pub(in crate::config) fn is_idle(option: &str) -> bool {
     IDLE.contains(&option)
 }
 
@@ -110,7 +110,7 @@ fn own_variable(option: &str) -> Option<&'static str> {
 
 /// `host:port` for each element of an array such as `[{"host":"redis-1","port":6379}]`; none if it is
 /// something else.
-pub(super) fn nodes(text: &str, port: u16) -> Option<Vec<String>> {
+pub(in crate::config) fn nodes(text: &str, port: u16) -> Option<Vec<String>> {
     let nodes: Vec<Json> = serde_json::from_str(text).ok()?;
     nodes.iter().map(|element| node(element, port)).collect()
 }

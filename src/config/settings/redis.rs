@@ -1,123 +1,44 @@
-//! Several nodes as one server, and the Redis between them.
+//! Where Redis is, and how it lets us in.
 
 use std::net::Ipv6Addr;
 
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
 
-use super::Config;
-use super::fault::Fault;
-use super::values::{Seconds, Secret};
-use super::within;
+use crate::config::fault::Fault;
+use crate::config::settings::section;
+use crate::config::settings::values::Secret;
+use crate::config::settings::within;
 
-/// Several nodes as one server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cluster {
-    /// How the nodes hear of each other.
-    pub driver: ClusterDriver,
-    /// Nodes with the same name on the same Redis are one server; others never hear them.
-    pub name: String,
-    /// Events that may wait for Redis, in bytes. Beyond it publishers are told to come back later.
-    pub buffer_bytes_max: usize,
-    /// How long Redis may be away until publishers are told to come back later.
-    pub buffer_seconds: Seconds,
-    /// Whether `/ready` answers 503 while Redis is away.
-    pub strict: bool,
-}
-
-/// How nodes hear of each other.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClusterDriver {
-    /// There is this node only.
-    #[default]
-    Local,
-    /// By way of Redis, which `[redis]` describes.
-    Redis,
-}
-
-/// Limits per second of several nodes.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limiter {
-    /// For whom a limit holds.
-    pub driver: LimiterDriver,
-}
-
-/// For whom a limit per second holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LimiterDriver {
-    /// For each node by itself.
-    #[default]
-    Local,
-    /// For all nodes together that have the same `cluster.name` in the Redis of `[redis]`.
-    Redis,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self {
-            driver: ClusterDriver::Local,
-            name: "gema".to_owned(),
-            buffer_bytes_max: 32 * 1024 * 1024,
-            buffer_seconds: Seconds(5.0),
-            strict: false,
-        }
-    }
-}
-
-/// Where Redis is, and how it lets us in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Redis {
-    /// `redis://`, `rediss://` or `redis+unix://`; wins over the fields below, of which a socket without `?` takes
-    /// database, username and password. May hold a password.
-    pub url: Secret,
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Number of the database; pub/sub ignores it.
-    pub db: i64,
-    /// Name of the ACL user; empty for the default user.
-    pub username: String,
-    /// Empty for none.
-    pub password: Secret,
-    /// Put before every name in Redis, those of pub/sub channels included, with a colon behind it.
-    pub key_prefix: String,
-    /// Whether to speak TLS, with the system's certificate authorities.
-    pub tls: bool,
-    /// Whether Redis must show a certificate of an authority that the system trusts, for its name.
-    pub tls_verify: bool,
-    /// Sentinels as `host:port`; any of them switches Sentinel on.
-    pub sentinels: Vec<String>,
-    /// Password of the Sentinels; empty for none.
-    pub sentinel_password: Secret,
-    /// The name of the master that the Sentinels watch.
-    pub sentinel_master: String,
-    /// Nodes of a Redis Cluster as `host:port`; any of them switches Redis Cluster on.
-    pub cluster_nodes: Vec<String>,
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            url: Secret::new(""),
-            host: "127.0.0.1".to_owned(),
-            port: 6379,
-            db: 0,
-            username: String::new(),
-            password: Secret::new(""),
-            key_prefix: String::new(),
-            tls: false,
-            tls_verify: true,
-            sentinels: Vec::new(),
-            sentinel_password: Secret::new(""),
-            sentinel_master: "mymaster".to_owned(),
-            cluster_nodes: Vec::new(),
-        }
+section! {
+    /// Where Redis is, and how it lets us in.
+    pub struct Redis {
+        /// `redis://`, `rediss://` or `redis+unix://`; wins over the fields below, of which a socket without `?` takes
+        /// database, username and password. May hold a password.
+        pub url: Secret = Secret::new(""),
+        /// Host name or address.
+        pub host: String = "127.0.0.1".to_owned(),
+        /// TCP port.
+        pub port: u16 = 6379,
+        /// Number of the database; pub/sub ignores it.
+        pub db: i64 = 0,
+        /// Name of the ACL user; empty for the default user.
+        pub username: String = String::new(),
+        /// Empty for none.
+        pub password: Secret = Secret::new(""),
+        /// Put before every name in Redis, those of pub/sub channels included, with a colon behind it.
+        pub key_prefix: String = String::new(),
+        /// Whether to speak TLS, with the system's certificate authorities.
+        pub tls: bool = false,
+        /// Whether Redis must show a certificate of an authority that the system trusts, for its name.
+        pub tls_verify: bool = true,
+        /// Sentinels as `host:port`; any of them switches Sentinel on.
+        pub sentinels: Vec<String> = Vec::new(),
+        /// Password of the Sentinels; empty for none.
+        pub sentinel_password: Secret = Secret::new(""),
+        /// The name of the master that the Sentinels watch.
+        pub sentinel_master: String = "mymaster".to_owned(),
+        /// Nodes of a Redis Cluster as `host:port`; any of them switches Redis Cluster on.
+        pub cluster_nodes: Vec<String> = Vec::new(),
     }
 }
 
@@ -138,54 +59,6 @@ pub fn host_and_port(node: &str) -> Option<(&str, u16)> {
     match address {
         Some(address) => address.parse::<Ipv6Addr>().is_ok().then_some((address, port)),
         None => is_name(host).then_some((host, port)),
-    }
-}
-
-/// Why a setting of these sections has no effect beside the others, if it has none.
-pub(super) fn without_effect(key: &str, config: &Config) -> Option<&'static str> {
-    let redis = &config.redis;
-    let (section, field) = key.split_once('.')?;
-    match (section, field) {
-        ("cluster", "driver") => None,
-        ("redis", _) if !config.needs_redis() => Some(LOCAL),
-        ("cluster", "name") | ("redis", "key_prefix") if !config.keeps_in_redis() => Some(LOCAL),
-        ("cluster", "name") => None,
-        ("cluster", _) if config.cluster.driver == ClusterDriver::Local => Some(LOCAL),
-        ("redis", "host" | "port") if redis.is_bare_socket() => Some("Redis is at a Unix socket"),
-        ("redis", "host" | "port" | "db" | "username" | "password")
-            if !redis.url.is_empty() && !redis.is_bare_socket() =>
-        {
-            Some("redis.url is set, which says it")
-        }
-        ("redis", "host" | "port") if !redis.sentinels.is_empty() => Some("redis.sentinels is set"),
-        ("redis", "host" | "port") if !redis.cluster_nodes.is_empty() => Some("redis.cluster_nodes is set"),
-        ("redis", "tls_verify") if !redis.speaks_tls() => Some("redis.tls is false"),
-        ("redis", "username") if redis.password.is_empty() => Some("redis.password is empty"),
-        ("redis", "sentinel_password" | "sentinel_master") if redis.sentinels.is_empty() => {
-            Some("redis.sentinels is empty")
-        }
-        _ => None,
-    }
-}
-
-/// Why nothing about Redis has an effect.
-pub(super) const LOCAL: &str = "cluster.driver is local; set it to redis to run several nodes as one";
-
-impl Cluster {
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
-        let name = &self.name;
-        // Braces choose the slot in a Redis Cluster; the others are for patterns.
-        let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "{}*?[]\\".contains(letter);
-        if name.is_empty() || name.chars().count() > 64 || name.contains(odd) {
-            faults.push(Fault::new(
-                "cluster.name",
-                format!("is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"),
-            ));
-        }
-        // From an ordinary batch of events to what a small machine can spare.
-        within("cluster.buffer_bytes_max", self.buffer_bytes_max, 1024 * 1024..=1024 * 1024 * 1024, faults);
-        // Events that are older than ten minutes are no news.
-        self.buffer_seconds.validate_within("cluster.buffer_seconds", 0.1..=600.0, faults);
     }
 }
 
@@ -219,18 +92,18 @@ impl Redis {
     }
 
     /// Whether the URL names a socket and nothing else.
-    fn is_bare_socket(&self) -> bool {
+    pub(in crate::config) fn is_bare_socket(&self) -> bool {
         let url = self.url.expose_text();
         (url.starts_with("unix:") || url.starts_with("redis+unix:")) && !url.contains('?')
     }
 
     /// Whether the link is encrypted.
-    pub(super) fn speaks_tls(&self) -> bool {
+    pub(in crate::config) fn speaks_tls(&self) -> bool {
         self.tls || self.url.expose_text().starts_with("rediss:")
     }
 
     /// Understands the schemes of PHP's clients of Redis: `tls://` and `tcp://`, in a URL and before a host.
-    pub(super) fn complete_scheme(&mut self) {
+    pub(in crate::config) fn complete_scheme(&mut self) {
         for (theirs, ours) in [("tls://", "rediss://"), ("tcp://", "redis://")] {
             if let Some(rest) = self.url.expose_text().strip_prefix(theirs) {
                 self.url = Secret::new(format!("{ours}{rest}"));
@@ -243,7 +116,7 @@ impl Redis {
     }
 
     /// Puts database, username and password into the URL of a socket that says none of them.
-    pub(super) fn complete_socket(&mut self) {
+    pub(in crate::config) fn complete_socket(&mut self) {
         if !self.is_bare_socket() {
             return;
         }
@@ -263,7 +136,7 @@ impl Redis {
         }
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
         if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
             faults.push(Fault::new(
                 "redis.host",
@@ -373,57 +246,25 @@ fn url_must(url: &str) -> Option<&'static str> {
 }
 
 /// Whether `text` is a host's name or an IPv4 address.
-pub(super) fn is_name(text: &str) -> bool {
+pub(in crate::config) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|letter| letter.is_alphanumeric() || "-._".contains(letter))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fault::sentences;
+    use crate::config::Config;
+    use crate::config::fault::sentences;
+
     use super::*;
 
-    fn faults(change: impl FnOnce(&mut Cluster, &mut Redis)) -> Vec<String> {
+    fn faults(change: impl FnOnce(&mut Redis)) -> Vec<String> {
         let mut config = Config::default();
-        change(&mut config.cluster, &mut config.redis);
+        change(&mut config.redis);
         sentences(&config.validate())
     }
 
     fn url_faults(url: &str) -> Vec<String> {
-        faults(|_, redis| redis.url = Secret::new(url))
-    }
-
-    #[test]
-    fn the_defaults_have_no_faults() {
-        assert_eq!(faults(|_, _| ()), [""; 0]);
-    }
-
-    #[test]
-    fn a_cluster_has_a_plain_name() {
-        let long = "x".repeat(65);
-        for name in ["", "{shop}", "a b", "a*", "a?", "a[b", "a\\", "a\u{7}", &long] {
-            let found = faults(|cluster, _| cluster.name = name.to_owned());
-            assert_eq!(found.len(), 1, "{name:?}");
-            assert!(found[0].starts_with("cluster.name is "), "{found:?}");
-        }
-        for name in ["shop", "shop:eu-1#x", "toko-\u{e9}", &long[1..]] {
-            assert_eq!(faults(|cluster, _| cluster.name = name.to_owned()), [""; 0]);
-        }
-    }
-
-    #[test]
-    fn what_waits_for_redis_is_bounded() {
-        let found = faults(|cluster, _| {
-            cluster.buffer_bytes_max = 1;
-            cluster.buffer_seconds = Seconds(0.0);
-        });
-        assert_eq!(
-            found,
-            [
-                "cluster.buffer_bytes_max is 1; it must be between 1048576 and 1073741824",
-                "cluster.buffer_seconds is 0; it must be between 0.1 and 600 seconds",
-            ]
-        );
-        assert_eq!(faults(|cluster, _| cluster.buffer_seconds = Seconds(f64::NAN)).len(), 1);
+        faults(|redis| redis.url = Secret::new(url))
     }
 
     #[test]
@@ -469,10 +310,10 @@ mod tests {
     #[test]
     fn a_host_is_a_host_alone() {
         for host in ["redis_1.example", "10.0.0.1", "::1"] {
-            assert_eq!(faults(|_, redis| redis.host = host.to_owned()), [""; 0], "{host}");
+            assert_eq!(faults(|redis| redis.host = host.to_owned()), [""; 0], "{host}");
         }
         for host in ["", "tls://redis", "redis:6379", "user:hush@redis", "re dis", "[::1]", "/run/redis.sock"] {
-            let found = faults(|_, redis| redis.host = host.to_owned());
+            let found = faults(|redis| redis.host = host.to_owned());
             assert_eq!(found.len(), 1, "{host}");
             assert!(found[0].starts_with("redis.host must be ") && !found[0].contains("hush"), "{found:?}");
         }
@@ -480,7 +321,7 @@ mod tests {
 
     #[test]
     fn ports_databases_and_names_have_bounds() {
-        let found = faults(|_, redis| {
+        let found = faults(|redis| {
             redis.port = 0;
             redis.db = -1;
             redis.key_prefix = "{a}".to_owned();
@@ -494,10 +335,10 @@ mod tests {
     #[test]
     fn nodes_are_hosts_with_ports() {
         let list = |nodes: &[&str]| nodes.iter().map(|&node| node.to_owned()).collect::<Vec<_>>();
-        assert_eq!(faults(|_, redis| redis.sentinels = list(&["a:1", "[::1]:26379"])), [""; 0]);
+        assert_eq!(faults(|redis| redis.sentinels = list(&["a:1", "[::1]:26379"])), [""; 0]);
         for node in ["a", "a:", ":1", "a:0", "a:x", "a:+1", "a:70000", "::1:6379", "[a]:1", "redis://a:1", "u:hush@a:1"]
         {
-            let found = faults(|_, redis| redis.cluster_nodes = list(&["b:1", node]));
+            let found = faults(|redis| redis.cluster_nodes = list(&["b:1", node]));
             assert_eq!(
                 found,
                 ["redis.cluster_nodes must be HOST:PORT each, such as redis-1:6379; number 2 is not"],
@@ -509,16 +350,16 @@ mod tests {
     #[test]
     fn there_is_one_way_to_redis() {
         let (url, node) = (Secret::new("redis://a"), vec!["a:1".to_owned()]);
-        let found = faults(|_, redis| (redis.url, redis.sentinels) = (url.clone(), node.clone()));
+        let found = faults(|redis| (redis.url, redis.sentinels) = (url.clone(), node.clone()));
         assert_eq!(found, ["redis.url cannot stand beside redis.sentinels; leave one of them out"]);
-        let found = faults(|_, redis| (redis.url, redis.cluster_nodes) = (url.clone(), node.clone()));
+        let found = faults(|redis| (redis.url, redis.cluster_nodes) = (url.clone(), node.clone()));
         assert_eq!(found, ["redis.url cannot stand beside redis.cluster_nodes; leave one of them out"]);
-        let found = faults(|_, redis| (redis.sentinels, redis.cluster_nodes) = (node.clone(), node.clone()));
+        let found = faults(|redis| (redis.sentinels, redis.cluster_nodes) = (node.clone(), node.clone()));
         assert_eq!(found, ["redis.sentinels cannot stand beside redis.cluster_nodes; leave one of them out"]);
-        let found = faults(|_, redis| (redis.db, redis.cluster_nodes) = (2, node.clone()));
+        let found = faults(|redis| (redis.db, redis.cluster_nodes) = (2, node.clone()));
         assert_eq!(found, ["redis.db is 2, but a Redis Cluster has database 0 only; leave it out"]);
-        let found = faults(|_, redis| (redis.url, redis.tls) = (url.clone(), true));
+        let found = faults(|redis| (redis.url, redis.tls) = (url.clone(), true));
         assert_eq!(found, ["redis.tls is true, but redis.url is without TLS; let the URL begin with rediss://"]);
-        assert_eq!(faults(|_, redis| (redis.url, redis.tls) = (Secret::new("rediss://a"), true)), [""; 0]);
+        assert_eq!(faults(|redis| (redis.url, redis.tls) = (Secret::new("rediss://a"), true)), [""; 0]);
     }
 }

@@ -2,6 +2,8 @@
 
 mod ioredis;
 mod table;
+pub(in crate::config) mod translate;
+mod unread;
 
 use std::collections::BTreeMap;
 
@@ -9,14 +11,14 @@ use config::Value;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value as Json;
 
-pub(super) use self::table::{BROADCASTER, LARAVEL, Means, TABLE, option, options};
-use super::fault::{Fault, Subject};
-use super::origin::Origin;
-use super::suggest::nearest;
-use super::values::boolean;
+pub(in crate::config) use self::table::{BROADCASTER, LARAVEL, Means, TABLE, option, options};
+use crate::config::fault::{Fault, Subject};
+use crate::config::origin::Origin;
+use crate::config::settings::values::boolean;
+use crate::config::suggest::nearest;
 
 /// With it Soketi looks for a Redis Cluster.
-pub(super) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
+pub(in crate::config) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
 
 /// Why options of Redis that say how hard to try have no effect.
 const OWN_LINK: &str = "gema's link to Redis has times and retries of its own";
@@ -26,40 +28,40 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'
 
 /// A variable or an option with its value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Setting<'a> {
-    pub(super) subject: &'a Subject,
+pub(in crate::config) struct Setting<'a> {
+    pub(in crate::config) subject: &'a Subject,
     /// What the value that it sets gets as its origin.
-    pub(super) origin: &'a Origin,
+    pub(in crate::config) origin: &'a Origin,
     /// As text, as a variable has it.
-    pub(super) value: &'a str,
+    pub(in crate::config) value: &'a str,
 }
 
 /// The settings of the environment or of a file.
 #[derive(Debug, Default)]
-pub(super) struct Translation {
+pub(in crate::config) struct Translation {
     /// Our keys, such as `server.port` and `apps.0.id`, with their values.
-    pub(super) values: BTreeMap<String, Value>,
+    pub(in crate::config) values: BTreeMap<String, Value>,
     /// The variable or option that set each of them.
-    pub(super) subjects: BTreeMap<String, Subject>,
+    pub(in crate::config) subjects: BTreeMap<String, Subject>,
     /// Keys with the values that they have if nothing else gives them one.
-    pub(super) fallbacks: Vec<(&'static str, Value)>,
+    pub(in crate::config) fallbacks: Vec<(&'static str, Value)>,
     /// Whether Soketi would look for a Redis Cluster, and by which setting.
-    pub(super) cluster_mode: Option<(bool, Subject)>,
+    pub(in crate::config) cluster_mode: Option<(bool, Subject)>,
     /// Whether Laravel broadcasts by way of Redis, and by which variable.
-    pub(super) broadcaster: Option<(bool, Subject)>,
+    pub(in crate::config) broadcaster: Option<(bool, Subject)>,
     /// The setting with the nodes of a Redis Cluster in Soketi's way, which counts in that mode only.
-    pub(super) cluster_nodes: Option<Subject>,
+    pub(in crate::config) cluster_nodes: Option<Subject>,
     /// Whether it may have been written for Soketi, which ignores unknown names.
-    pub(super) is_soketis: bool,
-    pub(super) faults: Vec<Fault>,
-    pub(super) warnings: Vec<Fault>,
+    pub(in crate::config) is_soketis: bool,
+    pub(in crate::config) faults: Vec<Fault>,
+    pub(in crate::config) warnings: Vec<Fault>,
     /// Settings that name an app where none is read, with the place where it belongs.
-    pub(super) unread_apps: Vec<(Subject, &'static str)>,
+    pub(in crate::config) unread_apps: Vec<(Subject, &'static str)>,
 }
 
 impl Translation {
     /// A name that nobody reads: a mistake, unless Soketi would serve it.
-    pub(super) fn unknown(&mut self, subject: &Subject, meant: Option<&str>) {
+    pub(in crate::config) fn unknown(&mut self, subject: &Subject, meant: Option<&str>) {
         let remedy = meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
         match self.is_soketis {
             true => self.unread(subject, &remedy),
@@ -68,13 +70,13 @@ impl Translation {
     }
 
     /// Warns about a name that neither Soketi nor gema reads.
-    pub(super) fn unread(&mut self, subject: &Subject, remedy: &str) {
+    pub(in crate::config) fn unread(&mut self, subject: &Subject, remedy: &str) {
         let text = format!("has no effect, because neither Soketi nor gema reads it; {remedy}");
         self.warnings.push(Fault { unread: true, ..subject.fault(text) });
     }
 
     /// Translates `setting`, which is not empty.
-    pub(super) fn apply(&mut self, mut setting: Setting<'_>, means: &Means<'_>) {
+    pub(in crate::config) fn apply(&mut self, mut setting: Setting<'_>, means: &Means<'_>) {
         if !matches!(means, Means::Key(_) | Means::Fallback(_)) {
             setting.value = unquoted(setting.value);
         }
@@ -139,7 +141,7 @@ impl Translation {
     }
 
     /// Sets `key`; two that set the same value do not contradict each other.
-    pub(super) fn set(&mut self, subject: &Subject, key: &str, value: Value) {
+    pub(in crate::config) fn set(&mut self, subject: &Subject, key: &str, value: Value) {
         let kind = value.kind.clone();
         let before = self.values.insert(key.to_owned(), value).filter(|before| before.kind != kind);
         let other = self.subjects.insert(key.to_owned(), subject.clone());
@@ -217,7 +219,7 @@ impl Translation {
     }
 
     /// Soketi looks at its cluster nodes in cluster mode only; for us it is the list that counts.
-    pub(super) fn settle_cluster_mode(&mut self, cluster_mode: bool) {
+    pub(in crate::config) fn settle_cluster_mode(&mut self, cluster_mode: bool) {
         let Some(subject) = self.cluster_nodes.take_if(|_| !cluster_mode) else { return };
         let mode = if subject.key.starts_with("SOKETI_") { CLUSTER_MODE } else { "adapter.redis.clusterMode" };
         self.warnings.push(subject.fault(format!("has no effect, because {mode} is not true")));
@@ -226,7 +228,7 @@ impl Translation {
 }
 
 /// A value as Soketi reads it: empty and `null` are none, quotes around it belong to JSON.
-pub(super) fn given(raw: &str) -> Option<String> {
+pub(in crate::config) fn given(raw: &str) -> Option<String> {
     match raw.trim() {
         "" | "null" => None,
         trimmed if trimmed.starts_with('"') => Some(serde_json::from_str(trimmed).unwrap_or_else(|_| raw.to_owned())),
@@ -235,7 +237,7 @@ pub(super) fn given(raw: &str) -> Option<String> {
 }
 
 /// A value that is no text without the quotes that Compose leaves around it in `- NAME='value'`.
-pub(super) fn unquoted(value: &str) -> &str {
+pub(in crate::config) fn unquoted(value: &str) -> &str {
     let inner = value.trim().strip_prefix('\'').and_then(|inner| inner.strip_suffix('\''));
     inner.unwrap_or(value)
 }

@@ -6,15 +6,19 @@ const OPEN: &str = "has a quote that is not closed; close it";
 
 /// A variable of the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) line: usize,
-    pub(super) name: String,
-    pub(super) value: Result<String, &'static str>,
+pub(in crate::config) struct Entry {
+    pub(in crate::config) line: usize,
+    pub(in crate::config) name: String,
+    pub(in crate::config) value: Result<String, &'static str>,
 }
 
 /// The variables of `text`, from top to bottom; what is none is passed over. `${NAME}` stands for a variable of
 /// `environment` or one further up. A quote that nobody closed does not swallow a variable that `matters`.
-pub(super) fn read(text: &str, environment: &BTreeMap<String, String>, matters: fn(&str) -> bool) -> Vec<Entry> {
+pub(in crate::config) fn read(
+    text: &str,
+    environment: &BTreeMap<String, String>,
+    matters: fn(&str) -> bool,
+) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     let (mut rest, mut line) = (text.trim_start_matches('\u{feff}'), 1);
     while !rest.is_empty() {

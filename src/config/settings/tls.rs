@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::Fault;
-use super::values::Secret;
+use crate::config::fault::Fault;
+use crate::config::settings::values::Secret;
 
 /// TLS on the main port. With a certificate the port speaks nothing else; the metrics port stays plain.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ impl Tls {
         !self.cert_path.is_empty()
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
         let (cert, key) = (!self.cert_path.is_empty(), !self.key_path.is_empty());
         if cert && !key {
             faults.push(Fault::new("tls.cert_path", "needs tls.key_path; name the PEM file with its key there"));

@@ -6,80 +6,113 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
-use super::allowed_origins;
-use super::fault::Fault;
-use super::suggest;
-use super::webhooks;
-use super::{Seconds, Secret, Webhook};
+use crate::config::fault::Fault;
+use crate::config::settings::allowed_origins;
+use crate::config::settings::section;
+use crate::config::settings::webhooks;
+use crate::config::suggest;
+use crate::config::{Seconds, Secret, Webhook};
 
-/// One app as configured: what is left out comes from `[limits]`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AppEntry {
-    /// Part of the path of API requests.
-    pub id: String,
-    /// Part of the path of WebSocket connections.
-    pub key: String,
-    /// Signs channels, users and API requests.
-    pub secret: Secret,
-    /// Further key and secret pairs, for changing them without a gap.
-    #[serde(default)]
-    pub keys: Vec<KeyPair>,
-    /// A disabled app refuses connections (4003) and API requests (403).
-    #[serde(default = "yes")]
-    pub enabled: bool,
-    /// Where its events go.
-    #[serde(default)]
-    pub webhooks: Vec<Webhook>,
-    /// See [`Limits::enable_client_messages`], and so on for the fields below.
-    #[serde(default, alias = "enableClientMessages")]
-    pub enable_client_messages: Option<bool>,
-    #[serde(default, alias = "allowPublicClientEvents")]
-    allow_public_client_events: Option<bool>,
-    #[serde(default, alias = "enableUserAuthentication")]
-    enable_user_authentication: Option<bool>,
-    #[serde(default, alias = "userAuthenticationTimeoutSeconds")]
-    user_authentication_timeout_seconds: Option<Seconds>,
-    #[serde(default, alias = "enableSubscriptionCount")]
-    enable_subscription_count: Option<bool>,
-    #[serde(default, alias = "enableWatchlist")]
-    enable_watchlist: Option<bool>,
-    #[serde(default, alias = "requireTls")]
-    require_tls: Option<bool>,
-    #[serde(default, alias = "allowedOrigins")]
-    pub(super) allowed_origins: Option<Vec<String>>,
-    #[serde(default, alias = "maxConnections")]
-    max_connections: Option<i64>,
-    #[serde(default, alias = "maxBackendEventsPerSecond", alias = "max_backend_events_per_sec")]
-    max_backend_events_per_second: Option<i64>,
-    #[serde(default, alias = "maxClientEventsPerSecond", alias = "max_client_events_per_sec")]
-    max_client_events_per_second: Option<i64>,
-    #[serde(default, alias = "maxReadRequestsPerSecond", alias = "max_read_req_per_sec")]
-    max_read_requests_per_second: Option<i64>,
-    #[serde(default, alias = "maxPresenceMembersPerChannel")]
-    max_presence_members_per_channel: Option<usize>,
-    #[serde(default, alias = "maxPresenceMemberSizeInKb")]
-    max_presence_member_size_in_kb: Option<f64>,
-    #[serde(default, alias = "maxPresenceUserIdLength")]
-    max_presence_user_id_length: Option<usize>,
-    #[serde(default, alias = "maxChannelNameLength")]
-    max_channel_name_length: Option<usize>,
-    #[serde(default, alias = "maxEventChannelsAtOnce")]
-    max_event_channels_at_once: Option<usize>,
-    #[serde(default, alias = "maxEventNameLength")]
-    max_event_name_length: Option<usize>,
-    #[serde(default, alias = "maxEventPayloadInKb")]
-    max_event_payload_in_kb: Option<f64>,
-    #[serde(default, alias = "maxEventBatchSize")]
-    max_event_batch_size: Option<usize>,
-    #[serde(default, alias = "maxWatchlistSize")]
-    max_watchlist_size: Option<usize>,
-    #[serde(default, alias = "cacheTtlSeconds")]
-    cache_ttl_seconds: Option<Seconds>,
-    #[serde(default, alias = "channelRules")]
-    channel_rules: Option<Vec<ChannelRule>>,
-    #[serde(default, alias = "channelDefault")]
-    channel_default: Option<Decision>,
+/// Defines [`Limits`], and beside its identity the same fields for [`AppEntry`], which may leave each out.
+macro_rules! limits {
+    ($( $(#[$about:meta])* pub $field:ident: $type:ty = $default:expr, )*) => {
+        section! {
+            /// The limits of all apps that have none of their own; Soketi's defaults where it has one.
+            pub struct Limits { $( $(#[$about])* pub $field: $type = $default, )* }
+        }
+
+        /// One app as configured: limits that it leaves out come from `[limits]`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct AppEntry {
+            /// Part of the path of API requests.
+            pub id: String,
+            /// Part of the path of WebSocket connections.
+            pub key: String,
+            /// Signs channels, users and API requests.
+            pub secret: Secret,
+            /// Further key and secret pairs, for changing them without a gap.
+            #[serde(default)]
+            pub keys: Vec<KeyPair>,
+            /// A disabled app refuses connections (4003) and API requests (403).
+            #[serde(default = "yes")]
+            pub enabled: bool,
+            /// Where its events go.
+            #[serde(default)]
+            pub webhooks: Vec<Webhook>,
+            $( $(#[$about])* pub $field: Option<$type>, )*
+        }
+
+        impl AppEntry {
+            /// An app with nothing but its identity.
+            pub fn new(id: &str, key: &str, secret: &str) -> Self {
+                Self {
+                    id: id.to_owned(),
+                    key: key.to_owned(),
+                    secret: Secret::new(secret),
+                    keys: Vec::new(),
+                    enabled: true,
+                    webhooks: Vec::new(),
+                    $( $field: None, )*
+                }
+            }
+
+            fn limits(&self, limits: &Limits) -> Limits {
+                Limits { $( $field: self.$field.clone().unwrap_or_else(|| limits.$field.clone()), )* }
+            }
+        }
+    };
+}
+
+limits! {
+    /// Whether clients may send events of their own.
+    pub enable_client_messages: bool = false,
+    /// Whether they may do so on public channels, as with Soketi.
+    pub allow_public_client_events: bool = false,
+    /// Connections must sign in or join a private or presence channel in time, else 4009.
+    pub enable_user_authentication: bool = false,
+    /// The time for that.
+    pub user_authentication_timeout_seconds: Seconds = Seconds(30.0),
+    /// Whether subscribers hear how many they are.
+    pub enable_subscription_count: bool = false,
+    /// Whether signed-in users hear of the users on their watchlist.
+    pub enable_watchlist: bool = true,
+    /// Refuses connections that did not come over TLS (4000).
+    pub require_tls: bool = false,
+    /// Hosts that pages may connect from, such as `*.example.com`; `*` allows all, none included.
+    pub allowed_origins: Vec<String> = vec!["*".to_owned()],
+    /// Connections of the app; 0 or less for no limit.
+    pub max_connections: i64 = -1,
+    /// Events over the HTTP API, counted per channel; negative for no limit.
+    pub max_backend_events_per_second: i64 = -1,
+    /// Client events of one connection; negative for no limit.
+    pub max_client_events_per_second: i64 = -1,
+    /// GET requests to the HTTP API; negative for no limit.
+    pub max_read_requests_per_second: i64 = -1,
+    /// Distinct users of one presence channel.
+    pub max_presence_members_per_channel: usize = 100,
+    /// `user_info` of one member, in KiB.
+    pub max_presence_member_size_in_kb: f64 = 2.0,
+    /// `user_id` of one member, in characters.
+    pub max_presence_user_id_length: usize = 128,
+    /// Channel names, in characters.
+    pub max_channel_name_length: usize = 200,
+    /// Channels of one event.
+    pub max_event_channels_at_once: usize = 100,
+    /// Event names, in characters.
+    pub max_event_name_length: usize = 200,
+    /// `data` of one event, in KiB.
+    pub max_event_payload_in_kb: f64 = 100.0,
+    /// Events of one batch.
+    pub max_event_batch_size: usize = 10,
+    /// Users on one connection's watchlist.
+    pub max_watchlist_size: usize = 100,
+    /// How long a cache channel remembers its last event.
+    pub cache_ttl_seconds: Seconds = Seconds(3600.0),
+    /// What holds for channels by their names; the first rule that matches decides.
+    pub channel_rules: Vec<ChannelRule> = Vec::new(),
+    /// Whether channels that no rule matches may be used.
+    pub channel_default: Decision = Decision::Allow,
 }
 
 /// One more key of an app, with its secret.
@@ -90,91 +123,6 @@ pub struct KeyPair {
     pub key: String,
     /// Signs what names this key.
     pub secret: Secret,
-}
-
-/// What holds for every app that does not say otherwise; Soketi's defaults where it has one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Whether clients may send events of their own.
-    pub enable_client_messages: bool,
-    /// Whether they may do so on public channels, as with Soketi.
-    pub allow_public_client_events: bool,
-    /// Connections must sign in or join a private or presence channel in time, else 4009.
-    pub enable_user_authentication: bool,
-    /// The time for that.
-    pub user_authentication_timeout_seconds: Seconds,
-    /// Whether subscribers hear how many they are.
-    pub enable_subscription_count: bool,
-    /// Whether signed-in users hear of the users on their watchlist.
-    pub enable_watchlist: bool,
-    /// Refuses connections that did not come over TLS (4000).
-    pub require_tls: bool,
-    /// Hosts that pages may connect from, such as `*.example.com`; `*` allows all, none included.
-    pub allowed_origins: Vec<String>,
-    /// Connections of the app; 0 or less for no limit.
-    pub max_connections: i64,
-    /// Events over the HTTP API, counted per channel; negative for no limit.
-    pub max_backend_events_per_second: i64,
-    /// Client events of one connection; negative for no limit.
-    pub max_client_events_per_second: i64,
-    /// GET requests to the HTTP API; negative for no limit.
-    pub max_read_requests_per_second: i64,
-    /// Distinct users of one presence channel.
-    pub max_presence_members_per_channel: usize,
-    /// `user_info` of one member, in KiB.
-    pub max_presence_member_size_in_kb: f64,
-    /// `user_id` of one member, in characters.
-    pub max_presence_user_id_length: usize,
-    /// Channel names, in characters.
-    pub max_channel_name_length: usize,
-    /// Channels of one event.
-    pub max_event_channels_at_once: usize,
-    /// Event names, in characters.
-    pub max_event_name_length: usize,
-    /// `data` of one event, in KiB.
-    pub max_event_payload_in_kb: f64,
-    /// Events of one batch.
-    pub max_event_batch_size: usize,
-    /// Users on one connection's watchlist.
-    pub max_watchlist_size: usize,
-    /// How long a cache channel remembers its last event.
-    pub cache_ttl_seconds: Seconds,
-    /// What holds for channels by their names; the first rule that matches decides.
-    pub channel_rules: Vec<ChannelRule>,
-    /// Whether channels that no rule matches may be used.
-    pub channel_default: Decision,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            enable_client_messages: false,
-            allow_public_client_events: false,
-            enable_user_authentication: false,
-            user_authentication_timeout_seconds: Seconds(30.0),
-            enable_subscription_count: false,
-            enable_watchlist: true,
-            require_tls: false,
-            allowed_origins: vec!["*".to_owned()],
-            max_connections: -1,
-            max_backend_events_per_second: -1,
-            max_client_events_per_second: -1,
-            max_read_requests_per_second: -1,
-            max_presence_members_per_channel: 100,
-            max_presence_member_size_in_kb: 2.0,
-            max_presence_user_id_length: 128,
-            max_channel_name_length: 200,
-            max_event_channels_at_once: 100,
-            max_event_name_length: 200,
-            max_event_payload_in_kb: 100.0,
-            max_event_batch_size: 10,
-            max_watchlist_size: 100,
-            cache_ttl_seconds: Seconds(3600.0),
-            channel_rules: Vec::new(),
-            channel_default: Decision::Allow,
-        }
-    }
 }
 
 /// An app with everything resolved.
@@ -201,49 +149,13 @@ impl App {
 }
 
 impl AppEntry {
-    /// An app with nothing but its identity.
-    pub fn new(id: &str, key: &str, secret: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            key: key.to_owned(),
-            secret: Secret::new(secret),
-            keys: Vec::new(),
-            enabled: true,
-            webhooks: Vec::new(),
-            enable_client_messages: None,
-            allow_public_client_events: None,
-            enable_user_authentication: None,
-            user_authentication_timeout_seconds: None,
-            enable_subscription_count: None,
-            enable_watchlist: None,
-            require_tls: None,
-            allowed_origins: None,
-            max_connections: None,
-            max_backend_events_per_second: None,
-            max_client_events_per_second: None,
-            max_read_requests_per_second: None,
-            max_presence_members_per_channel: None,
-            max_presence_member_size_in_kb: None,
-            max_presence_user_id_length: None,
-            max_channel_name_length: None,
-            max_event_channels_at_once: None,
-            max_event_name_length: None,
-            max_event_payload_in_kb: None,
-            max_event_batch_size: None,
-            max_watchlist_size: None,
-            cache_ttl_seconds: None,
-            channel_rules: None,
-            channel_default: None,
-        }
-    }
-
     /// The app that Soketi serves when none is configured.
     pub fn soketi_default() -> Self {
         Self::new("app-id", "app-key", "app-secret")
     }
 
     /// The name of a field that may be in camelCase, or as in one of Soketi's databases.
-    pub(super) fn field(name: &str) -> String {
+    pub(in crate::config) fn field(name: &str) -> String {
         let name = suggest::snake_case(name);
         match name.as_str() {
             // As in DynamoDB, and as in other servers' files.
@@ -255,29 +167,15 @@ impl AppEntry {
         }
     }
 
-    /// The app with `limits` for what it leaves out.
+    /// The app, with `limits` in place of those that it leaves out.
     pub fn resolve(&self, limits: &Limits) -> App {
-        macro_rules! own_or_default {
-            ($($field:ident),* $(,)?) => {
-                Limits { $($field: self.$field.clone().unwrap_or_else(|| limits.$field.clone())),* }
-            };
-        }
         let first = KeyPair { key: self.key.clone(), secret: self.secret.clone() };
         App {
             id: self.id.clone(),
             keys: std::iter::once(first).chain(self.keys.iter().cloned()).collect(),
             enabled: self.enabled,
             webhooks: self.webhooks.clone(),
-            limits: own_or_default! {
-                enable_client_messages, allow_public_client_events, enable_user_authentication,
-                user_authentication_timeout_seconds, enable_subscription_count, enable_watchlist,
-                require_tls, allowed_origins, max_connections, max_backend_events_per_second,
-                max_client_events_per_second, max_read_requests_per_second,
-                max_presence_members_per_channel, max_presence_member_size_in_kb,
-                max_presence_user_id_length, max_channel_name_length, max_event_channels_at_once,
-                max_event_name_length, max_event_payload_in_kb, max_event_batch_size,
-                max_watchlist_size, cache_ttl_seconds, channel_rules, channel_default,
-            },
+            limits: self.limits(limits),
         }
     }
 }
@@ -298,7 +196,7 @@ impl Limits {
         kib(self.max_presence_member_size_in_kb)
     }
 
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
         self.validate_under("limits", faults);
     }
 
@@ -334,7 +232,7 @@ impl Limits {
 }
 
 /// Adds a fault for each app that lacks an identity or shares one with another.
-pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<Fault>) {
+pub(in crate::config) fn validate(apps: &[AppEntry], faults: &mut Vec<Fault>) {
     let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     for (index, app) in apps.iter().enumerate() {
         validate_app(&format!("apps.{index}"), app, (&mut ids, &mut keys), faults);
@@ -342,7 +240,7 @@ pub(super) fn validate(apps: &[AppEntry], faults: &mut Vec<Fault>) {
 }
 
 /// Adds what is wrong with an app, whatever others there are.
-pub(super) fn validate_alone(place: &str, app: &AppEntry, faults: &mut Vec<Fault>) {
+pub(in crate::config) fn validate_alone(place: &str, app: &AppEntry, faults: &mut Vec<Fault>) {
     validate_app(place, app, (&mut HashSet::new(), &mut HashSet::new()), faults);
 }
 
@@ -406,8 +304,8 @@ fn yes() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fault::sentences;
     use super::*;
+    use crate::config::fault::sentences;
 
     fn faults(apps: &[AppEntry]) -> Vec<String> {
         let mut faults = Vec::new();

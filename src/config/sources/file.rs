@@ -1,8 +1,5 @@
 //! A file of the operator: its format, its values with their lines, and names with dots as groups.
 
-mod toml;
-mod yaml;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -10,12 +7,14 @@ use std::path::Path;
 
 use config::{Map, Value, ValueKind};
 
-use super::fault::Fault;
-use super::literal;
-use super::origin::Origin;
+use crate::config::fault::Fault;
+use crate::config::origin::Origin;
+use crate::config::sources::javascript;
+use crate::config::sources::toml;
+use crate::config::sources::yaml;
 
 /// The settings of a file; each value knows its file and line. `variables` are for `process.env`.
-pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, Fault> {
+pub(in crate::config) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, Fault> {
     let name = file.display().to_string();
     if name.trim_start().starts_with('{') {
         // It may hold a secret, so nothing of it is repeated.
@@ -28,18 +27,18 @@ pub(super) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<
         Some("toml") => toml::read(&name, text),
         Some("yaml" | "yml") => yaml::read(&name, text),
         // To Soketi the extension says nothing.
-        _ => literal::read(&name, text, variables),
+        _ => javascript::read(&name, text, variables),
     };
     regroup(settings?).map_err(|fault| Fault::new(name, format!(": {fault}")))
 }
 
 /// Whether nobody but gema reads files of that format.
-pub(super) fn is_ours_alone(file: &Path) -> bool {
+pub(in crate::config) fn is_ours_alone(file: &Path) -> bool {
     matches!(file.extension().and_then(|extension| extension.to_str()), Some("toml" | "yaml" | "yml"))
 }
 
 /// Why a file cannot be read, and what to do if nothing else is wrong with it.
-pub(super) fn unreadable(name: &str, error: &io::Error) -> Fault {
+pub(in crate::config) fn unreadable(name: &str, error: &io::Error) -> Fault {
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied => "; the user that gema runs as (1000 in its image) must be allowed to",
         _ => "",
@@ -122,17 +121,12 @@ fn put_members(items: &mut [Value], members: Map<String, Value>, place: &str) ->
     Ok(())
 }
 
-/// The number of the line in which byte `at` of `text` is.
-fn line(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn regrouped(text: &str) -> Result<String, String> {
-        let settings = literal::read("f", text, &BTreeMap::new())?;
+        let settings = javascript::read("f", text, &BTreeMap::new())?;
         let groups = regroup(settings)?;
         Ok(shown(&Value::new(None, ValueKind::Table(groups))))
     }

@@ -2,13 +2,13 @@
 
 use config::{Map, Value, ValueKind};
 
-use super::tree::Group;
+use crate::config::tree::Group;
 
 type Fields = Vec<(&'static str, Value)>;
 
 /// Gives those keys of `fallbacks` a value that have none. Soketi's default app has its names where
 /// no file has apps.
-pub(super) fn complete(root: &mut Group, fallbacks: &[(&'static str, Value)], files_have_apps: bool) {
+pub(in crate::config) fn complete(root: &mut Group, fallbacks: &[(&'static str, Value)], files_have_apps: bool) {
     let below = |place: &str| -> Fields {
         fallbacks.iter().filter_map(|(key, value)| Some((key.strip_prefix(place)?, value.clone()))).collect()
     };
@@ -97,7 +97,7 @@ fn put_missing(table: &mut Group, field: &str, value: Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Loaded, Origin, load};
+    use crate::config::{Loaded, Origin, load};
 
     fn load_with(variables: &[(&str, &str)]) -> Loaded {
         load_for("redis", variables)

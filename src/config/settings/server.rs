@@ -3,66 +3,47 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::config::fault::Fault;
-use crate::config::values;
-use crate::config::values::Seconds;
-use crate::config::within;
+use crate::config::settings::section;
+use crate::config::settings::values;
+use crate::config::settings::values::Seconds;
+use crate::config::settings::within;
 
-/// Addresses, threads and the way of leaving.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Server {
-    /// Address of the main port: IPv4 or IPv6.
-    #[serde(deserialize_with = "values::address")]
-    pub host: IpAddr,
-    /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
-    pub port: u16,
-    /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
-    pub path_prefix: String,
-    /// Threads that serve connections; 0 takes one per core.
-    pub workers: usize,
-    /// Connections that the kernel may hold until they are accepted.
-    pub backlog: u32,
-    /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
-    #[serde(deserialize_with = "values::networks")]
-    pub trusted_proxies: Vec<IpNet>,
-    /// Whether trusted proxies put a PROXY protocol header before each connection to the main port.
-    pub proxy_protocol: bool,
-    /// Whether another server may listen on the same ports, as its successor does before this one leaves.
-    pub share_port: bool,
-    /// Time to leave in; where other nodes take over, connections are closed spread over the first half of it.
-    pub drain_seconds: Seconds,
-    /// How much of it connections are still taken, so that balancers hear from `/ready` first.
-    pub drain_notice_seconds: Seconds,
-    /// Bytes that all cache channels together remember here. Beyond it the oldest events are forgotten.
-    pub cached_events_bytes_max: usize,
-    /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
-    pub accept_traffic_memory_percent: f64,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            host: IpAddr::from([0, 0, 0, 0]),
-            port: 6001,
-            path_prefix: String::new(),
-            workers: 0,
-            backlog: 4096,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            share_port: false,
-            drain_seconds: Seconds(3.0),
-            drain_notice_seconds: Seconds(0.0),
-            cached_events_bytes_max: 128 * 1024 * 1024,
-            accept_traffic_memory_percent: 85.0,
-        }
+section! {
+    /// Addresses, threads and the way of leaving.
+    pub struct Server {
+        /// Address of the main port: IPv4 or IPv6.
+        #[serde(deserialize_with = "values::address")]
+        pub host: IpAddr = IpAddr::from([0, 0, 0, 0]),
+        /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
+        pub port: u16 = 6001,
+        /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
+        pub path_prefix: String = String::new(),
+        /// Threads that serve connections; 0 takes one per core.
+        pub workers: usize = 0,
+        /// Connections that the kernel may hold until they are accepted.
+        pub backlog: u32 = 4096,
+        /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
+        #[serde(deserialize_with = "values::networks")]
+        pub trusted_proxies: Vec<IpNet> = Vec::new(),
+        /// Whether trusted proxies put a PROXY protocol header before each connection to the main port.
+        pub proxy_protocol: bool = false,
+        /// Whether another server may listen on the same ports, as its successor does before this one leaves.
+        pub share_port: bool = false,
+        /// Time to leave in; where other nodes take over, connections are closed spread over the first half of it.
+        pub drain_seconds: Seconds = Seconds(3.0),
+        /// How much of it connections are still taken, so that balancers hear from `/ready` first.
+        pub drain_notice_seconds: Seconds = Seconds(0.0),
+        /// Bytes that all cache channels together remember here. Beyond it the oldest events are forgotten.
+        pub cached_events_bytes_max: usize = 128 * 1024 * 1024,
+        /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
+        pub accept_traffic_memory_percent: f64 = 85.0,
     }
 }
 
 impl Server {
-    pub(super) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
         let prefix = &self.path_prefix;
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
         let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));

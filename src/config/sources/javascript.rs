@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
 
-use super::origin::Origin;
+use crate::config::origin::Origin;
 
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
@@ -15,7 +15,11 @@ const DEPTH_MAX: usize = 64;
 const CODE: &str = "this is code, which gema does not run; write the value itself, or process.env.NAME || \"default\"";
 
 /// The settings of `text`, each with `name` and its line as origin. `variables` are what `process.env` has.
-pub(super) fn read(name: &str, text: &str, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
+pub(in crate::config) fn read(
+    name: &str,
+    text: &str,
+    variables: &BTreeMap<String, String>,
+) -> Result<Map<String, Value>, String> {
     let mut reader = Reader { name, text, at: 0, line: 1, depth: 0, variables };
     let (line, value) = reader.document().map_err(|what| format!("{name}:{}: {what}", reader.line))?;
     match value.kind {
@@ -408,5 +412,5 @@ fn whole(kind: &ValueKind) -> ValueKind {
 }
 
 #[cfg(test)]
-#[path = "literal_tests.rs"]
+#[path = "javascript_tests.rs"]
 mod tests;

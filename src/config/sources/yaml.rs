@@ -8,13 +8,13 @@ use yaml_rust2::parser::Parser;
 use yaml_rust2::scanner::TScalarStyle;
 use yaml_rust2::{Event, ScanError, Yaml};
 
-use super::super::origin::Origin;
+use crate::config::origin::Origin;
 
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
 
 /// The settings of `text`. Messages quote nothing of it, since that may be a secret.
-pub(super) fn read(name: &str, text: &str) -> Result<Map<String, Value>, String> {
+pub(in crate::config) fn read(name: &str, text: &str) -> Result<Map<String, Value>, String> {
     let parser = Parser::new_from_str(text);
     let mut file = File { name, parser, anchors: HashMap::new(), depth: 0, documents: 0 };
     match file.document()?.map(|value| value.kind) {

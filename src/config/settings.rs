@@ -1,0 +1,60 @@
+//! What gema's settings are: sections with their defaults and checks, and the apps.
+//! `config` puts them together. Each part of the server receives its own section.
+
+pub(super) mod allowed_origins;
+pub(super) mod apps;
+pub(super) mod cluster;
+pub(super) mod connections;
+pub(super) mod http;
+pub(super) mod ingest;
+pub(super) mod log;
+pub(super) mod metrics;
+pub(super) mod redis;
+pub(super) mod server;
+pub(super) mod store;
+pub(super) mod tls;
+pub(super) mod values;
+pub(super) mod webhooks;
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::fault::Fault;
+
+/// Defines a section: a struct whose fields have their defaults beside them.
+macro_rules! section {
+    (
+        $(#[$about:meta])*
+        pub struct $section:ident { $( $(#[$about_field:meta])* pub $field:ident: $type:ty = $default:expr, )* }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $section { $( $(#[$about_field])* pub $field: $type, )* }
+
+        impl Default for $section {
+            fn default() -> Self {
+                Self { $( $field: $default, )* }
+            }
+        }
+    };
+}
+use section;
+
+/// Adds a fault unless `value` lies within `bounds`.
+pub(super) fn within<T: Copy + PartialOrd + Display>(
+    key: &str,
+    value: T,
+    bounds: RangeInclusive<T>,
+    faults: &mut Vec<Fault>,
+) {
+    if !bounds.contains(&value) {
+        let (least, most) = bounds.into_inner();
+        faults.push(Fault::new(key, format!("is {value}; it must be between {least} and {most}")));
+    }
+}
+
+/// A name of a method or header, as HTTP has it.
+pub(super) fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}

@@ -1,0 +1,120 @@
+//! Several nodes as one server, and the Redis between them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::fault::Fault;
+use crate::config::settings::section;
+use crate::config::settings::values::Seconds;
+use crate::config::settings::within;
+
+section! {
+    /// Several nodes as one server.
+    pub struct Cluster {
+        /// How the nodes hear of each other.
+        pub driver: ClusterDriver = ClusterDriver::Local,
+        /// Nodes with the same name on the same Redis are one server; others never hear them.
+        pub name: String = "gema".to_owned(),
+        /// Events that may wait for Redis, in bytes. Beyond it publishers are told to come back later.
+        pub buffer_bytes_max: usize = 32 * 1024 * 1024,
+        /// How long Redis may be away until publishers are told to come back later.
+        pub buffer_seconds: Seconds = Seconds(5.0),
+        /// Whether `/ready` answers 503 while Redis is away.
+        pub strict: bool = false,
+    }
+}
+
+/// How nodes hear of each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterDriver {
+    /// There is this node only.
+    #[default]
+    Local,
+    /// By way of Redis, which `[redis]` describes.
+    Redis,
+}
+
+/// Limits per second of several nodes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limiter {
+    /// For whom a limit holds.
+    pub driver: LimiterDriver,
+}
+
+/// For whom a limit per second holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimiterDriver {
+    /// For each node by itself.
+    #[default]
+    Local,
+    /// For all nodes together that have the same `cluster.name` in the Redis of `[redis]`.
+    Redis,
+}
+
+impl Cluster {
+    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+        let name = &self.name;
+        // Braces choose the slot in a Redis Cluster; the others are for patterns.
+        let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "{}*?[]\\".contains(letter);
+        if name.is_empty() || name.chars().count() > 64 || name.contains(odd) {
+            faults.push(Fault::new(
+                "cluster.name",
+                format!("is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"),
+            ));
+        }
+        // From an ordinary batch of events to what a small machine can spare.
+        within("cluster.buffer_bytes_max", self.buffer_bytes_max, 1024 * 1024..=1024 * 1024 * 1024, faults);
+        // Events that are older than ten minutes are no news.
+        self.buffer_seconds.validate_within("cluster.buffer_seconds", 0.1..=600.0, faults);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::config::fault::sentences;
+
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Cluster)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config.cluster);
+        sentences(&config.validate())
+    }
+
+    #[test]
+    fn the_defaults_have_no_faults() {
+        assert_eq!(faults(|_| ()), [""; 0]);
+    }
+
+    #[test]
+    fn a_cluster_has_a_plain_name() {
+        let long = "x".repeat(65);
+        for name in ["", "{shop}", "a b", "a*", "a?", "a[b", "a\\", "a\u{7}", &long] {
+            let found = faults(|cluster| cluster.name = name.to_owned());
+            assert_eq!(found.len(), 1, "{name:?}");
+            assert!(found[0].starts_with("cluster.name is "), "{found:?}");
+        }
+        for name in ["shop", "shop:eu-1#x", "toko-\u{e9}", &long[1..]] {
+            assert_eq!(faults(|cluster| cluster.name = name.to_owned()), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_waits_for_redis_is_bounded() {
+        let found = faults(|cluster| {
+            cluster.buffer_bytes_max = 1;
+            cluster.buffer_seconds = Seconds(0.0);
+        });
+        assert_eq!(
+            found,
+            [
+                "cluster.buffer_bytes_max is 1; it must be between 1048576 and 1073741824",
+                "cluster.buffer_seconds is 0; it must be between 0.1 and 600 seconds",
+            ]
+        );
+        assert_eq!(faults(|cluster| cluster.buffer_seconds = Seconds(f64::NAN)).len(), 1);
+    }
+}
