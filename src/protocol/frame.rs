@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::io::Cursor;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode as Received, Control, Data, OpCode};
 
@@ -30,16 +31,15 @@ impl Frame {
         Self(Bytes::from(bytes).slice(start..))
     }
 
-    /// A frame of another node: `None` unless it is one whole text frame of UTF-8 in braces. The other node has made the
-    /// JSON in between, so it is not parsed again.
+    /// A frame of another node: `None` unless it is one whole text frame with a JSON object.
     pub fn received(bytes: &Bytes) -> Option<Self> {
         let mut cursor = Cursor::new(&bytes[..]);
         let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
         let payload = &bytes[cursor.position() as usize..];
         let plain = header == FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
         let whole = plain && payload.len() as u64 == length;
-        let is_object = payload.starts_with(b"{") && payload.ends_with(b"}");
-        (whole && is_object && std::str::from_utf8(payload).is_ok()).then(|| Self(bytes.clone()))
+        let is_object = || payload.starts_with(b"{") && serde_json::from_slice::<&RawValue>(payload).is_ok();
+        (whole && is_object()).then(|| Self(bytes.clone()))
     }
 
     /// A ping without payload.
