@@ -154,7 +154,7 @@ impl Node {
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
         if let Some(cluster) = &self.cluster {
-            cluster.announce_leave();
+            cluster.announce_draining();
         }
     }
 
@@ -166,7 +166,7 @@ impl Node {
     /// Waits until no other node is there.
     pub async fn peers_gone(&self) {
         if let Some(cluster) = &self.cluster {
-            cluster.others_leave().await;
+            cluster.others_gone().await;
         }
     }
 
@@ -198,7 +198,7 @@ impl Node {
     /// Sets the gauges to the present values.
     pub fn update_gauges(&self) {
         if let Some(cluster) = &self.cluster {
-            cluster.measure();
+            cluster.update_gauges();
         }
         self.webhooks.update_gauges();
         self.metrics.cached_bytes.set(i64::try_from(self.event_cache.bytes()).unwrap_or(i64::MAX));

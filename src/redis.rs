@@ -1,5 +1,5 @@
-//! Redis: connections that are kept, scripts, leases and the names of keys. The cluster, webhooks, shared rate limits
-//! and Laravel's events use it; it knows none of them.
+//! Redis: connections, links that are opened again when they are lost, scripts, leases and the names of keys.
+//! The cluster, webhooks, shared rate limits and Laravel's events use it; it knows none of them.
 
 pub mod connection;
 pub mod error;

@@ -179,7 +179,7 @@ impl Webhooks {
         }
     }
 
-    /// Forgets removed endpoints and unused apps when nothing waits for them. `has_debounced` tells whether an event of
+    /// Forgets removed endpoints and unused apps when nothing waits for them. `has_debounced` returns whether an event of
     /// an app is being debounced.
     fn forget_unused(&self, has_debounced: impl Fn(&str) -> bool) {
         if !self.apps.read().values().any(|webhooks| webhooks.unused_since.is_some() || !webhooks.retired.is_empty()) {

@@ -1,4 +1,6 @@
-//! What Redis answers. Whoever can write to it may have written anything, so whatever does not fit is left out.
+//! Reads the answers of Redis. Anybody who can write to Redis may have written anything, so whatever does not fit is
+//! left out.
+//! `commands` and `query` call it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +25,14 @@ use crate::registry::remote::message::Snapshot;
 use crate::registry::remote::message::UpdateOutcome;
 use crate::registry::remote::roster::RosterEntry;
 
-/// The script's answer to a single change.
-pub fn placed(answer: &Value) -> Option<UpdateOutcome> {
-    let (version, refused, _) = statement_answer(answer)?;
+/// Reads the answer of `member.lua` to a single change.
+pub fn update_outcome(answer: &Value) -> Option<UpdateOutcome> {
+    let (version, refused, _) = member_answer(answer)?;
     Some(if refused.is_empty() { UpdateOutcome::Applied(version) } else { UpdateOutcome::Full })
 }
 
-/// What the nodes together know, from the answers to what is asked when a topic begins to be listened to: for a topic
-/// with members the script's, then a count of each of `peers`, then for a cache channel the event and its time.
+/// The state of a topic, from the answers to the commands that open it: for a topic with members that of `member.lua`,
+/// then a count of each of `peers`, then for a cache channel the event and its time.
 pub fn snapshot(
     answers: &[RedisResult<Value>],
     has_members: bool,
@@ -52,7 +54,7 @@ pub fn snapshot(
         .filter_map(|(peer, count)| Some((*peer, connections(count).filter(|&count| count > 0)?)))
         .collect();
     if has_members {
-        let (version, refused, found) = statement_answer(rest.last()?)?;
+        let (version, refused, found) = member_answer(rest.last()?)?;
         snapshot.version = version;
         snapshot.refused = refused;
         snapshot.entries = found;
@@ -60,7 +62,7 @@ pub fn snapshot(
     Some(snapshot)
 }
 
-/// The event that a cache channel remembers, and how long it will be.
+/// The event of a cache channel, and how long it still is.
 pub fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Duration)> {
     let (Value::BulkString(bytes), Value::Int(left)) = (cached, left) else { return None };
     let Ok(Envelope::Event(event)) = Envelope::decode(&Bytes::copy_from_slice(bytes)) else { return None };
@@ -68,8 +70,8 @@ pub fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Durati
     Some((event, Duration::from_millis(left)))
 }
 
-/// The version, the users refused, and who is on the topic where that was asked for.
-fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<RosterEntry>)> {
+/// The version, the refused users, and the members if they were asked for.
+fn member_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<RosterEntry>)> {
     let Value::Array(parts) = answer else { return None };
     let [version, Value::Array(refused), Value::Array(found)] = parts.as_slice() else { return None };
     let version = counted(text(version)?)?;
@@ -78,8 +80,8 @@ fn statement_answer(answer: &Value) -> Option<(u64, Vec<Arc<str>>, Vec<RosterEnt
     Some((version, refused, entries))
 }
 
-fn entry(field: &str, told: &str) -> Option<RosterEntry> {
-    let ((node, user_id), (since, user_info)) = (field.split_once(':')?, told.split_once(' ')?);
+fn entry(field: &str, value: &str) -> Option<RosterEntry> {
+    let ((node, user_id), (since, user_info)) = (field.split_once(':')?, value.split_once(' ')?);
     let member = Member { user_id: user_id.into(), user_info: json(user_info)? };
     Some(RosterEntry { node: NodeId::parse(node)?, since: counted(since)?, member })
 }

@@ -1,8 +1,10 @@
-//! What comes from the other nodes, by way of one link. Nothing of it is trusted.
+//! Receives the messages of other nodes over one link, checks them and passes them to the registry. None is trusted.
+//! The link's connection calls it on the receiver's thread, which may block.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -22,37 +24,36 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::envelope::MAGIC;
 use crate::protocol::envelope::RemoteEvent;
-use crate::protocol::envelope::Termination;
 use crate::protocol::envelope::Topic;
 use crate::registry::AppState;
 use crate::registry::remote::message::NodeMessage;
 
 /// An event that was longer on its way than events may wait for Redis has a wrong time.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
-/// How often messages that do not fit leave a line in the log.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(2);
+/// How often the log mentions malformed messages.
+const LOG_PAUSE: Duration = Duration::from_secs(2);
 
-/// Who hears what comes over one link.
+/// Receives what comes over one link.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) cluster: Arc<Cluster>,
     control: String,
-    /// What this node's own events begin with: they come back if it listens to their topic.
+    /// The beginning of this node's own events, which come back from the topics that it listens to.
     pub(super) own_event: String,
-    topics: Mutex<HashMap<Vec<u8>, Subject>>,
-    /// The topics, or patterns of topics, that are listened to for views.
-    pub(super) watched: Mutex<BTreeSet<String>>,
+    topics: Mutex<HashMap<Vec<u8>, OpenTopic>>,
+    /// The topics, or patterns of topics, that are mirrored to group views.
+    pub(super) mirrored: Mutex<BTreeSet<String>>,
     /// Cancelled when the link is lost.
     pub(super) lost: CancellationToken,
-    /// This node has heard itself.
-    pub(super) greeted: Notify,
-    /// When the log was last told of messages that do not fit, and how many there have been since.
-    complaints: Mutex<(Option<Instant>, u64)>,
+    /// Notified when this node has received its own hello.
+    pub(super) own_hello: Notify,
+    /// When malformed messages were last logged, and how many have come since.
+    malformed: Mutex<(Option<Instant>, u64)>,
 }
 
-/// What a topic is about.
+/// A topic that this node listens to.
 #[derive(Debug, Clone)]
-pub(super) struct Subject {
+pub(super) struct OpenTopic {
     pub(super) app: Arc<AppState>,
     pub(super) topic: Topic,
 }
@@ -64,25 +65,25 @@ impl Listener {
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),
-            watched: Mutex::default(),
+            mirrored: Mutex::default(),
             lost: CancellationToken::new(),
-            greeted: Notify::new(),
-            complaints: Mutex::default(),
+            own_hello: Notify::new(),
+            malformed: Mutex::default(),
         }
     }
 
-    /// From now on word on this topic matters.
-    pub(super) fn add(&self, name: &str, subject: Subject) {
-        self.topics.lock().insert(name.as_bytes().to_vec(), subject);
+    /// Accepts messages on a topic from now on.
+    pub(super) fn add(&self, name: &str, topic: OpenTopic) {
+        self.topics.lock().insert(name.as_bytes().to_vec(), topic);
     }
 
-    /// Word on this topic no longer matters.
+    /// Ignores messages on a topic from now on.
     pub(super) fn remove(&self, name: &str) {
         self.topics.lock().remove(name.as_bytes());
     }
 
-    /// What Redis says unasked.
-    pub(super) fn hear(&self, push: PushInfo) {
+    /// Handles a push message of Redis.
+    pub(super) fn on_push(&self, push: PushInfo) {
         if self.lost.is_cancelled() {
             return;
         }
@@ -97,7 +98,7 @@ impl Listener {
             }
             (PushKind::PMessage, _, Some(Value::BulkString(topic))) => {
                 if let Some(Value::BulkString(message)) = data.next() {
-                    self.on_seen(&topic, &message.into());
+                    self.on_mirrored(&topic, &message.into());
                 }
             }
             (PushKind::Disconnection, ..) => self.lost.cancel(),
@@ -112,45 +113,46 @@ impl Listener {
     }
 
     fn on_message(&self, topic: &[u8], message: &Bytes) {
-        let subject = self.topics.lock().get(topic).cloned();
+        let open = self.topics.lock().get(topic).cloned();
         let is_own = message.starts_with(self.own_event.as_bytes());
-        if is_own && subject.as_ref().is_none_or(|subject| !subject.is_cached()) {
+        if is_own && open.as_ref().is_none_or(|open| !open.is_cached()) {
             return;
         }
         let envelope = match Envelope::decode(message) {
             Ok(envelope) => envelope,
-            Err(error) => return self.refuse(topic, error),
+            Err(error) => return self.reject(topic, error),
         };
-        match (envelope, subject) {
-            (Envelope::Event(event), Some(subject)) => self.on_event(&subject, event),
-            (Envelope::Member(change), Some(subject)) => {
-                subject.app.on_message(&subject.topic, NodeMessage::Member(change), Instant::now());
+        match (envelope, open) {
+            (Envelope::Event(event), Some(open)) => self.on_event(&open, event),
+            (Envelope::Member(change), Some(open)) => {
+                open.app.on_message(&open.topic, NodeMessage::Member(change), Instant::now());
             }
-            (Envelope::Count(node, count), Some(Subject { app, topic: topic @ Topic::Channel(_) })) => {
-                if node != self.cluster.node() && self.cluster.lets_count(node) {
+            (Envelope::Count(node, count), Some(OpenTopic { app, topic: topic @ Topic::Channel(_) })) => {
+                if node != self.cluster.node() && self.cluster.believes_count(node) {
                     app.on_message(&topic, NodeMessage::Count(node, count), Instant::now());
                 }
             }
             (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
-            // It is no longer listened to.
+            // The topic was closed.
             (_, None) => (),
-            _ => self.refuse(topic, EnvelopeError::Malformed),
+            _ => self.reject(topic, EnvelopeError::Malformed),
         }
     }
 
-    pub(super) fn refuse(&self, topic: &[u8], error: EnvelopeError) {
+    /// Counts and logs a message that does not fit.
+    pub(super) fn reject(&self, topic: &[u8], error: EnvelopeError) {
         let cause = match error {
             EnvelopeError::Version => PeerDropCause::Version,
             EnvelopeError::Malformed => PeerDropCause::Malformed,
         };
         self.cluster.meters.dropped(cause, 1);
-        let mut complaints = self.complaints.lock();
-        complaints.1 += 1;
-        if complaints.0.is_some_and(|at| at.elapsed() < COMPLAINT_PAUSE) {
+        let mut malformed = self.malformed.lock();
+        malformed.1 += 1;
+        if malformed.0.is_some_and(|at| at.elapsed() < LOG_PAUSE) {
             return;
         }
-        let (topic, messages) = (String::from_utf8_lossy(topic), complaints.1);
-        *complaints = (Some(Instant::now()), 0);
+        let (topic, messages) = (String::from_utf8_lossy(topic), malformed.1);
+        *malformed = (Some(Instant::now()), 0);
         tracing::warn!(
             %topic,
             messages,
@@ -158,19 +160,19 @@ impl Listener {
         );
     }
 
-    fn on_event(&self, subject: &Subject, event: RemoteEvent) {
-        if matches!(subject.topic, Topic::User(_)) {
+    fn on_event(&self, open: &OpenTopic, event: RemoteEvent) {
+        if matches!(open.topic, Topic::User(_)) {
             return;
         }
         let meters = &self.cluster.meters;
-        // While it waits, Redis keeps what is to come; of a Redis Cluster the library does.
+        // Meanwhile further messages wait in Redis, or of a Redis Cluster in the library.
         if !self.cluster.inboxes.wait_for_capacity() {
             meters.dropped(PeerDropCause::Overloaded, 1);
             return;
         }
         let is_own = event.node == self.cluster.node();
         let accepted = Duration::from_micros(event.accepted_micros);
-        if !subject.app.on_message(&subject.topic, NodeMessage::Event(event), Instant::now()) {
+        if !open.app.on_message(&open.topic, NodeMessage::Event(event), Instant::now()) {
             meters.dropped(PeerDropCause::Duplicate, 1);
         } else if !is_own {
             meters.received(1);
@@ -186,33 +188,30 @@ impl Listener {
         let cluster = &self.cluster;
         let me = cluster.node();
         match envelope {
-            Envelope::Hello(node, _) if node == me => self.greeted.notify_one(),
+            Envelope::Hello(node, _) if node == me => self.own_hello.notify_one(),
             Envelope::Hello(node, _) => {
-                cluster.meet(node);
-                if cluster.listens() {
-                    cluster.tell(Envelope::Here(me, node));
+                cluster.update_peers(|peers| peers.joined(node));
+                if cluster.is_listening.load(Ordering::Acquire) {
+                    cluster.announce(Envelope::Here(me, node));
                 }
-                cluster.tell_leave();
+                cluster.announce_if_draining();
             }
             Envelope::Here(node, of) if node != me && (of == me || of == node) => {
-                cluster.meet(node);
-                cluster.on_here(node);
+                cluster.update_peers(|peers| {
+                    peers.joined(node);
+                    peers.listening(node);
+                });
             }
-            Envelope::Draining(node, _) if node != me => cluster.on_leaving(node),
+            Envelope::Draining(node, _) if node != me => cluster.update_peers(|peers| peers.draining(node)),
             Envelope::Gone(by, node) if node != me => cluster.on_gone(by, node),
-            Envelope::Terminate(what) if what.node != me => {
-                let Some(app) = cluster.app(&what.app) else { return };
-                cluster.meters.query_received(&what.app);
-                let closed = app.terminate(&what.user_id) as u64;
-                cluster.tell(Envelope::Terminated(Termination { node: me, closed, ..what }));
-            }
-            Envelope::Terminated(what) => cluster.on_terminated(&what),
+            Envelope::Terminate(request) if request.node != me => cluster.on_terminate(request),
+            Envelope::Terminated(answer) if answer.node != me => cluster.on_terminated(&answer),
             _ => (),
         }
     }
 }
 
-impl Subject {
+impl OpenTopic {
     fn is_cached(&self) -> bool {
         matches!(&self.topic, Topic::Channel(name) if name.kind().cached)
     }

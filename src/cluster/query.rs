@@ -1,4 +1,5 @@
-//! What is on the other nodes, as Redis knows it. Without a link, or when Redis does not answer, nothing.
+//! Asks Redis for the state of the other nodes. Without a link, or when Redis does not answer, the result is `None`.
+//! `node::query` calls it.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ use crate::redis::names;
 use crate::redis::value::texts;
 
 impl Cluster {
-    /// Connections on a channel, those of this node left out.
+    /// Connections on a channel, without those of this node.
     pub async fn subscriptions_elsewhere(&self, app: &str, channel: &ChannelName) -> Option<usize> {
         let field = names::field(&Topic::Channel(channel.clone()));
         let ask = |peer| cmd("HGET").arg(self.names.topics(peer, app)).arg(&field).take();
@@ -41,13 +42,13 @@ impl Cluster {
         Some(channels)
     }
 
-    /// Distinct users of presence channels, on all nodes; who has left this one no longer counts.
+    /// Distinct users of presence channels on all nodes. Users that have left this node no longer count.
     pub async fn user_counts(&self, app: &str, channels: &[ChannelName]) -> Option<Vec<usize>> {
         let (mut commands, mut departures) = (Vec::new(), Vec::new());
         for channel in channels {
             let key = self.names.users(app, &Topic::Channel(channel.clone()));
             departures.push(self.pending_departures(app, channel));
-            commands.extend(holders(&key, departures.last()?));
+            commands.extend(nodes_of(&key, departures.last()?));
             commands.push(cmd("HLEN").arg(key).take());
         }
         let answers = self.ask(app, commands).await?;
@@ -59,11 +60,11 @@ impl Cluster {
         departures.iter().map(count).collect()
     }
 
-    /// The users of a presence channel, on all nodes; who has left this one no longer counts.
+    /// The users of a presence channel on all nodes. Users that have left this node no longer count.
     pub async fn users(&self, app: &str, channel: &ChannelName) -> Option<Vec<String>> {
         let key = self.names.users(app, &Topic::Channel(channel.clone()));
         let departures = self.pending_departures(app, channel);
-        let mut commands: Vec<Cmd> = holders(&key, &departures).into_iter().collect();
+        let mut commands: Vec<Cmd> = nodes_of(&key, &departures).into_iter().collect();
         commands.push(cmd("HKEYS").arg(key).take());
         let answers = self.ask(app, commands).await?;
         let (users, before) = answers.split_last()?;
@@ -73,12 +74,12 @@ impl Cluster {
         Some(users)
     }
 
-    /// Users that have left this node, and that no other one has, while Redis may not know that yet.
+    /// Users that have left this node and are on no other one, while Redis may not know that yet.
     fn pending_departures(&self, app: &str, channel: &ChannelName) -> Vec<Arc<str>> {
         self.app(app).map(|state| state.pending_departures(channel.as_str())).unwrap_or_default()
     }
 
-    /// The event that a cache channel remembers, and how long it will be. The outer nothing is for no answer.
+    /// The event of a cache channel, and how long it still is. The outer `None` means that nobody answers.
     pub async fn cached(&self, app: &str, channel: &ChannelName) -> Option<Option<(Frame, Duration)>> {
         let key = self.names.cached(app, &Topic::Channel(channel.clone()));
         let ask = vec![cmd("GET").arg(&key).take(), cmd("PTTL").arg(key).take()];
@@ -88,7 +89,7 @@ impl Cluster {
     }
 
     async fn ask(&self, app: &str, commands: Vec<Cmd>) -> Option<Vec<Value>> {
-        let mut connection = self.asking.lock().clone()?;
+        let mut connection = self.link.lock().as_ref()?.connection.clone();
         if commands.is_empty() {
             // Not counted as a question.
             return Some(Vec::new());
@@ -101,18 +102,18 @@ impl Cluster {
     }
 }
 
-/// Asks on how many nodes these users are. Before all else about the channel and over the same connection as what is told
-/// of them, so that none of them goes in between.
-fn holders(users: &str, departures: &[Arc<str>]) -> Option<Cmd> {
+/// Asks on how many nodes these users are: before all else about the channel, and over the connection that carries their
+/// changes, so that none of them goes in between.
+fn nodes_of(users: &str, departures: &[Arc<str>]) -> Option<Cmd> {
     (!departures.is_empty())
         .then(|| cmd("HMGET").arg(users).arg(departures.iter().map(|user_id| &**user_id).collect::<Vec<_>>()).take())
 }
 
-/// Those of them that are on one node, which is this one: Redis has not heard of their leaving yet.
-fn still_there<'a>(holders: &Value, departures: &'a [Arc<str>]) -> impl Iterator<Item = &'a str> {
-    let holders = match holders {
-        Value::Array(holders) => holders.clone(),
+/// Those of them that are on one node, which is this one: Redis does not know yet that they have left.
+fn still_there<'a>(nodes: &Value, departures: &'a [Arc<str>]) -> impl Iterator<Item = &'a str> {
+    let nodes = match nodes {
+        Value::Array(nodes) => nodes.clone(),
         _ => Vec::new(),
     };
-    departures.iter().zip(holders).filter(|(_, holders)| number(holders) == Some(1)).map(|(user_id, _)| &**user_id)
+    departures.iter().zip(nodes).filter(|(_, nodes)| number(nodes) == Some(1)).map(|(user_id, _)| &**user_id)
 }

@@ -1,6 +1,6 @@
-//! What views of this node see happens on the other nodes, too: their topics are listened to by patterns or, over a
-//! Redis Cluster, one by one. What is heard so is for the views alone; a channel's own subscribers hear it by the
-//! channel's topic.
+//! Mirrors the events of other nodes to the group views of this one. It subscribes to patterns of topics or, over a
+//! Redis Cluster, to single topics.
+//! `link` runs it. Events that come this way are for views only; a channel's subscribers get them by its topic.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -14,56 +14,56 @@ use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 
-use crate::cluster::link::Link;
+use crate::cluster::link::ClusterLink;
 use crate::cluster::listener::Listener;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::Topic;
 use crate::redis::connection::Connection;
 
-impl Link {
-    /// Listens to what the views see, as it changes.
-    pub(super) async fn keep_watching(&self) -> RedisResult<Infallible> {
+impl ClusterLink {
+    /// Subscribes again whenever the views have changed.
+    pub(super) async fn follow_views(&self) -> RedisResult<Infallible> {
         loop {
             self.cluster.outgoing.views_changed().await;
-            self.watch().await?;
+            self.subscribe_views().await?;
         }
     }
 
-    /// Listens to what the views see now.
-    pub(super) async fn watch(&self) -> RedisResult<()> {
+    /// Subscribes to what the views mirror now.
+    pub(super) async fn subscribe_views(&self) -> RedisResult<()> {
         let cluster = &self.cluster;
-        let seen: Vec<_> = cluster.apps().into_iter().map(|app| (app.mirrored_patterns(), app)).collect();
-        let topics = seen.iter().flat_map(|(patterns, app)| {
-            patterns.iter().flat_map(|pattern| match cluster.hears_patterns() {
+        let patterns_by_app: Vec<_> = cluster.apps().into_iter().map(|app| (app.mirrored_patterns(), app)).collect();
+        let topics = patterns_by_app.iter().flat_map(|(patterns, app)| {
+            patterns.iter().flat_map(|pattern| match cluster.has_patterns() {
                 true => vec![cluster.names.glob(app.id(), pattern)],
                 false => cluster.names.variants(app.id(), pattern),
             })
         });
         let topics: BTreeSet<String> = topics.collect();
-        let before = std::mem::replace(&mut *self.listener.watched.lock(), topics.clone());
+        let before = std::mem::replace(&mut *self.listener.mirrored.lock(), topics.clone());
         let new: Vec<String> = topics.difference(&before).cloned().collect();
         let old: Vec<String> = before.difference(&topics).cloned().collect();
-        self.begin(&new).await?;
-        for (patterns, app) in &seen {
+        self.subscribe_mirrored(&new).await?;
+        for (patterns, app) in &patterns_by_app {
             app.on_patterns_subscribed(patterns, Instant::now());
         }
         if !old.is_empty() {
-            self.end_watching(&old, topics.is_empty()).await?;
+            self.unsubscribe_mirrored(&old, topics.is_empty()).await?;
         }
         Ok(())
     }
 
-    async fn begin(&self, topics: &[String]) -> RedisResult<()> {
-        if !self.cluster.hears_patterns() {
-            return self.watching().await?.subscribe(topics).await;
+    async fn subscribe_mirrored(&self, topics: &[String]) -> RedisResult<()> {
+        if !self.cluster.has_patterns() {
+            return self.views_receiver().await?.subscribe(topics).await;
         }
         let mut receiver = self.receiver.clone();
         match receiver.psubscribe(topics).await {
             Err(error) if is_forbidden(&error) => (),
             done => return done,
         }
-        // Who may listen to one cluster only may not listen to a part of it by a pattern, but to all of it.
+        // A user whose ACL allows one cluster may subscribe to the pattern for all of it, but not for a part.
         let everything = self.cluster.names.everything();
         match receiver.psubscribe(std::slice::from_ref(&everything)).await {
             Err(error) if is_forbidden(&error) => {
@@ -75,23 +75,24 @@ impl Link {
         }
     }
 
-    async fn end_watching(&self, topics: &[String], all: bool) -> RedisResult<()> {
-        if !self.cluster.hears_patterns() {
-            return self.watching().await?.unsubscribe(topics).await;
+    async fn unsubscribe_mirrored(&self, topics: &[String], all: bool) -> RedisResult<()> {
+        if !self.cluster.has_patterns() {
+            return self.views_receiver().await?.unsubscribe(topics).await;
         }
         let everything = all.then(|| self.cluster.names.everything());
         let topics: Vec<String> = topics.iter().cloned().chain(everything).collect();
         self.receiver.clone().punsubscribe(&topics).await
     }
 
-    /// Hears single topics for the views of a Redis Cluster: a connection hears a topic but once, be it for a channel
-    /// or for views, so this one is made for views as soon as there are any.
-    async fn watching(&self) -> RedisResult<Connection> {
+    /// The connection for the views of a Redis Cluster, opened at the first view. A connection receives a topic only once,
+    /// so it cannot serve a channel and its views.
+    async fn views_receiver(&self) -> RedisResult<Connection> {
         let open = || {
-            let hears = Arc::clone(&self.listener);
-            Connection::open_on(&self.receiver_runtime, &self.cluster.options, move |push| hears.hear_for_views(push))
+            let listener = Arc::clone(&self.listener);
+            let on_push = move |push| listener.on_views_push(push);
+            Connection::open_on(&self.receiver_runtime, &self.cluster.options, on_push)
         };
-        self.watching.get_or_try_init(open).await.cloned()
+        self.views_receiver.get_or_try_init(open).await.cloned()
     }
 }
 
@@ -100,17 +101,17 @@ fn is_forbidden(error: &RedisError) -> bool {
 }
 
 impl Listener {
-    /// What Redis says unasked on a connection for views.
-    fn hear_for_views(&self, push: PushInfo) {
+    /// Handles a push message of Redis on the connection for views.
+    fn on_views_push(&self, push: PushInfo) {
         let mut data = push.data.into_iter();
         match (push.kind, data.next(), data.next()) {
             (PushKind::SMessage, Some(Value::BulkString(topic)), Some(Value::BulkString(message))) => {
-                self.on_seen(&topic, &message.into());
+                self.on_mirrored(&topic, &message.into());
             }
             (PushKind::Disconnection, ..) => self.lost.cancel(),
             // The topic's slot has moved.
             (PushKind::SUnsubscribe, Some(Value::BulkString(topic)), _)
-                if std::str::from_utf8(&topic).is_ok_and(|topic| self.watched.lock().contains(topic)) =>
+                if std::str::from_utf8(&topic).is_ok_and(|topic| self.mirrored.lock().contains(topic)) =>
             {
                 self.lost.cancel();
             }
@@ -118,8 +119,8 @@ impl Listener {
         }
     }
 
-    /// Word on a topic that views see; once for each pattern that matches.
-    pub(super) fn on_seen(&self, topic: &[u8], message: &Bytes) {
+    /// Handles a message on a topic that is mirrored. It comes once for each pattern that matches.
+    pub(super) fn on_mirrored(&self, topic: &[u8], message: &Bytes) {
         let cluster = &self.cluster;
         let is_own = message.starts_with(self.own_event.as_bytes());
         let Some((app, Topic::Channel(name))) = cluster.names.read(topic).filter(|_| !is_own) else { return };
@@ -129,12 +130,12 @@ impl Listener {
                 cluster.meters.dropped(PeerDropCause::Overloaded, 1)
             }
             Ok(Envelope::Event(event)) => {
-                if app.on_mirrored_event(&name, event, cluster.hears_patterns(), Instant::now()) {
+                if app.on_mirrored_event(&name, event, cluster.has_patterns(), Instant::now()) {
                     cluster.meters.received(1);
                 }
             }
             Ok(_) => (),
-            Err(error) => self.refuse(topic, error),
+            Err(error) => self.reject(topic, error),
         }
     }
 }

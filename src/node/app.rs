@@ -197,7 +197,7 @@ impl App {
             },
             view: ViewLimits {
                 pattern_length_max: limits.max_channel_name_length,
-                stars: self.cluster.as_ref().is_none_or(|cluster| cluster.hears_patterns()),
+                stars: self.cluster.as_ref().is_none_or(|cluster| cluster.has_patterns()),
                 now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             },
         }

@@ -1,4 +1,5 @@
 //! A connection to Redis: to one server, to the one that Sentinels name, or to a Redis Cluster.
+//! Each link opens one or two.
 
 use std::time::Duration;
 
@@ -33,20 +34,20 @@ use crate::redis::error::is_of_a_moving_slot;
 use crate::redis::error::is_of_one_command;
 use crate::redis::error::is_of_the_link;
 
-/// How long a connection may take to be made.
+/// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
-/// How long an answer may take. After that the connection counts as lost.
+/// How long an answer may take. A connection without one counts as lost.
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// How often a quiet connection is asked whether it still lives.
 pub const PING: Duration = Duration::from_secs(2);
 
-/// A slot that moves from one master of a Redis Cluster to another has this often …
+/// How often a slot that moves to another master of a Redis Cluster is tried …
 const ARRIVAL_TRIES: usize = 20;
-/// … this time to arrive; then what belongs to it is refused.
+/// … and the pause in between. After that its commands are refused.
 const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection that sends commands and hears topics. Clones share it.
+/// A connection that sends commands and receives topics. Clones share it.
 #[derive(Clone)]
 pub enum Connection {
     /// To one server.
@@ -62,28 +63,31 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects. What Redis says unasked goes to `hear`, on the connection's own task.
-    pub async fn open(options: &config::Redis, hear: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<Self> {
+    /// Connects. Push messages of Redis go to `on_push`, on the connection's own task.
+    pub async fn open(
+        options: &config::Redis,
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> RedisResult<Self> {
         if options.cluster_nodes.is_empty() {
-            return open_one(options, hear).await.map(Self::One);
+            return open_one(options, on_push).await.map(Self::One);
         }
-        let client = cluster_client(options)?.push_sender(sender(hear)).build()?;
+        let client = cluster_client(options)?.push_sender(sender(on_push)).build()?;
         Ok(Self::Cluster(client.get_async_connection().await?))
     }
 
-    /// Same as [`Connection::open`], but the connection's task runs on this runtime, so `hear` may block its thread.
+    /// Same as [`Connection::open`], but the connection's task runs on this runtime, so `on_push` may block its thread.
     pub async fn open_on(
         runtime: &Handle,
         options: &config::Redis,
-        hear: impl Fn(PushInfo) + Send + Sync + 'static,
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<Self> {
         let options = options.clone();
-        let opened = runtime.spawn(async move { Self::open(&options, hear).await });
+        let opened = runtime.spawn(async move { Self::open(&options, on_push).await });
         opened.await.map_err(std::io::Error::other)?
     }
 
-    /// Does all of these in this order; each has an answer of its own. Nothing is asked for no commands: the library
-    /// refuses an empty pipeline.
+    /// Sends commands, which Redis carries out in this order. Each has an answer of its own. Without commands nothing is
+    /// sent: the library refuses an empty pipeline.
     pub async fn ask(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         if commands.is_empty() {
             return Ok(Vec::new());
@@ -111,12 +115,12 @@ impl Connection {
         }
     }
 
-    /// Does one thing.
+    /// Sends one command.
     pub async fn ask_one(&mut self, command: Cmd) -> RedisResult<Value> {
         self.ask(vec![command]).await?.pop().unwrap_or(Ok(Value::Nil))
     }
 
-    /// Begins to listen; ends when Redis has confirmed it.
+    /// Subscribes to topics. Ends when Redis has confirmed it.
     pub async fn subscribe(&mut self, topics: &[String]) -> RedisResult<()> {
         if topics.is_empty() {
             return Ok(());
@@ -133,7 +137,7 @@ impl Connection {
         }
     }
 
-    /// Listens no longer.
+    /// Unsubscribes from topics.
     pub async fn unsubscribe(&mut self, topics: &[String]) -> RedisResult<()> {
         if topics.is_empty() {
             return Ok(());
@@ -149,8 +153,8 @@ impl Connection {
         }
     }
 
-    /// Begins to listen to all topics that match; ends when Redis has confirmed it. What a Redis Cluster tells to one
-    /// slot is not heard so.
+    /// Subscribes to all topics that match. Ends when Redis has confirmed it. It does not receive messages that a Redis
+    /// Cluster publishes in one slot.
     pub async fn psubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
         if globs.is_empty() {
             return Ok(());
@@ -161,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// Listens to them no longer.
+    /// Unsubscribes from patterns.
     pub async fn punsubscribe(&mut self, globs: &[String]) -> RedisResult<()> {
         if globs.is_empty() {
             return Ok(());
@@ -172,7 +176,7 @@ impl Connection {
         }
     }
 
-    /// The command that tells something on a topic.
+    /// The command that publishes on a topic.
     pub fn publish(&self) -> &'static str {
         match self {
             Self::One(_) => "PUBLISH",
@@ -184,12 +188,12 @@ impl Connection {
 /// Connects to one server: to that of a Redis Cluster which answers first, where plain pub/sub reaches all of them.
 pub async fn open_one(
     options: &config::Redis,
-    hear: impl Fn(PushInfo) + Send + Sync + 'static,
+    on_push: impl Fn(PushInfo) + Send + Sync + 'static,
 ) -> RedisResult<MultiplexedConnection> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIME))
         .set_response_timeout(Some(ANSWER_TIME))
-        .set_push_sender(sender(hear));
+        .set_push_sender(sender(on_push));
     let clients = match () {
         () if !options.sentinels.is_empty() => {
             vec![tokio::time::timeout(ANSWER_TIME, master(options)).await.map_err(std::io::Error::from)??]
@@ -214,16 +218,16 @@ pub async fn open_one(
     outcome
 }
 
-/// What the library wants of those who hear.
-fn sender(hear: impl Fn(PushInfo) + Send + Sync + 'static) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync {
+/// Calls `on_push` in the form that the library needs.
+fn sender(on_push: impl Fn(PushInfo) + Send + Sync + 'static) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync {
     move |info| {
-        hear(info);
+        on_push(info);
         Ok(())
     }
 }
 
-/// The same on a Redis Cluster. What belongs to a slot that is on its way to another master is asked again, in the
-/// same order, until it has arrived.
+/// Like [`Connection::ask`] on a Redis Cluster. Commands for a slot that is moving to another master are sent again, in
+/// the same order, until it has arrived.
 async fn ask_cluster(connection: &ClusterConnection, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
     let mut answers = ask_together(connection, commands).await?;
     for _ in 0..ARRIVAL_TRIES {
@@ -245,7 +249,7 @@ async fn ask_cluster(connection: &ClusterConnection, commands: &[Cmd]) -> RedisR
     Ok(answers)
 }
 
-/// Those for the same slot go out as one, so that they are done in this order.
+/// Sends the commands for each slot together, so that they are carried out in this order.
 async fn ask_together(connection: &ClusterConnection, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
     let mut parts: IndexMap<Option<Slot>, Vec<usize>> = IndexMap::new();
     for (place, command) in commands.iter().enumerate() {
@@ -267,7 +271,7 @@ async fn ask_together(connection: &ClusterConnection, commands: &[Cmd]) -> Redis
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-/// Asks the master of a slot. What has no slot is for all masters.
+/// Sends commands to the master of a slot. Those without a slot go to all masters.
 async fn ask_slot(
     mut connection: ClusterConnection,
     slot: Option<Slot>,
@@ -292,14 +296,14 @@ async fn ask_slot(
 
 /// The slot of a command's first key or topic.
 fn slot_of(command: &Cmd) -> Option<Slot> {
-    let word = |place| match command.args_iter().nth(place) {
-        Some(redis::Arg::Simple(word)) => Some(word),
+    let argument = |place| match command.args_iter().nth(place) {
+        Some(redis::Arg::Simple(text)) => Some(text),
         _ => None,
     };
-    match word(0)? {
+    match argument(0)? {
         b"PING" | b"SCRIPT" | b"PUBSUB" => None,
-        b"EVALSHA" => word(3).map(Slot::for_key),
-        _ => word(1).map(Slot::for_key),
+        b"EVALSHA" => argument(3).map(Slot::for_key),
+        _ => argument(1).map(Slot::for_key),
     }
 }
 
@@ -317,7 +321,7 @@ fn addresses(nodes: &[String], tls: Option<TlsMode>) -> Vec<ConnectionAddr> {
     nodes.iter().filter_map(|node| host_and_port(node)).map(|(host, port)| address(host, port, tls)).collect()
 }
 
-/// Whether to speak TLS, and with whom.
+/// Whether to use TLS, and to check the certificate.
 fn tls_mode(options: &config::Redis) -> Option<TlsMode> {
     options.tls.then_some(if options.tls_verify { TlsMode::Secure } else { TlsMode::Insecure })
 }
@@ -377,7 +381,7 @@ fn cluster_client(options: &config::Redis) -> RedisResult<redis::cluster::Cluste
         .connection_timeout(CONNECT_TIME)
         .response_timeout(ANSWER_TIME)
         .overall_response_timeout(Some(ANSWER_TIME))
-        // What is tried again behind our back may overtake what came after it.
+        // A command that the library repeats may be overtaken by later ones.
         .retries(0);
     if !options.password.is_empty() {
         builder = builder.password(options.password.expose_text());

@@ -1,4 +1,5 @@
 //! Errors of Redis: their causes, and remedies for the log.
+//! The links call it to decide whether to go on.
 
 use std::io;
 
@@ -20,7 +21,7 @@ pub fn is_no_use(error: &RedisError) -> bool {
 
 /// Whether Redis has no memory left. It still delivers messages that are published.
 pub fn is_full(error: &RedisError) -> bool {
-    // The second is what a Redis before 7.0 says of a script.
+    // A Redis before 7.0 answers a script with the second.
     error.code() == Some("OOM") || error.to_string().contains("-OOM command not allowed")
 }
 
@@ -55,7 +56,7 @@ pub(super) fn is_of_the_link(error: &RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
 }
 
-/// Whether it is only a command's own key that is wrong. Redis before 7 calls whatever a script runs into an ERR.
+/// Whether only the command's own key is wrong. A Redis before 7.0 answers ERR for every error within a script.
 pub(super) fn is_of_one_command(error: &RedisError) -> bool {
     let text = error.to_string();
     matches!(error.code(), Some("ERR" | "WRONGTYPE"))

@@ -1,4 +1,5 @@
-//! Leases tell which nodes live. Each node renews its own; the cluster and webhooks have one each.
+//! Leases show which nodes live. Each node renews its own.
+//! `cluster` and `webhook` call it, each for leases of its own.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use crate::redis::value::texts;
 pub const LEASE_SCRIPT: &str = include_str!("lease.lua");
 /// How long a lease is.
 pub const LEASE: Duration = Duration::from_secs(10);
-/// How long a node must be seen without a lease before it counts as dead.
-const DOUBT: Duration = Duration::from_secs(4);
+/// How long a node must have had no lease before it counts as crashed.
+const CRASH_DELAY: Duration = Duration::from_secs(4);
 
 /// The answer of [`LEASE_SCRIPT`].
 #[derive(Debug, Default)]
@@ -28,20 +29,20 @@ pub struct Leases {
     /// Nodes that live, this one included.
     pub living: Vec<NodeId>,
     /// Nodes whose lease has ended.
-    pub dead: Vec<NodeId>,
+    pub ended: Vec<NodeId>,
 }
 
-/// Nodes whose lease has ended, and since when this one sees that. All leases end when Redis takes none for a time, or
-/// when its clock leaps; a node that lives has a new one soon.
+/// Nodes whose lease has ended, and when this node noticed that. All leases end when Redis takes none for a time, or when
+/// its clock leaps; a node that lives has a new one soon.
 #[derive(Debug, Default)]
 pub struct Suspects(HashMap<NodeId, Instant>);
 
 impl Suspects {
-    /// Of those whose lease has ended, as this node sees it now, those that are dead.
-    pub fn dead(&mut self, ended: Vec<NodeId>) -> Vec<NodeId> {
+    /// Of the nodes whose lease has ended, those that have crashed.
+    pub fn crashed(&mut self, ended: Vec<NodeId>) -> Vec<NodeId> {
         self.0.retain(|node, _| ended.contains(node));
         let now = Instant::now();
-        ended.into_iter().filter(|node| self.0.entry(*node).or_insert(now).elapsed() >= DOUBT).collect()
+        ended.into_iter().filter(|node| self.0.entry(*node).or_insert(now).elapsed() >= CRASH_DELAY).collect()
     }
 }
 
@@ -68,8 +69,8 @@ impl Leases {
     /// Reads what the script answered. Anything else means that no node has a lease.
     pub fn read(answer: &Value) -> Self {
         let Value::Array(parts) = answer else { return Self::default() };
-        let [Value::Int(added), living, dead] = parts.as_slice() else { return Self::default() };
-        Self { added: *added > 0, living: nodes(living), dead: nodes(dead) }
+        let [Value::Int(added), living, ended] = parts.as_slice() else { return Self::default() };
+        Self { added: *added > 0, living: nodes(living), ended: nodes(ended) }
     }
 }
 

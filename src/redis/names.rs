@@ -1,5 +1,6 @@
-//! What topics and keys are called. Everything of one topic has the same hash tag, so that in a Redis Cluster
-//! a script finds it in one slot.
+//! The names of topics and keys. Everything of one topic has the same hash tag, so that in a Redis Cluster a script finds
+//! it in one slot.
+//! Everything that sends commands to Redis calls it.
 
 use std::sync::Arc;
 
@@ -13,12 +14,12 @@ use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
 use crate::protocol::pattern::ChannelPattern;
 
-/// What would be taken for a part of the name.
+/// Characters that separate the parts of a name.
 const PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b':').add(b'{').add(b'}').add(b' ');
-/// What a user's topic begins with; no channel's name does.
+/// The beginning of a user's topic. No channel's name begins so.
 const USER: char = '~';
-/// What stands before the base names of the channels that views see.
-const SEEN_KINDS: [&str; 6] = ["", "private-", "presence-", "cache-", "private-cache-", "presence-cache-"];
+/// The prefixes of the kinds of channels that views mirror.
+const MIRRORED_KINDS: [&str; 6] = ["", "private-", "presence-", "cache-", "private-cache-", "presence-cache-"];
 /// The longest channel name that another node may have.
 const NAME_LENGTH_MAX: usize = 1024;
 
@@ -27,7 +28,7 @@ const NAME_LENGTH_MAX: usize = 1024;
 pub struct Names {
     /// Before topics and keys.
     start: String,
-    /// What the operator calls the cluster.
+    /// The name that the operator chose.
     name: String,
 }
 
@@ -40,12 +41,12 @@ impl Names {
         Self { start, name: name.to_owned() }
     }
 
-    /// What all names of the cluster begin with.
+    /// The beginning of all names of the cluster.
     pub fn start(&self) -> &str {
         &self.start
     }
 
-    /// `<cluster>:nodes`: what the nodes have to say to each other.
+    /// `<cluster>:nodes`: the topic of messages between nodes.
     pub fn control(&self) -> String {
         format!("{}:nodes", self.start)
     }
@@ -64,7 +65,7 @@ impl Names {
 
     /// The topics of the channels that a pattern without stars means.
     pub fn variants(&self, app: &str, pattern: &ChannelPattern) -> Vec<String> {
-        let names = SEEN_KINDS.iter().map(|prefix| format!("{prefix}{pattern}"));
+        let names = MIRRORED_KINDS.iter().map(|prefix| format!("{prefix}{pattern}"));
         let channels = names.filter_map(|name| ChannelName::parse(&name, NAME_LENGTH_MAX).ok());
         channels.map(|channel| self.topic(app, &Topic::Channel(channel))).collect()
     }
@@ -74,24 +75,24 @@ impl Names {
         format!("{}:*", escaped(&self.start))
     }
 
-    /// The app and what a topic is about, as [`Names::topic`] has written it.
+    /// Reads a name that [`Names::topic`] has written: the app and the topic.
     pub fn read(&self, topic: &[u8]) -> Option<(String, Topic)> {
         let tag = std::str::from_utf8(topic).ok()?.strip_prefix(&*self.start)?.strip_prefix(":{")?.strip_suffix('}')?;
         let (app, field) = tag.split_once(':')?;
         Some((percent_decode_str(app).decode_utf8().ok()?.into_owned(), topic_of(field)?))
     }
 
-    /// Hash: who is on a topic, and on which node.
+    /// Hash: the members of a topic, with their nodes.
     pub fn members(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}:members", self.start, tag(app, topic))
     }
 
-    /// Hash: the users of a topic, and on how many nodes they are.
+    /// Hash: the users of a topic, each with the number of its nodes.
     pub fn users(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}:users", self.start, tag(app, topic))
     }
 
-    /// The remembered event of a cache channel, as it was told.
+    /// String: the event of a cache channel, as it was published.
     pub fn cached(&self, app: &str, topic: &Topic) -> String {
         format!("{}:{}:cached", self.start, tag(app, topic))
     }
@@ -101,8 +102,8 @@ impl Names {
         format!("{}:{{nodes}}:leases", self.start)
     }
 
-    /// Who buries the dead.
-    pub fn undertaker(&self) -> String {
+    /// String: the node that cleans up after crashed nodes.
+    pub fn cleanup_lock(&self) -> String {
         format!("{}:{{nodes}}:undertaker", self.start)
     }
 
@@ -122,13 +123,13 @@ impl Names {
     }
 
     /// Set: the nodes that have subscribers of a channel, or connections of a user on it, as webhooks know it.
-    pub fn holders(&self, app: &str, channel: &ChannelName, user_id: Option<&str>) -> String {
+    pub fn webhook_nodes(&self, app: &str, channel: &ChannelName, user_id: Option<&str>) -> String {
         let user = user_id.map(|user_id| format!(":{}", utf8_percent_encode(user_id, PARTS))).unwrap_or_default();
         format!("{}:holders:{}{user}", self.webhooks(app), field(&Topic::Channel(channel.clone())))
     }
 
-    /// Set: what a node is a holder of.
-    pub fn held(&self, node: NodeId) -> String {
+    /// Set: the channels and members that a node has, as webhooks know it.
+    pub fn occupancies(&self, node: NodeId) -> String {
         format!("{}:{{node:{node}}}:held", self.start)
     }
 
@@ -137,12 +138,12 @@ impl Names {
         format!("{}:{{webhooks}}:leases", self.start)
     }
 
-    /// Who ends, or has ended, what this dead node was a holder of.
-    pub fn gravedigger(&self, node: NodeId) -> String {
+    /// String: the node that cleans up after this crashed node, or has done so.
+    pub fn webhook_cleanup_lock(&self, node: NodeId) -> String {
         format!("{}:{{webhooks}}:gravedigger:{node}", self.start)
     }
 
-    /// Stream: what waits for an endpoint of webhooks.
+    /// Stream: the events that wait for an endpoint of webhooks.
     pub fn webhook_queue(&self, app: &str, endpoint: &str) -> String {
         format!("{}:queue:{endpoint}", self.webhooks(app))
     }
@@ -157,12 +158,12 @@ impl Names {
         format!("{}:{{webhooks}}:queues", self.start)
     }
 
-    /// All that an app's webhooks have is in one slot.
+    /// The beginning of the keys of an app's webhooks, which are in one slot.
     fn webhooks(&self, app: &str) -> String {
         format!("{}:{{webhooks:{}}}", self.start, utf8_percent_encode(app, PARTS))
     }
 
-    /// Topics that a Soketi server listens to whose prefix is the name of this cluster, or who has none.
+    /// Topics of a Soketi server whose prefix is the name of this cluster, or which has none.
     pub fn soketi(&self) -> [String; 2] {
         let topic = "redis-adapter#comms#req";
         [format!("{}#{topic}", self.name), topic.to_owned()]
@@ -177,7 +178,7 @@ pub fn field(topic: &Topic) -> String {
     }
 }
 
-/// What [`field`] has written; nothing when somebody else has.
+/// Reads what [`field`] has written; `None` for anything else.
 pub fn topic_of(field: &str) -> Option<Topic> {
     let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| Arc::<str>::from(&*text));
     match field.strip_prefix(USER) {
@@ -186,7 +187,7 @@ pub fn topic_of(field: &str) -> Option<Topic> {
     }
 }
 
-/// A text that a pattern of Redis takes as it is.
+/// Escapes a text for a pattern of Redis.
 fn escaped(text: &str) -> String {
     let escape = |letter: char| if r"*?[]^\".contains(letter) { format!(r"\{letter}") } else { letter.to_string() };
     text.chars().map(escape).collect()

@@ -1,4 +1,5 @@
-//! Lua scripts. Each connection that runs scripts loads them first.
+//! Loads Lua scripts.
+//! Each link that runs scripts calls it when it opens.
 
 use redis::RedisResult;
 use redis::cmd;

@@ -1,4 +1,5 @@
 //! Reads values that Redis answers. Anybody who can write to Redis may have written anything, so nothing is trusted.
+//! `cluster` and `lease` call it.
 
 use redis::Value;
 

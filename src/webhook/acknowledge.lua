@@ -1,6 +1,5 @@
--- These events have been delivered, or given up, by the node that still has the endpoint; otherwise another node
--- delivers them.
--- KEYS  1 stream: what waits for the endpoint   2 the node that delivers it
+-- Removes events that a node has delivered or given up, unless another node has taken over and delivers them again.
+-- KEYS  1 stream: the events that wait for the endpoint   2 the node that delivers them
 -- ARGV  1 the node   2… the events' ids
 -- Returns 1 when it still has the endpoint.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then

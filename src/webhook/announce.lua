@@ -1,16 +1,16 @@
--- An event for endpoints, if it is news: that a node begins or ceases to have something is none while another node
--- has it. In one step, so that events stand in a stream in the order in which they became news.
+-- Announces that a node begins or ceases to have something. That is an event only if no other node has it. The event goes
+-- into the endpoints' streams in the same step, so that their order is the order of what happened.
 -- KEYS  1 set: the nodes that have it   2… streams: what waits for each endpoint
--- ARGV  1 the node, or nothing when it is news anyway   2 "1" when it begins, "0" when it ceases   3 the event
+-- ARGV  1 the node, or nothing when it is an event anyway   2 "1" when it begins, "0" when it ceases   3 the event
 --       4 events that may wait   5 bytes of Redis' memory that they may take up
--- Returns how many events each stream has dropped, the oldest first; nothing when it is no news.
+-- Returns how many events each stream has dropped, the oldest first; nothing when it is no event.
 local KEPT = 86400 -- seconds for which a stream is kept that nobody adds to: its endpoint is no longer there
 
 -- Drops the oldest events of a stream that takes up too much memory, but never the last one.
 local function trim(stream, bytes_max)
   local dropped = 0
   while true do
-    -- Redis estimates it from some entries, and so cheaply. One that does not tell it keeps to the number of events.
+    -- Redis estimates it from some entries, which is cheap. Without an estimate only the number of events counts.
     local bytes = redis.pcall('MEMORY', 'USAGE', stream)
     local events = redis.call('XLEN', stream)
     if type(bytes) ~= 'number' or bytes <= bytes_max or events <= 1 then
@@ -37,7 +37,7 @@ for stream = 2, #KEYS do
     if not added.err:find('last possible ID', 1, true) then
       return added
     end
-    -- Somebody else has used up all ids.
+    -- Other software has used up all ids.
     redis.call('DEL', KEYS[stream])
     redis.call('XADD', KEYS[stream], '*', 'event', ARGV[3])
   end

@@ -117,7 +117,7 @@ impl Directory {
         let Some(link) = self.link() else { return };
         let (names, node) = (&self.redis.names, self.node);
         let last = vec![
-            cmd("DEL").arg(names.held(node)).take(),
+            cmd("DEL").arg(names.occupancies(node)).take(),
             cmd("ZREM").arg(names.webhook_leases()).arg(node.to_string()).take(),
         ];
         // If this fails, a peer cleans up.
@@ -138,12 +138,13 @@ impl Directory {
         let leases = renew(&mut connection, &link.lease, &redis.names.webhook_leases(), (self.node, LEASE)).await?;
         let is_settled = link.since.elapsed() > LEASE;
         if leases.added || self.link().is_none() {
-            let was_cleaned_up = connection.ask_one(cmd("DEL").arg(redis.names.gravedigger(self.node)).take()).await?;
+            let was_cleaned_up =
+                connection.ask_one(cmd("DEL").arg(redis.names.webhook_cleanup_lock(self.node)).take()).await?;
             self.link = Some(Arc::clone(link));
             notifications.extend(self.announce_all(was_cleaned_up == Value::Int(1)).await);
         }
         // When Redis has been away, all leases have ended, and the nodes return one after the other.
-        let crashed = self.suspects.dead(leases.dead);
+        let crashed = self.suspects.crashed(leases.ended);
         for crashed in crashed.into_iter().filter(|_| is_settled) {
             if self.may_clean_up(crashed).await? {
                 notifications.extend(self.clean_up(crashed).await?);
@@ -174,7 +175,7 @@ impl Directory {
     async fn may_clean_up(&self, crashed: NodeId) -> RedisResult<bool> {
         let Some(link) = self.link() else { return Ok(false) };
         let mut lock = cmd("SET");
-        lock.arg(self.redis.names.gravedigger(crashed)).arg(self.node.to_string()).arg("NX").arg("PX");
+        lock.arg(self.redis.names.webhook_cleanup_lock(crashed)).arg(self.node.to_string()).arg("NX").arg("PX");
         lock.arg(10 * RENEW.as_millis() as u64);
         Ok(link.connection.clone().ask_one(lock).await? != Value::Nil)
     }
@@ -196,16 +197,21 @@ impl Directory {
             let names = &self.redis.names;
             let forget = cmd("ZREM").arg(names.webhook_leases()).arg(crashed.to_string()).take();
             // If the node still runs, it finds this and announces everything again.
-            let note =
-                cmd("SET").arg(names.gravedigger(crashed)).arg("").arg("EX").arg(CLEANED_UP_TIME.as_secs()).take();
-            link.connection.clone().ask(vec![cmd("DEL").arg(names.held(crashed)).take(), forget, note]).await?;
+            let note = cmd("SET")
+                .arg(names.webhook_cleanup_lock(crashed))
+                .arg("")
+                .arg("EX")
+                .arg(CLEANED_UP_TIME.as_secs())
+                .take();
+            link.connection.clone().ask(vec![cmd("DEL").arg(names.occupancies(crashed)).take(), forget, note]).await?;
         }
         Ok(notifications)
     }
 
     async fn recorded_by(&self, node: NodeId) -> RedisResult<Vec<Occupancy>> {
         let Some(link) = self.link() else { return Ok(Vec::new()) };
-        let recorded = link.connection.clone().ask_one(cmd("SMEMBERS").arg(self.redis.names.held(node)).take()).await?;
+        let recorded =
+            link.connection.clone().ask_one(cmd("SMEMBERS").arg(self.redis.names.occupancies(node)).take()).await?;
         let texts: Vec<Vec<u8>> = redis::from_redis_value(recorded)?;
         let mut recorded: Vec<Occupancy> = texts.iter().filter_map(|text| decode(text)).collect();
         // Members come before their channel, which ends last.
@@ -231,7 +237,8 @@ impl Directory {
         let mut commands: Vec<Cmd> = Vec::with_capacity(2 * notifications.len());
         let mut places = Vec::with_capacity(notifications.len());
         for notification in notifications {
-            let record = |command| cmd(command).arg(names.held(node)).arg(encode(&notification.occupancy)).take();
+            let record =
+                |command| cmd(command).arg(names.occupancies(node)).arg(encode(&notification.occupancy)).take();
             // A node that crashes in between has recorded too much, never too little.
             if notification.transition == Some(Transition::Began) {
                 commands.push(record("SADD"));

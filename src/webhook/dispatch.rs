@@ -60,7 +60,7 @@ impl Dispatcher {
         Self { webhooks, tasks, debounce, missed, directory, is_redis_tried, next_app_check, next_takeover }
     }
 
-    /// Dispatches events until it is told to stop, then those that were debounced.
+    /// Dispatches events until `stop`, then those that were debounced.
     pub(super) async fn run(mut self) {
         let (webhooks, stop) = (Arc::clone(&self.webhooks), self.tasks.stop().clone());
         self.check_nodes().await;
@@ -238,7 +238,7 @@ impl Dispatcher {
         }
     }
 
-    /// Passes a notification to its endpoints, or tells them that it is in Redis.
+    /// Passes a notification to its endpoints, or notes that it is in Redis.
     fn pass_to_endpoints(&self, notification: &Notification, outcome: &Outcome) {
         for (index, endpoint) in notification.endpoints.iter().enumerate() {
             match outcome {

@@ -91,7 +91,11 @@ impl Notification {
         let streams: Vec<String> = bounds.iter().flat_map(|_| self.endpoints.iter().map(queue)).collect();
         let node = node.filter(|_| self.transition.is_some()).map(|node| node.to_string()).unwrap_or_default();
         let mut command = cmd("EVALSHA");
-        command.arg(hash).arg(1 + streams.len()).arg(names.holders(app, channel, user_id.as_deref())).arg(streams);
+        command
+            .arg(hash)
+            .arg(1 + streams.len())
+            .arg(names.webhook_nodes(app, channel, user_id.as_deref()))
+            .arg(streams);
         command.arg(node).arg(u8::from(self.transition == Some(Transition::Began))).arg(&*self.text);
         let Bounds { events, bytes } = bounds.unwrap_or_default();
         command.arg(events).arg(bytes);

@@ -1,8 +1,8 @@
--- A node takes the next events for an endpoint, unless another node is at it: what was taken before and never
--- delivered comes first.
--- KEYS  1 stream: what waits for the endpoint   2 the node that delivers it
+-- Takes the next events of an endpoint for a node, unless another node delivers them. Events that were taken and never
+-- confirmed come first.
+-- KEYS  1 stream: the events that wait for the endpoint   2 the node that delivers them
 -- ARGV  1 the node   2 events at most   3 milliseconds until another node may take over
--- Returns how many wait, and the events with their ids; nothing when another node is at it.
+-- Returns how many wait, and the events with their ids; nothing when another node delivers them.
 local owner = redis.pcall('GET', KEYS[2])
 if type(owner) == 'string' and owner ~= ARGV[1] then
   return false
@@ -12,7 +12,7 @@ local waiting = redis.call('TYPE', KEYS[1]).ok == 'stream' and redis.call('XLEN'
 if waiting == 0 then
   return { 0, {} }
 end
--- Says BUSYGROUP when it is there already.
+-- Answers BUSYGROUP when the group is there already.
 redis.pcall('XGROUP', 'CREATE', KEYS[1], 'gema', '0')
 local left = redis.call('XAUTOCLAIM', KEYS[1], 'gema', ARGV[1], 0, '0', 'COUNT', ARGV[2])[2]
 if #left > 0 then

@@ -1,4 +1,5 @@
-//! From orders to Redis' commands, and from its answers to what they mean.
+//! Turns the registry's commands into commands of Redis, and hands the answers back to the registry.
+//! `link` calls it for each round.
 
 use std::time::Instant;
 use std::time::SystemTime;
@@ -38,31 +39,31 @@ pub(super) struct Scripts {
     pub(super) publish: &'static str,
 }
 
-/// What a node says at once of who is on a topic.
-pub(super) struct Statement<'a> {
+/// Changes of one node's users on a topic, made at once.
+pub(super) struct MemberChanges<'a> {
     pub(super) node: NodeId,
     pub(super) members_max: usize,
-    /// Whoever is not named has left.
-    pub(super) whole: bool,
-    /// Whether to answer with all that are on the topic.
-    pub(super) all: bool,
-    /// Users with what is told about them; nothing about those that leave.
-    pub(super) users: Vec<Told<'a>>,
+    /// All other users of the node have left.
+    pub(super) is_complete: bool,
+    /// Whether to answer with all members of the topic.
+    pub(super) wants_all: bool,
+    pub(super) users: Vec<UserChange<'a>>,
 }
 
-/// A user with what is told about it, and since when: 0 for from now on, `None` when it may be told already.
-pub(super) type Told<'a> = (&'a str, &'a str, Option<u64>);
+/// A user, its `user_info`, which is empty for one that leaves, and the version since when it counts: 0 for a new one,
+/// `None` when Redis may have it already.
+pub(super) type UserChange<'a> = (&'a str, &'a str, Option<u64>);
 
-/// What an order still needs to know when its answers come.
+/// The answers that a command of the registry gets.
 #[derive(Debug)]
 pub(super) enum Expected {
     Published,
     Opened { has_members: bool, has_cache: bool, peers: Vec<NodeId> },
-    Placed,
-    Done,
+    Updated,
+    Nothing,
 }
 
-/// An event that is written right into a command.
+/// Writes an event right into a command.
 struct Encoded<'a>(&'a RemoteEvent);
 
 impl ToRedisArgs for Encoded<'_> {
@@ -72,8 +73,14 @@ impl ToRedisArgs for Encoded<'_> {
 }
 
 impl Cluster {
-    /// Who says what of a topic, as a command.
-    pub(super) fn statement(&self, scripts: &Scripts, app: &str, topic: &Topic, says: &Statement<'_>) -> Cmd {
+    /// Calls `member.lua`.
+    pub(super) fn change_members(
+        &self,
+        scripts: &Scripts,
+        app: &str,
+        topic: &Topic,
+        changes: &MemberChanges<'_>,
+    ) -> Cmd {
         let flag = |set: bool| if set { "1" } else { "" };
         let mut command = cmd("EVALSHA");
         command
@@ -84,52 +91,52 @@ impl Cluster {
             .arg(self.names.topic(app, topic))
             .arg(scripts.publish)
             .arg(envelope::member_head(self.node()))
-            .arg(says.node.to_string())
+            .arg(changes.node.to_string())
             // As many as a script can count.
-            .arg(says.members_max.min(1 << 50))
-            .arg(flag(says.whole))
-            .arg(flag(says.all));
-        for (user_id, user_info, since) in &says.users {
+            .arg(changes.members_max.min(1 << 50))
+            .arg(flag(changes.is_complete))
+            .arg(flag(changes.wants_all));
+        for (user_id, user_info, since) in &changes.users {
             command.arg(user_id).arg(user_info).arg(since.map(|since| since.to_string()).unwrap_or_default());
         }
         command
     }
 
-    /// The commands of an order, and what to make of the answers: one for each command.
-    pub(super) fn commands(&self, scripts: &Scripts, order: &Command, commands: &mut Vec<Cmd>) -> Expected {
-        let Command { app, topic, operation } = order;
+    /// Appends the commands for Redis. Returns what their answers mean; each has one.
+    pub(super) fn encode(&self, scripts: &Scripts, command: &Command, commands: &mut Vec<Cmd>) -> Expected {
+        let Command { app, topic, operation } = command;
         match operation {
             Operation::Publish(publish) => {
                 commands.push(self.publish(scripts, app, topic, publish));
                 Expected::Published
             }
-            Operation::Open(_) => self.listen(scripts, app, topic, commands),
+            Operation::Open(_) => self.open(scripts, app, topic, commands),
             Operation::Close => {
-                let still = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
-                // What Redis had no room to remove must be found again.
-                if !still && self.refused.lock().is_none() {
-                    commands.push(self.forget(app, topic));
+                let is_online = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
+                // The record of a topic stays while Redis had no memory to clear it.
+                if !is_online && self.refused_at.lock().is_none() {
+                    commands.push(self.erase(app, topic));
                 }
-                Expected::Done
+                Expected::Nothing
             }
-            Operation::UpdateMember(placement) => {
-                if matches!(topic, Topic::User(_)) && placement.user_info.is_some() {
-                    commands.push(self.note(app, topic, 0));
+            Operation::UpdateMember(update) => {
+                if matches!(topic, Topic::User(_)) && update.user_info.is_some() {
+                    commands.push(self.record(app, topic, 0));
                 }
-                commands.push(self.place(scripts, app, topic, placement));
-                Expected::Placed
+                commands.push(self.update_member(scripts, app, topic, update));
+                Expected::Updated
             }
             Operation::PublishCount => {
-                let Topic::Channel(name) = topic else { return Expected::Done };
-                let Some(state) = self.app(app) else { return Expected::Done };
+                let Topic::Channel(name) = topic else { return Expected::Nothing };
+                let Some(state) = self.app(app) else { return Expected::Nothing };
                 let (count, counted) = state.take_count(name);
                 let count = u32::try_from(count).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX);
-                commands.push(self.note(app, topic, count));
+                commands.push(self.record(app, topic, count));
                 if counted {
-                    let word = Envelope::Count(self.node(), count).encode();
-                    commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(word).take());
+                    let message = Envelope::Count(self.node(), count).encode();
+                    commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(message).take());
                 }
-                Expected::Done
+                Expected::Nothing
             }
         }
     }
@@ -165,24 +172,26 @@ impl Cluster {
         }
     }
 
-    /// A topic that is listened to: says what is here, and asks for what is elsewhere.
-    fn listen(&self, scripts: &Scripts, app: &str, topic: &Topic, commands: &mut Vec<Cmd>) -> Expected {
-        let own = self.app(app).map(|state| state.local_topic(topic)).unwrap_or_default();
+    /// Opens a topic: publishes its state on this node, and fetches that of the others.
+    fn open(&self, scripts: &Scripts, app: &str, topic: &Topic, commands: &mut Vec<Cmd>) -> Expected {
+        let local = self.app(app).map(|state| state.local_topic(topic)).unwrap_or_default();
         let has_members = match topic {
             Topic::Channel(name) => name.kind().presence,
             Topic::User(_) => true,
         };
         let has_cache = matches!(topic, Topic::Channel(name) if name.kind().cached);
-        if matches!(topic, Topic::Channel(_)) || !own.members.is_empty() {
-            commands.push(self.note(app, topic, 0));
+        if matches!(topic, Topic::Channel(_)) || !local.members.is_empty() {
+            commands.push(self.record(app, topic, 0));
         }
         if has_members {
-            let told = |since: u64| (since > 0).then_some(since);
-            let users = own.members.iter().map(|(own, since)| (&*own.user_id, &*own.user_info, told(*since))).collect();
-            let says = Statement { node: self.node(), members_max: own.members_max, whole: true, all: true, users };
-            commands.push(self.statement(scripts, app, topic, &says));
+            let known = |since: u64| (since > 0).then_some(since);
+            let users = local.members.iter().map(|(user, since)| (&*user.user_id, &*user.user_info, known(*since)));
+            let (node, users) = (self.node(), users.collect());
+            let changes =
+                MemberChanges { node, members_max: local.members_max, is_complete: true, wants_all: true, users };
+            commands.push(self.change_members(scripts, app, topic, &changes));
         }
-        let peers: Vec<NodeId> = if own.counted { self.peers() } else { Vec::new() };
+        let peers: Vec<NodeId> = if local.counted { self.peers() } else { Vec::new() };
         for peer in &peers {
             commands.push(cmd("HGET").arg(self.names.topics(*peer, app)).arg(names::field(topic)).take());
         }
@@ -194,21 +203,21 @@ impl Cluster {
         Expected::Opened { has_members, has_cache, peers }
     }
 
-    fn place(&self, scripts: &Scripts, app: &str, topic: &Topic, placement: &MemberUpdate) -> Cmd {
-        let info = placement.user_info.as_deref().unwrap_or_default();
-        // Of a user that is signed in nothing is told, so it is told once.
-        let since = matches!(topic, Topic::Channel(_)).then_some(placement.since);
-        let users = vec![(&*placement.user_id, info, since)];
-        let says = Statement { node: self.node(), members_max: placement.members_max, whole: false, all: false, users };
-        self.statement(scripts, app, topic, &says)
+    fn update_member(&self, scripts: &Scripts, app: &str, topic: &Topic, update: &MemberUpdate) -> Cmd {
+        let info = update.user_info.as_deref().unwrap_or_default();
+        // A signed-in user has no `user_info`, so nothing about it can be newer.
+        let since = matches!(topic, Topic::Channel(_)).then_some(update.since);
+        let (node, members_max, users) = (self.node(), update.members_max, vec![(&*update.user_id, info, since)]);
+        let changes = MemberChanges { node, members_max, is_complete: false, wants_all: false, users };
+        self.change_members(scripts, app, topic, &changes)
     }
 
-    /// Notes that this node has to do with a topic, so that what it leaves behind can be found.
-    fn note(&self, app: &str, topic: &Topic, connections: u32) -> Cmd {
+    /// Records that this node has to do with a topic, so that a survivor can clean up after a crash.
+    fn record(&self, app: &str, topic: &Topic, connections: u32) -> Cmd {
         cmd("HSET").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).arg(connections).take()
     }
 
-    fn forget(&self, app: &str, topic: &Topic) -> Cmd {
+    fn erase(&self, app: &str, topic: &Topic) -> Cmd {
         cmd("HDEL").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).take()
     }
 
@@ -216,32 +225,37 @@ impl Cluster {
         self.app(app).is_some_and(|state| state.is_online(user_id))
     }
 
-    /// An order has been done, with these answers. Returns what is to be done now.
-    pub(super) fn done(&self, order: &Command, expected: &Expected, answers: &[RedisResult<Value>]) -> Option<Cmd> {
+    /// Hands the answers to a command to the registry. Returns what Redis has to do now.
+    pub(super) fn on_answers(
+        &self,
+        command: &Command,
+        expected: &Expected,
+        answers: &[RedisResult<Value>],
+    ) -> Option<Cmd> {
         for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
             self.meters.refused();
             if is_full(error) {
-                self.refuses();
+                self.note_refused();
             }
             tracing::warn!(%error, "Redis refuses a command; what it was for is tried again or served from here");
         }
-        let state = self.app(&order.app)?;
-        match (expected, &order.operation) {
+        let state = self.app(&command.app)?;
+        match (expected, &command.operation) {
             (Expected::Published, _) => self.meters.published(1),
-            (Expected::Opened { has_members, has_cache, peers }, Operation::Open(listen)) => {
+            (Expected::Opened { has_members, has_cache, peers }, Operation::Open(number)) => {
                 let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
-                state.on_opened(&order.topic, *listen, snapshot, Instant::now());
+                state.on_opened(&command.topic, *number, snapshot, Instant::now());
             }
-            (Expected::Placed, Operation::UpdateMember(placement)) => {
-                let outcome = answers.last().and_then(|answer| answers::placed(answer.as_ref().ok()?));
+            (Expected::Updated, Operation::UpdateMember(update)) => {
+                let outcome = answers.last().and_then(|answer| answers::update_outcome(answer.as_ref().ok()?));
                 let outcome = outcome.unwrap_or(UpdateOutcome::Failed);
-                let is_gone = placement.user_info.is_none() && matches!(outcome, UpdateOutcome::Applied(_));
-                state.on_updated(&order.topic, placement, outcome, Instant::now());
-                if let Topic::User(user_id) = &order.topic
+                let is_gone = update.user_info.is_none() && matches!(outcome, UpdateOutcome::Applied(_));
+                state.on_updated(&command.topic, update, outcome, Instant::now());
+                if let Topic::User(user_id) = &command.topic
                     && is_gone
                     && !state.is_online(user_id)
                 {
-                    return Some(self.forget(&order.app, &order.topic));
+                    return Some(self.erase(&command.app, &command.topic));
                 }
             }
             _ => (),
