@@ -23,6 +23,8 @@
 //! * *node*: this process. *peer*: another node. *shard*: a thread with its connections.
 //! * *connection*: one WebSocket. *session*: its identity and subscriptions, once established.
 //! * *member*: a distinct user on a presence channel. *user*: the identity that a connection has signed in with.
+//! * *topic*: a channel or a user, as the nodes share it. *roster*: its users on all nodes. *command*: a request of the
+//!   registry to the cluster.
 //! * *view*: other channels whose events a subscription gets by a signed grant, under its own channel's name.
 //! * *inbox*: the messages for a shard. *outbox*: the frames for a connection.
 //! * *webhook event*: something that a webhook may report. *endpoint*: a URL that it is sent to.

@@ -1,10 +1,9 @@
-//! What this process knows of one app: its channels with their members, its signed-in users, its connections.
-//! Synchronous, locked in parts, shared by all shards.
+//! The state of each app in this process: its channels with their members, its signed-in users and its connections.
+//! Synchronous, locked in parts, shared by all shards. `node` makes one [`AppState`] for each app.
 //!
-//! Invariant: what a change announces is put into the shards' inboxes under the same lock as the change
-//! itself. So every shard hears of changes and events in the order in which they happened, and a new
-//! subscriber's list and the notices behind it never overlap and never leave a gap. What other nodes have to
-//! hear is put into the outgoing queue under that lock, too.
+//! Invariant: the announcements of a change are put into the shards' inboxes under the lock of the change. So every shard
+//! gets changes and events in the order in which they happened, and a new subscriber's list and the announcements after
+//! it neither overlap nor leave a gap. Commands for other nodes are put into the outgoing queue under that lock, too.
 
 pub mod address;
 pub mod cache;

@@ -6,7 +6,7 @@ pub type ShardIndex = usize;
 /// Shards are also bits of a `u64`.
 pub const SHARDS_MAX: usize = 64;
 
-/// A connection's place in its shard's table. The generation tells it from whoever had the place before.
+/// A connection's place in its shard's table. The generation distinguishes it from earlier connections in that place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
     /// Place in the table.

@@ -60,7 +60,7 @@ pub(super) struct Cached {
 #[derive(Debug)]
 struct AnnouncedCount {
     at: Instant,
-    /// The number has changed since, and nobody has been told.
+    /// The number has changed since.
     is_stale: bool,
 }
 

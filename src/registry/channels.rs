@@ -23,12 +23,8 @@ use crate::registry::channel::Channel;
 use crate::registry::channels::table::ChannelTable;
 use crate::registry::channels::table::Entry;
 use crate::registry::inbox::Event;
-use crate::registry::remote::command::MemberUpdate;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::message::LocalTopic;
-use crate::registry::remote::message::NodeMessage;
-use crate::registry::remote::message::Snapshot;
-use crate::registry::remote::message::UpdateOutcome;
 use crate::registry::scope::Scope;
 use crate::registry::subscription::Full;
 use crate::registry::subscription::JoinRules;
@@ -80,7 +76,12 @@ impl AppState {
     }
 
     /// Like [`Self::change`], for a channel that must exist.
-    fn change_known(&self, name: &ChannelName, now: Instant, f: impl FnOnce(&mut Channel, &mut Scope<'_>)) {
+    pub(super) fn change_channel(
+        &self,
+        name: &ChannelName,
+        now: Instant,
+        f: impl FnOnce(&mut Channel, &mut Scope<'_>),
+    ) {
         self.change(name, now, |entry, scope| {
             if let Some(channel) = entry.get() {
                 f(channel, scope);
@@ -181,7 +182,7 @@ impl AppState {
     pub fn tick(&self, now: Instant) {
         let count_later = std::mem::take(&mut *self.channels.count_later.lock());
         for name in count_later {
-            self.change_known(&name, now, |channel, scope| channel.announce_stale_count(&name, scope));
+            self.change_channel(&name, now, |channel, scope| channel.announce_stale_count(&name, scope));
         }
         let mut needs_reconcile = std::mem::take(&mut *self.channels.needs_reconcile.lock());
         needs_reconcile.sort_unstable();
@@ -217,26 +218,6 @@ impl AppState {
         self.channels.table.with(name.as_str(), local).unwrap_or_default()
     }
 
-    pub(super) fn channel_opened(&self, name: &ChannelName, number: u64, snapshot: Option<Snapshot>, now: Instant) {
-        self.change_known(name, now, |channel, scope| channel.on_opened(name, number, snapshot, scope));
-    }
-
-    pub(super) fn channel_updated(
-        &self,
-        name: &ChannelName,
-        update: &MemberUpdate,
-        outcome: UpdateOutcome,
-        now: Instant,
-    ) {
-        self.change_known(name, now, |channel, scope| channel.on_updated(name, update, outcome, scope));
-    }
-
-    pub(super) fn channel_message(&self, name: &ChannelName, message: NodeMessage, now: Instant) -> bool {
-        let mut is_new = true;
-        self.change_known(name, now, |channel, scope| is_new = channel.on_message(name, message, scope));
-        is_new
-    }
-
     /// The number of connections on a channel here, and whether other nodes have to get it.
     pub fn take_count(&self, name: &ChannelName) -> (usize, bool) {
         let count = |entry: &mut Entry<'_>| entry.get().map(|channel| channel.take_count(name));
@@ -246,7 +227,7 @@ impl AppState {
     /// Events of other nodes come for more views: lets in the joiners of these channels.
     pub(super) fn admit_arriving(&self, names: impl IntoIterator<Item = ChannelName>, now: Instant) {
         for name in names {
-            self.change_known(&name, now, |channel, scope| channel.admit_arriving(&name, scope));
+            self.change_channel(&name, now, |channel, scope| channel.admit_arriving(&name, scope));
         }
     }
 
@@ -267,14 +248,14 @@ impl AppState {
     /// The link is lost: this node decides alone.
     pub(super) fn unlink_channels(&self, now: Instant) {
         for name in self.channels.table.names(|_| true) {
-            self.change_known(&name, now, |channel, scope| channel.on_unlinked(&name, scope));
+            self.change_channel(&name, now, |channel, scope| channel.on_unlinked(&name, scope));
         }
     }
 
     /// Nodes have crashed or left; each comes with whether it has left.
     pub fn remove_nodes(&self, nodes: &[(NodeId, bool)], now: Instant) {
         for name in self.channels.table.names(|channel| channel.knows(nodes)) {
-            self.change_known(&name, now, |channel, scope| {
+            self.change_channel(&name, now, |channel, scope| {
                 for &(node, has_left) in nodes {
                     channel.remove_node(&name, node, has_left, scope);
                 }
@@ -336,6 +317,7 @@ mod tests {
     use crate::protocol::event;
     use crate::registry::cache::EventCache;
     use crate::registry::inbox::Inboxes;
+    use crate::registry::remote::message::Snapshot;
     use crate::registry::remote::outgoing::BufferLimits;
     use crate::registry::remote::outgoing::Outgoing;
 

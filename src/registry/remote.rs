@@ -50,30 +50,39 @@ impl AppState {
     /// The command of this number has opened a topic. Without a snapshot the state of the other nodes is unknown.
     pub fn on_opened(&self, topic: &Topic, number: u64, snapshot: Option<Snapshot>, now: Instant) {
         match topic {
-            Topic::Channel(name) => self.channel_opened(name, number, snapshot, now),
-            Topic::User(user_id) => self.user_opened(user_id, number, snapshot.as_ref()),
+            Topic::Channel(name) => {
+                self.change_channel(name, now, |channel, scope| channel.on_opened(name, number, snapshot, scope));
+            }
+            Topic::User(id) => {
+                self.change_users(|users, scope| users.on_opened(id, number, snapshot.as_ref(), scope));
+            }
         }
     }
 
     /// The command to update a member has ended.
     pub fn on_updated(&self, topic: &Topic, update: &MemberUpdate, outcome: UpdateOutcome, now: Instant) {
-        match topic {
-            Topic::Channel(name) => self.channel_updated(name, update, outcome, now),
-            Topic::User(_) => self.user_updated(update, outcome),
+        match (topic, outcome) {
+            (Topic::Channel(name), _) => {
+                self.change_channel(name, now, |channel, scope| channel.on_updated(name, update, outcome, scope));
+            }
+            (Topic::User(id), UpdateOutcome::Failed) => self.change_users(|users, scope| users.reset(id, scope)),
+            (Topic::User(_), UpdateOutcome::Applied(_) | UpdateOutcome::Full) => (),
         }
     }
 
     /// A message has come on an open topic. Returns false for a duplicate.
     pub fn on_message(&self, topic: &Topic, message: NodeMessage, now: Instant) -> bool {
-        match topic {
-            Topic::Channel(name) => return self.channel_message(name, message, now),
-            Topic::User(user_id) => {
-                if let NodeMessage::Member(change) = message {
-                    self.user_changed(user_id, change);
-                }
+        let mut is_new = true;
+        match (topic, message) {
+            (Topic::Channel(name), message) => {
+                self.change_channel(name, now, |channel, scope| is_new = channel.on_message(name, message, scope));
             }
+            (Topic::User(id), NodeMessage::Member(change)) => {
+                self.change_users(|users, scope| users.on_change(id, change, scope));
+            }
+            (Topic::User(_), NodeMessage::Event(_) | NodeMessage::Count(..)) => (),
         }
-        true
+        is_new
     }
 
     /// This node's id.

@@ -20,7 +20,6 @@ use crate::registry::remote::command::Operation;
 use crate::registry::remote::message::LocalTopic;
 use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
-use crate::registry::remote::message::UpdateOutcome;
 use crate::registry::remote::roster::Effect;
 use crate::registry::remote::roster::Roster;
 use crate::registry::remote::topic::RemoteTopic;
@@ -198,8 +197,17 @@ impl Users {
         }
     }
 
-    fn opened(&mut self, user_id: &Arc<str>, snapshot: &Snapshot, scope: &mut Scope<'_>) {
-        let Some(watched) = self.watched.get_mut(user_id) else { return };
+    /// The command of this number has opened a user's topic, or has failed without a snapshot.
+    pub(super) fn on_opened(
+        &mut self,
+        user_id: &Arc<str>,
+        number: u64,
+        snapshot: Option<&Snapshot>,
+        scope: &mut Scope<'_>,
+    ) {
+        let watched = self.watched.get_mut(user_id).filter(|watched| watched.topic.awaits(number));
+        let Some(watched) = watched else { return };
+        let Some(snapshot) = snapshot else { return self.reset(user_id, scope) };
         let opening = watched.topic.end_opening();
         for effect in watched.topic.merge(&mut watched.roster, snapshot, scope) {
             watched.announce(Some(effect), scope);
@@ -216,8 +224,15 @@ impl Users {
         self.on_known(user_id, scope);
     }
 
+    /// A change of a watched user has come.
+    pub(super) fn on_change(&mut self, user_id: &Arc<str>, change: Change, scope: &mut Scope<'_>) {
+        if let Some(watched) = self.watched.get_mut(user_id) {
+            watched.on_change(user_id, change, scope);
+        }
+    }
+
     /// The state of the other nodes is unknown: this node decides alone.
-    fn reset(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
+    pub(super) fn reset(&mut self, user_id: &Arc<str>, scope: &mut Scope<'_>) {
         let online = self.online.contains_key(user_id);
         if let Some(watched) = self.watched.get_mut(user_id) {
             watched.topic.reset();
@@ -229,7 +244,7 @@ impl Users {
 
 impl AppState {
     /// Runs `f` under the lock of the users.
-    fn change_users<R>(&self, f: impl FnOnce(&mut Users, &mut Scope<'_>) -> R) -> R {
+    pub(super) fn change_users<R>(&self, f: impl FnOnce(&mut Users, &mut Scope<'_>) -> R) -> R {
         let mut scope = Scope::new(self, Instant::now());
         let outcome = f(&mut self.users.lock(), &mut scope);
         scope.inboxes.wake();
@@ -291,29 +306,6 @@ impl AppState {
     pub(super) fn local_user(&self, user_id: &Arc<str>) -> LocalTopic {
         let members = if self.is_online(user_id) { vec![(member(user_id), 0)] } else { Vec::new() };
         LocalTopic { members, members_max: usize::MAX, counted: false }
-    }
-
-    pub(super) fn user_opened(&self, user_id: &Arc<str>, number: u64, snapshot: Option<&Snapshot>) {
-        let awaits = |watched: &WatchedUser| watched.topic.awaits(number);
-        self.change_users(|users, scope| match snapshot {
-            _ if !users.watched.get(user_id).is_some_and(awaits) => (),
-            Some(snapshot) => users.opened(user_id, snapshot, scope),
-            None => users.reset(user_id, scope),
-        });
-    }
-
-    pub(super) fn user_updated(&self, update: &MemberUpdate, outcome: UpdateOutcome) {
-        if matches!(outcome, UpdateOutcome::Failed) {
-            self.change_users(|users, scope| users.reset(&update.user_id, scope));
-        }
-    }
-
-    pub(super) fn user_changed(&self, user_id: &Arc<str>, change: Change) {
-        self.change_users(|users, scope| {
-            if let Some(watched) = users.watched.get_mut(user_id) {
-                watched.on_change(user_id, change, scope);
-            }
-        });
     }
 
     /// The link is up: tells the other nodes who is signed in, and opens the topics of watched users.

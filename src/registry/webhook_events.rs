@@ -1,5 +1,5 @@
-//! The queue of webhook events: the channels fill it under their locks, so an application hears of a channel in order.
-//! `webhook::dispatch` takes the events out.
+//! The queue of webhook events: channels fill it under their locks, so an application gets the events of a channel in
+//! order. `webhook/dispatch.rs` takes the events out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -128,8 +128,8 @@ mod tests {
         let channel = ChannelName::parse("private-a", 200).unwrap();
         for number in 0..5 {
             let data = "x".repeat(WAITING_BYTES_MAX / 4);
-            let said = ClientEvent { name: number.to_string(), data, socket_id: SocketId::random(), user_id: None };
-            let change = Change::Event(Event::ClientEvent(Box::new(said)));
+            let event = ClientEvent { name: number.to_string(), data, socket_id: SocketId::random(), user_id: None };
+            let change = Change::Event(Event::ClientEvent(Box::new(event)));
             events.put(WebhookEvent { app: "app".into(), channel: channel.clone(), change });
         }
         let left = events.take();

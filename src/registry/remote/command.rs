@@ -15,7 +15,7 @@ pub struct Command {
     pub app: Arc<str>,
     /// The topic.
     pub topic: Topic,
-    /// What to do with it.
+    /// The operation on it.
     pub operation: Operation,
 }
 
