@@ -100,15 +100,18 @@ impl Ingest {
 
     fn deliver(&self, redis_channel: &[u8], message: &[u8]) -> Result<(), IngestError> {
         let (channel, app_id) = self.owner_of(redis_channel).ok_or(BroadcastError::Foreign)?;
-        let app = self.node.app_by_id(app_id).filter(|app| app.rules().settings.enabled).ok_or(IngestError::NoApp)?;
-        let Broadcast { name, data, channel, except } = Broadcast::parse(channel, message, app.publish_limits())?;
-        let other =
-            app.destination_by_rules(&channel).inspect_err(|why| app.meters.forbidden(why.rule(), "publish"))?;
+        let app = self.node.app_by_id(app_id).ok_or(IngestError::NoApp)?;
+        let rules = app.rules();
+        if !rules.settings.enabled {
+            return Err(IngestError::NoApp);
+        }
+        let Broadcast { name, data, channel, except } = Broadcast::parse(channel, message, rules.publish_limits())?;
+        let other = rules.destination(&channel).inspect_err(|why| app.count_forbidden("publish", why))?;
         let channel = other.unwrap_or(channel);
         if !self.node.inboxes().wait_for_capacity() {
             return Err(IngestError::Overloaded);
         }
-        app.publish_here(&channel, &Publication { name: &name, data: &data, except }, Instant::now());
+        app.publish_here(&rules, &channel, &Publication { name: &name, data: &data, except }, Instant::now());
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod explain;
 mod publish;
 mod query;
 mod rate;
+mod rules;
 mod subscribe;
 
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 pub use app::App;
-pub use app::Rules;
 pub use connect::Connected;
 pub use connect::Unauthorized;
 pub use publish::Publication;
@@ -25,6 +25,7 @@ pub use publish::PublishError;
 pub use publish::RelayedEvent;
 pub use query::ChannelInfo;
 pub use query::InfoError;
+pub use rules::Rules;
 
 use crate::cluster::Cluster;
 use crate::config::Config;

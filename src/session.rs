@@ -103,7 +103,7 @@ impl Session {
         let Connected { app, protocol, in_quota } = node.connect(request)?;
         let socket_id = SocketId::random();
         let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
-        let client_events = app.rules().settings.limits.max_client_events_per_second;
+        let client_events = app.rules().limits().max_client_events_per_second;
         let session = Self {
             in_quota,
             unauthorized: None,
@@ -153,7 +153,7 @@ impl Session {
 
     /// How long the connection may stay unauthorized; `None` when it is authorized or need not be.
     pub fn authorization_timeout(&self) -> Option<std::time::Duration> {
-        (!self.in_quota).then(|| self.app.rules().settings.limits.user_authentication_timeout_seconds.duration())
+        (!self.in_quota).then(|| self.app.rules().limits().user_authentication_timeout_seconds.duration())
     }
 
     /// The frames that close the connection from our side.
@@ -318,8 +318,9 @@ impl Session {
         if self.subscriptions.len() >= limit {
             return Err(SubscribeError::TooManyChannels { limit });
         }
-        let mut grant = self.app.grant(self.verifier(&self.app.rules()), subscribe)?;
-        if let Some(age_max) = self.app.subscription_age_max(grant.channel()) {
+        let rules = self.app.rules();
+        let mut grant = self.app.grant(&rules, self.verifier(&rules), subscribe)?;
+        if let Some(age_max) = rules.subscription_age_max(grant.channel()) {
             grant.end_after(self.join_times.get_or_insert_default().time_left(grant.channel(), age_max, limit, now));
         }
         Ok(grant)

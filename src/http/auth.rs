@@ -1,6 +1,7 @@
 //! Signed requests: reads them within limits and checks their signatures.
 //! The handlers of the API call [`Api::signed`].
 
+use std::sync::Arc;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -21,6 +22,7 @@ use crate::http::Api;
 use crate::http::Client;
 use crate::http::response::Refusal;
 use crate::node::App;
+use crate::node::Rules;
 use crate::protocol::request;
 use crate::protocol::request::Claim;
 use crate::protocol::request::Clock;
@@ -33,6 +35,8 @@ use crate::refusal::Subject;
 /// A request whose signature has been checked.
 pub(super) struct Signed<'a> {
     pub(super) app: &'a App,
+    /// The app's rules when the request came.
+    pub(super) rules: Arc<Rules>,
     pub(super) body: Bytes,
     /// The signature is for the path of [`AlternativePath`].
     pub(super) by_alternative_path: bool,
@@ -120,7 +124,8 @@ impl Api {
     async fn check<'a>(&self, app: &'a App, parts: &Parts, body: Body) -> Result<Signed<'a>, Refusal> {
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
-        let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
+        let rules = app.rules_for_request();
+        let check = |claim: Claim<'_>| claim.check(&rules.keys, Clock { now_seconds, tolerance_seconds });
         let (claim, whole) = claims(parts);
         let query = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error));
         let other = parts.extensions.get::<AlternativePath>().filter(|_| query.is_err());
@@ -129,10 +134,10 @@ impl Api {
         let query = other.map_or(query, Ok)?;
         let body = self.read(body).await?;
         query.check_body(&body)?;
-        if !app.rules().settings.enabled {
+        if !rules.settings.enabled {
             return Err(Refusal::new(Cause::ApiDisabled, "App disabled"));
         }
-        Ok(Signed { app, body, by_alternative_path, query })
+        Ok(Signed { app, rules, body, by_alternative_path, query })
     }
 
     /// The difference from a valid request, for the log.

@@ -66,7 +66,7 @@ pub(super) async fn users(
 }
 
 async fn admit(signed: &Signed<'_>) -> Result<Option<Allowance>, Refusal> {
-    signed.app.take_read_request().await.map_err(|too_fast| {
+    signed.rules.take_read_request().await.map_err(|too_fast| {
         let message = match too_fast.retry_after {
             Some(wait) => format!("The app asks more often than it may, try again in {} ms", wait.as_millis()),
             None => "The app may ask for nothing: its max_read_requests_per_second is 0".to_owned(),
@@ -76,5 +76,5 @@ async fn admit(signed: &Signed<'_>) -> Result<Option<Allowance>, Refusal> {
 }
 
 fn name(signed: &Signed<'_>, channel: &str) -> Result<ChannelName, Refusal> {
-    Ok(ChannelName::parse(channel, signed.app.rules().settings.limits.max_channel_name_length)?)
+    Ok(ChannelName::parse(channel, signed.rules.limits().max_channel_name_length)?)
 }

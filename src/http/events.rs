@@ -17,7 +17,6 @@ use crate::http::auth::Signed;
 use crate::http::response;
 use crate::http::response::Refusal;
 use crate::limiter::Allowance;
-use crate::node::App;
 use crate::node::Node;
 use crate::node::Publication;
 use crate::protocol::publish::PublisherEvent;
@@ -38,8 +37,8 @@ pub(super) async fn publish_to(api: &Api, client: &Client, app_id: &str, request
 }
 
 async fn one(node: &Node, signed: &Signed<'_>) -> Result<(Response, usize), Refusal> {
-    let mut event = PublisherEvent::parse(&signed.body, signed.app.publish_limits())?;
-    let allowance = deliver(node, signed.app, std::slice::from_mut(&mut event)).await?;
+    let mut event = PublisherEvent::parse(&signed.body, signed.rules.publish_limits())?;
+    let allowance = deliver(node, signed, std::slice::from_mut(&mut event)).await?;
     let Some(info) = event.info else { return Ok(response::with_rate_limit(allowance, response::empty_object())) };
     let mut channels = Map::new();
     for channel in &event.channels {
@@ -59,8 +58,8 @@ pub(super) async fn publish_batch(
 ) -> Response {
     let node = &api.0.node;
     api.signed(&client, request, &app_id, async |signed| {
-        let mut events = PublisherEvent::parse_batch(&signed.body, signed.app.publish_limits())?;
-        let allowance = deliver(node, signed.app, &mut events).await?;
+        let mut events = PublisherEvent::parse_batch(&signed.body, signed.rules.publish_limits())?;
+        let allowance = deliver(node, signed, &mut events).await?;
         if events.iter().all(|event| event.info.is_none()) {
             return Ok(response::with_rate_limit(allowance, response::empty_object()));
         }
@@ -76,11 +75,17 @@ pub(super) async fn publish_batch(
     .await
 }
 
-async fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> Result<Option<Allowance>, Refusal> {
+async fn deliver(
+    node: &Node,
+    signed: &Signed<'_>,
+    events: &mut [PublisherEvent<'_>],
+) -> Result<Option<Allowance>, Refusal> {
+    let (app, rules) = (signed.app, &*signed.rules);
     for event in &mut *events {
-        event.redirect(|channel| app.destination(channel))?;
+        let destination = |channel: &_| rules.destination(channel);
+        event.redirect(destination).inspect_err(|why| app.count_forbidden("publish", why))?;
     }
-    let admitted = node.admit(app, events.iter().map(|event| event.channels.len()).sum()).await;
+    let admitted = node.admit(rules, events.iter().map(|event| event.channels.len()).sum()).await;
     let allowance = admitted.map_err(|error| {
         let channel = events.first().and_then(|event| event.channels.first());
         channel.map_or(Refusal::from(error), |channel| Refusal::from(error).about(channel.to_string()))
@@ -89,7 +94,7 @@ async fn deliver(node: &Node, app: &App, events: &mut [PublisherEvent<'_>]) -> R
     for event in events {
         let publication = Publication { name: &event.name, data: &event.data, except: event.except };
         for channel in &event.channels {
-            app.publish(channel, &publication, accepted);
+            app.publish(rules, channel, &publication, accepted);
         }
     }
     Ok(allowance)

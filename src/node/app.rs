@@ -6,8 +6,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
@@ -15,22 +13,13 @@ use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
 use crate::config;
-use crate::limiter::Allowance;
-use crate::limiter::TooFast;
 use crate::limiter::shared::Rates;
 use crate::metrics::AppMeters;
 use crate::node::Node;
-use crate::node::rate::Rate;
-use crate::node::rate::SharedRate;
-use crate::protocol::grant::Keys;
-use crate::protocol::grant::SubscribeLimits;
-use crate::protocol::identity::MemberLimits;
+use crate::node::rules::Rules;
 use crate::protocol::policy::PolicyError;
-use crate::protocol::publish::PublishLimits;
-use crate::protocol::view::ViewLimits;
 use crate::refusal::Refusals;
 use crate::registry::AppState;
-use crate::registry::JoinRules;
 use crate::webhook::Webhooks;
 
 /// An app of this process.
@@ -52,35 +41,6 @@ pub struct App {
     /// Connections with public channels that are not authorized.
     pub(super) unauthorized: AtomicUsize,
     used_at: Mutex<Instant>,
-}
-
-/// The settings of an app, with what is derived from them. A reload replaces them as a whole.
-#[derive(Debug)]
-pub struct Rules {
-    /// The settings.
-    pub settings: Arc<config::App>,
-    /// The keys, ready to check signatures.
-    pub keys: Keys,
-    /// The app is no longer configured.
-    pub(super) is_removed: bool,
-    backend_events: Option<Arc<Rate>>,
-    read_requests: Option<Arc<Rate>>,
-}
-
-impl Rules {
-    fn new(settings: Arc<config::App>, rates: Option<&Arc<Rates>>) -> Self {
-        let rate = |per_second, kind| {
-            let shared = rates.map(|rates| SharedRate::new(Arc::clone(rates), &settings.id, kind));
-            Rate::new(per_second, shared).map(Arc::new)
-        };
-        Self {
-            keys: Keys::new(settings.keys.iter().map(|pair| (&*pair.key, pair.secret.expose()))),
-            is_removed: false,
-            backend_events: rate(settings.limits.max_backend_events_per_second, "backend_events"),
-            read_requests: rate(settings.limits.max_read_requests_per_second, "read_requests"),
-            settings,
-        }
-    }
 }
 
 impl App {
@@ -120,9 +80,14 @@ impl App {
         self.used_at.lock().elapsed()
     }
 
-    /// The present rules. A reload may replace them between two calls.
+    /// The present rules. A reload may replace them between two calls, so call it once for each request or message.
     pub fn rules(&self) -> Guard<Arc<Rules>> {
         self.rules.load()
+    }
+
+    /// The present rules, to be kept for a whole request.
+    pub fn rules_for_request(&self) -> Arc<Rules> {
+        self.rules.load_full()
     }
 
     /// Takes settings, which may be unchanged.
@@ -136,20 +101,7 @@ impl App {
 
     /// Marks the app as no longer configured.
     pub(super) fn remove(&self) {
-        let settings = Arc::new(config::App { enabled: false, ..config::App::clone(&self.rules().settings) });
-        self.rules.store(Arc::new(Rules { is_removed: true, ..Rules::new(settings, self.rates.as_ref()) }));
-    }
-
-    /// Takes `events` from what the app may publish in a second. `None` without a limit.
-    pub(super) async fn take_backend_events(&self, events: usize) -> Result<Option<Allowance>, TooFast> {
-        let Some(rate) = self.rules().backend_events.clone() else { return Ok(None) };
-        rate.take(events).await.map(Some)
-    }
-
-    /// Takes one from the read requests that the app may make in a second. `None` without a limit.
-    pub async fn take_read_request(&self) -> Result<Option<Allowance>, TooFast> {
-        let Some(rate) = self.rules().read_requests.clone() else { return Ok(None) };
-        rate.take(1).await.map(Some)
+        self.rules.store(Arc::new(self.rules().removed(self.rates.as_ref())));
     }
 
     /// Counts and logs refusals.
@@ -158,7 +110,7 @@ impl App {
     }
 
     /// Counts something that a rule forbids.
-    pub(super) fn count_forbidden(&self, what: &str, why: &PolicyError) {
+    pub fn count_forbidden(&self, what: &str, why: &PolicyError) {
         self.meters.forbidden(why.rule(), what);
     }
 
@@ -177,46 +129,8 @@ impl App {
         self.meters.new_disconnections.inc();
     }
 
-    /// The connections that the app may have; `None` without a limit.
-    pub(super) fn connections_max(&self) -> Option<usize> {
-        usize::try_from(self.rules().settings.limits.max_connections).ok().filter(|&max| max > 0)
-    }
-
     /// The limit of connections, as the log shows it.
     pub fn quota(&self) -> Option<String> {
-        self.connections_max().map(|max| format!("max_connections is {max}"))
-    }
-
-    pub(super) fn subscribe_limits(&self) -> SubscribeLimits {
-        let limits = &self.rules().settings.limits;
-        SubscribeLimits {
-            name_length_max: limits.max_channel_name_length,
-            member: MemberLimits {
-                user_id_length_max: limits.max_presence_user_id_length,
-                user_info_bytes_max: limits.member_bytes_max(),
-            },
-            view: ViewLimits {
-                pattern_length_max: limits.max_channel_name_length,
-                stars: self.cluster.as_ref().is_none_or(|cluster| cluster.has_patterns()),
-                now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-            },
-        }
-    }
-
-    /// The sizes that publishers must keep to.
-    pub fn publish_limits(&self) -> PublishLimits {
-        let limits = &self.rules().settings.limits;
-        PublishLimits {
-            batch_events_max: limits.max_event_batch_size,
-            channels_max: limits.max_event_channels_at_once,
-            channel_name_length_max: limits.max_channel_name_length,
-            event_name_length_max: limits.max_event_name_length,
-            data_bytes_max: limits.event_bytes_max(),
-        }
-    }
-
-    pub(super) fn join_rules(&self) -> JoinRules {
-        let limits = &self.rules().settings.limits;
-        JoinRules { members_max: limits.max_presence_members_per_channel, counted: limits.enable_subscription_count }
+        self.rules().connections_max().map(|max| format!("max_connections is {max}"))
     }
 }

@@ -119,7 +119,7 @@ impl Node {
 
     fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Refused> {
         let rules = app.rules();
-        let limits = &rules.settings.limits;
+        let limits = rules.limits();
         if !rules.settings.enabled {
             return refused(Cause::ConnectDisabled, APP_DISABLED, None);
         }
@@ -168,7 +168,7 @@ impl Node {
     /// The last check: counts the connection.
     fn admit_connection(&self, app: &Arc<App>, protocol: u8) -> Result<Connected, Refused> {
         // Read once: a reload may change it.
-        let in_quota = !app.rules().settings.limits.enable_user_authentication;
+        let in_quota = !app.rules().limits().enable_user_authentication;
         if in_quota {
             self.count_in_quota(app).or_else(|close| refused(Cause::ConnectAppFull, close, app.quota()))?;
         }
@@ -178,7 +178,7 @@ impl Node {
 
     /// Counts a connection towards its app's quota.
     pub fn count_in_quota(&self, app: &App) -> Result<(), Close> {
-        if app.state.connect(app.connections_max()) {
+        if app.state.connect(app.rules().connections_max()) {
             return Ok(());
         }
         Err(Close::new(CloseCode::OverQuota, "Application is over connection quota"))
@@ -187,7 +187,7 @@ impl Node {
     /// Counts a connection with a public channel that is not authorized. It is outside the quota; as many of these are
     /// allowed as of the others.
     pub fn count_unauthorized(&self, app: &Arc<App>) -> Result<Unauthorized, Close> {
-        let max = app.connections_max();
+        let max = app.rules().connections_max();
         let one_more = |count: usize| (max.is_none_or(|max| count < max)).then_some(count + 1);
         match app.unauthorized.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
             Ok(_) => Ok(Unauthorized(Arc::clone(app))),

@@ -2,16 +2,15 @@
 //! `http::events`, `ingest` and client events call it.
 
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::Instant;
 
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
 use crate::node::App;
 use crate::node::Node;
+use crate::node::Rules;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
-use crate::protocol::policy::PolicyError;
 use crate::protocol::socket_id::SocketId;
 use crate::protocol::webhook::ClientEvent;
 use crate::protocol::webhook::Kind;
@@ -68,14 +67,14 @@ fn too_fast(TooFast { asked, retry_after, allowance }: TooFast) -> String {
 
 impl Node {
     /// Checks whether events can be accepted, and takes `events` from the app's rate. Returns the rest of that.
-    pub async fn admit(&self, app: &App, events: usize) -> Result<Option<Allowance>, PublishError> {
+    pub async fn admit(&self, rules: &Rules, events: usize) -> Result<Option<Allowance>, PublishError> {
         if self.inboxes.is_full() {
             return Err(PublishError::Overloaded);
         }
         if self.cluster.as_ref().is_some_and(|cluster| cluster.outgoing().is_full()) {
             return Err(PublishError::CutOff);
         }
-        app.take_backend_events(events).await.map_err(PublishError::TooFast)
+        rules.take_backend_events(events).await.map_err(PublishError::TooFast)
     }
 
     /// Whether the server can keep up with another client event.
@@ -85,39 +84,17 @@ impl Node {
 }
 
 impl App {
-    /// The channel to which the app's rules redirect an event, if they do.
-    pub fn destination(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
-        self.destination_by_rules(channel).inspect_err(|why| self.count_forbidden("publish", why))
-    }
-
-    /// Like `destination`, without metrics and log.
-    pub fn destination_by_rules(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
-        let rules = self.rules();
-        let limits = &rules.settings.limits;
-        limits.policy().publish(channel, limits.max_channel_name_length)
-    }
-
-    /// Whether the rules allow a client event on a channel.
-    pub fn may_send(&self, channel: &ChannelName) -> Result<(), PolicyError> {
-        self.rules()
-            .settings
-            .limits
-            .policy()
-            .client_event(channel)
-            .inspect_err(|why| self.count_forbidden("client_event", why))
-    }
-
     /// Delivers a publisher's event on all nodes. A cache channel stores it.
-    pub fn publish(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
+    pub fn publish(&self, rules: &Rules, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
-        self.state.publish(channel, &event, self.cache_time(channel));
+        self.state.publish(channel, &event, rules.cache_time(channel));
         self.log_published(channel, publication);
     }
 
     /// Like `publish`, but on this node only: the other nodes receive the event themselves.
-    pub fn publish_here(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
+    pub fn publish_here(&self, rules: &Rules, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
-        self.state.publish_here(channel, &event, self.cache_time(channel));
+        self.state.publish_here(channel, &event, rules.cache_time(channel));
         self.log_published(channel, publication);
     }
 
@@ -142,11 +119,6 @@ impl App {
         self.meters.event(publication.name);
         let frame = event::published(channel.as_str(), publication.name, publication.data);
         Event { frame, except: publication.except, accepted }
-    }
-
-    /// How long a cache channel keeps the event; `None` for other channels.
-    fn cache_time(&self, channel: &ChannelName) -> Option<Duration> {
-        channel.kind().cached.then(|| self.rules().settings.limits.cache_ttl_seconds.duration())
     }
 
     /// Delivers a client's event to the other connections on the channel.

@@ -1,12 +1,11 @@
 //! Subscribing, unsubscribing, signing in and terminating users.
 //! `Session` calls it; `http::terminate` closes users' connections.
 
-use std::time::Duration;
 use std::time::Instant;
 
 use crate::node::App;
 use crate::node::PublishError;
-use crate::protocol::channel::ChannelName;
+use crate::node::Rules;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
@@ -20,27 +19,17 @@ use crate::registry::address::Address;
 
 impl App {
     /// Checks the right to join a channel.
-    pub fn grant(&self, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
-        let grant = verifier.grant(subscribe, self.subscribe_limits())?;
-        let rules = self.rules();
-        rules
-            .settings
-            .limits
-            .policy()
-            .subscribe(grant.channel())
-            .inspect_err(|why| self.count_forbidden("subscribe", why))?;
+    pub fn grant(&self, rules: &Rules, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
+        let stars = self.cluster.as_ref().is_none_or(|cluster| cluster.has_patterns());
+        let grant = verifier.grant(subscribe, rules.subscribe_limits(stars))?;
+        let allowed = rules.limits().policy().subscribe(grant.channel());
+        allowed.inspect_err(|why| self.count_forbidden("subscribe", why))?;
         Ok(grant)
-    }
-
-    /// How long a subscription may last, if a rule limits it.
-    pub fn subscription_age_max(&self, channel: &ChannelName) -> Option<Duration> {
-        let seconds = self.rules().settings.limits.policy().subscription_age_max(channel)?;
-        Some(Duration::from_secs(seconds.into()))
     }
 
     /// Joins a channel. The answer comes through the shard's inbox.
     pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<(), SubscribeError> {
-        self.state.join(grant, address, self.join_rules(), now).map_err(|full| match full {
+        self.state.join(grant, address, self.rules().join_rules(), now).map_err(|full| match full {
             Full::Members => SubscribeError::Full,
             Full::Channels => SubscribeError::ServerFull,
         })
@@ -48,14 +37,15 @@ impl App {
 
     /// Leaves a channel.
     pub fn leave(&self, unsubscribe: &Unsubscribe<'_>, now: Instant) {
-        self.state.leave(unsubscribe, self.rules().settings.limits.enable_subscription_count, now);
+        self.state.leave(unsubscribe, self.rules().limits().enable_subscription_count, now);
     }
 
     /// Binds a connection to a user. The answers come through the shard's inbox. Returns the user with the watchlist
     /// cut to its limit.
     pub fn sign_in(&self, address: Address, user_data: &str, mut user: User, before: Option<&User>) -> User {
         let mut answers = vec![event::signin_success(user_data)];
-        let limits = &self.rules().settings.limits;
+        let rules = self.rules();
+        let limits = rules.limits();
         let limit = limits.max_watchlist_size;
         if !limits.enable_watchlist {
             user.watchlist.clear();

@@ -65,7 +65,7 @@ impl Session {
         now: Instant,
     ) -> Result<(), ClientEventError> {
         let rules = self.app.rules();
-        let limits = &rules.settings.limits;
+        let limits = rules.limits();
         let channel = event.channel.as_ref().ok_or(ClientEventError::NoChannel)?;
         if !event.name.starts_with("client-") {
             return Err(ClientEventError::Name);
@@ -81,7 +81,8 @@ impl Session {
         let Ok(index) = self.find(channel) else {
             return Err(ClientEventError::NotSubscribed { channel: channel.to_string() });
         };
-        self.app.may_send(&self.subscriptions[index].name)?;
+        let allowed = limits.policy().client_event(&self.subscriptions[index].name);
+        allowed.inspect_err(|why| self.app.count_forbidden("client_event", why))?;
         if event.name.chars().count() > limits.max_event_name_length {
             return Err(ClientEventError::NameTooLong);
         }
