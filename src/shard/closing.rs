@@ -12,7 +12,9 @@ use crate::registry::address::Slot;
 use crate::session;
 use crate::session::Session;
 use crate::shard::Shard;
-use crate::shard::connection::Watch;
+use crate::shard::connection::Keepalive;
+use crate::shard::connection::OnceSent;
+use crate::shard::connection::Phase;
 use crate::shard::outbox::Load;
 use crate::shard::outbox::Piece;
 use crate::shard::wheel::Tick;
@@ -41,15 +43,14 @@ impl Shard {
         for frame in session.closing_frames(close) {
             self.queue(slot, Piece::own(frame.bytes().clone()));
         }
-        self.close_within(slot, self.node.connections().close_seconds.duration());
     }
 
-    /// Closes a connection whose peer broke the protocol, without waiting for its answer (RFC 6455, 7.1.7). Further
-    /// input is read for a while, since a reset would overtake the close frame.
+    /// Closes a connection whose peer broke the protocol or is too slow, without waiting for its answer (RFC 6455,
+    /// 7.1.7). Further input is read for a while, since a reset would overtake the close frame.
     pub(super) fn fail(&mut self, slot: Slot, close: &Close) {
         self.close(slot, close);
         if let Some(connection) = self.connections.get_mut(slot) {
-            connection.shut_down_when_sent = true;
+            connection.once_sent(OnceSent::ShutDown);
         }
     }
 
@@ -57,10 +58,9 @@ impl Shard {
     pub(super) fn on_close(&mut self, slot: Slot, code: Option<u16>) {
         if self.end_session(slot).is_some() {
             self.queue(slot, Piece::own(Frame::close_answer(code).bytes().clone()));
-            self.close_within(slot, self.node.connections().close_seconds.duration());
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.close_when_sent = true;
+        connection.once_sent(OnceSent::Remove);
         if connection.is_sent() {
             self.remove(slot);
         }
@@ -69,8 +69,9 @@ impl Shard {
     /// Forgets a connection at once.
     pub(super) fn remove(&mut self, slot: Slot) {
         let Some(mut connection) = self.connections.remove(slot) else { return };
-        if let Some(session) = &mut connection.session {
-            session.meters().dropped(DropCause::Disconnected, connection.outbox.frames() as u64);
+        let frames = connection.outbox.frames() as u64;
+        if let Some(session) = connection.session_mut() {
+            session.meters().dropped(DropCause::Disconnected, frames);
             // Its channels learn it from the inbox, and have no connection to hand pending events to.
             session.end(&self.node, self.now);
         }
@@ -93,19 +94,24 @@ impl Shard {
     pub(super) fn close_app(&mut self, app_id: &str, close: &Close) {
         let slots: Vec<Slot> = self.connections.slots().collect();
         for slot in slots {
-            let session = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref());
+            let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
             if session.is_some_and(|session| session.app_id() == app_id) {
                 self.closing.push((slot, close.clone()));
             }
         }
     }
 
-    /// Ends a session, and queues what was sent to its channels before.
+    /// Ends a session, queues what was sent to its channels before, and begins to close the connection.
     fn end_session(&mut self, slot: Slot) -> Option<Session> {
-        let connection = self.connections.get_mut(slot)?;
-        connection.session.as_mut()?.end(&self.node, self.now);
+        self.connections.get_mut(slot)?.session_mut()?.end(&self.node, self.now);
         self.take_messages();
-        self.connections.get_mut(slot)?.session.take()
+        let until = self.close_deadline();
+        let closing = Phase::Closing { until, once_sent: OnceSent::Wait };
+        let Phase::Open(session, _) = std::mem::replace(&mut self.connections.get_mut(slot)?.phase, closing) else {
+            return None;
+        };
+        self.wheel.wake(slot, until);
+        Some(session)
     }
 
     /// Handles the connections whose deadline has come.
@@ -132,32 +138,35 @@ impl Shard {
         let now = self.wheel.now();
         let settings = self.node.connections();
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let timeout = connection.session.as_ref().and_then(Session::authorization_timeout);
+        let (session, keepalive) = match &mut connection.phase {
+            Phase::Closing { until, .. } if *until <= now => return self.remove(slot),
+            Phase::Closing { until, .. } => return self.wheel.wake(slot, *until),
+            Phase::Open(session, keepalive) => (session, keepalive),
+        };
+        let timeout = session.authorization_timeout();
         let authorized_by = timeout.map_or(Tick::MAX, |timeout| Wheel::after(connection.opened, timeout));
-        let ping = settings.ping_seconds.duration();
-        match connection.watch {
-            Watch::End(at) if at <= now => return self.remove(slot),
-            Watch::End(at) => return self.wheel.wake(slot, at),
-            _ if authorized_by <= now => {
-                if let Some(session) = &connection.session {
-                    session.count_refusal(refusal::Cause::NotAuthorized, None, &session::NOT_AUTHORIZED.reason);
-                }
-                return self.close(slot, &session::NOT_AUTHORIZED);
-            }
-            Watch::Pong(at) if at <= now => {
+        if authorized_by <= now {
+            session.count_refusal(refusal::Cause::NotAuthorized, None, &session::NOT_AUTHORIZED.reason);
+            return self.close(slot, &session::NOT_AUTHORIZED);
+        }
+        let (ping, pong) = (settings.ping_seconds.duration(), settings.pong_seconds.duration());
+        match *keepalive {
+            Keepalive::Pinged(at) if at <= now => {
                 // The ping may still wait behind other frames, or its answer may not have been read.
                 let idle_time = self.now.saturating_duration_since(connection.last_progress);
                 let takes = !connection.outbox.is_empty() && idle_time < settings.slow_seconds.duration();
                 if !(takes || connection.is_unread || self.was_away) {
                     return self.close(slot, &session::PONG_MISSING);
                 }
-                let at = Wheel::after(now, settings.pong_seconds.duration());
-                connection.watch = Watch::Pong(at);
+                let at = Wheel::after(now, pong);
+                *keepalive = Keepalive::Pinged(at);
                 return self.wheel.wake(slot, at.min(authorized_by));
             }
             // The answer may come early, so that the next ping is due before this deadline.
-            Watch::Pong(at) => return self.wheel.wake(slot, at.min(authorized_by).min(Wheel::after(now, ping))),
-            Watch::Idle => (),
+            Keepalive::Pinged(at) => {
+                return self.wheel.wake(slot, at.min(authorized_by).min(Wheel::after(now, ping)));
+            }
+            Keepalive::Alive => (),
         }
         // Connections that came together are not pinged at the same time.
         let jitter = slot.index % (ping.as_secs() / 10 + 1) as Tick;
@@ -165,8 +174,8 @@ impl Shard {
         if quiet_until > now {
             return self.wheel.wake(slot, quiet_until.min(authorized_by));
         }
-        let answered_by = Wheel::after(now, settings.pong_seconds.duration());
-        connection.watch = Watch::Pong(answered_by);
+        let answered_by = Wheel::after(now, pong);
+        *keepalive = Keepalive::Pinged(answered_by);
         self.wheel.wake(slot, answered_by.min(authorized_by).min(Wheel::after(now, ping)));
         self.queue(slot, Piece::own(Frame::ping().bytes().clone()));
     }

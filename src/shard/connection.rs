@@ -1,7 +1,6 @@
 //! One connection of a shard: its socket, its session and its buffers.
 //! `on_upgraded` takes it from the HTTP side.
 
-use std::time::Duration;
 use std::time::Instant;
 
 use mio::Interest;
@@ -27,8 +26,7 @@ use crate::shard::wheel::Wheel;
 #[derive(Debug)]
 pub(super) struct ClientConnection {
     pub(super) socket: Socket,
-    /// `None` once the connection is being closed.
-    pub(super) session: Option<Session>,
+    pub(super) phase: Phase,
     pub(super) decoder: Decoder,
     /// The decoder holds input that has not been handled: hyper had read it before the upgrade, or it came behind a
     /// message that had to wait.
@@ -40,8 +38,6 @@ pub(super) struct ClientConnection {
     pub(super) opened: Tick,
     /// The last tick with input.
     pub(super) last_input: Tick,
-    /// The next event or deadline.
-    pub(super) watch: Watch,
     /// The socket is not writable until the kernel reports it.
     pub(super) blocked: bool,
     /// When the socket last took bytes, or when the outbox ceased to be empty, whichever is later.
@@ -52,23 +48,39 @@ pub(super) struct ClientConnection {
     pub(super) is_unread: bool,
     /// The peer has closed its side, or the socket has failed.
     pub(super) hung_up: bool,
-    /// Remove it as soon as the outbox is empty.
-    pub(super) close_when_sent: bool,
-    /// Shut the socket down for writing as soon as the outbox is empty.
-    pub(super) shut_down_when_sent: bool,
+    /// It was too slow and has lost frames, so nothing but its close may follow.
+    pub(super) has_lost_frames: bool,
     /// Counts for its address while the socket is open, accepted or refused.
     _permit: Option<Box<dyn Permit>>,
 }
 
-/// The event that a connection waits for, with its deadline.
+/// The phases of a connection. One that is refused begins in the second.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The session handles its messages.
+    Open(Session, Keepalive),
+    /// Frames still go out, up to a close frame. The connection is removed at this tick at the latest.
+    Closing { until: Tick, once_sent: OnceSent },
+}
+
+/// Whether a client still lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watch {
-    /// Input; without any, a ping is sent.
-    Idle,
-    /// The answer to a ping, until this tick.
-    Pong(Tick),
-    /// The end of the connection, which is forced at this tick.
-    End(Tick),
+pub(super) enum Keepalive {
+    /// It has sent something; without further input, a ping is sent.
+    Alive,
+    /// It is to answer a ping until this tick.
+    Pinged(Tick),
+}
+
+/// What happens to a closing connection once its outbox is empty. A later step replaces an earlier one only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum OnceSent {
+    /// The peer's answer is awaited.
+    Wait,
+    /// The socket is shut down for writing, since the peer may be slow to answer.
+    ShutDown,
+    /// The connection is removed.
+    Remove,
 }
 
 /// The slot of the connection whose socket has this token.
@@ -81,25 +93,46 @@ fn token_of(slot: Slot) -> Token {
 }
 
 impl ClientConnection {
-    fn new(socket: Socket, permit: Option<Box<dyn Permit>>, tick: Tick, now: Instant) -> Self {
+    fn new(socket: Socket, phase: Phase, permit: Option<Box<dyn Permit>>, tick: Tick, now: Instant) -> Self {
         Self {
             socket,
-            session: None,
+            phase,
             decoder: Decoder::default(),
             has_buffered_input: false,
             paused: false,
             outbox: Outbox::default(),
             opened: tick,
             last_input: tick,
-            watch: Watch::Idle,
             blocked: false,
             last_progress: now,
             is_lagging: false,
             is_unread: false,
             hung_up: false,
-            close_when_sent: false,
-            shut_down_when_sent: false,
+            has_lost_frames: false,
             _permit: permit,
+        }
+    }
+
+    /// The session, unless the connection is being closed.
+    pub(super) fn session(&self) -> Option<&Session> {
+        match &self.phase {
+            Phase::Open(session, _) => Some(session),
+            Phase::Closing { .. } => None,
+        }
+    }
+
+    /// Same as `session`, to be changed.
+    pub(super) fn session_mut(&mut self) -> Option<&mut Session> {
+        match &mut self.phase {
+            Phase::Open(session, _) => Some(session),
+            Phase::Closing { .. } => None,
+        }
+    }
+
+    /// Decides what happens to a closing connection once everything is sent. An open one stays as it is.
+    pub(super) fn once_sent(&mut self, then: OnceSent) {
+        if let Phase::Closing { once_sent, .. } = &mut self.phase {
+            *once_sent = then.max(*once_sent);
         }
     }
 
@@ -117,12 +150,14 @@ impl Shard {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
         let (tick, now, permit) = (self.wheel.now(), self.now, upgraded.permit);
+        let until = self.close_deadline();
         let slot = self.connections.insert(|slot| {
             // A socket without registration never gets ready; the timer closes it.
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");
             }
-            ClientConnection::new(socket, permit, tick, now)
+            let phase = Phase::Closing { until, once_sent: OnceSent::Wait };
+            ClientConnection::new(socket, phase, permit, tick, now)
         });
         self.node.socket_opened();
         let address = Address { shard: self.index as u16, slot };
@@ -136,10 +171,11 @@ impl Shard {
                 for frame in session::refusal(&close) {
                     self.queue(slot, Piece::own(frame.bytes().clone()));
                 }
-                self.close_within(slot, self.node.connections().close_seconds.duration());
-                if let Some(connection) = self.connections.get_mut(slot) {
+                self.wheel.wake(slot, until);
+                let is_full = close.code == CloseCode::OverCapacity || self.node.is_full();
+                if let Some(connection) = self.connections.get_mut(slot).filter(|_| is_full) {
                     // Without capacity, do not wait for an answer to the close.
-                    connection.close_when_sent = close.code == CloseCode::OverCapacity || self.node.is_full();
+                    connection.once_sent(OnceSent::Remove);
                 }
             }
         }
@@ -156,18 +192,14 @@ impl Shard {
 
     fn establish(&mut self, slot: Slot, session: Session, established: &Frame) {
         if let Some(connection) = self.connections.get_mut(slot) {
-            connection.session = Some(session);
+            connection.phase = Phase::Open(session, Keepalive::Alive);
         }
         self.send(slot, established);
         self.check_deadlines(slot);
     }
 
-    /// Removes the connection after this time at the latest, whatever the peer does.
-    pub(super) fn close_within(&mut self, slot: Slot, time: Duration) {
-        let at = Wheel::after(self.wheel.now(), time);
-        if let Some(connection) = self.connections.get_mut(slot) {
-            connection.watch = Watch::End(at);
-            self.wheel.wake(slot, at);
-        }
+    /// The tick at which a connection that begins to close now is removed, whatever the peer does.
+    pub(super) fn close_deadline(&self) -> Tick {
+        Wheel::after(self.wheel.now(), self.node.connections().close_seconds.duration())
     }
 }

@@ -19,6 +19,9 @@ use crate::shard::Shard;
 use crate::shard::batch::Batch;
 use crate::shard::channel::Channel;
 use crate::shard::channel::Flush;
+use crate::shard::connection::ClientConnection;
+use crate::shard::connection::OnceSent;
+use crate::shard::connection::Phase;
 use crate::shard::outbox::Load;
 use crate::shard::outbox::Piece;
 use crate::shard::time_slice::TimeSlice;
@@ -44,7 +47,7 @@ impl Shard {
     /// Adds a connection to a channel: first its answers, then the channel's events.
     pub(super) fn on_joined(&mut self, slot: Slot, id: ChannelId, answers: &[Frame]) {
         let connection = self.connections.get_mut(slot);
-        let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
+        let Some(session) = connection.and_then(|connection| connection.session_mut()) else { return };
         session.on_joined();
         if session.has_deferred() {
             self.read_later(slot);
@@ -58,7 +61,7 @@ impl Shard {
     /// Adds a connection to a channel or a view.
     pub(super) fn on_mirror(&mut self, slot: Slot, id: ChannelId) {
         let connection = self.connections.get_mut(slot);
-        let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else { return };
+        let Some(session) = connection.and_then(|connection| connection.session()) else { return };
         let channel = self.channels.entry(id).or_insert_with(|| Channel::new(session.meters().clone()));
         channel.join(slot);
     }
@@ -66,7 +69,7 @@ impl Shard {
     /// Tells a connection that it cannot join a channel.
     pub(super) fn on_refused(&mut self, slot: Slot, channel: &ChannelName) {
         let connection = self.connections.get_mut(slot);
-        let Some(session) = connection.and_then(|connection| connection.session.as_mut()) else { return };
+        let Some(session) = connection.and_then(|connection| connection.session_mut()) else { return };
         let frames = session.on_refused(channel, self.now);
         if session.has_deferred() {
             self.read_later(slot);
@@ -79,8 +82,8 @@ impl Shard {
     /// Removes a connection from a channel. It still gets the pending events.
     pub(super) fn on_unsubscribed(&mut self, slot: Slot, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let connection = self.connections.get_mut(slot).filter(|connection| !connection.shut_down_when_sent);
-        let socket_id = connection.and_then(|connection| connection.session.as_ref()).map(Session::socket_id);
+        let connection = self.connections.get_mut(slot).filter(|connection| !connection.has_lost_frames);
+        let socket_id = connection.and_then(|connection| connection.session()).map(Session::socket_id);
         let pieces = channel.leave(slot, socket_id);
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
@@ -93,15 +96,10 @@ impl Shard {
 
     /// Queues a frame for one connection.
     pub(super) fn send(&mut self, slot: Slot, frame: &Frame) {
-        // An evicted connection has lost frames, so only its close may follow.
-        let Some(connection) = self.connections.get_mut(slot).filter(|connection| !connection.shut_down_when_sent)
-        else {
-            return;
-        };
-        if let Some(session) = &connection.session {
-            session.meters().messages_sent.inc();
-            session.meters().transmitted_bytes.inc_by(frame.payload_len() as u64);
-        }
+        let connection = self.connections.get_mut(slot).filter(|connection| !connection.has_lost_frames);
+        let Some(session) = connection.as_deref().and_then(ClientConnection::session) else { return };
+        session.meters().messages_sent.inc();
+        session.meters().transmitted_bytes.inc_by(frame.payload_len() as u64);
         let piece = self.shared.piece(frame.bytes(), &self.shared_bytes);
         self.queue(slot, piece);
         // Memory of a single connection does not wait for the end of the turn.
@@ -180,8 +178,8 @@ impl Shard {
 
     fn deliver(&mut self, slot: Slot, flush: &Flush, sent: &mut Sent) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let Some(session) = &connection.session else { return };
-        if connection.shut_down_when_sent {
+        let Some(session) = connection.session() else { return };
+        if connection.has_lost_frames {
             return session.meters().dropped(DropCause::SlowReader, flush.batch.frames() as u64);
         }
         let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id()) };
@@ -314,10 +312,12 @@ impl Shard {
         if left_over {
             // The next turn encrypts more.
             self.unwritten.push(slot);
-        } else if connection.close_when_sent {
-            self.remove(slot);
-        } else if connection.shut_down_when_sent {
-            connection.socket.shut_down();
+            return;
+        }
+        match connection.phase {
+            Phase::Open(..) | Phase::Closing { once_sent: OnceSent::Wait, .. } => (),
+            Phase::Closing { once_sent: OnceSent::ShutDown, .. } => connection.socket.shut_down(),
+            Phase::Closing { once_sent: OnceSent::Remove, .. } => self.remove(slot),
         }
     }
 }

@@ -19,7 +19,8 @@ use crate::session::Session;
 use crate::shard::READ_BYTES;
 use crate::shard::Shard;
 use crate::shard::connection::ClientConnection;
-use crate::shard::connection::Watch;
+use crate::shard::connection::Keepalive;
+use crate::shard::connection::Phase;
 
 /// Reads of one connection in a row; then other connections come first.
 const READS: usize = 4;
@@ -90,12 +91,12 @@ impl Shard {
         for _ in 0..READS {
             let Some(connection) = self.connections.get_mut(slot) else { return };
             let hung_up = connection.hung_up;
-            let session = connection.session.as_ref();
-            if (connection.paused || session.is_some_and(Session::is_waiting)) && !hung_up {
+            let is_waiting = connection.session().is_some_and(Session::is_waiting);
+            if (connection.paused || is_waiting) && !hung_up {
                 return;
             }
             connection.paused = false;
-            if session.is_some_and(Session::has_deferred) {
+            if connection.session().is_some_and(Session::has_deferred) {
                 self.on_deferred(slot);
                 continue;
             }
@@ -133,8 +134,8 @@ impl Shard {
     fn decode(&mut self, slot: Slot, bytes: &mut [u8]) -> bool {
         let Some(connection) = self.connections.get_mut(slot) else { return true };
         connection.last_input = self.wheel.now();
-        if matches!(connection.watch, Watch::Pong(_)) {
-            connection.watch = Watch::Idle;
+        if let Phase::Open(_, keepalive) = &mut connection.phase {
+            *keepalive = Keepalive::Alive;
         }
         let mut decoder = std::mem::take(&mut connection.decoder);
         let bytes_max = self.node.connections().message_bytes_max;
@@ -146,11 +147,11 @@ impl Shard {
         });
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.decoder = decoder;
-            let has_deferred = connection.session.as_ref().is_some_and(Session::has_deferred);
+            let has_deferred = connection.session().is_some_and(Session::has_deferred);
             connection.has_buffered_input = is_over || connection.paused || has_deferred;
         }
         if let Err(error) = outcome {
-            if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session.as_ref()) {
+            if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) {
                 session.on_broken(error);
             }
             self.fail(slot, &error.close());
@@ -175,7 +176,7 @@ impl Shard {
             return false;
         }
         let Some(connection) = self.connections.get_mut(slot) else { return false };
-        let Some(session) = &mut connection.session else { return true };
+        let Some(session) = connection.session_mut() else { return true };
         let mut actions = std::mem::take(&mut self.actions);
         let outcome = match message {
             Message::Text(text) => session.on_text(&self.node, &text, self.now, &mut actions),
@@ -195,7 +196,7 @@ impl Shard {
     /// Handles the deferred message.
     fn on_deferred(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let Some(session) = &mut connection.session else { return };
+        let Some(session) = connection.session_mut() else { return };
         let mut actions = std::mem::take(&mut self.actions);
         let outcome = session.on_deferred(&self.node, self.now, &mut actions);
         self.perform(slot, actions, outcome);
@@ -229,6 +230,6 @@ impl Shard {
         let enough = self.node.connections().outbox_bytes_max / 2;
         let Some(connection) = self.connections.get_mut(slot) else { return true };
         connection.paused = !connection.hung_up && connection.outbox.cost() > enough;
-        connection.paused || connection.session.as_ref().is_some_and(Session::has_deferred)
+        connection.paused || connection.session().is_some_and(Session::has_deferred)
     }
 }

@@ -10,6 +10,7 @@ use crate::refusal;
 use crate::registry::address::Slot;
 use crate::session;
 use crate::shard::Shard;
+use crate::shard::connection::Phase;
 use crate::shard::time_slice::TimeSlice;
 
 /// Connections without progress for so long are closed first when the process holds too much memory.
@@ -31,7 +32,7 @@ impl Shard {
     #[cold]
     pub(super) fn mark_lagging(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        if connection.session.is_none() {
+        if connection.session().is_none() {
             return;
         }
         if connection.outbox.backlog() > self.node.connections().hard_bytes_max() {
@@ -51,7 +52,7 @@ impl Shard {
         self.eviction_due = false;
         lagging.retain(|&Lagging { slot, since }| {
             let Some(connection) = self.connections.get_mut(slot) else { return false };
-            connection.is_lagging = connection.session.is_some() && connection.outbox.cost() > bytes_max;
+            connection.is_lagging = connection.session().is_some() && connection.outbox.cost() > bytes_max;
             let is_late = self.now.saturating_duration_since(since.max(connection.last_progress)) >= time_max;
             // A socket that is writable again has not been written to yet.
             if connection.is_lagging && connection.blocked && is_late && !self.eviction_due {
@@ -111,7 +112,7 @@ impl Shard {
         let mut waiting: Vec<(bool, Instant, Slot)> = Vec::new();
         for slot in slots {
             let Some(connection) = self.connections.get_mut(slot) else { continue };
-            if connection.session.is_some() && !connection.outbox.is_empty() {
+            if connection.session().is_some() && !connection.outbox.is_empty() {
                 waiting.push((connection.outbox.cost() <= small_max, connection.last_progress, slot));
             }
         }
@@ -138,17 +139,17 @@ impl Shard {
     /// Closes a connection that cannot keep up. Frames that have not been begun are dropped and counted.
     fn evict(&mut self, slot: Slot, why: refusal::Cause) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let Some(session) = &connection.session else { return };
+        let Phase::Open(session, _) = &connection.phase else { return };
         let before = connection.outbox.load();
         session.meters().dropped(DropCause::SlowReader, connection.outbox.forget() as u64);
         session.count_refusal(why, None, &format_args!("{} bytes waited for it", before.bytes));
         self.load.follow(before, connection.outbox.load());
-        connection.shut_down_when_sent = true;
+        connection.has_lost_frames = true;
         // The kernel took no more than its low-water mark; now it may take the rest.
         let _ = socket2::SockRef::from(&*connection.socket.tcp()).set_tcp_notsent_lowat(u32::MAX);
         connection.blocked = false;
         let is_begun = connection.outbox.load().bytes > self.node.connections().outbox_bytes_max;
-        self.close(slot, &session::TOO_SLOW);
+        self.fail(slot, &session::TOO_SLOW);
         if is_begun {
             // Such a slow client would not read the close behind the rest of this frame.
             self.remove(slot);
