@@ -10,6 +10,7 @@ mod commands;
 mod lease;
 mod link;
 mod listener;
+mod pace;
 mod peers;
 mod query;
 mod terminate;

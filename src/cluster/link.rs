@@ -28,6 +28,7 @@ use crate::cluster::commands::Expected;
 use crate::cluster::commands::Scripts;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::OpenTopic;
+use crate::cluster::pace::Pace;
 use crate::cluster::peers::Peers;
 use crate::protocol::envelope::Envelope;
 use crate::redis::connection::ANSWER_TIME;
@@ -188,6 +189,7 @@ impl ClusterLink {
         let mut events_wait = self.is_reconnect;
         // Commands that waited when the link was opened. After them this node listens to all that matters to it.
         let mut first = outgoing.waiting().0;
+        let mut pace = Pace::new(Instant::now());
         loop {
             if first == 0 {
                 self.announce_listening();
@@ -201,9 +203,13 @@ impl ClusterLink {
                 }
                 () = outgoing.filled() => {
                     let commands = outgoing.take();
-                    first = first.saturating_sub(commands.len());
+                    let count = commands.len();
+                    first = first.saturating_sub(count);
                     self.in_flight.lock().extend(commands);
                     self.carry_out(|command| !events_wait || !command.is_event()).await?;
+                    if let Some(pause) = pace.pause_after(count, Instant::now()) {
+                        tokio::time::sleep(pause).await;
+                    }
                 }
             }
         }
@@ -238,16 +244,17 @@ impl ClusterLink {
         let (cluster, mut receiver, mut out) = (&self.cluster, self.receiver.clone(), self.out.clone());
         let (mut open, mut close) = (Vec::new(), Vec::new());
         for command in self.in_flight.lock().iter().filter(|command| is_due(command)) {
-            let name = cluster.names.topic(&command.app, &command.topic);
+            let name = || cluster.names.topic(&command.app, &command.topic);
             match command.operation {
                 Operation::Open(_) => {
+                    let name = name();
                     if let Some(app) = cluster.app(&command.app) {
                         self.listener.add(&name, OpenTopic { app, topic: command.topic.clone() });
                     }
                     close.retain(|other| *other != name);
                     open.push(name);
                 }
-                Operation::Close => close.push(name),
+                Operation::Close => close.push(name()),
                 _ => (),
             }
         }
