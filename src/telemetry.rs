@@ -180,6 +180,7 @@ mod tests {
         let (gate, memory) = (Arc::new(Mutex::new(())), Memory::default());
         let closed = gate.lock();
         let (queue, writer) = queue::start(Stuck(Arc::clone(&gate), memory.clone()), || ()).unwrap();
+        let all_taken = queue.clone();
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
         let long = "x".repeat(1000);
         tracing::subscriber::with_default(subscriber(&log, queue, LogBudget::default()), || {
@@ -189,6 +190,10 @@ mod tests {
             }
         });
         drop(closed);
+        // The guard alone waits for half a second only.
+        while !all_taken.is_empty() {
+            std::thread::yield_now();
+        }
         drop(writer);
         let text = String::from_utf8(memory.0.lock().clone()).unwrap();
         assert!(text.lines().next().unwrap().contains("number=0 "), "the beginning is lost");

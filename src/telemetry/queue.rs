@@ -92,6 +92,12 @@ pub(super) fn start(
 }
 
 impl Queue {
+    /// Whether the thread has taken all lines.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.counters.waiting_bytes.load(Ordering::Relaxed) == 0
+    }
+
     fn put(&self, line: &[u8]) {
         let cost = line.len() + LINE_COST;
         let before = self.counters.waiting_bytes.fetch_add(cost, Ordering::Relaxed);
