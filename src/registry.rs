@@ -122,6 +122,6 @@ impl AppState {
 
     /// Whether there is no channel, and no user signed in or watched.
     pub fn is_idle(&self) -> bool {
-        self.channels.is_empty() && self.users.lock().is_idle()
+        self.channels.table.is_empty() && self.users.lock().is_idle()
     }
 }

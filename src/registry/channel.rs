@@ -1,8 +1,7 @@
 //! One channel of an app: its subscriptions on each shard, its members and its cached event. `channels` calls it under
 //! the channel's lock.
 
-mod from_peers;
-mod opening;
+mod remote;
 mod waiting;
 
 use std::time::Duration;
@@ -35,7 +34,7 @@ const COUNT_AT_ONCE_MAX: usize = 100;
 const COUNT_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     id: ChannelId,
     /// Subscriptions on each shard.
     subscriptions: Box<[u32]>,
@@ -81,11 +80,6 @@ impl Channel {
     /// Subscriptions on this node.
     pub(super) fn subscriptions(&self) -> usize {
         self.subscriptions.iter().map(|&count| count as usize).sum()
-    }
-
-    /// Subscriptions on all nodes, as far as this one knows.
-    fn subscriptions_everywhere(&self) -> usize {
-        self.subscriptions() + self.remote.as_ref().map_or(0, |remote| remote.counts.total())
     }
 
     /// Distinct users on all nodes, as far as this one knows.
@@ -297,7 +291,7 @@ impl Channel {
         if !is_counted(name) {
             return;
         }
-        let total = self.subscriptions_everywhere();
+        let total = self.subscriptions() + self.remote.as_ref().map_or(0, |remote| remote.counts.total());
         if self.subscriptions() == 0 {
             self.announced = None;
             if total == 0 {

@@ -34,7 +34,7 @@ use crate::registry::subscription::Unsubscribe;
 /// All channels of an app.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
-    table: ChannelTable,
+    pub(super) table: ChannelTable,
     /// Channels that announce their number of subscribers later.
     count_later: Mutex<Vec<ChannelName>>,
     /// Channels that have to be reconciled with the other nodes.
@@ -52,12 +52,6 @@ pub struct ChannelInfo {
     pub users: usize,
     /// The event that a cache channel stores, and how long it still is.
     pub cached: Option<(Frame, Duration)>,
-}
-
-impl Channels {
-    pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
 }
 
 impl AppState {
@@ -153,9 +147,8 @@ impl AppState {
     pub fn channel(&self, name: &str, now: Instant) -> ChannelInfo {
         self.channels.table.with(name, |entry| {
             let Some(channel) = entry.get() else { return ChannelInfo::default() };
-            let (subscriptions, users) = (channel.subscriptions(), channel.users());
             let cached = channel.cached(now).map(|(cached, frame)| (frame, cached.until - now));
-            ChannelInfo { subscriptions, users, cached }
+            ChannelInfo { subscriptions: channel.subscriptions(), users: channel.users(), cached }
         })
     }
 

@@ -66,11 +66,6 @@ impl SameInfo {
 }
 
 impl LocalUser {
-    fn new(member: &Member, address: Address) -> Self {
-        let newest = SameInfo::new(&member.user_info, address);
-        Self { newest, earlier: Vec::new(), admitted: false, update: None }
-    }
-
     /// The user's `user_info` and its version, which is 0 before it is in the roster.
     pub(super) fn info(&self) -> (&Arc<str>, u64) {
         (&self.newest.user_info, self.newest.since)
@@ -105,7 +100,8 @@ impl Members {
         self.departing.remove(&member.user_id);
         let local = match self.local.entry(Arc::clone(&member.user_id)) {
             Entry::Vacant(place) => {
-                place.insert(LocalUser::new(member, address));
+                let newest = SameInfo::new(&member.user_info, address);
+                place.insert(LocalUser { newest, earlier: Vec::new(), admitted: false, update: None });
                 return true;
             }
             Entry::Occupied(place) => place.into_mut(),

@@ -76,10 +76,6 @@ impl WatchedUser {
         self.announce(effect, scope);
     }
 
-    fn open(&mut self, user_id: &Arc<str>, scope: &Scope<'_>) {
-        self.topic.open(&topic(user_id), scope);
-    }
-
     fn on_change(&mut self, user_id: &Arc<str>, change: Change, scope: &mut Scope<'_>) {
         let effect = self.topic.apply(&mut self.roster, change, &topic(user_id), scope);
         self.announce(effect, scope);
@@ -134,7 +130,7 @@ impl Users {
             let watched = self.watched.entry(Arc::clone(id)).or_insert_with(|| {
                 let mut watched = WatchedUser::default();
                 if scope.is_linked() {
-                    watched.open(id, scope);
+                    watched.topic.open(&topic(id), scope);
                 } else if self.online.contains_key(id) {
                     watched.roster.add(scope.node(), 0, &member(id));
                 }
@@ -315,7 +311,7 @@ impl AppState {
                 update(user_id, true, scope);
             }
             for (user_id, watched) in &mut users.watched {
-                watched.open(user_id, scope);
+                watched.topic.open(&topic(user_id), scope);
             }
         });
     }

@@ -56,7 +56,7 @@ impl Channel {
     }
 
     /// Lets in the joiners that have waited for nothing but the topic and their views.
-    pub(in crate::registry) fn admit_arriving(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(crate) fn admit_arriving(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
         if self.remote_mut().topic.is_opening() {
             return;
         }
@@ -130,7 +130,7 @@ impl Channel {
     }
 
     /// The command to update a member has ended.
-    pub(in crate::registry) fn on_updated(
+    pub(crate) fn on_updated(
         &mut self,
         name: &ChannelName,
         update: &MemberUpdate,

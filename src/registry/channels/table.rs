@@ -10,48 +10,42 @@ use crate::protocol::channel::ChannelName;
 use crate::registry::channel::Channel;
 
 /// Parts with a lock each.
-pub(super) const PARTS: usize = 32;
+pub(crate) const PARTS: usize = 32;
 
 type Part = HashTable<(ChannelName, Channel)>;
 
 /// Channels by their names.
-#[derive(Debug)]
-pub(super) struct ChannelTable {
+#[derive(Debug, Default)]
+pub(crate) struct ChannelTable {
     hasher: RandomState,
-    parts: Box<[Mutex<Part>]>,
+    parts: [Mutex<Part>; PARTS],
 }
 
 /// The place of one channel, under the lock of its part. There may be no channel yet.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     name: &'a str,
     hash: u64,
     hasher: &'a RandomState,
     part: &'a mut Part,
 }
 
-impl Default for ChannelTable {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), parts: (0..PARTS).map(|_| Mutex::default()).collect() }
-    }
-}
-
 impl ChannelTable {
     /// Runs `f` on the channel called `name`. The lock never leaves this function, so no caller can hold it across an
     /// `.await`.
-    pub(super) fn with<R>(&self, name: &str, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
+    pub(crate) fn with<R>(&self, name: &str, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
         let hash = self.hasher.hash_one(name);
         // A part finds a channel by the other bits.
         let mut part = self.parts[(hash >> 32) as usize % PARTS].lock();
         f(&mut Entry { name, hash, hasher: &self.hasher, part: &mut part })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.parts.iter().all(|part| part.lock().is_empty())
     }
 
     /// The results of `f` for all channels, one part after the other.
-    pub(super) fn collect<T>(&self, f: impl Fn(&ChannelName, &Channel) -> Option<T>) -> Vec<T> {
+    pub(crate) fn collect<T>(&self, f: impl Fn(&ChannelName, &Channel) -> Option<T>) -> Vec<T> {
         let mut found = Vec::new();
         for part in &self.parts {
             found.extend(part.lock().iter().filter_map(|(name, channel)| f(name, channel)));
@@ -60,32 +54,32 @@ impl ChannelTable {
     }
 
     /// The names of the channels that `is_wanted` chooses.
-    pub(super) fn names(&self, is_wanted: impl Fn(&Channel) -> bool) -> Vec<ChannelName> {
+    pub(crate) fn names(&self, is_wanted: impl Fn(&Channel) -> bool) -> Vec<ChannelName> {
         self.collect(|name, channel| is_wanted(channel).then(|| name.clone()))
     }
 
     /// Removes channels from one part.
-    pub(super) fn retain(&self, part: usize, mut keep: impl FnMut(&ChannelName, &mut Channel) -> bool) {
+    pub(crate) fn retain(&self, part: usize, mut keep: impl FnMut(&ChannelName, &mut Channel) -> bool) {
         self.parts[part % PARTS].lock().retain(|(name, channel)| keep(name, channel));
     }
 }
 
 impl Entry<'_> {
     /// The channel, if there is one.
-    pub(super) fn get(&mut self) -> Option<&mut Channel> {
+    pub(crate) fn get(&mut self) -> Option<&mut Channel> {
         let found = self.part.find_mut(self.hash, |(name, _)| name.as_str() == self.name);
         found.map(|(_, channel)| channel)
     }
 
     /// The channel, or a new one.
-    pub(super) fn get_or_insert(&mut self, name: &ChannelName, new: impl FnOnce() -> Channel) -> &mut Channel {
+    pub(crate) fn get_or_insert(&mut self, name: &ChannelName, new: impl FnOnce() -> Channel) -> &mut Channel {
         let hash_of = |(name, _): &(ChannelName, Channel)| self.hasher.hash_one(name.as_str());
         let entry = self.part.entry(self.hash, |(known, _)| known == name, hash_of);
         &mut entry.or_insert_with(|| (name.clone(), new())).into_mut().1
     }
 
     /// Removes the channel.
-    pub(super) fn remove(&mut self) {
+    pub(crate) fn remove(&mut self) {
         if let Ok(entry) = self.part.find_entry(self.hash, |(name, _)| name.as_str() == self.name) {
             entry.remove();
         }

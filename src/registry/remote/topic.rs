@@ -91,7 +91,7 @@ impl RemoteTopic {
         }
         self.phase = Phase::Ready;
         if self.reopen {
-            self.reconcile_after(RETRY_PAUSE, scope);
+            self.reopen_later(scope);
         }
         true
     }
@@ -154,7 +154,8 @@ impl RemoteTopic {
                 self.implausible_at = Some(scope.now);
                 scope.report_implausible();
             }
-            Err(Gap) if self.is_suspicious(scope.now) => {
+            // To open the topic again at once would most likely be in vain.
+            Err(Gap) if self.implausible_at.is_some_and(|at| scope.now.saturating_duration_since(at) < RETRY_PAUSE) => {
                 scope.report_implausible();
                 self.reopen_later(scope);
             }
@@ -164,11 +165,6 @@ impl RemoteTopic {
             }
         }
         None
-    }
-
-    /// Whether to open the topic now would most likely be in vain.
-    fn is_suspicious(&self, now: Instant) -> bool {
-        self.implausible_at.is_some_and(|at| now.saturating_duration_since(at) < RETRY_PAUSE)
     }
 
     fn reconcile_after(&mut self, pause: Duration, scope: &mut Scope<'_>) {

@@ -100,11 +100,10 @@ impl ViewTable {
         if let Some(view) = self.views.get_mut(&id) {
             view.subscriptions += 1;
         }
-        let expires_at = now + view.lasts.min(LASTS_MAX);
+        let (is_empty, expires_at) = (view.patterns.is_empty(), now + view.lasts.min(LASTS_MAX));
         let close_at = expires_at + rand::random_range(Duration::ZERO..SPREAD);
-        let is_empty = view.patterns.is_empty();
-        self.subscriptions
-            .insert(key.clone(), Subscription { view: id, is_empty, is_active: false, expires_at, close_at });
+        let subscription = Subscription { view: id, is_empty, is_active: false, expires_at, close_at };
+        self.subscriptions.insert(key.clone(), subscription);
     }
 
     /// The view of this key, which may be new.
@@ -121,8 +120,8 @@ impl ViewTable {
             known.views.push(id);
         }
         let (channel, patterns, channel_as) = key.clone();
-        self.views
-            .insert(id, ViewEntry { channel, patterns, channel_as, subscriptions: 0, active: vec![0; shards].into() });
+        let active = vec![0; shards].into();
+        self.views.insert(id, ViewEntry { channel, patterns, channel_as, subscriptions: 0, active });
         self.ids.insert(key, id);
         id
     }
@@ -178,11 +177,10 @@ impl ViewTable {
 
     /// The expired subscriptions, which the caller has to [stop](Self::stop).
     pub(super) fn expired(&mut self, now: Instant) -> Vec<Expired> {
-        let lasting =
-            self.subscriptions.values().filter(|subscription| subscription.expires_at > now && !subscription.is_empty);
-        self.earliest_end = lasting.map(|subscription| subscription.expires_at).min();
-        let expired = self.subscriptions.iter().filter(|(_, subscription)| subscription.expires_at <= now);
-        expired.map(|(key, subscription)| Expired { key: key.clone(), close: subscription.close_at <= now }).collect()
+        let lasting = self.subscriptions.values().filter(|one| one.expires_at > now && !one.is_empty);
+        self.earliest_end = lasting.map(|one| one.expires_at).min();
+        let expired = self.subscriptions.iter().filter(|(_, one)| one.expires_at <= now);
+        expired.map(|(key, one)| Expired { key: key.clone(), close: one.close_at <= now }).collect()
     }
 
     /// The views that get a channel's events. A view does not repeat those of its own channel.
@@ -204,10 +202,9 @@ impl ViewTable {
 
     /// Whether events of other nodes do not come yet for some pattern of a subscription.
     pub(super) fn is_waiting(&self, key: &Key) -> bool {
-        let unsubscribed =
-            |pattern: &ChannelPattern| self.patterns.get(pattern).is_some_and(|known| !known.is_subscribed);
         let view = self.subscriptions.get(key).and_then(|subscription| self.views.get(&subscription.view));
-        view.is_some_and(|view| view.patterns.iter().any(unsubscribed))
+        let known = |pattern| self.patterns.get(pattern);
+        view.is_some_and(|view| view.patterns.iter().filter_map(known).any(|known| !known.is_subscribed))
     }
 
     /// Events of other nodes come for these patterns. Returns the channels with subscriptions that may have waited.

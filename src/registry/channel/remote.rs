@@ -1,15 +1,23 @@
-//! How a channel opens its topic. While the link is up, changes of members take effect in the order of all nodes. Without
-//! it this node decides alone, and publishes its state when the link is back.
+//! The part of a channel that other nodes have. While the link is up, changes of members take effect in the order of all
+//! nodes. Without it this node decides alone, and publishes its state when the link is back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::Change;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
 use crate::protocol::identity::Member;
 use crate::registry::channel::Channel;
+use crate::registry::channel::is_counted;
+use crate::registry::inbox::Event;
 use crate::registry::members::LocalUser;
 use crate::registry::remote::channel::RemoteChannel;
+use crate::registry::remote::dedup::Arrival;
 use crate::registry::remote::message::LocalTopic;
+use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
 use crate::registry::scope::Scope;
 
@@ -19,12 +27,12 @@ impl Channel {
     }
 
     /// Subscribes to the channel's topic and fetches its state, unless that is on its way.
-    pub(in crate::registry) fn open(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+    pub(crate) fn open(&mut self, name: &ChannelName, scope: &Scope<'_>) {
         self.remote_mut().topic.open(&Topic::Channel(name.clone()), scope);
     }
 
     /// The part of the channel that is on this node, for the other nodes.
-    pub(in crate::registry) fn local_topic(&self) -> LocalTopic {
+    pub(crate) fn local_topic(&self) -> LocalTopic {
         let member = |(user_id, local): (&Arc<str>, &LocalUser)| {
             let (user_info, since) = local.info();
             (Member { user_id: Arc::clone(user_id), user_info: Arc::clone(user_info) }, since)
@@ -38,7 +46,7 @@ impl Channel {
     }
 
     /// The command of this number has opened the topic, or has failed without a snapshot.
-    pub(in crate::registry) fn on_opened(
+    pub(crate) fn on_opened(
         &mut self,
         name: &ChannelName,
         number: u64,
@@ -112,7 +120,7 @@ impl Channel {
     }
 
     /// The link is lost: this node decides alone.
-    pub(in crate::registry) fn on_unlinked(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(crate) fn on_unlinked(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
         let remote = self.remote_mut();
         remote.topic.reset();
         remote.counts.is_publishing = false;
@@ -135,7 +143,7 @@ impl Channel {
     }
 
     /// Reconciles the channel with the other nodes when it is time.
-    pub(in crate::registry) fn reconcile(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(crate) fn reconcile(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
         let is_empty = self.subscriptions() == 0;
         let remote = self.remote.get_or_insert_default();
         // Comes back until the channel has been idle long enough, and until all joiners have joined.
@@ -147,6 +155,79 @@ impl Channel {
         let roster = self.members.as_mut().map(|members| &mut members.roster);
         for effect in remote.topic.reconcile(roster, &Topic::Channel(name.clone()), scope) {
             self.announce_effect(name, Some(effect), scope);
+        }
+    }
+
+    /// A message has come. Returns false for a duplicate.
+    pub(crate) fn on_message(&mut self, name: &ChannelName, message: NodeMessage, scope: &mut Scope<'_>) -> bool {
+        let remote = self.remote.get_or_insert_default();
+        match message {
+            NodeMessage::Event(event) => return self.on_event(name, event, scope),
+            message if remote.topic.is_opening() => remote.topic.buffer(message),
+            NodeMessage::Member(change) => self.on_change(name, change, scope),
+            NodeMessage::Count(node, count) => {
+                if remote.counts.set(node, count) {
+                    self.announce_count(name, scope);
+                }
+            }
+        }
+        true
+    }
+
+    /// An event comes to its own node, too, if the channel caches it: then all nodes cache it in one order.
+    fn on_event(&mut self, name: &ChannelName, event: RemoteEvent, scope: &mut Scope<'_>) -> bool {
+        let is_own = event.node == scope.node();
+        if !is_own {
+            match self.remote_mut().dedup.check(event.node, event.number) {
+                Arrival::New => (),
+                Arrival::Duplicate => return false,
+                Arrival::Implausible => scope.report_implausible(),
+            }
+        }
+        if event.cached_for_ms > 0 {
+            let until = scope.now + Duration::from_millis(event.cached_for_ms);
+            self.cache(name, (&event.frame, until, false), scope);
+        }
+        if !is_own {
+            self.announce(&Event { frame: event.frame, except: event.except, accepted: scope.now }, scope);
+        }
+        true
+    }
+
+    fn on_change(&mut self, name: &ChannelName, change: Change, scope: &mut Scope<'_>) {
+        let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
+        let own = (change.node == scope.node()).then(|| change.user_id.clone());
+        let effect = remote.topic.apply(&mut members.roster, change, &Topic::Channel(name.clone()), scope);
+        if let Some(user_id) = own {
+            members.check_departing(scope.node(), &user_id);
+        }
+        self.announce_effect(name, effect, scope);
+        self.admit_updated(name, scope);
+    }
+
+    /// The number of connections here, and whether other nodes have to get it.
+    pub(crate) fn take_count(&mut self, name: &ChannelName) -> (usize, bool) {
+        let counts = &mut self.remote_mut().counts;
+        counts.is_publishing = false;
+        let is_announced = counts.are_announced && is_counted(name);
+        (self.subscriptions(), is_announced)
+    }
+
+    /// Whether anything of one of these nodes is known.
+    pub(crate) fn knows(&self, nodes: &[(NodeId, bool)]) -> bool {
+        let Some(remote) = &self.remote else { return false };
+        nodes.iter().any(|(node, _)| remote.dedup.knows(*node) || remote.counts.has(*node))
+    }
+
+    /// A node has crashed or left: its connections no longer count.
+    pub(crate) fn remove_node(&mut self, name: &ChannelName, node: NodeId, has_left: bool, scope: &mut Scope<'_>) {
+        let remote = self.remote_mut();
+        // A node that was only cut off repeats events.
+        if has_left {
+            remote.dedup.forget(node);
+        }
+        if remote.counts.set(node, 0) {
+            self.announce_count(name, scope);
         }
     }
 }
