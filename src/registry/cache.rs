@@ -22,17 +22,11 @@ pub struct EventCache {
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// By their numbers, so the oldest is the first.
-    events: BTreeMap<u64, Entry>,
+    /// Frames and their cost in bytes. The oldest has the least number.
+    events: BTreeMap<u64, (Frame, usize)>,
     bytes: usize,
     last: u64,
     evicted: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    frame: Frame,
-    bytes: usize,
 }
 
 /// One cached event. To drop it removes the event.
@@ -65,10 +59,10 @@ impl EventCache {
         entries.last += 1;
         entries.bytes += bytes;
         let number = entries.last;
-        entries.events.insert(number, Entry { frame: frame.clone(), bytes });
+        entries.events.insert(number, (frame.clone(), bytes));
         while entries.bytes > self.bytes_max {
-            let Some((_, oldest)) = entries.events.pop_first() else { break };
-            entries.bytes -= oldest.bytes;
+            let Some((_, (_, oldest_bytes))) = entries.events.pop_first() else { break };
+            entries.bytes -= oldest_bytes;
             entries.evicted += 1;
         }
         CachedEvent { number, cache: Arc::clone(self) }
@@ -78,15 +72,15 @@ impl EventCache {
 impl CachedEvent {
     /// The event's frame, unless the event was evicted.
     pub(super) fn frame(&self) -> Option<Frame> {
-        self.cache.entries.lock().events.get(&self.number).map(|entry| entry.frame.clone())
+        self.cache.entries.lock().events.get(&self.number).map(|(frame, _)| frame.clone())
     }
 }
 
 impl Drop for CachedEvent {
     fn drop(&mut self) {
         let mut entries = self.cache.entries.lock();
-        if let Some(entry) = entries.events.remove(&self.number) {
-            entries.bytes -= entry.bytes;
+        if let Some((_, bytes)) = entries.events.remove(&self.number) {
+            entries.bytes -= bytes;
         }
     }
 }

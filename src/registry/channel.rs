@@ -35,6 +35,7 @@ const COUNT_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Channel {
+    pub(super) name: ChannelName,
     id: ChannelId,
     /// Subscriptions on each shard.
     subscriptions: Box<[u32]>,
@@ -65,8 +66,9 @@ struct AnnouncedCount {
 
 impl Channel {
     /// A channel without subscribers.
-    pub(super) fn new(scope: &Scope<'_>) -> Self {
+    pub(super) fn new(name: ChannelName, scope: &Scope<'_>) -> Self {
         Self {
+            name,
             id: ChannelId::next(),
             subscriptions: vec![0; scope.app.inboxes.shards()].into(),
             members: None,
@@ -97,18 +99,13 @@ impl Channel {
     }
 
     /// Caches an event. `is_local` means that each node caches it for itself.
-    pub(super) fn cache(
-        &mut self,
-        name: &ChannelName,
-        (frame, until, is_local): (&Frame, Instant, bool),
-        scope: &Scope<'_>,
-    ) {
+    pub(super) fn cache(&mut self, (frame, until, is_local): (&Frame, Instant, bool), scope: &Scope<'_>) {
         if scope.app.records_webhook(Kind::CacheMiss) && self.cached(scope.now).is_none() {
-            scope.record_change(name, Change::CacheFilled);
+            scope.record_change(&self.name, Change::CacheFilled);
         }
         // Frees the memory for its successor.
         self.cached = None;
-        let event = scope.app.cache.store(name, frame);
+        let event = scope.app.cache.store(&self.name, frame);
         self.cached = Some(Box::new(Cached { event, until, is_local }));
         if let Some(remote) = &mut self.remote {
             remote.topic.on_cached();
@@ -131,89 +128,79 @@ impl Channel {
     }
 
     /// A connection joins, at once or when the other nodes know.
-    pub(super) fn join(&mut self, name: &ChannelName, joiner: Joiner, member: Option<&Member>, scope: &mut Scope<'_>) {
-        let is_new = member.map(|member| self.members.get_or_insert_default().add(member, joiner.address));
+    pub(super) fn join(&mut self, joiner: Joiner, scope: &mut Scope<'_>) {
+        let add = |member| self.members.get_or_insert_default().add(member, joiner.address);
+        let is_new = joiner.member.as_ref().is_some_and(add);
         if let Some(view) = &joiner.view {
-            scope.app.views.add(name, joiner.address, view, scope);
+            scope.app.views.add(&self.name, joiner.address, view, scope);
         }
-        let Some(joiner) = self.wait_if_needed(name, joiner, member.zip(is_new), scope) else { return };
-        if let Some(member) = member {
-            self.add_local_user(name, &member.user_id, scope);
+        let Some(joiner) = self.wait_if_needed(joiner, is_new, scope) else { return };
+        if let Some(member) = &joiner.member {
+            self.add_local_user(&member.user_id, scope);
         }
-        self.admit(name, &joiner, scope);
+        self.admit(&joiner, scope);
     }
 
     /// Adds a user with connections here to the roster without the other nodes, or changes its `user_info` there.
-    fn add_local_user(&mut self, name: &ChannelName, user_id: &str, scope: &mut Scope<'_>) {
+    fn add_local_user(&mut self, user_id: &str, scope: &mut Scope<'_>) {
         let Some(members) = &mut self.members else { return };
         let effect = members.update_roster(scope.node(), user_id);
-        self.announce_effect(name, effect, scope);
+        self.announce_effect(effect, scope);
     }
 
     /// Removes a user without connections here from the roster without the other nodes.
-    fn remove_local_user(&mut self, name: &ChannelName, user_id: &str, scope: &mut Scope<'_>) {
+    fn remove_local_user(&mut self, user_id: &str, scope: &mut Scope<'_>) {
         let Some(members) = &mut self.members else { return };
         let effect = members.roster.remove(scope.node(), user_id);
         members.check_departing(scope.node(), user_id);
-        self.announce_effect(name, effect, scope);
+        self.announce_effect(effect, scope);
     }
 
     /// Announces a change of the roster to the subscribers.
-    fn announce_effect(&mut self, name: &ChannelName, effect: Option<Effect>, scope: &mut Scope<'_>) {
+    fn announce_effect(&mut self, effect: Option<Effect>, scope: &mut Scope<'_>) {
         let (Some(effect), Some(members)) = (effect, &mut self.members) else { return };
         members.update_list(&effect);
         let frame = match &effect {
-            Effect::Added(member) => event::member_added(name.as_str(), member),
-            Effect::Removed(user_id) => event::member_removed(name.as_str(), user_id),
+            Effect::Added(member) => event::member_added(self.name.as_str(), member),
+            Effect::Removed(user_id) => event::member_removed(self.name.as_str(), user_id),
             Effect::Changed => return,
         };
         self.announce(&Event::of(frame, scope.now), scope);
     }
 
     /// A connection has joined: the answer goes into its inbox, in line with the channel's events.
-    fn admit(&mut self, name: &ChannelName, joiner: &Joiner, scope: &mut Scope<'_>) {
-        self.record_join(name, joiner, scope);
+    fn admit(&mut self, joiner: &Joiner, scope: &mut Scope<'_>) {
+        if self.subscriptions() == 0 {
+            scope.record(&self.name, webhook::Event::ChannelOccupied);
+        }
+        if let (Some(members), Some(member)) = (&mut self.members, &joiner.member)
+            && members.is_admitted_first(&member.user_id)
+        {
+            scope.record(&self.name, webhook::Event::MemberAdded(member.user_id.clone()));
+        }
         let mut answers = Vec::with_capacity(1);
         answers.push(match &mut self.members {
-            Some(members) => members.succeeded(name.as_str()),
-            None => event::subscription_succeeded(name.as_str()),
+            Some(members) => members.succeeded(self.name.as_str()),
+            None => event::subscription_succeeded(self.name.as_str()),
         });
-        if name.kind().cached {
+        if self.name.kind().cached {
             answers.push(self.cached(scope.now).map(|(_, frame)| frame).unwrap_or_else(|| {
-                scope.record(name, webhook::Event::CacheMiss);
-                event::cache_miss(name.as_str())
+                scope.record(&self.name, webhook::Event::CacheMiss);
+                event::cache_miss(self.name.as_str())
             }));
         }
         self.subscriptions[usize::from(joiner.address.shard)] += 1;
         let id = self.id;
         scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers));
         if joiner.view.is_some() {
-            scope.app.views.start(name, joiner.address, scope);
+            scope.app.views.start(&self.name, joiner.address, scope);
         }
-        self.on_count(name, joiner.rules.counted, scope);
-    }
-
-    /// Records the webhook events of a join.
-    fn record_join(&mut self, name: &ChannelName, joiner: &Joiner, scope: &Scope<'_>) {
-        if self.subscriptions() == 0 {
-            scope.record(name, webhook::Event::ChannelOccupied);
-        }
-        if let (Some(members), Some(user_id)) = (&mut self.members, &joiner.user_id)
-            && members.is_admitted_first(user_id)
-        {
-            scope.record(name, webhook::Event::MemberAdded(user_id.clone()));
-        }
+        self.on_count(joiner.rules.counted, scope);
     }
 
     /// A connection leaves, no longer waits to join, or was refused.
-    pub(super) fn leave(
-        &mut self,
-        name: &ChannelName,
-        unsubscribe: &Unsubscribe<'_>,
-        counted: bool,
-        scope: &mut Scope<'_>,
-    ) {
-        let Unsubscribe { address, user_id, .. } = *unsubscribe;
+    pub(super) fn leave(&mut self, unsubscribe: &Unsubscribe<'_>, counted: bool, scope: &mut Scope<'_>) {
+        let address = unsubscribe.address;
         if self.remote.as_mut().is_some_and(|remote| remote.joiners.remove_refused(address)) {
             return;
         }
@@ -222,15 +209,13 @@ impl Channel {
             self.subscriptions[usize::from(address.shard)] -= 1;
             let id = self.id;
             scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id));
-            self.on_count(name, counted, scope);
+            self.on_count(counted, scope);
         }
-        scope.app.views.remove(name, address, scope);
-        if let Some(user_id) = user_id {
-            self.remove_connection(name, user_id, unsubscribe, scope);
-        }
+        scope.app.views.remove(&self.name, address, scope);
+        self.remove_connection(unsubscribe, scope);
         let is_empty = self.subscriptions() == 0;
         if had_joined && is_empty {
-            scope.record(name, webhook::Event::ChannelVacated);
+            scope.record(&self.name, webhook::Event::ChannelVacated);
         }
         if let Some(remote) = &mut self.remote {
             remote.idle_since = Some(scope.now);
@@ -239,23 +224,17 @@ impl Channel {
     }
 
     /// Removes a member's connection, and the user after the last one.
-    fn remove_connection(
-        &mut self,
-        name: &ChannelName,
-        user_id: &str,
-        unsubscribe: &Unsubscribe<'_>,
-        scope: &mut Scope<'_>,
-    ) {
-        let Some(members) = &mut self.members else { return };
+    fn remove_connection(&mut self, unsubscribe: &Unsubscribe<'_>, scope: &mut Scope<'_>) {
+        let (Some(user_id), Some(members)) = (unsubscribe.user_id, &mut self.members) else { return };
         let departure = members.remove(scope.node(), user_id, unsubscribe.address);
         if matches!(&departure, Departure::User(local) if local.admitted) {
-            scope.record(name, webhook::Event::MemberRemoved(user_id.into()));
+            scope.record(&self.name, webhook::Event::MemberRemoved(user_id.into()));
         }
         match departure {
             Departure::Unchanged => (),
-            _ if scope.is_linked() => self.update_user(name, user_id, scope),
-            Departure::Info => self.add_local_user(name, user_id, scope),
-            Departure::User(_) => self.remove_local_user(name, user_id, scope),
+            _ if scope.is_linked() => self.update_user(user_id, scope),
+            Departure::Info => self.add_local_user(user_id, scope),
+            Departure::User(_) => self.remove_local_user(user_id, scope),
         }
     }
 
@@ -269,33 +248,33 @@ impl Channel {
     }
 
     /// The number of subscriptions here has changed: publishes it and, if `counted`, announces the total.
-    fn on_count(&mut self, name: &ChannelName, counted: bool, scope: &mut Scope<'_>) {
+    fn on_count(&mut self, counted: bool, scope: &mut Scope<'_>) {
         if let Some(remote) = &mut self.remote {
             remote.counts.are_announced = counted;
-            remote.publish_count(name, scope);
+            remote.publish_count(&self.name, scope);
         }
         if counted {
-            self.announce_count(name, scope);
+            self.announce_count(scope);
         }
     }
 
     /// Announces the number of subscribers if an earlier announcement was postponed.
-    pub(super) fn announce_stale_count(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(super) fn announce_stale_count(&mut self, scope: &mut Scope<'_>) {
         if self.announced.as_mut().is_some_and(|announced| std::mem::take(&mut announced.is_stale)) {
-            self.announce_count(name, scope);
+            self.announce_count(scope);
         }
     }
 
     /// Announces the number of subscribers, now or, on a large channel, a little later.
-    fn announce_count(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
-        if !is_counted(name) {
+    fn announce_count(&mut self, scope: &mut Scope<'_>) {
+        if !is_counted(&self.name) {
             return;
         }
         let total = self.subscriptions() + self.remote.as_ref().map_or(0, |remote| remote.counts.total());
         if self.subscriptions() == 0 {
             self.announced = None;
             if total == 0 {
-                scope.record(name, webhook::Event::SubscriptionCount(0));
+                scope.record(&self.name, webhook::Event::SubscriptionCount(0));
             }
             return;
         }
@@ -309,9 +288,9 @@ impl Channel {
         self.announced = Some(Box::new(AnnouncedCount { at: scope.now, is_stale: false }));
         // One of the nodes that announce it records the webhook event.
         if self.remote.as_ref().is_none_or(|remote| remote.counts.is_first(scope.node())) {
-            scope.record(name, webhook::Event::SubscriptionCount(total));
+            scope.record(&self.name, webhook::Event::SubscriptionCount(total));
         }
-        self.announce(&Event::of(event::subscription_count(name.as_str(), total), scope.now), scope);
+        self.announce(&Event::of(event::subscription_count(self.name.as_str(), total), scope.now), scope);
     }
 }
 

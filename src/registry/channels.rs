@@ -92,9 +92,7 @@ impl AppState {
             if member.as_ref().is_some_and(|member| !channel.has_capacity(member, rules.members_max)) {
                 return Err(Full::Members);
             }
-            let user_id = member.as_ref().map(|member| Arc::clone(&member.user_id));
-            let joiner = Joiner { address, user_id, view, rules, came: now };
-            channel.join(&name, joiner, member.as_ref(), scope);
+            channel.join(Joiner { address, member, view, rules, came: now }, scope);
             Ok(())
         })
     }
@@ -105,7 +103,7 @@ impl AppState {
         let name = unsubscribe.channel;
         self.change(name, now, |entry, scope| {
             let Some(channel) = entry.get() else { return };
-            channel.leave(name, unsubscribe, counted, scope);
+            channel.leave(unsubscribe, counted, scope);
             if channel.is_idle(scope) {
                 entry.remove();
             }
@@ -134,7 +132,7 @@ impl AppState {
             if let Some(until) = until
                 && let Some(channel) = open_entry(entry, name, scope)
             {
-                channel.cache(name, (&event.frame, until, true), scope);
+                channel.cache((&event.frame, until, true), scope);
             }
             if let Some(channel) = entry.get() {
                 channel.announce(event, scope);
@@ -154,7 +152,8 @@ impl AppState {
 
     /// The occupied channels whose names start with `prefix`, without users' own channels.
     pub fn channels(&self, prefix: &str) -> Vec<(ChannelName, ChannelInfo)> {
-        let info = |name: &ChannelName, channel: &Channel| {
+        let info = |channel: &Channel| {
+            let name = &channel.name;
             let (subscriptions, users) = (channel.subscriptions(), channel.users());
             let is_listed = subscriptions > 0 && name.as_str().starts_with(prefix) && name.user().is_none();
             is_listed.then(|| (name.clone(), ChannelInfo { subscriptions, users, cached: None }))
@@ -166,7 +165,7 @@ impl AppState {
     pub fn members(&self, name: &str) -> Vec<Arc<str>> {
         self.channels.table.with(name, |entry| {
             let members = entry.get().and_then(|channel| channel.members.as_ref());
-            members.map_or_else(Vec::new, |members| members.roster.ids().cloned().collect())
+            members.map_or_else(Vec::new, |members| members.roster.iter().map(|(id, _)| Arc::clone(id)).collect())
         })
     }
 
@@ -175,7 +174,7 @@ impl AppState {
     pub fn tick(&self, now: Instant) {
         let count_later = std::mem::take(&mut *self.channels.count_later.lock());
         for name in count_later {
-            self.change_channel(&name, now, |channel, scope| channel.announce_stale_count(&name, scope));
+            self.change_channel(&name, now, |channel, scope| channel.announce_stale_count(scope));
         }
         let mut needs_reconcile = std::mem::take(&mut *self.channels.needs_reconcile.lock());
         needs_reconcile.sort_unstable();
@@ -183,7 +182,7 @@ impl AppState {
         for name in needs_reconcile {
             self.change(&name, now, |entry, scope| {
                 let Some(channel) = entry.get() else { return };
-                channel.reconcile(&name, scope);
+                channel.reconcile(scope);
                 if channel.is_idle(scope) {
                     scope.command(Topic::Channel(name.clone()), Operation::Close);
                     entry.remove();
@@ -193,10 +192,10 @@ impl AppState {
         self.tick_users();
         self.tick_views(now);
         let scope = Scope::new(self, now);
-        self.channels.table.retain(self.channels.sweeps.fetch_add(1, Ordering::Relaxed), |name, channel| {
+        self.channels.table.retain(self.channels.sweeps.fetch_add(1, Ordering::Relaxed), |channel| {
             let is_idle = channel.is_idle(&scope);
             if is_idle {
-                scope.command(Topic::Channel(name.clone()), Operation::Close);
+                scope.command(Topic::Channel(channel.name.clone()), Operation::Close);
             }
             !is_idle
         });
@@ -213,14 +212,14 @@ impl AppState {
 
     /// The number of connections on a channel here, and whether other nodes have to get it.
     pub fn take_count(&self, name: &ChannelName) -> (usize, bool) {
-        let count = |entry: &mut Entry<'_>| entry.get().map(|channel| channel.take_count(name));
+        let count = |entry: &mut Entry<'_>| entry.get().map(|channel| channel.take_count());
         self.channels.table.with(name.as_str(), count).unwrap_or_default()
     }
 
     /// Events of other nodes come for more views: lets in the joiners of these channels.
     pub(super) fn admit_arriving(&self, names: impl IntoIterator<Item = ChannelName>, now: Instant) {
         for name in names {
-            self.change_channel(&name, now, |channel, scope| channel.admit_arriving(&name, scope));
+            self.change_channel(&name, now, |channel, scope| channel.admit_arriving(scope));
         }
     }
 
@@ -232,7 +231,7 @@ impl AppState {
                 if channel.is_idle(scope) {
                     entry.remove();
                 } else {
-                    channel.open(&name, scope);
+                    channel.open(scope);
                 }
             });
         }
@@ -241,7 +240,7 @@ impl AppState {
     /// The link is lost: this node decides alone.
     pub(super) fn unlink_channels(&self, now: Instant) {
         for name in self.channels.table.names(|_| true) {
-            self.change_channel(&name, now, |channel, scope| channel.on_unlinked(&name, scope));
+            self.change_channel(&name, now, |channel, scope| channel.on_unlinked(scope));
         }
     }
 
@@ -250,7 +249,7 @@ impl AppState {
         for name in self.channels.table.names(|channel| channel.knows(nodes)) {
             self.change_channel(&name, now, |channel, scope| {
                 for &(node, has_left) in nodes {
-                    channel.remove_node(&name, node, has_left, scope);
+                    channel.remove_node(node, has_left, scope);
                 }
             });
         }
@@ -270,10 +269,10 @@ fn open_entry<'a>(entry: &'a mut Entry<'_>, name: &ChannelName, scope: &Scope<'_
     if scope.app.total.is_full() {
         return entry.get();
     }
-    Some(entry.get_or_insert(name, || {
-        let mut channel = Channel::new(scope);
+    Some(entry.get_or_insert_with(|| {
+        let mut channel = Channel::new(name.clone(), scope);
         if scope.is_linked() {
-            channel.open(name, scope);
+            channel.open(scope);
         }
         channel
     }))
@@ -293,7 +292,7 @@ fn publish(
     }
     if let Some(channel) = entry.get() {
         if let Some(cache_for) = cache_for {
-            channel.cache(name, (&event.frame, event.accepted + cache_for, false), scope);
+            channel.cache((&event.frame, event.accepted + cache_for, false), scope);
         }
         channel.announce(event, scope);
     }

@@ -51,7 +51,7 @@ impl AppState {
     pub fn on_opened(&self, topic: &Topic, number: u64, snapshot: Option<Snapshot>, now: Instant) {
         match topic {
             Topic::Channel(name) => {
-                self.change_channel(name, now, |channel, scope| channel.on_opened(name, number, snapshot, scope));
+                self.change_channel(name, now, |channel, scope| channel.on_opened(number, snapshot, scope));
             }
             Topic::User(id) => {
                 self.change_users(|users, scope| users.on_opened(id, number, snapshot.as_ref(), scope));
@@ -63,7 +63,7 @@ impl AppState {
     pub fn on_updated(&self, topic: &Topic, update: &MemberUpdate, outcome: UpdateOutcome, now: Instant) {
         match (topic, outcome) {
             (Topic::Channel(name), _) => {
-                self.change_channel(name, now, |channel, scope| channel.on_updated(name, update, outcome, scope));
+                self.change_channel(name, now, |channel, scope| channel.on_updated(update, outcome, scope));
             }
             (Topic::User(id), UpdateOutcome::Failed) => self.change_users(|users, scope| users.reset(id, scope)),
             (Topic::User(_), UpdateOutcome::Applied(_) | UpdateOutcome::Full) => (),
@@ -75,7 +75,7 @@ impl AppState {
         let mut is_new = true;
         match (topic, message) {
             (Topic::Channel(name), message) => {
-                self.change_channel(name, now, |channel, scope| is_new = channel.on_message(name, message, scope));
+                self.change_channel(name, now, |channel, scope| is_new = channel.on_message(message, scope));
             }
             (Topic::User(id), NodeMessage::Member(change)) => {
                 self.change_users(|users, scope| users.on_change(id, change, scope));

@@ -1,9 +1,9 @@
 //! Requests to join and to leave a channel. `node` makes them, `channel` carries them out.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::protocol::channel::ChannelName;
+use crate::protocol::identity::Member;
 use crate::protocol::view::View;
 use crate::registry::address::Address;
 
@@ -20,7 +20,8 @@ pub struct JoinRules {
 #[derive(Debug)]
 pub(crate) struct Joiner {
     pub(crate) address: Address,
-    pub(crate) user_id: Option<Arc<str>>,
+    /// On a presence channel.
+    pub(crate) member: Option<Member>,
     pub(crate) view: Option<View>,
     pub(crate) rules: JoinRules,
     pub(crate) came: Instant,

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
@@ -27,8 +26,8 @@ impl Channel {
     }
 
     /// Subscribes to the channel's topic and fetches its state, unless that is on its way.
-    pub(crate) fn open(&mut self, name: &ChannelName, scope: &Scope<'_>) {
-        self.remote_mut().topic.open(&Topic::Channel(name.clone()), scope);
+    pub(crate) fn open(&mut self, scope: &Scope<'_>) {
+        self.remote.get_or_insert_default().topic.open(&Topic::Channel(self.name.clone()), scope);
     }
 
     /// The part of the channel that is on this node, for the other nodes.
@@ -46,48 +45,42 @@ impl Channel {
     }
 
     /// The command of this number has opened the topic, or has failed without a snapshot.
-    pub(crate) fn on_opened(
-        &mut self,
-        name: &ChannelName,
-        number: u64,
-        snapshot: Option<Snapshot>,
-        scope: &mut Scope<'_>,
-    ) {
+    pub(crate) fn on_opened(&mut self, number: u64, snapshot: Option<Snapshot>, scope: &mut Scope<'_>) {
         match snapshot {
             _ if !self.remote_mut().topic.awaits(number) => (),
-            Some(snapshot) => self.opened(name, snapshot, scope),
-            None => self.not_opened(name, scope),
+            Some(snapshot) => self.opened(snapshot, scope),
+            None => self.not_opened(scope),
         }
     }
 
-    fn opened(&mut self, name: &ChannelName, mut snapshot: Snapshot, scope: &mut Scope<'_>) {
+    fn opened(&mut self, mut snapshot: Snapshot, scope: &mut Scope<'_>) {
         let remote = self.remote_mut();
         let opening = remote.topic.end_opening();
         let elsewhere = remote.counts.total();
         remote.counts.nodes = std::mem::take(&mut snapshot.counts);
         if !opening.has_newer_event {
-            self.cache_snapshot(name, &snapshot, scope);
+            self.cache_snapshot(&snapshot, scope);
         }
-        self.merge_members(name, &snapshot, scope);
+        self.merge_members(&snapshot, scope);
         for message in opening.buffered {
-            self.on_message(name, message, scope);
+            self.on_message(message, scope);
         }
         if !self.remote_mut().topic.end_replay(scope) {
             return;
         }
-        self.refuse(name, &snapshot.refused, scope);
-        self.update_all_users(name, scope);
+        self.refuse(&snapshot.refused, scope);
+        self.update_all_users(scope);
         let remote = self.remote_mut();
-        if !remote.joiners.has_arriving() && remote.counts.total() != elsewhere && remote.counts.are_announced {
-            self.announce_count(name, scope);
+        if remote.joiners.arriving.is_empty() && remote.counts.total() != elsewhere && remote.counts.are_announced {
+            self.announce_count(scope);
         }
-        self.admit_arriving(name, scope);
-        self.admit_updated(name, scope);
-        self.remote_mut().publish_count(name, scope);
+        self.admit_arriving(scope);
+        self.admit_updated(scope);
+        self.remote.get_or_insert_default().publish_count(&self.name, scope);
     }
 
     /// Caches the event of a snapshot, unless this node has a later one.
-    fn cache_snapshot(&mut self, name: &ChannelName, snapshot: &Snapshot, scope: &Scope<'_>) {
+    fn cache_snapshot(&mut self, snapshot: &Snapshot, scope: &Scope<'_>) {
         let Some((event, left)) = &snapshot.cached else { return };
         let until = scope.now + *left;
         if self.cached(scope.now).is_some_and(|(cached, _)| cached.is_local && cached.until > until) {
@@ -97,10 +90,10 @@ impl Channel {
             // The event may still be on its way here, and must not come twice.
             self.remote_mut().dedup.skip(event.node, event.number);
         }
-        self.cache(name, (&event.frame, until, false), scope);
+        self.cache((&event.frame, until, false), scope);
     }
 
-    fn merge_members(&mut self, name: &ChannelName, snapshot: &Snapshot, scope: &mut Scope<'_>) {
+    fn merge_members(&mut self, snapshot: &Snapshot, scope: &mut Scope<'_>) {
         let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
         let node = scope.node();
         let effects = remote.topic.merge(&mut members.roster, snapshot, scope);
@@ -109,18 +102,18 @@ impl Channel {
             members.on_snapshot(&own.member, own.since);
         }
         for effect in effects {
-            self.announce_effect(name, Some(effect), scope);
+            self.announce_effect(Some(effect), scope);
         }
     }
 
     /// The topic does not open: this node decides alone, and tries again later.
-    fn not_opened(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
-        self.on_unlinked(name, scope);
+    fn not_opened(&mut self, scope: &mut Scope<'_>) {
+        self.on_unlinked(scope);
         self.remote_mut().topic.reopen_later(scope);
     }
 
     /// The link is lost: this node decides alone.
-    pub(crate) fn on_unlinked(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(crate) fn on_unlinked(&mut self, scope: &mut Scope<'_>) {
         let remote = self.remote_mut();
         remote.topic.reset();
         remote.counts.is_publishing = false;
@@ -131,43 +124,43 @@ impl Channel {
             let mut departed = members.roster.users_on(scope.node());
             departed.retain(|user_id| !members.local.contains_key(user_id));
             for user_id in departed {
-                self.remove_local_user(name, &user_id, scope);
+                self.remove_local_user(&user_id, scope);
             }
             for user_id in local {
-                self.add_local_user(name, &user_id, scope);
+                self.add_local_user(&user_id, scope);
             }
         }
         for joiner in joiners {
-            self.admit(name, &joiner, scope);
+            self.admit(&joiner, scope);
         }
     }
 
     /// Reconciles the channel with the other nodes when it is time.
-    pub(crate) fn reconcile(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(crate) fn reconcile(&mut self, scope: &mut Scope<'_>) {
         let is_empty = self.subscriptions() == 0;
         let remote = self.remote.get_or_insert_default();
         // Comes back until the channel has been idle long enough, and until all joiners have joined.
         scope.needs_reconcile |= !remote.joiners.is_empty() || (is_empty && !remote.is_idle(scope.now));
         if remote.joiners.is_overdue(scope.now) {
             // Clients do not wait until it is certain that Redis does not answer.
-            return self.not_opened(name, scope);
+            return self.not_opened(scope);
         }
         let roster = self.members.as_mut().map(|members| &mut members.roster);
-        for effect in remote.topic.reconcile(roster, &Topic::Channel(name.clone()), scope) {
-            self.announce_effect(name, Some(effect), scope);
+        for effect in remote.topic.reconcile(roster, &Topic::Channel(self.name.clone()), scope) {
+            self.announce_effect(Some(effect), scope);
         }
     }
 
     /// A message has come. Returns false for a duplicate.
-    pub(crate) fn on_message(&mut self, name: &ChannelName, message: NodeMessage, scope: &mut Scope<'_>) -> bool {
+    pub(crate) fn on_message(&mut self, message: NodeMessage, scope: &mut Scope<'_>) -> bool {
         let remote = self.remote.get_or_insert_default();
         match message {
-            NodeMessage::Event(event) => return self.on_event(name, event, scope),
+            NodeMessage::Event(event) => return self.on_event(event, scope),
             message if remote.topic.is_opening() => remote.topic.buffer(message),
-            NodeMessage::Member(change) => self.on_change(name, change, scope),
+            NodeMessage::Member(change) => self.on_change(change, scope),
             NodeMessage::Count(node, count) => {
                 if remote.counts.set(node, count) {
-                    self.announce_count(name, scope);
+                    self.announce_count(scope);
                 }
             }
         }
@@ -175,7 +168,7 @@ impl Channel {
     }
 
     /// An event comes to its own node, too, if the channel caches it: then all nodes cache it in one order.
-    fn on_event(&mut self, name: &ChannelName, event: RemoteEvent, scope: &mut Scope<'_>) -> bool {
+    fn on_event(&mut self, event: RemoteEvent, scope: &mut Scope<'_>) -> bool {
         let is_own = event.node == scope.node();
         if !is_own {
             match self.remote_mut().dedup.check(event.node, event.number) {
@@ -186,7 +179,7 @@ impl Channel {
         }
         if event.cached_for_ms > 0 {
             let until = scope.now + Duration::from_millis(event.cached_for_ms);
-            self.cache(name, (&event.frame, until, false), scope);
+            self.cache((&event.frame, until, false), scope);
         }
         if !is_own {
             self.announce(&Event { frame: event.frame, except: event.except, accepted: scope.now }, scope);
@@ -194,40 +187,42 @@ impl Channel {
         true
     }
 
-    fn on_change(&mut self, name: &ChannelName, change: Change, scope: &mut Scope<'_>) {
+    fn on_change(&mut self, change: Change, scope: &mut Scope<'_>) {
         let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
         let own = (change.node == scope.node()).then(|| change.user_id.clone());
-        let effect = remote.topic.apply(&mut members.roster, change, &Topic::Channel(name.clone()), scope);
+        let effect = remote.topic.apply(&mut members.roster, change, &Topic::Channel(self.name.clone()), scope);
         if let Some(user_id) = own {
             members.check_departing(scope.node(), &user_id);
         }
-        self.announce_effect(name, effect, scope);
-        self.admit_updated(name, scope);
+        self.announce_effect(effect, scope);
+        self.admit_updated(scope);
     }
 
     /// The number of connections here, and whether other nodes have to get it.
-    pub(crate) fn take_count(&mut self, name: &ChannelName) -> (usize, bool) {
+    pub(crate) fn take_count(&mut self) -> (usize, bool) {
         let counts = &mut self.remote_mut().counts;
         counts.is_publishing = false;
-        let is_announced = counts.are_announced && is_counted(name);
+        let is_announced = counts.are_announced && is_counted(&self.name);
         (self.subscriptions(), is_announced)
     }
 
     /// Whether anything of one of these nodes is known.
     pub(crate) fn knows(&self, nodes: &[(NodeId, bool)]) -> bool {
         let Some(remote) = &self.remote else { return false };
-        nodes.iter().any(|(node, _)| remote.dedup.knows(*node) || remote.counts.has(*node))
+        nodes
+            .iter()
+            .any(|(node, _)| remote.dedup.knows(*node) || remote.counts.nodes.iter().any(|(known, _)| known == node))
     }
 
     /// A node has crashed or left: its connections no longer count.
-    pub(crate) fn remove_node(&mut self, name: &ChannelName, node: NodeId, has_left: bool, scope: &mut Scope<'_>) {
+    pub(crate) fn remove_node(&mut self, node: NodeId, has_left: bool, scope: &mut Scope<'_>) {
         let remote = self.remote_mut();
         // A node that was only cut off repeats events.
         if has_left {
             remote.dedup.forget(node);
         }
         if remote.counts.set(node, 0) {
-            self.announce_count(name, scope);
+            self.announce_count(scope);
         }
     }
 }

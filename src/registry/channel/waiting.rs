@@ -17,29 +17,20 @@ use crate::registry::scope::Scope;
 use crate::registry::subscription::Joiner;
 
 impl Channel {
-    /// Keeps a joiner that has to wait; returns one that can join at once. `member` comes with whether the roster has to
-    /// change.
-    pub(super) fn wait_if_needed(
-        &mut self,
-        name: &ChannelName,
-        joiner: Joiner,
-        member: Option<(&Member, bool)>,
-        scope: &mut Scope<'_>,
-    ) -> Option<Joiner> {
+    /// Keeps a joiner that has to wait; returns one that can join at once. `is_new` means that the roster has to change.
+    pub(super) fn wait_if_needed(&mut self, joiner: Joiner, is_new: bool, scope: &mut Scope<'_>) -> Option<Joiner> {
         let Some(remote) = self.remote.as_deref_mut().filter(|_| scope.is_linked()) else { return Some(joiner) };
         let mut pending = None;
         if !remote.topic.is_opening() {
-            let members = self.members.as_mut().zip(member);
-            let local = members.and_then(|(members, (member, is_new))| {
-                Some((&member.user_id, members.local.get_mut(&member.user_id)?, is_new))
-            });
-            if let Some((user_id, local, is_new)) = local {
+            if let (Some(members), Some(member)) = (&mut self.members, &joiner.member)
+                && let Some(local) = members.local.get_mut(&member.user_id)
+            {
                 if is_new {
-                    add_user(remote, name, (user_id, local), joiner.rules.members_max, scope);
+                    add_user(remote, &self.name, (&member.user_id, local), joiner.rules.members_max, scope);
                 }
                 pending = local.update;
             }
-            if pending.is_none() && !waits_for_view(&joiner, name, scope) {
+            if pending.is_none() && !waits_for_view(&joiner, &self.name, scope) {
                 return Some(joiner);
             }
         }
@@ -56,23 +47,23 @@ impl Channel {
     }
 
     /// Lets in the joiners that have waited for nothing but the topic and their views.
-    pub(crate) fn admit_arriving(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(crate) fn admit_arriving(&mut self, scope: &mut Scope<'_>) {
         if self.remote_mut().topic.is_opening() {
             return;
         }
-        for joiner in self.remote_mut().joiners.take_arriving() {
-            let local = |user_id| self.members.as_ref()?.local.get(user_id)?.update;
-            let update = joiner.user_id.as_ref().and_then(local);
-            if update.is_some() || waits_for_view(&joiner, name, scope) {
+        for joiner in std::mem::take(&mut self.remote_mut().joiners.arriving) {
+            let pending = |member: &Member| self.members.as_ref()?.local.get(&member.user_id)?.update;
+            let update = joiner.member.as_ref().and_then(pending);
+            if update.is_some() || waits_for_view(&joiner, &self.name, scope) {
                 self.wait(joiner, update);
             } else {
-                self.admit(name, &joiner, scope);
+                self.admit(&joiner, scope);
             }
         }
     }
 
     /// Lets in the joiners whose updates are in the roster.
-    pub(super) fn admit_updated(&mut self, name: &ChannelName, scope: &mut Scope<'_>) {
+    pub(super) fn admit_updated(&mut self, scope: &mut Scope<'_>) {
         loop {
             let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
             if remote.topic.is_opening() {
@@ -84,59 +75,53 @@ impl Channel {
                 local.update.take_if(|last| *last == number);
             }
             for joiner in joiners {
-                self.admit(name, &joiner, scope);
+                self.admit(&joiner, scope);
             }
         }
     }
 
     /// Refuses the joiners of these users: the channel is full.
-    pub(super) fn refuse(&mut self, name: &ChannelName, users: &[Arc<str>], scope: &mut Scope<'_>) {
+    pub(super) fn refuse(&mut self, users: &[Arc<str>], scope: &mut Scope<'_>) {
         let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
         for joiner in remote.joiners.refuse(users) {
-            if let Some(user_id) = &joiner.user_id {
-                members.remove(scope.node(), user_id, joiner.address);
+            if let Some(member) = &joiner.member {
+                members.remove(scope.node(), &member.user_id, joiner.address);
             }
-            scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Refused(slot, name.clone()));
+            scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Refused(slot, self.name.clone()));
         }
     }
 
     /// Tells the other nodes about a user here after a change of its connections.
-    pub(super) fn update_user(&mut self, name: &ChannelName, user_id: &str, scope: &Scope<'_>) {
+    pub(super) fn update_user(&mut self, user_id: &str, scope: &Scope<'_>) {
         let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
         if remote.topic.is_opening() {
             return;
         }
         let user_id: Arc<str> = user_id.into();
         match members.local.get_mut(&user_id) {
-            Some(local) => add_user(remote, name, (&user_id, local), usize::MAX, scope),
-            None => remove_user(remote, name, user_id, scope),
+            Some(local) => add_user(remote, &self.name, (&user_id, local), usize::MAX, scope),
+            None => remove_user(remote, &self.name, user_id, scope),
         }
     }
 
     /// Tells the other nodes about each user whose place in the roster differs from its connections here.
-    pub(super) fn update_all_users(&mut self, name: &ChannelName, scope: &Scope<'_>) {
+    pub(super) fn update_all_users(&mut self, scope: &Scope<'_>) {
         let (Some(members), Some(remote)) = (&mut self.members, &mut self.remote) else { return };
         let node = scope.node();
         for user_id in members.roster.users_on(node) {
             if !members.local.contains_key(&user_id) {
-                remove_user(remote, name, user_id, scope);
+                remove_user(remote, &self.name, user_id, scope);
             }
         }
         for (user_id, local) in &mut members.local {
             if members.roster.since(node, user_id) != Some(local.info().1) && local.update.is_none() {
-                add_user(remote, name, (user_id, local), usize::MAX, scope);
+                add_user(remote, &self.name, (user_id, local), usize::MAX, scope);
             }
         }
     }
 
     /// The command to update a member has ended.
-    pub(crate) fn on_updated(
-        &mut self,
-        name: &ChannelName,
-        update: &MemberUpdate,
-        outcome: UpdateOutcome,
-        scope: &mut Scope<'_>,
-    ) {
+    pub(crate) fn on_updated(&mut self, update: &MemberUpdate, outcome: UpdateOutcome, scope: &mut Scope<'_>) {
         let remote = self.remote.get_or_insert_default();
         let MemberUpdate { number, user_id, .. } = update;
         match outcome {
@@ -147,22 +132,22 @@ impl Channel {
                 }
             }
             UpdateOutcome::Full => {
-                self.refuse(name, std::slice::from_ref(user_id), scope);
+                self.refuse(std::slice::from_ref(user_id), scope);
                 if self.remote_mut().joiners.remove_update(*number, user_id) {
                     // The later update may still succeed, but nobody waits any more.
-                    self.update_user(name, user_id, scope);
+                    self.update_user(user_id, scope);
                 }
             }
             UpdateOutcome::Failed => {
                 remote.joiners.on_applied(*number, 0);
                 remote.topic.reopen_later(scope);
                 match &update.user_info {
-                    Some(_) => self.add_local_user(name, user_id, scope),
-                    None => self.remove_local_user(name, user_id, scope),
+                    Some(_) => self.add_local_user(user_id, scope),
+                    None => self.remove_local_user(user_id, scope),
                 }
             }
         }
-        self.admit_updated(name, scope);
+        self.admit_updated(scope);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::registry::channel::Channel;
 /// Parts with a lock each.
 pub(crate) const PARTS: usize = 32;
 
-type Part = HashTable<(ChannelName, Channel)>;
+type Part = HashTable<Channel>;
 
 /// Channels by their names.
 #[derive(Debug, Default)]
@@ -45,42 +45,37 @@ impl ChannelTable {
     }
 
     /// The results of `f` for all channels, one part after the other.
-    pub(crate) fn collect<T>(&self, f: impl Fn(&ChannelName, &Channel) -> Option<T>) -> Vec<T> {
-        let mut found = Vec::new();
-        for part in &self.parts {
-            found.extend(part.lock().iter().filter_map(|(name, channel)| f(name, channel)));
-        }
-        found
+    pub(crate) fn collect<T>(&self, f: impl Fn(&Channel) -> Option<T>) -> Vec<T> {
+        self.parts.iter().flat_map(|part| part.lock().iter().filter_map(&f).collect::<Vec<_>>()).collect()
     }
 
     /// The names of the channels that `is_wanted` chooses.
     pub(crate) fn names(&self, is_wanted: impl Fn(&Channel) -> bool) -> Vec<ChannelName> {
-        self.collect(|name, channel| is_wanted(channel).then(|| name.clone()))
+        self.collect(|channel| is_wanted(channel).then(|| channel.name.clone()))
     }
 
     /// Removes channels from one part.
-    pub(crate) fn retain(&self, part: usize, mut keep: impl FnMut(&ChannelName, &mut Channel) -> bool) {
-        self.parts[part % PARTS].lock().retain(|(name, channel)| keep(name, channel));
+    pub(crate) fn retain(&self, part: usize, is_wanted: impl FnMut(&mut Channel) -> bool) {
+        self.parts[part % PARTS].lock().retain(is_wanted);
     }
 }
 
 impl Entry<'_> {
     /// The channel, if there is one.
     pub(crate) fn get(&mut self) -> Option<&mut Channel> {
-        let found = self.part.find_mut(self.hash, |(name, _)| name.as_str() == self.name);
-        found.map(|(_, channel)| channel)
+        self.part.find_mut(self.hash, |channel| channel.name.as_str() == self.name)
     }
 
     /// The channel, or a new one.
-    pub(crate) fn get_or_insert(&mut self, name: &ChannelName, new: impl FnOnce() -> Channel) -> &mut Channel {
-        let hash_of = |(name, _): &(ChannelName, Channel)| self.hasher.hash_one(name.as_str());
-        let entry = self.part.entry(self.hash, |(known, _)| known == name, hash_of);
-        &mut entry.or_insert_with(|| (name.clone(), new())).into_mut().1
+    pub(crate) fn get_or_insert_with(&mut self, new: impl FnOnce() -> Channel) -> &mut Channel {
+        let hash_of = |channel: &Channel| self.hasher.hash_one(channel.name.as_str());
+        let entry = self.part.entry(self.hash, |channel| channel.name.as_str() == self.name, hash_of);
+        entry.or_insert_with(new).into_mut()
     }
 
     /// Removes the channel.
     pub(crate) fn remove(&mut self) {
-        if let Ok(entry) = self.part.find_entry(self.hash, |(name, _)| name.as_str() == self.name) {
+        if let Ok(entry) = self.part.find_entry(self.hash, |channel| channel.name.as_str() == self.name) {
             entry.remove();
         }
     }

@@ -64,11 +64,6 @@ impl RemoteCounts {
         self.nodes.iter().all(|(other, _)| node < *other)
     }
 
-    /// Whether this node has connections.
-    pub(crate) fn has(&self, node: NodeId) -> bool {
-        self.nodes.iter().any(|(known, _)| *known == node)
-    }
-
     /// Sets a node's number. Returns whether the subscribers have to get the new total.
     pub(crate) fn set(&mut self, node: NodeId, count: u32) -> bool {
         let before = self.nodes.iter().find(|(known, _)| *known == node).map_or(0, |(_, count)| *count);

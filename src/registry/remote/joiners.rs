@@ -15,7 +15,7 @@ const WAIT_MAX: Duration = Duration::from_millis(800);
 #[derive(Debug, Default)]
 pub(crate) struct Joiners {
     /// They join when the topic is open and events for their views come.
-    arriving: Vec<Joiner>,
+    pub(crate) arriving: Vec<Joiner>,
     /// Updates of members by their numbers, with the joiners that wait for them.
     updates: BTreeMap<u64, PendingUpdate>,
     /// They were refused, but their shard has not left the channel yet.
@@ -44,11 +44,6 @@ impl Joiners {
     /// Whether nobody waits, and nobody was refused.
     pub(crate) fn is_empty(&self) -> bool {
         self.arriving.is_empty() && self.updates.is_empty() && self.refused.is_empty()
-    }
-
-    /// Whether somebody waits for the topic or for a view.
-    pub(crate) fn has_arriving(&self) -> bool {
-        !self.arriving.is_empty()
     }
 
     /// Whether somebody has waited long enough.
@@ -80,20 +75,15 @@ impl Joiners {
 
     /// Refuses the joiners of these users, and returns them.
     pub(crate) fn refuse(&mut self, users: &[Arc<str>]) -> Vec<Joiner> {
-        let of_users = |joiner: &mut Joiner| joiner.user_id.as_ref().is_some_and(|user_id| users.contains(user_id));
+        let of_users = |joiner: &mut Joiner| joiner.member.as_ref().is_some_and(|one| users.contains(&one.user_id));
         let refused: Vec<_> = self.lists().flat_map(|joiners| joiners.extract_if(.., of_users)).collect();
         self.refused.extend(refused.iter().map(|joiner| joiner.address));
         refused
     }
 
-    /// Takes the joiners that wait for the topic or for their views.
-    pub(crate) fn take_arriving(&mut self) -> Vec<Joiner> {
-        std::mem::take(&mut self.arriving)
-    }
-
     /// Takes all joiners.
     pub(crate) fn take_all(&mut self) -> Vec<Joiner> {
-        let mut joiners = self.take_arriving();
+        let mut joiners = std::mem::take(&mut self.arriving);
         joiners.extend(std::mem::take(&mut self.updates).into_values().flat_map(|update| update.joiners));
         joiners
     }

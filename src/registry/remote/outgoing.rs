@@ -27,7 +27,7 @@ pub(crate) const ROUND_COMMANDS_MAX: usize = 2000;
 const ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Beyond these limits publishers have to wait.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct BufferLimits {
     /// Bytes of memory for the events that may wait for the link.
     pub bytes_max: usize,
@@ -36,7 +36,7 @@ pub struct BufferLimits {
 }
 
 /// The commands for the other nodes that wait or are in flight.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outgoing {
     node: NodeId,
     limits: BufferLimits,
@@ -64,9 +64,7 @@ struct Queue {
 impl Outgoing {
     /// An empty queue without a link.
     pub fn new(node: NodeId, limits: BufferLimits) -> Self {
-        let (queue, bytes, linked) = (Mutex::default(), AtomicUsize::new(0), AtomicBool::new(false));
-        let (filled, views, implausible) = (Notify::new(), Notify::new(), AtomicU64::new(0));
-        Self { node, limits, queue, bytes, linked, filled, views, implausible }
+        Self { node, limits, ..Self::default() }
     }
 
     /// This node.

@@ -105,11 +105,6 @@ impl Roster {
         self.present.len()
     }
 
-    /// Their ids.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.present.keys()
-    }
-
     /// Their ids and `user_info`.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         self.present.iter().map(|(user_id, present)| (user_id, &present.newest.user_info))
