@@ -60,6 +60,8 @@ struct Peer {
     /// discards hyper's response. A `Mutex`, since axum keeps the client in the request's extensions, which must be
     /// `Sync`; handler and stream run on one thread, so nobody waits for it.
     pending: Mutex<Option<PendingUpgrade>>,
+    /// Something is in `pending`: each write looks here, and takes no lock.
+    is_upgrading: AtomicBool,
 }
 
 /// A WebSocket that begins when hyper has given the connection back.
@@ -81,6 +83,7 @@ impl Client {
             is_counted: AtomicBool::new(false),
             has_proxy_header: AtomicBool::new(false),
             pending: Mutex::new(None),
+            is_upgrading: AtomicBool::new(false),
         }))
     }
 
@@ -119,7 +122,7 @@ impl Client {
 
     /// Whether the connection becomes a WebSocket. Then hyper's own response must not be sent.
     pub fn is_upgrading(&self) -> bool {
-        self.0.pending.lock().is_some()
+        self.0.is_upgrading.load(Ordering::Acquire)
     }
 
     /// Hands the connection to its shard, after the upgrade.
@@ -167,6 +170,7 @@ impl Upgrade {
         let Self { client, connect, answer, permit } = self;
         let pending = PendingUpgrade { api: api.clone(), connect, answer, permit };
         *client.0.pending.lock() = Some(pending);
+        client.0.is_upgrading.store(true, Ordering::Release);
         let mut response = Response::new(Body::empty());
         // Only ends hyper's work: the shard sends the response.
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
