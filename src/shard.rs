@@ -8,7 +8,6 @@ mod channel;
 mod closing;
 mod coalesce;
 mod connection;
-mod connections;
 mod delivery;
 mod outbox;
 mod reading;
@@ -24,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use slotmap::SlotMap;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -39,7 +39,6 @@ use crate::shard::batch::WaitingBytes;
 use crate::shard::channel::Channel;
 use crate::shard::closing::Drain;
 use crate::shard::connection::ClientConnection;
-use crate::shard::connections::ConnectionTable;
 use crate::shard::outbox::Load;
 use crate::shard::reading::read_later;
 use crate::shard::slow::Lagging;
@@ -61,7 +60,7 @@ pub struct Shard {
     /// The readiness of all sockets. tokio sees it as a single descriptor.
     poll: AsyncFd<mio::Poll>,
     events: mio::Events,
-    connections: ConnectionTable<ClientConnection>,
+    connections: SlotMap<Slot, ClientConnection>,
     channels: HashMap<ChannelId, Channel>,
     /// Channels with pending events.
     pending: Vec<ChannelId>,
@@ -119,7 +118,7 @@ impl Shard {
             node,
             poll,
             events: mio::Events::with_capacity(EVENTS_MAX),
-            connections: ConnectionTable::new(),
+            connections: SlotMap::with_key(),
             channels: HashMap::new(),
             pending: Vec::new(),
             unwritten: Vec::new(),

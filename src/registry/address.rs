@@ -6,13 +6,9 @@ pub type ShardIndex = usize;
 /// Shards are also bits of a `u64`.
 pub const SHARDS_MAX: usize = 64;
 
-/// A connection's place in its shard's table. The generation distinguishes it from earlier connections in that place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot {
-    /// Place in the table.
-    pub index: u32,
-    /// Counts the connections that had this place.
-    pub generation: u32,
+slotmap::new_key_type! {
+    /// A connection's key in its shard's table. It never finds a later connection in the same place.
+    pub struct Slot;
 }
 
 /// A connection of this process.

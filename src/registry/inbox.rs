@@ -239,7 +239,7 @@ mod tests {
         }
         inboxes.take(1, Vec::new());
         // What costs more than its content counts, too.
-        let slot = Slot { index: 0, generation: 0 };
+        let slot = Slot::default();
         for _ in 0..=WAITING_BYTES_MAX / MESSAGE_COST {
             inboxes.send(1, ShardMessage::Send(slot, Frame::ping()));
         }

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_departure_is_pending_until_its_removal_has_come() {
         let [here, there] = [(); 2].map(|()| NodeId::random());
-        let slot = crate::registry::address::Slot { index: 0, generation: 0 };
+        let slot = crate::registry::address::Slot::default();
         let (mut members, address) = (Members::default(), Address { shard: 0, slot });
         let member = Member { user_id: "ada".into(), user_info: "1".into() };
         let ada = || vec![Arc::clone(&member.user_id)];

@@ -15,6 +15,7 @@ use crate::shard::Shard;
 use crate::shard::connection::Keepalive;
 use crate::shard::connection::OnceSent;
 use crate::shard::connection::Phase;
+use crate::shard::connection::index_of;
 use crate::shard::outbox::Load;
 use crate::shard::outbox::Piece;
 use crate::shard::wheel::Tick;
@@ -92,7 +93,7 @@ impl Shard {
 
     /// Marks the connections of an app for closing.
     pub(super) fn close_app(&mut self, app_id: &str, close: &Close) {
-        let slots: Vec<Slot> = self.connections.slots().collect();
+        let slots: Vec<Slot> = self.connections.keys().collect();
         for slot in slots {
             let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
             if session.is_some_and(|session| session.app_id() == app_id) {
@@ -169,7 +170,7 @@ impl Shard {
             Keepalive::Alive => (),
         }
         // Connections that came together are not pinged at the same time.
-        let jitter = slot.index % (ping.as_secs() / 10 + 1) as Tick;
+        let jitter = index_of(slot) % (ping.as_secs() / 10 + 1) as Tick;
         let quiet_until = Wheel::after(connection.last_input, ping) - jitter;
         if quiet_until > now {
             return self.wheel.wake(slot, quiet_until.min(authorized_by));
@@ -182,7 +183,7 @@ impl Shard {
 
     /// Starts to close all connections, or changes how.
     pub(super) fn start_drain(&mut self, duration: Duration, close: Close) {
-        let remaining: Vec<Slot> = self.connections.slots().collect();
+        let remaining: Vec<Slot> = self.connections.keys().collect();
         self.drain = Some(Drain { began: self.now, duration, close, total: remaining.len(), remaining });
     }
 

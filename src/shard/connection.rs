@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use mio::Interest;
 use mio::Token;
+use slotmap::Key;
+use slotmap::KeyData;
 
 use crate::protocol::code::CloseCode;
 use crate::protocol::frame::Decoder;
@@ -85,11 +87,16 @@ pub(super) enum OnceSent {
 
 /// The slot of the connection whose socket has this token.
 pub(super) fn slot_of(Token(token): Token) -> Slot {
-    Slot { index: token as u32, generation: (token >> 32) as u32 }
+    KeyData::from_ffi(token as u64).into()
+}
+
+/// The connection's place in the table, counted from one.
+pub(super) fn index_of(slot: Slot) -> u32 {
+    slot.data().as_ffi() as u32
 }
 
 fn token_of(slot: Slot) -> Token {
-    Token((slot.generation as usize) << 32 | slot.index as usize)
+    Token(slot.data().as_ffi() as usize)
 }
 
 impl ClientConnection {
@@ -151,7 +158,7 @@ impl Shard {
         let registry = self.poll.get_ref().registry();
         let (tick, now, permit) = (self.wheel.now(), self.now, upgraded.permit);
         let until = self.close_deadline();
-        let slot = self.connections.insert(|slot| {
+        let slot = self.connections.insert_with_key(|slot| {
             // A socket without registration never gets ready; the timer closes it.
             if let Err(error) = registry.register(socket.tcp(), token_of(slot), interest) {
                 tracing::warn!(%error, "a connection cannot be watched");

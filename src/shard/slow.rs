@@ -108,7 +108,7 @@ impl Shard {
         let settings = self.node.connections();
         let (bytes_max, small_max) = (settings.waiting_bytes_max, settings.outbox_bytes_max / SMALL_PART);
         let share = bytes_max / self.node.inboxes().shards();
-        let slots: Vec<Slot> = self.connections.slots().collect();
+        let slots: Vec<Slot> = self.connections.keys().collect();
         let mut waiting: Vec<(bool, Instant, Slot)> = Vec::new();
         for slot in slots {
             let Some(connection) = self.connections.get_mut(slot) else { continue };

@@ -68,7 +68,7 @@ mod tests {
     fn a_slot_is_woken_once_at_its_tick() {
         let began = Instant::now();
         let mut wheel = Wheel::new(began);
-        let slot = Slot { index: 7, generation: 0 };
+        let slot = Slot::default();
         let at = Wheel::after(wheel.now(), Duration::from_secs(3));
         wheel.wake(slot, at);
         assert!(wheel.advance(began + TICK * 3).is_empty());
