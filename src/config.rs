@@ -36,6 +36,7 @@ pub use sources::variables::process as process_environment;
 
 use serde::{Deserialize, Serialize};
 
+use fault::FaultList;
 use settings::apps;
 use settings::connections::{MESSAGE_BYTES, MESSAGE_ROOM};
 
@@ -117,7 +118,7 @@ impl Config {
 
     /// Every fault of the values, each with its key and the remedy.
     pub fn validate(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut faults = FaultList::default();
         self.server.validate(&mut faults);
         self.tls.validate(&mut faults);
         self.connections.validate(&mut faults);
@@ -135,13 +136,12 @@ impl Config {
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
         let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();
-        if server.port == metrics.port && server.port != 0 && same_host {
-            faults.push(Fault::new(
-                "metrics.port",
-                format!("is {}, as is server.port; give them different ports", metrics.port),
-            ));
-        }
-        faults
+        faults.add_if(
+            server.port == metrics.port && server.port != 0 && same_host,
+            "metrics.port",
+            format!("is {}, as is server.port; give them different ports", metrics.port),
+        );
+        faults.0
     }
 }
 

@@ -2,9 +2,11 @@
 //! Every part of `config` reports mistakes and warnings as faults; `cli` shows them.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use config::Value;
 
+use crate::config::Seconds;
 use crate::config::origin::Origin;
 
 /// The subject of a sentence, and where it was set: `server.port (from gema.toml:3)`.
@@ -63,6 +65,36 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gap = if self.subject.key.is_empty() || self.text.starts_with(':') { "" } else { " " };
         write!(f, "{}{gap}{}", self.subject, self.text)
+    }
+}
+
+/// The faults of a check.
+#[derive(Debug, Default)]
+pub(super) struct FaultList(pub(super) Vec<Fault>);
+
+impl FaultList {
+    pub(super) fn add(&mut self, key: impl Into<String>, text: impl Into<String>) {
+        self.0.push(Fault::new(key, text));
+    }
+
+    pub(super) fn add_if(&mut self, is_wrong: bool, key: impl Into<String>, text: impl Into<String>) {
+        self.0.extend(is_wrong.then(|| Fault::new(key, text)));
+    }
+
+    /// Adds a fault unless `value` lies within `bounds`.
+    pub(super) fn within<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, bounds: RangeInclusive<T>) {
+        let (least, most) = (bounds.start(), bounds.end());
+        self.add_if(!bounds.contains(&value), key, format!("is {value}; it must be between {least} and {most}"));
+    }
+
+    /// Same as [`FaultList::within`], for a time span.
+    pub(super) fn within_seconds(&mut self, key: &str, Seconds(value): Seconds, bounds: RangeInclusive<f64>) {
+        let (least, most) = (bounds.start(), bounds.end());
+        self.add_if(
+            !bounds.contains(&value),
+            key,
+            format!("is {value}; it must be between {least} and {most} seconds"),
+        );
     }
 }
 

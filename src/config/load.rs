@@ -90,24 +90,15 @@ fn from(mut sources: Sources) -> Result<Loaded, Faults> {
     Ok(loaded)
 }
 
-/// A layer of settings, for the crate `config`.
-#[derive(Debug, Clone)]
-struct Layer(Group);
-
-impl Source for Layer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Group, ConfigError> {
-        Ok(self.0.clone())
-    }
-}
-
 /// Puts each layer over those before it.
 fn merge(layers: Vec<Group>) -> Result<Group, ConfigError> {
-    let builder = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(Layer(layer)));
-    builder.build()?.cache.into_table()
+    let mut merged = config::Config::default();
+    for layer in layers {
+        let mut source = config::Config::default();
+        source.cache = layer.into();
+        source.collect_to(&mut merged.cache)?;
+    }
+    merged.cache.into_table()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::config::build;
 use crate::config::build::Build;
-use crate::config::fault::Fault;
+use crate::config::fault::{Fault, FaultList};
 use crate::config::schema;
 use crate::config::settings::allowed_origins;
 use crate::config::settings::apps;
@@ -17,18 +17,11 @@ use crate::config::{App, AppEntry, Limits};
 
 /// Limits that bound sizes and times. A row whose value for one of them cannot be used is served with that of
 /// `[limits]`, which is a bound in every case. Nothing stands in for the others: they protect by what they say.
+#[rustfmt::skip]
 const SIZES: [&str; 11] = [
-    "max_presence_members_per_channel",
-    "max_presence_member_size_in_kb",
-    "max_presence_user_id_length",
-    "max_channel_name_length",
-    "max_event_channels_at_once",
-    "max_event_name_length",
-    "max_event_payload_in_kb",
-    "max_event_batch_size",
-    "max_watchlist_size",
-    "cache_ttl_seconds",
-    "user_authentication_timeout_seconds",
+    "max_presence_members_per_channel", "max_presence_member_size_in_kb", "max_presence_user_id_length",
+    "max_channel_name_length", "max_event_channels_at_once", "max_event_name_length", "max_event_payload_in_kb",
+    "max_event_batch_size", "max_watchlist_size", "cache_ttl_seconds", "user_authentication_timeout_seconds",
 ];
 
 /// An app of a row, and what the row says in vain.
@@ -92,9 +85,9 @@ fn check(table: &str, fields: Map<String, Value>) -> Result<(AppEntry, Build), V
     if let Some(origins) = &mut entry.allowed_origins {
         build.warnings.extend(allowed_origins::drop_odd(table, origins));
     }
-    let mut faults = Vec::new();
+    let mut faults = FaultList::default();
     apps::validate_alone(table, &entry, &mut faults);
-    if faults.is_empty() { Ok((entry, build)) } else { Err(faults) }
+    if faults.0.is_empty() { Ok((entry, build)) } else { Err(faults.0) }
 }
 
 /// A column's value as a setting like this one; none if it is not set. As with Soketi, empty is not set, and MySQL has

@@ -16,11 +16,6 @@ pub(super) mod tls;
 pub(super) mod values;
 pub(super) mod webhooks;
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-
-use super::fault::Fault;
-
 /// Defines a section: a struct whose fields have their defaults beside them.
 macro_rules! section {
     (
@@ -40,19 +35,6 @@ macro_rules! section {
     };
 }
 use section;
-
-/// Adds a fault unless `value` lies within `bounds`.
-pub(super) fn within<T: Copy + PartialOrd + Display>(
-    key: &str,
-    value: T,
-    bounds: RangeInclusive<T>,
-    faults: &mut Vec<Fault>,
-) {
-    if !bounds.contains(&value) {
-        let (least, most) = bounds.into_inner();
-        faults.push(Fault::new(key, format!("is {value}; it must be between {least} and {most}")));
-    }
-}
 
 /// A name of a method or header, as HTTP has it.
 pub(super) fn is_token(name: &str) -> bool {

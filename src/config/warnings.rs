@@ -1,122 +1,92 @@
-//! What can be served but is probably not meant.
+//! Values that can be served but are probably not meant.
+//! `load` warns about them, and `row` about those of an app.
 
 use crate::config::App;
 use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::config::KeyPair;
 use crate::config::StoreDriver;
-use crate::config::fault::Fault;
+use crate::config::fault::{Fault, FaultList};
 use crate::config::settings::webhooks;
 
 impl Config {
-    /// What can be served but is probably not meant, a sentence each.
+    /// About values that can be served but are probably not meant.
     pub fn warnings(&self) -> Vec<Fault> {
-        let mut warnings = Vec::new();
-        let host = self.server.host;
-        if self.needs_redis() && !self.redis.password.is_trimmed() {
-            warnings.push(Fault::new(
-                "redis.password",
-                "begins or ends with white space; remove it unless Redis has the same",
-            ));
+        let mut warnings = FaultList::default();
+        let (host, redis, connections) = (self.server.host, &self.redis, &self.connections);
+        let is_of_redis = self.needs_redis() && !redis.password.is_trimmed();
+        let text = "begins or ends with white space; remove it unless Redis has the same";
+        warnings.add_if(is_of_redis, "redis.password", text);
+        let (mysql, postgres, driver) = (&self.mysql, &self.postgres, self.app_store.driver);
+        for (key, is_unverified, server) in [
+            ("redis.tls_verify", self.needs_redis() && redis.speaks_tls() && !redis.tls_verify, "Redis"),
+            ("mysql.tls_verify", driver == StoreDriver::Mysql && mysql.tls && !mysql.tls_verify, "the database"),
+            (
+                "postgres.tls_verify",
+                driver == StoreDriver::Postgres && postgres.tls && !postgres.tls_verify,
+                "the database",
+            ),
+        ] {
+            let text = format!(
+                "is false: anybody on the way to {server} can pretend to be it, and read passwords and events; trust \
+                 its authority by SSL_CERT_FILE instead"
+            );
+            warnings.add_if(is_unverified, key, text);
         }
-        if self.needs_redis() && self.redis.speaks_tls() && !self.redis.tls_verify {
-            warnings.push(unverified("redis", "Redis"));
-        }
-        let databases = [
-            ("mysql", StoreDriver::Mysql, self.mysql.tls && !self.mysql.tls_verify),
-            ("postgres", StoreDriver::Postgres, self.postgres.tls && !self.postgres.tls_verify),
-        ];
-        let selected = databases.iter().filter(|(_, driver, trusts)| *driver == self.app_store.driver && *trusts);
-        warnings.extend(selected.map(|(section, ..)| unverified(section, "the database")));
-        if !self.tls.is_enabled() && !self.tls.passphrase.is_empty() {
-            warnings.push(Fault::new("tls.passphrase", "has no effect, because tls.cert_path is empty"));
-        }
-        if self.app_store.driver != StoreDriver::Config && !self.apps.is_empty() {
-            warnings.push(Fault::new("apps", "have no effect, because app_store.driver is not config; remove them"));
-        }
-        if host.is_loopback() && self.server.trusted_proxies.is_empty() {
-            let limits = [
-                ("connections.per_address_max", self.connections.per_address_max > 0),
-                (
-                    "connections.handshakes_per_address_per_second",
-                    self.connections.handshakes_per_address_per_second > 0,
-                ),
-            ];
-            warnings.extend(limits.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| {
-                let text = format!(
-                    "counts all clients of a proxy as one, since server.trusted_proxies is empty and only this \
-                     machine reaches {host}; name the proxy there"
-                );
-                Fault::new(key, text)
-            }));
+        let has_only_passphrase = !self.tls.is_enabled() && !self.tls.passphrase.is_empty();
+        warnings.add_if(has_only_passphrase, "tls.passphrase", "has no effect, because tls.cert_path is empty");
+        let text = "have no effect, because app_store.driver is not config; remove them";
+        warnings.add_if(driver != StoreDriver::Config && !self.apps.is_empty(), "apps", text);
+        for (key, limit) in [
+            ("connections.per_address_max", connections.per_address_max > 0),
+            ("connections.handshakes_per_address_per_second", connections.handshakes_per_address_per_second > 0),
+        ] {
+            let text = format!(
+                "counts all clients of a proxy as one, since server.trusted_proxies is empty and only this machine \
+                 reaches {host}; name the proxy there"
+            );
+            warnings.add_if(limit && host.is_loopback() && self.server.trusted_proxies.is_empty(), key, text);
         }
         for app in self.apps() {
             self.warn_of_app(&app, &mut warnings);
         }
-        warnings
+        warnings.0
     }
 
-    fn warn_of_app(&self, app: &App, warnings: &mut Vec<Fault>) {
-        let host = self.server.host;
+    fn warn_of_app(&self, app: &App, warnings: &mut FaultList) {
+        let (host, key) = (self.server.host, format!("app {:?}", app.id));
+        let text = format!(
+            "has Soketi's default secret, which everybody knows, and the server listens on {host}: anybody can \
+             publish; set a secret of your own, or server.host to 127.0.0.1"
+        );
+        warnings.add_if(app.has_public_secret() && !host.is_loopback(), &*key, text);
+        warnings.0.extend(webhooks::warnings(&app.id, &app.webhooks));
+        warnings.0.extend(of_keys(app));
         let clustered = self.cluster.driver == ClusterDriver::Redis;
-        let (id, event_bytes_max) = (&app.id, app.limits.event_bytes_max());
-        if app.has_public_secret() && !host.is_loopback() {
-            warnings.push(Fault::new(
-                format!("app {id:?}"),
-                format!(
-                    "has Soketi's default secret, which everybody knows, and the server listens on {host}: \
-                     anybody can publish; set a secret of your own, or server.host to 127.0.0.1"
-                ),
-            ));
-        }
-        warnings.extend(webhooks::warnings(id, &app.webhooks));
-        warnings.extend(of_keys(app));
-        if app.limits.enable_client_messages && event_bytes_max > self.connections.message_bytes_max {
-            warnings.push(Fault::new(
-                format!("app {id:?}"),
-                format!(
-                    "lets clients send events larger than connections.message_bytes_max, which closes the \
-                     sender's connection with 1009; raise it above {event_bytes_max}"
-                ),
-            ));
-        }
-        if event_bytes_max > self.connections.hard_bytes_max() {
-            warnings.push(Fault::new(
-                format!("app {id:?}"),
-                format!(
-                    "may send events larger than connections.backlog_bytes_max, which closes the connections \
-                     of all but the fastest clients; raise it above {event_bytes_max}"
-                ),
-            ));
-        }
-        if event_bytes_max > self.http.request_bytes_max {
-            warnings.push(Fault::new(
-                format!("app {id:?}"),
-                format!(
-                    "may send events larger than http.request_bytes_max, which are refused with 413; \
-                     raise it above {event_bytes_max}"
-                ),
-            ));
-        }
-        if clustered && event_bytes_max > self.cluster.buffer_bytes_max {
-            warnings.push(Fault::new(
-                format!("app {id:?}"),
-                format!(
-                    "may send events larger than cluster.buffer_bytes_max, which never reach other nodes; \
-                     raise it above {event_bytes_max}"
-                ),
-            ));
+        let bytes = app.limits.event_bytes_max();
+        for (is_over, text) in [
+            (
+                app.limits.enable_client_messages && bytes > self.connections.message_bytes_max,
+                "lets clients send events larger than connections.message_bytes_max, which closes the sender's \
+                 connection with 1009",
+            ),
+            (
+                bytes > self.connections.hard_bytes_max(),
+                "may send events larger than connections.backlog_bytes_max, which closes the connections of all but \
+                 the fastest clients",
+            ),
+            (
+                bytes > self.http.request_bytes_max,
+                "may send events larger than http.request_bytes_max, which are refused with 413",
+            ),
+            (
+                clustered && bytes > self.cluster.buffer_bytes_max,
+                "may send events larger than cluster.buffer_bytes_max, which never reach other nodes",
+            ),
+        ] {
+            warnings.add_if(is_over, &*key, format!("{text}; raise it above {bytes}"));
         }
     }
-}
-
-/// The warning about a server whose certificate nobody checks.
-fn unverified(section: &str, server: &str) -> Fault {
-    let text = format!(
-        "is false: anybody on the way to {server} can pretend to be it, and read passwords and \
-         events; trust its authority by SSL_CERT_FILE instead"
-    );
-    Fault::new(format!("{section}.tls_verify"), text)
 }
 
 /// Secrets that everybody can read in gema's README, docs and example files. Soketi's default one is warned of apart.
@@ -129,37 +99,33 @@ const PUBLISHED: [&str; 6] = [
     "klinik-secret-2027",
 ];
 
-/// What about keys and secrets of an app is probably not meant.
+/// About keys and secrets of an app that are probably not meant.
 pub(super) fn of_keys(app: &App) -> Vec<Fault> {
-    let (id, mut warnings) = (&app.id, Vec::new());
-    let published = |pair: &KeyPair| PUBLISHED.contains(&pair.secret.expose_text());
-    if app.enabled && app.keys.iter().any(published) {
-        warnings.push(Fault::new(
-            format!("app {id:?}"),
-            "has a secret that stands in gema's README, docs or examples, so anybody can publish and join \
-             every channel; set a secret of your own, such as what openssl rand -hex 32 prints",
-        ));
+    let mut warnings = FaultList::default();
+    let any = |is_odd: &dyn Fn(&KeyPair) -> bool| app.keys.iter().any(is_odd);
+    for (is_odd, text) in [
+        (
+            app.enabled && any(&|pair| PUBLISHED.contains(&pair.secret.expose_text())),
+            "has a secret that stands in gema's README, docs or examples, so anybody can publish and join every \
+             channel; set a secret of your own, such as what openssl rand -hex 32 prints",
+        ),
+        (
+            app.enabled && any(&|pair| pair.secret.expose_text() == pair.key),
+            "has a secret that is the same as its key, which every page shows, so anybody can publish and join every \
+             channel; set another secret, such as what openssl rand -hex 32 prints",
+        ),
+        (
+            any(&|pair| pair.key.contains(['+', '&'])),
+            "has a key with + or &, which many libraries send as it is in a query, where it means something else; \
+             choose a key of letters and digits",
+        ),
+        (
+            any(&|pair| !pair.secret.is_trimmed()),
+            "has a secret that begins or ends with white space; signatures differ unless publishers have the same, so \
+             remove it",
+        ),
+    ] {
+        warnings.add_if(is_odd, format!("app {:?}", app.id), text);
     }
-    if app.enabled && app.keys.iter().any(|pair| pair.secret.expose_text() == pair.key) {
-        warnings.push(Fault::new(
-            format!("app {id:?}"),
-            "has a secret that is the same as its key, which every page shows, so anybody can publish and join \
-             every channel; set another secret, such as what openssl rand -hex 32 prints",
-        ));
-    }
-    if app.keys.iter().any(|pair| pair.key.contains(['+', '&'])) {
-        warnings.push(Fault::new(
-            format!("app {id:?}"),
-            "has a key with + or &, which many libraries send as it is in a query, where it means \
-             something else; choose a key of letters and digits",
-        ));
-    }
-    if app.keys.iter().any(|pair| !pair.secret.is_trimmed()) {
-        warnings.push(Fault::new(
-            format!("app {id:?}"),
-            "has a secret that begins or ends with white space; signatures differ unless publishers have \
-             the same, so remove it",
-        ));
-    }
-    warnings
+    warnings.0
 }

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use serde_json::json;
 
 use crate::config::build::Build;
-use crate::config::fault::{Fault, Subject};
+use crate::config::fault::{Fault, FaultList, Subject};
 use crate::config::origin::Origin;
 use crate::config::settings::webhooks;
 use crate::config::settings::webhooks::LeftOut;
@@ -62,15 +62,15 @@ impl Build {
             return Some(webhook);
         }
         self.warnings.extend(typos);
-        let mut faults = Vec::new();
+        let mut faults = FaultList::default();
         match serde_json::from_value::<Webhook>(webhook.clone()) {
             Ok(webhook) => webhook.validate(&subject.key, &mut faults),
-            Err(error) => faults.push(Fault::new(&*subject.key, format!("cannot be used: {error}"))),
+            Err(error) => faults.add(&*subject.key, format!("cannot be used: {error}")),
         }
-        if faults.is_empty() {
+        if faults.0.is_empty() {
             return Some(webhook);
         }
-        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let faults: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
         self.unusable(item, faults.join("; ").into());
         None
     }

@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
-use crate::config::fault::Fault;
+use crate::config::Webhook;
+use crate::config::fault::FaultList;
 use crate::config::settings::allowed_origins;
 use crate::config::settings::section;
+use crate::config::settings::values::{DAY, Seconds, Secret};
 use crate::config::settings::webhooks;
 use crate::config::suggest;
-use crate::config::{Seconds, Secret, Webhook};
 
 /// Defines [`Limits`], and beside its identity the same fields for [`AppEntry`], which may leave each out.
 macro_rules! limits {
@@ -196,11 +197,11 @@ impl Limits {
         kib(self.max_presence_member_size_in_kb)
     }
 
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         self.validate_under("limits", faults);
     }
 
-    fn validate_under(&self, place: &str, faults: &mut Vec<Fault>) {
+    fn validate_under(&self, place: &str, faults: &mut FaultList) {
         for (name, value) in [
             ("max_channel_name_length", self.max_channel_name_length),
             ("max_event_channels_at_once", self.max_event_channels_at_once),
@@ -208,31 +209,28 @@ impl Limits {
             ("max_event_batch_size", self.max_event_batch_size),
             ("max_presence_user_id_length", self.max_presence_user_id_length),
         ] {
-            if value == 0 {
-                faults.push(Fault::new(format!("{place}.{name}"), "must be at least 1"));
-            }
+            faults.add_if(value == 0, format!("{place}.{name}"), "must be at least 1");
         }
         for (name, value) in [
             ("max_event_payload_in_kb", self.max_event_payload_in_kb),
             ("max_presence_member_size_in_kb", self.max_presence_member_size_in_kb),
         ] {
-            if !(value > 0.0 && value <= 102_400.0) {
-                faults.push(Fault::new(
-                    format!("{place}.{name}"),
-                    format!("is {value}; it must be more than 0 and at most 102400"),
-                ));
-            }
+            faults.add_if(
+                !(value > 0.0 && value <= 102_400.0),
+                format!("{place}.{name}"),
+                format!("is {value}; it must be more than 0 and at most 102400"),
+            );
         }
-        faults.extend(self.allowed_origins.iter().filter_map(|origin| allowed_origins::fault(place, origin)));
+        faults.0.extend(self.allowed_origins.iter().filter_map(|origin| allowed_origins::fault(place, origin)));
         let timeout = self.user_authentication_timeout_seconds;
-        timeout.validate(&format!("{place}.user_authentication_timeout_seconds"), 0.001, faults);
+        faults.within_seconds(&format!("{place}.user_authentication_timeout_seconds"), timeout, 0.001..=DAY);
         // A year: what is kept longer belongs in a database.
-        self.cache_ttl_seconds.validate_within(&format!("{place}.cache_ttl_seconds"), 0.0..=31_536_000.0, faults);
+        faults.within_seconds(&format!("{place}.cache_ttl_seconds"), self.cache_ttl_seconds, 0.0..=31_536_000.0);
     }
 }
 
 /// Adds a fault for each app that lacks an identity or shares one with another.
-pub(in crate::config) fn validate(apps: &[AppEntry], faults: &mut Vec<Fault>) {
+pub(in crate::config) fn validate(apps: &[AppEntry], faults: &mut FaultList) {
     let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     for (index, app) in apps.iter().enumerate() {
         validate_app(&format!("apps.{index}"), app, (&mut ids, &mut keys), faults);
@@ -240,7 +238,7 @@ pub(in crate::config) fn validate(apps: &[AppEntry], faults: &mut Vec<Fault>) {
 }
 
 /// Adds what is wrong with an app, whatever others there are.
-pub(in crate::config) fn validate_alone(place: &str, app: &AppEntry, faults: &mut Vec<Fault>) {
+pub(in crate::config) fn validate_alone(place: &str, app: &AppEntry, faults: &mut FaultList) {
     validate_app(place, app, (&mut HashSet::new(), &mut HashSet::new()), faults);
 }
 
@@ -250,7 +248,7 @@ fn validate_app<'a>(
     place: &str,
     app: &'a AppEntry,
     (ids, keys): (Names<'a, '_>, Names<'a, '_>),
-    faults: &mut Vec<Fault>,
+    faults: &mut FaultList,
 ) {
     part_of_path(&format!("{place}.id"), &app.id, ids, faults);
     credentials(place, &app.key, &app.secret, keys, faults);
@@ -261,36 +259,34 @@ fn validate_app<'a>(
     app.resolve(&Limits::default()).limits.validate_under(place, faults);
 }
 
-fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut Vec<Fault>) {
+fn credentials<'a>(place: &str, key: &'a str, secret: &Secret, keys: &mut HashSet<&'a str>, faults: &mut FaultList) {
     let place_of_key = format!("{place}.key");
-    if key.contains(':') {
-        faults.push(Fault::new(
-            &*place_of_key,
-            format!("is {key:?}; clients send it with a signature behind the first colon, so choose a key without one"),
-        ));
-    }
+    faults.add_if(
+        key.contains(':'),
+        &*place_of_key,
+        format!("is {key:?}; clients send it with a signature behind the first colon, so choose a key without one"),
+    );
     part_of_path(&place_of_key, key, keys, faults);
-    if secret.expose().is_empty() {
-        faults.push(Fault::new(format!("{place}.secret"), "is missing; without a secret anybody could publish"));
-    }
+    faults.add_if(
+        secret.expose().is_empty(),
+        format!("{place}.secret"),
+        "is missing; without a secret anybody could publish",
+    );
 }
 
 /// Adds a fault unless `text` is only there once and can stand in a path as it is.
-fn part_of_path<'a>(place: &str, text: &'a str, others: &mut HashSet<&'a str>, faults: &mut Vec<Fault>) {
+fn part_of_path<'a>(place: &str, text: &'a str, others: &mut HashSet<&'a str>, faults: &mut FaultList) {
     if text.is_empty() {
-        faults.push(Fault::new(place, "is missing; every app needs one"));
+        faults.add(place, "is missing; every app needs one");
     } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/\\?#%".contains(&byte)) {
-        faults.push(Fault::new(
+        faults.add(
             place,
             format!("is {text:?}; it is part of a path, so it must not hold spaces, / \\ ? # % or accents"),
-        ));
+        );
     } else if matches!(text, "." | "..") {
-        faults.push(Fault::new(
-            place,
-            format!("is {text:?}; it is part of a path, in which that is a folder, so choose another"),
-        ));
+        faults.add(place, format!("is {text:?}; it is part of a path, in which that is a folder, so choose another"));
     } else if !others.insert(text) {
-        faults.push(Fault::new(place, format!("is {text:?}, which is used twice; each must differ")));
+        faults.add(place, format!("is {text:?}, which is used twice; each must differ"));
     }
 }
 
@@ -308,9 +304,9 @@ mod tests {
     use crate::config::fault::sentences;
 
     fn faults(apps: &[AppEntry]) -> Vec<String> {
-        let mut faults = Vec::new();
+        let mut faults = FaultList::default();
         validate(apps, &mut faults);
-        sentences(&faults)
+        sentences(&faults.0)
     }
 
     #[test]

@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::section;
 use crate::config::settings::values::Seconds;
-use crate::config::settings::within;
 
 section! {
     /// Several nodes as one server.
@@ -54,20 +53,19 @@ pub enum LimiterDriver {
 }
 
 impl Cluster {
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         let name = &self.name;
         // Braces choose the slot in a Redis Cluster; the others are for patterns.
         let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "{}*?[]\\".contains(letter);
-        if name.is_empty() || name.chars().count() > 64 || name.contains(odd) {
-            faults.push(Fault::new(
-                "cluster.name",
-                format!("is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"),
-            ));
-        }
+        faults.add_if(
+            name.is_empty() || name.chars().count() > 64 || name.contains(odd),
+            "cluster.name",
+            format!("is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"),
+        );
         // From an ordinary batch of events to what a small machine can spare.
-        within("cluster.buffer_bytes_max", self.buffer_bytes_max, 1024 * 1024..=1024 * 1024 * 1024, faults);
+        faults.within("cluster.buffer_bytes_max", self.buffer_bytes_max, 1024 * 1024..=1024 * 1024 * 1024);
         // Events that are older than ten minutes are no news.
-        self.buffer_seconds.validate_within("cluster.buffer_seconds", 0.1..=600.0, faults);
+        faults.within_seconds("cluster.buffer_seconds", self.buffer_seconds, 0.1..=600.0);
     }
 }
 

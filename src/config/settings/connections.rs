@@ -3,10 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::Seconds;
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::section;
-use crate::config::settings::within;
+use crate::config::settings::values::{DAY, Seconds};
 
 /// What a client may be allowed to send at once: from the largest legitimate message to what Soketi takes, with room
 /// for its frame.
@@ -70,18 +69,18 @@ impl Connections {
         Duration::from_secs(BURST_SECONDS.into())
     }
 
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         // pusher-js never gets ready with 0.
-        within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400, faults);
-        within("connections.message_bytes_max", self.message_bytes_max, MESSAGE_BYTES, faults);
-        within("connections.outbox_bytes_max", self.outbox_bytes_max, 4 * 1024..=1024 * 1024 * 1024, faults);
-        within("connections.backlog_bytes_max", self.backlog_bytes_max, 64 * 1024..=1024 * 1024 * 1024, faults);
-        within("connections.waiting_bytes_max", self.waiting_bytes_max, 1024 * 1024..=1 << 40, faults);
-        within("connections.channels_max", self.channels_max, 1..=10_000_000, faults);
-        within("connections.channels_total_max", self.channels_total_max, 1..=100_000_000, faults);
-        self.slow_seconds.validate("connections.slow_seconds", 1.0, faults);
-        self.ping_seconds.validate("connections.ping_seconds", 1.0, faults);
-        self.pong_seconds.validate("connections.pong_seconds", 1.0, faults);
-        self.close_seconds.validate("connections.close_seconds", 1.0, faults);
+        faults.within("connections.activity_timeout_seconds", self.activity_timeout_seconds, 1..=86_400);
+        faults.within("connections.message_bytes_max", self.message_bytes_max, MESSAGE_BYTES);
+        faults.within("connections.outbox_bytes_max", self.outbox_bytes_max, 4 * 1024..=1024 * 1024 * 1024);
+        faults.within("connections.backlog_bytes_max", self.backlog_bytes_max, 64 * 1024..=1024 * 1024 * 1024);
+        faults.within("connections.waiting_bytes_max", self.waiting_bytes_max, 1024 * 1024..=1 << 40);
+        faults.within("connections.channels_max", self.channels_max, 1..=10_000_000);
+        faults.within("connections.channels_total_max", self.channels_total_max, 1..=100_000_000);
+        faults.within_seconds("connections.slow_seconds", self.slow_seconds, 1.0..=DAY);
+        faults.within_seconds("connections.ping_seconds", self.ping_seconds, 1.0..=DAY);
+        faults.within_seconds("connections.pong_seconds", self.pong_seconds, 1.0..=DAY);
+        faults.within_seconds("connections.close_seconds", self.close_seconds, 1.0..=DAY);
     }
 }

@@ -1,10 +1,9 @@
 //! The signed HTTP API.
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::is_token;
 use crate::config::settings::section;
-use crate::config::settings::values::Seconds;
-use crate::config::settings::within;
+use crate::config::settings::values::{DAY, Seconds};
 
 section! {
     /// The signed HTTP API.
@@ -32,14 +31,16 @@ fn list<const N: usize>(words: [&str; N]) -> Vec<String> {
 }
 
 impl Http {
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
-        within("http.request_bytes_max", self.request_bytes_max, 1..=1024 * 1024 * 1024, faults);
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        faults.within("http.request_bytes_max", self.request_bytes_max, 1..=1024 * 1024 * 1024);
         // A century is as good as no limit.
-        within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=3_153_600_000, faults);
-        self.request_seconds.validate("http.request_seconds", 1.0, faults);
-        if self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == "*") {
-            faults.push(Fault::new("http.cors_origins", "has * beside others; * allows all, so leave it or them out"));
-        }
+        faults.within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=3_153_600_000);
+        faults.within_seconds("http.request_seconds", self.request_seconds, 1.0..=DAY);
+        faults.add_if(
+            self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == "*"),
+            "http.cors_origins",
+            "has * beside others; * allows all, so leave it or them out",
+        );
         let is_origin = |origin: &String| {
             let host = origin.split_once("://").map(|(_, host)| host);
             let clean =
@@ -47,14 +48,14 @@ impl Http {
             origin == "*" || host.is_some_and(clean)
         };
         if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
-            faults.push(Fault::new(
+            faults.add(
                 "http.cors_origins",
                 format!("has {odd:?}; an origin is as in https://example.com, without a path"),
-            ));
+            );
         }
         for (key, names) in [("http.cors_methods", &self.cors_methods), ("http.cors_headers", &self.cors_headers)] {
             if let Some(odd) = names.iter().find(|name| !is_token(name)) {
-                faults.push(Fault::new(key, format!("has {odd:?}; a name has only letters, digits and - between")));
+                faults.add(key, format!("has {odd:?}; a name has only letters, digits and - between"));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::App;
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 
 /// Events of Laravel's `redis` broadcaster.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,40 +33,39 @@ impl Ingest {
     }
 
     /// `apps` are those that there are, if that is known: a database may have others.
-    pub(in crate::config) fn validate(&self, apps: Option<&[App]>, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, apps: Option<&[App]>, faults: &mut FaultList) {
         if let Some(odd) = self.prefixes.iter().find(|entry| !entry.contains('=')) {
-            faults.push(Fault::new(
-                "ingest.prefixes",
-                format!("has {odd:?}; each is PREFIX=APP, such as laravel_database_=app-id"),
-            ));
+            faults.add("ingest.prefixes", format!("has {odd:?}; each is PREFIX=APP, such as laravel_database_=app-id"));
         }
         let mut seen = HashSet::new();
         for (prefix, id) in self.owners() {
-            if apps.is_some_and(|apps| apps.iter().all(|app| app.id != id)) {
-                faults.push(Fault::new(
-                    "ingest.prefixes",
-                    format!("gives {prefix:?} to {id:?}, which is no app; behind the last = must be an app's id"),
-                ));
-            }
-            if !seen.insert(prefix) {
-                faults
-                    .push(Fault::new("ingest.prefixes", format!("has {prefix:?} twice; an event belongs to one app")));
-            }
+            faults.add_if(
+                apps.is_some_and(|apps| apps.iter().all(|app| app.id != id)),
+                "ingest.prefixes",
+                format!("gives {prefix:?} to {id:?}, which is no app; behind the last = must be an app's id"),
+            );
+            faults.add_if(
+                !seen.insert(prefix),
+                "ingest.prefixes",
+                format!("has {prefix:?} twice; an event belongs to one app"),
+            );
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::config::fault::Fault;
+
     use super::*;
     use crate::config::{AppEntry, Limits};
 
     fn faults(prefixes: &[&str]) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut faults = FaultList::default();
         let prefixes = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
         let apps = ["a", "b"].map(|id| AppEntry::new(id, id, "s").resolve(&Limits::default()));
         Ingest { prefixes }.validate(Some(&apps), &mut faults);
-        faults
+        faults.0
     }
 
     #[test]

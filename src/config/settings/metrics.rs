@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::section;
 use crate::config::settings::values;
 
@@ -22,14 +22,14 @@ section! {
 }
 
 impl Metrics {
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
         if self.prefix.starts_with(|first: char| first.is_ascii_digit()) || !self.prefix.bytes().all(allowed) {
             let prefix = &self.prefix;
-            faults.push(Fault::new(
+            faults.add(
                 "metrics.prefix",
                 format!("is {prefix:?}; Prometheus wants only letters, digits, _ and :, and no digit first"),
-            ));
+            );
         }
     }
 }

@@ -4,10 +4,9 @@ use std::net::Ipv6Addr;
 
 use reqwest::Url;
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::section;
 use crate::config::settings::values::Secret;
-use crate::config::settings::within;
 
 section! {
     /// Where Redis is, and how it lets us in.
@@ -136,44 +135,43 @@ impl Redis {
         }
     }
 
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
-        if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
-            faults.push(Fault::new(
-                "redis.host",
-                "must be a host name or an address alone; a port belongs into redis.port, a URL into \
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        faults.add_if(
+            !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err(),
+            "redis.host",
+            "must be a host name or an address alone; a port belongs into redis.port, a URL into \
                  redis.url, and redis.tls switches TLS on",
-            ));
-        }
-        within("redis.port", self.port, 1..=u16::MAX, faults);
+        );
+        faults.within("redis.port", self.port, 1..=u16::MAX);
         // Redis itself counts them with 32 bits.
-        within("redis.db", self.db, 0..=i64::from(i32::MAX), faults);
+        faults.within("redis.db", self.db, 0..=i64::from(i32::MAX));
         if self.key_prefix.contains(|letter: char| letter.is_control() || "{}".contains(letter)) {
             let prefix = &self.key_prefix;
-            faults.push(Fault::new(
+            faults.add(
                 "redis.key_prefix",
                 format!(
                     "is {prefix:?}; it must not hold control characters and {{ }}, with which gema itself \
                  keeps together in a Redis Cluster what belongs together"
                 ),
-            ));
+            );
         }
         if self.sentinel_master.is_empty() || self.sentinel_master.contains(char::is_whitespace) {
             let master = &self.sentinel_master;
-            faults.push(Fault::new(
+            faults.add(
                 "redis.sentinel_master",
                 format!(
                     "is {master:?}; it must be the name that follows `sentinel monitor` in the \
                  Sentinels' configuration"
                 ),
-            ));
+            );
         }
         for (key, nodes) in [("sentinels", &self.sentinels), ("cluster_nodes", &self.cluster_nodes)] {
             // By its number, since somebody may have written a password into it.
             if let Some(index) = nodes.iter().position(|node| host_and_port(node).is_none()) {
-                faults.push(Fault::new(
+                faults.add(
                     format!("redis.{key}"),
                     format!("must be HOST:PORT each, such as redis-1:6379; number {} is not", index + 1),
-                ));
+                );
             }
         }
         self.validate_url(faults);
@@ -181,22 +179,19 @@ impl Redis {
     }
 
     /// The URL may hold a password, so nothing of it is repeated.
-    fn validate_url(&self, faults: &mut Vec<Fault>) {
+    fn validate_url(&self, faults: &mut FaultList) {
         if self.url.is_empty() {
             return;
         }
         if let Some(must) = url_must(self.url.expose_text()) {
-            faults.push(Fault::new("redis.url", format!("must {must}")));
+            faults.add("redis.url", format!("must {must}"));
         } else if self.tls && !self.url.expose_text().starts_with("rediss:") {
-            faults.push(Fault::new(
-                "redis.tls",
-                "is true, but redis.url is without TLS; let the URL begin with rediss://",
-            ));
+            faults.add("redis.tls", "is true, but redis.url is without TLS; let the URL begin with rediss://");
         }
     }
 
     /// There is one Redis, found in one way.
-    fn validate_together(&self, faults: &mut Vec<Fault>) {
+    fn validate_together(&self, faults: &mut FaultList) {
         let ways = [
             ("redis.url", !self.url.is_empty()),
             ("redis.sentinels", !self.sentinels.is_empty()),
@@ -204,14 +199,13 @@ impl Redis {
         ];
         let mut set = ways.iter().filter(|(_, set)| *set);
         if let (Some((one, _)), Some((other, _))) = (set.next(), set.next()) {
-            faults.push(Fault::new(*one, format!("cannot stand beside {other}; leave one of them out")));
+            faults.add(*one, format!("cannot stand beside {other}; leave one of them out"));
         }
-        if self.db != 0 && !self.cluster_nodes.is_empty() {
-            faults.push(Fault::new(
-                "redis.db",
-                format!("is {}, but a Redis Cluster has database 0 only; leave it out", self.db),
-            ));
-        }
+        faults.add_if(
+            self.db != 0 && !self.cluster_nodes.is_empty(),
+            "redis.db",
+            format!("is {}, but a Redis Cluster has database 0 only; leave it out", self.db),
+        );
     }
 }
 

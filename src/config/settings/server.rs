@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::section;
 use crate::config::settings::values;
-use crate::config::settings::values::Seconds;
-use crate::config::settings::within;
+use crate::config::settings::values::{DAY, Seconds};
 
 section! {
     /// Addresses, threads and the way of leaving.
@@ -43,47 +42,44 @@ section! {
 }
 
 impl Server {
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         let prefix = &self.path_prefix;
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
         let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));
-        if !around || prefix.contains("//") || !prefix.chars().all(allowed) {
-            faults.push(Fault::new(
-                "server.path_prefix",
-                format!(
-                    "is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
+        faults.add_if(
+            !around || prefix.contains("//") || !prefix.chars().all(allowed),
+            "server.path_prefix",
+            format!(
+                "is {prefix:?}; it must start with a slash, not end with one and hold only letters, \
                  digits and - . _ ~ between, such as \"/ws\""
-                ),
-            ));
-        }
+            ),
+        );
         // As many as the registry can address (`SHARDS_MAX`).
-        within("server.workers", self.workers, 0..=64, faults);
+        faults.within("server.workers", self.workers, 0..=64);
         // The kernel cuts it to net.core.somaxconn.
-        within("server.backlog", self.backlog, 1..=65_535, faults);
-        if self.proxy_protocol && self.trusted_proxies.is_empty() {
-            faults.push(Fault::new(
-                "server.proxy_protocol",
-                "is true, but server.trusted_proxies is empty, so nobody would be believed; name \
+        faults.within("server.backlog", self.backlog, 1..=65_535);
+        faults.add_if(
+            self.proxy_protocol && self.trusted_proxies.is_empty(),
+            "server.proxy_protocol",
+            "is true, but server.trusted_proxies is empty, so nobody would be believed; name \
                  the proxies there",
-            ));
-        }
+        );
         let percent = self.accept_traffic_memory_percent;
-        within("server.accept_traffic_memory_percent", percent, 1.0..=100.0, faults);
-        self.drain_seconds.validate("server.drain_seconds", 0.0, faults);
+        faults.within("server.accept_traffic_memory_percent", percent, 1.0..=100.0);
+        faults.within_seconds("server.drain_seconds", self.drain_seconds, 0.0..=DAY);
         let notice = self.drain_notice_seconds.0;
-        self.drain_notice_seconds.validate("server.drain_notice_seconds", 0.0, faults);
+        faults.within_seconds("server.drain_notice_seconds", self.drain_notice_seconds, 0.0..=DAY);
         // From some events of the largest kind to what a large machine can spare.
         let remembered = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
-        within("server.cached_events_bytes_max", self.cached_events_bytes_max, remembered, faults);
-        if notice > 0.0 && notice >= self.drain_seconds.0 {
-            faults.push(Fault::new(
-                "server.drain_notice_seconds",
-                format!(
-                    "is {notice}; it must be less than server.drain_seconds, so that time is \
+        faults.within("server.cached_events_bytes_max", self.cached_events_bytes_max, remembered);
+        faults.add_if(
+            notice > 0.0 && notice >= self.drain_seconds.0,
+            "server.drain_notice_seconds",
+            format!(
+                "is {notice}; it must be less than server.drain_seconds, so that time is \
                  left to close the connections"
-                ),
-            ));
-        }
+            ),
+        );
     }
 }
 

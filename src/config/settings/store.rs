@@ -5,11 +5,10 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::redis::is_name;
 use crate::config::settings::section;
-use crate::config::settings::values::{Seconds, Secret};
-use crate::config::settings::within;
+use crate::config::settings::values::{DAY, Seconds, Secret};
 
 section! {
     /// Where the apps come from, and how long what was read of them is good.
@@ -115,49 +114,47 @@ impl<S> Database<S> {
         self.table.split('.')
     }
 
-    pub(in crate::config) fn validate(&self, section: &str, faults: &mut Vec<Fault>) {
-        if !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err() {
-            faults.push(Fault::new(
-                format!("{section}.host"),
-                format!(
-                    "must be a host name or an address alone; a port belongs into {section}.port, and \
+    pub(in crate::config) fn validate(&self, section: &str, faults: &mut FaultList) {
+        faults.add_if(
+            !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err(),
+            format!("{section}.host"),
+            format!(
+                "must be a host name or an address alone; a port belongs into {section}.port, and \
                  {section}.tls switches TLS on"
-                ),
-            ));
-        }
-        within(&format!("{section}.port"), self.port, 1..=u16::MAX, faults);
+            ),
+        );
+        faults.within(&format!("{section}.port"), self.port, 1..=u16::MAX);
         for (field, name) in [("username", &self.username), ("database", &self.database)] {
-            if name.is_empty() || name.contains(char::is_control) {
-                faults.push(Fault::new(
-                    format!("{section}.{field}"),
-                    format!("is {name:?}; it must be a name, without control characters"),
-                ));
-            }
+            faults.add_if(
+                name.is_empty() || name.contains(char::is_control),
+                format!("{section}.{field}"),
+                format!("is {name:?}; it must be a name, without control characters"),
+            );
         }
         // No server takes longer names.
         let is_name = |name: &str| (1..=64).contains(&name.chars().count()) && !name.contains(char::is_control);
         if self.table_path().count() > 2 || !self.table_path().all(is_name) {
             let table = &self.table;
-            faults.push(Fault::new(
+            faults.add(
                 format!("{section}.table"),
                 format!(
                     "is {table:?}; it must be the name of a table, such as \"apps\", or of a schema and a \
                  table, such as \"shop.apps\", of 1 to 64 characters each"
                 ),
-            ));
+            );
         }
     }
 }
 
 impl AppStore {
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
-        self.cache_seconds.validate("app_store.cache_seconds", 1.0, faults);
-        self.stale_seconds.validate("app_store.stale_seconds", 0.0, faults);
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        faults.within_seconds("app_store.cache_seconds", self.cache_seconds, 1.0..=DAY);
+        faults.within_seconds("app_store.stale_seconds", self.stale_seconds, 0.0..=DAY);
         // An app needs two, its id and its key.
-        within("app_store.cache_entries_max", self.cache_entries_max, 100..=10_000_000, faults);
+        faults.within("app_store.cache_entries_max", self.cache_entries_max, 100..=10_000_000);
         // Whoever connects waits for it.
-        self.timeout_seconds.validate_within("app_store.timeout_seconds", 0.1..=60.0, faults);
-        within("app_store.connections_max", self.connections_max, 1..=1000, faults);
+        faults.within_seconds("app_store.timeout_seconds", self.timeout_seconds, 0.1..=60.0);
+        faults.within("app_store.connections_max", self.connections_max, 1..=1000);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::fault::Fault;
+use crate::config::fault::FaultList;
 use crate::config::settings::values::Secret;
 
 /// TLS on the main port. With a certificate the port speaks nothing else; the metrics port stays plain.
@@ -26,17 +26,18 @@ impl Tls {
         !self.cert_path.is_empty()
     }
 
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         let (cert, key) = (!self.cert_path.is_empty(), !self.key_path.is_empty());
-        if cert && !key {
-            faults.push(Fault::new("tls.cert_path", "needs tls.key_path; name the PEM file with its key there"));
-        }
-        if key && !cert {
-            faults
-                .push(Fault::new("tls.key_path", "needs tls.cert_path; name the PEM file with its certificate there"));
-        }
-        if !self.ca_path.is_empty() && !cert && !key {
-            faults.push(Fault::new("tls.ca_path", "is set without tls.cert_path; set both, or neither for no TLS"));
-        }
+        faults.add_if(cert && !key, "tls.cert_path", "needs tls.key_path; name the PEM file with its key there");
+        faults.add_if(
+            key && !cert,
+            "tls.key_path",
+            "needs tls.cert_path; name the PEM file with its certificate there",
+        );
+        faults.add_if(
+            !self.ca_path.is_empty() && !cert && !key,
+            "tls.ca_path",
+            "is set without tls.cert_path; set both, or neither for no TLS",
+        );
     }
 }

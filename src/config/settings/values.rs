@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::config::fault::Fault;
+/// A day in seconds, the longest time that most settings take.
+pub(in crate::config) const DAY: f64 = 86_400.0;
 
 /// A time span in seconds, fractions allowed.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -20,19 +20,6 @@ impl Seconds {
     /// The same as a `Duration`; what validation refuses counts as zero.
     pub fn duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0).unwrap_or_default()
-    }
-
-    /// Adds a fault unless the value lies between `least` and a day.
-    pub(in crate::config) fn validate(self, key: &str, least: f64, faults: &mut Vec<Fault>) {
-        self.validate_within(key, least..=86_400.0, faults);
-    }
-
-    /// Adds a fault unless the value lies within `bounds`.
-    pub(in crate::config) fn validate_within(self, key: &str, bounds: RangeInclusive<f64>, faults: &mut Vec<Fault>) {
-        if !bounds.contains(&self.0) {
-            let (least, most) = bounds.into_inner();
-            faults.push(Fault::new(key, format!("is {}; it must be between {least} and {most} seconds", self.0)));
-        }
     }
 }
 

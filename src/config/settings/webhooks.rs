@@ -11,10 +11,10 @@ use serde_json::Value as Json;
 
 pub(in crate::config) use read::{Written, items, read};
 
-use crate::config::fault::Fault;
+use crate::config::fault::{Fault, FaultList};
+use crate::config::settings::is_token;
 use crate::config::settings::section;
 use crate::config::settings::values::{Seconds, Secret};
-use crate::config::settings::{is_token, within};
 use crate::protocol::webhook::{KEY_HEADER, Kind, SIGNATURE_HEADER};
 
 section! {
@@ -135,7 +135,7 @@ impl Webhook {
     }
 
     /// Adds a fault for each thing that no request can have.
-    pub(in crate::config) fn validate(&self, place: &str, faults: &mut Vec<Fault>) {
+    pub(in crate::config) fn validate(&self, place: &str, faults: &mut FaultList) {
         let url = self.url.expose_text();
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let plausible = |host: &str| {
@@ -145,23 +145,23 @@ impl Webhook {
                 && Url::parse(url).is_ok_and(|url| url.port() != Some(0))
         };
         // It may hold a token, so nothing of it is repeated.
-        if !host.is_some_and(plausible) {
-            faults.push(Fault::new(
-                format!("{place}.url"),
-                "must be a whole URL, such as https://example.com/webhooks, without white space and accents, \
+        faults.add_if(
+            !host.is_some_and(plausible),
+            format!("{place}.url"),
+            "must be a whole URL, such as https://example.com/webhooks, without white space and accents, \
                  with a host and a port that there can be",
-            ));
-        }
+        );
         for (name, value) in &self.headers {
-            if !is_token(name) {
-                faults.push(Fault::new(
-                    format!("{place}.headers"),
-                    format!("has {name:?}; a name has only letters, digits and - between"),
-                ));
-            }
-            if !value.expose().iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
-                faults.push(Fault::new(format!("{place}.headers.{name}"), "must be printable ASCII text on one line"));
-            }
+            faults.add_if(
+                !is_token(name),
+                format!("{place}.headers"),
+                format!("has {name:?}; a name has only letters, digits and - between"),
+            );
+            faults.add_if(
+                !value.expose().iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')),
+                format!("{place}.headers.{name}"),
+                "must be printable ASCII text on one line",
+            );
         }
     }
 }
@@ -171,7 +171,7 @@ fn is_own(header: &str) -> bool {
 }
 
 /// Adds a fault for each webhook of an app that cannot be sent.
-pub(in crate::config) fn validate(place: &str, webhooks: &[Webhook], faults: &mut Vec<Fault>) {
+pub(in crate::config) fn validate(place: &str, webhooks: &[Webhook], faults: &mut FaultList) {
     for (index, webhook) in webhooks.iter().enumerate() {
         webhook.validate(&format!("{place}.webhooks.{index}"), faults);
     }
@@ -199,19 +199,19 @@ impl Webhooks {
         if self.batch { self.batch_seconds.duration() } else { Duration::ZERO }
     }
 
-    pub(in crate::config) fn validate(&self, faults: &mut Vec<Fault>) {
-        self.batch_seconds.validate_within("webhooks.batch_seconds", 0.0..=60.0, faults);
-        within("webhooks.batch_events_max", self.batch_events_max, 1..=1000, faults);
-        self.leave_delay_seconds.validate_within("webhooks.leave_delay_seconds", 0.0..=60.0, faults);
-        self.cache_miss_seconds.validate_within("webhooks.cache_miss_seconds", 0.0..=3600.0, faults);
-        self.timeout_seconds.validate_within("webhooks.timeout_seconds", 0.1..=300.0, faults);
+    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        faults.within_seconds("webhooks.batch_seconds", self.batch_seconds, 0.0..=60.0);
+        faults.within("webhooks.batch_events_max", self.batch_events_max, 1..=1000);
+        faults.within_seconds("webhooks.leave_delay_seconds", self.leave_delay_seconds, 0.0..=60.0);
+        faults.within_seconds("webhooks.cache_miss_seconds", self.cache_miss_seconds, 0.0..=3600.0);
+        faults.within_seconds("webhooks.timeout_seconds", self.timeout_seconds, 0.1..=300.0);
         // What is older is refused by the libraries that check.
-        self.retry_seconds.validate_within("webhooks.retry_seconds", 0.0..=300.0, faults);
+        faults.within_seconds("webhooks.retry_seconds", self.retry_seconds, 0.0..=300.0);
         // From some events of the largest kind to what a small machine can spare.
-        within("webhooks.queue_events_max", self.queue_events_max, 100..=100_000_000, faults);
+        faults.within("webhooks.queue_events_max", self.queue_events_max, 100..=100_000_000);
         let stored = 64 * 1024..=1024 * 1024 * 1024 * 1024;
-        within("webhooks.stored_bytes_max", self.stored_bytes_max, stored, faults);
-        within("webhooks.queue_bytes_max", self.queue_bytes_max, 64 * 1024..=1024 * 1024 * 1024, faults);
+        faults.within("webhooks.stored_bytes_max", self.stored_bytes_max, stored);
+        faults.within("webhooks.queue_bytes_max", self.queue_bytes_max, 64 * 1024..=1024 * 1024 * 1024);
     }
 }
 
@@ -226,9 +226,9 @@ mod tests {
             let headers = BTreeMap::from([("x y".to_owned(), Secret::new("a\nhush"))]);
             let webhook =
                 Webhook { url: Secret::new(url), event_types: vec![], filter: ChannelFilter::default(), headers };
-            let mut faults = Vec::new();
+            let mut faults = FaultList::default();
             validate("apps.0", &[webhook], &mut faults);
-            assert!(faults.len() == 3 && !sentences(&faults).concat().contains("hush"), "{faults:?}");
+            assert!(faults.0.len() == 3 && !sentences(&faults.0).concat().contains("hush"), "{faults:?}");
         }
     }
 

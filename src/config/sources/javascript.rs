@@ -3,11 +3,15 @@
 //! What is understood beside JSON: comments, commas at the end, single quotes, names without quotes, templates
 //! without `${}`, products of numbers, `process.env.NAME`, `||`, `??`, `parseInt`, `parseFloat` and `Number`.
 
+mod conversions;
+
 use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
 
 use crate::config::origin::Origin;
+
+use conversions::{is_truthy, number, whole, whole_or_fraction};
 
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
@@ -375,42 +379,5 @@ fn is_name(letter: char) -> bool {
     letter.is_alphabetic() || letter == '_' || letter == '$'
 }
 
-fn is_truthy(kind: &ValueKind) -> bool {
-    match kind {
-        ValueKind::Nil => false,
-        ValueKind::Boolean(truth) => *truth,
-        ValueKind::I64(number) => *number != 0,
-        ValueKind::Float(number) => *number != 0.0 && !number.is_nan(),
-        ValueKind::String(text) => !text.is_empty(),
-        _ => true,
-    }
-}
-
-fn whole_or_fraction(digits: &str) -> Option<ValueKind> {
-    let fraction = || digits.parse().ok().filter(|number: &f64| number.is_finite()).map(ValueKind::Float);
-    digits.parse().map(ValueKind::I64).ok().or_else(fraction)
-}
-
-/// A number as JavaScript's `Number` makes it; where there is none, NaN, which no setting accepts.
-fn number(kind: &ValueKind) -> f64 {
-    match kind {
-        ValueKind::I64(number) => *number as f64,
-        ValueKind::Float(number) => *number,
-        ValueKind::Boolean(truth) => f64::from(u8::from(*truth)),
-        ValueKind::String(text) => text.trim().parse().unwrap_or(f64::NAN),
-        _ => f64::NAN,
-    }
-}
-
-/// The whole number that a value begins with, as `parseInt` reads it.
-fn whole(kind: &ValueKind) -> ValueKind {
-    let text = kind.to_string();
-    let text = text.trim();
-    let is_part = |(at, letter): (usize, char)| letter.is_ascii_digit() || (at == 0 && "+-".contains(letter));
-    let end = text.char_indices().find(|&part| !is_part(part)).map_or(text.len(), |(at, _)| at);
-    text[..end].parse().map_or(ValueKind::Float(f64::NAN), ValueKind::I64)
-}
-
 #[cfg(test)]
-#[path = "javascript_tests.rs"]
 mod tests;

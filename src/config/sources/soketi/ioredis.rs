@@ -57,32 +57,13 @@ pub(in crate::config) fn is_about_trust((name, value): (&String, &Json)) -> bool
 }
 
 /// What says how hard a link is tried, not where it leads or how it is protected.
+#[rustfmt::skip]
 const IDLE: [&str; 25] = [
-    "autoResendUnfulfilledCommands",
-    "autoResubscribe",
-    "commandTimeout",
-    "connectTimeout",
-    "connectionName",
-    "disconnectTimeout",
-    "dropBufferSupport",
-    "enableAutoPipelining",
-    "enableOfflineQueue",
-    "enableReadyCheck",
-    "family",
-    "keepAlive",
-    "lazyConnect",
-    "maxLoadingRetryTime",
-    "maxRetriesPerRequest",
-    "noDelay",
-    "retryDelayOnClusterDown",
-    "retryDelayOnFailover",
-    "retryDelayOnTryAgain",
-    "scaleReads",
-    "sentinelCommandTimeout",
-    "sentinelMaxConnections",
-    "showFriendlyErrorStack",
-    "slotsRefreshTimeout",
-    "updateSentinels",
+    "autoResendUnfulfilledCommands", "autoResubscribe", "commandTimeout", "connectTimeout", "connectionName",
+    "disconnectTimeout", "dropBufferSupport", "enableAutoPipelining", "enableOfflineQueue", "enableReadyCheck",
+    "family", "keepAlive", "lazyConnect", "maxLoadingRetryTime", "maxRetriesPerRequest", "noDelay",
+    "retryDelayOnClusterDown", "retryDelayOnFailover", "retryDelayOnTryAgain", "scaleReads", "sentinelCommandTimeout",
+    "sentinelMaxConnections", "showFriendlyErrorStack", "slotsRefreshTimeout", "updateSentinels",
 ];
 
 /// Whether an option has nothing to say here.

@@ -145,6 +145,7 @@ pub(in crate::config) const BROADCASTER: [&str; 2] = ["BROADCAST_CONNECTION", "B
 
 /// Every variable of Soketi 1.6.1 without the `SOKETI_` before it, and every option as it is called in a file.
 /// What has no variable has no name there.
+#[rustfmt::skip]
 pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("ADAPTER_DRIVER", "adapter.driver", Choice("cluster.driver", &["local", "redis"], ADAPTERS)),
     ("ADAPTER_REDIS_REQUESTS_TIMEOUT", "adapter.redis.requestsTimeout", Parameter("5000", "gema asks no other nodes")),
@@ -161,11 +162,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("ADAPTER_NATS_TOKEN", "adapter.nats.token", Parameter("", NATS_ADAPTER)),
     ("ADAPTER_NATS_TIMEOUT", "adapter.nats.timeout", Parameter("10000", NATS_ADAPTER)),
     ("ADAPTER_NATS_NODES_NUMBER", "adapter.nats.nodesNumber", Parameter("", NATS_ADAPTER)),
-    (
-        "APP_MANAGER_DRIVER",
-        "appManager.driver",
-        Choice("app_store.driver", &["array", "mysql", "mariadb", "postgres"], APP_MANAGERS),
-    ),
+    ("APP_MANAGER_DRIVER", "appManager.driver", Choice("app_store.driver", &["array", "mysql", "mariadb", "postgres"], APP_MANAGERS)),
     ("APP_MANAGER_CACHE_ENABLED", "appManager.cache.enabled", Parameter("false", APP_CACHE)),
     ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Lifetime("app_store.cache_seconds")),
     ("APP_MANAGER_DYNAMODB_TABLE", "appManager.dynamodb.table", Parameter("apps", DYNAMODB)),
@@ -221,11 +218,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("EVENT_MAX_SIZE_IN_KB", "eventLimits.maxPayloadInKb", Key("limits.max_event_payload_in_kb")),
     ("EVENT_MAX_BATCH_SIZE", "eventLimits.maxBatchSize", Key("limits.max_event_batch_size")),
     ("HOST", "host", Key("server.host")),
-    (
-        "HTTP_ACCEPT_TRAFFIC_MEMORY_THRESHOLD",
-        "httpApi.acceptTraffic.memoryThreshold",
-        Key("server.accept_traffic_memory_percent"),
-    ),
+    ("HTTP_ACCEPT_TRAFFIC_MEMORY_THRESHOLD", "httpApi.acceptTraffic.memoryThreshold", Key("server.accept_traffic_memory_percent")),
     ("METRICS_ENABLED", "metrics.enabled", Key("metrics.enabled")),
     ("METRICS_DRIVER", "metrics.driver", Parameter("prometheus", METRICS)),
     ("METRICS_HOST", "metrics.host", Key("metrics.host")),
@@ -255,11 +248,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("SSL_KEY", "ssl.keyPath", Key("tls.key_path")),
     ("SSL_PASS", "ssl.passphrase", Key("tls.passphrase")),
     ("SSL_CA", "ssl.caPath", Key("tls.ca_path")),
-    (
-        "USER_AUTHENTICATION_TIMEOUT",
-        "userAuthenticationTimeout",
-        Milliseconds("limits.user_authentication_timeout_seconds"),
-    ),
+    ("USER_AUTHENTICATION_TIMEOUT", "userAuthenticationTimeout", Milliseconds("limits.user_authentication_timeout_seconds")),
     ("WEBHOOKS_BATCHING", "webhooks.batching.enabled", Key("webhooks.batch")),
     ("WEBHOOKS_BATCHING_DURATION", "webhooks.batching.duration", Milliseconds("webhooks.batch_seconds")),
     ("", "cors.credentials", Parameter("true", CREDENTIALS)),
@@ -273,31 +262,11 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("DEFAULT_APP_KEY", "appManager.array.apps.0.key", Key("apps.0.key")),
     ("DEFAULT_APP_SECRET", "appManager.array.apps.0.secret", Key("apps.0.secret")),
     ("DEFAULT_APP_MAX_CONNS", "appManager.array.apps.0.maxConnections", Key("apps.0.max_connections")),
-    (
-        "DEFAULT_APP_ENABLE_CLIENT_MESSAGES",
-        "appManager.array.apps.0.enableClientMessages",
-        Key("apps.0.enable_client_messages"),
-    ),
+    ("DEFAULT_APP_ENABLE_CLIENT_MESSAGES", "appManager.array.apps.0.enableClientMessages", Key("apps.0.enable_client_messages")),
     ("DEFAULT_APP_ENABLED", "appManager.array.apps.0.enabled", Key("apps.0.enabled")),
-    (
-        "DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC",
-        "appManager.array.apps.0.maxBackendEventsPerSecond",
-        Key("apps.0.max_backend_events_per_second"),
-    ),
-    (
-        "DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC",
-        "appManager.array.apps.0.maxClientEventsPerSecond",
-        Key("apps.0.max_client_events_per_second"),
-    ),
-    (
-        "DEFAULT_APP_MAX_READ_REQ_PER_SEC",
-        "appManager.array.apps.0.maxReadRequestsPerSecond",
-        Key("apps.0.max_read_requests_per_second"),
-    ),
-    (
-        "DEFAULT_APP_USER_AUTHENTICATION",
-        "appManager.array.apps.0.enableUserAuthentication",
-        Key("apps.0.enable_user_authentication"),
-    ),
+    ("DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC", "appManager.array.apps.0.maxBackendEventsPerSecond", Key("apps.0.max_backend_events_per_second")),
+    ("DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC", "appManager.array.apps.0.maxClientEventsPerSecond", Key("apps.0.max_client_events_per_second")),
+    ("DEFAULT_APP_MAX_READ_REQ_PER_SEC", "appManager.array.apps.0.maxReadRequestsPerSecond", Key("apps.0.max_read_requests_per_second")),
+    ("DEFAULT_APP_USER_AUTHENTICATION", "appManager.array.apps.0.enableUserAuthentication", Key("apps.0.enable_user_authentication")),
     ("DEFAULT_APP_WEBHOOKS", "appManager.array.apps.0.webhooks", Key("apps.0.webhooks")),
 ];
