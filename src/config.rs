@@ -1,4 +1,4 @@
-//! What the operator may say, parsed and checked once. Parts receive their own section, never the whole.
+//! The configuration, parsed and checked once. Parts receive their own section, never the whole.
 
 mod build;
 mod fault;
@@ -38,9 +38,9 @@ use serde::{Deserialize, Serialize};
 
 use fault::FaultList;
 use settings::apps;
-use settings::connections::{MESSAGE_BYTES, MESSAGE_ROOM};
+use settings::connections::{MESSAGE_BYTES, MESSAGE_SPARE};
 
-/// Everything an operator can say.
+/// Everything that an operator can set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -48,13 +48,13 @@ pub struct Config {
     pub server: Server,
     /// TLS on the main port.
     pub tls: Tls,
-    /// What holds for each WebSocket connection.
+    /// Times and limits of each WebSocket connection.
     pub connections: Connections,
     /// The signed HTTP API.
     pub http: Http,
     /// The second port: metrics and memory use.
     pub metrics: Metrics,
-    /// What is logged, and how.
+    /// The level and the format of the log.
     pub log: Log,
     /// Several nodes as one server.
     pub cluster: Cluster,
@@ -72,7 +72,7 @@ pub struct Config {
     pub ingest: Ingest,
     /// How webhooks are sent.
     pub webhooks: Webhooks,
-    /// What holds for every app that does not say otherwise.
+    /// The limits of every app that has none of its own.
     pub limits: Limits,
     /// The apps, unless a database has them; without any, Soketi's default app.
     pub apps: Vec<AppEntry>,
@@ -90,7 +90,7 @@ impl Config {
         let apps = self.apps();
         let limits = apps.iter().map(|app| &app.limits).chain([&self.limits]);
         let largest = limits.map(Limits::event_bytes_max).max().unwrap_or_default();
-        largest.saturating_mul(2).saturating_add(MESSAGE_ROOM).min(*MESSAGE_BYTES.end())
+        largest.saturating_mul(2).saturating_add(MESSAGE_SPARE).min(*MESSAGE_BYTES.end())
     }
 
     /// The apps with every limit resolved; Soketi's default app where none is configured. None if a database has them.
@@ -121,17 +121,17 @@ impl Config {
         let mut faults = FaultList::default();
         self.server.validate(&mut faults);
         self.tls.validate(&mut faults);
-        self.connections.validate(&mut faults);
+        self.connections.check_bounds("connections", &mut faults);
         self.http.validate(&mut faults);
         self.metrics.validate(&mut faults);
         self.cluster.validate(&mut faults);
         self.redis.validate(&mut faults);
-        self.app_store.validate(&mut faults);
+        self.app_store.check_bounds("app_store", &mut faults);
         self.mysql.validate("mysql", &mut faults);
         self.postgres.validate("postgres", &mut faults);
         let apps = (self.app_store.driver == StoreDriver::Config).then(|| self.apps());
         self.ingest.validate(apps.as_deref(), &mut faults);
-        self.webhooks.validate(&mut faults);
+        self.webhooks.check_bounds("webhooks", &mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);

@@ -29,7 +29,7 @@ use crate::config::suggest::did_you_mean;
 use crate::config::tree;
 use crate::config::tree::{Group, sorted};
 
-/// What comes with a build.
+/// Faults, warnings and origins of a build.
 #[derive(Default)]
 pub(super) struct Build {
     pub(super) faults: Vec<Fault>,
@@ -276,7 +276,7 @@ fn text(value: &Value) -> Result<Json, &'static str> {
     }
 }
 
-/// What serde expected, in the operator's words.
+/// The value that serde expected, in the operator's words.
 fn expectation(key: &str, error: &str) -> String {
     match error.rsplit_once("expected ").map(|(_, expected)| expected) {
         // Rust's names of numbers mean nothing to an operator.

@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 
 use config::Value;
 
-use crate::config::Seconds;
 use crate::config::origin::Origin;
 
 /// The subject of a sentence, and where it was set: `server.port (from gema.toml:3)`.
@@ -82,19 +81,28 @@ impl FaultList {
     }
 
     /// Adds a fault unless `value` lies within `bounds`.
-    pub(super) fn within<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, bounds: RangeInclusive<T>) {
-        let (least, most) = (bounds.start(), bounds.end());
-        self.add_if(!bounds.contains(&value), key, format!("is {value}; it must be between {least} and {most}"));
+    pub(super) fn within<T: Bounded>(&mut self, key: &str, value: T, bounds: RangeInclusive<T::Number>) {
+        let (value, least, most) = (value.number(), bounds.start(), bounds.end());
+        let text = format!("is {value}; it must be between {least} and {most}{}", T::UNIT);
+        self.add_if(!bounds.contains(&value), key, text);
     }
+}
 
-    /// Same as [`FaultList::within`], for a time span.
-    pub(super) fn within_seconds(&mut self, key: &str, Seconds(value): Seconds, bounds: RangeInclusive<f64>) {
-        let (least, most) = (bounds.start(), bounds.end());
-        self.add_if(
-            !bounds.contains(&value),
-            key,
-            format!("is {value}; it must be between {least} and {most} seconds"),
-        );
+/// A number, or a number of something.
+pub(super) trait Bounded {
+    type Number: PartialOrd + fmt::Display;
+    /// With a blank before it.
+    const UNIT: &'static str;
+
+    fn number(self) -> Self::Number;
+}
+
+impl<T: PartialOrd + fmt::Display> Bounded for T {
+    type Number = T;
+    const UNIT: &'static str = "";
+
+    fn number(self) -> T {
+        self
     }
 }
 

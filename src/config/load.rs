@@ -239,7 +239,7 @@ mod tests {
             assert_eq!(warnings(&[(name, "pusher")]), [""; 0]);
             assert_eq!(warnings(&[(name, "redis"), ("GEMA_INGEST_PREFIXES", "x=app-id")]), [""; 0]);
         }
-        // What Laravel 11 no longer reads may be left over.
+        // A variable that Laravel 11 no longer reads may be left over.
         assert_eq!(warnings(&[("BROADCAST_DRIVER", "redis"), ("BROADCAST_CONNECTION", "pusher")]), [""; 0]);
     }
 

@@ -1,6 +1,7 @@
 //! A configuration that may be served, and how it is shown.
+//! `load` makes it; `cli` shows it and starts the server with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -105,15 +106,12 @@ impl Loaded {
     pub fn needs_restart(&self, new: &Self) -> Vec<String> {
         let fixed = |section: &str| !AT_RUN_TIME.contains(&section);
         let (before, after) = (self.values(fixed), new.values(fixed));
-        let changed = |one: &[(String, Json)], other: &[(String, Json)]| -> Vec<String> {
+        let only_in = |one: &[(String, Json)], other: &[(String, Json)]| -> Vec<String> {
             one.iter().filter(|value| !other.contains(value)).map(|(key, _)| key.clone()).collect()
         };
-        let mut keys = changed(&before, &after);
-        keys.extend(changed(&after, &before));
-        keys.extend(secrets_that_differ(&self.config, &new.config).map(str::to_owned));
-        keys.sort();
-        keys.dedup();
-        keys
+        let secrets = secrets_that_differ(&self.config, &new.config).map(str::to_owned);
+        let keys = only_in(&before, &after).into_iter().chain(only_in(&after, &before)).chain(secrets);
+        keys.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The values of some sections by key. Secrets are masked.
@@ -149,7 +147,7 @@ fn secrets(config: &Config) -> [(&'static str, &Secret); 5] {
 
 fn flatten(key: &str, value: Json, values: &mut Vec<(String, Json)>) {
     match value {
-        // What an app does not say is in the limits.
+        // Limits that an app leaves out are in the section of limits.
         Json::Null => (),
         Json::Object(fields) => fields.into_iter().for_each(|(name, value)| {
             flatten(&format!("{key}.{name}"), value, values);

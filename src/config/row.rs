@@ -1,5 +1,5 @@
-//! An app from a row of a database, checked like one from a file. Whoever fills the table writes what Soketi lets pass,
-//! so a detail that is wrong costs that detail and not the app.
+//! An app from a row of a database, checked like one from a file. Tables hold values that Soketi lets pass, so a detail
+//! that is wrong costs that detail and not the app. `store` calls it.
 
 use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
@@ -24,7 +24,7 @@ const SIZES: [&str; 11] = [
     "max_event_batch_size", "max_watchlist_size", "cache_ttl_seconds", "user_authentication_timeout_seconds",
 ];
 
-/// An app of a row, and what the row says in vain.
+/// An app of a row, with warnings about the row.
 #[derive(Debug)]
 pub struct RowApp {
     /// The app.

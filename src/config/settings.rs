@@ -1,4 +1,4 @@
-//! What gema's settings are: sections with their defaults and checks, and the apps.
+//! The settings of gema: sections with their defaults and checks, and the apps.
 //! `config` puts them together. Each part of the server receives its own section.
 
 pub(super) mod allowed_origins;
@@ -16,11 +16,11 @@ pub(super) mod tls;
 pub(super) mod values;
 pub(super) mod webhooks;
 
-/// Defines a section: a struct whose fields have their defaults beside them.
+/// Defines a section: a struct whose fields have their defaults beside them, and behind `=>` the bounds of the value.
 macro_rules! section {
     (
         $(#[$about:meta])*
-        pub struct $section:ident { $( $(#[$about_field:meta])* pub $field:ident: $type:ty = $default:expr, )* }
+        pub struct $section:ident { $( $(#[$about_field:meta])* pub $field:ident: $type:ty = $default:expr $(=> $bounds:expr)?, )* }
     ) => {
         $(#[$about])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -30,6 +30,14 @@ macro_rules! section {
         impl Default for $section {
             fn default() -> Self {
                 Self { $( $field: $default, )* }
+            }
+        }
+
+        impl $section {
+            /// Adds a fault for each value out of its bounds.
+            pub(in crate::config) fn check_bounds(&self, section: &str, faults: &mut crate::config::fault::FaultList) {
+                $($( faults.within(&format!("{section}.{}", stringify!($field)), self.$field, $bounds); )?)*
+                let _ = (section, faults);
             }
         }
     };

@@ -1,9 +1,9 @@
 //! "Did you mean": the known name that an unknown one stands for.
 //!
-//! By its spelling alone a name is only compared with those of its own section. What leads into another section is in
-//! a table, or follows from the name of a database.
+//! By its spelling alone a name is only compared with those of its own section. A table, or the name of a database,
+//! leads into another section. `sources`, `build` and `webhooks/read` ask it.
 
-/// What operators write, and what they mean by it. In any case and with or without underscores.
+/// Names that operators write, with the names that they mean. In any case and with or without underscores.
 const MEANT: [(&str, &str); 38] = [
     ("app_id", "appManager.array.apps.0.id"),
     ("app_key", "appManager.array.apps.0.key"),

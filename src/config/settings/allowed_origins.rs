@@ -1,4 +1,5 @@
 //! The origins of pages that an app allows.
+//! `apps` checks them, and `row` leaves wrong ones out.
 
 use crate::config::fault::Fault;
 

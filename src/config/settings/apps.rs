@@ -16,10 +16,10 @@ use crate::config::suggest;
 
 /// Defines [`Limits`], and beside its identity the same fields for [`AppEntry`], which may leave each out.
 macro_rules! limits {
-    ($( $(#[$about:meta])* pub $field:ident: $type:ty = $default:expr, )*) => {
+    ($( $(#[$about:meta])* pub $field:ident: $type:ty = $default:expr $(=> $bounds:expr)?, )*) => {
         section! {
             /// The limits of all apps that have none of their own; Soketi's defaults where it has one.
-            pub struct Limits { $( $(#[$about])* pub $field: $type = $default, )* }
+            pub struct Limits { $( $(#[$about])* pub $field: $type = $default $(=> $bounds)?, )* }
         }
 
         /// One app as configured: limits that it leaves out come from `[limits]`.
@@ -73,7 +73,7 @@ limits! {
     /// Connections must sign in or join a private or presence channel in time, else 4009.
     pub enable_user_authentication: bool = false,
     /// The time for that.
-    pub user_authentication_timeout_seconds: Seconds = Seconds(30.0),
+    pub user_authentication_timeout_seconds: Seconds = Seconds(30.0) => 0.001..=DAY,
     /// Whether subscribers hear how many they are.
     pub enable_subscription_count: bool = false,
     /// Whether signed-in users hear of the users on their watchlist.
@@ -109,8 +109,9 @@ limits! {
     /// Users on one connection's watchlist.
     pub max_watchlist_size: usize = 100,
     /// How long a cache channel remembers its last event.
-    pub cache_ttl_seconds: Seconds = Seconds(3600.0),
-    /// What holds for channels by their names; the first rule that matches decides.
+    // A year: what is kept longer belongs in a database.
+    pub cache_ttl_seconds: Seconds = Seconds(3600.0) => 0.0..=31_536_000.0,
+    /// Rules for channels by their names; the first rule that matches decides.
     pub channel_rules: Vec<ChannelRule> = Vec::new(),
     /// Whether channels that no rule matches may be used.
     pub channel_default: Decision = Decision::Allow,
@@ -137,7 +138,7 @@ pub struct App {
     pub enabled: bool,
     /// Where its events go.
     pub webhooks: Vec<Webhook>,
-    /// What holds for it.
+    /// Its limits.
     pub limits: Limits,
 }
 
@@ -202,6 +203,7 @@ impl Limits {
     }
 
     fn validate_under(&self, place: &str, faults: &mut FaultList) {
+        self.check_bounds(place, faults);
         for (name, value) in [
             ("max_channel_name_length", self.max_channel_name_length),
             ("max_event_channels_at_once", self.max_event_channels_at_once),
@@ -222,10 +224,6 @@ impl Limits {
             );
         }
         faults.0.extend(self.allowed_origins.iter().filter_map(|origin| allowed_origins::fault(place, origin)));
-        let timeout = self.user_authentication_timeout_seconds;
-        faults.within_seconds(&format!("{place}.user_authentication_timeout_seconds"), timeout, 0.001..=DAY);
-        // A year: what is kept longer belongs in a database.
-        faults.within_seconds(&format!("{place}.cache_ttl_seconds"), self.cache_ttl_seconds, 0.0..=31_536_000.0);
     }
 }
 

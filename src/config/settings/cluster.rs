@@ -14,9 +14,11 @@ section! {
         /// Nodes with the same name on the same Redis are one server; others never hear them.
         pub name: String = "gema".to_owned(),
         /// Events that may wait for Redis, in bytes. Beyond it publishers are told to come back later.
-        pub buffer_bytes_max: usize = 32 * 1024 * 1024,
+        // From an ordinary batch of events to what a small machine can spare.
+        pub buffer_bytes_max: usize = 32 * 1024 * 1024 => 1024 * 1024..=1024 * 1024 * 1024,
         /// How long Redis may be away until publishers are told to come back later.
-        pub buffer_seconds: Seconds = Seconds(5.0),
+        // Events that are older than ten minutes are no news.
+        pub buffer_seconds: Seconds = Seconds(5.0) => 0.1..=600.0,
         /// Whether `/ready` answers 503 while Redis is away.
         pub strict: bool = false,
     }
@@ -54,6 +56,7 @@ pub enum LimiterDriver {
 
 impl Cluster {
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        self.check_bounds("cluster", faults);
         let name = &self.name;
         // Braces choose the slot in a Redis Cluster; the others are for patterns.
         let odd = |letter: char| letter.is_whitespace() || letter.is_control() || "{}*?[]\\".contains(letter);
@@ -62,10 +65,6 @@ impl Cluster {
             "cluster.name",
             format!("is {name:?}; it must have 1 to 64 characters, without white space and {{ }} * ? [ ] \\"),
         );
-        // From an ordinary batch of events to what a small machine can spare.
-        faults.within("cluster.buffer_bytes_max", self.buffer_bytes_max, 1024 * 1024..=1024 * 1024 * 1024);
-        // Events that are older than ten minutes are no news.
-        faults.within_seconds("cluster.buffer_seconds", self.buffer_seconds, 0.1..=600.0);
     }
 }
 

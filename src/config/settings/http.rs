@@ -9,11 +9,12 @@ section! {
     /// The signed HTTP API.
     pub struct Http {
         /// Largest request body, in bytes.
-        pub request_bytes_max: usize = 10 * 1024 * 1024,
+        pub request_bytes_max: usize = 10 * 1024 * 1024 => 1..=1024 * 1024 * 1024,
         /// Time for a request's head, and again for its body.
-        pub request_seconds: Seconds = Seconds(30.0),
+        pub request_seconds: Seconds = Seconds(30.0) => 1.0..=DAY,
         /// How far `auth_timestamp` may be from this machine's clock, in seconds.
-        pub timestamp_tolerance_seconds: u64 = 600,
+        // A century is as good as no limit.
+        pub timestamp_tolerance_seconds: u64 = 600 => 1..=3_153_600_000,
         /// Origins that browsers may call the API from; `*` for all.
         pub cors_origins: Vec<String> = list(["*"]),
         /// Methods that browsers may use.
@@ -32,10 +33,7 @@ fn list<const N: usize>(words: [&str; N]) -> Vec<String> {
 
 impl Http {
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
-        faults.within("http.request_bytes_max", self.request_bytes_max, 1..=1024 * 1024 * 1024);
-        // A century is as good as no limit.
-        faults.within("http.timestamp_tolerance_seconds", self.timestamp_tolerance_seconds, 1..=3_153_600_000);
-        faults.within_seconds("http.request_seconds", self.request_seconds, 1.0..=DAY);
+        self.check_bounds("http", faults);
         faults.add_if(
             self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == "*"),
             "http.cors_origins",

@@ -11,7 +11,7 @@ use crate::config::fault::FaultList;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ingest {
-    /// What the names of Redis channels begin with, and whose events they carry: `PREFIX=APP` with the app's id.
+    /// Beginnings of the names of Redis channels, and the app whose events they carry: `PREFIX=APP` with the app's id.
     /// Any of them switches it on.
     pub prefixes: Vec<String>,
 }

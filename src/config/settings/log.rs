@@ -1,8 +1,8 @@
-//! What is logged, and how.
+//! The level and the format of the log.
 
 use serde::{Deserialize, Serialize};
 
-/// What is logged, and how.
+/// The level and the format of the log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {

@@ -23,6 +23,7 @@ section! {
 
 impl Metrics {
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        self.check_bounds("metrics", faults);
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
         if self.prefix.starts_with(|first: char| first.is_ascii_digit()) || !self.prefix.bytes().all(allowed) {
             let prefix = &self.prefix;

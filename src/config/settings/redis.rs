@@ -17,9 +17,10 @@ section! {
         /// Host name or address.
         pub host: String = "127.0.0.1".to_owned(),
         /// TCP port.
-        pub port: u16 = 6379,
+        pub port: u16 = 6379 => 1..=u16::MAX,
         /// Number of the database; pub/sub ignores it.
-        pub db: i64 = 0,
+        // Redis itself counts them with 32 bits.
+        pub db: i64 = 0 => 0..=i64::from(i32::MAX),
         /// Name of the ACL user; empty for the default user.
         pub username: String = String::new(),
         /// Empty for none.
@@ -136,15 +137,13 @@ impl Redis {
     }
 
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        self.check_bounds("redis", faults);
         faults.add_if(
             !is_name(&self.host) && self.host.parse::<Ipv6Addr>().is_err(),
             "redis.host",
             "must be a host name or an address alone; a port belongs into redis.port, a URL into \
                  redis.url, and redis.tls switches TLS on",
         );
-        faults.within("redis.port", self.port, 1..=u16::MAX);
-        // Redis itself counts them with 32 bits.
-        faults.within("redis.db", self.db, 0..=i64::from(i32::MAX));
         if self.key_prefix.contains(|letter: char| letter.is_control() || "{}".contains(letter)) {
             let prefix = &self.key_prefix;
             faults.add(
@@ -209,7 +208,7 @@ impl Redis {
     }
 }
 
-/// What a URL must do and does not.
+/// The rule that a URL breaks.
 fn url_must(url: &str) -> Option<&'static str> {
     if url.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
         return Some("not hold white space; remove it, the end of the line included");

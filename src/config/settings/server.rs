@@ -20,9 +20,11 @@ section! {
         /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
         pub path_prefix: String = String::new(),
         /// Threads that serve connections; 0 takes one per core.
-        pub workers: usize = 0,
+        // As many as the registry can address (`SHARDS_MAX`).
+        pub workers: usize = 0 => 0..=64,
         /// Connections that the kernel may hold until they are accepted.
-        pub backlog: u32 = 4096,
+        // The kernel cuts it to net.core.somaxconn.
+        pub backlog: u32 = 4096 => 1..=65_535,
         /// Networks whose `X-Forwarded-Proto` and `X-Forwarded-For` are believed.
         #[serde(deserialize_with = "values::networks")]
         pub trusted_proxies: Vec<IpNet> = Vec::new(),
@@ -31,18 +33,20 @@ section! {
         /// Whether another server may listen on the same ports, as its successor does before this one leaves.
         pub share_port: bool = false,
         /// Time to leave in; where other nodes take over, connections are closed spread over the first half of it.
-        pub drain_seconds: Seconds = Seconds(3.0),
+        pub drain_seconds: Seconds = Seconds(3.0) => 0.0..=DAY,
         /// How much of it connections are still taken, so that balancers hear from `/ready` first.
-        pub drain_notice_seconds: Seconds = Seconds(0.0),
+        pub drain_notice_seconds: Seconds = Seconds(0.0) => 0.0..=DAY,
         /// Bytes that all cache channels together remember here. Beyond it the oldest events are forgotten.
-        pub cached_events_bytes_max: usize = 128 * 1024 * 1024,
+        // From some events of the largest kind to what a large machine can spare.
+        pub cached_events_bytes_max: usize = 128 * 1024 * 1024 => 1024 * 1024..=1024 * 1024 * 1024 * 1024,
         /// `/accept-traffic` answers 503 above this share of the machine's (or container's) memory.
-        pub accept_traffic_memory_percent: f64 = 85.0,
+        pub accept_traffic_memory_percent: f64 = 85.0 => 1.0..=100.0,
     }
 }
 
 impl Server {
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
+        self.check_bounds("server", faults);
         let prefix = &self.path_prefix;
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._~/".contains(letter);
         let around = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/'));
@@ -54,24 +58,13 @@ impl Server {
                  digits and - . _ ~ between, such as \"/ws\""
             ),
         );
-        // As many as the registry can address (`SHARDS_MAX`).
-        faults.within("server.workers", self.workers, 0..=64);
-        // The kernel cuts it to net.core.somaxconn.
-        faults.within("server.backlog", self.backlog, 1..=65_535);
         faults.add_if(
             self.proxy_protocol && self.trusted_proxies.is_empty(),
             "server.proxy_protocol",
             "is true, but server.trusted_proxies is empty, so nobody would be believed; name \
                  the proxies there",
         );
-        let percent = self.accept_traffic_memory_percent;
-        faults.within("server.accept_traffic_memory_percent", percent, 1.0..=100.0);
-        faults.within_seconds("server.drain_seconds", self.drain_seconds, 0.0..=DAY);
         let notice = self.drain_notice_seconds.0;
-        faults.within_seconds("server.drain_notice_seconds", self.drain_notice_seconds, 0.0..=DAY);
-        // From some events of the largest kind to what a large machine can spare.
-        let remembered = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
-        faults.within("server.cached_events_bytes_max", self.cached_events_bytes_max, remembered);
         faults.add_if(
             notice > 0.0 && notice >= self.drain_seconds.0,
             "server.drain_notice_seconds",

@@ -13,22 +13,24 @@ use crate::config::settings::values::{DAY, Seconds, Secret};
 section! {
     /// Where the apps come from, and how long what was read of them is good.
     pub struct AppStore {
-        /// Who holds the apps.
+        /// Where the apps are.
         pub driver: StoreDriver = StoreDriver::Config,
         /// How long an app is served before the database is asked again.
-        pub cache_seconds: Seconds = Seconds(60.0),
+        pub cache_seconds: Seconds = Seconds(60.0) => 1.0..=DAY,
         /// How long after the database's last word an app is served while the database cannot be asked.
-        pub stale_seconds: Seconds = Seconds(3600.0),
+        pub stale_seconds: Seconds = Seconds(3600.0) => 0.0..=DAY,
         /// Ids and keys that are remembered, those without an app included.
-        pub cache_entries_max: u64 = 10_000,
+        // An app needs two, its id and its key.
+        pub cache_entries_max: u64 = 10_000 => 100..=10_000_000,
         /// Time for a lookup, connecting included.
-        pub timeout_seconds: Seconds = Seconds(5.0),
+        // Connecting clients wait for it.
+        pub timeout_seconds: Seconds = Seconds(5.0) => 0.1..=60.0,
         /// Connections to the database at once; they are made when they are needed, and kept.
-        pub connections_max: u32 = 7,
+        pub connections_max: u32 = 7 => 1..=1000,
     }
 }
 
-/// Who holds the apps.
+/// Where the apps are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreDriver {
@@ -52,7 +54,7 @@ pub struct Database<S> {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Who we are there.
+    /// The name of the account.
     pub username: String,
     /// Empty for none.
     pub password: Secret,
@@ -143,18 +145,6 @@ impl<S> Database<S> {
                 ),
             );
         }
-    }
-}
-
-impl AppStore {
-    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
-        faults.within_seconds("app_store.cache_seconds", self.cache_seconds, 1.0..=DAY);
-        faults.within_seconds("app_store.stale_seconds", self.stale_seconds, 0.0..=DAY);
-        // An app needs two, its id and its key.
-        faults.within("app_store.cache_entries_max", self.cache_entries_max, 100..=10_000_000);
-        // Whoever connects waits for it.
-        faults.within_seconds("app_store.timeout_seconds", self.timeout_seconds, 0.1..=60.0);
-        faults.within("app_store.connections_max", self.connections_max, 1..=1000);
     }
 }
 

@@ -1,4 +1,5 @@
 //! Kinds of values that appear in several sections.
+//! All sections use them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,6 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::config::fault::Bounded;
 
 /// A day in seconds, the longest time that most settings take.
 pub(in crate::config) const DAY: f64 = 86_400.0;
@@ -20,6 +23,15 @@ impl Seconds {
     /// The same as a `Duration`; what validation refuses counts as zero.
     pub fn duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0).unwrap_or_default()
+    }
+}
+
+impl Bounded for Seconds {
+    type Number = f64;
+    const UNIT: &'static str = " seconds";
+
+    fn number(self) -> f64 {
+        self.0
     }
 }
 

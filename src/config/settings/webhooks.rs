@@ -25,23 +25,25 @@ section! {
         /// Whether events go out together; otherwise each has a request of its own.
         pub batch: bool = true,
         /// How long events are gathered.
-        pub batch_seconds: Seconds = Seconds(0.05),
+        pub batch_seconds: Seconds = Seconds(0.05) => 0.0..=60.0,
         /// Events of one request.
-        pub batch_events_max: usize = 100,
+        pub batch_events_max: usize = 100 => 1..=1000,
         /// How long `channel_vacated` and `member_removed` wait for a return; 0 sends them at once, as Soketi does.
-        pub leave_delay_seconds: Seconds = Seconds(3.0),
+        pub leave_delay_seconds: Seconds = Seconds(3.0) => 0.0..=60.0,
         /// How long further misses of a cache channel are the same miss.
-        pub cache_miss_seconds: Seconds = Seconds(10.0),
+        pub cache_miss_seconds: Seconds = Seconds(10.0) => 0.0..=3600.0,
         /// Time for one request with its answer.
-        pub timeout_seconds: Seconds = Seconds(10.0),
+        pub timeout_seconds: Seconds = Seconds(10.0) => 0.1..=300.0,
         /// How long a request is repeated.
-        pub retry_seconds: Seconds = Seconds(300.0),
+        // Libraries that check refuse older events.
+        pub retry_seconds: Seconds = Seconds(300.0) => 0.0..=300.0,
         /// Events that may wait for one endpoint, in bytes. Beyond it the oldest are dropped.
-        pub queue_bytes_max: usize = 8 * 1024 * 1024,
+        pub queue_bytes_max: usize = 8 * 1024 * 1024 => 64 * 1024..=1024 * 1024 * 1024,
         /// Events that may wait in Redis for one endpoint. Beyond it the oldest are dropped.
-        pub queue_events_max: usize = 100_000,
-        /// What these may take up in Redis' memory. Beyond it the oldest are dropped.
-        pub stored_bytes_max: usize = 64 * 1024 * 1024,
+        // From some events of the largest kind to what a small machine can spare.
+        pub queue_events_max: usize = 100_000 => 100..=100_000_000,
+        /// Memory of Redis that these may take up. Beyond it the oldest are dropped.
+        pub stored_bytes_max: usize = 64 * 1024 * 1024 => 64 * 1024..=1024 * 1024 * 1024 * 1024,
         /// Whether endpoints may be in the own network; otherwise requests go to public addresses only.
         pub allow_private_addresses: bool = true,
     }
@@ -65,7 +67,7 @@ pub enum WebhooksDriver {
 pub struct Webhook {
     /// `http://` or `https://`. May hold a token.
     pub url: Secret,
-    /// What is sent; nothing if empty.
+    /// The events that are sent; none if empty.
     pub event_types: Vec<Kind>,
     /// The channels that it hears of.
     #[serde(default)]
@@ -79,9 +81,9 @@ pub struct Webhook {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelFilter {
-    /// What the name begins with.
+    /// The beginning of the name.
     pub channel_name_starts_with: String,
-    /// What the name ends with.
+    /// The end of the name.
     pub channel_name_ends_with: String,
 }
 
@@ -177,7 +179,7 @@ pub(in crate::config) fn validate(place: &str, webhooks: &[Webhook], faults: &mu
     }
 }
 
-/// What the webhooks of an app say without effect, a sentence each.
+/// About headers that the webhooks of an app set without effect.
 pub(in crate::config) fn warnings(app_id: &str, webhooks: &[Webhook]) -> Vec<Fault> {
     let headers = webhooks.iter().flat_map(|webhook| webhook.headers.keys()).filter(|name| is_own(name));
     headers
@@ -197,21 +199,6 @@ impl Webhooks {
     /// How long events are gathered for one request.
     pub fn gather_time(&self) -> Duration {
         if self.batch { self.batch_seconds.duration() } else { Duration::ZERO }
-    }
-
-    pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
-        faults.within_seconds("webhooks.batch_seconds", self.batch_seconds, 0.0..=60.0);
-        faults.within("webhooks.batch_events_max", self.batch_events_max, 1..=1000);
-        faults.within_seconds("webhooks.leave_delay_seconds", self.leave_delay_seconds, 0.0..=60.0);
-        faults.within_seconds("webhooks.cache_miss_seconds", self.cache_miss_seconds, 0.0..=3600.0);
-        faults.within_seconds("webhooks.timeout_seconds", self.timeout_seconds, 0.1..=300.0);
-        // What is older is refused by the libraries that check.
-        faults.within_seconds("webhooks.retry_seconds", self.retry_seconds, 0.0..=300.0);
-        // From some events of the largest kind to what a small machine can spare.
-        faults.within("webhooks.queue_events_max", self.queue_events_max, 100..=100_000_000);
-        let stored = 64 * 1024..=1024 * 1024 * 1024 * 1024;
-        faults.within("webhooks.stored_bytes_max", self.stored_bytes_max, stored);
-        faults.within("webhooks.queue_bytes_max", self.queue_bytes_max, 64 * 1024..=1024 * 1024 * 1024);
     }
 }
 

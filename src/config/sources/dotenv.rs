@@ -1,4 +1,5 @@
 //! `.env`, read as dotenv and Laravel do.
+//! `sources` calls it.
 
 use std::collections::BTreeMap;
 

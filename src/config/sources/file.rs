@@ -1,4 +1,5 @@
 //! A file of the operator: its format, its values with their lines, and names with dots as groups.
+//! `sources` calls it.
 
 use std::collections::BTreeMap;
 use std::fs;

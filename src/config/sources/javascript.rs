@@ -1,6 +1,6 @@
 //! Files in JSON or, like `soketi.config.js`, with one JavaScript value in them: read as data, never run.
 //!
-//! What is understood beside JSON: comments, commas at the end, single quotes, names without quotes, templates
+//! Understood beside JSON: comments, commas at the end, single quotes, names without quotes, templates
 //! without `${}`, products of numbers, `process.env.NAME`, `||`, `??`, `parseInt`, `parseFloat` and `Number`.
 
 mod conversions;
@@ -54,9 +54,9 @@ impl<'a> Reader<'a> {
         }
         let rest = self.rest();
         if rest.starts_with(|first: char| first.is_ascii_alphabetic()) {
-            let begins = match self.word() {
-                "module" => self.after(".")? && self.next_word()? == "exports" && self.after("=")?,
-                "export" => self.next_word()? == "default",
+            let begins = match self.identifier() {
+                "module" => self.after(".")? && self.next_identifier()? == "exports" && self.after("=")?,
+                "export" => self.next_identifier()? == "default",
                 _ => false,
             };
             if !begins {
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         self.depth += 1;
         let mut left = self.product()?;
         loop {
-            let keeps = if self.after("||")? {
+            let is_decided = if self.after("||")? {
                 is_truthy(&left.kind)
             } else if self.after("??")? {
                 left.kind != ValueKind::Nil
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
                 break;
             };
             let right = self.product()?;
-            if !keeps {
+            if !is_decided {
                 left = right;
             }
         }
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
 
     /// A value that begins with a word.
     fn named(&mut self, origin: Origin) -> Read<Value> {
-        let kind = match self.word() {
+        let kind = match self.identifier() {
             "true" => ValueKind::Boolean(true),
             "false" => ValueKind::Boolean(false),
             "null" | "undefined" => ValueKind::Nil,
@@ -150,9 +150,9 @@ impl<'a> Reader<'a> {
     /// `process.env.NAME`, or `process.env["NAME"]`.
     fn variable(&mut self) -> Read<Value> {
         let (file, line) = (self.name.to_owned(), self.line);
-        let of_environment = self.after(".")? && self.next_word()? == "env";
+        let of_environment = self.after(".")? && self.next_identifier()? == "env";
         let name = if of_environment && self.after(".")? {
-            self.next_word()?.to_owned()
+            self.next_identifier()?.to_owned()
         } else if of_environment && self.after("[")? {
             self.blanks()?;
             let name = if self.rest().starts_with(['"', '\'']) { self.string()? } else { String::new() };
@@ -199,7 +199,7 @@ impl<'a> Reader<'a> {
     fn key(&mut self) -> Read<String> {
         match self.rest().chars().next() {
             Some('"' | '\'') => self.string(),
-            Some(letter) if is_name(letter) || letter.is_ascii_digit() => Ok(self.word().to_owned()),
+            Some(letter) if is_name(letter) || letter.is_ascii_digit() => Ok(self.identifier().to_owned()),
             Some(_) => Err("a name must stand here, with or without quotes".to_owned()),
             None => Err("the file ends before a brace is closed".to_owned()),
         }
@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What stands for the letters behind a backslash; nothing for the end of a line.
+    /// The character for the letters behind a backslash; none for the end of a line.
     fn escape(&mut self) -> Read<Option<char>> {
         Ok(Some(match self.bump() {
             Some('n') => '\n',
@@ -313,16 +313,16 @@ impl<'a> Reader<'a> {
     }
 
     /// A name, possibly empty.
-    fn word(&mut self) -> &'a str {
+    fn identifier(&mut self) -> &'a str {
         let rest = self.rest();
         let end = rest.find(|letter: char| !is_name(letter) && !letter.is_ascii_digit()).unwrap_or(rest.len());
         self.at += end;
         &rest[..end]
     }
 
-    fn next_word(&mut self) -> Read<&'a str> {
+    fn next_identifier(&mut self) -> Read<&'a str> {
         self.blanks()?;
-        Ok(self.word())
+        Ok(self.identifier())
     }
 
     /// Whether `token` comes next, behind blanks; then it is gone.
@@ -380,4 +380,5 @@ fn is_name(letter: char) -> bool {
 }
 
 #[cfg(test)]
+#[path = "javascript_tests.rs"]
 mod tests;

@@ -1,4 +1,5 @@
-//! What counts where nothing else says it: Laravel's variables, and what Soketi calls its default app.
+//! Values for keys that nothing else sets: Laravel's variables, and the names of Soketi's default app.
+//! `load` completes the merged settings with them.
 
 use config::{Map, Value, ValueKind};
 
@@ -20,7 +21,7 @@ pub(in crate::config) fn complete(root: &mut Group, fallbacks: &[(&'static str, 
         let names = [("id", "app-id"), ("key", "app-key"), ("secret", "app-secret")];
         first_app(root, names.map(|(field, text)| (field, Value::new(None, text))).to_vec(), false);
     }
-    // Laravel's own Redis is nobody's business on a node that needs none.
+    // A node that needs no Redis ignores that of Laravel.
     if needs_redis(root) {
         redis(root, below("redis."));
     }
@@ -50,7 +51,7 @@ fn selects(root: &Group, section: &str, drivers: &[&str]) -> bool {
 
 fn needs_redis(root: &Group) -> bool {
     ["cluster", "limiter", "webhooks"].iter().any(|section| selects(root, section, &["redis"]))
-        || value(root, "ingest", "prefixes").is_some_and(says_something)
+        || value(root, "ingest", "prefixes").is_some_and(is_set)
 }
 
 fn value<'a>(root: &'a Group, section: &str, field: &str) -> Option<&'a Value> {
@@ -60,7 +61,7 @@ fn value<'a>(root: &'a Group, section: &str, field: &str) -> Option<&'a Value> {
     }
 }
 
-/// Laravel's variables describe one server: they complete what is said of it, and never contradict it.
+/// Laravel's variables describe one server: they complete its settings, and never contradict them.
 fn redis(root: &mut Group, mut fields: Fields) {
     let none = || Value::new(None, ValueKind::Table(Map::new()));
     let ValueKind::Table(redis) = &mut root.entry("redis".to_owned()).or_insert_with(none).kind else { return };
@@ -73,13 +74,13 @@ fn redis(root: &mut Group, mut fields: Fields) {
             "db" => &["url", "cluster_nodes"],
             _ => &["url"],
         };
-        if !others.iter().any(|other| redis.get(*other).is_some_and(says_something)) {
+        if !others.iter().any(|other| redis.get(*other).is_some_and(is_set)) {
             put_missing(redis, field, value);
         }
     }
 }
 
-fn says_something(value: &Value) -> bool {
+fn is_set(value: &Value) -> bool {
     match &value.kind {
         ValueKind::Nil => false,
         ValueKind::String(text) => !text.is_empty(),

@@ -1,4 +1,5 @@
-//! What Soketi's words mean, whether a variable or a file says them.
+//! Soketi's variables and options, and the settings of gema that they mean.
+//! `variables` and `translate` call it.
 
 mod ioredis;
 mod table;
@@ -23,14 +24,14 @@ pub(in crate::config) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_M
 /// Why options of Redis that say how hard to try have no effect.
 const OWN_LINK: &str = "gema's link to Redis has times and retries of its own";
 
-/// What is not written as it is in the path of a URL.
+/// The characters that are escaped in the path of a URL.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A variable or an option with its value.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct Setting<'a> {
     pub(in crate::config) subject: &'a Subject,
-    /// What the value that it sets gets as its origin.
+    /// The origin of the value that it sets.
     pub(in crate::config) origin: &'a Origin,
     /// As text, as a variable has it.
     pub(in crate::config) value: &'a str,

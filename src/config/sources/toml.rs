@@ -1,4 +1,5 @@
 //! TOML, with the line of every value.
+//! `file` calls it.
 
 use std::ops::Range;
 

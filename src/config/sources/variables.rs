@@ -106,7 +106,7 @@ fn is_quoted_text(means: &Means<'_>, value: &str) -> bool {
     is_text && soketi::unquoted(value) != value
 }
 
-/// What names the default app, and how Soketi has it.
+/// The variables that name the default app, with Soketi's defaults.
 const APP: [(&str, &str); 3] = [
     ("SOKETI_DEFAULT_APP_ID", "app-id"),
     ("SOKETI_DEFAULT_APP_KEY", "app-key"),

@@ -1,4 +1,5 @@
 //! YAML, with the line of every value.
+//! `file` calls it.
 
 use std::collections::HashMap;
 use std::str::Chars;
@@ -110,7 +111,7 @@ impl File<'_> {
     }
 }
 
-/// What is not in quotes. A number in an unusual form, such as 007, may be an id or a secret and stays text.
+/// A value without quotes. A number in an unusual form, such as 007, may be an id or a secret and stays text.
 fn plain(text: String) -> ValueKind {
     match Yaml::from_str(&text) {
         Yaml::Integer(number) if number.to_string() == text => ValueKind::I64(number),

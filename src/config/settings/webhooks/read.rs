@@ -17,9 +17,9 @@ use crate::protocol::webhook::Kind;
 pub(in crate::config) struct Written {
     /// Fits a [`Webhook`](super::Webhook).
     pub(in crate::config) webhook: Json,
-    /// What looks like a misspelled setting or event.
+    /// About names that look like misspelled settings or events.
     pub(in crate::config) typos: Vec<Fault>,
-    /// What is of no use here.
+    /// About names that are of no use here.
     pub(in crate::config) foreign: Vec<Fault>,
 }
 

@@ -1,8 +1,9 @@
-//! What Soketi hands on to its Redis client as JSON.
+//! Options that Soketi hands on to its Redis client as JSON.
+//! `soketi` calls it.
 
 use serde_json::Value as Json;
 
-/// What we understand of options, and what is wrong with the others.
+/// The options that we understand, and the faults of the others.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::config) struct Options {
     pub(in crate::config) tls: bool,
@@ -56,7 +57,7 @@ pub(in crate::config) fn is_about_trust((name, value): (&String, &Json)) -> bool
     name == VERIFY && value.is_boolean()
 }
 
-/// What says how hard a link is tried, not where it leads or how it is protected.
+/// Options that tell how hard a connection is tried, not where it leads or how it is protected.
 #[rustfmt::skip]
 const IDLE: [&str; 25] = [
     "autoResendUnfulfilledCommands", "autoResubscribe", "commandTimeout", "connectTimeout", "connectionName",
@@ -66,7 +67,7 @@ const IDLE: [&str; 25] = [
     "sentinelMaxConnections", "showFriendlyErrorStack", "slotsRefreshTimeout", "updateSentinels",
 ];
 
-/// Whether an option has nothing to say here.
+/// Whether an option has no effect here.
 pub(in crate::config) fn is_idle(option: &str) -> bool {
     IDLE.contains(&option)
 }

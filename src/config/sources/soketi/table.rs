@@ -1,7 +1,7 @@
 //! Which name means what: those of Soketi's variables and options, those in configurations that were written for
 //! it, and Laravel's.
 
-/// What a variable or an option does.
+/// The meaning of a variable or an option.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) enum Means<'a> {
     /// Sets the key.
@@ -98,7 +98,7 @@ pub(in crate::config) const OTHERS: [(&str, Means<'static>); 20] = [
     ("server.maxPayload", Key("connections.message_bytes_max")),
     ("server.perMessageDeflate", Parameter("false", UNCOMPRESSED)),
     ("database.driver", Parameter("", SCALING)),
-    // What Soketi hands on to its clients of databases.
+    // Soketi hands these on to its clients of databases.
     ("database.redis.*", Ioredis("*")),
     ("database.mysql.ssl", Tls("mysql.tls", "mysql.tls_verify")),
     ("database.mysql.*", Parameter("", SQL_CLIENT)),
@@ -114,7 +114,7 @@ pub(in crate::config) const OTHERS: [(&str, Means<'static>); 20] = [
     ("appManager.array.apps.*.enable_stats", Parameter("", MONITORING)),
 ];
 
-/// What `option` means in a file.
+/// The meaning of `option` in a file.
 pub(in crate::config) fn option(option: &str) -> Option<Means<'static>> {
     let soketis = TABLE.iter().find(|(_, name, _)| *name == option).map(|(_, _, means)| *means);
     let others = || OTHERS.iter().find(|(name, _)| *name == option).map(|(_, means)| *means);
@@ -144,7 +144,7 @@ pub(in crate::config) const LARAVEL: [(&str, &str); 9] = [
 pub(in crate::config) const BROADCASTER: [&str; 2] = ["BROADCAST_CONNECTION", "BROADCAST_DRIVER"];
 
 /// Every variable of Soketi 1.6.1 without the `SOKETI_` before it, and every option as it is called in a file.
-/// What has no variable has no name there.
+/// An option without a variable has no name there.
 #[rustfmt::skip]
 pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("ADAPTER_DRIVER", "adapter.driver", Choice("cluster.driver", &["local", "redis"], ADAPTERS)),

@@ -1,4 +1,5 @@
 //! From the names in a file to ours: Soketi's options, wherever they stand beside our own.
+//! `sources` calls it.
 
 use std::collections::HashSet;
 
@@ -80,7 +81,7 @@ impl File {
                 self.translation.unknown(subject, nearest(key, soketi::options()).as_deref());
             }
             (_, None) => (),
-            // What would be handed on to a client of a database, but is another option's name.
+            // Soketi would hand it on to a client of a database, but it is nearly another option's name.
             (Some(Means::Parameter("", _)), _) if soketi::option(key).is_none() && meant(key).is_some() => {
                 self.translation.unknown(subject, meant(key).as_deref());
             }
@@ -151,7 +152,7 @@ impl File {
                 self.option(&format!("apps.{index}.{name}"), &value, Some(means));
                 continue;
             }
-            // What is unknown keeps its spelling, so that the operator finds it.
+            // An unknown name keeps its spelling, so that the operator finds it.
             let field = Some(AppEntry::field(&name)).filter(|field| known.contains_key(field)).unwrap_or(name);
             if self.translation.is_soketis && !known.contains_key(&field) && value.kind != ValueKind::Nil {
                 if unread::is_ours(&field, known.keys()) {

@@ -1,5 +1,5 @@
-//! What stands in a file that Soketi may have read, and that neither it nor gema reads. Soketi ignores it, so the server
-//! starts and tells of it; unless it is meant for gema alone, or names an app that would not be served.
+//! Names in a file for Soketi that neither it nor gema reads. Soketi ignores them, so the server starts with a warning.
+//! It refuses names that are meant for gema alone, and apps that would not be served. `translate` calls it.
 
 use config::{Value, ValueKind};
 
