@@ -54,8 +54,8 @@ struct WatchedUser {
 
 impl WatchedUser {
     /// Announces a change to the watchers.
-    fn announce(&self, effect: Option<Effect>, scope: &mut Scope<'_>) {
-        let frame = match &effect {
+    fn announce(&self, effect: Option<&Effect>, scope: &mut Scope<'_>) {
+        let frame = match effect {
             Some(Effect::Added(member)) => event::watchlist_events(Some(&*member.user_id), None),
             Some(Effect::Removed(user_id)) => event::watchlist_events(None, Some(&**user_id)),
             Some(Effect::Changed) | None => None,
@@ -73,12 +73,12 @@ impl WatchedUser {
         } else {
             self.roster.remove(scope.node(), user_id)
         };
-        self.announce(effect, scope);
+        self.announce(effect.as_ref(), scope);
     }
 
     fn on_change(&mut self, user_id: &Arc<str>, change: Change, scope: &mut Scope<'_>) {
         let effect = self.topic.apply(&mut self.roster, change, &topic(user_id), scope);
-        self.announce(effect, scope);
+        self.announce(effect.as_ref(), scope);
     }
 }
 
@@ -206,7 +206,7 @@ impl Users {
         let Some(snapshot) = snapshot else { return self.reset(user_id, scope) };
         let opening = watched.topic.end_opening();
         for effect in watched.topic.merge(&mut watched.roster, snapshot, scope) {
-            watched.announce(Some(effect), scope);
+            watched.announce(Some(&effect), scope);
         }
         for message in opening.buffered {
             if let NodeMessage::Member(change) = message {
@@ -334,7 +334,7 @@ impl AppState {
         self.change_users(|users, scope| {
             for (user_id, watched) in &mut users.watched {
                 for effect in watched.topic.reconcile(Some(&mut watched.roster), &topic(user_id), scope) {
-                    watched.announce(Some(effect), scope);
+                    watched.announce(Some(&effect), scope);
                 }
             }
         });
