@@ -37,7 +37,7 @@ use crate::metrics::ClusterMeters;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
-use crate::redis::connection::Connection;
+use crate::redis::connection::RedisConnection;
 use crate::redis::names::Names;
 use crate::registry::AppState;
 use crate::registry::inbox::Inboxes;
@@ -74,7 +74,7 @@ pub struct Cluster {
 /// The part of the link that the rest of the process uses.
 struct LinkHandle {
     /// For queries.
-    connection: Connection,
+    connection: RedisConnection,
     /// Takes messages for the control topic, which do not wait for the queue.
     control: mpsc::Sender<Envelope>,
 }

@@ -179,8 +179,8 @@ impl Webhooks {
         }
     }
 
-    /// Forgets removed endpoints and unused apps when nothing waits for them. `has_debounced` returns whether an event of
-    /// an app is being debounced.
+    /// Forgets removed endpoints and unused apps when nothing waits for them. `has_debounced` returns whether an event
+    /// of an app is being debounced.
     fn forget_unused(&self, has_debounced: impl Fn(&str) -> bool) {
         if !self.apps.read().values().any(|webhooks| webhooks.unused_since.is_some() || !webhooks.retired.is_empty()) {
             return;

@@ -95,8 +95,8 @@ impl ClusterLink {
         Ok(())
     }
 
-    /// Removes the records of a node, and announces that it is gone. While Redis has no memory for that, the records stay,
-    /// so that somebody can remove them later.
+    /// Removes the records of a node, and announces that it is gone. While Redis has no memory for that, the records
+    /// stay, so that somebody can remove them later.
     pub(super) async fn remove(&self, node: NodeId) -> RedisResult<()> {
         let (names, mut out) = (&self.cluster.names, self.out.clone());
         let apps = out.ask_one(cmd("SMEMBERS").arg(names.apps(node)).take()).await?;
@@ -136,8 +136,8 @@ impl ClusterLink {
         Ok(())
     }
 
-    /// Removes records of this node that are no longer true: of a time before the last link was lost, or before Redis was
-    /// full. The registry publishes again what is true.
+    /// Removes records of this node that are no longer true: of a time before the last link was lost, or before Redis
+    /// was full. The registry publishes again what is true.
     pub(super) async fn clear_outdated(&self) -> RedisResult<()> {
         let (cluster, me) = (&self.cluster, self.cluster.node());
         for app in cluster.apps() {

@@ -14,7 +14,7 @@ use crate::cluster::commands::Scripts;
 use crate::cluster::link::ClusterLink;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
-use crate::redis::connection::Connection;
+use crate::redis::connection::RedisConnection;
 use crate::redis::lease;
 use crate::redis::lease::LEASE;
 use crate::redis::lease::Leases;
@@ -50,7 +50,7 @@ impl ClusterLink {
 
 impl Cluster {
     /// Renews this node's lease. Returns the leases of all nodes.
-    pub(super) async fn renew_lease(&self, scripts: &Scripts, out: &mut Connection) -> RedisResult<Leases> {
+    pub(super) async fn renew_lease(&self, scripts: &Scripts, out: &mut RedisConnection) -> RedisResult<Leases> {
         lease::renew(out, &scripts.lease, &self.names.leases(), (self.node(), LEASE)).await
     }
 

@@ -32,8 +32,8 @@ use crate::cluster::pace::Pace;
 use crate::cluster::peers::Peers;
 use crate::protocol::envelope::Envelope;
 use crate::redis::connection::ANSWER_TIME;
-use crate::redis::connection::Connection;
 use crate::redis::connection::PING;
+use crate::redis::connection::RedisConnection;
 use crate::redis::error::fault;
 use crate::redis::error::is_full;
 use crate::redis::error::is_no_use;
@@ -57,12 +57,12 @@ pub(super) struct ClusterLink {
     pub(super) listener: Arc<Listener>,
     pub(super) scripts: Scripts,
     /// Sends commands.
-    pub(super) out: Connection,
+    pub(super) out: RedisConnection,
     /// Receives what other nodes publish, on a runtime of its own: it blocks while the shards' inboxes are full.
-    pub(super) receiver: Connection,
+    pub(super) receiver: RedisConnection,
     pub(super) receiver_runtime: Handle,
     /// Receives events for group views, over a Redis Cluster.
-    pub(super) views_receiver: OnceCell<Connection>,
+    pub(super) views_receiver: OnceCell<RedisConnection>,
     control: mpsc::Receiver<Envelope>,
     /// Commands that were sent and not answered yet, and events that wait for other nodes to listen.
     in_flight: Mutex<Vec<Command>>,
@@ -105,8 +105,8 @@ impl ClusterLink {
             let listener = Arc::clone(&listener);
             move |push| listener.on_push(push)
         };
-        let mut receiver = Connection::open_on(runtime, &cluster.options, on_push).await?;
-        let mut out = Connection::open(&cluster.options, |_| ()).await?;
+        let mut receiver = RedisConnection::open_on(runtime, &cluster.options, on_push).await?;
+        let mut out = RedisConnection::open(&cluster.options, |_| ()).await?;
         let [member, cache, lease] =
             script::load(&mut out, [include_str!("member.lua"), include_str!("cache.lua"), LEASE_SCRIPT]).await?;
         let scripts = Scripts { member, cache, lease, publish: out.publish() };

@@ -102,8 +102,8 @@ impl Cluster {
     }
 }
 
-/// Asks on how many nodes these users are: before all else about the channel, and over the connection that carries their
-/// changes, so that none of them goes in between.
+/// Asks on how many nodes these users are: before all else about the channel, and over the connection that carries
+/// their changes, so that none of them goes in between.
 fn nodes_of(users: &str, departures: &[Arc<str>]) -> Option<Cmd> {
     (!departures.is_empty())
         .then(|| cmd("HMGET").arg(users).arg(departures.iter().map(|user_id| &**user_id).collect::<Vec<_>>()).take())

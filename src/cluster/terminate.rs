@@ -1,5 +1,5 @@
-//! Closes the connections of a user on all nodes. `node` asks for it; `listener` carries out the requests of other nodes
-//! and collects their answers.
+//! Closes the connections of a user on all nodes. `node` asks for it; `listener` carries out the requests of other
+//! nodes and collects their answers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ impl Drop for Question<'_> {
 }
 
 impl Cluster {
-    /// Closes the connections of a user on all nodes, or on none when the others cannot be asked. Returns how many there
-    /// were, as far as the nodes have answered in time.
+    /// Closes the connections of a user on all nodes, or on none when the others cannot be asked. Returns how many
+    /// there were, as far as the nodes have answered in time.
     pub async fn terminate(&self, app: &AppState, user_id: &str) -> Option<u64> {
         let awaited = self.peers().len();
         let (answers, mut answered) = mpsc::channel(awaited.max(1));

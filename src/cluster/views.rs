@@ -19,7 +19,7 @@ use crate::cluster::listener::Listener;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::Topic;
-use crate::redis::connection::Connection;
+use crate::redis::connection::RedisConnection;
 
 impl ClusterLink {
     /// Subscribes again whenever the views have changed.
@@ -84,13 +84,13 @@ impl ClusterLink {
         self.receiver.clone().punsubscribe(&topics).await
     }
 
-    /// The connection for the views of a Redis Cluster, opened at the first view. A connection receives a topic only once,
-    /// so it cannot serve a channel and its views.
-    async fn views_receiver(&self) -> RedisResult<Connection> {
+    /// The connection for the views of a Redis Cluster, opened at the first view. A connection receives a topic only
+    /// once, so it cannot serve a channel and its views.
+    async fn views_receiver(&self) -> RedisResult<RedisConnection> {
         let open = || {
             let listener = Arc::clone(&self.listener);
             let on_push = move |push| listener.on_views_push(push);
-            Connection::open_on(&self.receiver_runtime, &self.cluster.options, on_push)
+            RedisConnection::open_on(&self.receiver_runtime, &self.cluster.options, on_push)
         };
         self.views_receiver.get_or_try_init(open).await.cloned()
     }

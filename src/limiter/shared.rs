@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::redis::connection::Connection;
 use crate::redis::connection::PING;
+use crate::redis::connection::RedisConnection;
 use crate::redis::link::CurrentLink;
 use crate::redis::link::Purpose;
 use crate::redis::names::Names;
@@ -40,7 +40,7 @@ pub struct Rates {
 }
 
 struct RateLink {
-    connection: Connection,
+    connection: RedisConnection,
     /// The hash of the script.
     script: String,
 }
@@ -108,7 +108,7 @@ impl Rates {
 
     /// Opens a link and proves that it works.
     async fn open(&self) -> RedisResult<RateLink> {
-        let mut connection = Connection::open(&self.options, |_| ()).await?;
+        let mut connection = RedisConnection::open(&self.options, |_| ()).await?;
         let [script] = script::load(&mut connection, [include_str!("shared.lua")]).await?;
         let link = RateLink { connection, script };
         self.probe(&link).await?;

@@ -49,20 +49,20 @@ const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that sends commands and receives topics. Clones share it.
 #[derive(Clone)]
-pub enum Connection {
+pub enum RedisConnection {
     /// To one server.
     One(MultiplexedConnection),
     /// To the masters of a Redis Cluster.
     Cluster(ClusterConnection),
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection(..)")
+        f.write_str("RedisConnection(..)")
     }
 }
 
-impl Connection {
+impl RedisConnection {
     /// Connects. Push messages of Redis go to `on_push`, on the connection's own task.
     pub async fn open(
         options: &config::Redis,
@@ -75,7 +75,8 @@ impl Connection {
         Ok(Self::Cluster(client.get_async_connection().await?))
     }
 
-    /// Same as [`Connection::open`], but the connection's task runs on this runtime, so `on_push` may block its thread.
+    /// Same as [`RedisConnection::open`], but the connection's task runs on this runtime, so `on_push` may block its
+    /// thread.
     pub async fn open_on(
         runtime: &Handle,
         options: &config::Redis,
@@ -86,8 +87,8 @@ impl Connection {
         opened.await.map_err(std::io::Error::other)?
     }
 
-    /// Sends commands, which Redis carries out in this order. Each has an answer of its own. Without commands nothing is
-    /// sent: the library refuses an empty pipeline.
+    /// Sends commands, which Redis carries out in this order. Each has an answer of its own. Without commands nothing
+    /// is sent: the library refuses an empty pipeline.
     pub async fn ask(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         if commands.is_empty() {
             return Ok(Vec::new());
@@ -104,8 +105,8 @@ impl Connection {
         }
     }
 
-    /// Same as [`Connection::ask`], but an error that keeps Redis from doing anything, such as a lack of memory, is an
-    /// error of the whole call.
+    /// Same as [`RedisConnection::ask`], but an error that keeps Redis from doing anything, such as a lack of memory,
+    /// is an error of the whole call.
     pub async fn ask_each(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         let answers = self.ask(commands).await?;
         let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
@@ -226,8 +227,8 @@ fn sender(on_push: impl Fn(PushInfo) + Send + Sync + 'static) -> impl Fn(PushInf
     }
 }
 
-/// Like [`Connection::ask`] on a Redis Cluster. Commands for a slot that is moving to another master are sent again, in
-/// the same order, until it has arrived.
+/// Like [`RedisConnection::ask`] on a Redis Cluster. Commands for a slot that is moving to another master are sent
+/// again, in the same order, until it has arrived.
 async fn ask_cluster(connection: &ClusterConnection, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
     let mut answers = ask_together(connection, commands).await?;
     for _ in 0..ARRIVAL_TRIES {

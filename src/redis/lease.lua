@@ -5,8 +5,8 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local LEASE_MAX = 3600 * 1000
--- No node takes so long a lease: other software has written it, or Redis' clock was ahead. A node that lives takes a new
--- one.
+-- No node takes so long a lease: other software has written it, or Redis' clock was ahead. A node that lives takes a
+-- new one.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], string.format('%.0f', now + LEASE_MAX), '+inf')
 local added = redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 return {

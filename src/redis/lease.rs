@@ -10,7 +10,7 @@ use redis::Value;
 use redis::cmd;
 
 use crate::protocol::envelope::NodeId;
-use crate::redis::connection::Connection;
+use crate::redis::connection::RedisConnection;
 use crate::redis::error::is_full;
 use crate::redis::value::texts;
 
@@ -32,8 +32,8 @@ pub struct Leases {
     pub ended: Vec<NodeId>,
 }
 
-/// Nodes whose lease has ended, and when this node noticed that. All leases end when Redis takes none for a time, or when
-/// its clock leaps; a node that lives has a new one soon.
+/// Nodes whose lease has ended, and when this node noticed that. All leases end when Redis takes none for a time, or
+/// when its clock leaps; a node that lives has a new one soon.
 #[derive(Debug, Default)]
 pub struct Suspects(HashMap<NodeId, Instant>);
 
@@ -49,7 +49,7 @@ impl Suspects {
 /// Gives a node a lease of this time among those under a key; `script` is the hash that Redis has given
 /// [`LEASE_SCRIPT`].
 pub async fn renew(
-    out: &mut Connection,
+    out: &mut RedisConnection,
     script: &str,
     leases: &str,
     (node, time): (NodeId, Duration),

@@ -1,5 +1,5 @@
-//! Keeps a link to Redis: opens it, and opens it again whenever it is lost. The cluster, webhooks, shared rate limits and
-//! Laravel's events each keep one.
+//! Keeps a link to Redis: opens it, and opens it again whenever it is lost. The cluster, webhooks, shared rate limits
+//! and Laravel's events each keep one.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The names of topics and keys. Everything of one topic has the same hash tag, so that in a Redis Cluster a script finds
-//! it in one slot.
+//! The names of topics and keys. Everything of one topic has the same hash tag, so that in a Redis Cluster a script
+//! finds it in one slot.
 //! Everything that sends commands to Redis calls it.
 
 use std::sync::Arc;
@@ -33,8 +33,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names of the cluster called `name`; `key_prefix` and a colon stand before it, if there is a prefix. Clusters that
-    /// differ in one of the two share nothing.
+    /// Names of the cluster called `name`; `key_prefix` and a colon stand before it, if there is a prefix. Clusters
+    /// that differ in one of the two share nothing.
     pub fn new(name: &str, key_prefix: &str) -> Self {
         let encoded = utf8_percent_encode(name, PARTS);
         let start = if key_prefix.is_empty() { encoded.to_string() } else { format!("{key_prefix}:{encoded}") };

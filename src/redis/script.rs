@@ -4,12 +4,12 @@
 use redis::RedisResult;
 use redis::cmd;
 
-use crate::redis::connection::Connection;
+use crate::redis::connection::RedisConnection;
 use crate::redis::error::fault;
 
 /// Loads scripts and returns their hashes for `EVALSHA`, in the same order.
 pub async fn load<const COUNT: usize>(
-    connection: &mut Connection,
+    connection: &mut RedisConnection,
     sources: [&str; COUNT],
 ) -> RedisResult<[String; COUNT]> {
     let mut hashes = Vec::with_capacity(COUNT);

@@ -1,5 +1,5 @@
--- Announces that a node begins or ceases to have something. That is an event only if no other node has it. The event goes
--- into the endpoints' streams in the same step, so that their order is the order of what happened.
+-- Announces that a node begins or ceases to have something. That is an event only if no other node has it. The event
+-- goes into the endpoints' streams in the same step, so that their order is the order of what happened.
 -- KEYS  1 set: the nodes that have it   2… streams: what waits for each endpoint
 -- ARGV  1 the node, or nothing when it is an event anyway   2 "1" when it begins, "0" when it ceases   3 the event
 --       4 events that may wait   5 bytes of Redis' memory that they may take up

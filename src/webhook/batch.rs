@@ -21,8 +21,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Reads the answer of `take.lua`. Anybody who can write to Redis may have changed it, so texts that are no events are
-    /// left out.
+    /// Reads the answer of `take.lua`. Anybody who can write to Redis may have changed it, so texts that are no events
+    /// are left out.
     pub(super) fn parse(answer: Value) -> Option<Self> {
         let Value::Array(parts) = answer else { return None };
         let [waiting, events]: [Value; 2] = parts.try_into().ok()?;

@@ -90,8 +90,8 @@ impl Directory {
         }
     }
 
-    /// Renews the lease. Returns the notifications for what crashed nodes had, and for what this node has although peers
-    /// took it for crashed.
+    /// Renews the lease. Returns the notifications for what crashed nodes had, and for what this node has although
+    /// peers took it for crashed.
     pub(super) async fn tick(&mut self) -> Vec<(Notification, Outcome)> {
         self.next = Instant::now() + RENEW;
         let mut notifications = Vec::new();

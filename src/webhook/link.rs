@@ -1,5 +1,5 @@
-//! The connection to Redis of webhooks, which `directory` and `stream` share. Neither blocks it: nothing waits for input.
-//! `Webhooks::run` keeps it, from the first endpoint on.
+//! The connection to Redis of webhooks, which `directory` and `stream` share. Neither blocks it: nothing waits for
+//! input. `Webhooks::run` keeps it, from the first endpoint on.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,8 +13,8 @@ use redis::cmd;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::redis::connection::Connection;
 use crate::redis::connection::PING;
+use crate::redis::connection::RedisConnection;
 use crate::redis::lease::LEASE_SCRIPT;
 use crate::redis::link::CurrentLink;
 use crate::redis::link::Purpose;
@@ -46,7 +46,7 @@ pub(super) struct WebhookRedis {
 /// One link, with the hashes of its scripts.
 #[derive(Debug)]
 pub(super) struct WebhookLink {
-    pub(super) connection: Connection,
+    pub(super) connection: RedisConnection,
     pub(super) announce: String,
     pub(super) lease: String,
     pub(super) take: String,
@@ -112,7 +112,7 @@ impl WebhookRedis {
 
 impl WebhookLink {
     async fn open(options: &config::Redis) -> RedisResult<Self> {
-        let mut connection = Connection::open(options, |_| ()).await?;
+        let mut connection = RedisConnection::open(options, |_| ()).await?;
         let sources = [
             ANNOUNCE_SCRIPT,
             LEASE_SCRIPT,
