@@ -95,10 +95,10 @@ impl Directory {
     pub(super) async fn tick(&mut self) -> Vec<(Notification, Outcome)> {
         self.next = Instant::now() + RENEW;
         let mut notifications = Vec::new();
-        if let Some(link) = self.redis.link()
+        if let Some(link) = self.redis.link.get()
             && let Err(error) = self.check_nodes(&link, &mut notifications).await
         {
-            self.redis.fail(&link, error);
+            self.redis.link.fail(&link, error);
         }
         notifications
     }
@@ -126,7 +126,7 @@ impl Directory {
 
     /// The link, if this node has announced everything over it.
     fn link(&self) -> Option<Arc<WebhookLink>> {
-        self.link.clone().filter(|link| self.redis.is_current(link))
+        self.link.clone().filter(|link| self.redis.link.is(link))
     }
 
     async fn check_nodes(

@@ -199,7 +199,7 @@ impl Dispatcher {
         let is_first = !self.is_redis_tried;
         if let Some(redis) = self.webhooks.redis.as_ref().filter(|redis| is_first && redis.is_needed()) {
             // Events wait until this node knows what its peers have.
-            redis.tried().await;
+            redis.link.tried().await;
             self.is_redis_tried = true;
         }
         let is_due = |directory: &&mut Directory| is_first || directory.next() <= Instant::now();

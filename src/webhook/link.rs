@@ -1,5 +1,5 @@
-//! The connection to Redis of webhooks, which `directory` and `stream` share. Neither blocks it: nothing waits for
-//! input. `Webhooks::run` keeps it, from the first endpoint on.
+//! The connection of webhooks to Redis: no command waits for input, so one is enough.
+//! `Webhooks::run` keeps it, from the first endpoint on; `directory` and `stream` send commands over it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,7 +38,7 @@ pub(super) struct WebhookRedis {
     pub(super) names: Names,
     options: config::Redis,
     purpose: &'static Purpose,
-    link: CurrentLink<WebhookLink>,
+    pub(super) link: CurrentLink<WebhookLink>,
     /// Cancelled at the first endpoint. Before it nothing needs Redis.
     needed: CancellationToken,
 }
@@ -70,6 +70,7 @@ impl WebhookRedis {
         self.needed.cancel();
     }
 
+    /// Whether a link is needed.
     pub(super) fn is_needed(&self) -> bool {
         self.needed.is_cancelled()
     }
@@ -83,30 +84,10 @@ impl WebhookRedis {
         self.link.run((&self.options, self.purpose), stop, open, failed_ping).await;
     }
 
-    /// Waits until the first link is open, or the first attempt has failed.
-    pub(super) async fn tried(&self) {
-        self.link.tried().await;
-    }
-
-    /// The link. `None` while Redis is away.
-    pub(super) fn link(&self) -> Option<Arc<WebhookLink>> {
-        self.link.get()
-    }
-
-    /// Whether this link is still in use.
-    pub(super) fn is_current(&self, link: &Arc<WebhookLink>) -> bool {
-        self.link.is(link)
-    }
-
-    /// Gives up a link that fails.
-    pub(super) fn fail(&self, link: &Arc<WebhookLink>, error: RedisError) {
-        self.link.fail(link, error);
-    }
-
     /// Sends commands over a link, which is given up if it fails. `None` then.
     pub(super) async fn ask(&self, link: &Arc<WebhookLink>, commands: Vec<Cmd>) -> Option<Vec<RedisResult<Value>>> {
         let answers = link.connection.clone().ask_each(commands).await;
-        answers.map_err(|error| self.fail(link, error)).ok()
+        answers.map_err(|error| self.link.fail(link, error)).ok()
     }
 }
 

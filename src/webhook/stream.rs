@@ -38,7 +38,7 @@ impl Streams {
 
     /// Puts events into streams within these bounds. `None` when Redis is away.
     pub(super) async fn put(&self, notifications: &[Notification], bounds: Option<Bounds>) -> Option<Vec<Outcome>> {
-        let link = self.redis.link()?;
+        let link = self.redis.link.get()?;
         let command =
             |notification: &Notification| notification.command(&link.announce, &self.redis.names, None, bounds);
         let answers = self.redis.ask(&link, notifications.iter().map(command).collect()).await?;
@@ -94,7 +94,7 @@ impl Streams {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.redis.link().is_some()
+        self.redis.link.get().is_some()
     }
 
     fn stream_key(&self, endpoint: &Endpoint) -> String {
@@ -107,7 +107,7 @@ impl Streams {
 
     /// Sends one command. Redis' error for one endpoint's keys does not affect other endpoints.
     async fn send_one(&self, command: impl FnOnce(&WebhookLink) -> Cmd) -> Option<Value> {
-        let link = self.redis.link()?;
+        let link = self.redis.link.get()?;
         let answer = self.redis.ask(&link, vec![command(&link)]).await?.pop()?;
         if let Err(error) = &answer
             && !link.has_refused.swap(true, Ordering::Relaxed)
