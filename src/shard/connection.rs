@@ -74,7 +74,7 @@ pub(super) enum Keepalive {
     Pinged(Tick),
 }
 
-/// What happens to a closing connection once its outbox is empty. A later step replaces an earlier one only.
+/// The step that follows once the outbox of a closing connection is empty. A later step replaces an earlier one only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum OnceSent {
     /// The peer's answer is awaited.
