@@ -1,4 +1,4 @@
-//! The command line: `start`, `check`, `config` and `health`.
+//! The command line: `start`, `check`, `config` and `health`. On SIGHUP a running server loads its configuration again.
 //! `main` calls it.
 
 mod invocation;

@@ -1,4 +1,4 @@
-//! Refusals: one table of all causes, and one function that counts and logs a refusal.
+//! Refusals: one function counts and logs each of them. `refusal/cause.rs` is the table of causes.
 //! Every module that refuses something calls [`Refusals::add`].
 //!
 //! `GET /metrics` counts each refusal. The log shows the first of a cause and app as a warning, and the following ones

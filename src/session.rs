@@ -21,7 +21,6 @@ use crate::node::Unauthorized;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::code::Close;
-use crate::protocol::code::CloseCode;
 use crate::protocol::code::VIEW_ENDED;
 use crate::protocol::connect::ConnectRequest;
 use crate::protocol::event;
@@ -408,11 +407,3 @@ impl Session {
 pub fn refusal(close: &Close) -> [Frame; 2] {
     [event::error(Some(close.code.number()), &close.reason), Frame::close(close)]
 }
-
-/// The connection was not authorized in time.
-pub const NOT_AUTHORIZED: Close = Close::new(CloseCode::Unauthorized, "Connection not authorized within timeout");
-/// The peer did not answer a ping.
-pub const PONG_MISSING: Close = Close::new(CloseCode::PongMissing, "Pong reply not received");
-/// The reader cannot keep up with what it subscribed to.
-pub const TOO_SLOW: Close =
-    Close::new(CloseCode::OverCapacity, "The connection is too slow for what it has subscribed to");

@@ -1,4 +1,5 @@
-//! How fast rounds to Redis follow each other. `ClusterLink` asks after each round.
+//! When to send the next commands to Redis: at once, or in a flood after they have gathered for a millisecond.
+//! `link` asks after each round trip.
 
 use std::time::Duration;
 use std::time::Instant;

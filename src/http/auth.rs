@@ -1,4 +1,4 @@
-//! Signed requests: reads them within limits and checks their signatures.
+//! Signed requests: finds the app, has `protocol::request` check the signature, and reads the body within limits.
 //! The handlers of the API call [`Api::signed`].
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Rate limits that nodes share: token buckets in Redis. They have a connection of their own, so that nodes can share
+//! The token buckets in Redis of rate limits that nodes share. They have a connection of their own, so that nodes can share
 //! them without being a cluster. `node` takes tokens here.
 
 use std::sync::Arc;

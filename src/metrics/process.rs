@@ -1,4 +1,4 @@
-//! The metrics of the process, read from the system, under Soketi's names.
+//! Memory, CPU and open files of the process, read from the system, under Soketi's names.
 //! Prometheus' registry collects them.
 
 use procfs::CurrentSI;

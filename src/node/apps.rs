@@ -12,15 +12,12 @@ use crate::config;
 use crate::config::Config;
 use crate::node::App;
 use crate::node::Node;
-use crate::protocol::code::Close;
-use crate::protocol::code::CloseCode;
+use crate::protocol::code::APP_DISABLED;
 use crate::registry::inbox::ShardMessage;
 use crate::store::StoreError;
 
 /// How long an app of a database is kept without a lookup.
 const UNUSED_MAX: Duration = Duration::from_secs(60);
-/// The app accepts no connections.
-pub(super) const APP_DISABLED: Close = Close::new(CloseCode::AppDisabled, "Application disabled");
 
 /// The apps of a process.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::limiter::TooFast;
 use crate::node::App;
 use crate::node::Node;
-use crate::node::apps::APP_DISABLED;
+use crate::protocol::code::APP_DISABLED;
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
 use crate::protocol::connect::ConnectRequest;

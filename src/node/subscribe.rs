@@ -1,4 +1,4 @@
-//! Subscribing, unsubscribing, signing in and terminating users.
+//! Subscribing and unsubscribing, with the checks of signature and rules; signing in, and terminating users.
 //! `Session` calls it; `http::terminate` closes users' connections.
 
 use std::time::Instant;

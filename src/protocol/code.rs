@@ -1,5 +1,5 @@
 //! Close codes, which decide how clients reconnect (Pusher protocol, "Closing Connections"; RFC 6455, 7.4).
-//! `node` and `session` close connections with them.
+//! `node`, `session` and `shard` close connections with them.
 
 /// Why the server closes a connection. Clients do not reconnect after 4000–4099, reconnect after a second with
 /// 4100–4199, and at once with 4200–4299.
@@ -64,6 +64,19 @@ pub const TERMINATED: Close = Close::new(CloseCode::Unauthorized, "You got disco
 
 /// The connection's grant has expired; it should reconnect with a new one.
 pub const VIEW_ENDED: Close = Close::new(CloseCode::Reconnect, "A grant has expired. Please reconnect for a new one.");
+
+/// The app accepts no connections.
+pub const APP_DISABLED: Close = Close::new(CloseCode::AppDisabled, "Application disabled");
+
+/// The connection was not authorized in time.
+pub const NOT_AUTHORIZED: Close = Close::new(CloseCode::Unauthorized, "Connection not authorized within timeout");
+
+/// The peer did not answer a ping.
+pub const PONG_MISSING: Close = Close::new(CloseCode::PongMissing, "Pong reply not received");
+
+/// The reader cannot keep up with what it subscribed to.
+pub const TOO_SLOW: Close =
+    Close::new(CloseCode::OverCapacity, "The connection is too slow for what it has subscribed to");
 
 impl Close {
     /// A close with a fixed reason.

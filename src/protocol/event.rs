@@ -1,4 +1,5 @@
-//! The events of the server: each function builds one frame (Pusher protocol, "Summary of all event names").
+//! All events that clients get, published ones and the server's own: each function builds one frame (Pusher protocol,
+//! "Summary of all event names").
 //! `session`, `node` and `registry` send them. `data` is a JSON string, except for the object in `pusher:error`.
 
 use serde::Deserialize;

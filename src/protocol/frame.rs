@@ -1,4 +1,4 @@
-//! WebSocket frames (RFC 6455, 5): a decoder for clients' bytes, and frames for clients.
+//! The format of WebSocket frames (RFC 6455, 5): a decoder for clients' bytes, and frames for clients.
 //! The shard decodes and sends them. Headers are tungstenite's; assembling and its checks are gema's.
 
 use std::borrow::Cow;

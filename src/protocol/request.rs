@@ -1,6 +1,6 @@
-//! Requests to the HTTP API: their signature over method, path and query, and the attributes that they ask for (Pusher
-//! HTTP API, "Request signing" and "Attributes").
-//! `http::auth` checks them.
+//! Checks the signature of a request to the HTTP API, over method, path and query, and reads the attributes that it asks
+//! for (Pusher HTTP API, "Request signing" and "Attributes").
+//! `http::auth` calls it.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Where a connection lives.
+//! The address of a connection inside this process: its shard, and its place there.
+//! Messages between registry and shards carry it.
 
 /// A shard: one thread with its own connections. At most [`SHARDS_MAX`] of them.
 pub type ShardIndex = usize;

@@ -1,4 +1,4 @@
-//! The time since when a connection has had channels that a rule limits in time.
+//! When a connection joined the channels that a rule limits in time.
 //! `Session` asks it at each subscription to such a channel.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Slow readers: closes connections that do not read what is sent to them.
+//! Slow readers: closes connections that do not read what is sent to them, with `TOO_SLOW` (4100).
 //! The shard calls it after each turn's writes and at each tick. Frames are shared, so a backlog costs little at first:
 //! time decides, not bytes.
 
@@ -6,9 +6,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::metrics::DropCause;
+use crate::protocol::code::TOO_SLOW;
 use crate::refusal;
 use crate::registry::address::Slot;
-use crate::session;
 use crate::shard::Shard;
 use crate::shard::connection::Phase;
 use crate::shard::time_slice::TimeSlice;
@@ -149,7 +149,7 @@ impl Shard {
         let _ = socket2::SockRef::from(&*connection.socket.tcp()).set_tcp_notsent_lowat(u32::MAX);
         connection.blocked = false;
         let is_begun = connection.outbox.load().bytes > self.node.connections().outbox_bytes_max;
-        self.fail(slot, &session::TOO_SLOW);
+        self.fail(slot, &TOO_SLOW);
         if is_begun {
             // Such a slow client would not read the close behind the rest of this frame.
             self.remove(slot);

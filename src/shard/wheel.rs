@@ -1,5 +1,5 @@
 //! A timer wheel with ticks of one second, for all connections of a shard.
-//! `closing` wakes connections with it.
+//! `keepalive` wakes connections with it.
 
 use std::time::Duration;
 use std::time::Instant;

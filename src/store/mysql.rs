@@ -1,4 +1,4 @@
-//! Queries of MySQL and MariaDB.
+//! The SQL for MySQL and MariaDB.
 //! `worker` connects and queries with it.
 
 use serde_json::Value as Json;

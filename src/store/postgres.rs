@@ -1,4 +1,4 @@
-//! Queries of PostgreSQL.
+//! The SQL for PostgreSQL.
 //! `worker` connects and queries with it.
 
 use sqlx::ConnectOptions;

@@ -1,4 +1,4 @@
-//! A query of the store, and the databases that answer it.
+//! What the store asks, and what a database must be able to answer.
 //! `worker` sends queries; `mysql` and `postgres` answer them.
 
 use std::time::Instant;
