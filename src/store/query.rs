@@ -1,4 +1,4 @@
-//! What the store asks, and what a database must be able to answer.
+//! The queries of the store, and the trait of a database that answers them.
 //! `worker` sends queries; `mysql` and `postgres` answer them.
 
 use std::time::Instant;
