@@ -1,4 +1,4 @@
-//! The other nodes: which live, listen and drain, and which are gone.
+//! The other nodes, each with its state: alive, listening, draining or gone.
 //! `lease` enters who has a lease, `listener` what the nodes announce. The link and the registry act on it.
 
 use std::collections::BTreeMap;

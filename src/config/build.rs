@@ -1,4 +1,4 @@
-//! One typed build: the merged values, checked one by one, so that one mistake does not hide the next.
+//! Makes the typed configuration of the merged values. It checks each value, so one mistake does not hide the next.
 //! `load` builds a `Config`, and `row` builds one app.
 //!
 //! The kind of a key is that of its default. The values that a key takes are those that its type deserialises. There is

@@ -1,4 +1,4 @@
-//! The names of all settings with their kinds: read off the serialised defaults.
+//! The names of all settings with their kinds, derived from the serialised defaults.
 //! `sources` and `build` compare names and values with it.
 
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! "Did you mean": the known name that an unknown one stands for.
+//! Finds the known name that is nearest to a misspelled one: "did you mean …".
 //!
 //! By its spelling alone a name is only compared with those of its own section. A table, or the name of a database,
 //! leads into another section. `sources`, `build` and `webhooks/read` ask it.

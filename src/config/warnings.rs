@@ -1,4 +1,4 @@
-//! Values that can be served but are probably not meant.
+//! Warnings about values that are valid but probably mistakes.
 //! `load` warns about them, and `row` about those of an app.
 
 use crate::config::App;

@@ -1,5 +1,5 @@
 //! The events of all cache channels of the process, up to a number of bytes. Beyond it the oldest are evicted.
-//! `channel` stores events here and keeps their handles.
+//! `channel` stores events here, and decides with its handle when one expires.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

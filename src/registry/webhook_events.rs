@@ -1,5 +1,5 @@
 //! The queue of webhook events: channels fill it under their locks, so an application gets the events of a channel in
-//! order. `webhook/dispatch.rs` takes the events out.
+//! order. `webhook/dispatch.rs` takes the events out, and sorts them into the endpoints' queues.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

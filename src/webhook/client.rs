@@ -1,5 +1,5 @@
 //! The HTTP client of webhooks: keeps connections, checks certificates, follows no redirects.
-//! `delivery` sends each request with it.
+//! `delivery` sends each request with it; `endpoint` signs the request.
 
 use std::error::Error;
 use std::net::IpAddr;

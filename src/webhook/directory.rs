@@ -1,5 +1,5 @@
-//! The occupancies of all nodes, in Redis: the first node to have a channel or member announces that it began, the last
-//! one that it ended.
+//! Which nodes have a channel or member, in Redis: the first node to have a channel or member announces that it began,
+//! the last one that it ended.
 //! `dispatch` asks it; without Redis each node decides for itself.
 
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! One endpoint: a URL, its settings and the events that wait for it in memory.
+//! One endpoint: a URL, its settings, the key that signs its requests, and the events that wait for it in memory.
 //! `dispatch` appends events, `delivery` takes them.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Which of Laravel's Redis channels are whose.
+//! The prefixes of Laravel's Redis channels, each with its app.
 
 use std::collections::HashSet;
 

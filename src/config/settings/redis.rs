@@ -1,4 +1,4 @@
-//! Where Redis is, and how it lets us in.
+//! The address of Redis, and the credentials for it.
 
 use std::net::Ipv6Addr;
 

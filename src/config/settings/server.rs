@@ -1,4 +1,4 @@
-//! Addresses, threads and the way of leaving.
+//! Addresses, threads and the shutdown.
 
 use std::net::IpAddr;
 

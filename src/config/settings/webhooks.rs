@@ -1,4 +1,4 @@
-//! Webhooks: where events go to, which ones, and how hard to try.
+//! Webhooks: which events go to which URLs, and how often a request is repeated.
 
 mod read;
 

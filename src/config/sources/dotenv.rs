@@ -1,5 +1,5 @@
-//! `.env`, read as dotenv and Laravel do.
-//! `sources` calls it.
+//! Parses the text of `.env`, as dotenv and Laravel do.
+//! `sources` opens the file and calls it.
 
 use std::collections::BTreeMap;
 

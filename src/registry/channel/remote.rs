@@ -1,5 +1,5 @@
-//! The part of a channel that other nodes have. While the link is up, changes of members take effect in the order of all
-//! nodes. Without it this node decides alone, and publishes its state when the link is back.
+//! Applies to a channel what happens on other nodes. While the link is up, changes of members take effect in the order
+//! of all nodes. Without it this node decides alone, and publishes its state when the link is back.
 
 use std::sync::Arc;
 use std::time::Duration;

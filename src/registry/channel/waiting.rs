@@ -1,4 +1,4 @@
-//! Joiners that wait for the other nodes, and the updates of members that they wait for.
+//! Decides whether a joiner must wait for the other nodes, and which update of the members ends the wait.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The part of a channel that other nodes share. Each [`Channel`](crate::registry) has one where there are other nodes.
+//! The state of a channel that concerns other nodes. Each [`Channel`](crate::registry) has one where there are other
+//! nodes.
 
 use std::time::Duration;
 use std::time::Instant;

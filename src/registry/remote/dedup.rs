@@ -1,4 +1,4 @@
-//! Drops events of other nodes that have come before. Channels and views have one [`Dedup`] each.
+//! Recognizes events of other nodes that have come before. Channels and views have one [`Dedup`] each, and drop them.
 
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;

@@ -1,5 +1,6 @@
 //! The queue of commands for the other nodes. The registry fills it under the locks of channels and users, so other
 //! nodes get the changes of a channel in the order in which they happened. `cluster/link.rs` takes the commands out.
+//! While Redis is away, events wait here within limits; beyond them publishers are refused.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One webhook as somebody wrote it: understood as far as it can be, and otherwise explained in sentences.
+//! Reads one webhook as somebody wrote it, tolerantly, and reports faults in sentences.
 //!
 //! PHP writes an empty group as `[]`, and a list from which something was removed as `{"1": …}`; panels write `null`
 //! for what is empty, and add fields of their own.

@@ -1,5 +1,5 @@
-//! Which name means what: those of Soketi's variables and options, those in configurations that were written for
-//! it, and Laravel's.
+//! The table of foreign names and the settings that they mean: names of Soketi's variables and options, those in
+//! configurations that were written for it, and Laravel's.
 
 /// The meaning of a variable or an option.
 #[derive(Debug, Clone, Copy)]

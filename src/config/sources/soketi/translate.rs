@@ -1,4 +1,4 @@
-//! From the names in a file to ours: Soketi's options, wherever they stand beside our own.
+//! Translates Soketi's options in a file into gema's settings. gema's own may stand beside them.
 //! `sources` calls it.
 
 use std::collections::HashSet;
