@@ -53,14 +53,14 @@ impl Loaded {
 #[derive(Debug)]
 struct Faults {
     faults: Vec<String>,
-    good: Loaded,
+    good: Box<Loaded>,
     shown: String,
 }
 
 impl From<config::Faults> for Faults {
     fn from(whole: config::Faults) -> Self {
         let (faults, shown) = (sentences(&whole.faults), whole.to_string());
-        Self { faults, good: Loaded::from(*whole.good), shown }
+        Self { faults, good: Box::new(Loaded::from(*whole.good)), shown }
     }
 }
 

@@ -82,7 +82,7 @@ impl Build {
                     continue;
                 }
                 (None, _) => {
-                    self.unknown(&subject, known.keys().cloned().chain(settings()).collect());
+                    self.unknown(&subject, &known.keys().cloned().chain(settings()).collect::<Vec<_>>());
                     continue;
                 }
             };
@@ -131,7 +131,7 @@ impl Build {
             let Some(default) = like.get(&name) else {
                 // A wrong name in a section may belong to another section, or be Soketi's.
                 let fields = || like.keys().map(|field| format!("{place}.{field}")).collect();
-                self.unknown(&subject, if place.contains('.') { fields() } else { settings() });
+                self.unknown(&subject, &if place.contains('.') { fields() } else { settings() });
                 continue;
             };
             let built = match &*name {
@@ -218,7 +218,7 @@ impl Build {
         None
     }
 
-    fn unknown(&mut self, subject: &Subject, known: Vec<String>) {
+    fn unknown(&mut self, subject: &Subject, known: &[String]) {
         let meant = did_you_mean(&subject.key, known.iter().map(String::as_str), "remove it");
         self.faults.push(subject.fault(format!("is not a setting; {meant}")));
     }

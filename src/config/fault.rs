@@ -117,14 +117,14 @@ impl From<String> for Fault {
 #[cfg(test)]
 impl PartialEq<&str> for Fault {
     fn eq(&self, sentence: &&str) -> bool {
-        self.to_string() == *sentence
+        format!("{self}") == *sentence
     }
 }
 
 #[cfg(test)]
 impl PartialEq<String> for Fault {
     fn eq(&self, sentence: &String) -> bool {
-        self.to_string() == *sentence
+        format!("{self}") == *sentence
     }
 }
 

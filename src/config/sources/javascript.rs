@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
             Some('-' | '+' | '.' | '0'..='9') => self.number()?,
-            Some(letter) if is_name(letter) => return self.named(origin),
+            Some(letter) if is_name(letter) => return self.named(&origin),
             Some(_) => return Err(CODE.to_owned()),
             None => return Err("the file ends where a value must stand".to_owned()),
         };
@@ -134,7 +134,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value that begins with a word.
-    fn named(&mut self, origin: Origin) -> Read<Value> {
+    fn named(&mut self, origin: &Origin) -> Read<Value> {
         let kind = match self.identifier() {
             "true" => ValueKind::Boolean(true),
             "false" => ValueKind::Boolean(false),

@@ -10,7 +10,7 @@ use crate::config::sources::soketi;
 use crate::config::sources::soketi::{BROADCASTER, LARAVEL, Means, Setting, TABLE, Translation};
 use crate::config::suggest::{did_you_mean, nearest};
 
-/// The environment of this process, for [`load`](super::load()).
+/// The environment of this process, for [`load`](crate::config::load()).
 pub fn process() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
