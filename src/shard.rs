@@ -204,7 +204,7 @@ impl Shard {
     }
 
     fn is_drained(&self) -> bool {
-        self.drain.is_some() && self.connections.len() == 0 && self.messages.is_empty()
+        self.drain.is_some() && self.connections.is_empty() && self.messages.is_empty()
     }
 
     /// Handles messages of the inbox for one time slice. Returns how many.
