@@ -1,5 +1,5 @@
 //! The roster: the users on a topic and their nodes. Each change has the next version, so all nodes apply the same
-//! changes in the same order, and notice a gap. Presence channels and watched users have one [`Roster`] each.
+//! changes in the same order, and notice a gap. Presence channels and watched users have one `Roster` each.
 
 use std::sync::Arc;
 
