@@ -2,10 +2,11 @@
 
 mod build;
 mod fault;
-mod idle;
 mod load;
 mod loaded;
+mod no_effect;
 mod origin;
+mod reload;
 mod row;
 mod schema;
 mod settings;

@@ -9,9 +9,9 @@ use super::StoreDriver;
 use super::build;
 use super::build::Build;
 use super::fault::Fault;
-use super::idle;
-use super::idle::LOCAL;
 use super::loaded::{Faults, Loaded};
+use super::no_effect;
+use super::no_effect::LOCAL;
 use super::sources::Sources;
 use super::sources::laravel;
 use super::tree::Group;
@@ -83,7 +83,7 @@ fn from(mut sources: Sources) -> Result<Loaded, Faults> {
              ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id",
         ));
     }
-    loaded.warnings.extend(idle::warnings(&loaded.config, &loaded.origins));
+    loaded.warnings.extend(no_effect::warnings(&loaded.config, &loaded.origins));
     let of_values: Vec<Fault> = loaded.config.warnings().into_iter().map(|warning| loaded.locate(warning)).collect();
     loaded.warnings.extend(of_values);
     loaded.config.redis.complete_socket();

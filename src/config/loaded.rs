@@ -1,7 +1,7 @@
 //! A configuration that may be served, and how it is shown.
 //! `load` makes it; `cli` shows it and starts the server with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -42,9 +42,6 @@ impl fmt::Display for Faults {
         f.write_str(&faults.chain(warnings).collect::<Vec<_>>().join("\n"))
     }
 }
-
-/// Sections whose values take effect while the server runs.
-const AT_RUN_TIME: [&str; 3] = ["apps", "limits", "tls"];
 
 impl Loaded {
     /// A line for each value: key, value and who set it. Secrets are masked.
@@ -102,20 +99,8 @@ impl Loaded {
         unread.iter().map(fault).collect()
     }
 
-    /// The keys whose values are others in `new`, but take effect with a restart only.
-    pub fn needs_restart(&self, new: &Self) -> Vec<String> {
-        let fixed = |section: &str| !AT_RUN_TIME.contains(&section);
-        let (before, after) = (self.values(fixed), new.values(fixed));
-        let only_in = |one: &[(String, Json)], other: &[(String, Json)]| -> Vec<String> {
-            one.iter().filter(|value| !other.contains(value)).map(|(key, _)| key.clone()).collect()
-        };
-        let secrets = secrets_that_differ(&self.config, &new.config).map(str::to_owned);
-        let keys = only_in(&before, &after).into_iter().chain(only_in(&after, &before)).chain(secrets);
-        keys.collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
     /// The values of some sections by key. Secrets are masked.
-    fn values(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Json)> {
+    pub(super) fn values(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Json)> {
         let mut sections = schema::object(&self.config);
         if self.config.apps.is_empty() && self.config.app_store.driver == StoreDriver::Config {
             sections.insert("apps".to_owned(), json!([AppEntry::soketi_default()]));
