@@ -81,7 +81,21 @@ impl WebhookRedis {
             self.needed.cancelled().await;
             WebhookLink::open(&self.options).await
         };
-        self.link.run((&self.options, self.purpose), stop, open, failed_ping).await;
+        self.link.run((&self.options, self.purpose), stop, open, |link| self.failed_probe(link)).await;
+    }
+
+    /// Probes a link until a probe fails. A key of webhooks is asked for, since in a Redis Cluster the other masters do
+    /// not matter.
+    async fn failed_probe(&self, link: Arc<WebhookLink>) -> RedisError {
+        tracing::info!("webhooks are linked to Redis");
+        let mut connection = link.connection.clone();
+        loop {
+            tokio::time::sleep(PING).await;
+            let probe = cmd("EXISTS").arg(self.names.webhook_leases()).take();
+            if let Err(error) = connection.ask_one(probe).await {
+                return error;
+            }
+        }
     }
 
     /// Sends commands over a link, which is given up if it fails. `None` then.
@@ -104,17 +118,5 @@ impl WebhookLink {
         let [announce, lease, take, acknowledge, renew] = script::load(&mut connection, sources).await?;
         let (since, has_refused) = (Instant::now(), AtomicBool::new(false));
         Ok(Self { connection, announce, lease, take, acknowledge, renew, since, has_refused })
-    }
-}
-
-/// Pings until a ping fails.
-async fn failed_ping(link: Arc<WebhookLink>) -> RedisError {
-    tracing::info!("webhooks are linked to Redis");
-    let mut connection = link.connection.clone();
-    loop {
-        tokio::time::sleep(PING).await;
-        if let Err(error) = connection.ask_one(cmd("PING")).await {
-            return error;
-        }
     }
 }

@@ -171,6 +171,24 @@ async fn commands_of_joins(nodes: usize) -> Vec<Command> {
     about
 }
 
+#[tokio::test]
+async fn nothing_is_kept_of_a_connection_that_a_full_channel_refuses() {
+    let server = TestServer::start_cluster_with(2, |config| {
+        config.limits.max_presence_members_per_channel = 1;
+        let rule = r#"{"match":"*","max_subscription_age_seconds":3600}"#;
+        config.limits.channel_rules = vec![serde_json::from_str(rule).unwrap()];
+    })
+    .await;
+    let mut first = server.connect_at(0).await;
+    first.join("presence-full", "ada").await;
+    let mut refused = server.connect_at(1).await;
+    refused.send_subscribe("presence-full", Some(r#"{"user_id":"bob"}"#)).await;
+    refused.next_event("pusher:subscription_error").await;
+    assert_eq!(server.figure(1, "gema_views", "").await, 0.0);
+    refused.join("presence-other", "bob").await;
+    assert_eq!(server.figure(1, "gema_views", "").await, 1.0);
+}
+
 /// Whoever hangs up at the moment of the refusal was never in, and must not be counted out.
 #[tokio::test]
 async fn a_channel_outlives_those_who_hang_up_while_they_are_refused() {

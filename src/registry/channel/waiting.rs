@@ -75,7 +75,12 @@ impl Channel {
                 local.update.take_if(|last| *last == number);
             }
             for joiner in joiners {
-                self.admit(&joiner, scope);
+                if waits_for_view(&joiner, &self.name, scope) {
+                    self.wait(joiner, None);
+                    scope.needs_reconcile = true;
+                } else {
+                    self.admit(&joiner, scope);
+                }
             }
         }
     }
@@ -87,6 +92,7 @@ impl Channel {
             if let Some(member) = &joiner.member {
                 members.remove(scope.node(), &member.user_id, joiner.address);
             }
+            scope.app.views.remove(&self.name, joiner.address, scope);
             scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Refused(slot, self.name.clone()));
         }
     }

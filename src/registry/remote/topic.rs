@@ -65,9 +65,10 @@ impl RemoteTopic {
         matches!(&self.phase, Phase::Opening(opening) if opening.number == number)
     }
 
-    /// Subscribes to the topic and fetches its state, unless that is on its way.
+    /// Subscribes to the topic and fetches its state, unless that is on its way. Without a link nobody would carry out
+    /// the command: the next link opens every topic.
     pub(crate) fn open(&mut self, topic: &Topic, scope: &Scope<'_>) {
-        if !self.is_opening() {
+        if !self.is_opening() && scope.is_linked() {
             let (number, operation) = Operation::open();
             let phase = Phase::Opening(Opening { number, ..Opening::default() });
             *self = Self { phase, implausible_at: self.implausible_at, ..Self::default() };
