@@ -47,7 +47,7 @@ impl fmt::Display for Subject {
 pub struct Fault {
     /// The setting.
     pub subject: Subject,
-    /// The rest of the sentence, with its colon if it has one.
+    /// The rest of the sentence, such as `is 70000`, or `: the file is empty` behind a file's name.
     pub text: String,
     /// Whether it is about a name that nobody reads: a warning, or a mistake for `--strict`.
     pub unread: bool,

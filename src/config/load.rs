@@ -52,7 +52,11 @@ fn from(mut sources: Sources) -> Result<Loaded, Faults> {
     loaded.warnings.extend(without_effect);
     loaded.complete();
     let of_apps = loaded.refuse_default_app(&sources.unread_apps);
-    let is_known = |fault: &Fault| of_values.iter().any(|known| known.subject.key == fault.subject.key);
+    // A webhook that cannot be read is not in `config`, and the next one has its number there.
+    let is_known = |fault: &Fault| {
+        let is_same = |known: &Fault| known.subject.key == fault.subject.key;
+        !fault.subject.key.contains(".webhooks.") && of_values.iter().any(is_same)
+    };
     let of_checks = loaded.config.validate().into_iter().filter(|fault| !is_known(fault));
     let of_checks: Vec<Fault> = of_checks.map(|fault| loaded.locate(fault)).collect();
     let has_nodes = of_values.iter().any(|fault| fault.subject.key == "redis.cluster_nodes");
@@ -175,6 +179,15 @@ mod tests {
         assert!(
             faults.iter().any(|fault| fault.starts_with("server.path_prefix (from SOKETI_PATH_PREFIX) is \"ws\";"))
         );
+    }
+
+    #[test]
+    fn a_webhook_behind_one_that_cannot_be_read_has_its_fault_told() {
+        let webhooks = r#"[{"event_types":["channel_occupied"]},{"url":"ftp://x","event_types":["channel_occupied"]}]"#;
+        let faults = load_env(&[("SOKETI_DEFAULT_APP_WEBHOOKS", webhooks)]).unwrap_err();
+        let faults = sentences(&faults.faults);
+        assert_eq!(faults.len(), 2, "{faults:#?}");
+        assert!(faults[0].contains("is missing") && faults[1].contains("must be a whole URL"), "{faults:#?}");
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::refusal::Subject;
 /// A request whose signature has been checked.
 pub(super) struct Signed<'a> {
     pub(super) app: &'a App,
-    /// The app's rules when the request came.
+    /// The app's rules when the request had come.
     pub(super) rules: Arc<Rules>,
     pub(super) body: Bytes,
     /// The signature is for the path of [`AlternativePath`].
@@ -124,8 +124,7 @@ impl Api {
     async fn check<'a>(&self, app: &'a App, parts: &Parts, body: Body) -> Result<Signed<'a>, Refusal> {
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
-        let rules = app.rules_for_request();
-        let check = |claim: Claim<'_>| claim.check(&rules.keys, Clock { now_seconds, tolerance_seconds });
+        let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
         let (claim, whole) = claims(parts);
         let query = check(claim).or_else(|error| whole.and_then(|whole| check(whole).ok()).ok_or(error));
         let other = parts.extensions.get::<AlternativePath>().filter(|_| query.is_err());
@@ -134,6 +133,8 @@ impl Api {
         let query = other.map_or(query, Ok)?;
         let body = self.read(body).await?;
         query.check_body(&body)?;
+        // Not before: the body may take long.
+        let rules = app.rules_for_request();
         if !rules.settings.enabled {
             return Err(Refusal::new(Cause::ApiDisabled, "App disabled"));
         }

@@ -85,7 +85,7 @@ impl App {
         self.rules.load()
     }
 
-    /// The present rules, to be kept for a whole request.
+    /// The present rules, to be kept for a whole request, also over an `await`.
     pub fn rules_for_request(&self) -> Arc<Rules> {
         self.rules.load_full()
     }

@@ -1,5 +1,5 @@
 //! The rules of an app at one moment: its settings, with what is derived from them.
-//! A request or a message loads them once and uses them to its end, so that a reload never mixes two versions.
+//! A request of the API loads them once and uses them to its end, so that a reload never mixes two versions.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -26,7 +26,7 @@ impl Shard {
     pub(super) fn fail(&mut self, slot: Slot, close: &Close) {
         self.close(slot, close);
         if let Some(connection) = self.connections.get_mut(slot) {
-            connection.once_sent(OnceSent::ShutDown);
+            connection.advance_to(OnceSent::ShutDown);
         }
     }
 
@@ -36,7 +36,7 @@ impl Shard {
             self.queue(slot, Piece::own(Frame::close_answer(code).bytes().clone()));
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.once_sent(OnceSent::Remove);
+        connection.advance_to(OnceSent::Remove);
         if connection.is_sent() {
             self.remove(slot);
         }
@@ -80,6 +80,7 @@ impl Shard {
     /// Ends a session, queues what was sent to its channels before, and begins to close the connection.
     fn end_session(&mut self, slot: Slot) -> Option<Session> {
         self.connections.get_mut(slot)?.session_mut()?.end(&self.node, self.now);
+        // Messages may remove the connection, but do not close it.
         self.take_messages();
         let until = self.close_deadline();
         let closing = Phase::Closing { until, once_sent: OnceSent::Wait };

@@ -74,12 +74,12 @@ pub(super) enum Keepalive {
     Pinged(Tick),
 }
 
-/// The step that follows once the outbox of a closing connection is empty. A later step replaces an earlier one only.
+/// The step that follows once the outbox of a closing connection is empty. It only moves forward, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum OnceSent {
     /// The peer's answer is awaited.
     Wait,
-    /// The socket is shut down for writing, since the peer may be slow to answer.
+    /// The socket is shut down for writing: the peer broke the protocol or is too slow.
     ShutDown,
     /// The connection is removed.
     Remove,
@@ -136,8 +136,8 @@ impl ClientConnection {
         }
     }
 
-    /// Decides what happens to a closing connection once everything is sent. An open one stays as it is.
-    pub(super) fn once_sent(&mut self, then: OnceSent) {
+    /// Moves the step of a closing connection forward. An open one stays as it is.
+    pub(super) fn advance_to(&mut self, then: OnceSent) {
         if let Phase::Closing { once_sent, .. } = &mut self.phase {
             *once_sent = then.max(*once_sent);
         }
@@ -182,7 +182,7 @@ impl Shard {
                 let is_full = close.code == CloseCode::OverCapacity || self.node.is_full();
                 if let Some(connection) = self.connections.get_mut(slot).filter(|_| is_full) {
                     // Without capacity, do not wait for an answer to the close.
-                    connection.once_sent(OnceSent::Remove);
+                    connection.advance_to(OnceSent::Remove);
                 }
             }
         }

@@ -184,6 +184,7 @@ async fn nothing_is_kept_of_a_connection_that_a_full_channel_refuses() {
     let mut refused = server.connect_at(1).await;
     refused.send_subscribe("presence-full", Some(r#"{"user_id":"bob"}"#)).await;
     refused.next_event("pusher:subscription_error").await;
+    refused.next_error(None, "Presence channel member limit reached").await;
     assert_eq!(server.figure(1, "gema_views", "").await, 0.0);
     refused.join("presence-other", "bob").await;
     assert_eq!(server.figure(1, "gema_views", "").await, 1.0);

@@ -161,6 +161,21 @@ async fn a_disabled_app_loses_its_connections_and_no_other_does() {
 }
 
 #[tokio::test]
+async fn a_request_whose_body_comes_late_obeys_the_rules_of_that_time() {
+    let mut server = TestServer::start_with(|config| config.apps = vec![own()]).await;
+    let request = server.api().post_bytes("/events", r#"{"name":"e","channel":"news","data":"1"}"#);
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let mut publisher = http::Connection::open(server.address()).await;
+    publisher.send(format!("{head}\r\nExpect: 100-continue\r\n\r\n")).await;
+    assert_eq!(publisher.answer().await.status, 100);
+
+    server.reload(|config| config.apps[0].enabled = false).await;
+
+    publisher.send(body).await;
+    assert_eq!(publisher.answer().await.status, 403);
+}
+
+#[tokio::test]
 async fn changed_limits_hold_for_living_connections() {
     let mut server = TestServer::start_with(|config| config.apps = vec![own()]).await;
     let mut client = server.connect().await;

@@ -1,4 +1,4 @@
-//! Several nodes as one server, and the Redis between them.
+//! Several nodes as one server, and the rate limits that they share.
 
 use serde::{Deserialize, Serialize};
 

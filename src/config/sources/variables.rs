@@ -1,5 +1,5 @@
 //! From environment variables to keys: the only reader of the environment.
-//! `load` calls it.
+//! `sources` calls it.
 
 use std::collections::BTreeMap;
 
