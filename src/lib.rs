@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `config`, `refusal` · `redis` · `registry`, `limiter`, `store`, `tls` · `cluster` · `webhook` · `node` ·
+//! `protocol`, `metrics`, `tasks` · `flow` · `config`, `refusal` · `redis` · `registry`, `limiter`, `store`, `tls` · `cluster` · `webhook` · `node` ·
 //! `session`, `http`, `ingest` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it;
 //! ARCHITECTURE.md says why.
 //!
@@ -34,6 +34,7 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod flow;
 pub mod http;
 pub mod ingest;
 pub mod limiter;

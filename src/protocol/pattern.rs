@@ -1,5 +1,5 @@
-//! Patterns of channel names. They match base names: names without the prefixes of their kind.
-//! `policy` and `view` use them.
+//! Patterns of channel names, and of event names. The former match base names: names without the prefixes of their kind.
+//! `policy`, `view` and flow rules use them.
 
 use std::fmt;
 
@@ -90,37 +90,12 @@ impl ChannelPattern {
     /// assert!(!pattern.matches("orders"));
     /// ```
     pub fn matches(&self, base: &str) -> bool {
-        self.matches_by(base, u8::eq_ignore_ascii_case)
+        matches_by(&self.0, base, u8::eq_ignore_ascii_case)
     }
 
     /// Whether a [`base`] name matches. Case matters.
     pub fn matches_case(&self, base: &str) -> bool {
-        self.matches_by(base, u8::eq)
-    }
-
-    fn matches_by(&self, base: &str, same: impl Fn(&u8, &u8) -> bool) -> bool {
-        let (pattern, name) = (self.0.as_bytes(), base.as_bytes());
-        let (mut p, mut n) = (0, 0);
-        // Where to continue when the text after the last star does not match.
-        let mut again: Option<(usize, usize)> = None;
-        while n < name.len() {
-            match pattern.get(p) {
-                Some(b'*') => {
-                    again = Some((p + 1, n));
-                    p += 1;
-                }
-                Some(byte) if same(byte, &name[n]) => {
-                    p += 1;
-                    n += 1;
-                }
-                _ => {
-                    let Some((after_star, taken)) = &mut again else { return false };
-                    *taken += 1;
-                    (p, n) = (*after_star, *taken);
-                }
-            }
-        }
-        pattern[p..].iter().all(|&byte| byte == b'*')
+        matches_by(&self.0, base, u8::eq)
     }
 
     /// Whether it has a star.
@@ -131,6 +106,73 @@ impl ChannelPattern {
     /// The pattern as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Whether a name matches a pattern, where `same` compares two bytes.
+fn matches_by(pattern: &str, name: &str, same: impl Fn(&u8, &u8) -> bool) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut p, mut n) = (0, 0);
+    // Where to continue when the text after the last star does not match.
+    let mut again: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                again = Some((p + 1, n));
+                p += 1;
+            }
+            Some(byte) if same(byte, &name[n]) => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((after_star, taken)) = &mut again else { return false };
+                *taken += 1;
+                (p, n) = (*after_star, *taken);
+            }
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// An event's name, in which a star stands for any characters, also for none: `*.alarm`. Case matters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct EventPattern(Box<str>);
+
+impl EventPattern {
+    /// Parses a pattern. The error says what it must be.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty()
+            || text.starts_with("pusher") && [":", "_internal:"].iter().any(|end| text[6..].starts_with(end))
+        {
+            return Err("the name of an event that is not Pusher's own, in which * stands for any characters");
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Whether a name matches.
+    ///
+    /// ```
+    /// use gema::protocol::pattern::EventPattern;
+    /// let pattern = EventPattern::parse("*.alarm").unwrap();
+    /// assert!(pattern.matches("scada.alarm"));
+    /// assert!(!pattern.matches("scada.ALARM"));
+    /// ```
+    pub fn matches(&self, name: &str) -> bool {
+        matches_by(&self.0, name, u8::eq)
+    }
+
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for EventPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(|must| serde::de::Error::custom(format!("expected {must}")))
     }
 }
 

@@ -1,0 +1,268 @@
+//! Flow rules as the operator writes them. `config` reads and checks them.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
+
+use crate::flow::path::DataPath;
+use crate::protocol::pattern::ChannelPattern;
+use crate::protocol::pattern::EventPattern;
+
+/// Says what becomes of a flood on the channels whose base name matches. It has one of `conflate`, `aggregate`, `rate`
+/// and `sample`, or `snapshot` alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowRule {
+    /// The base names that it matches.
+    #[serde(rename = "match")]
+    pub pattern: ChannelPattern,
+    /// The events that it thins; without any, all but Pusher's own.
+    #[serde(default)]
+    pub events: Vec<EventPattern>,
+    /// Events that pass at once, although `events` has them.
+    #[serde(default)]
+    pub except: Vec<EventPattern>,
+    /// Whether an event that passes takes along what is pending before it.
+    #[serde(default = "yes")]
+    pub flush_before: bool,
+    /// Whether events that exclude a connection are thinned, too; then everybody gets them.
+    #[serde(default)]
+    pub ignore_except: bool,
+    /// Whether client events are thinned, too.
+    #[serde(default)]
+    pub client_events: bool,
+    /// The nodes that thin.
+    #[serde(default)]
+    pub at: At,
+    /// Keys of one channel that are kept at once.
+    #[serde(default = "keys_max")]
+    pub keys_max: usize,
+    /// Windows that clients may choose by name, such as `scada-realtime@1s`.
+    #[serde(default)]
+    pub views: Vec<ViewWindow>,
+    /// The newest event of each key and window.
+    #[serde(default)]
+    pub conflate: Option<Conflate>,
+    /// One event with count, sum, minimum, maximum and average of each key and window.
+    #[serde(default)]
+    pub aggregate: Option<Aggregate>,
+    /// So many events per second.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// One of so many events.
+    #[serde(default)]
+    pub sample: Option<Sample>,
+    /// Who joins gets the last event of each key first.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
+}
+
+/// The nodes that thin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// Each node, for its own subscribers.
+    #[default]
+    Delivery,
+    /// The node that accepts an event, before the other nodes get it.
+    Ingest,
+}
+
+/// Delivers the newest event of each key and window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conflate {
+    /// The key in the data; without it all events of one name have one key.
+    #[serde(default)]
+    pub key: Option<DataPath>,
+    /// The window in milliseconds.
+    pub window_ms: u32,
+    /// Whether objects are merged, field by field, instead of replaced.
+    #[serde(default)]
+    pub merge: bool,
+}
+
+/// Delivers one event of figures for each key and window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aggregate {
+    /// The list of readings in the data, if one event has several; `key` and `value` are then paths in a reading.
+    #[serde(default)]
+    pub each: Option<DataPath>,
+    /// The key in the data; without it all events of one name have one key.
+    #[serde(default)]
+    pub key: Option<DataPath>,
+    /// The number in the data.
+    pub value: DataPath,
+    /// The window in milliseconds.
+    pub window_ms: u32,
+    /// The shape of the events.
+    #[serde(default)]
+    pub emit: Emit,
+    /// The figure in the place of the value.
+    #[serde(default)]
+    pub value_is: Figure,
+    /// The name of the events, instead of their own.
+    #[serde(default, rename = "as")]
+    pub rename: Option<String>,
+    /// Raw values that `emit = "map"` adds for each key.
+    #[serde(default)]
+    pub values_max: usize,
+}
+
+/// The shape of aggregated events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emit {
+    /// One event for each key: the last one, with `aggregate` beside its value.
+    #[default]
+    Each,
+    /// One event whose data is an object with the figures of all keys.
+    Map,
+}
+
+/// A figure of a window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Figure {
+    /// The arithmetic mean.
+    #[default]
+    Average,
+    /// The last value.
+    Last,
+    /// The least value.
+    Min,
+    /// The greatest value.
+    Max,
+    /// The sum of all values.
+    Sum,
+}
+
+/// Limits the events of a channel per second, with a token bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// The events per second.
+    pub per_second: f64,
+    /// Events that may come at once after silence; `per_second` rounded up if it is left out.
+    #[serde(default)]
+    pub burst: Option<u32>,
+    /// What becomes of events beyond the rate.
+    #[serde(default)]
+    pub over: Over,
+    /// With `over = "latest"` the newest event of each key waits; without it, the newest of each name.
+    #[serde(default)]
+    pub key: Option<DataPath>,
+}
+
+/// The handling of events beyond a rate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Over {
+    /// The newest waits for its turn.
+    #[default]
+    Latest,
+    /// They are dropped.
+    Drop,
+}
+
+/// Delivers one of so many events of each key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The first of so many events is delivered.
+    pub every: u32,
+    /// The key in the data; without it all events of one name have one key.
+    #[serde(default)]
+    pub key: Option<DataPath>,
+    /// Whether the last event is delivered after a second of silence, too.
+    #[serde(default)]
+    pub trailing: bool,
+}
+
+/// Gives the last event of each key to who joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// How long an event is kept, in seconds.
+    pub max_age_seconds: u32,
+    /// The key in the data, if the rule has none of `conflate`, `aggregate`, `rate` and `sample`.
+    #[serde(default)]
+    pub key: Option<DataPath>,
+}
+
+/// A window in a channel's name: `1s`, `500ms`, `2m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ViewWindow {
+    /// The window in milliseconds.
+    pub ms: u32,
+}
+
+/// The longest window: an hour.
+pub const WINDOW_MS_MAX: u32 = 3_600_000;
+
+impl ViewWindow {
+    /// Parses a number with its unit. The error says what it must be.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const MUST: &str = "a window such as 500ms, 1s or 2m, of an hour at most";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            _ => return Err(MUST),
+        };
+        // One spelling for each number, as channels have.
+        let number: u32 = number.parse().ok().filter(|_| !number.starts_with('0')).ok_or(MUST)?;
+        number.checked_mul(factor).filter(|&ms| ms <= WINDOW_MS_MAX).map(|ms| Self { ms }).ok_or(MUST)
+    }
+}
+
+impl fmt::Display for ViewWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ms {
+            ms if ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
+            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl Serialize for ViewWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ViewWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let unexpected = serde::de::Unexpected::Str(&text);
+        Self::parse(&text).map_err(|must| serde::de::Error::invalid_value(unexpected, &must))
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn keys_max() -> usize {
+    1000
+}
+
+impl FlowRule {
+    /// The key of the rule's kind.
+    pub fn key(&self) -> Option<&DataPath> {
+        let Self { conflate, aggregate, rate, sample, snapshot, .. } = self;
+        let key = (conflate.as_ref().map(|conflate| &conflate.key))
+            .or(aggregate.as_ref().map(|aggregate| &aggregate.key))
+            .or(rate.as_ref().map(|rate| &rate.key))
+            .or(sample.as_ref().map(|sample| &sample.key))
+            .or(snapshot.as_ref().map(|snapshot| &snapshot.key));
+        key.and_then(Option::as_ref)
+    }
+}
