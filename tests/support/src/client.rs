@@ -119,15 +119,38 @@ impl Client {
 
     /// The next frame must be a close; returns its code and reason.
     pub async fn next_close(&mut self) -> (u16, String) {
+        match self.next_text_or_close().await {
+            Ok(text) => panic!("a close frame was expected, not {text}"),
+            Err(close) => close,
+        }
+    }
+
+    /// The next text frame, or the code and the reason of the close that comes instead.
+    pub async fn next_text_or_close(&mut self) -> Result<String, (u16, String)> {
         loop {
             match self.next_message().await {
+                Message::Text(text) => {
+                    assert_well_formed(&text);
+                    return Ok(text.to_string());
+                }
                 Message::Close(Some(close)) => {
                     let code = u16::from(close.code);
                     assert!(!(4300..4400).contains(&code), "pusher-js never returns after a close with {code}");
-                    return (code, close.reason.to_string());
+                    return Err((code, close.reason.to_string()));
                 }
                 Message::Ping(_) | Message::Pong(_) => (),
-                other => panic!("a close frame was expected, not {other:?}"),
+                other => panic!("a text or close frame was expected, not {other:?}"),
+            }
+        }
+    }
+
+    /// Everything that comes before the close, and the code and the reason of the close.
+    pub async fn texts_until_close(&mut self) -> (Vec<String>, (u16, String)) {
+        let mut texts = Vec::new();
+        loop {
+            match self.next_text_or_close().await {
+                Ok(text) => texts.push(text),
+                Err(close) => return (texts, close),
             }
         }
     }
