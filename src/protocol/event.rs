@@ -2,6 +2,9 @@
 //! "Summary of all event names").
 //! `session`, `node` and `registry` send them. `data` is a JSON string, except for the object in `pusher:error`.
 
+use std::borrow::Cow;
+use std::time::Instant;
+
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
@@ -10,9 +13,38 @@ use serde_json::value::RawValue;
 use crate::protocol::frame::Frame;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::identity::Member;
+use crate::protocol::json;
 use crate::protocol::json::quote;
 use crate::protocol::json::with_member;
 use crate::protocol::socket_id::SocketId;
+
+/// One event on its way to the subscribers of a channel.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The same bytes for everybody.
+    pub frame: Frame,
+    /// The connection that must not get it.
+    pub except: Option<SocketId>,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+/// The parts of an event's frame, as they were written.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow)]
+    event: &'a RawValue,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(borrow)]
+    user_id: Option<&'a RawValue>,
+}
+
+/// The name and the data of an event's frame, without JSON's quotes and escapes; `None` if they are no texts.
+pub fn name_and_data(frame: &Frame) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+    let Parts { event, data, .. } = serde_json::from_slice(frame.payload()).ok()?;
+    Some((json::text(event)?, json::text(data)?))
+}
 
 /// `pusher:connection_established`, the first frame of every connection.
 pub fn connection_established(socket_id: SocketId, activity_timeout_seconds: u32) -> Frame {
@@ -137,15 +169,6 @@ pub struct Source<'a> {
 /// A channel's event under another channel's name, otherwise unchanged; `None` if the frame is no such event. With
 /// `source`, data that is an object names the original channel.
 pub fn under(channel: &str, frame: &Frame, source: Option<Source<'_>>) -> Option<Frame> {
-    #[derive(Deserialize)]
-    struct Parts<'a> {
-        #[serde(borrow)]
-        event: &'a RawValue,
-        #[serde(borrow)]
-        data: &'a RawValue,
-        #[serde(borrow)]
-        user_id: Option<&'a RawValue>,
-    }
     let Parts { event, data, user_id } = serde_json::from_slice(frame.payload()).ok()?;
     let with_source = source.and_then(|source| with_member(data.get(), source.member, source.channel));
     let data = with_source.as_deref().unwrap_or(data.get());

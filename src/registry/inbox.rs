@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::code::Close;
 use crate::protocol::connect::ConnectRequest;
+pub use crate::protocol::event::Event;
 use crate::protocol::frame::Frame;
-use crate::protocol::socket_id::SocketId;
 use crate::registry::address::Address;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
@@ -70,17 +70,6 @@ impl ShardMessage {
         };
         MESSAGE_COST + bytes
     }
-}
-
-/// One event on its way to the subscribers of a channel.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// The same bytes for everybody.
-    pub frame: Frame,
-    /// The connection that must not get it.
-    pub except: Option<SocketId>,
-    /// When it was accepted.
-    pub accepted: Instant,
 }
 
 /// A connection that hyper gave back after the upgrade.

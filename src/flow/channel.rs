@@ -1,0 +1,277 @@
+//! The flow of one channel: chooses the rule of each event, finds its key, and keeps the order of what is delivered.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+
+use crate::flow::aggregate::Aggregation;
+use crate::flow::conflate::Conflation;
+use crate::flow::pass::Pass;
+use crate::flow::rate::RateLimit;
+use crate::flow::rule::Choice;
+use crate::flow::rule::FlowRule;
+use crate::flow::rule::choose;
+use crate::flow::sample::Sampling;
+use crate::flow::snapshot::LastEvents;
+use crate::flow::thinning::Counts;
+use crate::flow::thinning::Held;
+use crate::flow::thinning::Item;
+use crate::flow::thinning::Now;
+use crate::flow::thinning::Outcome;
+use crate::flow::thinning::Sink;
+use crate::flow::thinning::Thinning;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event;
+use crate::protocol::event::Event;
+use crate::protocol::frame::Frame;
+use crate::protocol::json;
+
+/// The state of a channel that has flow rules. Times that are given to it never go back.
+#[derive(Debug)]
+pub struct ChannelFlow {
+    rules: Vec<RuleFlow>,
+    is_encrypted: bool,
+    /// Events so far.
+    sequence: u64,
+}
+
+/// The state of one rule.
+#[derive(Debug)]
+struct RuleFlow {
+    rule: Arc<FlowRule>,
+    thinning: Box<dyn Thinning>,
+    last_events: Option<LastEvents>,
+    sink: Sink,
+}
+
+impl ChannelFlow {
+    /// The flow of a channel under the rules that match it.
+    pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, now: Instant) -> Self {
+        let name = Arc::from(channel.as_str());
+        let rules = rules.into_iter().map(|rule| RuleFlow::new(&name, rule, now)).collect();
+        Self { rules, is_encrypted: channel.kind().encrypted, sequence: 0 }
+    }
+
+    /// Takes a published event or a client event. Appends what is to be delivered now to `out`, in order.
+    pub fn publish(&mut self, event: &Event, now: Now, out: &mut Vec<Event>) {
+        self.run_due(now, out);
+        self.sequence += 1;
+        let Some((name, data)) = event::name_and_data(&event.frame) else {
+            // Data with half of a character has no key.
+            return self.pass(event, true, now, out);
+        };
+        match choose(self.rules.iter().map(|flow| &flow.rule), &name) {
+            Choice::Untouched => out.push(event.clone()),
+            Choice::Unnamed => self.pass(event, true, now, out),
+            Choice::Excepted(_, rule) => {
+                let flushes = rule.flush_before;
+                self.pass(event, flushes, now, out);
+            }
+            Choice::Thins(index, _) => self.thin(index, event, (&name, &data), now, out),
+        }
+    }
+
+    /// Delivers what is due.
+    pub fn run_due(&mut self, now: Now, out: &mut Vec<Event>) {
+        if self.next().is_none_or(|next| next > now.instant) {
+            return;
+        }
+        for flow in &mut self.rules {
+            flow.thinning.run_due(now, &mut flow.sink);
+        }
+        self.deliver(now, out);
+    }
+
+    /// Delivers everything that is pending.
+    pub fn flush(&mut self, now: Now, out: &mut Vec<Event>) {
+        for flow in &mut self.rules {
+            flow.thinning.flush(now, &mut flow.sink);
+        }
+        self.deliver(now, out);
+    }
+
+    /// When [`ChannelFlow::run_due`] may have something to do.
+    pub fn next(&self) -> Option<Instant> {
+        self.rules.iter().filter_map(|flow| flow.thinning.next()).min()
+    }
+
+    /// The last event of each key, for who joins now: the oldest first.
+    pub fn snapshot(&mut self, now: Instant) -> Vec<Frame> {
+        let last_events = self.rules.iter_mut().filter_map(|flow| flow.last_events.as_mut());
+        let mut frames: Vec<(Frame, Instant)> = last_events.flat_map(|last| last.frames(now)).collect();
+        frames.sort_by_key(|&(_, since)| since);
+        frames.into_iter().map(|(frame, _)| frame).collect()
+    }
+
+    /// Whether a rule of the channel keeps a snapshot.
+    pub fn keeps_snapshot(&self) -> bool {
+        self.rules.iter().any(|flow| flow.last_events.is_some())
+    }
+
+    /// Whether nothing is pending, and the snapshot is empty.
+    pub fn is_idle(&mut self, now: Instant) -> bool {
+        let is_idle = |flow: &mut RuleFlow| {
+            flow.thinning.is_idle() && flow.last_events.as_mut().is_none_or(|last_events| last_events.is_empty(now))
+        };
+        self.rules.iter_mut().all(is_idle)
+    }
+
+    /// The counts of each rule since the last call.
+    pub fn take_counts(&mut self) -> impl Iterator<Item = (&FlowRule, Counts)> {
+        self.rules.iter_mut().map(|flow| (&*flow.rule, std::mem::take(&mut flow.sink.counts)))
+    }
+
+    /// Takes other rules, once everything is flushed. Rules that stay the same, and snapshots with the same key, are kept.
+    pub fn replace_rules(&mut self, channel: &ChannelName, rules: Vec<Arc<FlowRule>>, now: Instant) {
+        let mut old = std::mem::take(&mut self.rules);
+        let name = Arc::from(channel.as_str());
+        self.rules = rules
+            .into_iter()
+            .map(|rule| {
+                if let Some(same) = old.iter().position(|flow| flow.rule == rule) {
+                    return old.swap_remove(same);
+                }
+                let is_like = |flow: &RuleFlow| flow.rule.pattern == rule.pattern && flow.rule.key() == rule.key();
+                let last_events = old.iter_mut().find(|flow| is_like(flow)).and_then(|flow| flow.last_events.take());
+                let mut flow = RuleFlow::new(&name, rule, now);
+                if let (Some(new), Some(old)) = (&mut flow.last_events, last_events) {
+                    new.take_over(old);
+                }
+                flow
+            })
+            .collect();
+    }
+
+    fn thin(&mut self, index: usize, event: &Event, (name, data): (&str, &str), now: Now, out: &mut Vec<Event>) {
+        let rule = Arc::clone(&self.rules[index].rule);
+        if self.is_encrypted && rule.aggregate.is_some() {
+            return self.pass_by(index, Outcome::KeyMissing, event, now, out);
+        }
+        if event.except.is_some() && !may_hold(&rule, name) {
+            self.pass_by(index, Outcome::ExceptPasses, event, now, out);
+            if let (Some(key), Some(last_events)) = (self.key(&rule, name, data), &mut self.rules[index].last_events) {
+                last_events.put(&id(name, &key).into(), event.frame.clone(), now.instant);
+            }
+            return;
+        }
+        // Only a client event still has a sender to leave out.
+        let is_for_all = event.except.is_some() && !name.starts_with("client-");
+        let for_all = is_for_all.then(|| Event { except: None, ..event.clone() });
+        let event = for_all.as_ref().unwrap_or(event);
+        let each = rule.aggregate.as_ref().and_then(|aggregate| aggregate.each.as_ref());
+        let is_taken = match each {
+            Some(each) => self.push_each(index, event, name, each.find(data), now),
+            None => self.push(index, event, (name, data), now),
+        };
+        match is_taken {
+            true => self.deliver(now, out),
+            false => self.pass_by(index, Outcome::KeyMissing, event, now, out),
+        }
+    }
+
+    /// Gives an event to a rule. Returns false if it has no key.
+    fn push(&mut self, index: usize, event: &Event, (name, data): (&str, &str), now: Now) -> bool {
+        let Some(key) = self.key(&self.rules[index].rule, name, data) else { return false };
+        let (id, sequence) = (id(name, &key), self.sequence);
+        let RuleFlow { thinning, sink, .. } = &mut self.rules[index];
+        thinning.push(&Item { event, sequence, name, data, key: &key, id: &id }, now, sink);
+        true
+    }
+
+    /// Gives each reading of a list to a rule. Returns false if there is no list. A reading without a key is skipped.
+    fn push_each(&mut self, index: usize, event: &Event, name: &str, list: Option<&str>, now: Now) -> bool {
+        let readings = list.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
+        let Some(readings) = readings else { return false };
+        for reading in readings {
+            if !self.push(index, event, (name, reading.get()), now) {
+                self.rules[index].sink.counts.add(Outcome::Skipped);
+            }
+        }
+        true
+    }
+
+    /// The key of an event: a text, a number, `true` or `false` of its data, or its name if the rule has no key. A number
+    /// and its text are one key.
+    fn key<'a>(&self, rule: &FlowRule, name: &'a str, data: &'a str) -> Option<Cow<'a, str>> {
+        let Some(path) = rule.key().filter(|_| !self.is_encrypted) else { return Some(Cow::Borrowed(name)) };
+        let value = path.find(data)?;
+        match value.as_bytes().first()? {
+            b'"' => json::text(serde_json::from_str(value).ok()?),
+            b'{' | b'[' | b'n' => None,
+            _ => Some(Cow::Borrowed(value)),
+        }
+    }
+
+    /// An event that a rule thins passes all the same. What is pending of its key must not come after it.
+    fn pass_by(&mut self, index: usize, outcome: Outcome, event: &Event, now: Now, out: &mut Vec<Event>) {
+        let RuleFlow { rule, thinning, sink, .. } = &mut self.rules[index];
+        sink.counts.add(outcome);
+        let flushes = rule.flush_before;
+        if outcome == Outcome::ExceptPasses && !flushes {
+            thinning.flush(now, sink);
+            self.deliver(now, out);
+        }
+        self.pass(event, flushes, now, out);
+    }
+
+    /// Delivers an event at once, and before it what is pending, if `flushes`.
+    fn pass(&mut self, event: &Event, flushes: bool, now: Now, out: &mut Vec<Event>) {
+        if flushes {
+            for flow in self.rules.iter_mut().filter(|flow| flow.rule.flush_before) {
+                flow.thinning.flush(now, &mut flow.sink);
+            }
+            self.deliver(now, out);
+        }
+        out.push(event.clone());
+    }
+
+    /// Delivers what the rules have given out, in the order of publishing.
+    fn deliver(&mut self, now: Now, out: &mut Vec<Event>) {
+        let mut ready: Vec<(usize, Arc<str>, Held)> = Vec::new();
+        for (index, flow) in self.rules.iter_mut().enumerate() {
+            ready.extend(flow.sink.ready.drain(..).map(|(id, held)| (index, id, held)));
+        }
+        ready.sort_by_key(|(_, _, held)| held.sequence);
+        for (index, id, Held { event, .. }) in ready {
+            if let Some(last_events) = &mut self.rules[index].last_events {
+                last_events.put(&id, event.frame.clone(), now.instant);
+            }
+            out.push(event);
+        }
+    }
+}
+
+impl RuleFlow {
+    fn new(channel: &Arc<str>, rule: Arc<FlowRule>, now: Instant) -> Self {
+        let keys_max = rule.keys_max.max(1);
+        let thinning: Box<dyn Thinning> = if let Some(conflate) = &rule.conflate {
+            Box::new(Conflation::new(channel, conflate, keys_max, now))
+        } else if let Some(aggregate) = &rule.aggregate {
+            Box::new(Aggregation::new(channel, aggregate, keys_max, now))
+        } else if let Some(rate) = &rule.rate {
+            Box::new(RateLimit::new(rate, keys_max, now))
+        } else if let Some(sample) = &rule.sample {
+            Box::new(Sampling::new(sample, keys_max))
+        } else {
+            Box::new(Pass)
+        };
+        let last_events = rule.snapshot.as_ref().map(|snapshot| LastEvents::new(snapshot, keys_max));
+        Self { rule, thinning, last_events, sink: Sink::default() }
+    }
+}
+
+/// Whether the rule may hold back an event that excludes a connection.
+fn may_hold(rule: &FlowRule, name: &str) -> bool {
+    if name.starts_with("client-") {
+        // The sender must not lose what others have sent, so each event stays what it is.
+        return rule.aggregate.is_none() && rule.conflate.as_ref().is_none_or(|conflate| !conflate.merge);
+    }
+    rule.ignore_except
+}
+
+/// The name of a key's state.
+fn id(name: &str, key: &str) -> String {
+    format!("{name}\0{key}")
+}

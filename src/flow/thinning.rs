@@ -1,0 +1,161 @@
+//! The common frame of all kinds of thinning: what goes in, what comes out, and what is counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::protocol::event::Event;
+
+/// A moment: by the clock for intervals, and as the time of day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For windows and ages.
+    pub instant: Instant,
+    /// Milliseconds since 1970, for people.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// The time of day at an earlier instant, in milliseconds since 1970.
+    pub(super) fn unix_ms_at(&self, earlier: Instant) -> u64 {
+        let ago = self.instant.saturating_duration_since(earlier).as_millis();
+        self.unix_ms.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
+    }
+}
+
+/// What becomes of an event that a rule thins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It is delivered, at once or at the end of its window.
+    Delivered,
+    /// A newer one of its key took its place.
+    Replaced,
+    /// It became a part of another event.
+    Merged,
+    /// The rate or the sample leaves it out.
+    Dropped,
+    /// Its value is no finite number.
+    Skipped,
+    /// It has no key, and passes.
+    KeyMissing,
+    /// It excludes a connection, and passes.
+    ExceptPasses,
+    /// An event of figures that the rule has made.
+    Made,
+    /// A key was flushed before its time, because there were `keys_max`.
+    Early,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Delivered,
+        Self::Replaced,
+        Self::Merged,
+        Self::Dropped,
+        Self::Skipped,
+        Self::KeyMissing,
+        Self::ExceptPasses,
+        Self::Made,
+        Self::Early,
+    ];
+
+    /// The value of the label `outcome`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Replaced => "replaced",
+            Self::Merged => "merged",
+            Self::Dropped => "dropped",
+            Self::Skipped => "skipped",
+            Self::KeyMissing => "key_missing",
+            Self::ExceptPasses => "except_passes",
+            Self::Made => "made",
+            Self::Early => "early",
+        }
+    }
+}
+
+/// How often each outcome has come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts([u64; Outcome::ALL.len()]);
+
+impl Counts {
+    /// The count of one outcome.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize]
+    }
+
+    /// Counts one.
+    pub(super) fn add(&mut self, outcome: Outcome) {
+        self.0[outcome as usize] += 1;
+    }
+}
+
+/// An event that a rule thins, with its key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item<'a> {
+    pub(super) event: &'a Event,
+    /// Its place among all events of the channel.
+    pub(super) sequence: u64,
+    /// The event's name.
+    pub(super) name: &'a str,
+    /// The event's data.
+    pub(super) data: &'a str,
+    /// The key in the data; the event's name without one.
+    pub(super) key: &'a str,
+    /// Name and key: the state is one for each of these.
+    pub(super) id: &'a str,
+}
+
+/// An event that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) sequence: u64,
+    pub(super) event: Event,
+}
+
+impl Held {
+    pub(super) fn of(item: &Item<'_>) -> Self {
+        Self { sequence: item.sequence, event: item.event.clone() }
+    }
+}
+
+/// The events that are to be delivered, with their ids, and the counts.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    pub(super) ready: Vec<(Arc<str>, Held)>,
+    pub(super) counts: Counts,
+}
+
+impl Sink {
+    /// Delivers an event as it came.
+    pub(super) fn deliver(&mut self, id: &Arc<str>, held: Held) {
+        self.counts.add(Outcome::Delivered);
+        self.ready.push((Arc::clone(id), held));
+    }
+
+    /// Delivers an event that the rule has made.
+    pub(super) fn make(&mut self, id: &Arc<str>, held: Held) {
+        self.counts.add(Outcome::Made);
+        self.ready.push((Arc::clone(id), held));
+    }
+}
+
+/// A kind of thinning, for one rule on one channel. The caller runs what is due before it gives the next event.
+pub(super) trait Thinning: fmt::Debug + Send {
+    /// Takes an event.
+    fn push(&mut self, item: &Item<'_>, now: Now, sink: &mut Sink);
+
+    /// Delivers what is due.
+    fn run_due(&mut self, now: Now, sink: &mut Sink);
+
+    /// Delivers everything that is pending.
+    fn flush(&mut self, now: Now, sink: &mut Sink);
+
+    /// When something may be due next.
+    fn next(&self) -> Option<Instant>;
+
+    /// Whether nothing is pending, and no window is open.
+    fn is_idle(&self) -> bool;
+}
