@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use fault::FaultList;
 use settings::apps;
 use settings::connections::{MESSAGE_BYTES, MESSAGE_SPARE};
+use settings::flow_rules;
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -135,6 +136,7 @@ impl Config {
         self.webhooks.check_bounds("webhooks", &mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
+        flow_rules::validate(&self.limits, &self.apps, &mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
         let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();
         faults.add_if(

@@ -1,9 +1,9 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! `protocol`, `metrics`, `tasks` · `flow` · `config`, `refusal` · `redis` · `registry`, `limiter`, `store`, `tls` · `cluster` · `webhook` · `node` ·
-//! `session`, `http`, `ingest` · `shard` · `server`, `telemetry` · `cli`. A module uses only what stands before it;
-//! ARCHITECTURE.md says why.
+//! The lower ones: `protocol`, `metrics`, `tasks` · `flow` · `config`, `refusal` · `redis` · `registry`, `limiter`,
+//! `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard` · `server`,
+//! `telemetry` · `cli`. A module uses only those before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
 //! [`http`] checks a publisher's request, [`node`] builds one WebSocket frame from it, and the [`registry`] puts the

@@ -561,6 +561,224 @@ fn a_rule_with_a_prefix_in_any_case_is_refused() {
     }
 }
 
+/// What `check` makes of flow rules in the text of a TOML file, without the file's name.
+fn of_flow_rules(name: &str, text: &str) -> Vec<String> {
+    let file = file(name, text);
+    let found = faults(&["check", "--config", &file], &[]);
+    let texts = found.iter().filter_map(|line| line.strip_prefix("fault: "));
+    texts.map(|line| line.replace(&format!("(from {file}:"), "(")).collect()
+}
+
+#[test]
+fn every_mistake_of_a_flow_rule_is_told_with_its_line() {
+    let text = r#"
+[[limits.flow_rules]]
+match = "private-a"
+events = ["ok", "", "pusher:x"]
+except = 7
+conflate = { windo_ms = 5, key = "a..b", merge = "perhaps" }
+window_ms = 1
+
+[[limits.flow_rules]]
+match = "b"
+
+[[limits.flow_rules]]
+match = "c"
+conflate = { window_ms = 0 }
+rate.per_second = 0
+rate.burst = 0
+keys_max = 0
+
+[[limits.flow_rules]]
+match = "d"
+views = ["1s", "1000ms", "1h"]
+at = "everywhere"
+
+  [limits.flow_rules.aggregate]
+  value = 0
+  window_ms = 3600001
+  as = "pusher:x"
+  values_max = 5
+  value_is = "median"
+  keys_max = 7
+
+[[limits.flow_rules]]
+sample = { every = 1 }
+views = ["1s"]
+at = "ingest"
+snapshot = { max_age_seconds = 0, key = "x" }
+samle = 1
+
+[[limits.flow_rules]]
+match = "f"
+rate = 5
+snapshot = { max_age_seconds = "long" }
+"#;
+    let path = "it must be a path into the event's data: names with dots between them, such as data.channel";
+    let event = "it must be the name of an event that is not Pusher's own, in which * stands for any characters";
+    let mut expected = [
+        "limits.flow_rules.0.match (3) is \"private-a\"; it must be a name without private-, presence-, encrypted- and cache-, which it covers all, in any case",
+        &format!("limits.flow_rules.0.events.1 (4) is \"\"; {event}"),
+        &format!("limits.flow_rules.0.events.2 (4) is \"pusher:x\"; {event}"),
+        "limits.flow_rules.0.except (5) is 7; it must be a list of texts, such as [\"a\", \"b\"]",
+        "limits.flow_rules.0.conflate.window_ms (6) is missing; it is the time in which a key gets one event, such as 250",
+        "limits.flow_rules.0.conflate.windo_ms (6) is not a setting; did you mean limits.flow_rules.0.conflate.window_ms?",
+        &format!("limits.flow_rules.0.conflate.key (6) is \"a..b\"; {path}"),
+        "limits.flow_rules.0.conflate.merge (6) is \"perhaps\"; it must be true or false",
+        "limits.flow_rules.0.window_ms (7) is not a setting; did you mean limits.flow_rules.0.conflate.window_ms?",
+        "limits.flow_rules.1 (9) does not say what becomes of events; add one of conflate, aggregate, rate, sample and snapshot",
+        "limits.flow_rules.2 (12) has conflate and rate; keep one, and write a second rule for other events",
+        "limits.flow_rules.2.conflate.window_ms (14) is 0; it must be between 1 and 3600000",
+        "limits.flow_rules.2.rate.per_second (15) is 0; it must be between 0.001 and 100000",
+        "limits.flow_rules.2.rate.burst (16) is 0; it must be between 1 and 1000000",
+        "limits.flow_rules.2.keys_max (17) is 0; it must be between 1 and 1000000",
+        "limits.flow_rules.3.views.1 (21) is 1s, which is there twice; keep one",
+        "limits.flow_rules.3.views.2 (21) is \"1h\"; it must be a window such as 500ms, 1s or 2m, of an hour at most",
+        "limits.flow_rules.3.at (22) is \"everywhere\"; it must be `delivery` or `ingest`",
+        "limits.flow_rules.3.aggregate.window_ms (26) is 3600001; it must be between 1 and 3600000",
+        "limits.flow_rules.3.aggregate.as (27) is \"pusher:x\"; it must be an event's name of 1 to 200 characters that does not begin with pusher:, pusher_internal: or client-",
+        "limits.flow_rules.3.aggregate.values_max (28) is for emit = \"map\"; set that, or remove it",
+        "limits.flow_rules.3.aggregate.value_is (29) is \"median\"; it must be one of `average`, `last`, `min`, `max`, `sum`",
+        "limits.flow_rules.3.aggregate.keys_max (30) is not a setting; did you mean limits.flow_rules.3.keys_max?",
+        "limits.flow_rules.4.match (32) is missing; a rule says which channels it is for",
+        "limits.flow_rules.4.sample.every (33) is 1; it must be between 2 and 1000000",
+        "limits.flow_rules.4.views (34) is for conflate and aggregate; remove it",
+        "limits.flow_rules.4.at (35) is \"ingest\", which is for conflate and aggregate; remove it",
+        "limits.flow_rules.4.snapshot.max_age_seconds (36) is 0; it must be between 1 and 31536000",
+        "limits.flow_rules.4.snapshot.key (36) is for a snapshot alone; the key of sample counts here, so remove it",
+        "limits.flow_rules.4.samle (37) is not a setting; did you mean limits.flow_rules.4.sample?",
+        "limits.flow_rules.5.rate (41) is 5; it must be a group of settings, such as { per_second = 20.0 }",
+        "limits.flow_rules.5.snapshot.max_age_seconds (42) is \"long\"; it must be a whole number",
+    ]
+    .map(str::to_owned);
+    let mut found = of_flow_rules("flow_faults.toml", text);
+    found.sort();
+    expected.sort();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn figures_of_encrypted_data_are_a_fault() {
+    let encrypted = "[[limits.channel_rules]]\nmatch = 'scada-secret'\nrequire = 'encrypted'\n";
+    let aggregate = "aggregate = { value = 'v', window_ms = 1000 }\n";
+    let rule = |pattern: &str| format!("[[limits.flow_rules]]\nmatch = '{pattern}'\n{aggregate}");
+    for pattern in ["scada-secret", "Scada-*", "*"] {
+        let found = of_flow_rules("encrypted.toml", &format!("{encrypted}{}", rule(pattern)));
+        let text = format!(
+            "limits.flow_rules.0.aggregate (6) cannot read the data of {pattern}, since limits.channel_rules.0 requires \
+             encrypted channels there; use conflate, or another match"
+        );
+        assert_eq!(found, [text]);
+    }
+    let found = of_flow_rules(
+        "encrypted.toml",
+        &format!("{}[[apps]]\nid='a'\nkey='k'\nsecret='s'\n{}", rule("scada-*"), encrypted.replace("limits", "apps")),
+    );
+    assert!(found.len() == 1 && found[0].contains("since apps.0.channel_rules.0 requires"), "{found:?}");
+    let before = "[[limits.flow_rules]]\nmatch = 'scada-secret'\nconflate.window_ms = 250\n";
+    for good in [format!("{encrypted}{}", rule("other-*")), format!("{encrypted}{before}{}", rule("scada-*"))] {
+        let file = file("encrypted.toml", &good);
+        assert_eq!(gema(&["check", "--config", &file], &[]).status.code(), Some(0), "{good}");
+    }
+}
+
+#[test]
+fn flow_rules_that_do_less_than_they_seem_to_are_warned_of() {
+    let rules = r#"
+[[limits.flow_rules]]
+match = "a-*"
+events = ["x.*", "client-typing"]
+except = ["alarm"]
+sample = { every = 10 }
+[[limits.flow_rules]]
+match = "A-b"
+events = ["x.y", "alarm"]
+sample = { every = 10 }
+[[limits.flow_rules]]
+match = "a-c"
+events = ["x.y", "z"]
+sample = { every = 10 }
+[[limits.flow_rules]]
+match = "a-*"
+sample = { every = 10 }
+[[limits.flow_rules]]
+match = "a-*.z"
+client_events = true
+sample = { every = 10 }
+[[limits.flow_rules]]
+match = "a-*.z"
+snapshot = { max_age_seconds = 60 }
+"#;
+    let file = file("flow_warnings.toml", rules);
+    let from = |line: u32| format!("(from {file}:{line})");
+    let never =
+        |earlier: u32| format!("never decides, since rule {earlier} before it is for the same channels and events");
+    assert_eq!(
+        warnings(&[&file], &[("SOKETI_HOST", "127.0.0.1")]),
+        [
+            format!(
+                "limits.flow_rules.0.events.1 {} is \"client-typing\", but client events are thinned with client_events = \
+                 true only",
+                from(4)
+            ),
+            format!("limits.flow_rules.1 {} {}", from(7), never(0)),
+            format!("limits.flow_rules.5 {} {}", from(22), never(3)),
+        ]
+    );
+}
+
+#[test]
+fn flow_rules_come_from_each_source_and_have_its_name() {
+    let json = r#"[{"match":"scada-*","events":["reading"],"conflate":{"key":"data.channel","window_ms":250},
+        "snapshot":{"max_age_seconds":600},"views":["1s"]}]"#;
+    let toml = "[[limits.flow_rules]]\nmatch = 'scada-*'\nevents = ['reading']\nviews = ['1s']\n\
+                conflate = { key = 'data.channel', window_ms = 250 }\nsnapshot.max_age_seconds = 600\n";
+    let yaml = "limits:\n  flow_rules:\n  - match: scada-*\n    events: [reading]\n    conflate:\n      key: data.channel\n\
+                \x20     window_ms: 250\n    snapshot: { max_age_seconds: 600 }\n    views: reading\n";
+    let js = format!("module.exports = {{ limits: {{ flow_rules: {json} }} }}");
+    let yaml = yaml.replace("views: reading", "views: 1s");
+    let app = format!("module.exports = {{ apps: [{{ id: 'a', key: 'k', secret: 's', flowRules: {json} }}] }}");
+    let files = [
+        (file("flow.toml", toml), "limits", 5),
+        (file("flow.yaml", &yaml), "limits", 7),
+        (file("flow.json", &format!("{{ \"limits\": {{ \"flow_rules\": {json} }} }}")), "limits", 1),
+        (file("flow.config.js", &js), "limits", 1),
+        (file("flow-app.config.js", &app), "apps.0", 1),
+    ];
+    let is_there = |settings: &str, place: &str, origin: &str| {
+        let value = |name: &str| setting(settings, &format!("{place}.flow_rules.0.{name}"));
+        assert_eq!(value("conflate.window_ms"), ("250".to_owned(), origin.to_owned()));
+        assert_eq!(value("conflate.key").0, "\"data.channel\"");
+        assert_eq!(value("match").0, "\"scada-*\"");
+        assert_eq!(value("events").0, "[\"reading\"]");
+        assert_eq!(value("views").0, "[\"1s\"]");
+        assert_eq!(value("snapshot.max_age_seconds").0, "600");
+        assert_eq!(value("keys_max"), ("1000".to_owned(), "default".to_owned()));
+        assert!(!settings.contains("flow_rules.0.rate"), "{settings}");
+    };
+    for (file, place, line) in &files {
+        is_there(&settings(&[file], &[]), place, &format!("{file}:{line}"));
+    }
+    let variable = ("GEMA_LIMITS_FLOW_RULES", json);
+    is_there(&settings(&[], &[variable]), "limits", "GEMA_LIMITS_FLOW_RULES");
+    let found = faults(&["check"], &[("GEMA_LIMITS_FLOW_RULES", r#"[{"match":"a","sample":{"every":0,"evry":1}}]"#)]);
+    let place = |name: &str| format!("fault: limits.flow_rules.0.sample.{name} (from GEMA_LIMITS_FLOW_RULES) ");
+    assert_eq!(
+        found[..2],
+        [
+            format!("{}is not a setting; did you mean limits.flow_rules.0.sample.every?", place("evry")),
+            format!("{}is 0; it must be between 2 and 1000000", place("every")),
+        ]
+    );
+    for none in ["scada", "{}", "7", "[1]"] {
+        let found = faults(&["check"], &[("GEMA_LIMITS_FLOW_RULES", none)]);
+        assert!(found[0].contains("(from GEMA_LIMITS_FLOW_RULES) must be a"), "{found:?}");
+    }
+}
+
 #[test]
 fn the_version_is_told() {
     let output = gema(&["--version"], &[]);

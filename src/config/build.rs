@@ -4,6 +4,7 @@
 //! The kind of a key is that of its default. The values that a key takes are those that its type deserialises. There is
 //! no second list to maintain.
 
+mod flow_rules;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -140,6 +141,7 @@ impl Build {
                     Some(self.groups::<KeyPair>(&subject, value, &empty, "a list of keys with their secrets"))
                 }
                 "channel_rules" => Some(self.rules(&subject, value)),
+                "flow_rules" => Some(self.flow_rules(&subject, value)),
                 "webhooks" => Some(self.webhooks(&subject, value)),
                 _ => self.leaf(&subject, &value, default, &|leaf| accepts(&name, leaf)),
             };

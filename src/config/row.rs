@@ -10,18 +10,20 @@ use crate::config::fault::{Fault, FaultList};
 use crate::config::schema;
 use crate::config::settings::allowed_origins;
 use crate::config::settings::apps;
+use crate::config::settings::flow_rules;
 use crate::config::settings::webhooks;
 use crate::config::settings::webhooks::LeftOut;
 use crate::config::warnings;
 use crate::config::{App, AppEntry, Limits};
 
-/// Limits that bound sizes and times. A row whose value for one of them cannot be used is served with that of
-/// `[limits]`, which is a bound in every case. Nothing stands in for the others: they protect by what they say.
+/// Limits that bound sizes and times, and flow rules, which protect nobody. A row whose value for one of them cannot be
+/// used is served with that of `[limits]`. Nothing stands in for the others: they protect by what they say.
 #[rustfmt::skip]
-const SIZES: [&str; 11] = [
+const REPLACED: [&str; 12] = [
     "max_presence_members_per_channel", "max_presence_member_size_in_kb", "max_presence_user_id_length",
     "max_channel_name_length", "max_event_channels_at_once", "max_event_name_length", "max_event_payload_in_kb",
     "max_event_batch_size", "max_watchlist_size", "cache_ttl_seconds", "user_authentication_timeout_seconds",
+    "flow_rules",
 ];
 
 /// An app of a row, with warnings about the row.
@@ -60,19 +62,23 @@ impl App {
         }
         let mut found = Vec::new();
         let (entry, build) = loop {
-            let mut faults = match check(table, fields.clone()) {
+            let faults = match check(table, fields.clone()) {
                 Ok(checked) => break checked,
                 Err(faults) => faults,
             };
-            let position = |field| faults.iter().position(|fault| fault.subject.key == format!("{table}.{field}"));
-            let size = SIZES.iter().find_map(|&field| Some((field, position(field)?)));
-            let Some((field, index)) = size.filter(|(field, _)| fields.remove(*field).is_some()) else {
+            // A mistake in a rule is deep in its list.
+            let key = |field: &str| format!("{table}.{field}");
+            let is_of = |fault: &Fault, field: &str| {
+                fault.subject.key == key(field) || fault.subject.key.starts_with(&format!("{}.", key(field)))
+            };
+            let replaced = REPLACED.iter().find(|field| faults.iter().any(|fault| is_of(fault, field)));
+            let Some(field) = replaced.filter(|field| fields.remove(**field).is_some()) else {
                 return Err(faults);
             };
-            let Fault { subject, text, .. } = faults.swap_remove(index);
-            found.push(subject.fault(format!("{text}; meanwhile limits.{field} holds")));
+            found.extend(faults.into_iter().filter(|fault| is_of(fault, field)).map(|fault| meanwhile(fault, field)));
         };
-        let app = entry.resolve(limits);
+        let mut app = entry.resolve(limits);
+        found.extend(settle_flow_rules(table, &entry, &mut app, limits));
         found.extend(build.warnings);
         found.extend(webhooks::warnings(&app.id, &app.webhooks));
         found.extend(warnings::of_keys(&app));
@@ -88,6 +94,32 @@ fn check(table: &str, fields: Map<String, Value>) -> Result<(AppEntry, Build), V
     let mut faults = FaultList::default();
     apps::validate_alone(table, &entry, &mut faults);
     if faults.0.is_empty() { Ok((entry, build)) } else { Err(faults.0) }
+}
+
+/// A fault of a value that is replaced.
+fn meanwhile(Fault { subject, text, .. }: Fault, field: &str) -> Fault {
+    subject.fault(format!("{text}; meanwhile limits.{field} holds"))
+}
+
+/// Checks the flow rules of a row, with the limits that hold for its app. With a mistake in them the app has those of
+/// `limits`.
+fn settle_flow_rules(table: &str, entry: &AppEntry, app: &mut App, limits: &Limits) -> Vec<Fault> {
+    let mut faults = FaultList::default();
+    let of_rules = if entry.channel_rules.is_some() { table } else { "limits" };
+    let place = format!("{table}.flow_rules");
+    if entry.flow_rules.is_some() {
+        flow_rules::of_rules(&place, &app.limits, &mut faults);
+        flow_rules::of_encrypted(table, of_rules, &app.limits, &mut faults);
+        if faults.0.is_empty() {
+            return flow_rules::warnings(&place, &app.limits.flow_rules);
+        }
+        app.limits.flow_rules.clone_from(&limits.flow_rules);
+        faults.0 = faults.0.into_iter().map(|fault| meanwhile(fault, "flow_rules")).collect();
+    }
+    if entry.channel_rules.is_some() {
+        flow_rules::of_encrypted("limits", of_rules, &app.limits, &mut faults);
+    }
+    faults.0
 }
 
 /// A column's value as a setting like this one; none if it is not set. As with Soketi, empty is not set, and MySQL has
@@ -131,7 +163,7 @@ fn list_or_plain(field: &str, value: &Json, like: &Json) -> Option<ValueKind> {
         // A group is no list, and must not pass for a text.
         return Some(if value.is_object() { ValueKind::Table(Map::new()) } else { plain(value) });
     };
-    if field == "channel_rules" {
+    if field.ends_with("_rules") {
         // None at all is an answer, too: it takes the rules of [limits] away.
         return Some(plain(&items.into()));
     }
@@ -158,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::config::fault::sentences;
+    use crate::flow::rule::FlowRule;
 
     fn read(columns: &Json) -> Result<RowApp, Vec<Fault>> {
         let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
@@ -269,6 +302,44 @@ mod tests {
         for only in [json!([odd]), json!(odd), json!(format!("[\"{odd}\"]"))] {
             let found = read(&json!({ "allowed_origins": only })).unwrap();
             assert!(found.app.limits.allowed_origins.is_empty() && found.warnings.len() == 1, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn flow_rules_of_a_row_count_unless_one_of_them_is_wrong() {
+        let of_limits: Vec<FlowRule> = serde_json::from_str(r#"[{"match":"*","sample":{"every":9}}]"#).unwrap();
+        let limits = Limits { flow_rules: of_limits.clone(), ..Limits::default() };
+        let read = |columns: &Json| {
+            let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
+            row.extend(columns.as_object().unwrap().clone());
+            let read = App::from_row("apps", &row, &limits).unwrap();
+            (read.app.limits.flow_rules, sentences(&read.warnings))
+        };
+        let good = json!([{ "match": "a", "conflate": { "window_ms": 250 } }]);
+        for column in [good.clone(), json!(good.to_string()), json!({ "0": good[0] })] {
+            let (rules, warnings) = read(&json!({ "flow_rules": column }));
+            assert_eq!((rules[0].conflate.as_ref().unwrap().window_ms, warnings), (250, vec![]), "{column}");
+        }
+        for none in [json!([]), json!("[]"), json!("{}")] {
+            assert_eq!(read(&json!({ "flow_rules": none })), (vec![], vec![]), "{none}");
+        }
+        assert_eq!(read(&json!({ "flow_rules": null })), (of_limits.clone(), vec![]));
+        let aggregate = json!([{ "match": "a.*", "aggregate": { "value": "v", "window_ms": 1000 } }]);
+        let encrypted = json!([{ "match": "a.b", "require": "encrypted" }]);
+        for (columns, says) in [
+            (json!({ "flow_rules": [{ "match": "a" }, good[0]] }), "apps.flow_rules.0 does not say what becomes of"),
+            (json!({ "flow_rules": "none" }), "apps.flow_rules must be a list of rules"),
+            (
+                json!({ "flow_rules": [{ "match": "a", "sample": { "every": 0 } }] }),
+                "apps.flow_rules.0.sample.every is 0",
+            ),
+            (json!({ "flow_rules": [{ "match": "a", "smaple": 1 }] }), "apps.flow_rules.0.smaple is not a setting"),
+            (json!({ "flow_rules": aggregate, "channel_rules": encrypted }), "apps.flow_rules.0.aggregate cannot read"),
+        ] {
+            let (rules, warnings) = read(&columns);
+            assert_eq!(rules, of_limits, "{columns}");
+            assert!(warnings.iter().all(|text| text.ends_with("; meanwhile limits.flow_rules holds")), "{warnings:?}");
+            assert!(warnings[0].starts_with(says), "{warnings:?}");
         }
     }
 

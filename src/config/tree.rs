@@ -36,6 +36,20 @@ pub(super) fn json(value: &Value) -> Json {
     }
 }
 
+/// Gives the origin of a list or group to those of its members that have none, as those from JSON.
+pub(super) fn inherit(value: Value, around: Option<&String>) -> Value {
+    let own = value.origin().map(str::to_owned);
+    let origin = own.as_ref().or(around);
+    let kind = match value.kind {
+        ValueKind::Table(table) => {
+            ValueKind::Table(table.into_iter().map(|(name, value)| (name, inherit(value, origin))).collect())
+        }
+        ValueKind::Array(items) => ValueKind::Array(items.into_iter().map(|item| inherit(item, origin)).collect()),
+        kind => kind,
+    };
+    Value::new(origin, kind)
+}
+
 /// Reads a list or group from a text that holds it as JSON, as variables do. Other values stay.
 pub(super) fn unfold(value: &mut Value) {
     if let ValueKind::String(text) = &value.kind

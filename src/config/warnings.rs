@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::config::KeyPair;
 use crate::config::StoreDriver;
 use crate::config::fault::{Fault, FaultList};
+use crate::config::settings::flow_rules;
 use crate::config::settings::webhooks;
 
 impl Config {
@@ -46,6 +47,11 @@ impl Config {
                  reaches {host}; name the proxy there"
             );
             warnings.add_if(limit && host.is_loopback() && self.server.trusted_proxies.is_empty(), key, text);
+        }
+        warnings.0.extend(flow_rules::warnings("limits.flow_rules", &self.limits.flow_rules));
+        for (index, entry) in self.apps.iter().enumerate() {
+            let rules = entry.flow_rules.as_deref().unwrap_or_default();
+            warnings.0.extend(flow_rules::warnings(&format!("apps.{index}.flow_rules"), rules));
         }
         for app in self.apps() {
             self.warn_of_app(&app, &mut warnings);

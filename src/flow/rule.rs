@@ -59,7 +59,7 @@ pub struct FlowRule {
     /// One of so many events.
     #[serde(default)]
     pub sample: Option<Sample>,
-    /// Who joins gets the last event of each key first.
+    /// Gives the last event of each key to those who join, first.
     #[serde(default)]
     pub snapshot: Option<Snapshot>,
 }
@@ -171,7 +171,7 @@ pub struct Rate {
     /// Events that may come at once after silence; `per_second` rounded up if it is left out.
     #[serde(default)]
     pub burst: Option<u32>,
-    /// What becomes of events beyond the rate.
+    /// The handling of events beyond the rate.
     #[serde(default)]
     pub over: Over,
     /// With `over = "latest"` the newest event of each key waits; without it, the newest of each name.

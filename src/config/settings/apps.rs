@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow::rule::FlowRule;
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
 use crate::config::Webhook;
@@ -115,6 +116,8 @@ limits! {
     pub channel_rules: Vec<ChannelRule> = Vec::new(),
     /// Whether channels that no rule matches may be used.
     pub channel_default: Decision = Decision::Allow,
+    /// Rules for floods of events; the first rule that matches the channel and names the event decides.
+    pub flow_rules: Vec<FlowRule> = Vec::new(),
 }
 
 /// One more key of an app, with its secret.
