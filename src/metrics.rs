@@ -3,6 +3,7 @@
 
 mod cluster;
 mod events;
+mod flow;
 mod forget;
 mod ingest;
 mod log;
@@ -28,6 +29,8 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::PeerDropCause;
+pub use flow::FlowMeters;
+pub use flow::RuleMeters;
 pub use forget::Found;
 pub use ingest::IngestDropCause;
 pub use ingest::IngestMeters;
@@ -144,6 +147,7 @@ struct ByApp {
     refusals: IntCounterVec,
     drops: IntCounterVec,
     forbidden: IntCounterVec,
+    flow: IntCounterVec,
 }
 
 /// Creates metrics and registers them.
@@ -173,6 +177,7 @@ const APP_CAUSE: &[&str] = &["app_id", "port", "cause"];
 const APP_CAUSE_CODE: &[&str] = &["app_id", "port", "cause", "code"];
 const APP_EVENT: &[&str] = &["app_id", "event", "port"];
 const APP_RULE: &[&str] = &["app_id", "port", "rule", "what"];
+const APP_RULE_OUTCOME: &[&str] = &["app_id", "port", "rule", "outcome"];
 
 impl Metrics {
     /// Metrics at zero. `prefix` stands before Soketi's names; `port` is the main port, a label; `clustered` in a
@@ -201,6 +206,7 @@ impl Metrics {
             refusals: own.counter("refusals_total", "What was refused, by cause and code", APP_CAUSE_CODE),
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
             forbidden: own.counter("policy_refusals_total", "What rules for channels forbade", APP_RULE),
+            flow: own.counter("flow_events_total", "What became of events under flow rules", APP_RULE_OUTCOME),
         };
         let latency =
             HistogramOpts::new("gema_publish_to_socket_seconds", "From accepting an event to writing it to sockets")
@@ -277,10 +283,15 @@ impl Metrics {
         }
     }
 
+    /// The counters of an app's flow rules, by these outcomes.
+    pub fn flow(&self, id: &str, outcomes: &'static [&'static str]) -> FlowMeters {
+        FlowMeters::new(&self.by_app.flow, outcomes, id, &self.port)
+    }
+
     /// Finds the series of these apps whose other labels are not known. It takes a while: call it without a lock.
     pub fn find(&self, apps: &HashSet<&str>) -> Found {
         let mut found = Found::default();
-        for family in [&self.by_app.refusals, &self.by_app.forbidden] {
+        for family in [&self.by_app.refusals, &self.by_app.forbidden, &self.by_app.flow] {
             found.add(family, apps);
         }
         found

@@ -38,6 +38,7 @@ use crate::node::apps::Apps;
 use crate::refusal::Refusals;
 use crate::registry::ChannelTotal;
 use crate::registry::cache::EventCache;
+use crate::registry::deadlines::Deadlines;
 use crate::registry::inbox::Inboxes;
 use crate::store::Store;
 use crate::webhook::Webhooks;
@@ -53,6 +54,8 @@ pub struct Node {
     draining: AtomicBool,
     inboxes: Arc<Inboxes>,
     event_cache: Arc<EventCache>,
+    /// The deadlines of flows.
+    deadlines: Arc<Deadlines>,
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
     store: Option<Arc<Store>>,
@@ -94,6 +97,7 @@ impl Node {
             draining: AtomicBool::new(false),
             inboxes,
             event_cache: Arc::new(EventCache::new(config.server.cached_events_bytes_max)),
+            deadlines: Arc::default(),
             cluster,
             rates,
             store,
@@ -154,6 +158,9 @@ impl Node {
     /// Starts to drain: not ready from now on, and announced to the other nodes.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+        for app in self.apps.all() {
+            app.state.flush_flows(Instant::now());
+        }
         if let Some(cluster) = &self.cluster {
             cluster.announce_draining();
         }
@@ -184,6 +191,17 @@ impl Node {
     /// Whether there are more WebSocket connections than allowed.
     pub fn is_full(&self) -> bool {
         self.sockets() > self.sockets_max
+    }
+
+    /// Delivers what flow rules have held back, when it is due, without end.
+    pub async fn run_flows(&self) {
+        loop {
+            for due in self.deadlines.due().await {
+                if let Some(app) = self.apps.with_removed(&due.app) {
+                    app.state.run_flow(&due, Instant::now());
+                }
+            }
+        }
     }
 
     /// Does what is due about once a second.

@@ -9,6 +9,8 @@ pub mod address;
 pub mod cache;
 mod channel;
 mod channels;
+pub mod deadlines;
+mod flow;
 pub mod inbox;
 mod members;
 pub mod remote;
@@ -32,10 +34,13 @@ pub use subscription::JoinRules;
 pub use subscription::Unsubscribe;
 pub use total::ChannelTotal;
 
+use crate::metrics::FlowMeters;
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
 use crate::registry::cache::EventCache;
 use crate::registry::channels::Channels;
+use crate::registry::deadlines::Deadlines;
+use crate::registry::flow::AppFlow;
 use crate::registry::inbox::Inboxes;
 use crate::registry::remote::outgoing::Outgoing;
 use crate::registry::users::Users;
@@ -55,6 +60,7 @@ pub struct AppState {
     wanted: AtomicU8,
     channels: Channels,
     cache: Arc<EventCache>,
+    flow: AppFlow,
     users: Mutex<Users>,
     views: Views,
     connections: AtomicUsize,
@@ -78,6 +84,7 @@ impl AppState {
             wanted: AtomicU8::new(0),
             channels: Channels::default(),
             cache,
+            flow: AppFlow::default(),
             users: Mutex::default(),
             views: Views::default(),
             connections: AtomicUsize::new(0),
@@ -87,6 +94,11 @@ impl AppState {
     /// Counts the channels together with those of other apps.
     pub fn counted_in(self, total: Arc<ChannelTotal>) -> Self {
         Self { total, ..self }
+    }
+
+    /// Runs the app's flow rules by these deadlines, and counts what becomes of its events.
+    pub fn thinned_by(self, deadlines: Arc<Deadlines>, meters: FlowMeters) -> Self {
+        Self { flow: AppFlow::new(deadlines, meters), ..self }
     }
 
     /// The app's id.

@@ -171,6 +171,7 @@ impl Server {
             Port { node: Arc::clone(&node), routes, tls: None, head_time, http_connections, reads_headers: false };
         Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
+        tasks.spawn(run_flows(Arc::clone(&node), tasks.stop().clone()));
         Ok(Self {
             address,
             metrics_address,
@@ -385,6 +386,11 @@ fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: EndNotice
         }
     })?;
     Ok(())
+}
+
+/// Delivers what flow rules have held back.
+async fn run_flows(node: Arc<Node>, stop: CancellationToken) {
+    stop.run_until_cancelled(node.run_flows()).await;
 }
 
 /// Calls [`Node::tick`] about once a second.

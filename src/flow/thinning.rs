@@ -60,20 +60,9 @@ impl Outcome {
         Self::Early,
     ];
 
-    /// The value of the label `outcome`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Replaced => "replaced",
-            Self::Merged => "merged",
-            Self::Dropped => "dropped",
-            Self::Skipped => "skipped",
-            Self::KeyMissing => "key_missing",
-            Self::ExceptPasses => "except_passes",
-            Self::Made => "made",
-            Self::Early => "early",
-        }
-    }
+    /// The values of the label `outcome`, in the same order.
+    pub const LABELS: [&str; Self::ALL.len()] =
+        ["delivered", "replaced", "merged", "dropped", "skipped", "key_missing", "except_passes", "made", "early"];
 }
 
 /// How often each outcome has come.

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
 use crate::config;
+use crate::flow::rule::FlowRules;
+use crate::flow::thinning::Outcome;
 use crate::limiter::shared::Rates;
 use crate::metrics::AppMeters;
 use crate::node::Node;
@@ -50,7 +52,9 @@ impl App {
         let webhook_events = Arc::clone(node.webhooks.events());
         let (inboxes, event_cache) = (Arc::clone(&node.inboxes), Arc::clone(&node.event_cache));
         let state = AppState::new(&settings.id, inboxes, outgoing, webhook_events, event_cache)
-            .counted_in(Arc::clone(&node.total));
+            .counted_in(Arc::clone(&node.total))
+            .thinned_by(Arc::clone(&node.deadlines), node.metrics.flow(&settings.id, &Outcome::LABELS));
+        state.set_flow_rules(FlowRules::new(&settings.limits.flow_rules), Instant::now());
         let state = Arc::new(state);
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
@@ -95,6 +99,7 @@ impl App {
         let rules = self.rules();
         if rules.is_removed || rules.settings != settings {
             self.webhooks.set_app(&self.state, &settings);
+            self.state.set_flow_rules(FlowRules::new(&settings.limits.flow_rules), Instant::now());
             self.rules.store(Arc::new(Rules::new(settings, self.rates.as_ref())));
         }
     }

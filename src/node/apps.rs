@@ -67,6 +67,11 @@ impl Apps {
         self.0.read().by_id.get(id).filter(|app| !app.rules().is_removed).cloned()
     }
 
+    /// Like `by_id`, but also one that is no longer configured.
+    pub(super) fn with_removed(&self, id: &str) -> Option<Arc<App>> {
+        self.0.read().by_id.get(id).cloned()
+    }
+
     pub(super) fn by_key(&self, key: &str) -> Option<Arc<App>> {
         let index = self.0.read();
         index.by_id.get(index.id_by_key.get(key)?).cloned()

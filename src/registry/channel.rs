@@ -15,6 +15,8 @@ use crate::protocol::identity::Member;
 use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
 use crate::registry::cache::CachedEvent;
+use crate::registry::deadlines::Receivers;
+use crate::registry::flow::Flow;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::ShardMessage;
@@ -42,6 +44,8 @@ pub(crate) struct Channel {
     pub(super) members: Option<Box<Members>>,
     cached: Option<Box<Cached>>,
     announced: Option<Box<AnnouncedCount>>,
+    /// There only if the app has flow rules.
+    pub(super) flow: Option<Box<Flow>>,
     /// There only if there may be other nodes.
     remote: Option<Box<RemoteChannel>>,
     _guard: ChannelGuard,
@@ -74,6 +78,7 @@ impl Channel {
             members: None,
             cached: None,
             announced: None,
+            flow: None,
             remote: scope.app.outgoing.as_ref().map(|_| Box::default()),
             _guard: scope.app.total.add(),
         }
@@ -115,6 +120,9 @@ impl Channel {
     /// Whether nothing needs the channel any more.
     pub(super) fn is_idle(&mut self, scope: &Scope<'_>) -> bool {
         if self.subscriptions() > 0 || self.remote.as_ref().is_some_and(|remote| !remote.is_idle(scope.now)) {
+            return false;
+        }
+        if self.flow.as_mut().is_some_and(|flow| !flow.is_idle(scope.now)) {
             return false;
         }
         // Redis stores most cached events for all nodes.
@@ -189,6 +197,9 @@ impl Channel {
                 event::cache_miss(self.name.as_str())
             }));
         }
+        if let Some(flow) = &mut self.flow {
+            answers.extend(flow.snapshot(scope.now));
+        }
         self.subscriptions[usize::from(joiner.address.shard)] += 1;
         let id = self.id;
         scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers));
@@ -215,6 +226,7 @@ impl Channel {
         self.remove_connection(unsubscribe, scope);
         let is_empty = self.subscriptions() == 0;
         if had_joined && is_empty {
+            self.flush_flow(scope);
             scope.record(&self.name, webhook::Event::ChannelVacated);
         }
         if let Some(remote) = &mut self.remote {
@@ -236,6 +248,61 @@ impl Channel {
             Departure::Info => self.add_local_user(user_id, scope),
             Departure::User(_) => self.remove_local_user(user_id, scope),
         }
+    }
+
+    /// Takes an event for the subscribers: delivers it, or what the flow rules make of it. A cache channel keeps that for
+    /// `cache_for`; `is_local` as in [`Cached`].
+    pub(super) fn accept(&mut self, event: &Event, cache_for: Option<Duration>, is_local: bool, scope: &mut Scope<'_>) {
+        let Some(rules) = scope.app.flow.rules() else { return self.deliver(event, cache_for, is_local, scope) };
+        if self.flow.as_ref().is_some_and(|flow| flow.is_outdated(&rules)) {
+            self.update_flow(scope);
+        }
+        let flow = self.flow.get_or_insert_with(|| Box::new(Flow::new(&self.name, rules, scope.app, scope.now)));
+        flow.cache = cache_for.map(|cache_for| (cache_for, is_local));
+        if cache_for.is_none() && !flow.keeps_snapshot() && self.subscriptions.iter().all(|&count| count == 0) {
+            return;
+        }
+        let events = flow.publish(event);
+        self.deliver_all(events, scope);
+    }
+
+    /// Delivers what is due by the flow rules.
+    pub(super) fn run_flow(&mut self, scope: &mut Scope<'_>) {
+        let events = self.flow.as_mut().map(|flow| flow.run_due(scope.now));
+        self.deliver_all(events.unwrap_or_default(), scope);
+    }
+
+    /// Delivers everything that the flow rules have held back.
+    pub(super) fn flush_flow(&mut self, scope: &mut Scope<'_>) {
+        let events = self.flow.as_mut().map(|flow| flow.flush(scope.now));
+        self.deliver_all(events.unwrap_or_default(), scope);
+    }
+
+    /// Takes the present flow rules of the app.
+    pub(super) fn update_flow(&mut self, scope: &mut Scope<'_>) {
+        self.flush_flow(scope);
+        match &mut self.flow {
+            Some(flow) if scope.app.flow.rules().is_some() => flow.follow_rules(&self.name, scope.app, scope.now),
+            flow => *flow = None,
+        }
+    }
+
+    fn deliver_all(&mut self, events: Vec<Event>, scope: &mut Scope<'_>) {
+        let cache = self.flow.as_ref().and_then(|flow| flow.cache);
+        let (cache_for, is_local) = cache.map_or((None, false), |(cache_for, is_local)| (Some(cache_for), is_local));
+        for event in events {
+            self.deliver(&event, cache_for, is_local, scope);
+        }
+        if let Some(flow) = &mut self.flow {
+            flow.schedule(&self.name, Receivers::Subscribers, scope.app);
+        }
+    }
+
+    fn deliver(&mut self, event: &Event, cache_for: Option<Duration>, is_local: bool, scope: &mut Scope<'_>) {
+        if let Some(cache_for) = cache_for {
+            self.cache((&event.frame, event.accepted + cache_for, is_local), scope);
+        }
+        self.announce(event, scope);
     }
 
     /// Puts an event into the inbox of each shard that has subscribers.

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::flow::rule::FlowRules;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
@@ -128,16 +129,13 @@ impl AppState {
     /// Like [`Self::publish`], for an event that each node gets by itself.
     pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         self.change(name, event.accepted, |entry, scope| {
-            let until = cache_for.map(|time| event.accepted + time);
-            if let Some(until) = until
-                && let Some(channel) = open_entry(entry, name, scope)
-            {
-                channel.cache((&event.frame, until, true), scope);
+            if cache_for.is_some() || self.keeps_snapshot(name) {
+                open_entry(entry, name, scope);
             }
             if let Some(channel) = entry.get() {
-                channel.announce(event, scope);
+                channel.accept(event, cache_for, true, scope);
             }
-            self.views.mirror(name, event, &mut scope.inboxes);
+            self.views.mirror(name, event, scope);
         });
     }
 
@@ -200,6 +198,31 @@ impl AppState {
             !is_idle
         });
         scope.inboxes.wake();
+    }
+}
+
+/// The flow rules of channels.
+impl AppState {
+    /// Whether a rule keeps the last events of a channel, even if nobody listens.
+    fn keeps_snapshot(&self, name: &ChannelName) -> bool {
+        let keeps = |rules: Arc<FlowRules>| rules.of_channel(name).iter().any(|rule| rule.snapshot.is_some());
+        self.flow.rules().is_some_and(keeps)
+    }
+
+    pub(super) fn run_channel_flow(&self, name: &ChannelName, now: Instant) {
+        self.change_channel(name, now, Channel::run_flow);
+    }
+
+    pub(super) fn update_channel_flows(&self, now: Instant) {
+        for name in self.channels.table.names(|channel| channel.flow.is_some()) {
+            self.change_channel(&name, now, Channel::update_flow);
+        }
+    }
+
+    pub(super) fn flush_channel_flows(&self, now: Instant) {
+        for name in self.channels.table.names(|channel| channel.flow.is_some()) {
+            self.change_channel(&name, now, Channel::flush_flow);
+        }
     }
 }
 
@@ -287,16 +310,13 @@ fn publish(
     scope: &mut Scope<'_>,
 ) {
     let app = scope.app;
-    if cache_for.is_some() && !scope.is_linked() {
+    if (cache_for.is_some() && !scope.is_linked()) || app.keeps_snapshot(name) {
         open_entry(entry, name, scope);
     }
     if let Some(channel) = entry.get() {
-        if let Some(cache_for) = cache_for {
-            channel.cache((&event.frame, event.accepted + cache_for, false), scope);
-        }
-        channel.announce(event, scope);
+        channel.accept(event, cache_for, false, scope);
     }
-    app.views.mirror(name, event, &mut scope.inboxes);
+    app.views.mirror(name, event, scope);
     if let Some(outgoing) = &app.outgoing {
         outgoing.publish(&app.id, name, event, cache_for);
     }

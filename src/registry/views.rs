@@ -4,12 +4,16 @@
 
 mod table;
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 
+use crate::flow::rule::FlowRules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::code::VIEW_ENDED;
@@ -20,6 +24,8 @@ use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::view::View;
 use crate::registry::AppState;
 use crate::registry::address::Address;
+use crate::registry::deadlines::Receivers;
+use crate::registry::flow::Flow;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::InboxWriter;
 use crate::registry::inbox::ShardMessage;
@@ -35,6 +41,8 @@ pub(super) struct Views {
     /// Subscriptions with a view. While there are none, publishing asks for no more than this.
     count: AtomicUsize,
     table: RwLock<ViewTable>,
+    /// The flows of channels that a view shows.
+    flows: Mutex<HashMap<ChannelName, Flow>>,
 }
 
 impl Views {
@@ -85,11 +93,49 @@ impl Views {
         }
     }
 
-    /// Sends an event of a channel to the views that mirror it.
-    pub(super) fn mirror(&self, channel: &ChannelName, event: &Event, inboxes: &mut InboxWriter<'_>) {
+    /// Takes an event of a channel for the views that mirror it.
+    pub(super) fn mirror(&self, channel: &ChannelName, event: &Event, scope: &mut Scope<'_>) {
         if self.count() == 0 || !can_be_mirrored(channel) {
             return;
         }
+        match scope.app.flow.rules() {
+            None => self.show(channel, event, &mut scope.inboxes),
+            Some(rules) => self.thin(channel, event, rules, scope),
+        }
+    }
+
+    /// Sends the views what the flow rules make of an event.
+    fn thin(&self, channel: &ChannelName, event: &Event, rules: Arc<FlowRules>, scope: &mut Scope<'_>) {
+        let mut flows = self.flows.lock();
+        if !flows.contains_key(channel) {
+            if self.table.read().views_of(channel).next().is_none() {
+                return;
+            }
+            flows.insert(channel.clone(), Flow::new(channel, rules, scope.app, scope.now));
+        }
+        let Some(flow) = flows.get_mut(channel) else { return };
+        let events = flow.publish(event);
+        self.show_all(channel, flow, &events, scope);
+    }
+
+    /// Does something to the flows of all channels. Those without anything pending are forgotten.
+    fn change_flows(&self, scope: &mut Scope<'_>, f: impl Fn(&mut Flow) -> Vec<Event>) {
+        self.flows.lock().retain(|channel, flow| {
+            let events = f(flow);
+            self.show_all(channel, flow, &events, scope);
+            !flow.is_idle(scope.now)
+        });
+    }
+
+    fn show_all(&self, channel: &ChannelName, flow: &mut Flow, events: &[Event], scope: &mut Scope<'_>) {
+        for event in events {
+            self.show(channel, event, &mut scope.inboxes);
+        }
+        flow.schedule(channel, Receivers::Views, scope.app);
+    }
+
+    /// Sends an event to the views of its channel.
+    fn show(&self, channel: &ChannelName, event: &Event, inboxes: &mut InboxWriter<'_>) {
         if self.table.read().has_expired(event.accepted) {
             self.end_expired(event.accepted, inboxes);
         }
@@ -135,9 +181,34 @@ impl AppState {
     }
 
     pub(super) fn tick_views(&self, now: Instant) {
-        let mut inboxes = self.inboxes.writer();
-        self.views.end_expired(now, &mut inboxes);
-        inboxes.wake();
+        let mut scope = Scope::new(self, now);
+        self.views.end_expired(now, &mut scope.inboxes);
+        self.views.change_flows(&mut scope, |_| Vec::new());
+        scope.inboxes.wake();
+    }
+}
+
+/// The flow rules of views.
+impl AppState {
+    pub(super) fn run_view_flow(&self, channel: &ChannelName, now: Instant) {
+        let mut scope = Scope::new(self, now);
+        if let Some(flow) = self.views.flows.lock().get_mut(channel) {
+            let events = flow.run_due(now);
+            self.views.show_all(channel, flow, &events, &mut scope);
+        }
+        scope.inboxes.wake();
+    }
+
+    pub(super) fn flush_view_flows(&self, now: Instant) {
+        let mut scope = Scope::new(self, now);
+        self.views.change_flows(&mut scope, |flow| flow.flush(now));
+        scope.inboxes.wake();
+    }
+
+    /// Takes the present rules of the app for all views: each channel begins anew.
+    pub(super) fn update_view_flows(&self, now: Instant) {
+        self.flush_view_flows(now);
+        self.views.flows.lock().clear();
     }
 }
 
@@ -170,10 +241,10 @@ impl AppState {
         if let Some(outgoing) = self.outgoing.as_ref().filter(|_| arrival == Arrival::Implausible) {
             outgoing.report_implausible();
         }
-        let mut inboxes = self.inboxes.writer();
+        let mut scope = Scope::new(self, now);
         let event = Event { frame: event.frame, except: event.except, accepted: now };
-        self.views.mirror(channel, &event, &mut inboxes);
-        inboxes.wake();
+        self.views.mirror(channel, &event, &mut scope);
+        scope.inboxes.wake();
         true
     }
 }

@@ -24,6 +24,7 @@ mod cluster_traffic;
 mod cluster_webhooks;
 mod connection;
 mod drain;
+mod flow;
 mod fuzz;
 mod handshake;
 mod harness;

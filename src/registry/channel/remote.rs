@@ -177,12 +177,18 @@ impl Channel {
                 Arrival::Implausible => scope.report_implausible(),
             }
         }
-        if event.cached_for_ms > 0 {
-            let until = scope.now + Duration::from_millis(event.cached_for_ms);
-            self.cache((&event.frame, until, false), scope);
-        }
+        let cache_for = (event.cached_for_ms > 0).then(|| Duration::from_millis(event.cached_for_ms));
         if !is_own {
-            self.announce(&Event { frame: event.frame, except: event.except, accepted: scope.now }, scope);
+            self.accept(
+                &Event { frame: event.frame, except: event.except, accepted: scope.now },
+                cache_for,
+                false,
+                scope,
+            );
+        } else if let Some(cache_for) = cache_for
+            && !self.flow.as_ref().is_some_and(|flow| flow.has_rule())
+        {
+            self.cache((&event.frame, scope.now + cache_for, false), scope);
         }
         true
     }

@@ -1,0 +1,294 @@
+//! Flow rules: what becomes of a flood of events. Windows of an hour end when something flushes them, so that these tests
+//! need no clock; tests/flow has the windows themselves.
+
+use serde_json::Value;
+use serde_json::json;
+use support::client::Client;
+use support::server::TestServer;
+
+const CHANNEL: &str = "scada-realtime";
+const READING: &str = "scada.data.received";
+const HOUR_MS: u32 = 3_600_000;
+
+/// A server with these flow rules.
+async fn server(rules: Value) -> TestServer {
+    TestServer::start_with(|config| config.limits.flow_rules = serde_json::from_value(rules).unwrap()).await
+}
+
+fn conflate() -> Value {
+    json!({ "match": "scada-*", "except": ["*.alarm"], "conflate": { "key": "data.channel", "window_ms": HOUR_MS } })
+}
+
+async fn subscriber(server: &TestServer, channel: &str) -> Client {
+    let mut client = server.connect().await;
+    client.subscribe(channel).await;
+    client
+}
+
+/// The data of the seeds' event for one reading.
+fn reading(sensor: &str, value: impl Into<Value>) -> String {
+    json!({ "data": { "channel": sensor, "value": value.into() }, "channel": CHANNEL }).to_string()
+}
+
+/// What comes of these: names with their values, or their data where there are none.
+fn shown(texts: &[String]) -> Vec<String> {
+    let one = |text: &String| {
+        let event: Value = serde_json::from_str(text).unwrap();
+        let data: Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap_or_default();
+        match (&data["data"]["channel"], &data["data"]["value"]) {
+            (Value::String(sensor), value) => format!("{sensor}={value}"),
+            _ => event["event"].as_str().unwrap().to_owned(),
+        }
+    };
+    texts.iter().map(one).collect()
+}
+
+async fn publish(server: &TestServer, sensor: &str, value: impl Into<Value>) {
+    server.api().publish(CHANNEL, READING, &reading(sensor, value)).await;
+}
+
+#[tokio::test]
+async fn of_each_key_the_first_event_comes_at_once_and_the_newest_before_an_alarm() {
+    let server = server(json!([conflate()])).await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    for (sensor, value) in [("t1", 1), ("t2", 2), ("t1", 3), ("t2", 4), ("t1", 5), ("t3", 6)] {
+        publish(&server, sensor, value).await;
+    }
+    assert_eq!(shown(&page.settle().await), ["t1=1", "t2=2", "t3=6"]);
+    server.api().publish(CHANNEL, "pump.alarm", "{}").await;
+    assert_eq!(shown(&page.settle().await), ["t2=4", "t1=5", "pump.alarm"]);
+    server.api().publish(CHANNEL, "pump.alarm", "{}").await;
+    assert_eq!(shown(&page.settle().await), ["pump.alarm"]);
+    if server.nodes() == 1 {
+        for (outcome, count) in [("delivered", 5.0), ("replaced", 1.0)] {
+            assert_eq!(
+                server.figure(0, "gema_flow_events_total", &format!("outcome=\"{outcome}\"")).await,
+                count,
+                "{outcome}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_back_comes_unchanged_when_its_window_ends() {
+    let rule = json!({ "match": "scada-*", "conflate": { "key": "data.channel", "window_ms": 300 } });
+    let server = server(json!([rule])).await;
+    let mut page = subscriber(&server, "private-scada-realtime").await;
+    for number in 0..3 {
+        let data = format!(r#"{{"data":{{"channel":"\u00e9","value":{number}.0}},"x":[ 1 ]}}"#);
+        server.api().publish("private-scada-realtime", READING, &data).await;
+    }
+    let mut last = String::new();
+    while !last.contains("2.0") {
+        last = page.next_text().await;
+    }
+    let data = r#""{\"data\":{\"channel\":\"\\u00e9\",\"value\":2.0},\"x\":[ 1 ]}""#;
+    assert_eq!(last, format!(r#"{{"event":"{READING}","data":{data},"channel":"private-scada-realtime"}}"#));
+    page.nothing_came().await;
+}
+
+#[tokio::test]
+async fn other_channels_events_and_clients_events_are_left_alone() {
+    let rule = json!({ "match": "scada-*", "events": ["scada.*"], "flush_before": false,
+        "conflate": { "key": "data.channel", "window_ms": HOUR_MS } });
+    let server = server(json!([rule])).await;
+    let mut page = subscriber(&server, "private-scada-realtime").await;
+    let mut other = subscriber(&server, "orders").await;
+    let mut sender = subscriber(&server, "private-scada-realtime").await;
+    for number in 0..3 {
+        for (channel, name) in
+            [("orders", READING), ("private-scada-realtime", READING), ("private-scada-realtime", "note")]
+        {
+            server.api().publish(channel, name, &reading("t", number)).await;
+        }
+        let event = json!({ "event": format!("client-{number}"), "channel": "private-scada-realtime", "data": "x" });
+        sender.send_json(event).await;
+        sender.settle().await;
+    }
+    assert_eq!(shown(&other.settle().await), ["t=0", "t=1", "t=2"]);
+    let names: Vec<String> = page
+        .settle()
+        .await
+        .iter()
+        .map(|text| serde_json::from_str::<Value>(text).unwrap()["event"].to_string())
+        .collect();
+    assert_eq!(names.iter().filter(|name| name.contains("note")).count(), 3);
+    assert_eq!(names.iter().filter(|name| name.contains(READING)).count(), 1);
+    assert_eq!(names.iter().filter(|name| name.contains("client-")).count(), 3);
+}
+
+#[tokio::test]
+async fn an_event_that_excludes_a_connection_passes_and_takes_along_what_waits() {
+    let server = server(json!([conflate()])).await;
+    let (mut page, mut excluded) = (subscriber(&server, CHANNEL).await, subscriber(&server, CHANNEL).await);
+    let send = async |value: i32| {
+        let body = json!({ "name": READING, "channel": CHANNEL, "data": reading("t", value), "socket_id": excluded.socket_id });
+        server.api().post("/events", &body.to_string()).await.ok();
+    };
+    for value in 0..3 {
+        publish(&server, "t", value).await;
+    }
+    send(3).await;
+    send(4).await;
+    assert_eq!(shown(&page.settle().await), ["t=0", "t=2", "t=3", "t=4"]);
+    assert_eq!(shown(&excluded.settle().await), ["t=0", "t=2"]);
+}
+
+#[tokio::test]
+async fn events_without_a_key_pass_and_numbers_and_their_texts_are_one_key() {
+    let server = server(json!([conflate()])).await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    for (sensor, value) in [(json!("7"), 1), (json!(7), 2), (json!(null), 3), (json!({}), 4), (json!(7), 5)] {
+        let data = json!({ "data": { "channel": sensor, "value": value } }).to_string();
+        server.api().publish(CHANNEL, READING, &data).await;
+    }
+    server.api().publish(CHANNEL, READING, "no JSON").await;
+    let values: Vec<Value> = page
+        .settle()
+        .await
+        .iter()
+        .map(|text| {
+            serde_json::from_str::<Value>(serde_json::from_str::<Value>(text).unwrap()["data"].as_str().unwrap())
+                .unwrap_or_default()["data"]["value"]
+                .clone()
+        })
+        .collect();
+    assert_eq!(values, [json!(1), json!(2), json!(3), json!(4), json!(5), json!(null)]);
+}
+
+#[tokio::test]
+async fn figures_of_a_window_stand_beside_the_value() {
+    let rule = json!({ "match": "scada-*", "except": ["flush"],
+        "aggregate": { "key": "data.channel", "value": "data.value", "window_ms": HOUR_MS } });
+    let server = server(json!([rule])).await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    for value in [json!(-3), json!("-1.50"), json!("broken"), json!(-2.5)] {
+        publish(&server, "t", value).await;
+    }
+    page.nothing_came().await;
+    server.api().publish(CHANNEL, "flush", "{}").await;
+    let came = page.settle().await;
+    assert_eq!(came.len(), 2, "{came:?}");
+    let event: Value = serde_json::from_str(&came[0]).unwrap();
+    assert_eq!((&event["event"], &event["channel"]), (&json!(READING), &json!(CHANNEL)));
+    let mut data: Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap();
+    let aggregate = data["data"]["aggregate"].as_object_mut().unwrap();
+    let (from, to) = (aggregate.remove("from").unwrap(), aggregate.remove("to").unwrap());
+    assert!(from.as_u64() <= to.as_u64() && from.as_u64() > Some(1_700_000_000_000), "{from} {to}");
+    let average = -7.0 / 3.0;
+    let figures = json!({ "count": 3, "sum": -7, "min": -3, "max": -1.5, "average": average, "first": -3, "last": -2.5, "skipped": 1 });
+    assert_eq!(data, json!({ "data": { "channel": "t", "value": average, "aggregate": figures }, "channel": CHANNEL }));
+}
+
+#[tokio::test]
+async fn a_map_has_the_figures_of_all_keys_of_lists_of_readings() {
+    let rule = json!({ "match": "scada-batch", "except": ["flush"], "aggregate": { "each": "data", "key": "channel", "value": "value",
+        "window_ms": HOUR_MS, "emit": "map", "as": "scada.batch", "values_max": 2 } });
+    let server = server(json!([rule])).await;
+    let mut page = subscriber(&server, "scada-batch").await;
+    for values in [[1, -5], [2, -6], [3, -7]] {
+        let list = json!({ "data": [{ "channel": "a", "value": values[0] }, { "channel": "b", "value": values[1] }] });
+        server.api().publish("scada-batch", READING, &list.to_string()).await;
+    }
+    server.api().publish("scada-batch", "flush", "{}").await;
+    let event: Value = serde_json::from_str(&page.settle().await[0]).unwrap();
+    assert_eq!(event["event"], "scada.batch");
+    let data: Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap();
+    let of = |sum: i32, min: i32, max: i32, values: [i32; 2]| json!({ "count": 3, "sum": sum, "min": min, "max": max, "average": sum / 3, "values": values });
+    assert_eq!(data, json!({ "a": of(6, 1, 3, [1, 2]), "b": of(-18, -7, -5, [-5, -6]) }));
+}
+
+#[tokio::test]
+async fn who_joins_gets_the_last_event_of_each_key_first() {
+    let mut rule = conflate();
+    rule["snapshot"] = json!({ "max_age_seconds": 3600 });
+    let server = server(json!([rule])).await;
+    for (sensor, value) in [("t1", 1), ("t2", 2), ("t1", 3)] {
+        publish(&server, sensor, value).await;
+    }
+    server.quiet().await;
+    let mut page = server.connect().await;
+    page.send_subscribe(CHANNEL, None).await;
+    let came = page.settle().await;
+    if server.nodes() == 1 {
+        assert_eq!(shown(&came), ["pusher_internal:subscription_succeeded", "t1=1", "t2=2"]);
+    }
+    server.api().publish(CHANNEL, "pump.alarm", "{}").await;
+    publish(&server, "t2", 4).await;
+    publish(&server, "t3", 5).await;
+    page.settle().await;
+    let mut later = server.connect().await;
+    later.send_subscribe(CHANNEL, None).await;
+    let came = shown(&later.settle().await);
+    assert!(came[0].contains("succeeded") && came.contains(&"t3=5".to_owned()), "{came:?}");
+    server.api().publish(CHANNEL, "pump.alarm", "{}").await;
+    assert_eq!(shown(&later.settle().await), shown(&page.settle().await));
+}
+
+#[tokio::test]
+async fn a_reload_delivers_what_waits_and_keeps_the_snapshot() {
+    let mut rule = conflate();
+    rule["snapshot"] = json!({ "max_age_seconds": 3600 });
+    let mut server = server(json!([rule])).await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    for value in 0..3 {
+        publish(&server, "t", value).await;
+    }
+    assert_eq!(shown(&page.settle().await), ["t=0"]);
+    rule["conflate"]["window_ms"] = json!(HOUR_MS - 1);
+    server.reload(|config| config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap()).await;
+    assert_eq!(shown(&page.settle().await), ["t=2"]);
+    let mut later = server.connect().await;
+    later.send_subscribe(CHANNEL, None).await;
+    assert_eq!(shown(&later.settle().await)[1..], ["t=2"]);
+    for value in 3..6 {
+        publish(&server, "t", value).await;
+    }
+    assert_eq!(shown(&page.settle().await), ["t=3"]);
+    server.reload(|config| config.limits.flow_rules = Vec::new()).await;
+    publish(&server, "t", 6).await;
+    publish(&server, "t", 7).await;
+    assert_eq!(shown(&page.settle().await), ["t=5", "t=6", "t=7"]);
+}
+
+#[tokio::test]
+async fn a_view_of_the_group_is_thinned_like_the_channel() {
+    let server = server(json!([conflate()])).await;
+    let mut page = server.connect().await;
+    let grant = json!({ "grant": [CHANNEL], "exp": 4_102_444_800_u64 }).to_string();
+    page.send_subscribe("private-control-room", Some(&grant)).await;
+    page.next_event("pusher_internal:subscription_succeeded").await;
+    for value in 0..3 {
+        publish(&server, "t", value).await;
+    }
+    server.api().publish(CHANNEL, "pump.alarm", "{}").await;
+    let came = page.settle().await;
+    assert_eq!(shown(&came), ["t=0", "t=2", "pump.alarm"]);
+    assert!(came.iter().all(|text| text.contains(r#""channel":"private-control-room"}"#)), "{came:?}");
+}
+
+#[tokio::test]
+async fn client_events_are_thinned_where_a_rule_says_so_but_never_come_back_to_their_sender() {
+    let rule = json!({ "match": "room", "client_events": true, "conflate": { "window_ms": HOUR_MS } });
+    let server = server(json!([rule])).await;
+    let mut sender = subscriber(&server, "private-room").await;
+    let mut reader = subscriber(&server, "private-room").await;
+    for number in 0..4 {
+        sender
+            .send_json(json!({ "event": "client-move", "channel": "private-room", "data": number.to_string() }))
+            .await;
+        sender.settle().await;
+    }
+    let texts = |came: Vec<String>| {
+        came.iter().map(|text| serde_json::from_str::<Value>(text).unwrap()["data"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(reader.settle().await), ["0"]);
+    server.drain().await;
+    let mut rest = Vec::new();
+    while let Ok(text) = reader.next_text_or_close().await {
+        rest.push(text);
+    }
+    assert_eq!(texts(rest), ["3"]);
+    assert_eq!(sender.texts_until_close().await.0, Vec::<String>::new());
+}
