@@ -114,8 +114,6 @@ limits! {
     pub cache_ttl_seconds: Seconds = Seconds(3600.0) => 0.0..=31_536_000.0,
     /// Rules for channels by their names; the first rule that matches decides.
     pub channel_rules: Vec<ChannelRule> = Vec::new(),
-    /// Rules that thin a flood of events; the first rule that names an event of a channel decides.
-    pub flow_rules: Vec<FlowRule> = Vec::new(),
     /// Whether channels that no rule matches may be used.
     pub channel_default: Decision = Decision::Allow,
     /// Rules for floods of events; the first rule that matches the channel and names the event decides.
