@@ -105,6 +105,7 @@ pub struct AppMeters {
     events: Arc<EventNames>,
     drops: IntCounterVec,
     forbidden: IntCounterVec,
+    flow: IntCounterVec,
     id: String,
     port: String,
 }
@@ -278,6 +279,7 @@ impl Metrics {
             events: Arc::new(EventNames::new(by.events.clone(), id, &self.port)),
             drops: by.drops.clone(),
             forbidden: by.forbidden.clone(),
+            flow: by.flow.clone(),
             id: id.to_owned(),
             port: self.port.clone(),
         }
@@ -381,6 +383,13 @@ impl AppMeters {
     /// Counts something that a rule for channels forbids: `what` is `subscribe`, `publish` or `client_event`.
     pub fn forbidden(&self, rule: &str, what: &str) {
         self.forbidden.with_label_values(&[&self.id, &self.port, rule, what]).inc();
+    }
+
+    /// Counts deliveries that wait because a reader is behind on a channel with a flow rule.
+    pub fn behind(&self, rule: &str, deliveries: u64) {
+        if deliveries > 0 {
+            self.flow.with_label_values(&[&self.id, &self.port, rule, "behind"]).inc_by(deliveries);
+        }
     }
 
     /// Counts events that did not reach a connection.

@@ -4,6 +4,7 @@
 //! A turn: inbox, sockets, timers, pending events of channels (in a flood a little later, see `coalesce`), outboxes.
 
 mod batch;
+mod behind;
 mod channel;
 mod closing;
 mod coalesce;
@@ -80,6 +81,8 @@ pub struct Shard {
     over_limit: Vec<Slot>,
     /// Connections that are closed unless their sockets make progress in time.
     lagging: Vec<Lagging>,
+    /// Connections that are behind, with the channels.
+    behind: HashMap<Slot, Vec<ChannelId>>,
     /// The lagging connections have to be checked.
     eviction_due: bool,
     /// The last tick did not check them.
@@ -130,6 +133,7 @@ impl Shard {
             wrote_for: Duration::ZERO,
             over_limit: Vec::new(),
             lagging: Vec::new(),
+            behind: HashMap::new(),
             eviction_due: false,
             eviction_postponed: false,
             was_away: false,

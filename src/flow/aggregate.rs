@@ -146,7 +146,7 @@ impl Aggregation {
 
     fn held(&self, last: &Held, name: &str, data: &str) -> Held {
         let frame = edit::frame(&self.channel, self.rule.rename.as_deref().unwrap_or(name), data);
-        Held { sequence: last.sequence, event: Event { frame, except: None, accepted: last.event.accepted } }
+        Held { sequence: last.sequence, event: Event { frame, except: None, ..last.event.clone() } }
     }
 }
 

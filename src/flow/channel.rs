@@ -25,6 +25,7 @@ use crate::flow::thinning::Thinning;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
 use crate::protocol::event::Event;
+use crate::protocol::event::FlowKey;
 use crate::protocol::frame::Frame;
 use crate::protocol::json;
 
@@ -41,6 +42,8 @@ pub struct ChannelFlow {
 #[derive(Debug)]
 struct RuleFlow {
     rule: Arc<FlowRule>,
+    /// `None` if nothing is thinned, so that a reader that is behind needs every event.
+    pattern: Option<Arc<str>>,
     thinning: Box<dyn Thinning>,
     last_events: Option<LastEvents>,
     sink: Sink,
@@ -234,7 +237,8 @@ impl ChannelFlow {
             ready.extend(flow.sink.ready.drain(..).map(|(id, held)| (index, id, held)));
         }
         ready.sort_by_key(|(_, _, held)| held.sequence);
-        for (index, id, Held { event, .. }) in ready {
+        for (index, id, Held { mut event, .. }) in ready {
+            event.flow_key = self.rules[index].flow_key(&id);
             if let Some(last_events) = &mut self.rules[index].last_events {
                 last_events.put(&id, event.frame.clone(), now.instant);
             }
@@ -258,7 +262,13 @@ impl RuleFlow {
             Box::new(Pass)
         };
         let last_events = rule.snapshot.as_ref().map(|snapshot| LastEvents::new(snapshot, keys_max));
-        Self { rule, thinning, last_events, sink: Sink::default() }
+        let pattern = rule.thins().then(|| Arc::from(rule.pattern.as_str()));
+        Self { rule, pattern, thinning, last_events, sink: Sink::default() }
+    }
+
+    fn flow_key(&self, id: &Arc<str>) -> Option<Arc<FlowKey>> {
+        let rule = Arc::clone(self.pattern.as_ref()?);
+        Some(Arc::new(FlowKey { rule, id: Arc::clone(id) }))
     }
 }
 

@@ -338,6 +338,11 @@ pub fn choose<'a>(rules: impl IntoIterator<Item = &'a Arc<FlowRule>>, event: &st
 }
 
 impl FlowRule {
+    /// Whether it thins, rather than keeping a snapshot alone.
+    pub fn thins(&self) -> bool {
+        self.conflate.is_some() || self.aggregate.is_some() || self.rate.is_some() || self.sample.is_some()
+    }
+
     /// The key of the rule's kind.
     pub fn key(&self) -> Option<&DataPath> {
         let Self { conflate, aggregate, rate, sample, snapshot, .. } = self;

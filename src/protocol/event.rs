@@ -3,6 +3,7 @@
 //! `session`, `node` and `registry` send them. `data` is a JSON string, except for the object in `pusher:error`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -27,6 +28,17 @@ pub struct Event {
     pub except: Option<SocketId>,
     /// When it was accepted.
     pub accepted: Instant,
+    /// A reader that is behind needs only the last event of each key.
+    pub flow_key: Option<Arc<FlowKey>>,
+}
+
+/// The key of an event that a flow rule has thinned.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The pattern of the rule.
+    pub rule: Arc<str>,
+    /// The event's name and its key.
+    pub id: Arc<str>,
 }
 
 /// The parts of an event's frame, as they were written.

@@ -364,7 +364,7 @@ impl Channel {
 impl Event {
     /// An event for everybody.
     pub(super) fn of(frame: Frame, accepted: Instant) -> Self {
-        Self { frame, except: None, accepted }
+        Self { frame, except: None, accepted, flow_key: None }
     }
 }
 

@@ -221,7 +221,10 @@ mod tests {
         let inboxes = Inboxes::new(2);
         assert!(inboxes.wait_for_capacity());
         let frame = event::published("a", "e", &format!("\"{}\"", "x".repeat(WAITING_BYTES_MAX)));
-        inboxes.send(1, ShardMessage::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now() }));
+        inboxes.send(
+            1,
+            ShardMessage::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now(), flow_key: None }),
+        );
         // The second time nobody waits, or this test would take hours.
         for _ in 0..10_000 {
             assert!(!inboxes.wait_for_capacity());

@@ -11,6 +11,7 @@ use crate::protocol::socket_id::SocketId;
 use crate::registry::address::Slot;
 use crate::registry::inbox::Event;
 use crate::shard::batch::Batch;
+use crate::shard::behind::Behind;
 
 /// Pending bytes beyond which a channel does not wait for the end of the turn.
 const PENDING_BYTES_MAX: usize = 256 * 1024;
@@ -26,6 +27,8 @@ pub(super) struct Channel {
     pending_bytes: usize,
     /// Connections that joined since the last flush, with the number of events that were pending.
     joined_late: Vec<(Slot, usize)>,
+    /// Subscribers that are behind, if there are any.
+    pub(super) behind: Option<Box<Behind>>,
 }
 
 /// The events of one flush, and the connections that do not get all of them.
@@ -39,7 +42,14 @@ pub(super) struct Flush {
 
 impl Channel {
     pub(super) fn new(meters: Arc<AppMeters>) -> Self {
-        Self { meters, subscribers: IndexSet::new(), pending: Vec::new(), pending_bytes: 0, joined_late: Vec::new() }
+        Self {
+            meters,
+            subscribers: IndexSet::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            joined_late: Vec::new(),
+            behind: None,
+        }
     }
 
     /// Adds a connection, which gets every event from now on.
@@ -101,6 +111,22 @@ impl Flush {
     /// Whether all subscribers get all events, as they mostly do.
     pub(super) fn is_plain(&self) -> bool {
         self.joined_late.is_empty() && self.excluded.is_empty()
+    }
+
+    /// Whether a flow rule has thinned events, so that a reader may be behind.
+    pub(super) fn is_thinned(&self) -> bool {
+        self.events.iter().any(|event| event.flow_key.is_some())
+    }
+
+    /// Whether all events may wait for a reader that is behind: only the last one of each key counts then.
+    pub(super) fn can_wait(&self) -> bool {
+        self.events.iter().all(|event| event.flow_key.is_some())
+    }
+
+    /// The place of the first event for one subscriber.
+    pub(super) fn first_for(&self, slot: Slot) -> usize {
+        let joined_late = self.joined_late.binary_search_by_key(&slot, |&(joined_late, _)| joined_late);
+        joined_late.map_or(0, |at| self.joined_late[at].1)
     }
 
     /// The ranges for one subscriber; `None` for everything.

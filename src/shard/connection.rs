@@ -46,6 +46,8 @@ pub(super) struct ClientConnection {
     pub(super) last_progress: Instant,
     /// It is in `lagging`: it is closed unless it makes progress in time.
     pub(super) is_lagging: bool,
+    /// It is in the shard's `behind`.
+    pub(super) is_behind: bool,
     /// It is in `unread`.
     pub(super) is_unread: bool,
     /// The peer has closed its side, or the socket has failed.
@@ -113,6 +115,7 @@ impl ClientConnection {
             blocked: false,
             last_progress: now,
             is_lagging: false,
+            is_behind: false,
             is_unread: false,
             hung_up: false,
             has_lost_frames: false,

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use bytes::Bytes;
+use indexmap::IndexSet;
 
 use crate::metrics::DropCause;
 use crate::protocol::channel::ChannelName;
@@ -85,6 +86,9 @@ impl Shard {
         let connection = self.connections.get_mut(slot).filter(|connection| !connection.has_lost_frames);
         let socket_id = connection.and_then(|connection| connection.session()).map(Session::socket_id);
         let pieces = channel.leave(slot, socket_id);
+        if let Some(behind) = &mut channel.behind {
+            behind.take(slot, None);
+        }
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
         }
@@ -159,8 +163,12 @@ impl Shard {
         let subscribers = std::mem::take(&mut channel.subscribers);
         let meters = channel.meters.clone();
         let mut sent = Sent::default();
-        for &slot in &subscribers {
-            self.deliver(slot, &flush, &mut sent);
+        if flush.is_thinned() || channel.behind.is_some() {
+            self.deliver_thinned(id, &subscribers, &flush, &mut sent);
+        } else {
+            for &slot in &subscribers {
+                self.deliver(slot, &flush, &mut sent);
+            }
         }
         // Nothing above changes the subscribers, so the set goes back as it was.
         if let Some(channel) = self.channels.get_mut(&id) {
@@ -173,6 +181,23 @@ impl Shard {
         let now = Instant::now();
         for event in &flush.events {
             latency.observe(now.duration_since(event.accepted).as_secs_f64());
+        }
+    }
+
+    /// Delivers to those whose sockets take it. The others fall behind, unless the flush has an event that cannot wait.
+    fn deliver_thinned(&mut self, id: ChannelId, subscribers: &IndexSet<Slot>, flush: &Flush, sent: &mut Sent) {
+        let can_wait = flush.can_wait();
+        let mut late = Vec::new();
+        for &slot in subscribers {
+            if can_wait && self.is_blocked(slot) {
+                late.push((slot, flush.first_for(slot)));
+            } else {
+                self.catch_up_on(slot, id);
+                self.deliver(slot, flush, sent);
+            }
+        }
+        if !late.is_empty() {
+            self.fall_behind(id, flush, &late);
         }
     }
 
@@ -313,6 +338,9 @@ impl Shard {
             // The next turn encrypts more.
             self.unwritten.push(slot);
             return;
+        }
+        if connection.is_behind {
+            return self.catch_up(slot);
         }
         match connection.phase {
             Phase::Open(..) | Phase::Closing { once_sent: OnceSent::Wait, .. } => (),

@@ -28,6 +28,9 @@ impl Shard {
             // A socket may be writable without the shard knowing it yet. The next tick checks in any case.
             self.eviction_postponed = (self.was_away || more_events) && !self.eviction_postponed;
             self.eviction_due = !self.eviction_postponed;
+            if self.eviction_due {
+                self.evict_behind();
+            }
         }
         if self.eviction_due {
             self.evict_stalled();

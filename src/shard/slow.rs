@@ -137,7 +137,7 @@ impl Shard {
     }
 
     /// Closes a connection that cannot keep up. Frames that have not been begun are dropped and counted.
-    fn evict(&mut self, slot: Slot, why: refusal::Cause) {
+    pub(super) fn evict(&mut self, slot: Slot, why: refusal::Cause) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Phase::Open(session, _) = &connection.phase else { return };
         let before = connection.outbox.load();

@@ -1,10 +1,15 @@
 //! Flow rules: what becomes of a flood of events. Windows of an hour end when something flushes them, so that these tests
 //! need no clock; tests/flow has the windows themselves.
 
+use gema::config::Config;
+use gema::config::Seconds;
 use serde_json::Value;
 use serde_json::json;
 use support::client::Client;
 use support::server::TestServer;
+
+use crate::wire::TEXT;
+use crate::wire::Wire;
 
 const CHANNEL: &str = "scada-realtime";
 const READING: &str = "scada.data.received";
@@ -291,4 +296,90 @@ async fn client_events_are_thinned_where_a_rule_says_so_but_never_come_back_to_t
     }
     assert_eq!(texts(rest), ["3"]);
     assert_eq!(sender.texts_until_close().await.0, Vec::<String>::new());
+}
+
+/// A server that closes who takes nothing of 256 KB for a second, unless a flow rule says otherwise.
+async fn impatient(window_ms: u32, change: impl FnOnce(&mut Config)) -> TestServer {
+    let rule = json!({ "match": "scada-*", "conflate": { "key": "data.channel", "window_ms": window_ms } });
+    TestServer::start_with(|config| {
+        config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap();
+        config.connections.outbox_bytes_max = 256 * 1024;
+        config.connections.slow_seconds = Seconds(1.0);
+        change(config);
+    })
+    .await
+}
+
+const SENSORS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// An event of 20 KB.
+async fn publish_large(server: &TestServer, channel: &str, sensor: &str, value: usize) {
+    let data = json!({ "data": { "channel": sensor, "value": value }, "padding": "x".repeat(20_000) });
+    server.api().publish(channel, READING, &data.to_string()).await;
+}
+
+/// A figure of all nodes together.
+async fn sum(server: &TestServer, name: &str, label: &str) -> f64 {
+    let mut sum = 0.0;
+    for node in 0..server.nodes() {
+        sum += server.figure(node, name, label).await;
+    }
+    sum
+}
+
+/// Publishes some megabytes in many windows. A reader that keeps up shows that they were delivered.
+async fn flood(server: &TestServer, channel: &str, reader: &mut Client) -> usize {
+    const ROUNDS: usize = 60;
+    for value in 0..=ROUNDS {
+        for sensor in SENSORS {
+            publish_large(server, channel, sensor, value).await;
+        }
+        // One window has ended for the last sensor, at least.
+        let newest = format!("d={value}");
+        while shown(&[reader.next_text().await]) != [newest.clone()] {}
+    }
+    ROUNDS
+}
+
+#[tokio::test]
+async fn who_reads_too_slowly_gets_the_last_event_of_each_key_and_is_not_closed() {
+    let server = impatient(1, |_| ()).await;
+    let mut stalled = Wire::connect_narrow(server.address(), "/app/app-key?protocol=7").await;
+    stalled.subscribe(CHANNEL).await;
+    stalled.subscribe("orders").await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    let last = flood(&server, CHANNEL, &mut page).await;
+    server.api().publish("orders", "other", "{}").await;
+    server.quiet().await;
+    assert!(sum(&server, "gema_flow_events_total", "outcome=\"behind\"").await > 0.0);
+    assert!(sum(&server, "gema_outbox_bytes", "").await < 200_000.0);
+    let (mut came, mut has_other) = (Vec::new(), false);
+    while !(has_other && SENSORS.iter().all(|sensor| came.contains(&format!("{sensor}={last}")))) {
+        match stalled.next_frame().await {
+            Some((TEXT, payload)) => {
+                let text = String::from_utf8(payload).unwrap();
+                has_other |= text.contains("other");
+                came.extend(shown(&[text]));
+            }
+            other => panic!("{other:?} after {came:?}"),
+        }
+    }
+    for sensor in SENSORS {
+        let values: Vec<usize> =
+            came.iter().filter_map(|shown| shown.strip_prefix(sensor)?.strip_prefix('=')?.parse().ok()).collect();
+        assert!(values.is_sorted_by(|before, after| before < after), "{sensor}: {values:?}");
+    }
+    assert!(came.len() < SENSORS.len() * last / 2, "{} events came", came.len());
+    assert_eq!(server.metric("gema_refusals_total", Some("slow_reader")).await, 0.0);
+}
+
+#[tokio::test]
+async fn who_is_behind_and_takes_nothing_at_all_is_closed_in_the_end() {
+    let server = impatient(1, |config| config.connections.behind_seconds = Seconds(1.0)).await;
+    let mut stalled = Wire::connect_narrow(server.address(), "/app/app-key?protocol=7").await;
+    stalled.subscribe(CHANNEL).await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    flood(&server, CHANNEL, &mut page).await;
+    server.metric_becomes("gema_refusals_total", Some("slow_reader"), 1.0).await;
+    page.settle().await;
 }

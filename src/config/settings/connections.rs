@@ -35,6 +35,8 @@ section! {
         pub slow_seconds: Seconds = Seconds(10.0) => 1.0..=DAY,
         /// Bytes that may wait for one client at all; more closes its connection with 4100.
         pub backlog_bytes_max: usize = 16 * 1024 * 1024 => 64 * 1024..=1024 * 1024 * 1024,
+        /// How long a client may take nothing while it is behind on a channel with a flow rule; then it is closed with 4100.
+        pub behind_seconds: Seconds = Seconds(30.0) => 1.0..=DAY,
         /// Memory that may be held for all slow clients of the process together; beyond it the slowest are closed with
         /// 4100.
         pub waiting_bytes_max: usize = 256 * 1024 * 1024 => 1024 * 1024..=1 << 40,

@@ -180,7 +180,7 @@ impl Channel {
         let cache_for = (event.cached_for_ms > 0).then(|| Duration::from_millis(event.cached_for_ms));
         if !is_own {
             self.accept(
-                &Event { frame: event.frame, except: event.except, accepted: scope.now },
+                &Event { frame: event.frame, except: event.except, accepted: scope.now, flow_key: None },
                 cache_for,
                 false,
                 scope,
