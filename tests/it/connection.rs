@@ -715,7 +715,7 @@ async fn a_close_of_the_client_is_answered_before_the_connection_ends() {
 // G-66
 #[tokio::test]
 async fn the_queries_of_the_official_clients_connect_and_are_told_of_a_shutdown() {
-    let server = TestServer::start_single_with(|config| config.server.drain_seconds = Seconds(1.0)).await;
+    let server = TestServer::start_single_with(|config| config.server.drain_seconds = Seconds(60.0)).await;
     let mut clients = Vec::new();
     for (query, sub_protocol) in [
         ("protocol=7&client=js&version=8.6.0&flash=false", None),

@@ -8,6 +8,9 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use gema::config::Config;
 use gema::config::Seconds;
+use gema::server::Drained;
+use support::attempts::in_time;
+use support::attempts::within;
 use support::client::Client;
 use support::client::PATIENCE;
 use support::http;
@@ -44,8 +47,13 @@ fn leave_within(config: &mut Config, drain_seconds: f64) {
 // G-60
 #[tokio::test]
 async fn others_take_over_connections_that_are_closed_spread_over_the_first_half_of_the_time() {
+    in_time(closes_are_spread).await;
+}
+
+async fn closes_are_spread(factor: u32) -> Result<(), String> {
     const CLIENTS: usize = 60;
-    let mut server = nodes_with(2.0).await;
+    let drain = factor * Duration::from_secs(2);
+    let mut server = nodes_with(drain.as_secs_f64()).await;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(server.connect_at(0).await);
@@ -58,18 +66,21 @@ async fn others_take_over_connections_that_are_closed_spread_over_the_first_half
         closed
     });
     let (mut closes, drained) = tokio::join!(join_all(closes), server.drain_at(0));
-    assert_eq!((drained.connections, drained.left), (CLIENTS, 0));
-    assert!(drained.took < Duration::from_secs(2), "{drained:?}");
+    assert_eq!(drained.connections, CLIENTS);
     closes.sort();
-    assert!(closes[CLIENTS - 1] >= Duration::from_millis(900), "{closes:?}");
+    assert!(closes[CLIENTS - 1] >= drain * 9 / 20, "{closes:?}");
     let waves = closes.chunk_by(|a, b| *b - *a < Duration::from_millis(5)).count();
-    assert!(waves >= 5, "{waves} waves: {closes:?}");
+    // A busy machine brings many at once, and some after the first half.
+    if drained.left > 0 || drained.took >= drain || waves < 5 {
+        return Err(format!("{drained:?} in {waves} waves: {closes:?}"));
+    }
+    Ok(())
 }
 
 #[tokio::test]
 async fn what_was_accepted_before_is_delivered_before_the_close() {
     const EVENTS: usize = 200;
-    let server = server_with(1.0).await;
+    let server = server_with(60.0).await;
     let mut clients = Vec::new();
     for _ in 0..8 {
         let mut client = server.connect().await;
@@ -107,7 +118,12 @@ async fn what_was_accepted_before_is_delivered_before_the_close() {
 // G-61
 #[tokio::test]
 async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
-    let mut server = nodes_with(4.0).await;
+    in_time(it_says_that_it_leaves).await;
+}
+
+async fn it_says_that_it_leaves(factor: u32) -> Result<(), String> {
+    let drain = factor * Duration::from_secs(4);
+    let mut server = nodes_with(drain.as_secs_f64()).await;
     let (address, metrics_address) = (server.address(), server.metrics_address());
     let ready = async || http::request(metrics_address, "GET", "/ready", &[], b"").await;
     assert_eq!((ready().await.status, ready().await.body.as_str()), (200, "OK"));
@@ -115,9 +131,9 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
     let head = upgrade_head(PATH, &[]);
     let mut late = TcpStream::connect(address).await.unwrap();
     late.write_all(&head.as_bytes()[..20]).await.unwrap();
-    // One of two is closed at once; the other one stays for two seconds.
+    // One of two is closed at once; the other one stays for half of the time.
     let mut clients = vec![server.connect_at(0).await, server.connect_at(0).await];
-    let watch = async {
+    let watch = within(drain / 2, async {
         let (first, at, _) =
             futures_util::future::select_all(clients.iter_mut().map(|c| Box::pin(c.next_close()))).await;
         assert_eq!(first.0, 4200);
@@ -134,13 +150,27 @@ async fn while_it_leaves_it_says_so_and_takes_nobody_new() {
         // All that was still within the drain.
         let mut last = clients.remove(0);
         last.nothing_came().await;
+        gone.ended().await;
+        last
+    });
+    let end = async {
+        let mut last = watch.await?;
         assert_eq!(last.next_close().await.0, 4200);
-        tokio::join!(gone.ended(), last.ended());
+        last.ended().await;
+        Ok::<(), String>(())
     };
-    let ((), drained) = tokio::join!(watch, server.drain_at(0));
-    assert_eq!((drained.connections, drained.left), (2, 0));
+    let (watched, drained) = tokio::join!(end, server.drain_at(0));
+    watched?;
+    all_left(&drained)?;
+    assert_eq!(drained.connections, 2);
     assert_refused(address).await;
     assert!(TcpStream::connect(metrics_address).await.is_err(), "the metrics port is still open");
+    Ok(())
+}
+
+/// Who answers the close too late is left.
+fn all_left(drained: &Drained) -> Result<(), String> {
+    if drained.left == 0 { Ok(()) } else { Err(format!("{drained:?}")) }
 }
 
 /// Who had not finished the handshake hears an error, then the close.
@@ -172,7 +202,12 @@ async fn assert_refused(address: SocketAddr) {
 
 #[tokio::test]
 async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
-    let mut server = nodes_with(2.0).await;
+    in_time(what_has_begun_is_answered).await;
+}
+
+async fn what_has_begun_is_answered(factor: u32) -> Result<(), String> {
+    let drain = factor * Duration::from_secs(2);
+    let mut server = nodes_with(drain.as_secs_f64()).await;
     let mut clients = vec![server.connect_at(0).await, server.connect_at(0).await];
     for client in &mut clients {
         client.subscribe("a").await;
@@ -187,7 +222,7 @@ async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
     let mut go_on = [0; 25];
     stream.read_exact(&mut go_on).await.unwrap();
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
-    let publish = async {
+    let publish = within(drain / 2, async {
         let (closed, at, _) =
             futures_util::future::select_all(clients.iter_mut().map(|c| Box::pin(c.next_close()))).await;
         assert_eq!(closed.0, 4200);
@@ -198,15 +233,26 @@ async fn a_request_that_has_begun_is_answered_and_its_event_delivered() {
         assert_eq!(http::parse(&answer).ok(), serde_json::json!({}));
         let mut left = clients.remove(0);
         assert_eq!(left.next_text().await, r#"{"event":"late","data":"1","channel":"a"}"#);
+        gone.ended().await;
+        left
+    });
+    let end = async {
+        let mut left = publish.await?;
         assert_eq!(left.next_close().await.0, 4200);
-        tokio::join!(gone.ended(), left.ended());
+        left.ended().await;
+        Ok::<(), String>(())
     };
-    let ((), drained) = tokio::join!(publish, server.drain_at(0));
-    assert_eq!(drained.left, 0);
+    let (published, drained) = tokio::join!(end, server.drain_at(0));
+    published?;
+    all_left(&drained)
 }
 
 #[tokio::test]
 async fn a_peer_that_does_not_answer_the_close_costs_no_more_than_the_configured_time() {
+    in_time(async |_| a_deaf_peer_costs_the_configured_time().await).await;
+}
+
+async fn a_deaf_peer_costs_the_configured_time() -> Result<(), String> {
     let server = server_with(1.0).await;
     let mut deaf = Wire::connect(server.address(), PATH).await;
     let stalled_request = TcpStream::connect(server.address()).await.unwrap();
@@ -214,9 +260,10 @@ async fn a_peer_that_does_not_answer_the_close_costs_no_more_than_the_configured
     let drained = timeout(PATIENCE, server.drain()).await.expect("the drain does not end");
     assert_eq!((drained.connections, drained.left), (1, 1));
     let took = drained.took;
-    assert!(Duration::from_millis(900) < took && took < Duration::from_millis(3000), "{took:?}");
+    assert!(Duration::from_millis(900) < took, "{took:?}");
     assert_eq!(deaf.next_close().await.0, 4100);
     drop((stalled_request, idle_metrics));
+    if took < Duration::from_millis(3000) { Ok(()) } else { Err(format!("the drain took {took:?}")) }
 }
 
 /// Who is closed first must not be back before a process that is started anew.
@@ -283,30 +330,43 @@ async fn a_node_that_loses_redis_while_it_leaves_no_longer_counts_on_others() {
 
 #[tokio::test]
 async fn while_balancers_are_given_notice_everybody_is_served() {
+    in_time(serves_during_notice).await;
+}
+
+async fn serves_during_notice(factor: u32) -> Result<(), String> {
+    let notice = factor * Duration::from_secs(3);
     let server = TestServer::start_single_with(|config| {
-        config.server.drain_seconds = Seconds(60.0);
-        config.server.drain_notice_seconds = Seconds(4.0);
+        config.server.drain_seconds = Seconds(60.0 + notice.as_secs_f64());
+        config.server.drain_notice_seconds = Seconds(notice.as_secs_f64());
     })
     .await;
     let mut before = server.connect().await;
     before.subscribe("a").await;
     let address = server.address();
     let (api, metrics_address) = (server.api(), server.metrics_address());
-    let watch = async {
+    let watch = within(notice, async {
         while http::request(metrics_address, "GET", "/ready", &[], b"").await.status == 200 {}
         assert_eq!(http::request(address, "GET", "/ready", &[], b"").await.status, 503);
         let mut late = Client::open(address, PATH, &[]).await;
         late.established().await;
         late.subscribe("a").await;
         api.publish("a", "e", "1").await;
-        for mut client in [before, late] {
+        for client in [&mut before, &mut late] {
             assert_eq!(client.next_text().await, r#"{"event":"e","data":"1","channel":"a"}"#);
+        }
+        [before, late]
+    });
+    let end = async {
+        for mut client in watch.await? {
             assert_eq!(client.next_close().await.0, 4100);
             client.ended().await;
         }
+        Ok::<(), String>(())
     };
-    let ((), drained) = tokio::join!(watch, server.drain());
+    let (watched, drained) = tokio::join!(end, server.drain());
+    watched?;
     assert_eq!(drained.left, 0);
+    Ok(())
 }
 
 #[tokio::test]
@@ -320,7 +380,7 @@ async fn a_server_without_connections_leaves_at_once() {
 // G-60, G-61
 #[tokio::test]
 async fn sigterm_ends_the_program_in_good_order() {
-    let process = Process::start(&[("GEMA_SERVER_DRAIN_SECONDS", "1")]).await;
+    let process = Process::start(&[("GEMA_SERVER_DRAIN_SECONDS", "60")]).await;
     let address = process.address;
     let ready = http::request(process.metrics_address, "GET", "/ready", &[], b"").await;
     assert_eq!(ready.status, 200);

@@ -7,6 +7,7 @@ use gema::config::Config;
 use gema::config::LimiterDriver;
 use serde_json::Value;
 use serde_json::json;
+use support::attempts::in_time;
 use support::client::Client;
 use support::client::PATIENCE;
 use support::http::Answer;
@@ -160,10 +161,12 @@ fn answered(answer: &Answer) {
     assert!([200, 429].contains(&answer.status), "{answer:?}");
 }
 
-/// How many requests are accepted, asking one node after the other until one of them refuses.
+/// How many requests are accepted, asking one node after the other until one of them refuses. A slow machine asks so
+/// seldom that none may be refused.
 async fn until_refused(apis: &[Api], ask: impl AsyncFn(&Api) -> Answer) -> u32 {
+    const ACCEPTED_MAX: usize = 20 * SHARED_LIMIT as usize;
     let mut accepted = 0;
-    for api in apis.iter().cycle() {
+    for api in apis.iter().cycle().take(ACCEPTED_MAX) {
         let answer = ask(api).await;
         answered(&answer);
         if answer.status == 429 {
@@ -221,6 +224,11 @@ async fn many_at_once_get_no_more_than_one_after_the_other() {
 
 #[tokio::test]
 async fn redis_is_not_asked_for_each_request() {
+    // What is in reserve is not good for long, and a Redis that is too slow is not waited for.
+    in_time(async |_| redis_is_asked_now_and_then().await).await;
+}
+
+async fn redis_is_asked_now_and_then() -> Result<(), String> {
     const REQUESTS: u64 = 200;
     for limit in [1000, 1] {
         let redis = TestRedis::start().await;
@@ -239,9 +247,13 @@ async fn redis_is_not_asked_for_each_request() {
         let asked = redis.calls("HMGET").await;
         // A reserve covers most of what is accepted. What is refused asks only when there could be another token.
         let most = if limit == 1 { 3 * accepted + 10 } else { accepted / 4 };
-        assert!(asked > 1 && asked <= most, "Redis was asked {asked} times to accept {accepted} of {limit} a second");
-        assert_eq!(server.figure(0, "gema_limiter_local_total", "").await, 0.0);
+        let without = server.figure(0, "gema_limiter_local_total", "").await;
+        if asked > most || without > 0.0 {
+            return Err(format!("{asked} times for {accepted} of {limit} a second, and {without} without Redis"));
+        }
+        assert!(asked > 1, "Redis was asked {asked} times to accept {accepted} of {limit} a second");
     }
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,9 +1,14 @@
 //! Rules for channels: however a name is varied, who is not let in hears nothing.
 
+use std::time::Duration;
+use std::time::Instant;
+
 use gema::protocol::policy::ChannelRule;
 use gema::protocol::policy::Decision;
 use serde_json::Value;
 use serde_json::json;
+use support::attempts::in_time;
+use support::attempts::within;
 use support::client::Client;
 use support::server::TestServer;
 
@@ -129,30 +134,52 @@ async fn clients_only_listen_where_the_rule_says_so() {
 
 #[tokio::test]
 async fn a_subscription_that_is_too_old_is_to_be_authorized_anew() {
-    let server = server_with(&[r#"{"match":"permintaan-barang.*","max_subscription_age_seconds":1}"#]).await;
+    in_time(too_old_is_to_be_authorized_anew).await;
+}
+
+/// A rule that lets a subscription become so old, in seconds.
+fn ageing(seconds: u32) -> String {
+    format!(r#"{{"match":"permintaan-barang.*","max_subscription_age_seconds":{seconds}}}"#)
+}
+
+async fn too_old_is_to_be_authorized_anew(age: u32) -> Result<(), String> {
+    let server = server_with(&[&ageing(age)]).await;
     let mut clients = [server.connect().await, server.connect().await];
     clients[0].subscribe("private-permintaan-barang.K001").await;
     clients[1].join("presence-permintaan-barang.K001", "siti").await;
     let mut others = [server.connect().await, server.connect().await];
     others[0].subscribe("private-other").await;
-    others[1].subscribe("private-permintaan-barang.K001").await;
-    others[1].unsubscribe("private-permintaan-barang.K001").await;
-    others[1].settle().await;
+    come_and_go(&mut others[1], age).await?;
     for client in &mut clients {
         assert_eq!(client.next_close().await.0, 4200);
     }
     for other in &mut others {
         other.nothing_came().await;
     }
+    Ok(())
+}
+
+/// A subscription that ends before it is so old, in seconds.
+async fn come_and_go(client: &mut Client, age: u32) -> Result<(), String> {
+    let coming_and_going = async {
+        client.subscribe("private-permintaan-barang.K001").await;
+        client.unsubscribe("private-permintaan-barang.K001").await;
+        client.settle().await;
+    };
+    let began = Instant::now();
+    within(Duration::from_secs(age.into()), coming_and_going).await?;
+    if began.elapsed() < Duration::from_secs(age.into()) { Ok(()) } else { Err("it became too old".to_owned()) }
 }
 
 #[tokio::test]
 async fn who_leaves_and_comes_back_gets_no_more_time() {
-    let server = server_with(&[r#"{"match":"permintaan-barang.*","max_subscription_age_seconds":1}"#]).await;
+    in_time(who_comes_back_gets_no_more_time).await;
+}
+
+async fn who_comes_back_gets_no_more_time(age: u32) -> Result<(), String> {
+    let server = server_with(&[&ageing(age)]).await;
     let mut left = server.connect().await;
-    left.subscribe("private-permintaan-barang.K001").await;
-    left.unsubscribe("private-permintaan-barang.K001").await;
-    left.settle().await;
+    come_and_go(&mut left, age).await?;
     let mut late = server.connect().await;
     let mut stays = server.connect().await;
     stays.subscribe("private-permintaan-barang.K001").await;
@@ -162,6 +189,7 @@ async fn who_leaves_and_comes_back_gets_no_more_time() {
     left.subscribe("private-permintaan-barang.K002").await;
     left.send_subscribe("private-permintaan-barang.K001", None).await;
     assert_eq!(left.next_close().await.0, 4200);
+    Ok(())
 }
 
 #[tokio::test]

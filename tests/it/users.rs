@@ -1,7 +1,11 @@
 //! Signing in, a user's own channel, and the coming and going of the users on a watchlist.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use serde_json::json;
+use support::attempts::in_time;
+use support::attempts::within;
 use support::client::Client;
 use support::server::APP_KEY;
 use support::server::TestServer;
@@ -122,17 +126,26 @@ async fn a_sign_in_without_a_usable_id_is_refused() {
 // G-165
 #[tokio::test]
 async fn a_numeric_id_of_a_sign_in_is_the_text_of_its_digits() {
+    in_time(a_number_signs_in).await;
+}
+
+async fn a_number_signs_in(factor: u32) -> Result<(), String> {
+    let time = Duration::from_secs(factor.into());
     let server = TestServer::start_with(|config| {
         config.limits.enable_user_authentication = true;
-        config.limits.user_authentication_timeout_seconds = gema::config::Seconds(0.5);
+        config.limits.user_authentication_timeout_seconds = gema::config::Seconds(time.as_secs_f64());
     })
     .await;
     let mut client = server.connect().await;
     // What PHP signs for ['id' => 7].
     for digits in ["7", "12345678901234567890"] {
-        let mut client = server.connect().await;
-        client.send_sign_in(&format!(r#"{{"id":{digits}}}"#)).await;
-        client.next_event("pusher:signin_success").await;
+        let signed_in = async {
+            let mut client = server.connect().await;
+            client.send_sign_in(&format!(r#"{{"id":{digits}}}"#)).await;
+            client.next_event("pusher:signin_success").await;
+            client
+        };
+        let mut client = within(time, signed_in).await?;
         client.subscribe(&format!("#server-to-user-{digits}")).await;
         server.api().publish(&format!("#server-to-user-{digits}"), "e", "1").await;
         client.next_event("e").await;
@@ -143,6 +156,7 @@ async fn a_numeric_id_of_a_sign_in_is_the_text_of_its_digits() {
     }
     // Who does not sign in is closed, so the others were signed in.
     assert_eq!(client.next_close().await.0, 4009);
+    Ok(())
 }
 
 // G-166

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 
+pub mod attempts;
 pub mod barrier;
 pub mod certificates;
 pub mod client;
