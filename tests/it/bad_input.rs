@@ -171,7 +171,8 @@ async fn api_bodies_of_any_depth_are_taken_or_refused() {
 
 #[tokio::test]
 async fn a_head_that_comes_too_slowly_is_given_up() {
-    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(1.0)).await;
+    // Time enough for a request that is in no way slow.
+    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(5.0)).await;
     let dripping = async |head: String| {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
         let (mut reading, mut writing) = stream.split();
@@ -188,7 +189,7 @@ async fn a_head_that_comes_too_slowly_is_given_up() {
                 }
             }
         }
-        assert!(began.elapsed() >= Duration::from_millis(900), "given up after {:?}", began.elapsed());
+        assert!(began.elapsed() >= Duration::from_millis(4900), "given up after {:?}", began.elapsed());
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
     };
@@ -205,20 +206,21 @@ async fn a_head_that_comes_too_slowly_is_given_up() {
 
 #[tokio::test]
 async fn a_body_that_comes_too_slowly_is_answered_with_408() {
-    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(1.0)).await;
+    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(4.0)).await;
     let body = r#"{"name":"e","channel":"a","data":"1"}"#;
     let path = server.api().path("/events");
     let query = server.api().signed_query("POST", &path, &[], body);
     let length = ("Content-Length: 37\r\n", "");
     assert_eq!(body.len(), 37);
     let chunked = ("Transfer-Encoding: chunked\r\n", "5\r\n{\"nam\r\n");
-    for (header, start) in [length, chunked] {
+    let given_up = async |(header, start): (&str, &str)| {
         let head = format!("POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n{start}");
         let began = Instant::now();
         let answer = http::raw(server.address(), head.as_bytes()).await;
-        assert_eq!(answer.refused(408), "The request did not come within 1 s");
-        assert!(began.elapsed() >= Duration::from_millis(900), "given up after {:?}", began.elapsed());
-    }
+        assert_eq!(answer.refused(408), "The request did not come within 4 s");
+        assert!(began.elapsed() >= Duration::from_millis(3900), "given up after {:?}", began.elapsed());
+    };
+    tokio::join!(given_up(length), given_up(chunked));
     assert_eq!(server.metric("gema_refusals_total", Some("api_timeout")).await, 2.0);
     assert_still_serves(&server).await;
 }
@@ -360,14 +362,16 @@ async fn a_stalled_subscriber_is_closed_and_the_others_get_everything_in_order()
 /// A page joins what it shows, however much that is; who joins and leaves without end is told to stop.
 #[tokio::test]
 async fn one_connection_joins_no_faster_than_it_may() {
-    let server = TestServer::start_with(|config| config.connections.subscriptions_per_second = 5).await;
+    const PER_SECOND: u32 = 5;
+    let server = TestServer::start_with(|config| config.connections.subscriptions_per_second = PER_SECOND).await;
     let mut page = server.connect().await;
     let channels: Vec<String> = (0..200).map(|number| format!("c{number}")).collect();
     for channel in &channels {
         page.subscribe(channel).await;
     }
     let mut restless = server.connect().await;
-    let mut refused = 0;
+    let began = Instant::now();
+    let mut refused = 0_u32;
     for _ in 0..1000 {
         restless.send_subscribe("c0", None).await;
         restless.unsubscribe("c0").await;
@@ -381,7 +385,8 @@ async fn one_connection_joins_no_faster_than_it_may() {
             refused += 1;
         }
     }
-    assert!(refused > 500, "{refused} of 1000 were refused");
+    let allowed = 200 + u64::from(PER_SECOND) * (began.elapsed().as_secs() + 1);
+    assert!(refused > 0 && u64::from(refused) + allowed >= 1000, "{refused} of 1000 were refused, {allowed} allowed");
     assert_eq!(server.metric("gema_refusals_total", Some("subscribe_rate")).await, f64::from(refused));
     restless.nothing_came().await;
     page.nothing_came().await;
@@ -428,7 +433,7 @@ async fn who_breaks_the_protocol_is_not_waited_for() {
 
 #[tokio::test]
 async fn connections_that_never_send_a_request_are_none_of_ours() {
-    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(1.0)).await;
+    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(5.0)).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(server.address()).await.unwrap());
@@ -612,7 +617,7 @@ async fn no_bytes_whatever_harm_anybody_else() {
 
 #[tokio::test]
 async fn no_bytes_whatever_harm_the_http_side() {
-    let server = TestServer::start_with(|config| config.http.request_seconds = Seconds(1.0)).await;
+    let server = TestServer::start().await;
     let mut runner = TestRunner::deterministic();
     let starts = prop_oneof![Just(""), Just("GET "), Just("GET / HTTP/1.1\r\n"), Just("POST /apps/app-id/events?")];
     let strategy = (starts, vec(any::<u8>(), 0..400));

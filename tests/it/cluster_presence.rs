@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use serde_json::json;
 use support::client::Client;
+use support::client::PATIENCE;
 use support::redis_server::TestRedis;
 use support::server::TestServer;
 use tokio::time::timeout;
@@ -141,6 +142,8 @@ struct Command {
 
 /// What nodes say to Redis about a channel while users join it on one of them, without what scripts do in Redis.
 async fn commands_of_joins(nodes: usize) -> Vec<Command> {
+    /// What the test says behind all that the nodes say.
+    const END: &str = "that-was-all";
     let redis = TestRedis::start().await;
     let server = TestServer::start_cluster_on(&redis, nodes, |_| ()).await;
     let mut observers = Vec::new();
@@ -160,15 +163,19 @@ async fn commands_of_joins(nodes: usize) -> Vec<Command> {
         joiner.join(ROOM, &number.to_string()).await;
     }
     server.quiet().await;
+    redis.run::<String>(&["ECHO", END]).await;
     let mut about = Vec::new();
-    while let Ok(Some(command)) = timeout(Duration::from_millis(300), commands.next()).await {
+    loop {
+        let command = timeout(PATIENCE, commands.next()).await.expect("nothing comes").expect("Redis is there");
+        if command.contains(END) {
+            return about;
+        }
         // 1795272389.500981 [0 127.0.0.1:53822] "EVALSHA" "562249d1597ac0308bc3a59229b2d8c2460d1eb9" …
         let words: Vec<&str> = command.splitn(5, ' ').collect();
         if command.contains(ROOM) && words[2] != "lua]" {
             about.push(Command { kind: words[3].trim_matches('"').to_uppercase(), client: words[2].to_owned() });
         }
     }
-    about
 }
 
 #[tokio::test]

@@ -347,8 +347,15 @@ async fn overheard(redis: &TestRedis, server: &TestServer, members: &mut [Client
     for client in members {
         client.settle().await;
     }
+    // Behind all of it.
+    let end = format!("{}:end", server.cluster());
+    redis.run::<u64>(&["PUBLISH", &end, ""]).await;
     let mut samples = Vec::new();
-    while let Ok(Some(message)) = timeout(Duration::from_millis(200), ear.next()).await {
+    loop {
+        let message = timeout(PATIENCE, ear.next()).await.expect("nothing comes").expect("Redis is there");
+        if message.get_channel_name() == end {
+            break;
+        }
         samples.push(message.get_payload_bytes().to_vec());
     }
     assert!(samples.len() >= 5, "the nodes hardly talk: {samples:?}");

@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::version::TLS12;
 use serde_json::json;
+use support::barrier::Figures;
 use support::certificates::Authority;
 use support::certificates::file;
 use support::client::Client;
@@ -183,7 +184,7 @@ async fn a_large_backlog_is_read_late_and_whole() {
     for number in 0..EVENTS {
         server.api().publish("feed", &format!("e{number}"), &padding).await;
     }
-    assert!(server.figure(0, "gema_outbox_bytes", "").await > 0.0, "nothing waits");
+    Figures::become_so(server.metrics_address(), "gema_outbox_bytes", "", PATIENCE, |waiting| waiting > 0.0).await;
     for number in 0..EVENTS {
         assert_eq!(late.next_text().await, format!(r#"{{"event":"e{number}","data":"{padding}","channel":"feed"}}"#));
     }
@@ -224,7 +225,8 @@ async fn a_reader_that_is_too_slow_is_closed_with_4100() {
 
 #[tokio::test]
 async fn half_handshakes_are_cut_and_hold_up_nobody() {
-    let server = start_with(|config| config.http.request_seconds = Seconds(1.0)).await;
+    // Time enough for a handshake that is in no way slow.
+    let server = start_with(|config| config.http.request_seconds = Seconds(5.0)).await;
     let half = join_all((0..50).map(|_| async {
         let mut stream = TcpStream::connect(server.port()).await.unwrap();
         // The beginning of a ClientHello of 512 bytes.

@@ -69,11 +69,13 @@ async fn what_fails_is_sent_again_as_it_was_and_the_rest_waits() {
     }
     let webhooks = receivers.iter().map(|receiver| receiver.webhook("/", &ALL)).collect();
     let server = server_with(webhooks, |config| {
-        config.webhooks.timeout_seconds = Seconds(0.5);
+        // An answer that comes late for want of time would count as none.
+        config.webhooks.timeout_seconds = Seconds(5.0);
         config.webhooks.batch_seconds = Seconds(0.0);
     })
     .await;
     let mut client = server.connect().await;
+    let began = Instant::now();
     client.subscribe("first").await;
     for receiver in &mut receivers {
         let first = receiver.next().await;
@@ -86,8 +88,9 @@ async fn what_fails_is_sent_again_as_it_was_and_the_rest_waits() {
                 |request: &Received| request.head.lines().filter(differs).map(str::to_owned).collect::<Vec<_>>();
             assert_eq!((lines(again), &again.body), (lines(&first), &first.body));
         }
-        assert!(second.at - first.at >= Duration::from_millis(800), "{:?}", second.at - first.at);
-        assert!(third.at - second.at >= Duration::from_millis(1600), "{:?}", third.at - second.at);
+        // The first one may have been read late.
+        assert!(second.at - began >= Duration::from_millis(800), "{:?}", second.at - began);
+        assert!(third.at - began >= Duration::from_millis(800 + 1600), "{:?}", third.at - began);
         assert_eq!(first.events()[0], occupied("first"));
     }
     client.subscribe("last").await;
@@ -127,7 +130,7 @@ async fn after_its_time_a_webhook_is_given_up_with_a_line_in_the_log() {
     let process = Process::start(&[
         ("SOKETI_DEFAULT_APP_WEBHOOKS", &webhooks),
         ("SOKETI_WEBHOOKS_BATCHING", "false"),
-        ("GEMA_WEBHOOKS_RETRY_SECONDS", "2.5"),
+        ("GEMA_WEBHOOKS_RETRY_SECONDS", "8"),
     ])
     .await;
     let mut client = Client::open(process.address, "/app/app-key?protocol=7", &[]).await;
@@ -190,32 +193,39 @@ async fn a_dead_endpoint_is_noticed_by_nobody_else() {
     others.next_events(&[occupied("news")]).await;
     // Beyond the bound the oldest are gone, and counted: of those 300 KB 64 and a request under way are left.
     let figures = async |name, label| server.figure(0, name, label).await;
+    let until = Instant::now() + PATIENCE;
     let (dropped, waiting) = loop {
         let dropped = figures("gema_webhook_events_total", r#"result="dropped""#).await;
         let waiting = figures("gema_webhook_events_waiting", r#"app_id="app-id""#).await;
         if dropped + waiting > EVENTS as f64 {
             break (dropped, waiting);
         }
+        assert!(Instant::now() < until, "{dropped} are dropped and {waiting} wait");
     };
     assert_eq!(dropped + waiting, 1.0 + EVENTS as f64);
     assert!(figures("gema_webhook_bytes_waiting", r#"app_id="app-id""#).await < 240_000.0);
     assert!(figures("gema_webhook_oldest_seconds", r#"app_id="app-id""#).await > 0.0);
-    let (with, without) = (subscribing(&server, "app-key").await, subscribing(&server, "plain-key").await);
+    let [with, without] = subscribing(&server, ["app-key", "plain-key"]).await;
     println!("subscribing: {with:?} with a dead endpoint, {without:?} without webhooks");
     assert!(with < without * 5 + Duration::from_millis(5), "{with:?} instead of {without:?}");
 }
 
-/// How long a subscription takes: the median.
-async fn subscribing(server: &TestServer, key: &str) -> Duration {
-    let mut client = server.connect_to(key).await;
-    let mut times = Vec::new();
+/// How long a subscription takes to each of two apps: the medians. They take turns, so that the machine is as busy for
+/// one as for the other.
+async fn subscribing(server: &TestServer, keys: [&str; 2]) -> [Duration; 2] {
+    let mut clients = [server.connect_to(keys[0]).await, server.connect_to(keys[1]).await];
+    let mut times = [Vec::new(), Vec::new()];
     for number in 0..200 {
-        let began = Instant::now();
-        client.subscribe(&format!("c-{number}")).await;
-        times.push(began.elapsed());
+        for (client, times) in clients.iter_mut().zip(&mut times) {
+            let began = Instant::now();
+            client.subscribe(&format!("c-{number}")).await;
+            times.push(began.elapsed());
+        }
     }
-    times.sort();
-    times[times.len() / 2]
+    times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2]
+    })
 }
 
 #[tokio::test]

@@ -253,12 +253,14 @@ async fn of_what_waits_for_redis_the_oldest_is_dropped_beyond_the_bound_and_coun
         client.send_json(json!({ "event": "client-x", "channel": "private-a", "data": data })).await;
     }
     client.nothing_came().await;
+    let until = std::time::Instant::now() + support::client::PATIENCE;
     let (dropped, waiting) = loop {
         let dropped = server.figure(0, "gema_webhook_events_total", r#"result="dropped""#).await;
         let waiting = server.figure(0, "gema_webhook_events_waiting", "").await;
         if dropped + waiting >= EVENTS as f64 && dropped > 0.0 {
             break (dropped, waiting);
         }
+        assert!(std::time::Instant::now() < until, "{dropped} are dropped and {waiting} wait");
     };
     assert!((30.0..=65.0).contains(&waiting), "{waiting}");
     assert!(server.figure(0, "gema_webhook_bytes_waiting", "").await <= 65_536.0);
