@@ -21,8 +21,8 @@ use crate::traffic::ROOM;
 use crate::traffic::names;
 
 pub async fn a_slow_redis_does_not_slow_local_delivery() {
-    /// In each direction, so 200 ms for a question and its answer.
-    const DELAY: Duration = Duration::from_millis(100);
+    /// In each direction, so 500 ms for a question and its answer.
+    const DELAY: Duration = Duration::from_millis(250);
     const EVENTS: usize = 200;
     let redis = TestRedis::start().await;
     let proxy = Proxy::start(redis.port()).await;
@@ -41,7 +41,7 @@ pub async fn a_slow_redis_does_not_slow_local_delivery() {
     }
     took.sort();
     let (median, worst) = (took[EVENTS / 2], took[EVENTS - 1]);
-    println!("local delivery while Redis takes 200 ms: median {median:?}, worst {worst:?}");
+    println!("local delivery while Redis takes 500 ms: median {median:?}, worst {worst:?}");
     assert!(median < DELAY, "local delivery waits for Redis: median {median:?}");
 
     let observers = [Observer::start(&here, ROOM, "here").await, Observer::start(&there, ROOM, "there").await];
@@ -85,7 +85,7 @@ pub async fn a_half_open_link_is_noticed_and_replaced() {
     // What the other one publishes from here on until the link works again may miss this node, and so may what is on
     // its way just now; that is the window in which a node that has lost Redis is told nothing.
     let connections = proxy.connections();
-    let window_begins = flows[1].at();
+    let window_begins = listeners[0].at("other");
     proxy.freeze();
     cut_off.redis_is(false, NOTICED_MAX).await;
     cut_off.serves_locally("local").await;
@@ -121,13 +121,10 @@ pub async fn a_half_open_link_is_noticed_and_replaced() {
     heard.assert_exactly("cut off", &publishers[0].accepted);
     let missing = heard.missing("other", &publishers[1].accepted);
     println!("a node with a half-open link has missed {} of {} events", missing.len(), window_ends - window_begins);
-    let window = window_begins.saturating_sub(ON_ITS_WAY)..window_ends;
+    let window = window_begins..window_ends;
     assert!(missing.iter().all(|number| window.contains(number)), "not within {window:?}: {missing:?}");
     drop(comer);
 }
-
-/// Events that may be on their way between two processes that share two cores with many others.
-const ON_ITS_WAY: u64 = 40;
 
 pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them() {
     const CUTS: usize = 5;

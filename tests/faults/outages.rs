@@ -284,8 +284,8 @@ pub async fn beyond_the_time_of_the_buffer_publishers_are_told_to_come_back() {
     let mut redis = TestRedis::start().await;
     let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "1").nodes().await;
     let traffic = Traffic::start(&nodes).await;
-    redis.kill();
     let killed = Instant::now();
+    redis.kill();
     refuses(&nodes[0], KEPT * 2 + NOTICED_MAX).await;
     assert!(killed.elapsed() >= KEPT, "refused after {:?}", killed.elapsed());
     // Clients come and go, and are told what does not need the other nodes.

@@ -120,7 +120,7 @@ pub async fn a_killed_node_loses_no_webhook_that_waits_in_redis() {
 pub async fn who_goes_to_another_node_while_one_is_stopped_was_never_gone() {
     let redis = TestRedis::start().await;
     let mut receiver = Receiver::start().await;
-    let cluster = cluster(&redis, &receiver).with("GEMA_WEBHOOKS_LEAVE_DELAY_SECONDS", "6");
+    let cluster = cluster(&redis, &receiver).with("GEMA_WEBHOOKS_LEAVE_DELAY_SECONDS", "15");
     let [leaving, staying] = cluster.nodes().await;
     let _clients = [leaving.member(ROOM, "7").await, leaving.subscribed("only").await];
     let came = [of("channel_occupied", ROOM), member("member_added", "7"), of("channel_occupied", "only")];

@@ -25,6 +25,7 @@ use support::client::PATIENCE;
 use support::http;
 use support::http::Api;
 use support::process::signal;
+use support::redis_server::free_port;
 use support::server::APP_ID;
 use support::server::APP_KEY;
 use support::server::APP_SECRET;
@@ -61,9 +62,18 @@ impl Nginx {
 
     /// In front of these nodes; with a certificate it speaks TLS.
     async fn start_for(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Self {
-        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        const TRIES: usize = 5;
+        for _ in 0..TRIES {
+            // Somebody else may have taken the port in between.
+            if let Some(nginx) = Self::try_start(nodes, tls).await {
+                return nginx;
+            }
+        }
+        panic!("nginx does not start on any of {TRIES} ports");
+    }
+
+    async fn try_start(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Option<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}", address.port()));
         fs::create_dir_all(folder.join("conf.d")).unwrap();
         let listen = match tls {
@@ -90,11 +100,19 @@ impl Nginx {
             .expect("tests/run installs nginx");
         let nginx = Self { child, address, folder };
         let until = Instant::now() + PATIENCE;
+        // This is logged before its workers serve.
+        while !nginx.log().contains("start worker process ") {
+            if nginx.log().contains("bind() to") {
+                return None;
+            }
+            assert!(Instant::now() < until, "nginx does not listen: {}", nginx.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         while TcpStream::connect(address).await.is_err() {
             assert!(Instant::now() < until, "nginx does not listen: {}", nginx.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        nginx
+        Some(nginx)
     }
 
     /// Reads its configuration anew; returns when another worker has taken over.
@@ -119,8 +137,10 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Killed, it would leave its workers behind.
-        signal(self.child.id(), "TERM");
+        // Killed, it would leave its workers behind. It ends by itself if it has no port.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            signal(self.child.id(), "TERM");
+        }
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }

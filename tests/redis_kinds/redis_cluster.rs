@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::attempts::in_time;
 use support::client::PATIENCE;
 use support::node::Cluster;
 use support::node::Node;
@@ -127,13 +128,20 @@ async fn webhooks_are_told_once_by_way_of_a_redis_cluster() {
 
 #[tokio::test]
 async fn a_limit_holds_for_the_nodes_of_a_redis_cluster_together() {
+    // A node does not wait long for a Redis that is too slow.
+    in_time(async |_| a_limit_holds_for_both().await).await;
+}
+
+async fn a_limit_holds_for_both() -> Result<(), String> {
     const LIMIT: f64 = 5.0;
+    /// A slow machine asks so seldom that none may be refused.
+    const REQUESTS_MAX: usize = 100;
     let redis = RedisCluster::start();
     let cluster = on(&redis).with("GEMA_LIMITER_DRIVER", "redis");
     let nodes: [Node; 2] = cluster.with("GEMA_LIMITS_MAX_READ_REQUESTS_PER_SECOND", &LIMIT.to_string()).nodes().await;
     let began = Instant::now();
     let mut accepted = 0.0;
-    for node in nodes.iter().cycle() {
+    for node in nodes.iter().cycle().take(REQUESTS_MAX) {
         let answer = node.api().get("/channels/c", &[]).await;
         if answer.status == 429 {
             break;
@@ -141,10 +149,15 @@ async fn a_limit_holds_for_the_nodes_of_a_redis_cluster_together() {
         answer.ok();
         accepted += 1.0;
     }
-    assert!(accepted <= LIMIT * (1.0 + began.elapsed().as_secs_f64()), "{accepted}");
+    let most = LIMIT * (1.0 + began.elapsed().as_secs_f64());
     for node in &nodes {
-        assert_eq!(node.figures().await.sum("gema_limiter_local_total", ""), 0.0);
+        let alone = node.figures().await.sum("gema_limiter_local_total", "");
+        if alone > 0.0 {
+            return Err(format!("{alone} requests were decided without Redis"));
+        }
     }
+    assert!(accepted <= most, "{accepted} of {most}");
+    Ok(())
 }
 
 #[tokio::test]

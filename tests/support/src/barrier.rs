@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::client::PATIENCE;
 use crate::http::request;
+use crate::pace;
 use crate::redis_server::TestRedis;
 use crate::redis_server::run;
 
@@ -119,13 +120,13 @@ impl Figures {
         patience: Duration,
         so: impl Fn(f64) -> bool,
     ) -> f64 {
-        let until = Instant::now() + patience;
+        let until = pace::now() + patience;
         loop {
             let now = Self::of(metrics).await.sum(name, label);
             if so(now) {
                 return now;
             }
-            assert!(Instant::now() < until, "{name} {label} is still {now} after {patience:?}");
+            assert!(pace::now() < until, "{name} {label} is still {now} after {patience:?}");
             sleep(Duration::from_millis(10)).await;
         }
     }

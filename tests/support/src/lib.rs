@@ -9,6 +9,7 @@ pub mod client;
 pub mod http;
 pub mod node;
 pub mod observer;
+pub mod pace;
 pub mod process;
 pub mod proxy;
 pub mod receiver;

@@ -10,6 +10,7 @@ use crate::client::PATIENCE;
 use crate::http;
 use crate::http::Answer;
 use crate::http::Api;
+use crate::pace;
 use crate::process::Process;
 use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
@@ -49,6 +50,8 @@ impl Cluster {
             ("GEMA_SERVER_WORKERS", "2".to_owned()),
             ("GEMA_SERVER_DRAIN_SECONDS", "1".to_owned()),
             ("GEMA_LOG_LEVEL", "debug".to_owned()),
+            // Most clients of a test read nothing for long, so they answer no ping.
+            ("GEMA_CONNECTIONS_PING_SECONDS", "86400".to_owned()),
         ];
         Self { variables }
     }
@@ -172,15 +175,19 @@ impl Node {
         answer["subscription_count"].as_u64().unwrap()
     }
 
-    /// A connection on one channel, and an event on it: both take no longer than they may, whatever Redis does.
+    /// A connection on one channel, and an event on it: both take no longer than they may, whatever Redis does. Of
+    /// some events the quickest counts: of the others the machine may be the cause.
     pub async fn serves_locally(&self, channel: &str) {
-        let began = Instant::now();
-        let mut client = self.subscribed(channel).await;
-        assert!(began.elapsed() < ANSWERED_MAX, "a subscription took {:?}", began.elapsed());
-        let began = Instant::now();
-        self.api().publish(channel, "e", "1").await;
-        client.next_event("e").await;
-        assert!(began.elapsed() < LOCAL_MAX, "a local event took {:?}", began.elapsed());
+        const EVENTS: usize = 5;
+        let mut client = in_time("a subscription", ANSWERED_MAX, self.subscribed(channel)).await;
+        let mut took = Vec::new();
+        while !took.iter().any(|took| *took < LOCAL_MAX) {
+            assert!(took.len() < EVENTS, "local events took {took:?}");
+            let began = Instant::now();
+            self.api().publish(channel, "e", "1").await;
+            client.next_event("e").await;
+            took.push(began.elapsed());
+        }
     }
 
     /// An event that this node accepts reaches a client of the other one. Before they know each other it may not.
@@ -219,22 +226,22 @@ impl Node {
 
 /// Waits until it is so.
 pub async fn eventually(what: &str, patience: Duration, mut so: impl AsyncFnMut() -> bool) {
-    let until = Instant::now() + patience;
+    let until = pace::now() + patience;
     while !so().await {
-        assert!(Instant::now() < until, "{what}: not within {patience:?}");
+        assert!(pace::now() < until, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 /// Waits until it is what it should be.
 pub async fn becomes<T: PartialEq + Debug>(what: &str, patience: Duration, mut is: impl AsyncFnMut() -> T, should: T) {
-    let until = Instant::now() + patience;
+    let until = pace::now() + patience;
     loop {
         let is = is().await;
         if is == should {
             return;
         }
-        assert!(Instant::now() < until, "{what}: {is:?} instead of {should:?} after {patience:?}");
+        assert!(pace::now() < until, "{what}: {is:?} instead of {should:?} after {patience:?}");
         // Many may ask at the same time.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -247,8 +254,9 @@ pub async fn outlast(began: Instant, time: Duration) {
 
 /// An answer to a question of a client that may take longer than usual, but not longer than `PATIENCE`.
 pub async fn in_time<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -> T {
-    let began = Instant::now();
+    let began = pace::now();
     let done = tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what} takes for ever"));
-    assert!(began.elapsed() < limit, "{what} took {:?}", began.elapsed());
+    let took = pace::now().saturating_sub(began);
+    assert!(took < limit, "{what} took {took:?}");
     done
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
-use std::time::Instant;
 
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::client::Client;
 use crate::node::Node;
+use crate::pace;
 
 /// Longer than any test.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
@@ -45,7 +45,7 @@ impl Observer {
     /// Waits until exactly these are there, whatever their order.
     pub async fn sees(&self, users: &[String], patience: Duration) {
         let users: BTreeSet<String> = users.iter().cloned().collect();
-        let until = Instant::now() + patience;
+        let until = pace::now() + patience;
         loop {
             self.assert_sane();
             let present = self.view.lock().unwrap().present.clone();
@@ -54,11 +54,7 @@ impl Observer {
             }
             let (missing, gone): (Vec<_>, Vec<_>) =
                 (users.difference(&present).collect(), present.difference(&users).collect());
-            assert!(
-                Instant::now() < until,
-                "{} misses {missing:?} and still sees {gone:?} after {patience:?}",
-                self.name
-            );
+            assert!(pace::now() < until, "{} misses {missing:?} and still sees {gone:?} after {patience:?}", self.name);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -241,7 +241,8 @@ pub fn cluster_name() -> String {
     format!("test-{}", NAMES.fetch_add(1, Ordering::Relaxed))
 }
 
-fn free_port() -> u16 {
+/// One of these ports that nobody has at the moment.
+pub fn free_port() -> u16 {
     std::iter::repeat_with(|| rand::random_range(PORTS))
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .unwrap()

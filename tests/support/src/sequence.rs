@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -133,33 +134,43 @@ impl Flow {
 
 /// Hears numbered events on a connection that has subscribed already.
 pub struct Listener {
-    task: JoinHandle<(Client, Vec<String>)>,
+    task: JoinHandle<Client>,
+    heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Listener {
     /// Listens until so many sources have ended.
     pub fn start(mut client: Client, sources: usize) -> Self {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hearing = Arc::clone(&heard);
         let task = tokio::spawn(async move {
-            let mut heard = Vec::new();
             let mut ended = 0;
             while ended < sources {
                 let frame = client.next_within(SILENCE_MAX).await;
                 let data = frame["data"].as_str().unwrap().to_owned();
                 match frame["event"].as_str().unwrap() {
-                    "n" => heard.push(data),
+                    "n" => hearing.lock().unwrap().push(data),
                     END => ended += 1,
                     other => panic!("{other} was not expected"),
                 }
             }
-            (client, heard)
+            client
         });
-        Self { task }
+        Self { task, heard }
+    }
+
+    /// Behind the last event of this source that it has heard so far.
+    pub fn at(&self, source: &str) -> u64 {
+        let start = format!("{source}:");
+        let heard = self.heard.lock().unwrap();
+        let last = heard.iter().rev().find_map(|data| data.strip_prefix(&start));
+        last.map_or(0, |number| number.parse::<u64>().unwrap() + 1)
     }
 
     /// Everything it has heard, once all sources have ended.
     pub async fn heard(self) -> (Client, Heard) {
-        let (client, heard) = self.task.await.unwrap();
-        (client, Heard(heard))
+        let client = self.task.await.unwrap();
+        (client, Heard(std::mem::take(&mut self.heard.lock().unwrap())))
     }
 }
 
