@@ -13,6 +13,7 @@ use crate::has_max;
 use crate::is_unavailable;
 use crate::servers::KINDS;
 use crate::servers::Kind;
+use crate::servers::PATIENCE;
 use crate::servers::Server;
 use crate::servers::set_password;
 use crate::small_table;
@@ -104,7 +105,9 @@ async fn a_flood_of_strangers_is_no_outage() {
             let store = std::sync::Arc::clone(&store);
             lookups.spawn(async move { store.by_key(&format!("stranger-{number}")).await });
         }
+        let until = Instant::now() + PATIENCE;
         while store.metric(NOT_ASKED) == 0 {
+            assert!(Instant::now() < until, "all strangers are looked up");
             tokio::task::yield_now().await;
         }
         // Read anew while they wait.
