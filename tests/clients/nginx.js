@@ -86,12 +86,14 @@ function answers(host, port) {
   });
 }
 
+/** Below the ports that Linux gives to outgoing connections, so that none of those takes one in between. */
+const PORTS = { first: 20_000, count: 12_000 };
+
 export function freePort() {
   return new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+    const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
+    const server = createServer().once('error', () => resolve(freePort()));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(port)));
   });
 }
 

@@ -11,7 +11,7 @@ const PAGES = 30;
  * How long a page may be without its channel. It returns at once, or after a second that nginx waits for a node that
  * does not answer; the rest is for a machine with other work. A page that finds nobody is away for 15 s.
  */
-const AWAY_MS = 8_000;
+const AWAY_MS = 14_000;
 
 // The certificate signs itself. Node reads this for each connection.
 process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0';

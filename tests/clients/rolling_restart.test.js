@@ -27,12 +27,12 @@ const QUIET_LIMIT_MS = 60_000;
 /** So many requests of each publisher are accepted at least while a node restarts. */
 const RESTART_REQUESTS = 5;
 /** What was accepted this shortly before a connection's end may still have been on its way to it. */
-const ON_ITS_WAY_MS = 1_000;
+const ON_ITS_WAY_MS = 3_000;
 /**
  * How long a page may be without its channel. pusher-js returns at once; the rest is for a machine with other work. A
  * page that finds nobody listening is away for 15 s.
  */
-const AWAY_MS = 5_000;
+const AWAY_MS = 14_000;
 
 const CHANNEL = 'private-orders';
 

@@ -8,7 +8,7 @@ import { phpJson } from './php.js';
 import { until } from './wait.js';
 
 /** Until a connection has been asked to come back, and has done so: the first grant, its spread, a new connection. */
-const BACK_MS = 30_000;
+const BACK_MS = 60_000;
 
 const inSeconds = (seconds) => Math.floor(Date.now() / 1000) + seconds;
 const clinics = (group) => [`permintaan-barang.${group}-K001`, `permintaan-barang.${group}-K002`, `stok.${group}-*`];
@@ -58,7 +58,8 @@ withEcho('whispers of a clinic reach the warehouse that sees its room', laravel,
 
 withEcho('a page whose grant ends comes back with a new one by itself', laravel, async ({ open }) => {
   const group = fresh('group');
-  lasting.set(group, 2);
+  // Long enough for the page to subscribe, also on a busy machine.
+  lasting.set(group, 8);
   const [callback, heard] = listener('dikirim');
   const channel = open().echo.private(`gudang.${group}`).listen('.dikirim', callback);
   await ready(channel);
