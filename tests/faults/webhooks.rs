@@ -136,10 +136,14 @@ pub async fn who_goes_to_another_node_while_one_is_stopped_was_never_gone() {
 pub async fn a_node_that_was_taken_for_dead_tells_what_it_still_has() {
     let redis = TestRedis::start().await;
     let mut receiver = Receiver::start().await;
-    let [sleeping, awake] = cluster(&redis, &receiver).nodes().await;
+    let cluster = cluster(&redis, &receiver);
+    let [sleeping, awake] = cluster.nodes().await;
     let _clients = [sleeping.subscribed("only").await, awake.subscribed("both").await];
     next(&mut receiver, vec![of("channel_occupied", "only"), of("channel_occupied", "both")]).await;
     let _other = sleeping.subscribed("both").await;
+    // A node decides by itself what it has not asked Redis for.
+    let holders = cluster.key("{webhooks:app-id}:holders:both");
+    eventually("both nodes have it", BACK_MAX, async || redis.run::<u64>(&["SCARD", &holders]).await == 2).await;
     sleeping.pause();
     next(&mut receiver, vec![of("channel_vacated", "only")]).await;
     sleeping.resume();

@@ -26,9 +26,15 @@ pub async fn in_time<T>(scenario: impl AsyncFn(u32) -> Result<T, String>) -> T {
 /// Does what must be done within this time. It may fail only after this time, which is `Err`.
 pub async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, String> {
     let began = Instant::now();
+    unless_late(|| began.elapsed() >= time, work).await
+}
+
+/// Does something that may fail only if it was too late, which is `Err`.
+pub async fn unless_late<T>(is_late: impl FnOnce() -> bool, work: impl Future<Output = T>) -> Result<T, String> {
+    let began = Instant::now();
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(result) => Ok(result),
-        Err(panic) if began.elapsed() < time => resume_unwind(panic),
-        Err(_) => Err(format!("after {:?} it was too late; {time:?} would have been in time", began.elapsed())),
+        Err(_) if is_late() => Err(format!("it was too late after {:?}", began.elapsed())),
+        Err(panic) => resume_unwind(panic),
     }
 }

@@ -121,9 +121,9 @@ impl TestRedis {
         self.running = None;
     }
 
-    /// Waits until it has ended, for a second at most.
+    /// Waits until it has ended, for ten seconds at most.
     fn shut_down(&self) -> io::Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(1);
+        const PATIENCE: Duration = Duration::from_secs(10);
         let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, self.port).into(), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         if !self.password.is_empty() {
