@@ -2,6 +2,7 @@
 //! Every module counts here; `http::health` serves them, and sets the gauges first.
 
 mod cluster;
+mod compression;
 mod events;
 mod flow;
 mod forget;
@@ -29,6 +30,7 @@ use prometheus::TextEncoder;
 
 pub use cluster::ClusterMeters;
 pub use cluster::PeerDropCause;
+pub use compression::CompressionMeters;
 pub use flow::FlowMeters;
 pub use flow::RuleMeters;
 pub use forget::Found;
@@ -334,6 +336,11 @@ impl Metrics {
     /// Registers the counters of the app store; call it once.
     pub fn store(&self) -> StoreMeters {
         StoreMeters::new(&Registrar { registry: &self.registry, prefix: "gema_" })
+    }
+
+    /// Registers the counters of compression; call it once.
+    pub fn compression(&self) -> CompressionMeters {
+        CompressionMeters::new(&Registrar { registry: &self.registry, prefix: "gema_" })
     }
 
     /// Registers the counters of Laravel's `redis` broadcaster; call it once.

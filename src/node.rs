@@ -33,6 +33,7 @@ use crate::config::Connections;
 use crate::config::LimiterDriver;
 use crate::limiter::addresses::Addresses;
 use crate::limiter::shared::Rates;
+use crate::metrics::CompressionMeters;
 use crate::metrics::Metrics;
 use crate::node::apps::Apps;
 use crate::refusal::Refusals;
@@ -60,6 +61,8 @@ pub struct Node {
     rates: Option<Arc<Rates>>,
     store: Option<Arc<Store>>,
     webhooks: Arc<Webhooks>,
+    /// There if connections may be compressed.
+    compression: Option<CompressionMeters>,
     metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
     /// The channels of all apps.
@@ -102,6 +105,7 @@ impl Node {
             rates,
             store,
             webhooks: Arc::new(webhooks),
+            compression: config.connections.compression.then(|| metrics.compression()),
             refusals: Arc::new(Refusals::new(Arc::clone(&metrics))),
             metrics,
             total: ChannelTotal::new(config.connections.channels_total_max),
@@ -123,6 +127,11 @@ impl Node {
     /// The counters of the process.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The counters of compression, if connections may be compressed.
+    pub fn compression(&self) -> Option<&CompressionMeters> {
+        self.compression.as_ref()
     }
 
     /// Counts and logs refusals.

@@ -129,7 +129,7 @@ impl Server {
         let address = listeners[0].local_addr()?;
         let metrics_address = metrics_listener.local_addr()?;
 
-        let inboxes = Arc::new(Inboxes::new(workers));
+        let inboxes = Arc::new(Inboxes::new(workers).compressing(config.connections.compressed_bytes_min()));
         let clustered = config.cluster.driver == ClusterDriver::Redis;
         let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
         let certificate_end = certificates.as_ref().map(|certificates| {

@@ -8,6 +8,7 @@ mod behind;
 mod channel;
 mod closing;
 mod coalesce;
+mod compression;
 mod connection;
 mod delivery;
 mod drain;
@@ -32,6 +33,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::node::Node;
 use crate::protocol::code::Close;
+use crate::protocol::deflate::Compressor;
+use crate::protocol::deflate::Inflater;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
 use crate::registry::inbox::ChannelId;
@@ -110,6 +113,9 @@ pub struct Shard {
     shared: SharedFrames,
     /// The part of the gauges that is this shard's.
     load_reported: Load,
+    /// There once a connection has negotiated compression.
+    compressor: Option<Compressor>,
+    inflater: Inflater,
 }
 
 impl Shard {
@@ -150,6 +156,8 @@ impl Shard {
             shared_bytes: WaitingBytes::default(),
             shared: SharedFrames::default(),
             load_reported: Load::default(),
+            compressor: None,
+            inflater: Inflater::default(),
         })
     }
 

@@ -37,6 +37,9 @@ fn because(section: &str, field: &str, config: &Config) -> Option<&'static str> 
     let (redis, driver) = (&config.redis, config.app_store.driver);
     Some(match (section, field) {
         ("cluster" | "app_store", "driver") => return None,
+        ("connections", "compression_bytes_min") if !config.connections.compression => {
+            "connections.compression is false"
+        }
         ("redis", _) if !config.needs_redis() => LOCAL,
         ("cluster", "name") | ("redis", "key_prefix") if !config.keeps_in_redis() => LOCAL,
         ("cluster", "name") => return None,

@@ -32,6 +32,7 @@ use crate::http::head::has_token;
 use crate::http::response;
 use crate::http::response::Refusal;
 use crate::protocol::connect::ConnectRequest;
+use crate::protocol::extension::negotiate;
 use crate::refusal::Cause;
 use crate::refusal::LazyText;
 use crate::refusal::Subject;
@@ -70,6 +71,7 @@ struct PendingUpgrade {
     api: Api,
     connect: ConnectRequest,
     answer: Vec<u8>,
+    compresses: bool,
     /// Counts the connection for its address.
     permit: Option<Box<dyn Permit>>,
 }
@@ -127,10 +129,10 @@ impl Client {
 
     /// Hands the connection to its shard, after the upgrade.
     pub fn hand_over(&self, stream: std::net::TcpStream, tls: Option<Box<ServerConnection>>, read_ahead: Bytes) {
-        let Some(PendingUpgrade { api, connect: request, answer, permit }) = self.0.pending.lock().take() else {
-            return;
-        };
-        let message = ShardMessage::Connect(Box::new(Upgraded { stream, tls, answer, read_ahead, request, permit }));
+        let Some(upgrade) = self.0.pending.lock().take() else { return };
+        let PendingUpgrade { api, connect: request, answer, compresses, permit } = upgrade;
+        let upgraded = Upgraded { stream, tls, answer, read_ahead, request, compresses, permit };
+        let message = ShardMessage::Connect(Box::new(upgraded));
         api.0.node.inboxes().send(api.0.shard, message);
     }
 }
@@ -157,6 +159,7 @@ pub(super) struct Upgrade {
     client: Client,
     connect: ConnectRequest,
     answer: Vec<u8>,
+    compresses: bool,
     permit: Option<Box<dyn Permit>>,
 }
 
@@ -167,8 +170,8 @@ impl Upgrade {
             // Loads the app, so that the shard need not wait for a database.
             self.connect.app_unavailable = api.0.node.load_by_key(key).await.is_err();
         }
-        let Self { client, connect, answer, permit } = self;
-        let pending = PendingUpgrade { api: api.clone(), connect, answer, permit };
+        let Self { client, connect, answer, compresses, permit } = self;
+        let pending = PendingUpgrade { api: api.clone(), connect, answer, compresses, permit };
         *client.0.pending.lock() = Some(pending);
         client.0.is_upgrading.store(true, Ordering::Release);
         let mut response = Response::new(Body::empty());
@@ -211,8 +214,9 @@ impl Api {
             self.0.node.metrics().bare_handshakes.inc();
             warn_of_lost_headers(client.0.address.ip());
         }
-        let answer = switching_protocols(&accept_key, sub_protocol(headers).as_ref());
-        Ok(Upgrade { client: client.clone(), connect, answer, permit })
+        let extension = if self.0.node.connections().compression { extension(headers) } else { None };
+        let answer = switching_protocols(&accept_key, sub_protocol(headers).as_ref(), extension);
+        Ok(Upgrade { client: client.clone(), connect, answer, compresses: extension.is_some(), permit })
     }
 
     /// Counts and logs a request that cannot become a WebSocket.
@@ -292,13 +296,17 @@ fn warn_of_lost_headers(proxy: IpAddr) {
 
 /// The whole response, in HTTP/1.1 always. Header names are spelled as in RFC 6455, unlike hyper's: some devices
 /// compare them by letter case.
-fn switching_protocols(accept_key: &str, sub_protocol: Option<&HeaderValue>) -> Vec<u8> {
+fn switching_protocols(accept_key: &str, sub_protocol: Option<&HeaderValue>, extension: Option<&str>) -> Vec<u8> {
     const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                         Sec-WebSocket-Accept: ";
     let mut answer = [HEAD.as_bytes(), accept_key.as_bytes()].concat();
     if let Some(sub_protocol) = sub_protocol {
         answer.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         answer.extend_from_slice(sub_protocol.as_bytes());
+    }
+    if let Some(extension) = extension {
+        answer.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        answer.extend_from_slice(extension.as_bytes());
     }
     answer.extend_from_slice(b"\r\n\r\n");
     answer
@@ -322,6 +330,12 @@ fn explain<B>(request: &Request<B>) -> String {
     };
     let headers = [header::UPGRADE, header::CONNECTION, header::SEC_WEBSOCKET_VERSION].map(shown);
     format!("{:?} with {}", request.version(), headers.join(", "))
+}
+
+/// The answer to the offered extensions.
+fn extension(headers: &HeaderMap) -> Option<&'static str> {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).into_iter();
+    negotiate(lists.filter_map(|list| list.to_str().ok()))
 }
 
 /// The first offered sub-protocol of Pusher's, else the first offered one: some clients insist on one.

@@ -118,7 +118,7 @@ impl App {
     fn accept(&self, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) -> Event {
         self.meters.event(publication.name);
         let frame = event::published(channel.as_str(), publication.name, publication.data);
-        Event { frame, except: publication.except, accepted, flow_key: None }
+        Event::new(frame, publication.except, accepted)
     }
 
     /// Delivers a client's event to the other connections on the channel.
@@ -132,6 +132,6 @@ impl App {
             socket_id: sender,
             user_id: user_id.map(Arc::from),
         });
-        self.state.relay(channel, &Event { frame, except: Some(sender), accepted, flow_key: None }, webhook);
+        self.state.relay(channel, &Event::new(frame, Some(sender), accepted), webhook);
     }
 }

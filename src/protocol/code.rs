@@ -8,8 +8,8 @@
 pub enum CloseCode {
     /// The peer broke RFC 6455.
     ProtocolError = 1002,
-    /// A text message is not UTF-8.
-    NotUtf8 = 1007,
+    /// A text message is not UTF-8, or a compressed one is damaged.
+    InvalidPayload = 1007,
     /// A message is larger than allowed.
     TooBig = 1009,
     /// The app only accepts TLS.

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -30,6 +31,26 @@ pub struct Event {
     pub accepted: Instant,
     /// A reader that is behind needs only the last event of each key.
     pub flow_key: Option<Arc<FlowKey>>,
+    /// There if the frame may be compressed.
+    pub compressed: Option<Arc<CompressedFrame>>,
+}
+
+impl Event {
+    /// An event that may not be compressed. `registry::inbox` decides that when it goes to the shards.
+    pub fn new(frame: Frame, except: Option<SocketId>, accepted: Instant) -> Self {
+        Self { frame, except, accepted, flow_key: None, compressed: None }
+    }
+}
+
+/// The compressed form of a frame. The first shard that needs it makes it, and all others share it.
+#[derive(Debug, Default)]
+pub struct CompressedFrame(OnceLock<Option<Frame>>);
+
+impl CompressedFrame {
+    /// The compressed form, which `compress` makes unless it is there; `None` if it is not smaller.
+    pub fn get(&self, compress: impl FnOnce() -> Option<Frame>) -> Option<&Frame> {
+        self.0.get_or_init(compress).as_ref()
+    }
 }
 
 /// The key of an event that a flow rule has thinned.

@@ -11,6 +11,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode as Recei
 
 use crate::protocol::code::Close;
 use crate::protocol::code::CloseCode;
+use crate::protocol::deflate::Compressor;
+use crate::protocol::deflate::InflateError;
+use crate::protocol::deflate::Inflater;
 
 /// A complete frame, ready to be written to any number of sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,10 @@ pub struct Frame(Bytes);
 
 /// The longest header of an unmasked frame: two bytes and a 64-bit length.
 const HEADER_MAX: usize = 10;
+/// The first byte of a whole text frame.
+const TEXT: u8 = 0x81;
+/// The bit of the first byte that marks a compressed message (RFC 7692, 6).
+const RSV1: u8 = 0x40;
 
 impl Frame {
     /// A text frame whose payload `write` puts into the buffer of about `length` bytes.
@@ -29,6 +36,20 @@ impl Frame {
         let start = HEADER_MAX - header.len();
         bytes[start..HEADER_MAX].copy_from_slice(&header);
         Self(Bytes::from(bytes).slice(start..))
+    }
+
+    /// The compressed form of a text frame, for clients that negotiated `permessage-deflate`; `None` if it is not
+    /// smaller, or for a control frame.
+    pub fn compressed(&self, compressor: &mut Compressor) -> Option<Self> {
+        if self.0[0] != TEXT {
+            return None;
+        }
+        let payload = compressor.compress(self.payload())?;
+        let mut bytes = header(OpCode::Data(Data::Text), payload.len());
+        bytes[0] |= RSV1;
+        bytes.reserve_exact(payload.len());
+        bytes.extend_from_slice(payload);
+        Some(Self(bytes.into()))
     }
 
     /// A frame of another node: `None` unless it is one whole text frame with a JSON object.
@@ -142,6 +163,9 @@ pub enum FrameError {
     /// A text message that is not UTF-8.
     #[error("A text message must be UTF-8")]
     NotUtf8,
+    /// A compressed message that cannot be inflated.
+    #[error("A compressed message must be one whole DEFLATE stream")]
+    NotDeflate,
     /// A message larger than allowed.
     #[error("The message is larger than {0} bytes")]
     TooBig(usize),
@@ -152,7 +176,7 @@ impl FrameError {
     pub fn close(self) -> Close {
         let code = match self {
             Self::Protocol(_) => CloseCode::ProtocolError,
-            Self::NotUtf8 => CloseCode::NotUtf8,
+            Self::NotUtf8 | Self::NotDeflate => CloseCode::InvalidPayload,
             Self::TooBig(_) => CloseCode::TooBig,
         };
         Close { code, reason: self.to_string().into() }
@@ -171,26 +195,30 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Fragments {
     text: bool,
+    compressed: bool,
     payload: Vec<u8>,
 }
 
 impl Decoder {
     /// Feeds `input` and passes each complete message to `on_message`, until that returns false; the rest is for the
-    /// next call. A message may hold up to `bytes_max` bytes; a larger one is refused before it is collected.
+    /// next call. A message may hold up to `bytes_max` bytes; a larger one is refused before it is collected. Messages
+    /// may be compressed if there is an `inflater`.
     pub fn decode(
         &mut self,
         input: &mut [u8],
         bytes_max: usize,
+        inflater: Option<&mut Inflater>,
         mut on_message: impl FnMut(Message<'_>) -> bool,
     ) -> Result<(), FrameError> {
+        let mut rules = Rules { bytes_max, inflater };
         if self.partial.is_empty() {
-            let used = self.decode_all(input, bytes_max, &mut on_message)?;
+            let used = self.decode_all(input, &mut rules, &mut on_message)?;
             self.partial.extend_from_slice(&input[used..]);
             return Ok(());
         }
         let mut bytes = std::mem::take(&mut self.partial);
         bytes.extend_from_slice(input);
-        let used = self.decode_all(&mut bytes, bytes_max, &mut on_message)?;
+        let used = self.decode_all(&mut bytes, &mut rules, &mut on_message)?;
         if used < bytes.len() {
             bytes.drain(..used);
             self.partial = bytes;
@@ -212,16 +240,16 @@ impl Decoder {
     fn decode_all(
         &mut self,
         bytes: &mut [u8],
-        bytes_max: usize,
+        rules: &mut Rules<'_>,
         on_message: &mut impl FnMut(Message<'_>) -> bool,
     ) -> Result<usize, FrameError> {
         let mut used = 0;
-        while let Some((header, start, length)) = self.header(&bytes[used..], bytes_max)? {
+        while let Some((header, start, length)) = self.header(&bytes[used..], rules)? {
             let frame = &mut bytes[used..];
             let Some(payload) = frame.get_mut(start..start + length) else { break };
             unmask(payload, header.mask.unwrap_or_default());
             used += start + length;
-            if let Some(message) = self.assemble(&header, payload)?
+            if let Some(message) = self.assemble(&header, payload, rules)?
                 && !on_message(message)
             {
                 return Ok(used);
@@ -231,56 +259,70 @@ impl Decoder {
     }
 
     /// The next frame's header, with the start and length of its payload; `None` if it is incomplete.
-    fn header(&self, bytes: &[u8], bytes_max: usize) -> Result<Option<(FrameHeader, usize, usize)>, FrameError> {
+    fn header(&self, bytes: &[u8], rules: &Rules<'_>) -> Result<Option<(FrameHeader, usize, usize)>, FrameError> {
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| FrameError::Protocol("Unknown opcode"))?;
         let Some((header, length)) = parsed else { return Ok(None) };
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        if header.rsv2 || header.rsv3 || (header.rsv1 && !rules.allows_compressed(header.opcode)) {
             return Err(FrameError::Protocol("A reserved bit is set"));
         }
         if header.mask.is_none() {
             return Err(FrameError::Protocol("Frames from a client must be masked"));
         }
-        let collected = match header.opcode {
+        let (collected, compressed) = match header.opcode {
             OpCode::Control(_) if !header.is_final => {
                 return Err(FrameError::Protocol("A control frame is fragmented"));
             }
             OpCode::Control(_) if length > 125 => {
                 return Err(FrameError::Protocol("A control frame is longer than 125 bytes"));
             }
-            OpCode::Control(_) => 0,
-            OpCode::Data(_) => self.fragments.as_ref().map_or(0, |fragments| fragments.payload.len()),
+            OpCode::Control(_) => (0, false),
+            OpCode::Data(_) => match &self.fragments {
+                Some(fragments) => (fragments.payload.len(), fragments.compressed),
+                None => (0, header.rsv1),
+            },
         };
         match usize::try_from(length) {
-            Ok(length) if collected.saturating_add(length) <= bytes_max.max(125) => {
+            Ok(length) if collected.saturating_add(length) <= rules.wire_bytes_max(compressed) => {
                 Ok(Some((header, cursor.position() as usize, length)))
             }
-            _ => Err(FrameError::TooBig(bytes_max)),
+            _ => Err(FrameError::TooBig(rules.bytes_max)),
         }
     }
 
     /// Adds a frame. Returns the message that it completes.
-    fn assemble<'b>(&mut self, header: &FrameHeader, payload: &'b mut [u8]) -> Result<Option<Message<'b>>, FrameError> {
+    fn assemble<'b>(
+        &mut self,
+        header: &FrameHeader,
+        payload: &'b mut [u8],
+        rules: &mut Rules<'_>,
+    ) -> Result<Option<Message<'b>>, FrameError> {
         match header.opcode {
             OpCode::Control(Control::Ping) => Ok(Some(Message::Ping(payload))),
             OpCode::Control(Control::Close) => close_message(payload).map(Some),
             OpCode::Control(_) => Ok(Some(Message::Pong)),
-            OpCode::Data(Data::Continue) => self.go_on(payload, header.is_final),
+            OpCode::Data(Data::Continue) => self.go_on(payload, header.is_final, rules),
             OpCode::Data(_) if self.fragments.is_some() => {
                 Err(FrameError::Protocol("A new message starts before the last one is complete"))
             }
             OpCode::Data(kind) => {
-                let text = kind == Data::Text;
-                if header.is_final {
-                    return data_message(text, Cow::Borrowed(payload)).map(Some);
+                let (text, compressed) = (kind == Data::Text, header.rsv1);
+                if !header.is_final {
+                    self.fragments = Some(Box::new(Fragments { text, compressed, payload: payload.to_vec() }));
+                    return Ok(None);
                 }
-                self.fragments = Some(Box::new(Fragments { text, payload: payload.to_vec() }));
-                Ok(None)
+                let payload = if compressed { Cow::Owned(rules.inflate(payload)?) } else { Cow::Borrowed(&*payload) };
+                data_message(text, payload).map(Some)
             }
         }
     }
 
-    fn go_on<'b>(&mut self, payload: &[u8], is_final: bool) -> Result<Option<Message<'b>>, FrameError> {
+    fn go_on<'b>(
+        &mut self,
+        payload: &[u8],
+        is_final: bool,
+        rules: &mut Rules<'_>,
+    ) -> Result<Option<Message<'b>>, FrameError> {
         let Some(fragments) = &mut self.fragments else {
             return Err(FrameError::Protocol("A continuation without a beginning"));
         };
@@ -288,10 +330,37 @@ impl Decoder {
         if !is_final {
             return Ok(None);
         }
-        match self.fragments.take() {
-            Some(whole) => data_message(whole.text, Cow::Owned(whole.payload)).map(Some),
-            None => Ok(None),
-        }
+        let Some(whole) = self.fragments.take() else { return Ok(None) };
+        let payload = if whole.compressed { rules.inflate(&whole.payload)? } else { whole.payload };
+        data_message(whole.text, Cow::Owned(payload)).map(Some)
+    }
+}
+
+/// The limits for messages of a connection.
+struct Rules<'i> {
+    bytes_max: usize,
+    /// There if messages may be compressed.
+    inflater: Option<&'i mut Inflater>,
+}
+
+impl Rules<'_> {
+    /// Whether the first frame of a message with this opcode may be marked as compressed.
+    fn allows_compressed(&self, opcode: OpCode) -> bool {
+        self.inflater.is_some() && matches!(opcode, OpCode::Data(Data::Text | Data::Binary))
+    }
+
+    /// Bytes that a message may take on the wire. DEFLATE adds up to five bytes to each block that it cannot compress.
+    fn wire_bytes_max(&self, compressed: bool) -> usize {
+        let more = if compressed { self.bytes_max / 1024 + 64 } else { 0 };
+        self.bytes_max.max(125).saturating_add(more)
+    }
+
+    fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
+        let inflater = self.inflater.as_deref_mut().ok_or(FrameError::NotDeflate)?;
+        inflater.inflate(payload, self.bytes_max).map_err(|error| match error {
+            InflateError::Damaged => FrameError::NotDeflate,
+            InflateError::TooBig => FrameError::TooBig(self.bytes_max),
+        })
     }
 }
 

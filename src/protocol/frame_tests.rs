@@ -24,7 +24,7 @@ fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 fn decode(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<String>, FrameError> {
     let mut seen = Vec::new();
-    decoder.decode(&mut bytes.to_vec(), 1024, |message| {
+    decoder.decode(&mut bytes.to_vec(), 1024, None, |message| {
         seen.push(format!("{message:?}"));
         true
     })?;
@@ -84,6 +84,48 @@ fn a_close_reason_is_cut_at_a_character() {
     assert!(std::str::from_utf8(&frame.bytes()[4..]).is_ok());
 }
 
+#[test]
+fn a_compressed_frame_is_measured_like_any_other() {
+    let mut compressor = Compressor::new();
+    let mut frames = Vec::new();
+    for length in [2, 600, 100_000, 20_000_000] {
+        let plain = Frame::text(length, |buffer| buffer.resize(buffer.len() + length, b'x'));
+        let compressed = plain.compressed(&mut compressor);
+        assert_eq!(compressed.is_some(), length > 2, "{length}");
+        frames.push(compressed.unwrap_or(plain));
+    }
+    assert!(frames.iter().skip(1).all(|frame| frame.bytes()[0] == 0xC1));
+    let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+    let mut at = 0;
+    for (end, frame) in frame_ends(&bytes).zip(&frames) {
+        assert_eq!(&bytes[at..end], frame.bytes());
+        assert!(frame.bytes().ends_with(frame.payload()));
+        at = end;
+    }
+    assert_eq!(at, bytes.len());
+    assert!(Frame::ping().compressed(&mut compressor).is_none());
+}
+
+#[test]
+fn compressed_messages_are_read_only_with_an_inflater() {
+    let payload = Compressor::new().compress("hallo ".repeat(20).as_bytes()).unwrap().to_vec();
+    let (head, tail) = payload.split_at(5);
+    let fragments = [client_frame(0x41, head), client_frame(0x89, b"p"), client_frame(0x80, tail)].concat();
+    for (bytes, expected) in [(client_frame(0xC1, &payload), 1), (fragments, 2)] {
+        let (mut count, mut inflater) = (0, Inflater::default());
+        let decoded = Decoder::default().decode(&mut bytes.clone(), 1024, Some(&mut inflater), |message| {
+            if let Message::Text(text) = message {
+                assert_eq!(text, "hallo ".repeat(20));
+            }
+            count += 1;
+            true
+        });
+        assert_eq!((decoded, count), (Ok(()), expected));
+        let refused = decode(&mut Decoder::default(), &bytes);
+        assert_eq!(refused, Err(FrameError::Protocol("A reserved bit is set")));
+    }
+}
+
 proptest! {
     #[test]
     fn however_the_bytes_are_split_the_messages_are_the_same(
@@ -104,7 +146,7 @@ proptest! {
         let mut cuts = cuts.iter().cycle();
         while !rest.is_empty() {
             let (piece, behind) = rest.split_at_mut((*cuts.next().unwrap()).min(rest.len()));
-            decoder.decode(piece, 1 << 20, |message| {
+            decoder.decode(piece, 1 << 20, None, |message| {
                 if let Message::Text(text) = message { seen.push(text.into_owned()) }
                 true
             }).unwrap();
@@ -118,7 +160,7 @@ proptest! {
     #[test]
     fn any_bytes_end_in_messages_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let mut decoder = Decoder::default();
-        let _ = decoder.decode(&mut bytes.clone(), 128, |_| true);
+        let _ = decoder.decode(&mut bytes.clone(), 128, None, |_| true);
         prop_assert!(decoder.waiting() <= 300 + 128);
     }
 }

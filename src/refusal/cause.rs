@@ -172,6 +172,9 @@ causes! {
     MessageNotUtf8 "message_not_utf8" 1007
         "a client's text message is not UTF-8"
         "correct the client";
+    MessageNotDeflate "message_not_deflate" 1007
+        "a client's compressed message cannot be inflated"
+        "correct the client, or unset connections.compression";
     BrokenFrame "broken_frame" 1002
         "a client broke the WebSocket protocol"
         "correct the client, or the proxy between";

@@ -307,11 +307,9 @@ impl Channel {
 
     /// Puts an event into the inbox of each shard that has subscribers.
     pub(super) fn announce(&self, event: &Event, scope: &mut Scope<'_>) {
-        for (shard, &count) in self.subscriptions.iter().enumerate() {
-            if count > 0 {
-                scope.inboxes.put(shard, ShardMessage::Event(self.id, event.clone()));
-            }
-        }
+        let counts = self.subscriptions.iter().enumerate();
+        let shards = counts.filter(|(_, count)| **count > 0).map(|(shard, _)| shard);
+        scope.inboxes.put_event(shards, self.id, event);
     }
 
     /// The number of subscriptions here has changed: publishes it and, if `counted`, announces the total.
@@ -364,7 +362,7 @@ impl Channel {
 impl Event {
     /// An event for everybody.
     pub(super) fn of(frame: Frame, accepted: Instant) -> Self {
-        Self { frame, except: None, accepted, flow_key: None }
+        Self::new(frame, None, accepted)
     }
 }
 

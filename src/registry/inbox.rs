@@ -85,6 +85,8 @@ pub struct Upgraded {
     pub read_ahead: Bytes,
     /// The client's request.
     pub request: ConnectRequest,
+    /// Whether it negotiated compression.
+    pub compresses: bool,
     /// Dropped when the socket closes: the permit of its address.
     pub permit: Option<Box<dyn Permit>>,
 }
@@ -114,6 +116,8 @@ struct Inbox {
 #[derive(Debug)]
 pub struct Inboxes {
     shards: Vec<Inbox>,
+    /// Bytes of the smallest frame that may be compressed; `None` if none may.
+    compressed_bytes_min: Option<usize>,
     /// The last wait for capacity was in vain.
     is_stuck: AtomicBool,
 }
@@ -139,6 +143,16 @@ impl InboxWriter<'_> {
         messages.push(message);
     }
 
+    /// Puts an event into the inboxes of these shards.
+    pub(super) fn put_event(&mut self, shards: impl Iterator<Item = ShardIndex>, id: ChannelId, event: &Event) {
+        let bytes_min = self.inboxes.compressed_bytes_min;
+        let may_compress = bytes_min.is_some_and(|bytes_min| event.frame.payload_len() >= bytes_min);
+        let compressed = may_compress.then(Arc::default);
+        for shard in shards {
+            self.put(shard, ShardMessage::Event(id, Event { compressed: compressed.clone(), ..event.clone() }));
+        }
+    }
+
     /// Puts a message for one connection.
     pub(super) fn put_to(&mut self, address: Address, message: impl FnOnce(Slot) -> ShardMessage) {
         self.put(usize::from(address.shard), message(address.slot));
@@ -157,7 +171,13 @@ impl InboxWriter<'_> {
 impl Inboxes {
     /// Empty inboxes for so many shards.
     pub fn new(shards: usize) -> Self {
-        Self { shards: (0..shards).map(|_| Inbox::default()).collect(), is_stuck: AtomicBool::new(false) }
+        let shards = (0..shards).map(|_| Inbox::default()).collect();
+        Self { shards, compressed_bytes_min: None, is_stuck: AtomicBool::new(false) }
+    }
+
+    /// The same inboxes, for events that may be compressed from so many bytes on.
+    pub fn compressing(self, bytes_min: Option<usize>) -> Self {
+        Self { compressed_bytes_min: bytes_min, ..self }
     }
 
     /// How many shards there are.
@@ -221,10 +241,7 @@ mod tests {
         let inboxes = Inboxes::new(2);
         assert!(inboxes.wait_for_capacity());
         let frame = event::published("a", "e", &format!("\"{}\"", "x".repeat(WAITING_BYTES_MAX)));
-        inboxes.send(
-            1,
-            ShardMessage::Event(ChannelId(0), Event { frame, except: None, accepted: Instant::now(), flow_key: None }),
-        );
+        inboxes.send(1, ShardMessage::Event(ChannelId(0), Event::new(frame, None, Instant::now())));
         // The second time nobody waits, or this test would take hours.
         for _ in 0..10_000 {
             assert!(!inboxes.wait_for_capacity());

@@ -144,10 +144,7 @@ impl Views {
             let member = view.channel_as.as_deref();
             let source = member.map(|member| Source { member, channel: channel.as_str() });
             let Some(frame) = event::under(view.channel.as_str(), &event.frame, source) else { continue };
-            let event = Event { frame, ..event.clone() };
-            for shard in view.shards() {
-                inboxes.put(shard, ShardMessage::Event(id, event.clone()));
-            }
+            inboxes.put_event(view.shards(), id, &Event { frame, ..event.clone() });
         }
     }
 
@@ -242,7 +239,7 @@ impl AppState {
             outgoing.report_implausible();
         }
         let mut scope = Scope::new(self, now);
-        let event = Event { frame: event.frame, except: event.except, accepted: now, flow_key: None };
+        let event = Event::new(event.frame, event.except, now);
         self.views.mirror(channel, &event, &mut scope);
         scope.inboxes.wake();
         true

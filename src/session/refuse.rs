@@ -41,6 +41,7 @@ impl Session {
         let cause = match error {
             FrameError::Protocol(_) => Cause::BrokenFrame,
             FrameError::NotUtf8 => Cause::MessageNotUtf8,
+            FrameError::NotDeflate => Cause::MessageNotDeflate,
             FrameError::TooBig(_) => Cause::MessageTooBig,
         };
         self.count_refusal(cause, None, &error);

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use hashlink::LinkedHashMap;
 
 use crate::protocol::event::FlowKey;
-use crate::protocol::frame::Frame;
 use crate::protocol::frame::payload_len;
 use crate::protocol::socket_id::SocketId;
 use crate::refusal;
@@ -33,8 +32,7 @@ pub(super) struct Behind {
 #[derive(Debug)]
 struct LastEvent {
     number: u64,
-    frame: Frame,
-    except: Option<SocketId>,
+    event: Event,
 }
 
 impl Behind {
@@ -43,10 +41,10 @@ impl Behind {
         for &(slot, first) in readers {
             self.readers.entry(slot).or_insert(self.events + first as u64);
         }
-        for Event { frame, except, flow_key, .. } in events {
-            if let Some(key) = flow_key {
+        for event in events {
+            if let Some(key) = &event.flow_key {
                 self.last_events.remove(key);
-                let last = LastEvent { number: self.events, frame: frame.clone(), except: *except };
+                let last = LastEvent { number: self.events, event: event.clone() };
                 self.last_events.insert(Arc::clone(key), last);
             }
             self.events += 1;
@@ -62,11 +60,11 @@ impl Behind {
         self.readers.is_empty()
     }
 
-    /// The frames that a reader lacks. It is behind no more.
-    pub(super) fn take(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<Bytes> {
+    /// The events that a reader lacks. It is behind no more.
+    pub(super) fn take(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<Event> {
         let (Some(first), Some(socket_id)) = (self.readers.remove(&slot), socket_id) else { return Vec::new() };
-        let is_lacking = |last: &&LastEvent| last.number >= first && last.except != Some(socket_id);
-        self.last_events.values().filter(is_lacking).map(|last| last.frame.bytes().clone()).collect()
+        let is_lacking = |last: &&LastEvent| last.number >= first && last.event.except != Some(socket_id);
+        self.last_events.values().filter(is_lacking).map(|last| last.event.clone()).collect()
     }
 }
 
@@ -113,11 +111,13 @@ impl Shard {
         let Some(behind) = channel.behind.as_mut().filter(|behind| behind.has(slot)) else { return };
         let connection = self.connections.get(slot).filter(|connection| !connection.has_lost_frames);
         let session = connection.and_then(|connection| connection.session());
-        let frames = behind.take(slot, session.map(|session| session.socket_id()));
+        let events = behind.take(slot, session.map(|session| session.socket_id()));
         if behind.is_empty() {
             channel.behind = None;
         }
-        if let Some(session) = session {
+        let frames: Vec<Bytes> = events.iter().map(|event| self.frame_for(slot, event).bytes().clone()).collect();
+        let connection = self.connections.get(slot);
+        if let Some(session) = connection.and_then(|connection| connection.session()) {
             let meters = session.meters();
             meters.deliveries.inc_by(frames.len() as u64);
             meters.messages_sent.inc_by(frames.len() as u64);

@@ -3,6 +3,7 @@
 
 use indexmap::IndexSet;
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub(super) struct Channel {
 #[derive(Debug)]
 pub(super) struct Flush {
     pub(super) batch: Batch,
+    /// The same in compressed frames, once a subscriber takes it; `None` if no frame gets smaller.
+    pub(super) compressed: OnceCell<Option<Batch>>,
     pub(super) events: Vec<Event>,
     joined_late: Vec<(Slot, usize)>,
     excluded: Vec<(SocketId, usize)>,
@@ -77,8 +80,8 @@ impl Channel {
         self.subscribers.len()
     }
 
-    /// Removes a connection. Returns the pending frames that it still gets.
-    pub(super) fn leave(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<bytes::Bytes> {
+    /// Removes a connection. Returns the pending events that it still gets.
+    pub(super) fn leave(&mut self, slot: Slot, socket_id: Option<SocketId>) -> Vec<Event> {
         self.subscribers.swap_remove(&slot);
         if self.pending.is_empty() {
             return Vec::new();
@@ -90,7 +93,7 @@ impl Channel {
             .map_or(0, |at| self.joined_late.swap_remove(at).1);
         let Some(socket_id) = socket_id else { return Vec::new() };
         let own = self.pending[from..].iter().filter(|event| event.except != Some(socket_id));
-        own.map(|event| event.frame.bytes().clone()).collect()
+        own.cloned().collect()
     }
 
     /// Takes everything that is pending.
@@ -103,7 +106,7 @@ impl Channel {
             events.iter().enumerate().filter_map(|(at, event)| event.except.map(|except| (except, at))).collect();
         excluded.sort_unstable();
         let frames: Vec<_> = events.iter().map(|event| &event.frame).collect();
-        Flush { batch: Batch::new(&frames), joined_late, excluded, events }
+        Flush { batch: Batch::new(&frames), compressed: OnceCell::new(), joined_late, excluded, events }
     }
 }
 
@@ -129,14 +132,14 @@ impl Flush {
         joined_late.map_or(0, |at| self.joined_late[at].1)
     }
 
-    /// The ranges for one subscriber; `None` for everything.
-    pub(super) fn part(&self, slot: Slot, socket_id: SocketId) -> Option<Vec<Range<usize>>> {
+    /// The ranges of one subscriber in `batch`, which holds a form of each event; `None` for everything.
+    pub(super) fn part(&self, slot: Slot, socket_id: SocketId, batch: &Batch) -> Option<Vec<Range<usize>>> {
         let joined_late = self.joined_late.binary_search_by_key(&slot, |&(joined_late, _)| joined_late);
         let first_excluded = self.excluded.partition_point(|&(id, _)| id < socket_id);
         let excluded = self.excluded[first_excluded..].iter().take_while(|(id, _)| *id == socket_id).map(|&(_, at)| at);
         if joined_late.is_err() && excluded.clone().next().is_none() {
             return None;
         }
-        Some(self.batch.pieces(joined_late.map_or(0, |at| self.joined_late[at].1), excluded))
+        Some(batch.pieces(joined_late.map_or(0, |at| self.joined_late[at].1), excluded))
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct ClientConnection {
     pub(super) hung_up: bool,
     /// It was too slow and has lost frames, so nothing but its close may follow.
     pub(super) has_lost_frames: bool,
+    /// It negotiated compression.
+    pub(super) compresses: bool,
     /// Counts for its address while the socket is open, accepted or refused.
     _permit: Option<Box<dyn Permit>>,
 }
@@ -119,6 +121,7 @@ impl ClientConnection {
             is_unread: false,
             hung_up: false,
             has_lost_frames: false,
+            compresses: false,
             _permit: permit,
         }
     }
@@ -156,6 +159,9 @@ impl Shard {
     /// Takes over a socket after the upgrade, and establishes or refuses the connection.
     pub(super) fn on_upgraded(&mut self, upgraded: Upgraded) {
         let is_secure = upgraded.tls.is_some();
+        if upgraded.compresses {
+            self.start_compression();
+        }
         let mut socket = Socket::new(upgraded.stream, upgraded.tls);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.get_ref().registry();
@@ -190,6 +196,7 @@ impl Shard {
             }
         }
         if let Some(connection) = self.connections.get_mut(slot) {
+            connection.compresses = upgraded.compresses;
             connection.has_buffered_input = !upgraded.read_ahead.is_empty();
             connection.decoder.feed(&upgraded.read_ahead);
         }

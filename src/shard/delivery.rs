@@ -85,15 +85,16 @@ impl Shard {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let connection = self.connections.get_mut(slot).filter(|connection| !connection.has_lost_frames);
         let socket_id = connection.and_then(|connection| connection.session()).map(Session::socket_id);
-        let pieces = channel.leave(slot, socket_id);
+        let events = channel.leave(slot, socket_id);
         if let Some(behind) = &mut channel.behind {
             behind.take(slot, None);
         }
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
         }
-        for bytes in pieces {
-            let piece = self.shared.piece(&bytes, &self.shared_bytes);
+        for event in events {
+            let frame = self.frame_for(slot, &event);
+            let piece = self.shared.piece(frame.bytes(), &self.shared_bytes);
             self.queue(slot, piece);
         }
     }
@@ -165,9 +166,13 @@ impl Shard {
         let mut sent = Sent::default();
         if flush.is_thinned() || channel.behind.is_some() {
             self.deliver_thinned(id, &subscribers, &flush, &mut sent);
+        } else if self.compressor.is_some() {
+            for &slot in &subscribers {
+                self.deliver_form(slot, &flush, &mut sent);
+            }
         } else {
             for &slot in &subscribers {
-                self.deliver(slot, &flush, &mut sent);
+                self.deliver(slot, &flush, &flush.batch, &mut sent);
             }
         }
         // Nothing above changes the subscribers, so the set goes back as it was.
@@ -177,6 +182,9 @@ impl Shard {
         meters.deliveries.inc_by(sent.frames);
         meters.messages_sent.inc_by(sent.frames);
         meters.transmitted_bytes.inc_by(sent.payload_bytes);
+        if let Some(meters) = self.node.compression() {
+            meters.saved_bytes.inc_by(sent.saved_bytes);
+        }
         let latency = &self.node.metrics().publish_to_socket;
         let now = Instant::now();
         for event in &flush.events {
@@ -193,7 +201,7 @@ impl Shard {
                 late.push((slot, flush.first_for(slot)));
             } else {
                 self.catch_up_on(slot, id);
-                self.deliver(slot, flush, sent);
+                self.deliver_form(slot, flush, sent);
             }
         }
         if !late.is_empty() {
@@ -201,15 +209,16 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, slot: Slot, flush: &Flush, sent: &mut Sent) {
+    /// Writes or queues `batch`, which holds a form of each event of the flush.
+    pub(super) fn deliver(&mut self, slot: Slot, flush: &Flush, batch: &Batch, sent: &mut Sent) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(session) = connection.session() else { return };
         if connection.has_lost_frames {
-            return session.meters().dropped(DropCause::SlowReader, flush.batch.frames() as u64);
+            return session.meters().dropped(DropCause::SlowReader, batch.frames() as u64);
         }
-        let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id()) };
+        let part = if flush.is_plain() { None } else { flush.part(slot, session.socket_id(), batch) };
         if let Some(pieces) = part {
-            let whole = flush.batch.whole();
+            let whole = batch.whole();
             for piece in pieces {
                 sent.count_piece(&whole[piece.clone()]);
                 // A small piece must not keep a large batch in memory.
@@ -218,19 +227,19 @@ impl Shard {
                     slot,
                     match is_small {
                         true => Piece::own(Bytes::copy_from_slice(&whole[piece])),
-                        false => Piece::shared(flush.batch.waiting(&self.shared_bytes).slice(piece)),
+                        false => Piece::shared(batch.waiting(&self.shared_bytes).slice(piece)),
                     },
                 );
             }
             return;
         }
-        sent.frames += flush.batch.frames() as u64;
-        sent.payload_bytes += flush.batch.payload_bytes() as u64;
+        sent.frames += batch.frames() as u64;
+        sent.payload_bytes += batch.payload_bytes() as u64;
         // With one channel no other piece will join this one, so do not wait.
         if session.channel_count() == 1 && connection.outbox.is_empty() {
-            self.write_now(slot, &flush.batch);
+            self.write_now(slot, batch);
         } else {
-            self.queue(slot, Piece::shared(flush.batch.waiting(&self.shared_bytes).clone()));
+            self.queue(slot, Piece::shared(batch.waiting(&self.shared_bytes).clone()));
         }
     }
 
@@ -352,9 +361,11 @@ impl Shard {
 
 /// Counts the frames that a flush has written or queued.
 #[derive(Debug, Default)]
-struct Sent {
-    frames: u64,
+pub(super) struct Sent {
+    pub(super) frames: u64,
     payload_bytes: u64,
+    /// Bytes that compression has saved.
+    pub(super) saved_bytes: u64,
 }
 
 impl Sent {

@@ -137,14 +137,17 @@ impl Shard {
         if let Phase::Open(_, keepalive) = &mut connection.phase {
             *keepalive = Keepalive::Alive;
         }
+        let compresses = connection.compresses;
         let mut decoder = std::mem::take(&mut connection.decoder);
+        let mut inflater = std::mem::take(&mut self.inflater);
         let bytes_max = self.node.connections().message_bytes_max;
         let mut is_over = false;
-        let outcome = decoder.decode(bytes, bytes_max, |message| {
+        let outcome = decoder.decode(bytes, bytes_max, compresses.then_some(&mut inflater), |message| {
             let goes_on = self.on_message(slot, message);
             is_over = self.is_time_over();
             goes_on && !is_over
         });
+        self.inflater = inflater;
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.decoder = decoder;
             let has_deferred = connection.session().is_some_and(Session::has_deferred);

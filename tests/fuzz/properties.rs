@@ -81,7 +81,7 @@ fn decode<const N: usize>(mut stream: &[u8], sizes: [usize; N], late: bool) -> D
             decoder.feed(piece);
             continue;
         }
-        let outcome = decoder.decode(&mut piece.to_vec(), MESSAGE_BYTES_MAX, |message| {
+        let outcome = decoder.decode(&mut piece.to_vec(), MESSAGE_BYTES_MAX, None, |message| {
             answers.push(answer(&message));
             messages.push(format!("{message:?}"));
             true
@@ -106,7 +106,7 @@ fn decode_one_by_one(stream: &[u8]) -> Decoded {
     let mut input = stream.to_vec();
     loop {
         let before = messages.len();
-        let outcome = decoder.decode(&mut std::mem::take(&mut input), MESSAGE_BYTES_MAX, |message| {
+        let outcome = decoder.decode(&mut std::mem::take(&mut input), MESSAGE_BYTES_MAX, None, |message| {
             messages.push(format!("{message:?}"));
             false
         });
@@ -166,7 +166,7 @@ fn messages_arrive_as_they_were_sent(payload: &[u8], sizes: [usize; 4]) {
         }
     }
     let mut arrived = Vec::new();
-    let outcome = Decoder::default().decode(&mut stream, MESSAGE_BYTES_MAX, |message| {
+    let outcome = Decoder::default().decode(&mut stream, MESSAGE_BYTES_MAX, None, |message| {
         if let Message::Text(text) = message {
             arrived.push(text.into_owned());
         }

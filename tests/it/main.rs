@@ -22,6 +22,7 @@ mod cluster_numbers;
 mod cluster_presence;
 mod cluster_traffic;
 mod cluster_webhooks;
+mod compression;
 mod connection;
 mod drain;
 mod flow;

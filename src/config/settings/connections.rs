@@ -56,6 +56,10 @@ section! {
         pub handshakes_per_address_per_second: u32 = 0,
         /// Refuses connections without a `protocol` (4008) or with an odd `version` (4006).
         pub strict_protocol: bool = false,
+        /// Offers compression (`permessage-deflate`) to clients that ask for it.
+        pub compression: bool = false,
+        /// Bytes of the smallest frame that is compressed.
+        pub compression_bytes_min: usize = 512 => 1..=1024 * 1024 * 1024,
     }
 }
 
@@ -63,6 +67,11 @@ impl Connections {
     /// Bytes that may wait for one client at all. An operator may set the smaller bound above the larger one.
     pub fn hard_bytes_max(&self) -> usize {
         self.backlog_bytes_max.max(self.outbox_bytes_max)
+    }
+
+    /// Bytes of the smallest frame that is compressed; `None` if none is.
+    pub fn compressed_bytes_min(&self) -> Option<usize> {
+        self.compression.then_some(self.compression_bytes_min)
     }
 
     /// For how long a connection may ask for subscriptions as fast as it can, measured by what it may ask for.
