@@ -40,7 +40,7 @@ impl Receiver for Touched {
 
 /// Connects, holds, touches, leaves.
 pub(crate) fn run(options: &ConnectOptions) -> Result<Report> {
-    let ConnectOptions { server, conns, channels, hold, touch } = options;
+    let ConnectOptions { server, conns, channels, hold, touch, compression } = options;
     let channels = (*channels).max(1);
     bounded(*conns, *hold)?;
     let process = server.process()?;
@@ -51,6 +51,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<Report> {
     let before = Snapshot::now(process);
 
     let mut hub = Hub::new(&server.target()?)?;
+    hub.compressed = *compression;
     let subscriptions = (0..*conns).map(|n| Subscription { channel: channel(n % channels), data: None });
     let ready = hub.open_all(subscriptions, State::Ready, server.inflight, server.limit_s)?;
     let connected = Usage::now(process, ready as u64);

@@ -37,6 +37,7 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     report.put("rss_kib_before", process.known().then(|| process.rss_kib()));
 
     let mut hub = Hub::new(&server.target()?)?;
+    hub.compressed = fan.compressed;
     let stalled = (fan.scenario == "slow").then_some(fan.subs);
     let clients = fan.subs + usize::from(stalled.is_some());
     let subscriptions = (0..clients).map(|n| Subscription { channel: channel(n % fan.channels), data: None });
@@ -63,9 +64,12 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
         hub.stall(stalled)?;
     }
     let meter = Meter::new(process, order.measured.clone());
+    let connecting = hub.bytes_read();
     let mut load = Load { fan, order, meter, hub, subscribers };
     let published = load.receive(publisher)?;
     load.report(&mut report, &published);
+    let bytes = load.hub.bytes_read() - connecting;
+    report.measured("wire_bytes_per_delivery", bytes as f64 / load.subscribers.received as f64);
     if let Some(stalled) = stalled {
         load.read_what_is_left(stalled, process, &mut report)?;
     }
@@ -109,6 +113,7 @@ fn publishing(fan: &Fan, start: u64) -> Publishing {
         keep_alive: fan.keep_alive,
         batch: fan.batch,
         payload: fan.payload,
+        readings: fan.scenario == "compression",
         channels: (0..fan.channels).map(channel).collect(),
         listeners: (fan.subs / fan.channels) as u64,
         start,

@@ -5,6 +5,8 @@
 pub(crate) struct Frame {
     /// Low four bits of the first byte.
     pub(crate) opcode: u8,
+    /// RSV1: the message is compressed.
+    pub(crate) compressed: bool,
     /// Where the payload begins.
     pub(crate) start: usize,
     /// Where the frame ends.
@@ -36,7 +38,7 @@ pub(crate) fn first(bytes: &[u8]) -> Option<Frame> {
     let masked = second & 0x80 != 0;
     let start = if masked { header + 4 } else { header };
     let end = start + length;
-    (bytes.len() >= end).then_some(Frame { opcode: lead & 0x0f, start, end, masked })
+    (bytes.len() >= end).then_some(Frame { opcode: lead & 0x0f, compressed: lead & 0x40 != 0, start, end, masked })
 }
 
 /// Appends a frame as a server sends it.

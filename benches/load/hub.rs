@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::client::{Client, Reading, State, Subscription};
 use crate::clock::{self, SECOND};
+use crate::compression::Inflater;
 use crate::frame::{self, opcode};
 use crate::report::Report;
 use crate::target::Target;
@@ -66,6 +67,9 @@ pub(crate) struct Hub {
     pub(crate) clients: Vec<Client>,
     /// Subscribe as soon as the connection is established.
     pub(crate) auto_subscribe: bool,
+    /// Ask for compression.
+    pub(crate) compressed: bool,
+    inflater: Inflater,
     /// Clients that the server closed, by code.
     dropped: BTreeMap<u16, u64>,
     other_frames: u64,
@@ -86,6 +90,8 @@ impl Hub {
             buffer: vec![0; BUFFER_BYTES],
             clients: Vec::new(),
             auto_subscribe: true,
+            compressed: false,
+            inflater: Inflater::default(),
             dropped: BTreeMap::new(),
             other_frames: 0,
             errors: 0,
@@ -180,10 +186,14 @@ impl Hub {
             return self.fail(client, format!("connect: {error}"));
         }
         peer.requested = true;
+        let offer = match self.compressed {
+            true => "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n",
+            false => "",
+        };
         let request = format!(
             "GET /app/{}?protocol=7&client=js&version=8.4.0&flash=false HTTP/1.1\r\nHost: {}\r\n\
              Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{offer}\r\n",
             self.target.signer.key(),
             self.target.address,
         );
@@ -226,15 +236,28 @@ impl Hub {
                 let line = String::from_utf8_lossy(bytes.split(|byte| *byte == b'\r').next().unwrap_or_default());
                 return self.fail(client, format!("upgrade refused: {line}"));
             }
+            let compressed = String::from_utf8_lossy(&bytes[..end]).contains("permessage-deflate");
+            if compressed != self.compressed {
+                return self.fail(client, "the server does not compress: set connections.compression".to_owned());
+            }
             self.clients[client].state = State::Greeting;
             rest = &bytes[end + 4..];
         }
         while let Some(frame) = frame::first(rest) {
             let payload = &rest[frame.start..frame.end];
+            // Taken out, as the buffer is.
+            let mut inflater = None;
+            let payload = match frame.compressed {
+                true => inflater.insert(std::mem::take(&mut self.inflater)).text(payload),
+                false => payload,
+            };
             if frame.opcode != opcode::TEXT {
                 self.control_frame(client, frame.opcode, payload);
             } else if self.clients[client].state != State::Ready || !receiver.text(client, payload, now) {
                 self.protocol(client, payload, now, receiver);
+            }
+            if let Some(inflater) = inflater {
+                self.inflater = inflater;
             }
             rest = &rest[frame.end..];
         }
@@ -349,6 +372,11 @@ impl Hub {
     pub(crate) fn resume(&mut self, client: usize) -> Result<()> {
         let Some(stream) = self.clients[client].stream() else { return Ok(()) };
         Ok(self.poll.registry().register(stream, Token(client), Interest::READABLE | Interest::WRITABLE)?)
+    }
+
+    /// Bytes received so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     /// Errors, and clients whom the server closed.

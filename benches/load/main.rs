@@ -8,6 +8,7 @@ mod churn;
 mod client;
 mod client_events;
 mod clock;
+mod compression;
 mod connect;
 mod fanout;
 mod floor;
@@ -46,6 +47,7 @@ fn main() -> Result<()> {
         Scenario::Firehose(options) => fan(&options, "firehose")?,
         Scenario::Publish(options) => fan(&options, "publish")?,
         Scenario::Slow(options) => fan(&options, "slow")?,
+        Scenario::Compression(options) => compression::run(&options.server, &options.fan("compression")?)?,
         Scenario::Floor(options) => floor::run(&options, &options.fan("floor")?)?,
         Scenario::Connect(options) => connect::run(&options)?,
         Scenario::Presence(options) => presence::run(&options)?,

@@ -37,6 +37,9 @@ pub(crate) enum Scenario {
     Publish(FanOptions),
     /// Fanout with one subscriber more, which stops reading.
     Slow(FanOptions),
+    /// Fanout of JSON of 2 KB, to plain and to compressed subscribers in turns; the server needs
+    /// connections.compression
+    Compression(FanOptions),
     /// Fanout against the bare loop of `send`: what no server on this machine can beat.
     Floor(FanOptions),
     /// Connects and subscribes as fast as it goes; memory of each connection.
@@ -142,7 +145,7 @@ pub(crate) struct FanOptions {
     /// 1; firehose: 100
     #[arg(long)]
     channels: Option<usize>,
-    /// Bytes of an event's data: 256; slow: 8192
+    /// Bytes of an event's data: 256; slow: 8192; compression: 2048
     #[arg(long)]
     payload: Option<usize>,
     /// Open loop: events a second, whatever the server does
@@ -196,6 +199,8 @@ pub(crate) struct Fan {
     pub(crate) keep_alive: bool,
     pub(crate) drain: f64,
     pub(crate) nap_us: u64,
+    /// Subscribers ask for compression.
+    pub(crate) compressed: bool,
 }
 
 impl FanOptions {
@@ -205,6 +210,7 @@ impl FanOptions {
             "firehose" => (1000, 100, 32, 256, 5.0, Pace::Rate(10_000.0)),
             "publish" => (0, 1, 32, 256, 5.0, Pace::Answers),
             "slow" => (10, 1, 8, 8192, 10.0, Pace::Rate(1000.0)),
+            "compression" => (1000, 1, 8, 2048, 5.0, Pace::Rate(50.0)),
             _ => (1000, 1, 8, 256, 5.0, Pace::Window(16)),
         };
         let pace = self.rate.map(Pace::Rate).or(self.window.map(Pace::Window)).unwrap_or(pace);
@@ -221,6 +227,7 @@ impl FanOptions {
             keep_alive: self.keep_alive != 0,
             drain: self.drain,
             nap_us: self.nap_us.unwrap_or(0),
+            compressed: false,
         };
         if self.nap_us.is_none() && fan.subs > 0 && !matches!(pace, Pace::Rate(_)) {
             fan.nap_us = CLOSED_LOOP_NAP_US;
@@ -257,6 +264,9 @@ pub(crate) struct ConnectOptions {
     /// Broadcasts to everybody after that, since buffers are often made at first use
     #[arg(long, default_value_t = 0)]
     pub(crate) touch: u32,
+    /// Asks for compression
+    #[arg(long)]
+    pub(crate) compression: bool,
 }
 
 /// Options of `presence`.

@@ -39,6 +39,8 @@ pub(crate) struct Publishing {
     /// Events of one request.
     pub(crate) batch: u64,
     pub(crate) payload: usize,
+    /// JSON in which not everything repeats itself.
+    pub(crate) readings: bool,
     pub(crate) channels: Vec<String>,
     /// Subscribers of each channel.
     pub(crate) listeners: u64,
@@ -125,7 +127,7 @@ impl Publisher {
         Ok(Self {
             progress,
             pool,
-            payload: Payload::new(order.payload),
+            payload: if order.readings { Payload::readings(order.payload) } else { Payload::new(order.payload) },
             by_redis: target.redis_prefix.is_some(),
             body: Vec::new(),
             numbers: vec![0; order.http_conns * order.channels.len()],
