@@ -10,6 +10,7 @@ use crate::flow::aggregate::Aggregation;
 use crate::flow::conflate::Conflation;
 use crate::flow::pass::Pass;
 use crate::flow::rate::RateLimit;
+use crate::flow::rule::At;
 use crate::flow::rule::Choice;
 use crate::flow::rule::FlowRule;
 use crate::flow::rule::choose;
@@ -33,6 +34,7 @@ use crate::protocol::json;
 #[derive(Debug)]
 pub struct ChannelFlow {
     rules: Vec<RuleFlow>,
+    stage: Option<At>,
     is_encrypted: bool,
     /// Events so far.
     sequence: u64,
@@ -50,11 +52,12 @@ struct RuleFlow {
 }
 
 impl ChannelFlow {
-    /// The flow of a channel under the rules that match it.
-    pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, now: Instant) -> Self {
-        let name = Arc::from(channel.as_str());
-        let rules = rules.into_iter().map(|rule| RuleFlow::new(&name, rule, now)).collect();
-        Self { rules, is_encrypted: channel.kind().encrypted, sequence: 0 }
+    /// The flow of a channel under the rules that match it. `stage` tells which of them thin; the others let events
+    /// pass. `None` stands for all, where there are no other nodes.
+    pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
+        let mut flow = Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0 };
+        flow.replace_rules(channel, rules, now);
+        flow
     }
 
     /// Takes a published event or a client event. Appends what is to be delivered now to `out`, in order.
@@ -138,7 +141,7 @@ impl ChannelFlow {
                 }
                 let is_like = |flow: &RuleFlow| flow.rule.pattern == rule.pattern && flow.rule.key() == rule.key();
                 let last_events = old.iter_mut().find(|flow| is_like(flow)).and_then(|flow| flow.last_events.take());
-                let mut flow = RuleFlow::new(&name, rule, now);
+                let mut flow = RuleFlow::new(&name, rule, self.stage, now);
                 if let (Some(new), Some(old)) = (&mut flow.last_events, last_events) {
                     new.take_over(old);
                 }
@@ -248,9 +251,11 @@ impl ChannelFlow {
 }
 
 impl RuleFlow {
-    fn new(channel: &Arc<str>, rule: Arc<FlowRule>, now: Instant) -> Self {
+    fn new(channel: &Arc<str>, rule: Arc<FlowRule>, stage: Option<At>, now: Instant) -> Self {
         let keys_max = rule.keys_max.max(1);
-        let thinning: Box<dyn Thinning> = if let Some(conflate) = &rule.conflate {
+        let thinning: Box<dyn Thinning> = if stage.is_some_and(|stage| stage != rule.at) {
+            Box::new(Pass)
+        } else if let Some(conflate) = &rule.conflate {
             Box::new(Conflation::new(channel, conflate, keys_max, now))
         } else if let Some(aggregate) = &rule.aggregate {
             Box::new(Aggregation::new(channel, aggregate, keys_max, now))
@@ -261,7 +266,9 @@ impl RuleFlow {
         } else {
             Box::new(Pass)
         };
-        let last_events = rule.snapshot.as_ref().map(|snapshot| LastEvents::new(snapshot, keys_max));
+        // Before the other nodes get an event, nobody joins.
+        let snapshot = rule.snapshot.as_ref().filter(|_| stage != Some(At::Ingest));
+        let last_events = snapshot.map(|snapshot| LastEvents::new(snapshot, keys_max));
         let pattern = rule.thins().then(|| Arc::from(rule.pattern.as_str()));
         Self { rule, pattern, thinning, last_events, sink: Sink::default() }
     }

@@ -286,23 +286,47 @@ impl FlowRules {
         self.0.is_empty()
     }
 
-    /// The rules that match a channel, in order. A user's own channel has none, as with `channel_rules`.
+    /// The rules that match a channel, in order. A view has those of its channel, with its own window. A user's own channel
+    /// has none, as with `channel_rules`.
     pub fn of_channel(&self, channel: &ChannelName) -> Vec<Arc<FlowRule>> {
         if self.is_empty() || channel.kind().access == Access::User {
             return Vec::new();
         }
-        let base = rule_base(channel.as_str());
-        self.0.iter().filter(|rule| rule.pattern.matches(base)).cloned().collect()
+        match self.view(channel.as_str()) {
+            Some((name, window)) => self.matching(name).map(|rule| rule.with_window(window)).collect(),
+            None => self.matching(channel.as_str()).cloned().collect(),
+        }
+    }
+
+    fn matching(&self, name: &str) -> impl Iterator<Item = &Arc<FlowRule>> {
+        let base = rule_base(name);
+        self.0.iter().filter(move |rule| rule.pattern.matches(base))
+    }
+
+    /// Whether a rule thins before the other nodes get an event.
+    pub fn thin_at_ingest(&self) -> bool {
+        self.0.iter().any(|rule| rule.at == At::Ingest)
+    }
+
+    /// The names of the views of a channel, such as `scada@1s`.
+    pub fn views_of(&self, channel: &ChannelName) -> Vec<String> {
+        if self.0.iter().all(|rule| rule.views.is_empty()) || self.view(channel.as_str()).is_some() {
+            return Vec::new();
+        }
+        let mut windows: Vec<ViewWindow> =
+            self.matching(channel.as_str()).flat_map(|rule| rule.views.iter().copied()).collect();
+        windows.sort_unstable_by_key(|window| window.ms);
+        windows.dedup();
+        windows.into_iter().map(|window| format!("{channel}@{window}")).collect()
     }
 
     /// The name of the channel of which `name` is a view, such as `private-scada` of `private-scada@5s`, and the window
     /// of the view. A rule of that channel must list the window.
     pub fn view<'a>(&self, name: &'a str) -> Option<(&'a str, ViewWindow)> {
         let (channel, window) = name.rsplit_once('@').filter(|_| !self.is_empty())?;
-        let window = ViewWindow::parse(window).ok()?;
-        let base = rule_base(channel);
-        let has_view = |rule: &Arc<FlowRule>| rule.views.contains(&window) && rule.pattern.matches(base);
-        self.0.iter().any(has_view).then_some((channel, window))
+        // Each window has one name: 1s, and not 1000ms.
+        let window = ViewWindow::parse(window).ok().filter(|parsed| parsed.to_string() == window)?;
+        self.matching(channel).any(|rule| rule.views.contains(&window)).then_some((channel, window))
     }
 }
 
@@ -338,6 +362,17 @@ pub fn choose<'a>(rules: impl IntoIterator<Item = &'a Arc<FlowRule>>, event: &st
 }
 
 impl FlowRule {
+    /// The rule with another window, if it has a view of that.
+    fn with_window(self: &Arc<Self>, window: ViewWindow) -> Arc<Self> {
+        if !self.views.contains(&window) {
+            return Arc::clone(self);
+        }
+        let mut rule = Self::clone(self);
+        rule.conflate = rule.conflate.map(|conflate| Conflate { window_ms: window.ms, ..conflate });
+        rule.aggregate = rule.aggregate.map(|aggregate| Aggregate { window_ms: window.ms, ..aggregate });
+        Arc::new(rule)
+    }
+
     /// Whether it thins, rather than keeping a snapshot alone.
     pub fn thins(&self) -> bool {
         self.conflate.is_some() || self.aggregate.is_some() || self.rate.is_some() || self.sample.is_some()

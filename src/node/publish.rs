@@ -65,6 +65,14 @@ fn too_fast(TooFast { asked, retry_after, allowance }: TooFast) -> String {
     }
 }
 
+/// The views of a channel, each with the event under its name. Each view is a channel of its own.
+fn views(rules: &Rules, channel: &ChannelName, event: &Event) -> impl Iterator<Item = (ChannelName, Event)> {
+    rules.flow().views_of(channel).into_iter().filter_map(|view| {
+        let frame = event::under(&view, &event.frame, None)?;
+        Some((ChannelName::parse(&view, usize::MAX).ok()?, Event { frame, ..event.clone() }))
+    })
+}
+
 impl Node {
     /// Checks whether events can be accepted, and takes `events` from the app's rate. Returns the rest of that.
     pub async fn admit(&self, rules: &Rules, events: usize) -> Result<Option<Allowance>, PublishError> {
@@ -88,6 +96,9 @@ impl App {
     pub fn publish(&self, rules: &Rules, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish(channel, &event, rules.cache_time(channel));
+        for (view, event) in views(rules, channel, &event) {
+            self.state.publish(&view, &event, rules.cache_time(&view));
+        }
         self.log_published(channel, publication);
     }
 
@@ -95,6 +106,9 @@ impl App {
     pub fn publish_here(&self, rules: &Rules, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish_here(channel, &event, rules.cache_time(channel));
+        for (view, event) in views(rules, channel, &event) {
+            self.state.publish_here(&view, &event, rules.cache_time(&view));
+        }
         self.log_published(channel, publication);
     }
 

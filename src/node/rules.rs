@@ -1,12 +1,14 @@
 //! The rules of an app at one moment: its settings, with what is derived from them.
 //! A request of the API loads them once and uses them to its end, so that a reload never mixes two versions.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use crate::config;
+use crate::flow::rule::FlowRules;
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
 use crate::limiter::shared::Rates;
@@ -30,6 +32,7 @@ pub struct Rules {
     pub keys: Keys,
     /// The app is no longer configured.
     pub(super) is_removed: bool,
+    flow: FlowRules,
     backend_events: Option<Rate>,
     read_requests: Option<Rate>,
 }
@@ -43,6 +46,7 @@ impl Rules {
         Self {
             keys: Keys::new(settings.keys.iter().map(|pair| (&*pair.key, pair.secret.expose()))),
             is_removed: false,
+            flow: FlowRules::new(&settings.limits.flow_rules),
             backend_events: rate(settings.limits.max_backend_events_per_second, "backend_events"),
             read_requests: rate(settings.limits.max_read_requests_per_second, "read_requests"),
             settings,
@@ -60,6 +64,17 @@ impl Rules {
         &self.settings.limits
     }
 
+    /// The flow rules.
+    pub(super) fn flow(&self) -> &FlowRules {
+        &self.flow
+    }
+
+    /// The channel whose rules hold for `channel`: itself, or the one of which it is a view.
+    pub fn ruled<'a>(&self, channel: &'a ChannelName) -> Cow<'a, ChannelName> {
+        let viewed = || ChannelName::parse(self.flow.view(channel.as_str())?.0, usize::MAX).ok();
+        viewed().map_or(Cow::Borrowed(channel), Cow::Owned)
+    }
+
     /// The channel to which a rule redirects an event, if one does.
     pub fn destination(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
         self.limits().policy().publish(channel, self.limits().max_channel_name_length)
@@ -72,7 +87,7 @@ impl Rules {
 
     /// How long a subscription may last, if a rule limits it.
     pub fn subscription_age_max(&self, channel: &ChannelName) -> Option<Duration> {
-        let seconds = self.limits().policy().subscription_age_max(channel)?;
+        let seconds = self.limits().policy().subscription_age_max(&self.ruled(channel))?;
         Some(Duration::from_secs(seconds.into()))
     }
 

@@ -22,7 +22,7 @@ impl App {
     pub fn grant(&self, rules: &Rules, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
         let stars = self.cluster.as_ref().is_none_or(|cluster| cluster.has_patterns());
         let grant = verifier.grant(subscribe, rules.subscribe_limits(stars))?;
-        let allowed = rules.limits().policy().subscribe(grant.channel());
+        let allowed = rules.limits().policy().subscribe(&rules.ruled(grant.channel()));
         allowed.inspect_err(|why| self.count_forbidden("subscribe", why))?;
         Ok(grant)
     }

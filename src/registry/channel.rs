@@ -257,7 +257,9 @@ impl Channel {
         if self.flow.as_ref().is_some_and(|flow| flow.is_outdated(&rules)) {
             self.update_flow(scope);
         }
-        let flow = self.flow.get_or_insert_with(|| Box::new(Flow::new(&self.name, rules, scope.app, scope.now)));
+        let flow = self.flow.get_or_insert_with(|| {
+            Box::new(Flow::new(&self.name, Receivers::Subscribers, rules, scope.app, scope.now))
+        });
         flow.cache = cache_for.map(|cache_for| (cache_for, is_local));
         if cache_for.is_none() && !flow.keeps_snapshot() && self.subscriptions.iter().all(|&count| count == 0) {
             return;
@@ -294,7 +296,7 @@ impl Channel {
             self.deliver(&event, cache_for, is_local, scope);
         }
         if let Some(flow) = &mut self.flow {
-            flow.schedule(&self.name, Receivers::Subscribers, scope.app);
+            flow.schedule(&self.name, scope.app);
         }
     }
 

@@ -23,6 +23,8 @@ use crate::registry::address::Address;
 use crate::registry::channel::Channel;
 use crate::registry::channels::table::ChannelTable;
 use crate::registry::channels::table::Entry;
+use crate::registry::deadlines::Receivers;
+use crate::registry::flow::Flow;
 use crate::registry::inbox::Event;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::message::LocalTopic;
@@ -113,7 +115,9 @@ impl AppState {
 
     /// Sends an event to the subscribers of a channel on all nodes. A cache channel stores it for `cache_for`, if given.
     pub fn publish(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
-        self.change(name, event.accepted, |entry, scope| publish(entry, name, event, cache_for, scope));
+        self.change(name, event.accepted, |entry, scope| {
+            publish_for(Receivers::Nodes, entry, name, event, cache_for, scope)
+        });
     }
 
     /// Sends a client's event to the other subscribers of a channel. The application gets it as `webhook`.
@@ -122,20 +126,14 @@ impl AppState {
             if let Some(webhook) = webhook {
                 scope.record(name, webhook::Event::ClientEvent(Box::new(webhook)));
             }
-            publish(entry, name, event, None, scope);
+            publish_for(Receivers::Nodes, entry, name, event, None, scope);
         });
     }
 
     /// Like [`Self::publish`], for an event that each node gets by itself.
     pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         self.change(name, event.accepted, |entry, scope| {
-            if cache_for.is_some() || self.keeps_snapshot(name) {
-                open_entry(entry, name, scope);
-            }
-            if let Some(channel) = entry.get() {
-                channel.accept(event, cache_for, true, scope);
-            }
-            self.views.mirror(name, event, scope);
+            publish_for(Receivers::Here, entry, name, event, cache_for, scope);
         });
     }
 
@@ -188,6 +186,7 @@ impl AppState {
             });
         }
         self.tick_users();
+        self.tick_node_flows(now);
         self.tick_views(now);
         let scope = Scope::new(self, now);
         self.channels.table.retain(self.channels.sweeps.fetch_add(1, Ordering::Relaxed), |channel| {
@@ -207,6 +206,41 @@ impl AppState {
     fn keeps_snapshot(&self, name: &ChannelName) -> bool {
         let keeps = |rules: Arc<FlowRules>| rules.of_channel(name).iter().any(|rule| rule.snapshot.is_some());
         self.flow.rules().is_some_and(keeps)
+    }
+
+    pub(super) fn run_node_flow(&self, name: &ChannelName, receivers: Receivers, now: Instant) {
+        self.change_node_flow(name, receivers, now, Flow::run_due);
+    }
+
+    pub(super) fn flush_node_flows(&self, now: Instant) {
+        let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
+        for (name, receivers) in keys {
+            self.change_node_flow(&name, receivers, now, Flow::flush);
+        }
+    }
+
+    /// Forgets the flows before the nodes that have nothing pending.
+    fn tick_node_flows(&self, now: Instant) {
+        self.flow.before_nodes.lock().retain(|_, flow| !flow.is_idle(now));
+    }
+
+    /// Delivers what `f` gets out of the flow of a channel before the nodes.
+    fn change_node_flow(
+        &self,
+        name: &ChannelName,
+        receivers: Receivers,
+        now: Instant,
+        f: impl FnOnce(&mut Flow, Instant) -> Vec<Event>,
+    ) {
+        self.change(name, now, |entry, scope| {
+            let mut flows = self.flow.before_nodes.lock();
+            let Some(flow) = flows.get_mut(&(name.clone(), receivers)) else { return };
+            let cache_for = flow.cache.map(|(cache_for, _)| cache_for);
+            for event in f(flow, now) {
+                deliver(receivers, entry, name, &event, cache_for, scope);
+            }
+            flow.schedule(name, self);
+        });
     }
 
     pub(super) fn run_channel_flow(&self, name: &ChannelName, now: Instant) {
@@ -301,8 +335,9 @@ fn open_entry<'a>(entry: &'a mut Entry<'_>, name: &ChannelName, scope: &Scope<'_
     }))
 }
 
-/// Puts an event into the inboxes of the shards with subscribers, and into the queue for the other nodes.
-fn publish(
+/// Publishes an event to these receivers, or what rules with `at = "ingest"` make of it.
+fn publish_for(
+    receivers: Receivers,
     entry: &mut Entry<'_>,
     name: &ChannelName,
     event: &Event,
@@ -310,14 +345,37 @@ fn publish(
     scope: &mut Scope<'_>,
 ) {
     let app = scope.app;
-    if (cache_for.is_some() && !scope.is_linked()) || app.keeps_snapshot(name) {
+    let Some(rules) = app.flow.rules().filter(|rules| app.outgoing.is_some() && rules.thin_at_ingest()) else {
+        return deliver(receivers, entry, name, event, cache_for, scope);
+    };
+    let mut flows = app.flow.before_nodes.lock();
+    let new = || Flow::new(name, receivers, rules, app, scope.now);
+    let flow = flows.entry((name.clone(), receivers)).or_insert_with(new);
+    flow.cache = cache_for.map(|cache_for| (cache_for, receivers == Receivers::Here));
+    for event in flow.publish(event) {
+        deliver(receivers, entry, name, &event, cache_for, scope);
+    }
+    flow.schedule(name, app);
+}
+
+/// Gives an event to the subscribers and views here, and, unless it is for this node alone, to the queue for the others.
+fn deliver(
+    receivers: Receivers,
+    entry: &mut Entry<'_>,
+    name: &ChannelName,
+    event: &Event,
+    cache_for: Option<Duration>,
+    scope: &mut Scope<'_>,
+) {
+    let (app, is_local) = (scope.app, receivers == Receivers::Here);
+    if (cache_for.is_some() && (is_local || !scope.is_linked())) || app.keeps_snapshot(name) {
         open_entry(entry, name, scope);
     }
     if let Some(channel) = entry.get() {
-        channel.accept(event, cache_for, false, scope);
+        channel.accept(event, cache_for, is_local, scope);
     }
     app.views.mirror(name, event, scope);
-    if let Some(outgoing) = &app.outgoing {
+    if let Some(outgoing) = app.outgoing.as_ref().filter(|_| !is_local) {
         outgoing.publish(&app.id, name, event, cache_for);
     }
 }

@@ -11,8 +11,12 @@ use tokio::sync::Notify;
 use crate::protocol::channel::ChannelName;
 
 /// Whose flow of a channel is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Receivers {
+    /// All nodes, this one included: a rule thins before they get an event.
+    Nodes,
+    /// This node alone, with such a rule: each node gets the events by itself.
+    Here,
     /// The channel's subscribers.
     Subscribers,
     /// Those who see the channel by a view.

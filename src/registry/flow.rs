@@ -1,7 +1,8 @@
 //! Flow rules on the channels of an app: which rules there are, the state of each channel, and when it is due.
 //!
-//! Lock order: a channel or the flows of views, then deadlines and inboxes.
+//! Lock order: a channel, the flows before the nodes or those of views, then deadlines and inboxes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -11,8 +12,10 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::flow::channel::ChannelFlow;
+use crate::flow::rule::At;
 use crate::flow::rule::FlowRules;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
@@ -32,6 +35,8 @@ pub(super) struct AppFlow {
     rules: ArcSwap<FlowRules>,
     /// There are rules. Without any, publishing asks for no more than this.
     is_on: AtomicBool,
+    /// The flows of channels before the other nodes get their events, for rules with `at = "ingest"`.
+    pub(super) before_nodes: Mutex<HashMap<(ChannelName, Receivers), Flow>>,
     pub(super) deadlines: Arc<Deadlines>,
     meters: Option<FlowMeters>,
 }
@@ -40,6 +45,7 @@ pub(super) struct AppFlow {
 #[derive(Debug)]
 pub(super) struct Flow {
     rules: Arc<FlowRules>,
+    receivers: Receivers,
     /// `None` if no rule matches the channel.
     thinning: Option<Thinning>,
     /// When the channel is due, as the deadlines know it.
@@ -68,8 +74,14 @@ impl AppFlow {
 }
 
 impl Flow {
-    pub(super) fn new(name: &ChannelName, rules: Arc<FlowRules>, app: &AppState, now: Instant) -> Self {
-        let mut flow = Self { rules, thinning: None, scheduled: None, cache: None };
+    pub(super) fn new(
+        name: &ChannelName,
+        receivers: Receivers,
+        rules: Arc<FlowRules>,
+        app: &AppState,
+        now: Instant,
+    ) -> Self {
+        let mut flow = Self { rules, receivers, thinning: None, scheduled: None, cache: None };
         flow.follow_rules(name, app, now);
         flow
     }
@@ -133,17 +145,22 @@ impl Flow {
             thinning.meters = meters().collect();
             thinning.channel.replace_rules(name, rules, now);
         } else {
+            let stage = match self.receivers {
+                _ if app.outgoing.is_none() => None,
+                Receivers::Nodes | Receivers::Here => Some(At::Ingest),
+                Receivers::Subscribers | Receivers::Views => Some(At::Delivery),
+            };
             let meters = meters().collect();
-            self.thinning = Some(Thinning { channel: ChannelFlow::new(name, rules, now), meters, now });
+            self.thinning = Some(Thinning { channel: ChannelFlow::new(name, rules, stage, now), meters, now });
         }
     }
 
     /// Adds the next deadline, unless an earlier one is known.
-    pub(super) fn schedule(&mut self, name: &ChannelName, receivers: Receivers, app: &AppState) {
+    pub(super) fn schedule(&mut self, name: &ChannelName, app: &AppState) {
         let Some(next) = self.thinning.as_ref().and_then(|thinning| thinning.channel.next()) else { return };
         if self.scheduled.is_none_or(|scheduled| next < scheduled) {
             self.scheduled = Some(next);
-            app.flow.deadlines.add(next, Due { app: app.id.clone(), channel: name.clone(), receivers });
+            app.flow.deadlines.add(next, Due { app: app.id.clone(), channel: name.clone(), receivers: self.receivers });
         }
     }
 }
@@ -173,12 +190,15 @@ impl AppState {
         let is_on = !rules.is_empty();
         self.flow.rules.store(Arc::new(rules));
         self.flow.is_on.store(is_on, Ordering::Release);
+        self.flush_node_flows(now);
+        self.flow.before_nodes.lock().clear();
         self.update_channel_flows(now);
         self.update_view_flows(now);
     }
 
     /// Delivers what is pending, such as before a drain.
     pub fn flush_flows(&self, now: Instant) {
+        self.flush_node_flows(now);
         self.flush_channel_flows(now);
         self.flush_view_flows(now);
     }
@@ -187,6 +207,7 @@ impl AppState {
     pub fn run_flow(&self, due: &Due, now: Instant) {
         match due.receivers {
             Receivers::Subscribers => self.run_channel_flow(&due.channel, now),
+            Receivers::Nodes | Receivers::Here => self.run_node_flow(&due.channel, due.receivers, now),
             Receivers::Views => self.run_view_flow(&due.channel, now),
         }
     }

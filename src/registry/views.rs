@@ -111,7 +111,7 @@ impl Views {
             if self.table.read().views_of(channel).next().is_none() {
                 return;
             }
-            flows.insert(channel.clone(), Flow::new(channel, rules, scope.app, scope.now));
+            flows.insert(channel.clone(), Flow::new(channel, Receivers::Views, rules, scope.app, scope.now));
         }
         let Some(flow) = flows.get_mut(channel) else { return };
         let events = flow.publish(event);
@@ -131,7 +131,7 @@ impl Views {
         for event in events {
             self.show(channel, event, &mut scope.inboxes);
         }
-        flow.schedule(channel, Receivers::Views, scope.app);
+        flow.schedule(channel, scope.app);
     }
 
     /// Sends an event to the views of its channel.

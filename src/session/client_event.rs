@@ -81,7 +81,7 @@ impl Session {
         let Ok(index) = self.find(channel) else {
             return Err(ClientEventError::NotSubscribed { channel: channel.to_string() });
         };
-        let allowed = limits.policy().client_event(&self.subscriptions[index].name);
+        let allowed = limits.policy().client_event(&rules.ruled(&self.subscriptions[index].name));
         allowed.inspect_err(|why| self.app.count_forbidden("client_event", why))?;
         if event.name.chars().count() > limits.max_event_name_length {
             return Err(ClientEventError::NameTooLong);

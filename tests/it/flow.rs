@@ -383,3 +383,66 @@ async fn who_is_behind_and_takes_nothing_at_all_is_closed_in_the_end() {
     server.metric_becomes("gema_refusals_total", Some("slow_reader"), 1.0).await;
     page.settle().await;
 }
+
+#[tokio::test]
+async fn a_client_may_ask_for_a_longer_window_by_name() {
+    let mut rule = conflate();
+    rule["conflate"]["window_ms"] = json!(1);
+    rule["views"] = json!(["60m"]);
+    rule["snapshot"] = json!({ "max_age_seconds": 3600 });
+    let server = TestServer::start_with(|config| {
+        config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap();
+        config.limits.channel_rules =
+            serde_json::from_value(json!([{ "match": "scada-secret", "require": "private" }])).unwrap();
+    })
+    .await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    let mut slow = subscriber(&server, "scada-realtime@60m").await;
+    for value in 0..5 {
+        publish(&server, "t", value).await;
+        while shown(&[page.next_text().await]) != [format!("t={value}")] {}
+    }
+    let came = slow.settle().await;
+    assert_eq!(shown(&came), ["t=0"]);
+    assert!(came[0].ends_with(r#""channel":"scada-realtime@60m"}"#), "{came:?}");
+    server.api().publish(CHANNEL, "pump.alarm", "{}").await;
+    assert_eq!(shown(&slow.settle().await), ["t=4", "pump.alarm"]);
+    let mut later = server.connect().await;
+    later.send_subscribe("scada-realtime@60m", None).await;
+    assert_eq!(shown(&later.settle().await)[1..], ["t=4"]);
+    // The rules of the channel hold for its views, and a window that no rule lists is no view.
+    later.send_subscribe("scada-secret@60m", None).await;
+    let refused = "The rule scada-secret does not allow the channel scada-secret; use private-scada-secret";
+    later.next_refusal("scada-secret@60m", "Forbidden", 403, refused).await;
+    later.subscribe("scada-realtime@1s").await;
+    server.api().publish(CHANNEL, READING, &reading("t", 9)).await;
+    later.nothing_came().await;
+}
+
+#[tokio::test]
+async fn before_the_other_nodes_each_node_thins_what_it_accepts() {
+    let mut rule = conflate();
+    rule["at"] = json!("ingest");
+    let server = TestServer::start_cluster_with(2, |config| {
+        config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap();
+    })
+    .await;
+    let mut pages = [server.connect_at(0).await, server.connect_at(1).await];
+    for page in &mut pages {
+        page.subscribe(CHANNEL).await;
+    }
+    let before = server.figure(1, "gema_cluster_messages_total", "direction=\"in\"").await;
+    for value in 0..10 {
+        server.api_at(0).publish(CHANNEL, READING, &reading("t", value)).await;
+    }
+    server.figure_becomes(1, "gema_cluster_messages_total", "direction=\"in\"", before + 1.0).await;
+    for page in &mut pages {
+        assert_eq!(shown(&page.settle().await), ["t=0"]);
+    }
+    server.api_at(1).publish(CHANNEL, READING, &reading("t", 10)).await;
+    server.quiet().await;
+    server.api_at(0).publish(CHANNEL, "pump.alarm", "{}").await;
+    for page in &mut pages {
+        assert_eq!(shown(&page.settle().await), ["t=10", "t=9", "pump.alarm"]);
+    }
+}
