@@ -153,7 +153,9 @@ fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
         lines.extend(channels.iter().map(|channel| match ChannelName::parse(channel, length_max) {
             Ok(name) => {
                 let client_events = client_events(&app.limits, &name);
-                format!("{}: {}", app.id, app.limits.policy().explain(&name, length_max, &client_events))
+                let explained = app.limits.policy().explain(&name, length_max, &client_events);
+                let is_raw = app.limits.raw_clients.channels.iter().any(|listed| listed == name.as_str());
+                format!("{}: {explained}{}", app.id, if is_raw { "; raw clients get it" } else { "" })
             }
             Err(why) => format!("{}: {channel}: refused ({why})", app.id),
         }));

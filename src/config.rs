@@ -27,6 +27,7 @@ pub use settings::http::Http;
 pub use settings::ingest::Ingest;
 pub use settings::log::{Log, LogFormat, LogLevel};
 pub use settings::metrics::Metrics;
+pub use settings::raw_clients::RawClients;
 pub use settings::redis::{Redis, host_and_port};
 pub use settings::server::Server;
 pub use settings::store::{AppStore, Database, Mysql, Postgres, StoreDriver};
@@ -118,6 +119,22 @@ impl Config {
         self.keeps_in_redis() || self.ingest.is_on()
     }
 
+    /// Adds a fault where raw clients of an app could not stay or join. The limits of an app decide, so it takes both.
+    fn validate_raw_clients(&self, faults: &mut FaultList) {
+        let place = |index: usize| match self.apps.get(index).is_some_and(|app| app.raw_clients.is_some()) {
+            true => format!("apps.{index}.raw_clients.channels"),
+            false => "limits.raw_clients.channels".to_owned(),
+        };
+        let conflicts = match self.app_store.driver {
+            StoreDriver::Config => self.apps().iter().map(|app| app.limits.raw_conflict()).collect(),
+            _ => vec![self.limits.raw_conflict()],
+        };
+        for (index, text) in conflicts.into_iter().enumerate() {
+            let fault = text.map(|text| Fault::new(place(index), text));
+            faults.0.extend(fault.filter(|fault| !faults.0.contains(fault)));
+        }
+    }
+
     /// Every fault of the values, each with its key and the remedy.
     pub fn validate(&self) -> Vec<Fault> {
         let mut faults = FaultList::default();
@@ -137,6 +154,7 @@ impl Config {
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         flow_rules::validate(&self.limits, &self.apps, &mut faults);
+        self.validate_raw_clients(&mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
         let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();
         faults.add_if(
@@ -162,11 +180,13 @@ mod tests {
     #[test]
     fn default_toml_shows_every_key_with_its_default() {
         let file = shipped("default.toml");
-        let name = file.display().to_string();
+        let (name, text) = (file.display().to_string(), std::fs::read_to_string(&file).unwrap());
         let loaded = load(&[file], []).unwrap();
         for key in schema::keys() {
             let is_there = matches!(loaded.origins.get(&key), Some(Origin::Line { file, .. }) if *file == name);
-            assert!(is_there, "{key} is not in default.toml");
+            // An empty group has no value of its own, so nothing says where it was set.
+            let is_empty_group = || text.contains(&format!("\n{} = {{}}\n", key.trim_start_matches("limits.")));
+            assert!(is_there || is_empty_group(), "{key} is not in default.toml");
         }
         let mut sections = loaded.config.clone();
         sections.apps.clear();

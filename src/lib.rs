@@ -26,6 +26,7 @@
 //! * *topic*: a channel or a user, as the nodes share it. *roster*: its users on all nodes. *command*: a request of the
 //!   registry to the cluster.
 //! * *view*: other channels whose events a subscription gets by a signed grant, under its own channel's name.
+//! * *raw client*: a connection that does not speak the protocol and gets the channels that its app lists.
 //! * *inbox*: the messages for a shard. *outbox*: the frames for a connection.
 //! * *webhook event*: something that a webhook may report. *endpoint*: a URL that it is sent to.
 //! * *shard message*: one entry of an inbox. *turn*: one round of a shard's loop.

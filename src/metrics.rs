@@ -10,6 +10,7 @@ mod ingest;
 mod log;
 #[cfg(target_os = "linux")]
 mod process;
+mod raw;
 mod store;
 mod webhooks;
 
@@ -44,6 +45,7 @@ pub use webhooks::AppWebhookMeters;
 pub use webhooks::WebhookMeters;
 
 use crate::metrics::events::EventNames;
+use crate::metrics::raw::RawMeters;
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -108,6 +110,7 @@ pub struct AppMeters {
     drops: IntCounterVec,
     forbidden: IntCounterVec,
     flow: IntCounterVec,
+    raw: RawMeters,
     id: String,
     port: String,
 }
@@ -151,6 +154,7 @@ struct ByApp {
     drops: IntCounterVec,
     forbidden: IntCounterVec,
     flow: IntCounterVec,
+    raw: RawMeters,
 }
 
 /// Creates metrics and registers them.
@@ -182,15 +186,9 @@ const APP_EVENT: &[&str] = &["app_id", "event", "port"];
 const APP_RULE: &[&str] = &["app_id", "port", "rule", "what"];
 const APP_RULE_OUTCOME: &[&str] = &["app_id", "port", "rule", "outcome"];
 
-impl Metrics {
-    /// Metrics at zero. `prefix` stands before Soketi's names; `port` is the main port, a label; `clustered` in a
-    /// cluster.
-    pub fn new(prefix: &str, port: u16, clustered: bool) -> Self {
-        let registry = Registry::new();
-        let port = port.to_string();
-        let soketi = Registrar { registry: &registry, prefix };
-        let own = Registrar { registry: &registry, prefix: "gema_" };
-        let by_app = ByApp {
+impl ByApp {
+    fn new(soketi: &Registrar<'_>, own: &Registrar<'_>) -> Self {
+        Self {
             connected: soketi.gauge("connected", "Open connections", APP),
             new_connections: soketi.counter("new_connections_total", "Connections opened", APP),
             new_disconnections: soketi.counter("new_disconnections_total", "Connections closed", APP),
@@ -210,7 +208,19 @@ impl Metrics {
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
             forbidden: own.counter("policy_refusals_total", "What rules for channels forbade", APP_RULE),
             flow: own.counter("flow_events_total", "What became of events under flow rules", APP_RULE_OUTCOME),
-        };
+            raw: RawMeters::new(own),
+        }
+    }
+}
+
+impl Metrics {
+    /// Metrics at zero. `prefix` stands before Soketi's names; `port` is the main port, a label; `clustered` in a
+    /// cluster.
+    pub fn new(prefix: &str, port: u16, clustered: bool) -> Self {
+        let (registry, port) = (Registry::new(), port.to_string());
+        let soketi = Registrar { registry: &registry, prefix };
+        let own = Registrar { registry: &registry, prefix: "gema_" };
+        let by_app = ByApp::new(&soketi, &own);
         let latency =
             HistogramOpts::new("gema_publish_to_socket_seconds", "From accepting an event to writing it to sockets")
                 .buckets(vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]);
@@ -282,6 +292,7 @@ impl Metrics {
             drops: by.drops.clone(),
             forbidden: by.forbidden.clone(),
             flow: by.flow.clone(),
+            raw: by.raw.clone(),
             id: id.to_owned(),
             port: self.port.clone(),
         }
@@ -326,6 +337,7 @@ impl Metrics {
         for cause in [DropCause::SlowReader, DropCause::Disconnected] {
             let _ = by.drops.remove_label_values(&[&*meters.id, &*self.port, cause.label()]);
         }
+        by.raw.forget(&labels);
         meters.events.forget();
         found.remove(&meters.id);
         if let Some(cluster) = &self.cluster {

@@ -3,6 +3,7 @@
 
 mod client_event;
 mod join_times;
+mod raw;
 mod refuse;
 
 use std::net::IpAddr;
@@ -54,6 +55,8 @@ pub struct Session {
     /// The client's address, from trusted proxies where there are any.
     client_address: IpAddr,
     protocol: u8,
+    /// Whether it does not speak the protocol: it gets events of its app's raw channels, and is not listened to.
+    is_raw: bool,
     /// Whether the connection counts towards the app's quota, which begins when it is authorized.
     in_quota: bool,
     /// Counts the connection while it has public channels without being authorized.
@@ -78,12 +81,6 @@ struct Subscription {
     user_id: Option<Arc<str>>,
 }
 
-impl Subscription {
-    fn end(&self, address: Address) -> Unsubscribe<'_> {
-        Unsubscribe { channel: &self.name, address, user_id: self.user_id.as_deref() }
-    }
-}
-
 /// A step that the shard takes for the connection; in order.
 #[derive(Debug)]
 pub enum Action {
@@ -97,13 +94,14 @@ pub enum Action {
 }
 
 impl Session {
-    /// Establishes a connection, or refuses it with a close code.
-    pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Frame), Close> {
-        let Connected { app, protocol, in_quota } = node.connect(request)?;
+    /// Establishes a connection, or refuses it with a close code. Returns the first frame for the client, if it is to get
+    /// one.
+    pub fn open(node: &Node, request: &ConnectRequest, address: Address) -> Result<(Self, Option<Frame>), Close> {
+        let Connected { app, protocol, in_quota, raw } = node.connect(request)?;
         let socket_id = SocketId::random();
-        let established = event::connection_established(socket_id, node.connections().activity_timeout_seconds);
         let client_events = app.rules().limits().max_client_events_per_second;
-        let session = Self {
+        let mut session = Self {
+            is_raw: raw.is_some(),
             in_quota,
             unauthorized: None,
             client_events: Bucket::new(client_events, Instant::now()).map(Box::new),
@@ -125,9 +123,15 @@ impl Session {
             address = %session.client_address,
             origin = request.origin,
             protocol,
+            raw = session.is_raw.then_some(true),
             "connected"
         );
-        Ok((session, established))
+        let Some(channels) = raw else {
+            let timeout = node.connections().activity_timeout_seconds;
+            return Ok((session, Some(event::connection_established(socket_id, timeout))));
+        };
+        session.join_raw(node, channels)?;
+        Ok((session, None))
     }
 
     /// The connection's public id.
@@ -173,6 +177,10 @@ impl Session {
     pub fn on_text(&mut self, node: &Node, text: &str, now: Instant, actions: &mut Vec<Action>) -> ControlFlow<Close> {
         self.app.meters.messages_received.inc();
         self.app.meters.received_bytes.inc_by(text.len() as u64);
+        if self.is_raw {
+            self.app.meters.raw_ignored();
+            return ControlFlow::Continue(());
+        }
         let message = ClientMessage::parse(text);
         if self.joining > 0 && !self.may_overtake(&message) {
             self.deferred = Some(text.into());
@@ -244,6 +252,9 @@ impl Session {
     /// Refuses a binary message: this protocol has none.
     pub fn on_binary(&mut self, actions: &mut Vec<Action>) {
         self.app.meters.messages_received.inc();
+        if self.is_raw {
+            return self.app.meters.raw_ignored();
+        }
         self.refuse(Cause::InvalidMessage, None, "Binary messages are not supported", actions);
     }
 
@@ -252,7 +263,7 @@ impl Session {
         self.on_joined();
         let Ok(index) = self.find(channel.as_str()) else { return Vec::new() };
         let subscription = self.subscriptions.remove(index);
-        self.app.leave(&subscription.end(self.address), now);
+        self.leave(&subscription, now);
         let error = SubscribeError::Full;
         self.count_refusal(Cause::SubscribeFull, Some(channel.as_str()), &error);
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
@@ -261,7 +272,10 @@ impl Session {
     /// Leaves all channels and signs out. Events from before are still in the inbox.
     pub fn end(&mut self, node: &Node, now: Instant) {
         for subscription in std::mem::take(&mut self.subscriptions) {
-            self.app.leave(&subscription.end(self.address), now);
+            self.leave(&subscription, now);
+        }
+        if self.is_raw {
+            self.app.meters.raw_closed();
         }
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
@@ -317,6 +331,11 @@ impl Session {
         if self.subscriptions.len() >= limit {
             return Err(SubscribeError::TooManyChannels { limit });
         }
+        self.grant_lasting(subscribe, limit, now)
+    }
+
+    /// Checks the right to join a channel, apart from how many there are.
+    fn grant_lasting(&mut self, subscribe: &Subscribe, limit: usize, now: Instant) -> Result<Grant, SubscribeError> {
         let rules = self.app.rules();
         let mut grant = self.app.grant(&rules, self.verifier(&rules), subscribe)?;
         if let Some(age_max) = rules.subscription_age_max(grant.channel()) {
@@ -329,7 +348,7 @@ impl Session {
     fn join(&mut self, grant: Grant, index: usize, now: Instant) -> Result<bool, SubscribeError> {
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
-        self.app.join(grant, self.address, now)?;
+        self.app.join(grant, self.address, self.is_raw, now)?;
         tracing::debug!(app = self.app.id, channel = name.as_str(), socket_id = %self.socket_id, "subscribed");
         self.joining += 1;
         let authorized = name.kind().access == Access::Signed;
@@ -340,6 +359,12 @@ impl Session {
         Ok(authorized)
     }
 
+    fn leave(&self, subscription: &Subscription, now: Instant) {
+        let Subscription { name, user_id } = subscription;
+        let (address, raw) = (self.address, self.is_raw);
+        self.app.leave(&Unsubscribe { channel: name, address, user_id: user_id.as_deref(), raw }, now);
+    }
+
     fn unsubscribe(&mut self, channel: &str, now: Instant, actions: &mut Vec<Action>) {
         let Ok(index) = self.find(channel) else {
             let message = format!("No current subscription to channel {channel}, or subscription in progress");
@@ -347,7 +372,7 @@ impl Session {
         };
         tracing::debug!(app = self.app.id, channel, socket_id = %self.socket_id, "unsubscribed");
         let subscription = self.subscriptions.remove(index);
-        self.app.leave(&subscription.end(self.address), now);
+        self.leave(&subscription, now);
         actions.push(Action::ReadInbox);
     }
 

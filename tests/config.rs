@@ -780,6 +780,106 @@ fn flow_rules_come_from_each_source_and_have_its_name() {
 }
 
 #[test]
+fn raw_clients_may_be_set_in_every_way() {
+    let app = "id = 'a'\nkey = 'k'\nsecret = 's'\n";
+    let json = r#"{"channels":["scada-realtime"],"accept_id":true}"#;
+    for (name, text, variables, place) in [
+        (
+            "raw.toml",
+            "[limits]\nraw_clients = { channels = ['scada-realtime'], accept_id = true }\n",
+            &[][..],
+            "limits",
+        ),
+        ("raw-group.toml", "[limits.raw_clients]\nchannels = ['scada-realtime']\naccept_id = true\n", &[], "limits"),
+        (
+            "raw-app.toml",
+            &format!("[[apps]]\n{app}[apps.raw_clients]\nchannels = ['scada-realtime']\naccept_id = true\n"),
+            &[],
+            "apps.0",
+        ),
+        ("raw.yaml", "limits:\n  raw_clients:\n    channels: [scada-realtime]\n    accept_id: true\n", &[], "limits"),
+        ("raw.json", &format!(r#"{{"limits":{{"raw_clients":{json}}}}}"#), &[], "limits"),
+        (
+            "raw.config.js",
+            "module.exports = { 'appManager.array.apps': [{ id: 'a', key: 'k', secret: 's', \
+             rawClients: { channels: ['scada-realtime'], acceptId: true } }] };",
+            &[],
+            "apps.0",
+        ),
+        ("raw-none.toml", "", &[("GEMA_LIMITS_RAW_CLIENTS", json)], "limits"),
+    ] {
+        let printed = settings(&[&file(name, text)], variables);
+        let of = |key: &str| setting(&printed, &format!("{place}.raw_clients.{key}"));
+        assert_eq!((&*of("channels").0, &*of("accept_id").0), (r#"["scada-realtime"]"#, "true"), "{name}");
+        let origin = variables.first().map_or(name, |(variable, _)| variable);
+        assert!(of("channels").1.contains(origin), "{name}: {}", of("channels").1);
+    }
+    // Off, and an app without what all others have.
+    assert!(!settings(&[], &[]).contains("raw_clients"));
+    let all =
+        "[limits]\nraw_clients = { channels = ['open'] }\nchannel_rules = [{ match = 'x', require = 'private' }]\n";
+    let printed = settings(&[&file("raw-but.toml", &format!("{all}[[apps]]\n{app}raw_clients = {{}}\n"))], &[]);
+    assert!(!printed.contains("apps.0.raw_clients"), "{printed}");
+    let checked =
+        gema(&["check", "--config", &file("raw-check.toml", all), "--channel", "open", "--channel", "x"], &[]);
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    let told: Vec<bool> = checked
+        .lines()
+        .filter(|line| line.starts_with("app-id: "))
+        .map(|line| line.ends_with("; raw clients get it"))
+        .collect();
+    assert_eq!(told, [true, false], "{checked}");
+}
+
+#[test]
+fn each_mistake_about_raw_clients_is_told_with_its_place() {
+    for (number, (lines, told)) in [
+        ("raw_clients = { channels = ['private-a'] }", ".channels (from FILE:2) lists \"private-a\", which is not public"),
+        ("raw_clients = { channels = ['presence-a', 'a'] }", ".channels (from FILE:2) lists \"presence-a\", which is not"),
+        ("raw_clients = { channels = ['#server-to-user-1'] }", ".channels (from FILE:2) lists \"#server-to-user-1\", which"),
+        ("raw_clients = { channels = ['a b'] }", ".channels (from FILE:2) lists \"a b\", which is no name of a channel"),
+        ("raw_clients = { channels = ['a,b'] }", ".channels (from FILE:2) lists \"a,b\", whose comma separates names"),
+        ("raw_clients = { channels = ['a', 'a'] }", ".channels (from FILE:2) lists \"a\", twice; list it once"),
+        ("raw_clients = { channels = [] }", ".channels (from FILE:2) lists no channel; list the public channels"),
+        ("raw_clients = { accept_id = true }", ".channels (from FILE:2) lists no channel; list the public channels"),
+        ("raw_clients = { channels = 7 }", ".channels (from FILE:2) is 7; it must be a list of texts"),
+        ("raw_clients = { channels = ['a'], accept_id = 'x' }", ".accept_id (from FILE:2) is \"x\"; it must be true or"),
+        ("raw_clients = { channels = ['a'], acept_id = true }", ".acept_id (from FILE:2) is not a setting; did you mean"),
+        ("raw_clients = 'a'", " (from FILE:2) must be a group of settings with channels and accept_id"),
+        ("raw_clients = ['a']", " (from FILE:2) must be a group of settings with channels and accept_id"),
+        (
+            "raw_clients = { channels = ['scada-a'] }\nchannel_rules = [{ match = 'scada-*', require = 'private' }]",
+            ".channels (from FILE:2) lists a channel that channel_rules forbid: The rule scada-* does not allow the channel scada-a",
+        ),
+        (
+            "raw_clients = { channels = ['a'] }\nchannel_default = 'deny'",
+            ".channels (from FILE:2) lists a channel that channel_rules forbid: No rule allows the channel a",
+        ),
+        (
+            "raw_clients = { channels = ['a'] }\nenable_user_authentication = true",
+            ".channels (from FILE:2) has no use beside enable_user_authentication, since raw clients cannot sign in",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = file(&format!("raw-mistake-{number}.toml"), &format!("[limits]\n{lines}\n"));
+        let found = faults(&["check", "--config", &file], &[]);
+        let told = format!("fault: limits.raw_clients{}", told.replace("FILE", &file));
+        assert!(found.len() == 1 && found[0].starts_with(&told), "{lines}: {found:#?}");
+    }
+    // What an app says counts together with what all have.
+    let app = "[[apps]]\nid = 'a'\nkey = 'k'\nsecret = 's'\nraw_clients = { channels = ['scada-a'] }\n";
+    let rules = "[limits]\nchannel_rules = [{ match = 'scada-*', require = 'private' }]\n";
+    let found = faults(&["check", "--config", &file("raw-app-mistake.toml", &format!("{rules}{app}"))], &[]);
+    assert!(found.len() == 1 && found[0].starts_with("fault: apps.0.raw_clients.channels (from "), "{found:#?}");
+    let variable = [("GEMA_LIMITS_RAW_CLIENTS", r#"{"channels":["private-a"]}"#)];
+    let told =
+        "fault: limits.raw_clients.channels (from GEMA_LIMITS_RAW_CLIENTS) lists \"private-a\", which is not public";
+    assert!(faults(&["check"], &variable)[0].starts_with(told), "{:#?}", faults(&["check"], &variable));
+}
+
+#[test]
 fn the_version_is_told() {
     let output = gema(&["--version"], &[]);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("gema {}\n", env!("GEMA_VERSION")));

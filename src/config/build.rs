@@ -19,6 +19,7 @@ use crate::protocol::policy::ChannelRule;
 use crate::config::AppEntry;
 use crate::config::Config;
 use crate::config::KeyPair;
+use crate::config::RawClients;
 use crate::config::fault::{Fault, Subject};
 use crate::config::origin::Origin;
 use crate::config::schema;
@@ -26,7 +27,7 @@ use crate::config::schema::{Object, object};
 use crate::config::settings::values::boolean;
 use crate::config::settings::webhooks::LeftOut;
 use crate::config::sources::soketi;
-use crate::config::suggest::did_you_mean;
+use crate::config::suggest::{did_you_mean, snake_case};
 use crate::config::tree;
 use crate::config::tree::{Group, sorted};
 
@@ -142,6 +143,7 @@ impl Build {
                 }
                 "channel_rules" => Some(self.rules(&subject, value)),
                 "flow_rules" => Some(self.flow_rules(&subject, value)),
+                "raw_clients" => self.raw_clients(&subject, value),
                 "webhooks" => Some(self.webhooks(&subject, value)),
                 _ => self.leaf(&subject, &value, default, &|leaf| accepts(&name, leaf)),
             };
@@ -162,6 +164,32 @@ impl Build {
         }
         let like = object(&ChannelRule::for_all());
         self.groups::<ChannelRule>(subject, value, &like, "a list of rules, each a group of settings")
+    }
+
+    fn raw_clients(&mut self, subject: &Subject, mut value: Value) -> Option<Json> {
+        self.note(&subject.key, &value);
+        let origin = Origin::of_itself(&value);
+        tree::unfold(&mut value);
+        let table = match value.kind {
+            ValueKind::Nil => return None,
+            ValueKind::Table(table) => table.into_iter().map(|member| of_group(member, origin.as_ref())).collect(),
+            // PHP makes a list of an empty group.
+            ValueKind::Array(items) if items.is_empty() => Group::new(),
+            _ => {
+                self.faults.push(subject.fault("must be a group of settings with channels and accept_id"));
+                return None;
+            }
+        };
+        let (is_set, before) = (!table.is_empty(), self.faults.len());
+        let like = object(&json!({ "channels": [], "accept_id": false }));
+        let good = self.fields(&subject.key, table, &like, &accepts::<RawClients>(&like));
+        let names = good.get("channels").and_then(Json::as_array).map_or(0, Vec::len);
+        if is_set && names == 0 && self.faults.len() == before {
+            let text =
+                "lists no channel; list the public channels that raw clients get, or set raw_clients = {} for none";
+            self.faults.push(Subject { key: format!("{}.channels", subject.key), ..subject.clone() }.fault(text));
+        }
+        Some(Json::Object(good))
     }
 
     /// A list of groups of settings; what a group leaves out is as in `like`.
@@ -224,6 +252,14 @@ impl Build {
         let meant = did_you_mean(&subject.key, known.iter().map(String::as_str), "remove it");
         self.faults.push(subject.fault(format!("is not a setting; {meant}")));
     }
+}
+
+/// A member of an app's group under gema's name, which may be in camelCase like those of the app. A member of a text has
+/// the origin of the text.
+fn of_group((name, value): (String, Value), origin: Option<&Origin>) -> (String, Value) {
+    let ours = Some(snake_case(&name)).filter(|ours| ours == "accept_id");
+    let own = origin.filter(|_| Origin::of(&value).is_none());
+    (ours.unwrap_or(name), own.map(|origin| origin.value(value.kind.clone())).unwrap_or(value))
 }
 
 /// Whether the type of a field takes a value.

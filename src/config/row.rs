@@ -14,7 +14,7 @@ use crate::config::settings::flow_rules;
 use crate::config::settings::webhooks;
 use crate::config::settings::webhooks::LeftOut;
 use crate::config::warnings;
-use crate::config::{App, AppEntry, Limits};
+use crate::config::{App, AppEntry, Limits, RawClients};
 
 /// Limits that bound sizes and times, and flow rules, which protect nobody. A row whose value for one of them cannot be
 /// used is served with that of `[limits]`. Nothing stands in for the others: they protect by what they say.
@@ -25,6 +25,9 @@ const REPLACED: [&str; 12] = [
     "max_event_batch_size", "max_watchlist_size", "cache_ttl_seconds", "user_authentication_timeout_seconds",
     "flow_rules",
 ];
+
+/// Without doubt nobody may hear what was meant for others.
+const WITHOUT_RAW: &str = "meanwhile the app has no raw clients";
 
 /// An app of a row, with warnings about the row.
 #[derive(Debug)]
@@ -62,10 +65,13 @@ impl App {
         }
         let mut found = Vec::new();
         let (entry, build) = loop {
-            let faults = match check(table, fields.clone()) {
+            let mut faults = match check(table, fields.clone()) {
                 Ok(checked) => break checked,
                 Err(faults) => faults,
             };
+            if leave_out_raw_clients(table, &mut fields, &mut faults, &mut found) {
+                continue;
+            }
             // A mistake in a rule is deep in its list.
             let key = |field: &str| format!("{table}.{field}");
             let is_of = |fault: &Fault, field: &str| {
@@ -79,11 +85,33 @@ impl App {
         };
         let mut app = entry.resolve(limits);
         found.extend(settle_flow_rules(table, &entry, &mut app, limits));
+        if let Some(text) = app.limits.raw_conflict() {
+            found.push(Fault::new(format!("{table}.raw_clients"), format!("{text}; {WITHOUT_RAW}")));
+            app.limits.raw_clients = RawClients::default();
+        }
         found.extend(build.warnings);
         found.extend(webhooks::warnings(&app.id, &app.webhooks));
         found.extend(warnings::of_keys(&app));
         Ok(RowApp { app, warnings: found, left_out: build.left_out.unwrap_or_default() })
     }
+}
+
+/// Takes raw clients that cannot be served out of a row, with their faults. Returns whether there were any.
+fn leave_out_raw_clients(
+    table: &str,
+    fields: &mut Map<String, Value>,
+    faults: &mut Vec<Fault>,
+    found: &mut Vec<Fault>,
+) -> bool {
+    let of_raw = |fault: &mut Fault| fault.subject.key.starts_with(&format!("{table}.raw_clients"));
+    let before = found.len();
+    let left_out = faults.extract_if(.., of_raw);
+    found.extend(left_out.map(|fault| fault.subject.fault(format!("{}; {WITHOUT_RAW}", fault.text))));
+    let is_any = found.len() > before;
+    if is_any {
+        fields.insert("raw_clients".to_owned(), Value::new(None, ValueKind::Table(Map::new())));
+    }
+    is_any
 }
 
 fn check(table: &str, fields: Map<String, Value>) -> Result<(AppEntry, Build), Vec<Fault>> {
@@ -340,6 +368,45 @@ mod tests {
             assert_eq!(rules, of_limits, "{columns}");
             assert!(warnings.iter().all(|text| text.ends_with("; meanwhile limits.flow_rules holds")), "{warnings:?}");
             assert!(warnings[0].starts_with(says), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn raw_clients_of_a_row_are_a_group_and_none_if_it_cannot_be_served() {
+        let all = Limits {
+            raw_clients: RawClients { channels: vec!["all".to_owned()], accept_id: false },
+            ..Limits::default()
+        };
+        let read = |columns: &Json| {
+            let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
+            row.extend(columns.as_object().unwrap().clone());
+            let read = App::from_row("apps", &row, &all).unwrap();
+            (read.app.limits.raw_clients, sentences(&read.warnings))
+        };
+        let group = json!({ "channels": ["scada"], "accept_id": true });
+        for value in [group.clone(), json!(group.to_string())] {
+            let (found, warnings) = read(&json!({ "raw_clients": value }));
+            assert_eq!((found.channels, found.accept_id, warnings.len()), (vec!["scada".to_owned()], true, 0));
+        }
+        for (value, channels) in [(json!(null), 1), (json!(""), 1), (json!({}), 0), (json!("[]"), 0), (json!([]), 0)] {
+            let (found, warnings) = read(&json!({ "raw_clients": value }));
+            assert_eq!((found.channels.len(), warnings.len()), (channels, 0), "{value}");
+        }
+        for (columns, says) in [
+            (
+                json!({ "raw_clients": { "channels": ["private-a", "b"] } }),
+                ".channels lists \"private-a\", which is not",
+            ),
+            (json!({ "raw_clients": "[{" }), " must be a group of settings"),
+            (json!({ "raw_clients": { "chanels": ["b"] } }), ".chanels is not a setting"),
+            (json!({ "raw_clients": { "channels": [] } }), ".channels lists no channel"),
+            (json!({ "enable_user_authentication": true }), " has no use beside enable_user_authentication"),
+            (json!({ "channel_default": "deny" }), " lists a channel that channel_rules forbid"),
+        ] {
+            let (found, warnings) = read(&columns);
+            assert!(!found.is_on() && warnings.len() == 1, "{columns}: {warnings:?}");
+            assert!(warnings[0].starts_with(&format!("apps.raw_clients{says}")), "{warnings:?}");
+            assert!(warnings[0].ends_with("; meanwhile the app has no raw clients"), "{warnings:?}");
         }
     }
 

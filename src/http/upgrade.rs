@@ -168,7 +168,7 @@ impl Upgrade {
     pub(super) async fn accept(mut self, api: &Api) -> Response {
         if let Some(key) = self.connect.key.as_ref().filter(|_| !self.connect.address_full) {
             // Loads the app, so that the shard need not wait for a database.
-            self.connect.app_unavailable = api.0.node.load_by_key(key).await.is_err();
+            self.connect.app_unavailable = api.0.node.load_for_client(key, &self.connect).await.is_err();
         }
         let Self { client, connect, answer, compresses, permit } = self;
         let pending = PendingUpgrade { api: api.clone(), connect, answer, compresses, permit };
@@ -234,6 +234,7 @@ impl Api {
             address_full: false,
             protocol: None,
             version: None,
+            channels: None,
             origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),
             address: proxies.client(peer, headers),
             secure: client.is_secure() || proxies.is_secure(peer, headers),

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::node::App;
 use crate::node::Node;
 use crate::protocol::code::APP_DISABLED;
+use crate::protocol::connect::ConnectRequest;
 use crate::registry::inbox::ShardMessage;
 use crate::store::StoreError;
 
@@ -112,6 +113,14 @@ impl Node {
         match &self.store {
             Some(store) => Ok(Box::pin(store.by_key(key)).await?.map(|settings| self.use_stored(settings))),
             None => Ok(self.apps.by_key(key)),
+        }
+    }
+
+    /// The app that a client names by its key, or by its id if it may be raw.
+    pub async fn load_for_client(&self, key: &str, request: &ConnectRequest) -> Result<Option<Arc<App>>, StoreError> {
+        match self.load_by_key(key).await? {
+            None if request.may_be_raw() => self.load_by_id(key).await,
+            app => Ok(app),
         }
     }
 

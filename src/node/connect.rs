@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::config::Limits;
 use crate::limiter::TooFast;
 use crate::node::App;
 use crate::node::Node;
@@ -33,6 +34,8 @@ pub struct Connected {
     pub protocol: u8,
     /// Whether it counts towards the app's quota already, or only when it is authorized.
     pub in_quota: bool,
+    /// The channels of a raw client.
+    pub raw: Option<Vec<String>>,
 }
 
 /// Counts a connection with public channels that is not authorized, until this is dropped.
@@ -59,7 +62,7 @@ impl Node {
             return Err(self.refuse_full_address(request));
         }
         let app = self.find_app(request)?;
-        self.check(request, &app).and_then(|protocol| self.admit_connection(&app, protocol)).map_err(
+        self.check(request, &app).and_then(|(protocol, raw)| self.admit_connection(&app, protocol, raw)).map_err(
             |(cause, close, detail)| {
                 self.refuse(cause, &app.id, request, detail.as_deref());
                 close
@@ -102,7 +105,8 @@ impl Node {
             self.refuse(Cause::ConnectUnavailable, "", request, Some(&format!("the key is {}", shortened(key))));
             return Err(Close::new(CloseCode::OverCapacity, "The app cannot be looked up now, try again"));
         }
-        self.app_by_key(key).ok_or_else(|| self.refuse_unknown_key(key, request))
+        let by_id = || self.app_by_id(key).filter(|app| app.rules().accepts_id(request));
+        self.app_by_key(key).or_else(by_id).ok_or_else(|| self.refuse_unknown_key(key, request))
     }
 
     fn refuse_unknown_key(&self, key: &str, request: &ConnectRequest) -> Close {
@@ -110,6 +114,10 @@ impl Node {
         let detail = format!("the key is {shortened}");
         let detail = Some(&*detail);
         match self.app_by_id(key) {
+            Some(app) if app.rules().may_be_raw(request) => {
+                let detail = format!("{}; raw_clients.accept_id is false", detail.unwrap_or_default());
+                self.refuse(Cause::ConnectAppId, &app.id, request, Some(&detail));
+            }
             Some(app) => self.refuse(Cause::ConnectAppId, &app.id, request, detail),
             None => self.refuse(Cause::ConnectUnknownKey, "", request, detail),
         }
@@ -117,7 +125,8 @@ impl Node {
         Close { code: CloseCode::UnknownApp, reason: reason.into() }
     }
 
-    fn check(&self, request: &ConnectRequest, app: &App) -> Result<u8, Refused> {
+    /// Returns the protocol version, and the channels of a raw client.
+    fn check(&self, request: &ConnectRequest, app: &App) -> Result<(u8, Option<Vec<String>>), Refused> {
         let rules = app.rules();
         let limits = rules.limits();
         if !rules.settings.enabled {
@@ -127,7 +136,8 @@ impl Node {
             let reason = "Application only accepts SSL connections, reconnect using wss://";
             return refused(Cause::ConnectTls, Close::new(CloseCode::TlsRequired, reason), without_tls(request));
         }
-        let protocol = self.protocol(request)?;
+        let raw = if rules.may_be_raw(request) { Some(raw_channels(request, limits)?) } else { None };
+        let protocol = if raw.is_some() { PROTOCOL_DEFAULT } else { self.protocol(request)? };
         if !origin_allowed(request.origin.as_deref(), &limits.allowed_origins) {
             let origin = request.origin.as_deref().map_or("no Origin".into(), |origin| Cow::from(shortened(origin)));
             let detail = format!("{origin} is not among allowed_origins, {:?}", limits.allowed_origins);
@@ -137,7 +147,7 @@ impl Node {
             let detail = format!("there may be {}", self.sockets_max);
             return refused(Cause::ConnectServerFull, Close::new(CloseCode::OverCapacity, "Over capacity"), detail);
         }
-        Ok(protocol)
+        Ok((protocol, raw))
     }
 
     /// The protocol version of the client.
@@ -166,14 +176,14 @@ impl Node {
     }
 
     /// The last check: counts the connection.
-    fn admit_connection(&self, app: &Arc<App>, protocol: u8) -> Result<Connected, Refused> {
+    fn admit_connection(&self, app: &Arc<App>, protocol: u8, raw: Option<Vec<String>>) -> Result<Connected, Refused> {
         // Read once: a reload may change it.
         let in_quota = !app.rules().limits().enable_user_authentication;
         if in_quota {
             self.count_in_quota(app).or_else(|close| refused(Cause::ConnectAppFull, close, app.quota()))?;
         }
         app.connection_opened();
-        Ok(Connected { app: Arc::clone(app), protocol, in_quota })
+        Ok(Connected { app: Arc::clone(app), protocol, in_quota, raw })
     }
 
     /// Counts a connection towards its app's quota.
@@ -212,6 +222,23 @@ impl Node {
     pub fn socket_closed(&self) {
         self.sockets.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The channels of a raw client: all that the app lists, or those of them that it names.
+fn raw_channels(request: &ConnectRequest, limits: &Limits) -> Result<Vec<String>, Refused> {
+    let listed = &limits.raw_clients.channels;
+    let named =
+        request.channels.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+    let mut channels: Vec<String> = named.map(str::to_owned).collect();
+    if let Some(unlisted) = channels.iter().find(|name| !listed.contains(name)) {
+        let shortened = shortened(unlisted);
+        let reason = format!("Raw clients may not have the channel {shortened}").into();
+        let detail = format!("raw_clients lists {}, not {shortened}", listed.join(", "));
+        return refused(Cause::ConnectRawChannel, Close { code: CloseCode::Unauthorized, reason }, detail);
+    }
+    channels.sort_unstable();
+    channels.dedup();
+    Ok(if channels.is_empty() { listed.clone() } else { channels })
 }
 
 /// Why a connection through a proxy does not count as TLS.

@@ -15,6 +15,7 @@ use crate::limiter::shared::Rates;
 use crate::node::rate::Rate;
 use crate::node::rate::SharedRate;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::connect::ConnectRequest;
 use crate::protocol::grant::Keys;
 use crate::protocol::grant::SubscribeLimits;
 use crate::protocol::identity::MemberLimits;
@@ -73,6 +74,16 @@ impl Rules {
     pub fn ruled<'a>(&self, channel: &'a ChannelName) -> Cow<'a, ChannelName> {
         let viewed = || ChannelName::parse(self.flow.view(channel.as_str())?.0, usize::MAX).ok();
         viewed().map_or(Cow::Borrowed(channel), Cow::Owned)
+    }
+
+    /// Whether a client is raw: it names no protocol, and the app takes such clients.
+    pub(super) fn may_be_raw(&self, request: &ConnectRequest) -> bool {
+        request.may_be_raw() && self.limits().raw_clients.is_on()
+    }
+
+    /// Whether a client may name the app by its id.
+    pub(super) fn accepts_id(&self, request: &ConnectRequest) -> bool {
+        self.may_be_raw(request) && self.limits().raw_clients.accept_id
     }
 
     /// The channel to which a rule redirects an event, if one does.
@@ -135,9 +146,14 @@ impl Rules {
         }
     }
 
-    pub(super) fn join_rules(&self) -> JoinRules {
+    /// The rules for a subscription of a connection that is raw or not.
+    pub(super) fn join_rules(&self, raw: bool) -> JoinRules {
         let limits = self.limits();
-        JoinRules { members_max: limits.max_presence_members_per_channel, counted: limits.enable_subscription_count }
+        JoinRules {
+            members_max: limits.max_presence_members_per_channel,
+            counted: limits.enable_subscription_count,
+            raw,
+        }
     }
 }
 

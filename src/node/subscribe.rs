@@ -27,9 +27,9 @@ impl App {
         Ok(grant)
     }
 
-    /// Joins a channel. The answer comes through the shard's inbox.
-    pub fn join(&self, grant: Grant, address: Address, now: Instant) -> Result<(), SubscribeError> {
-        self.state.join(grant, address, self.rules().join_rules(), now).map_err(|full| match full {
+    /// Joins a channel with a connection that is raw or not. The answer comes through the shard's inbox.
+    pub fn join(&self, grant: Grant, address: Address, raw: bool, now: Instant) -> Result<(), SubscribeError> {
+        self.state.join(grant, address, self.rules().join_rules(raw), now).map_err(|full| match full {
             Full::Members => SubscribeError::Full,
             Full::Channels => SubscribeError::ServerFull,
         })

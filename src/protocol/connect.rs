@@ -16,6 +16,8 @@ pub struct ConnectRequest {
     pub protocol: Option<String>,
     /// `version` of the query, as sent.
     pub version: Option<String>,
+    /// `channels` of the query, as sent; raw clients have it.
+    pub channels: Option<String>,
     /// The `Origin` header.
     pub origin: Option<String>,
     /// The client's address, from trusted proxies where there are any.
@@ -31,15 +33,21 @@ pub struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    /// Reads `protocol` and `version` out of a raw query; the order does not matter, the rest is ignored.
+    /// Reads `protocol`, `version` and `channels` out of a raw query; the order does not matter, the rest is ignored.
     pub fn read_query(&mut self, query: &str) {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "protocol" if !value.is_empty() => self.protocol = Some(value.into_owned()),
                 "version" if !value.is_empty() => self.version = Some(value.into_owned()),
+                "channels" if !value.is_empty() => self.channels = Some(value.into_owned()),
                 _ => (),
             }
         }
+    }
+
+    /// Whether it names no protocol version. Every Pusher library names one.
+    pub fn may_be_raw(&self) -> bool {
+        self.protocol.is_none()
     }
 
     /// Whether `version` looks like a library's version (checked in strict mode only).
@@ -118,6 +126,7 @@ mod tests {
             key: None,
             protocol: None,
             version: Some(version.to_owned()),
+            channels: None,
             origin: None,
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             secure: false,

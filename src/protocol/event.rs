@@ -70,6 +70,8 @@ struct Parts<'a> {
     #[serde(borrow)]
     data: &'a RawValue,
     #[serde(borrow)]
+    channel: Option<&'a RawValue>,
+    #[serde(borrow)]
     user_id: Option<&'a RawValue>,
 }
 
@@ -202,22 +204,45 @@ pub struct Source<'a> {
 /// A channel's event under another channel's name, otherwise unchanged; `None` if the frame is no such event. With
 /// `source`, data that is an object names the original channel.
 pub fn under(channel: &str, frame: &Frame, source: Option<Source<'_>>) -> Option<Frame> {
-    let Parts { event, data, user_id } = serde_json::from_slice(frame.payload()).ok()?;
-    let with_source = source.and_then(|source| with_member(data.get(), source.member, source.channel));
-    let data = with_source.as_deref().unwrap_or(data.get());
-    Some(Frame::text(frame.payload_len() + channel.len(), |out| {
-        out.extend_from_slice(br#"{"event":"#);
-        out.extend_from_slice(event.get().as_bytes());
-        out.extend_from_slice(br#","data":"#);
-        out.extend_from_slice(data.as_bytes());
-        out.extend_from_slice(br#","channel":"#);
-        quote(out, channel);
-        if let Some(user_id) = user_id {
-            out.extend_from_slice(br#","user_id":"#);
-            out.extend_from_slice(user_id.get().as_bytes());
-        }
-        out.push(b'}');
-    }))
+    let parts: Parts<'_> = serde_json::from_slice(frame.payload()).ok()?;
+    let data = parts.data.get();
+    let with_source = source.and_then(|source| with_member(data, source.member, source.channel));
+    let mut name = Vec::with_capacity(channel.len() + 2);
+    quote(&mut name, channel);
+    Some(parts.frame(with_source.as_deref().unwrap_or(data), &name))
+}
+
+/// An event for clients that do not speak the protocol: `data` is the value itself where the string holds JSON, byte for
+/// byte, and otherwise the string. `None` for the server's own events, which mean nothing to them.
+pub fn raw(frame: &Frame) -> Option<Frame> {
+    let parts: Parts<'_> = serde_json::from_slice(frame.payload()).ok()?;
+    let is_own =
+        json::text(parts.event).is_some_and(|name| name.starts_with("pusher:") || name.starts_with("pusher_internal:"));
+    let channel = parts.channel.filter(|_| !is_own)?.get().as_bytes();
+    let decoded = json::text(parts.data);
+    let value = decoded.as_deref().and_then(|data| serde_json::from_str::<&RawValue>(data).ok());
+    Some(parts.frame(value.unwrap_or(parts.data).get(), channel))
+}
+
+impl Parts<'_> {
+    /// The event with this `data`, on the channel of this quoted name.
+    fn frame(&self, data: &str, channel: &[u8]) -> Frame {
+        let user_id = self.user_id.map_or("", RawValue::get);
+        let length = 48 + self.event.get().len() + data.len() + channel.len() + user_id.len();
+        Frame::text(length, |out| {
+            out.extend_from_slice(br#"{"event":"#);
+            out.extend_from_slice(self.event.get().as_bytes());
+            out.extend_from_slice(br#","data":"#);
+            out.extend_from_slice(data.as_bytes());
+            out.extend_from_slice(br#","channel":"#);
+            out.extend_from_slice(channel);
+            if !user_id.is_empty() {
+                out.extend_from_slice(br#","user_id":"#);
+                out.extend_from_slice(user_id.as_bytes());
+            }
+            out.push(b'}');
+        })
+    }
 }
 
 fn event(name: &str, data: &str, channel: &str, user_id: Option<&str>) -> Frame {
@@ -266,6 +291,58 @@ mod tests {
             assert_eq!(under("private-group", &there, None), Some(here));
         }
         assert_eq!(under("private-group", &Frame::ping(), None), None);
+    }
+
+    #[test]
+    fn raw_data_is_the_value_itself_where_there_is_one() {
+        let raw = |data: &str| {
+            let frame = raw(&published("scada-realtime", "a \"b\"", &serde_json::to_string(data).unwrap())).unwrap();
+            let text = std::str::from_utf8(frame.payload()).unwrap().to_owned();
+            let inner = text.strip_prefix(r#"{"event":"a \"b\"","data":"#).unwrap();
+            inner.strip_suffix(r#","channel":"scada-realtime"}"#).unwrap().to_owned()
+        };
+        for value in [
+            r#"{"a": 1.0, "b":[1e400,-0,12345678901234567890.50], "a":"\u00e9\/\ud800"}"#,
+            "1.0",
+            "null",
+            "true",
+            r#""text""#,
+            "[]",
+            "\"é😀\u{2028}\"",
+        ] {
+            assert_eq!(raw(value), value);
+            assert_eq!(raw(&format!(" \n\t{value}\r ")), value);
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(raw(&deep), deep);
+        for other in ["", "text", "NaN", "{a", "1 2", "01", "1.", "\u{0}", "é😀\u{2028}\" \\", "\u{feff}1", "[1,]"] {
+            assert_eq!(raw(other), serde_json::to_string(other).unwrap());
+        }
+    }
+
+    #[test]
+    fn raw_data_that_is_no_text_stays_as_it_is() {
+        let half = published("a", "e", r#""\ud800""#);
+        assert_eq!(raw(&half), Some(half));
+        let by = client_event("a", "client-e", r#""{\"a\":1}""#, Some("7"));
+        let text = r#"{"event":"client-e","data":{"a":1},"channel":"a","user_id":"7"}"#;
+        assert_eq!(raw(&by).unwrap().payload(), text.as_bytes());
+    }
+
+    #[test]
+    fn the_servers_own_events_have_no_raw_form() {
+        let member = Member { user_id: "7".into(), user_info: "{}".into() };
+        for own in [
+            subscription_succeeded("a"),
+            subscription_count("a", 7),
+            cache_miss("a"),
+            member_added("presence-a", &member),
+            pong(),
+            error(None, "x"),
+            Frame::ping(),
+        ] {
+            assert_eq!(raw(&own), None);
+        }
     }
 
     #[test]

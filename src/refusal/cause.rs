@@ -144,6 +144,9 @@ causes! {
     ConnectOrigin "connect_origin" 4009
         "a connection came from a page of another origin"
         "add the origin to allowed_origins of the app";
+    ConnectRawChannel "connect_raw_channel" 4009
+        "a raw client named a channel that the app does not list for such clients"
+        "add it to raw_clients.channels of the app, or take it out of channels= in the page's URL";
     ConnectServerFull "connect_server_full" 4100
         "the server has as many connections as it may"
         "raise connections.connections_max, or the limit of open files";

@@ -2,6 +2,7 @@
 //! the channel's lock.
 
 mod remote;
+mod subscribers;
 mod waiting;
 
 use std::time::Duration;
@@ -15,9 +16,9 @@ use crate::protocol::identity::Member;
 use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
 use crate::registry::cache::CachedEvent;
+use crate::registry::channel::subscribers::Subscribers;
 use crate::registry::deadlines::Receivers;
 use crate::registry::flow::Flow;
-use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::members::Departure;
@@ -38,9 +39,9 @@ const COUNT_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(super) name: ChannelName,
-    id: ChannelId,
-    /// Subscriptions on each shard.
-    subscriptions: Box<[u32]>,
+    subscribers: Subscribers,
+    /// Those that do not speak the protocol, while there are any.
+    raw: Option<Box<Subscribers>>,
     pub(super) members: Option<Box<Members>>,
     cached: Option<Box<Cached>>,
     announced: Option<Box<AnnouncedCount>>,
@@ -73,8 +74,8 @@ impl Channel {
     pub(super) fn new(name: ChannelName, scope: &Scope<'_>) -> Self {
         Self {
             name,
-            id: ChannelId::next(),
-            subscriptions: vec![0; scope.app.inboxes.shards()].into(),
+            subscribers: Subscribers::new(scope.app.inboxes.shards()),
+            raw: None,
             members: None,
             cached: None,
             announced: None,
@@ -86,7 +87,7 @@ impl Channel {
 
     /// Subscriptions on this node.
     pub(super) fn subscriptions(&self) -> usize {
-        self.subscriptions.iter().map(|&count| count as usize).sum()
+        self.subscribers.count() + self.raw.as_ref().map_or(0, |raw| raw.count())
     }
 
     /// Distinct users on all nodes, as far as this one knows.
@@ -200,8 +201,12 @@ impl Channel {
         if let Some(flow) = &mut self.flow {
             answers.extend(flow.snapshot(scope.now));
         }
-        self.subscriptions[usize::from(joiner.address.shard)] += 1;
-        let id = self.id;
+        let id = if joiner.rules.raw {
+            answers = answers.iter().filter_map(event::raw).collect();
+            self.raw.get_or_insert_with(|| Box::new(Subscribers::new(scope.app.inboxes.shards()))).add(joiner.address)
+        } else {
+            self.subscribers.add(joiner.address)
+        };
         scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers));
         if joiner.view.is_some() {
             scope.app.views.start(&self.name, joiner.address, scope);
@@ -217,8 +222,9 @@ impl Channel {
         }
         let had_joined = !self.remote.as_mut().is_some_and(|remote| remote.joiners.remove(address));
         if had_joined {
-            self.subscriptions[usize::from(address.shard)] -= 1;
-            let id = self.id;
+            let subscribers = self.raw.as_deref_mut().filter(|_| unsubscribe.raw).unwrap_or(&mut self.subscribers);
+            let id = subscribers.remove(address);
+            self.raw.take_if(|raw| raw.count() == 0);
             scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id));
             self.on_count(counted, scope);
         }
@@ -257,11 +263,12 @@ impl Channel {
         if self.flow.as_ref().is_some_and(|flow| flow.is_outdated(&rules)) {
             self.update_flow(scope);
         }
+        let is_empty = self.subscriptions() == 0;
         let flow = self.flow.get_or_insert_with(|| {
             Box::new(Flow::new(&self.name, Receivers::Subscribers, rules, scope.app, scope.now))
         });
         flow.cache = cache_for.map(|cache_for| (cache_for, is_local));
-        if cache_for.is_none() && !flow.keeps_snapshot() && self.subscriptions.iter().all(|&count| count == 0) {
+        if cache_for.is_none() && !flow.keeps_snapshot() && is_empty {
             return;
         }
         let events = flow.publish(event);
@@ -309,9 +316,12 @@ impl Channel {
 
     /// Puts an event into the inbox of each shard that has subscribers.
     pub(super) fn announce(&self, event: &Event, scope: &mut Scope<'_>) {
-        let counts = self.subscriptions.iter().enumerate();
-        let shards = counts.filter(|(_, count)| **count > 0).map(|(shard, _)| shard);
-        scope.inboxes.put_event(shards, self.id, event);
+        self.subscribers.announce(event, &mut scope.inboxes);
+        if let Some(raw) = &self.raw
+            && let Some(frame) = event::raw(&event.frame)
+        {
+            raw.announce(&Event { frame, ..event.clone() }, &mut scope.inboxes);
+        }
     }
 
     /// The number of subscriptions here has changed: publishes it and, if `counted`, announces the total.

@@ -7,13 +7,15 @@ use crate::protocol::identity::Member;
 use crate::protocol::view::View;
 use crate::registry::address::Address;
 
-/// The app's rules for subscriptions.
+/// The rules for a subscription: those of its app, and how its connection wants events.
 #[derive(Debug, Clone, Copy)]
 pub struct JoinRules {
     /// Distinct users of a presence channel.
     pub members_max: usize,
     /// Whether subscribers get the number of subscribers.
     pub counted: bool,
+    /// Whether the connection does not speak the protocol: it gets events in their raw form, and no answer.
+    pub raw: bool,
 }
 
 /// A connection that joins a channel.
@@ -36,6 +38,8 @@ pub struct Unsubscribe<'a> {
     pub address: Address,
     /// The user as whom it joined, on a presence channel.
     pub user_id: Option<&'a str>,
+    /// As in [`JoinRules`].
+    pub raw: bool,
 }
 
 /// Why a connection cannot join.

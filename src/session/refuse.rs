@@ -116,7 +116,7 @@ fn is_signature_of<'a>(signature: &'a str, signed: &'a str) -> impl Fn(&Signer) 
     move |signer| signer.verify(&[signed.as_bytes()], signature)
 }
 
-fn subscribe_cause(error: &SubscribeError) -> Cause {
+pub(super) fn subscribe_cause(error: &SubscribeError) -> Cause {
     match error {
         SubscribeError::Name(_) => Cause::SubscribeName,
         SubscribeError::Auth(AuthError::Missing { .. }) => Cause::SubscribeNoAuth,

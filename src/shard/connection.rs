@@ -182,7 +182,7 @@ impl Shard {
             None => Session::open(&self.node, &upgraded.request, address),
         };
         match opened {
-            Ok((session, established)) => self.establish(slot, session, &established),
+            Ok((session, established)) => self.establish(slot, session, established.as_ref()),
             Err(close) => {
                 for frame in session::refusal(&close) {
                     self.queue(slot, Piece::own(frame.bytes().clone()));
@@ -207,11 +207,13 @@ impl Shard {
         self.write_upgrade_response(slot, upgraded.answer);
     }
 
-    fn establish(&mut self, slot: Slot, session: Session, established: &Frame) {
+    fn establish(&mut self, slot: Slot, session: Session, established: Option<&Frame>) {
         if let Some(connection) = self.connections.get_mut(slot) {
             connection.phase = Phase::Open(session, Keepalive::Alive);
         }
-        self.send(slot, established);
+        if let Some(frame) = established {
+            self.send(slot, frame);
+        }
         self.check_deadlines(slot);
     }
 

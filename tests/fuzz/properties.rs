@@ -515,6 +515,7 @@ fn connecting(query: &str) {
         key: None,
         protocol: None,
         version: None,
+        channels: None,
         origin: None,
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         secure: false,

@@ -39,6 +39,7 @@ mod nginx;
 mod policy;
 mod presence;
 mod proxy_protocol;
+mod raw_clients;
 mod refusals;
 mod reload;
 mod restart;

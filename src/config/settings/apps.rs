@@ -10,6 +10,7 @@ use crate::protocol::policy::{ChannelRule, Decision, Policy};
 use crate::config::Webhook;
 use crate::config::fault::FaultList;
 use crate::config::settings::allowed_origins;
+use crate::config::settings::raw_clients::RawClients;
 use crate::config::settings::section;
 use crate::config::settings::values::{DAY, Seconds, Secret};
 use crate::config::settings::webhooks;
@@ -118,6 +119,8 @@ limits! {
     pub channel_default: Decision = Decision::Allow,
     /// Rules for floods of events; the first rule that matches the channel and names the event decides.
     pub flow_rules: Vec<FlowRule> = Vec::new(),
+    /// The channels of clients that do not speak Pusher's protocol.
+    pub raw_clients: RawClients = RawClients::default(),
 }
 
 /// One more key of an app, with its secret.
@@ -196,6 +199,11 @@ impl Limits {
         Policy { rules: &self.channel_rules, default: self.channel_default }
     }
 
+    /// Why raw clients could not join or stay under these limits, if so.
+    pub(in crate::config) fn raw_conflict(&self) -> Option<String> {
+        self.raw_clients.conflict(self.policy(), self.enable_user_authentication)
+    }
+
     /// `user_info` of one member, in bytes.
     pub fn member_bytes_max(&self) -> usize {
         kib(self.max_presence_member_size_in_kb)
@@ -226,6 +234,7 @@ impl Limits {
                 format!("is {value}; it must be more than 0 and at most 102400"),
             );
         }
+        self.raw_clients.validate(place, self.max_channel_name_length, faults);
         faults.0.extend(self.allowed_origins.iter().filter_map(|origin| allowed_origins::fault(place, origin)));
     }
 }
