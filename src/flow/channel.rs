@@ -44,11 +44,19 @@ pub struct ChannelFlow {
 #[derive(Debug)]
 struct RuleFlow {
     rule: Arc<FlowRule>,
+    /// Whether what becomes of events is counted here, and not at another stage.
+    is_counted: bool,
     /// `None` if nothing is thinned, so that a reader that is behind needs every event.
     pattern: Option<Arc<str>>,
     thinning: Box<dyn Thinning>,
     last_events: Option<LastEvents>,
     sink: Sink,
+}
+
+/// One call: its time, and what is to be delivered.
+struct Round<'a> {
+    now: Now,
+    out: &'a mut Vec<Event>,
 }
 
 impl ChannelFlow {
@@ -63,19 +71,20 @@ impl ChannelFlow {
     /// Takes a published event or a client event. Appends what is to be delivered now to `out`, in order.
     pub fn publish(&mut self, event: &Event, now: Now, out: &mut Vec<Event>) {
         self.run_due(now, out);
+        let round = &mut Round { now, out };
         self.sequence += 1;
         let Some((name, data)) = event::name_and_data(&event.frame) else {
             // Data with half of a character has no key.
-            return self.pass(event, true, now, out);
+            return self.pass(event, true, round);
         };
         match choose(self.rules.iter().map(|flow| &flow.rule), &name) {
-            Choice::Untouched => out.push(event.clone()),
-            Choice::Unnamed => self.pass(event, true, now, out),
+            Choice::Untouched => round.out.push(event.clone()),
+            Choice::Unnamed => self.pass(event, true, round),
             Choice::Excepted(_, rule) => {
                 let flushes = rule.flush_before;
-                self.pass(event, flushes, now, out);
+                self.pass(event, flushes, round);
             }
-            Choice::Thins(index, _) => self.thin(index, event, (&name, &data), now, out),
+            Choice::Thins(index, _) => self.thin(index, event, (&name, &data), round),
         }
     }
 
@@ -87,7 +96,7 @@ impl ChannelFlow {
         for flow in &mut self.rules {
             flow.thinning.run_due(now, &mut flow.sink);
         }
-        self.deliver(now, out);
+        self.deliver(&mut Round { now, out });
     }
 
     /// Delivers everything that is pending.
@@ -95,7 +104,7 @@ impl ChannelFlow {
         for flow in &mut self.rules {
             flow.thinning.flush(now, &mut flow.sink);
         }
-        self.deliver(now, out);
+        self.deliver(&mut Round { now, out });
     }
 
     /// When [`ChannelFlow::run_due`] may have something to do.
@@ -126,7 +135,10 @@ impl ChannelFlow {
 
     /// The counts of each rule since the last call.
     pub fn take_counts(&mut self) -> impl Iterator<Item = (&FlowRule, Counts)> {
-        self.rules.iter_mut().map(|flow| (&*flow.rule, std::mem::take(&mut flow.sink.counts)))
+        self.rules.iter_mut().map(|flow| {
+            let counts = std::mem::take(&mut flow.sink.counts);
+            (&*flow.rule, if flow.is_counted { counts } else { Counts::default() })
+        })
     }
 
     /// Takes other rules, once everything is flushed. Rules that stay the same, and snapshots with the same key, are kept.
@@ -150,15 +162,15 @@ impl ChannelFlow {
             .collect();
     }
 
-    fn thin(&mut self, index: usize, event: &Event, (name, data): (&str, &str), now: Now, out: &mut Vec<Event>) {
+    fn thin(&mut self, index: usize, event: &Event, (name, data): (&str, &str), round: &mut Round<'_>) {
         let rule = Arc::clone(&self.rules[index].rule);
         if self.is_encrypted && rule.aggregate.is_some() {
-            return self.pass_by(index, Outcome::KeyMissing, event, now, out);
+            return self.pass_by(index, Outcome::KeyMissing, event, round);
         }
         if event.except.is_some() && !may_hold(&rule, name) {
-            self.pass_by(index, Outcome::ExceptPasses, event, now, out);
+            self.pass_by(index, Outcome::ExceptPasses, event, round);
             if let (Some(key), Some(last_events)) = (self.key(&rule, name, data), &mut self.rules[index].last_events) {
-                last_events.put(&id(name, &key).into(), event.frame.clone(), now.instant);
+                last_events.put(&id(name, &key).into(), event.frame.clone(), round.now.instant);
             }
             return;
         }
@@ -168,12 +180,12 @@ impl ChannelFlow {
         let event = for_all.as_ref().unwrap_or(event);
         let each = rule.aggregate.as_ref().and_then(|aggregate| aggregate.each.as_ref());
         let is_taken = match each {
-            Some(each) => self.push_each(index, event, name, each.find(data), now),
-            None => self.push(index, event, (name, data), now),
+            Some(each) => self.push_each(index, event, (name, each.find(data)), round.now),
+            None => self.push(index, event, (name, data), round.now),
         };
         match is_taken {
-            true => self.deliver(now, out),
-            false => self.pass_by(index, Outcome::KeyMissing, event, now, out),
+            true => self.deliver(round),
+            false => self.pass_by(index, Outcome::KeyMissing, event, round),
         }
     }
 
@@ -187,7 +199,7 @@ impl ChannelFlow {
     }
 
     /// Gives each reading of a list to a rule. Returns false if there is no list. A reading without a key is skipped.
-    fn push_each(&mut self, index: usize, event: &Event, name: &str, list: Option<&str>, now: Now) -> bool {
+    fn push_each(&mut self, index: usize, event: &Event, (name, list): (&str, Option<&str>), now: Now) -> bool {
         let readings = list.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
         let Some(readings) = readings else { return false };
         for reading in readings {
@@ -211,30 +223,30 @@ impl ChannelFlow {
     }
 
     /// An event that a rule thins passes all the same. What is pending of its key must not come after it.
-    fn pass_by(&mut self, index: usize, outcome: Outcome, event: &Event, now: Now, out: &mut Vec<Event>) {
+    fn pass_by(&mut self, index: usize, outcome: Outcome, event: &Event, round: &mut Round<'_>) {
         let RuleFlow { rule, thinning, sink, .. } = &mut self.rules[index];
         sink.counts.add(outcome);
         let flushes = rule.flush_before;
         if outcome == Outcome::ExceptPasses && !flushes {
-            thinning.flush(now, sink);
-            self.deliver(now, out);
+            thinning.flush(round.now, sink);
+            self.deliver(round);
         }
-        self.pass(event, flushes, now, out);
+        self.pass(event, flushes, round);
     }
 
     /// Delivers an event at once, and before it what is pending, if `flushes`.
-    fn pass(&mut self, event: &Event, flushes: bool, now: Now, out: &mut Vec<Event>) {
+    fn pass(&mut self, event: &Event, flushes: bool, round: &mut Round<'_>) {
         if flushes {
             for flow in self.rules.iter_mut().filter(|flow| flow.rule.flush_before) {
-                flow.thinning.flush(now, &mut flow.sink);
+                flow.thinning.flush(round.now, &mut flow.sink);
             }
-            self.deliver(now, out);
+            self.deliver(round);
         }
-        out.push(event.clone());
+        round.out.push(event.clone());
     }
 
     /// Delivers what the rules have given out, in the order of publishing.
-    fn deliver(&mut self, now: Now, out: &mut Vec<Event>) {
+    fn deliver(&mut self, round: &mut Round<'_>) {
         let mut ready: Vec<(usize, Arc<str>, Held)> = Vec::new();
         for (index, flow) in self.rules.iter_mut().enumerate() {
             ready.extend(flow.sink.ready.drain(..).map(|(id, held)| (index, id, held)));
@@ -243,9 +255,9 @@ impl ChannelFlow {
         for (index, id, Held { mut event, .. }) in ready {
             event.flow_key = self.rules[index].flow_key(&id);
             if let Some(last_events) = &mut self.rules[index].last_events {
-                last_events.put(&id, event.frame.clone(), now.instant);
+                last_events.put(&id, event.frame.clone(), round.now.instant);
             }
-            out.push(event);
+            round.out.push(event);
         }
     }
 }
@@ -253,7 +265,8 @@ impl ChannelFlow {
 impl RuleFlow {
     fn new(channel: &Arc<str>, rule: Arc<FlowRule>, stage: Option<At>, now: Instant) -> Self {
         let keys_max = rule.keys_max.max(1);
-        let thinning: Box<dyn Thinning> = if stage.is_some_and(|stage| stage != rule.at) {
+        let is_counted = stage.is_none_or(|stage| stage == rule.at);
+        let thinning: Box<dyn Thinning> = if !is_counted {
             Box::new(Pass)
         } else if let Some(conflate) = &rule.conflate {
             Box::new(Conflation::new(channel, conflate, keys_max, now))
@@ -270,7 +283,7 @@ impl RuleFlow {
         let snapshot = rule.snapshot.as_ref().filter(|_| stage != Some(At::Ingest));
         let last_events = snapshot.map(|snapshot| LastEvents::new(snapshot, keys_max));
         let pattern = rule.thins().then(|| Arc::from(rule.pattern.as_str()));
-        Self { rule, pattern, thinning, last_events, sink: Sink::default() }
+        Self { rule, is_counted, pattern, thinning, last_events, sink: Sink::default() }
     }
 
     fn flow_key(&self, id: &Arc<str>) -> Option<Arc<FlowKey>> {

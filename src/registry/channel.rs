@@ -267,6 +267,9 @@ impl Channel {
         let flow = self.flow.get_or_insert_with(|| {
             Box::new(Flow::new(&self.name, Receivers::Subscribers, rules, scope.app, scope.now))
         });
+        if !flow.has_rule() {
+            return self.deliver(event, cache_for, is_local, scope);
+        }
         flow.cache = cache_for.map(|cache_for| (cache_for, is_local));
         if cache_for.is_none() && !flow.keeps_snapshot() && is_empty {
             return;

@@ -116,7 +116,7 @@ impl AppState {
     /// Sends an event to the subscribers of a channel on all nodes. A cache channel stores it for `cache_for`, if given.
     pub fn publish(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         self.change(name, event.accepted, |entry, scope| {
-            publish_for(Receivers::Nodes, entry, name, event, cache_for, scope)
+            publish(entry, Publish { name, event, cache_for, receivers: Receivers::Nodes }, scope)
         });
     }
 
@@ -126,14 +126,14 @@ impl AppState {
             if let Some(webhook) = webhook {
                 scope.record(name, webhook::Event::ClientEvent(Box::new(webhook)));
             }
-            publish_for(Receivers::Nodes, entry, name, event, None, scope);
+            publish(entry, Publish { name, event, cache_for: None, receivers: Receivers::Nodes }, scope);
         });
     }
 
     /// Like [`Self::publish`], for an event that each node gets by itself.
     pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
         self.change(name, event.accepted, |entry, scope| {
-            publish_for(Receivers::Here, entry, name, event, cache_for, scope);
+            publish(entry, Publish { name, event, cache_for, receivers: Receivers::Here }, scope);
         });
     }
 
@@ -237,7 +237,7 @@ impl AppState {
             let Some(flow) = flows.get_mut(&(name.clone(), receivers)) else { return };
             let cache_for = flow.cache.map(|(cache_for, _)| cache_for);
             for event in f(flow, now) {
-                deliver(receivers, entry, name, &event, cache_for, scope);
+                deliver(entry, Publish { name, event: &event, cache_for, receivers }, scope);
             }
             flow.schedule(name, self);
         });
@@ -335,40 +335,39 @@ fn open_entry<'a>(entry: &'a mut Entry<'_>, name: &ChannelName, scope: &Scope<'_
     }))
 }
 
-/// Publishes an event to these receivers, or what rules with `at = "ingest"` make of it.
-fn publish_for(
-    receivers: Receivers,
-    entry: &mut Entry<'_>,
-    name: &ChannelName,
-    event: &Event,
+/// An event for a channel.
+#[derive(Clone, Copy)]
+struct Publish<'a> {
+    name: &'a ChannelName,
+    event: &'a Event,
+    /// How long a cache channel keeps it.
     cache_for: Option<Duration>,
-    scope: &mut Scope<'_>,
-) {
-    let app = scope.app;
+    /// All nodes, or this one.
+    receivers: Receivers,
+}
+
+/// Publishes an event, or what rules with `at = "ingest"` make of it.
+fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
+    let (app, Publish { name, event, cache_for, receivers }) = (scope.app, publish);
     let Some(rules) = app.flow.rules().filter(|rules| app.outgoing.is_some() && rules.thin_at_ingest()) else {
-        return deliver(receivers, entry, name, event, cache_for, scope);
+        return deliver(entry, publish, scope);
     };
     let mut flows = app.flow.before_nodes.lock();
     let new = || Flow::new(name, receivers, rules, app, scope.now);
     let flow = flows.entry((name.clone(), receivers)).or_insert_with(new);
     flow.cache = cache_for.map(|cache_for| (cache_for, receivers == Receivers::Here));
     for event in flow.publish(event) {
-        deliver(receivers, entry, name, &event, cache_for, scope);
+        deliver(entry, Publish { event: &event, ..publish }, scope);
     }
     flow.schedule(name, app);
 }
 
 /// Gives an event to the subscribers and views here, and, unless it is for this node alone, to the queue for the others.
-fn deliver(
-    receivers: Receivers,
-    entry: &mut Entry<'_>,
-    name: &ChannelName,
-    event: &Event,
-    cache_for: Option<Duration>,
-    scope: &mut Scope<'_>,
-) {
+fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
+    let Publish { name, event, cache_for, receivers } = publish;
     let (app, is_local) = (scope.app, receivers == Receivers::Here);
-    if (cache_for.is_some() && (is_local || !scope.is_linked())) || app.keeps_snapshot(name) {
+    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.keeps_snapshot(name);
+    if entry.get().is_none() && is_kept() {
         open_entry(entry, name, scope);
     }
     if let Some(channel) = entry.get() {
