@@ -222,7 +222,7 @@ impl ChannelFlow {
         }
     }
 
-    /// An event that a rule thins passes all the same. What is pending of its key must not come after it.
+    /// An event that a rule thins passes all the same. Pending events of its key come before it.
     fn pass_by(&mut self, index: usize, outcome: Outcome, event: &Event, round: &mut Round<'_>) {
         let RuleFlow { rule, thinning, sink, .. } = &mut self.rules[index];
         sink.counts.add(outcome);

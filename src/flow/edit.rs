@@ -1,4 +1,4 @@
-//! Changes to the JSON of an event's data. What is not changed stays as it was written.
+//! Changes to the JSON of an event's data. The rest stays as it was written.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -23,7 +23,7 @@ impl Now {
     }
 }
 
-/// What becomes of an event that a rule thins.
+/// The fate of an event that a rule thins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It is delivered, at once or at the end of its window.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
 
-/// Whose flow of a channel is due.
+/// The receivers of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Receivers {
     /// All nodes, this one included: a rule thins before they get an event.
@@ -30,11 +30,11 @@ pub struct Due {
     pub app: Arc<str>,
     /// The channel.
     pub channel: ChannelName,
-    /// Whose flow it is.
+    /// The receivers.
     pub receivers: Receivers,
 }
 
-/// What is due when.
+/// All deadlines, the nearest first.
 #[derive(Debug, Default)]
 pub struct Deadlines {
     heap: Mutex<BinaryHeap<Reverse<(Instant, Due)>>>,

@@ -182,7 +182,7 @@ impl Thinning {
 }
 
 impl AppState {
-    /// Takes flow rules. What is pending is delivered first.
+    /// Takes flow rules. Pending events are delivered first.
     pub fn set_flow_rules(&self, rules: FlowRules, now: Instant) {
         if *self.flow.rules.load_full() == rules {
             return;
