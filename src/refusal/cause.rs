@@ -162,7 +162,7 @@ causes! {
         "sign in, raise user_authentication_timeout_seconds or unset enable_user_authentication";
     SlowReader "slow_reader" 4100
         "a client took nothing of what waited for it for too long"
-        "look at its network, or raise connections.slow_seconds or connections.outbox_bytes_max";
+        "look at its network, or raise connections.slow_seconds, connections.outbox_bytes_max or connections.behind_seconds";
     SlowBacklog "slow_reader_backlog" 4100
         "more waited for a client than may wait for anybody"
         "publish less at once, or raise connections.backlog_bytes_max";

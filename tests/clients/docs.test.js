@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -13,6 +13,7 @@ import Echo2 from 'laravel-echo-2';
 import Publisher from 'pusher';
 import Pusher7 from 'pusher-js-7';
 import Pusher8 from 'pusher-js-8';
+import { block, run } from './documents.js';
 import { startGema } from './gema.js';
 import { hear, subscribed } from './pages.js';
 import { sha256 } from './php.js';
@@ -26,23 +27,8 @@ const folder = import.meta.dirname ?? new URL('.', import.meta.url).pathname;
 
 const gema = await startGema({ app: { id: 'app-id', key: 'app-key', secret: 'app-secret' } });
 
-/** The first code block of a document that contains `text`. */
-function block(document, language, text) {
-  const markdown = readFileSync(new URL(`../../docs/${document}`, import.meta.url), 'utf8');
-  const blocks = markdown.split('```' + language + '\n').slice(1).map((rest) => rest.split('```')[0]);
-  const found = blocks.find((code) => code.includes(text));
-  assert.ok(found, `docs/${document} has no ${language} block with ${text}`);
-  return found;
-}
-
-/** The same, made to reach a server of this test. */
+/** Lines of a document, made to reach a server of this test. */
 const here = (code, port = gema.port) => code.replaceAll('localhost', '127.0.0.1').replaceAll('6001', port);
-
-/** Runs lines of a page; answers the value of `result`. */
-function run(code, result, names) {
-  const body = `${code.replace(/^import .*$/gm, '')}; return ${result};`;
-  return new Function(...Object.keys(names), body)(...Object.values(names));
-}
 
 /** Opens the page of a document, which listens to a channel; answers its Echo and what it logs. */
 async function openPage(t, Echo, Pusher, document = 'getting-started.md', name = 'scada-realtime') {
