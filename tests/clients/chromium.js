@@ -1,0 +1,144 @@
+// A headless Chromium, told over its own DevTools protocol what to open. It reaches nothing but this machine.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import WebSocket from 'ws';
+import { within } from './wait.js';
+
+const FLAGS = [
+  '--headless=new',
+  '--remote-debugging-port=0',
+  '--no-first-run',
+  '--disable-gpu',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--disable-dev-shm-usage',
+  '--window-size=900,700',
+  // Tests may run as root, and no page is a stranger's.
+  '--no-sandbox',
+  // A page that comes from no address would have to ask before it may speak to this machine.
+  '--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets',
+];
+
+/** How long a browser may take to start on a busy machine. */
+const START_MS = 120_000;
+
+/**
+ * Opens a page and closes it after the test. `files` answers the page's requests by their whole URLs, each with its type
+ * and its text. `hosts` says which address a host and port of the page stand for.
+ */
+export async function openPage(t, { url, files, hosts }) {
+  const folder = mkdtempSync(join(tmpdir(), 'gema-chromium-'));
+  const maps = Object.entries(hosts).map(([host, address]) => `MAP ${host} ${address}`);
+  const rules = [...maps, 'MAP * ~NOTFOUND', 'EXCLUDE 127.0.0.1'].join(', ');
+  const child = spawn('chromium', [...FLAGS, `--user-data-dir=${folder}`, `--host-resolver-rules=${rules}`], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  const kill = () => child.kill('SIGKILL');
+  process.once('exit', kill);
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  t.after(async () => {
+    kill();
+    await ended;
+    process.removeListener('exit', kill);
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  });
+  const lines = createInterface({ input: child.stderr });
+  const address = new Promise((resolve, reject) => {
+    lines.on('line', (line) => line.startsWith('DevTools listening on ') && resolve(line.split(' ').at(-1)));
+    child.once('error', reject);
+    child.once('exit', (code) => reject(new Error(`Chromium ended with ${code}`)));
+  });
+  const browser = new Devtools(await within(address, 'Chromium starts', START_MS));
+  await once(browser.socket, 'open');
+  t.after(() => browser.socket.terminate());
+  const { targetId } = await browser.call('Target.createTarget', { url: 'about:blank' });
+  const { sessionId } = await browser.call('Target.attachToTarget', { targetId, flatten: true });
+  return new Page(browser, sessionId).open(url, files);
+}
+
+class Devtools {
+  #calls = new Map();
+  #last = 0;
+  listeners = [];
+
+  constructor(address) {
+    this.socket = new WebSocket(address, { perMessageDeflate: false });
+    this.socket.on('message', (text) => {
+      const message = JSON.parse(text);
+      const call = this.#calls.get(message.id);
+      this.#calls.delete(message.id);
+      if (!call) return this.listeners.forEach((listen) => listen(message));
+      if (message.error) call.reject(new Error(`${call.method}: ${message.error.message}`));
+      else call.resolve(message.result);
+    });
+  }
+
+  call(method, params, sessionId) {
+    const id = (this.#last += 1);
+    const answer = new Promise((resolve, reject) => this.#calls.set(id, { method, resolve, reject }));
+    this.socket.send(JSON.stringify({ id, method, params, sessionId }));
+    return within(answer, method, START_MS);
+  }
+}
+
+class Page {
+  /** The texts that the page has written to its console, and its errors. */
+  said = [];
+  errors = [];
+  #browser;
+  #session;
+
+  constructor(browser, session) {
+    this.#browser = browser;
+    this.#session = session;
+  }
+
+  #call(method, params = {}) {
+    return this.#browser.call(method, params, this.#session);
+  }
+
+  async open(url, files) {
+    this.#browser.listeners.push(({ method, params, sessionId }) => {
+      if (sessionId !== this.#session) return;
+      if (method === 'Fetch.requestPaused') this.#answer(params, files).catch((error) => this.errors.push(error.message));
+      if (method === 'Runtime.exceptionThrown') this.errors.push(params.exceptionDetails.exception?.description);
+      if (method !== 'Runtime.consoleAPICalled') return;
+      const text = params.args.map(({ value, description }) => String(value ?? description)).join(' ');
+      (params.type === 'error' ? this.errors : this.said).push(text);
+    });
+    await this.#call('Runtime.enable');
+    await this.#call('Page.enable');
+    await this.#call('Fetch.enable', { patterns: [{ urlPattern: 'http*' }] });
+    await this.#call('Page.navigate', { url });
+    return this;
+  }
+
+  async #answer({ requestId, request }, files) {
+    const [type, text] = files[request.url] ?? ['text/plain', undefined];
+    await this.#call('Fetch.fulfillRequest', {
+      requestId,
+      responseCode: text === undefined ? 404 : 200,
+      responseHeaders: [{ name: 'Content-Type', value: `${type}; charset=utf-8` }],
+      body: Buffer.from(text ?? '').toString('base64'),
+    });
+  }
+
+  /** The value of an expression in the page. */
+  async evaluate(expression) {
+    const { result, exceptionDetails } = await this.#call('Runtime.evaluate', { expression, returnByValue: true });
+    if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+    return result.value;
+  }
+
+  /** A picture of the page, as PNG. */
+  async picture() {
+    const { data } = await this.#call('Page.captureScreenshot', { format: 'png' });
+    return Buffer.from(data, 'base64');
+  }
+}
