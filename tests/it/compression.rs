@@ -135,7 +135,7 @@ impl Peer {
 }
 
 /// The message of a compressed payload, by itself: no window of an earlier message.
-fn inflate(payload: &[u8]) -> Vec<u8> {
+pub fn inflate(payload: &[u8]) -> Vec<u8> {
     let mut inflater = Decompress::new(false);
     let mut message = Vec::with_capacity(4 * 1024 * 1024);
     let input = [payload, &[0x00, 0x00, 0xFF, 0xFF]].concat();

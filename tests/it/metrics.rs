@@ -163,8 +163,12 @@ fn names_in_source() -> BTreeSet<String> {
 
 #[tokio::test]
 async fn the_document_names_each_metric_and_no_other() {
-    let change = |config: &mut gema::config::Config| config.ingest.prefixes = vec!["laravel_=app-id".to_owned()];
+    let change = |config: &mut gema::config::Config| {
+        config.ingest.prefixes = vec!["laravel_=app-id".to_owned()];
+        config.limits.raw_clients.channels = vec!["raw".to_owned()];
+    };
     let server = TestServer::start_cluster_with(2, change).await;
+    let _raw = server.open("/app/app-key").await;
     let body = metrics(&server).await.body;
     let own = |name: &str| name.split_once('_').unwrap().1.to_owned();
     let served = body.lines().filter_map(|line| Some(own(line.strip_prefix("# HELP ")?.split(' ').next()?)));

@@ -17,6 +17,7 @@ use support::redis_server::run;
 use support::server::TestServer;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::compression::inflate;
 use crate::wire::BINARY;
 use crate::wire::CLOSE;
 use crate::wire::PING;
@@ -569,4 +570,56 @@ async fn events_of_laravels_redis_broadcaster_come_raw_too() {
         tokio::task::yield_now().await;
     }
     assert_eq!(next(&mut raw).await, event("scada.data.received", r#"{"data":{"value":1.0}}"#, CHANNEL));
+}
+
+#[tokio::test]
+async fn flow_rules_thin_for_raw_clients_and_newcomers_get_the_snapshot() {
+    let server = TestServer::start_with(|config| {
+        config.limits.raw_clients = raw_clients(&[CHANNEL, "scada-realtime@30m"]);
+        let rule = r#"{"match":"scada-realtime","conflate":{"key":"sensor","window_ms":3600000},"snapshot":{"max_age_seconds":600},"views":["30m"]}"#;
+        config.limits.flow_rules = vec![serde_json::from_str(rule).unwrap()];
+        config.limits.channel_rules = vec![serde_json::from_str(r#"{"match":"scada-realtime"}"#).unwrap()];
+        config.limits.channel_default = serde_json::from_str(r#""deny""#).unwrap();
+    })
+    .await;
+    let only = format!("{BY_ID}?channels={CHANNEL}");
+    let mut early = joined(&server, &only, CHANNEL, 1).await;
+    let view = joined(&server, "/app/app-key?channels=scada-realtime@30m", "scada-realtime@30m", 1).await;
+    let data = |sensor: &str, value: u64| format!(r#"{{"sensor":"{sensor}","value":{value}.0}}"#);
+    for value in 1..=3 {
+        server.api_at(0).publish(CHANNEL, "e", &data("a", value)).await;
+    }
+    server.api_at(0).publish(CHANNEL, "e", &data("b", 1)).await;
+    // The window is long: of each sensor the first event, and the newest to who comes meanwhile.
+    assert_eq!(settle(&mut early).await, [event("e", &data("a", 1), CHANNEL), event("e", &data("b", 1), CHANNEL)]);
+    let mut late = joined(&server, &only, CHANNEL, 2).await;
+    let came = settle(&mut late).await;
+    assert_eq!(came.len(), 2, "{came:?}");
+    assert!(came.contains(&event("e", &data("b", 1), CHANNEL)), "{came:?}");
+    let mut view = view;
+    let came = settle(&mut view).await;
+    assert_eq!(
+        came,
+        [event("e", &data("a", 1), "scada-realtime@30m"), event("e", &data("b", 1), "scada-realtime@30m")]
+    );
+}
+
+#[tokio::test]
+async fn a_raw_client_that_offers_compression_gets_it() {
+    let server = TestServer::start_with(|config| {
+        config.limits.raw_clients = raw_clients(&[CHANNEL]);
+        config.connections.compression = true;
+    })
+    .await;
+    let head = upgrade_head(BY_ID, &[("Sec-WebSocket-Extensions", "permessage-deflate")]);
+    let (answer, mut compressed) = Wire::upgrade(server.address(), &head).await;
+    assert!(answer.header("sec-websocket-extensions").is_some(), "{answer:?}");
+    let mut plain = wire(&server).await;
+    has(&server, CHANNEL, 2).await;
+    let data = format!(r#"{{"value": 1.0,"note":"{}"}}"#, "é".repeat(1000));
+    server.api().publish(CHANNEL, "e", &data).await;
+    let expected = event("e", &data, CHANNEL).into_bytes();
+    assert_eq!(plain.next_frame().await, Some((TEXT, expected.clone())));
+    let (first, payload) = compressed.next_frame().await.unwrap();
+    assert_eq!((first, inflate(&payload)), (TEXT | 0x40, expected));
 }

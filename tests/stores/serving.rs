@@ -99,6 +99,27 @@ async fn apps_of_a_table_are_served_and_changes_reach_living_connections() {
     }
 }
 
+#[tokio::test]
+async fn a_row_may_have_raw_clients_who_name_the_app_by_its_id() {
+    for kind in KINDS {
+        let server = Server::shared(kind).await;
+        small_table(server, "with_raw").await;
+        server.run("ALTER TABLE with_raw ADD COLUMN raw_clients json").await;
+        server.run(r#"UPDATE with_raw SET raw_clients = '{"channels":["news"],"accept_id":true}'"#).await;
+        server.run(r#"INSERT INTO with_raw VALUES ('b', 'b-key', 'b-secret', 5, '{"channels":["private-x"]}')"#).await;
+        let gema = gema(server, "with_raw", |_| ()).await;
+        // The app is not known yet, and its id is no key.
+        let mut raw = Client::open(gema.address(), "/app/a", &[]).await;
+        assert_eq!(publish(&gema, "a").await, 200);
+        let text = raw.next_message().await.into_text().unwrap();
+        assert_eq!(text, r#"{"event":"e","data":1,"channel":"news"}"#, "{kind:?}");
+        assert_eq!(refused(&gema, "a").await, 4001);
+        // A private channel cannot be listed, so this app has no raw clients.
+        Client::open(gema.address(), "/app/b-key", &[]).await.established().await;
+        gema.drain().await;
+    }
+}
+
 async fn ready(gema: &Gema) -> (u16, String) {
     let answer = support::http::request(gema.address(), "GET", "/ready", &[], b"").await;
     (answer.status, answer.body)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::rule::FlowRule;
+use crate::flow::rule::{FlowRule, FlowRules};
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
 use crate::config::Webhook;
@@ -201,7 +201,10 @@ impl Limits {
 
     /// Why raw clients could not join or stay under these limits, if so.
     pub(in crate::config) fn raw_conflict(&self) -> Option<String> {
-        self.raw_clients.conflict(self.policy(), self.enable_user_authentication)
+        let flow_rules = FlowRules::new(&self.flow_rules);
+        let ruled =
+            |name: &str| flow_rules.view(name).map_or_else(|| name.to_owned(), |(channel, _)| channel.to_owned());
+        self.raw_clients.conflict(self.policy(), ruled, self.enable_user_authentication)
     }
 
     /// `user_info` of one member, in bytes.

@@ -44,14 +44,20 @@ impl RawClients {
         }
     }
 
-    /// Why they could not join or stay, if so: by these rules, or because the app wants everybody to sign in.
-    pub(super) fn conflict(&self, policy: Policy<'_>, needs_sign_in: bool) -> Option<String> {
+    /// Why they could not join or stay, if so: by these rules, or because the app wants everybody to sign in. `ruled` makes
+    /// of a channel's name the one that the rules are asked about.
+    pub(super) fn conflict(
+        &self,
+        policy: Policy<'_>,
+        ruled: impl Fn(&str) -> String,
+        needs_sign_in: bool,
+    ) -> Option<String> {
         if self.is_on() && needs_sign_in {
             let text = "has no use beside enable_user_authentication, since raw clients cannot sign in and would be \
                         closed; unset one of the two";
             return Some(text.to_owned());
         }
-        let channels = self.channels.iter().filter_map(|name| ChannelName::parse(name, usize::MAX).ok());
+        let channels = self.channels.iter().filter_map(|name| ChannelName::parse(&ruled(name), usize::MAX).ok());
         let mut refused = channels.filter_map(|channel| policy.subscribe(&channel).err());
         refused.next().map(|why| format!("lists a channel that channel_rules forbid: {why}"))
     }
