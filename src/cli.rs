@@ -1,6 +1,7 @@
 //! The command line: `start`, `check`, `config` and `health`. On SIGHUP a running server loads its configuration again.
 //! `main` calls it.
 
+mod flow_rules;
 mod invocation;
 
 use self::invocation::{Invocation, invocation};
@@ -24,6 +25,7 @@ use crate::config::Fault;
 use crate::config::Faults;
 use crate::config::Limits;
 use crate::config::Loaded;
+use crate::flow::rule::FlowRules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
@@ -57,6 +59,9 @@ enum Command {
         /// Prints what each app's rules decide for this channel, too.
         #[arg(long = "channel", value_name = "NAME")]
         channels: Vec<String>,
+        /// Prints what flow rules make of this event on each of the channels.
+        #[arg(long = "event", value_name = "NAME", requires = "channels")]
+        events: Vec<String>,
         /// Refuses what Soketi ignores, too: variables and keys that nobody reads.
         #[arg(long)]
         strict: bool,
@@ -87,10 +92,10 @@ pub fn run() -> ExitCode {
             .and_then(|loaded| with_ignored(loaded, &ignored))
             .map_err(Into::into)
             .and_then(|loaded| start(files, &loaded)),
-        Command::Check { channels, strict } => load(files)
+        Command::Check { channels, events, strict } => load(files)
             .and_then(|loaded| if strict { loaded.strict() } else { Ok(loaded) })
             .map_err(Into::into)
-            .and_then(|loaded| check(&loaded, &channels)),
+            .and_then(|loaded| check(&loaded, &channels, &events)),
         Command::Config => read(files).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
         Command::Health { url: None } => {
@@ -142,25 +147,45 @@ fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
     config::load_in(Path::new("."), files, config::process_environment())
 }
 
-fn check(loaded: &Loaded, channels: &[String]) -> anyhow::Result<ExitCode> {
+fn check(loaded: &Loaded, channels: &[String], events: &[String]) -> anyhow::Result<ExitCode> {
     let tls = &loaded.config.tls;
     let certificates = tls.is_enabled().then(|| Certificates::load(tls)).transpose()?;
     let of_certificate = certificates.and_then(|certificates| Some(loaded.locate(certificates.warning()?)));
     let warnings = loaded.warnings.iter().chain(&of_certificate).map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
     for app in loaded.config.apps() {
-        let length_max = app.limits.max_channel_name_length;
-        lines.extend(channels.iter().map(|channel| match ChannelName::parse(channel, length_max) {
-            Ok(name) => {
-                let client_events = client_events(&app.limits, &name);
-                let explained = app.limits.policy().explain(&name, length_max, &client_events);
-                let is_raw = app.limits.raw_clients.channels.iter().any(|listed| listed == name.as_str());
-                format!("{}: {explained}{}", app.id, if is_raw { "; raw clients get it" } else { "" })
-            }
-            Err(why) => format!("{}: {channel}: refused ({why})", app.id),
-        }));
+        let about = channels.iter().flat_map(|channel| explain(&app.limits, channel, events));
+        lines.extend(about.map(|line| format!("{}: {line}", app.id)));
     }
     print(lines)
+}
+
+/// The decisions of an app's rules for a channel, and for events there.
+fn explain(limits: &Limits, channel: &str, events: &[String]) -> Vec<String> {
+    let length_max = limits.max_channel_name_length;
+    let name = match ChannelName::parse(channel, length_max) {
+        Ok(name) => name,
+        Err(why) => return vec![format!("{channel}: refused ({why})")],
+    };
+    let flow_rules = FlowRules::new(&limits.flow_rules);
+    let view = flow_rules.view(channel);
+    let base = view.and_then(|(base, _)| ChannelName::parse(base, length_max).ok());
+    let mut lines = Vec::new();
+    if let Some((base, window)) = view {
+        lines.push(format!("{channel}: it is {base} with a window of {window}"));
+    }
+    let of_policy = base.as_ref().unwrap_or(&name);
+    let explained = limits.policy().explain(of_policy, length_max, &client_events(limits, of_policy));
+    let is_raw = limits.raw_clients.channels.iter().any(|listed| listed == channel);
+    lines.push(format!("{explained}{}", if is_raw { "; raw clients get it" } else { "" }));
+    if events.is_empty() && !flow_rules.is_empty() {
+        lines.extend(flow_rules.explain(&name).into_iter().map(|rule| format!("{channel}: {rule}")));
+    }
+    lines.extend(events.iter().map(|event| {
+        let decision = flow_rules.explain_event(&name, event);
+        format!("{channel}, event {event}: {decision}")
+    }));
+    lines
 }
 
 /// Whether client events are possible on a channel, whatever its rule says.
@@ -211,6 +236,7 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
         warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
     }
     info!(%address, %metrics_address, workers, open_files, "ready");
+    flow_rules::log(config);
     let signal = loop {
         tokio::select! {
             signal = stop.signal() => break signal,
@@ -252,7 +278,10 @@ async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
         warn!(keys, "these values have changed, but take effect with a restart only");
     }
     match server.reload(&new.config).await {
-        Ok(()) => info!("the configuration has been read anew"),
+        Ok(()) => {
+            info!("the configuration has been read anew");
+            flow_rules::log(&new.config);
+        }
         Err(error) => {
             error!("{error}");
             error!("{UNCHANGED}");

@@ -6,6 +6,7 @@ mod beat;
 pub mod channel;
 mod conflate;
 mod edit;
+mod explain;
 mod figures;
 mod keys;
 mod pass;

@@ -553,6 +553,67 @@ fn check_tells_what_a_rule_makes_of_a_channel_however_its_prefixes_are_written()
 }
 
 #[test]
+fn check_tells_which_flow_rule_decides_and_what_it_does() {
+    let rules = r#"
+[[limits.channel_rules]]
+match = "scada-realtime"
+require = "private"
+[[limits.flow_rules]]
+match = "scada-*"
+events = ["scada.data.received"]
+except = ["*.alarm"]
+conflate = { key = "data.channel", window_ms = 250 }
+snapshot = { max_age_seconds = 600 }
+views = ["5s"]
+"#;
+    let file = file("flow_explained.toml", rules);
+    let told = |arguments: &[&str]| -> Vec<String> {
+        let output = gema(&[&["check", "--config", &file], arguments].concat(), &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.lines().filter_map(|line| line.strip_prefix("app-id: ")).map(str::to_owned).collect()
+    };
+    let policy = |rule: &str| {
+        format!(
+            "private-scada-realtime: {rule}; subscribing allowed; publishing allowed; client events refused \
+             (enable_client_messages is false)"
+        )
+    };
+    let conflates = |what: &str, window: &str| {
+        format!(
+            "flow rule scada-* conflates {what}: at most one event for each value of data.channel passes in {window}, the newest; a \
+             page that joins gets the last event for each value of data.channel first, if it is not older than 600 s; \
+             *.alarm passes at once, and what is pending goes before it; pages may add @5s to the channel's name for another window"
+        )
+    };
+    let (channel, view) = ("private-scada-realtime", "private-scada-realtime@5s");
+    assert_eq!(
+        told(&["--channel", channel]),
+        [
+            policy("rule scada-realtime"),
+            format!("{channel}: {}", conflates("scada.data.received", "250 ms")),
+            format!("{channel}: other events pass at once, and what is pending goes before them"),
+        ]
+    );
+    assert_eq!(
+        told(&["--channel", view, "--event", "scada.data.received", "--event", "pump.alarm"]),
+        [
+            format!("{view}: it is {channel} with a window of 5s"),
+            policy("rule scada-realtime"),
+            format!("{view}, event scada.data.received: {}", conflates("it", "5 s")),
+            format!(
+                "{view}, event pump.alarm: flow rule scada-* lets it pass at once, and what is pending goes before it"
+            ),
+        ]
+    );
+    assert!(told(&["--channel", "other"])[1].ends_with("other: no flow rule; events pass as they come"));
+    let output = gema(&["check", "--event", "x"], &[]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--channel"));
+    let output = gema(&["check", "--channel", "a"], &[]);
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("flow rule"), "no word without a rule");
+}
+
+#[test]
 fn a_rule_with_a_prefix_in_any_case_is_refused() {
     for pattern in ["Private-orders.*", "encrypted-orders.*"] {
         let rules = format!("[[limits.channel_rules]]\nmatch = '{pattern}'\n");
@@ -591,7 +652,7 @@ keys_max = 0
 
 [[limits.flow_rules]]
 match = "d"
-views = ["1s", "1000ms", "1h"]
+views = ["1s", "1000ms", "1h", "1s"]
 at = "everywhere"
 
   [limits.flow_rules.aggregate]
@@ -632,7 +693,8 @@ snapshot = { max_age_seconds = "long" }
         "limits.flow_rules.2.rate.per_second (15) is 0; it must be between 0.001 and 100000",
         "limits.flow_rules.2.rate.burst (16) is 0; it must be between 1 and 1000000",
         "limits.flow_rules.2.keys_max (17) is 0; it must be between 1 and 1000000",
-        "limits.flow_rules.3.views.1 (21) is 1s, which is there twice; keep one",
+        "limits.flow_rules.3.views.1 (21) is \"1000ms\"; it must be 1s",
+        "limits.flow_rules.3.views (21) has 1s twice; keep one",
         "limits.flow_rules.3.views.2 (21) is \"1h\"; it must be a window such as 500ms, 1s or 2m, of an hour at most",
         "limits.flow_rules.3.at (22) is \"everywhere\"; it must be `delivery` or `ingest`",
         "limits.flow_rules.3.aggregate.window_ms (26) is 3600001; it must be between 1 and 3600000",
@@ -643,7 +705,7 @@ snapshot = { max_age_seconds = "long" }
         "limits.flow_rules.4.match (32) is missing; a rule says which channels it is for",
         "limits.flow_rules.4.sample.every (33) is 1; it must be between 2 and 1000000",
         "limits.flow_rules.4.views (34) is for conflate and aggregate; remove it",
-        "limits.flow_rules.4.at (35) is \"ingest\", which is for conflate and aggregate; remove it",
+        "limits.flow_rules.4.at (35) is \"ingest\", which is for conflate; remove it",
         "limits.flow_rules.4.snapshot.max_age_seconds (36) is 0; it must be between 1 and 31536000",
         "limits.flow_rules.4.snapshot.key (36) is for a snapshot alone; the key of sample counts here, so remove it",
         "limits.flow_rules.4.samle (37) is not a setting; did you mean limits.flow_rules.4.sample?",

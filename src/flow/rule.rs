@@ -467,7 +467,8 @@ mod tests {
         let seconds = |seconds: u32| ViewWindow { ms: seconds * 1000 };
         for (name, view) in [
             ("scada-realtime@1s", Some(("scada-realtime", seconds(1)))),
-            ("private-Scada-x@120s", Some(("private-Scada-x", seconds(120)))),
+            ("private-Scada-x@2m", Some(("private-Scada-x", seconds(120)))),
+            ("private-Scada-x@120s", None),
             ("scada-a@b@1s", Some(("scada-a@b", seconds(1)))),
             ("scada-realtime@5s", None),
             ("scada-realtime", None),
@@ -477,5 +478,9 @@ mod tests {
             assert_eq!(rules.view(name), view, "{name}");
         }
         assert_eq!(FlowRules::default().view("scada-realtime@1s"), None);
+        let window = |channel: &str| of_channel(channel)[0].conflate.as_ref().unwrap().window_ms;
+        assert_eq!((window("private-scada-batch@2m"), window("scada-batch@3m")), (120_000, 250));
+        // The rules are those of the channel, so a name without stars has views, too.
+        assert_eq!((of_channel("scada-batch@1s").len(), of_channel("scada-batch@3m").len()), (3, 1));
     }
 }

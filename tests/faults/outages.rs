@@ -176,8 +176,7 @@ pub async fn however_many_channels_a_node_listens_to_it_misses_nothing_that_was_
     redis.restart().await;
     for client in &mut clients {
         for _ in 0..TOGETHER {
-            // A busy machine takes its time for so many channels.
-            assert_eq!(client.next_within(GONE_MAX * 4).await["event"], "e");
+            client.next_event("e").await;
         }
     }
 }

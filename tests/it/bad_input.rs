@@ -314,8 +314,6 @@ async fn a_stalled_subscriber_is_closed_and_the_others_get_everything_in_order()
     let server = TestServer::start_with(|config| {
         config.connections.outbox_bytes_max = 256 * 1024;
         config.connections.backlog_bytes_max = 256 * 1024;
-        // Its close waits until the reader has read what is before it.
-        config.connections.close_seconds = Seconds(3600.0);
     })
     .await;
     let mut stalled = Wire::connect_narrow(server.address(), PATH).await;

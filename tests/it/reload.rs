@@ -306,6 +306,57 @@ async fn on_sighup_files_are_read_anew_and_nothing_with_a_fault_is_taken() {
     tokio::time::timeout(PATIENCE, gema.stopped()).await.unwrap();
 }
 
+#[tokio::test]
+async fn flow_rules_change_on_sighup_and_each_has_a_line_in_the_log() {
+    let app = "[[apps]]\nid = \"one\"\nkey = \"one-key\"\nsecret = \"one-secret\"\n";
+    let sample = |every: &str| format!("[[limits.flow_rules]]\nmatch = \"news\"\nsample = {{ every = {every} }}\n");
+    let path = file("reload-flow-rules.toml", &(app.to_owned() + &sample("2")));
+    let gema = Process::start_with(&["start", "--config", path.to_str().unwrap()], &[]).await;
+    let mut client = Client::open(gema.address, "/app/one-key?protocol=7", &[]).await;
+    client.established().await;
+    client.subscribe("news").await;
+    let publish = async |data: u32| {
+        let api = Api::new(gema.address, "one", "one-key", "one-secret");
+        api.publish("news", "e", &data.to_string()).await;
+    };
+    let reload = async |text: &str, message: &str| {
+        fs::write(&path, text).unwrap();
+        let before = gema.log.lines().len();
+        gema.signal("HUP");
+        gema.log.find(|_| gema.log.lines()[before..].iter().any(|line| line["message"] == message)).await;
+    };
+    let rule =
+        |every: u32| format!("flow rule news samples all events: of {every} events of each name the first passes");
+    assert_eq!(gema.log.line(&rule(2)).await["apps"], "one");
+    for data in 1..=3 {
+        publish(data).await;
+    }
+    for data in [1, 3] {
+        assert_eq!(client.next_event("e").await, json!(data));
+    }
+
+    let unchanged = "the configuration has not changed, because the new one has faults";
+    reload(&(app.to_owned() + &sample("0")), unchanged).await;
+    for data in 4..=5 {
+        publish(data).await;
+    }
+    assert_eq!(client.next_event("e").await, json!(5));
+
+    reload(&(app.to_owned() + &sample("3")), &rule(3)).await;
+    for data in 6..=9 {
+        publish(data).await;
+    }
+    for data in [6, 9] {
+        assert_eq!(client.next_event("e").await, json!(data));
+    }
+
+    reload(app, "the configuration has been read anew").await;
+    for data in 10..=11 {
+        publish(data).await;
+        assert_eq!(client.next_event("e").await, json!(data));
+    }
+}
+
 fn message(line: &serde_json::Value) -> String {
     line["message"].as_str().unwrap().to_owned()
 }

@@ -85,9 +85,8 @@ async fn thirty_large_events_at_once_reach_who_reads() {
     client.nothing_came().await;
 }
 
-/// A reader is judged after a second, and may have 256 KB waiting before. Its close waits until it has read those.
+/// A reader is judged after a second, and may have 256 KB waiting before.
 fn impatient(config: &mut Config) {
-    config.connections.close_seconds = Seconds(3600.0);
     config.connections.outbox_bytes_max = 256 * 1024;
     config.connections.slow_seconds = Seconds(1.0);
 }
@@ -186,7 +185,6 @@ async fn when_all_together_hold_too_much_the_slowest_goes_first() {
     const EACH: usize = 24;
     let server = TestServer::start_single_with(|config| {
         config.server.workers = 1;
-        config.connections.close_seconds = Seconds(3600.0);
         // Enough for two readers and what has been begun of the others, but not for three.
         config.connections.waiting_bytes_max = 5_000_000;
         config.connections.slow_seconds = Seconds(86_400.0);

@@ -56,8 +56,10 @@ impl Build {
         for (name, value) in sorted(table) {
             let subject = member(subject, &name, &value);
             let built = match (&*name, like.get(&name)) {
-                ("events" | "except", _) => Some(self.texts(&subject, value, |text| EventPattern::parse(text).err())),
-                ("views", _) => Some(self.texts(&subject, value, |text| ViewWindow::parse(text).err())),
+                ("events" | "except", _) => {
+                    Some(self.texts(&subject, value, |text| EventPattern::parse(text).err().map(str::to_owned)))
+                }
+                ("views", _) => Some(self.texts(&subject, value, wrong_view)),
                 ("conflate", Some(Json::Object(like))) => self.group::<Conflate>(&subject, value, like),
                 ("aggregate", Some(Json::Object(like))) => self.group::<Aggregate>(&subject, value, like),
                 ("rate", Some(Json::Object(like))) => self.group::<Rate>(&subject, value, like),
@@ -118,7 +120,7 @@ impl Build {
     }
 
     /// A list of texts, or one text, for each of which `wrong` says what it must be instead, if it is wrong.
-    fn texts(&mut self, subject: &Subject, value: Value, wrong: impl Fn(&str) -> Option<&'static str>) -> Json {
+    fn texts(&mut self, subject: &Subject, value: Value, wrong: impl Fn(&str) -> Option<String>) -> Json {
         self.note(&subject.key, &value);
         let items = match value.kind {
             ValueKind::Nil => Vec::new(),
@@ -137,7 +139,7 @@ impl Build {
                     good.extend(must.is_none().then_some(text));
                     must
                 }
-                Err(must) => Some(must),
+                Err(must) => Some(must.to_owned()),
             };
             let subject = member(subject, &index.to_string(), &item);
             self.faults.extend(must.map(|must| subject.fault(format!("is {}; it must be {must}", shown(&item.kind)))));
@@ -162,6 +164,14 @@ impl Build {
 /// A value in a group or list.
 fn member(around: &Subject, name: &str, value: &Value) -> Subject {
     Subject::of(format!("{}.{name}", around.key), value)
+}
+
+/// What a view's window must be, if it is none. Pages join the channel by the one name of each window.
+fn wrong_view(text: &str) -> Option<String> {
+    match ViewWindow::parse(text) {
+        Ok(window) => Some(window.to_string()).filter(|name| name != text),
+        Err(must) => Some(must.to_owned()),
+    }
 }
 
 /// A rule that has everything, with a value of the right kind for each name.
@@ -203,7 +213,197 @@ fn meaning(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+
     use super::*;
+    use crate::config::{App, Limits, Loaded, Origin};
+    use crate::flow::rule::FlowRules;
+    use crate::protocol::channel::ChannelName;
+
+    const VARIABLE: &str = "GEMA_LIMITS_FLOW_RULES";
+
+    /// Loads rules from the variable, or returns the keys of the faults. Each must be about the rules of the variable.
+    fn load(rules: &Json) -> Result<Loaded, Vec<String>> {
+        let environment = [(VARIABLE.to_owned(), rules.to_string())];
+        crate::config::load(&[], environment).map_err(|faults| {
+            let variable = Origin::Variable(VARIABLE.to_owned());
+            for fault in &faults.faults {
+                assert!(fault.subject.key.starts_with("limits.flow_rules"), "{fault}");
+                assert_eq!(fault.subject.origin, Some(variable.clone()), "{fault}");
+            }
+            faults.faults.into_iter().map(|fault| fault.subject.key).collect()
+        })
+    }
+
+    /// Asks the rules for everything that can be asked of them.
+    fn use_rules(rules: &[FlowRule]) {
+        let rules = FlowRules::new(rules);
+        for channel in ["scada-a", "private-encrypted-scada-a", "scada-a@1s", "debug.x"] {
+            let channel = ChannelName::parse(channel, 200).unwrap();
+            assert!(!rules.explain(&channel).is_empty());
+            for event in ["data.channel", "client-x", "pusher:x", ""] {
+                assert!(rules.explain_event(&channel, event).len() > 10);
+            }
+        }
+    }
+
+    const NAMES: [&str; 36] = [
+        "match",
+        "events",
+        "except",
+        "flush_before",
+        "ignore_except",
+        "client_events",
+        "at",
+        "keys_max",
+        "views",
+        "conflate",
+        "aggregate",
+        "rate",
+        "sample",
+        "snapshot",
+        "key",
+        "window_ms",
+        "merge",
+        "each",
+        "value",
+        "emit",
+        "value_is",
+        "as",
+        "values_max",
+        "per_second",
+        "burst",
+        "over",
+        "every",
+        "trailing",
+        "max_age_seconds",
+        "keys",
+        "channel_rules",
+        "webhooks",
+        "flow_rules",
+        "Match",
+        "",
+        "a.b",
+    ];
+
+    /// Any JSON, more often one that is nearly a list of rules.
+    fn anything() -> impl Strategy<Value = Json> {
+        let word =
+            select(vec!["data.channel", "*", "scada-*", "1s", "2h", "ingest", "map", "latest", "client-x", "7", ""]);
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::from),
+            any::<i64>().prop_map(Json::from),
+            any::<u64>().prop_map(Json::from),
+            (0..5000u32).prop_map(Json::from),
+            any::<f64>().prop_map(Json::from),
+            word.prop_map(Json::from),
+            // This character stands for what is no text, and a variable with it is refused.
+            "\\PC{0,12}".prop_map(|text| Json::from(text.replace('\u{fffd}', ""))),
+        ];
+        let value = leaf.prop_recursive(4, 60, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Json::from),
+                prop::collection::hash_map(select(NAMES.map(str::to_owned).to_vec()), inner, 0..6)
+                    .prop_map(|fields| Json::Object(fields.into_iter().collect())),
+            ]
+        });
+        prop_oneof![value.clone(), prop::collection::vec(value, 0..4).prop_map(Json::from)]
+    }
+
+    /// A rule without a mistake.
+    fn good_rule() -> impl Strategy<Value = Json> {
+        let key = || select(vec![json!("data.channel"), json!("0"), Json::Null]);
+        let window = || 1..=3_600_000u32;
+        let with_windows = prop_oneof![
+            (key(), window(), any::<bool>()).prop_map(|(key, window, merge)| {
+                json!({ "conflate": { "key": key, "window_ms": window, "merge": merge } })
+            }),
+            (key(), window(), select(vec!["average", "last", "min", "max", "sum"]), 0..=10_000u32).prop_map(
+                |(key, window, value_is, values)| {
+                    json!({ "aggregate": { "key": key, "value": "v", "window_ms": window, "value_is": value_is,
+                        "emit": "map", "values_max": values } })
+                }
+            ),
+        ];
+        let with_windows = (with_windows, subsequence(vec!["500ms", "1s", "2m"], 0..=3), any::<bool>()).prop_map(
+            |(mut rule, views, is_ingest)| {
+                rule["views"] = json!(views);
+                let is_ingest = is_ingest && rule.get("conflate").is_some();
+                rule["at"] = json!(if is_ingest { "ingest" } else { "delivery" });
+                rule
+            },
+        );
+        let others = prop_oneof![
+            (
+                key(),
+                (1..=400_000u32).prop_map(|quarters| f64::from(quarters) / 4.0),
+                1..=1_000_000u32,
+                select(vec!["latest", "drop"])
+            )
+                .prop_map(|(key, per_second, burst, over)| {
+                    json!({ "rate": { "key": key, "per_second": per_second, "burst": burst, "over": over } })
+                }),
+            (key(), 2..=1_000_000u32, any::<bool>()).prop_map(|(key, every, trailing)| {
+                json!({ "sample": { "key": key, "every": every, "trailing": trailing } })
+            }),
+            Just(json!({ "snapshot": { "max_age_seconds": 31_536_000u32, "key": "data.channel" } })),
+        ];
+        let events = || subsequence(vec!["a", "*.b", "c*d", "client-*"], 0..=4);
+        let common =
+            (select(vec!["*", "scada-*", "debug.x"]), events(), events(), 1..=1_000_000u32, any::<[bool; 3]>());
+        (prop_oneof![with_windows, others], common).prop_map(
+            |(mut rule, (pattern, events, except, keys_max, flags))| {
+                rule["match"] = json!(pattern);
+                rule["events"] = json!(events);
+                rule["except"] = json!(except);
+                rule["keys_max"] = json!(keys_max);
+                for (name, flag) in ["flush_before", "ignore_except", "client_events"].iter().zip(flags) {
+                    rule[*name] = json!(flag);
+                }
+                rule
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_gives_rules_or_faults_with_their_place(rules in anything()) {
+            let of_row = json!({ "id": "a", "key": "k", "secret": "s", "flow_rules": rules });
+            let row = App::from_row("apps", of_row.as_object().unwrap(), &Limits::default()).unwrap();
+            use_rules(&row.app.limits.flow_rules);
+            match load(&rules) {
+                Ok(loaded) => use_rules(&loaded.config.limits.flow_rules),
+                Err(keys) => prop_assert!(!keys.is_empty()),
+            }
+        }
+
+        #[test]
+        fn good_rules_are_taken_as_they_are_and_one_mistake_is_one_fault(
+            rules in prop::collection::vec(good_rule(), 1..5),
+            wrong in select(vec!["match", "events", "views", "at", "keys_max", "flush_before", "other"]),
+            index in any::<prop::sample::Index>(),
+        ) {
+            let rules = Json::from(rules);
+            let loaded = load(&rules).unwrap();
+            let expected: Vec<FlowRule> = serde_json::from_value(rules.clone()).unwrap();
+            prop_assert_eq!(&loaded.config.limits.flow_rules, &expected);
+            use_rules(&expected);
+            let (mut rules, index) = (rules, index.index(expected.len()));
+            let is_list = ["events", "views"].contains(&wrong);
+            rules[index][wrong] = if is_list { json!([""]) } else { json!("") };
+            let key = format!("limits.flow_rules.{index}.{wrong}{}", if is_list { ".0" } else { "" });
+            prop_assert_eq!(load(&rules).unwrap_err(), [key]);
+        }
+    }
+
+    #[test]
+    fn there_is_a_most_of_rules() {
+        let rules = |count: usize| Json::from(vec![json!({ "match": "a", "sample": { "every": 2 } }); count]);
+        assert_eq!(load(&rules(RULES_MAX)).unwrap().config.limits.flow_rules.len(), RULES_MAX);
+        assert_eq!(load(&rules(RULES_MAX + 1)).unwrap_err(), ["limits.flow_rules"]);
+    }
 
     #[test]
     fn the_kind_of_every_setting_is_known() {

@@ -82,7 +82,7 @@ fn of_rule(place: &str, rule: &FlowRule, name_length_max: usize, faults: &mut Fa
     }
     let has_windows = rule.conflate.is_some() || rule.aggregate.is_some();
     let text = "is for conflate and aggregate; remove it";
-    let ingest = format!("is \"ingest\", which {text}");
+    let ingest = "is \"ingest\", which is for conflate; remove it";
     faults.add_if(rule.at == At::Ingest && !has_windows, format!("{place}.at"), ingest);
     let partial =
         "is \"ingest\", with which each node would send figures of its own; aggregate at delivery, so remove it";
@@ -90,7 +90,7 @@ fn of_rule(place: &str, rule: &FlowRule, name_length_max: usize, faults: &mut Fa
     faults.add_if(!rule.views.is_empty() && !has_windows, format!("{place}.views"), text);
     for (index, view) in rule.views.iter().enumerate() {
         let is_again = rule.views[..index].contains(view);
-        faults.add_if(is_again, format!("{place}.views.{index}"), format!("is {view}, which is there twice; keep one"));
+        faults.add_if(is_again, format!("{place}.views"), format!("has {view} twice; keep one"));
     }
 }
 
