@@ -26,7 +26,7 @@ fn documents_in(folder: &Path) -> Vec<PathBuf> {
 fn documents() -> Vec<(PathBuf, String)> {
     let names = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
     let in_root = names.map(|name| root().join(name));
-    let of_examples = ["chat", "clinics"].map(|name| root().join("examples").join(name).join("README.md"));
+    let of_examples = ["chat", "clinics", "firehose"].map(|name| root().join("examples").join(name).join("README.md"));
     let files = in_root.into_iter().chain(of_examples).chain(documents_in(&root().join("docs")));
     files.map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
 }

@@ -289,9 +289,13 @@ fn actions_are_pinned_to_a_commit() {
 /// A file that moves takes the documents for contributors along.
 #[test]
 fn contributors_documents_link_to_files_that_exist() {
-    for (file, least) in
-        [("CONTRIBUTING.md", 20), ("SECURITY.md", 1), ("examples/chat/README.md", 3), ("examples/clinics/README.md", 3)]
-    {
+    for (file, least) in [
+        ("CONTRIBUTING.md", 20),
+        ("SECURITY.md", 1),
+        ("examples/chat/README.md", 3),
+        ("examples/clinics/README.md", 3),
+        ("examples/firehose/README.md", 3),
+    ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(file).parent().unwrap().to_owned();
         let text = shipped(file);
         let links: Vec<&str> = text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()).collect();

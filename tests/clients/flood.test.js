@@ -3,13 +3,16 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import Echo1 from 'laravel-echo-1';
 import Echo2 from 'laravel-echo-2';
 import Pusher7 from 'pusher-js-7';
 import Pusher8 from 'pusher-js-8';
 import { block, blocks, run, text } from './documents.js';
-import { startGema } from './gema.js';
-import { address, hear, join, subscribed } from './pages.js';
+import { binary, startGema } from './gema.js';
+import { address, hear, join as joinChannel, subscribed } from './pages.js';
 import { test, until } from './wait.js';
 
 const ECHOS = [
@@ -41,7 +44,7 @@ function openPusher(t, gema) {
 
 /** A page that has joined a channel, and hears it. */
 async function listen(t, gema, name) {
-  return hear(await join(openPusher(t, gema), name));
+  return hear(await joinChannel(openPusher(t, gema), name));
 }
 
 const reading = (sensor, value) => ({ data: { channel: sensor, value } });
@@ -165,6 +168,15 @@ test('a sample has the first event of ten, and the last one', async (t) => {
   const came = () => inbox.all.filter(({ name }) => name === 'state').map(({ data }) => data.n);
   await until(() => came().length >= 2, 'the last event');
   assert.deepEqual(came(), [1, 10]);
+});
+
+test('gema check prints what the document shows', (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'gema-flood-'));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  writeFileSync(join(folder, 'gema.toml'), lastRule + APP);
+  const [, ...options] = block('flood.md', 'bash', 'gema check').trim().split(' ');
+  const { stdout, stderr } = spawnSync(binary, options, { cwd: folder, env: {}, encoding: 'utf8' });
+  assert.equal(stdout, block('flood.md', 'text', 'flow rule'), stderr);
 });
 
 const hasPhp = spawnSync('php', ['-r', '']).status === 0;

@@ -11,7 +11,8 @@ import Pusher from 'pusher';
 import { until, within } from './wait.js';
 
 const here = import.meta.dirname ?? new URL('.', import.meta.url).pathname;
-const binary = process.env.GEMA_BINARY
+/** The server under test. */
+export const binary = process.env.GEMA_BINARY
   ? resolve(process.env.GEMA_BINARY)
   : join(here, '../../target/debug/gema');
 
