@@ -28,6 +28,13 @@ pub(crate) fn channel(n: usize) -> String {
     format!("bench-{n:05}")
 }
 
+impl Fan {
+    /// The n-th channel. Those with a flow rule have another name, of the same length.
+    pub(crate) fn channel(&self, n: usize) -> String {
+        if self.ruled { format!("flood-{n:05}") } else { channel(n) }
+    }
+}
+
 /// Runs the scenario against a server.
 pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     let process = server.process()?;
@@ -40,7 +47,7 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     hub.compressed = fan.compressed;
     let stalled = (fan.scenario == "slow").then_some(fan.subs);
     let clients = fan.subs + usize::from(stalled.is_some());
-    let subscriptions = (0..clients).map(|n| Subscription { channel: channel(n % fan.channels), data: None });
+    let subscriptions = (0..clients).map(|n| Subscription { channel: fan.channel(n % fan.channels), data: None });
     let begin = clock::now();
     let ready = hub.open_all(subscriptions, State::Ready, server.inflight, server.limit_s)?;
     report.measured("connect_s", (clock::now() - begin) as f64 / SECOND as f64);
@@ -55,7 +62,8 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     let order = publishing(fan, start);
     let publisher = Publisher::new(&server.publish_target()?, order.clone())?;
     let progress = publisher.progress();
-    let mut subscribers = Subscribers::new(progress, clients, fan.http_conns, order.measured.clone());
+    let mut subscribers = Subscribers::new(progress, clients, fan.http_conns * fan.keys.max(1), order.measured.clone());
+    subscribers.thinned = fan.ruled;
     if let Pace::Window(window) = fan.pace {
         subscribers.wake_publisher_each(order.listeners * window / 4);
     }
@@ -114,7 +122,8 @@ fn publishing(fan: &Fan, start: u64) -> Publishing {
         batch: fan.batch,
         payload: fan.payload,
         readings: fan.scenario == "compression",
-        channels: (0..fan.channels).map(channel).collect(),
+        keys: fan.keys,
+        channels: (0..fan.channels).map(|n| fan.channel(n)).collect(),
         listeners: (fan.subs / fan.channels) as u64,
         start,
         measured: from..from + clock::nanos(fan.secs),

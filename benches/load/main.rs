@@ -13,6 +13,7 @@ mod connect;
 mod fanout;
 mod floor;
 mod floor_server;
+mod flow;
 mod frame;
 mod histogram;
 mod http;
@@ -48,6 +49,7 @@ fn main() -> Result<()> {
         Scenario::Publish(options) => fan(&options, "publish")?,
         Scenario::Slow(options) => fan(&options, "slow")?,
         Scenario::Compression(options) => compression::run(&options.server, &options.fan("compression")?)?,
+        Scenario::Flow(options) => flow::run(&options.server, &options.fan("flow")?)?,
         Scenario::Floor(options) => floor::run(&options, &options.fan("floor")?)?,
         Scenario::Connect(options) => connect::run(&options)?,
         Scenario::Presence(options) => presence::run(&options)?,

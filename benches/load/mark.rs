@@ -70,6 +70,7 @@ fn word(letters: [u8; 8]) -> u32 {
 pub(crate) struct Payload {
     text: Vec<u8>,
     place: usize,
+    key_place: usize,
 }
 
 impl Payload {
@@ -83,7 +84,22 @@ impl Payload {
         let words = b"the order has been shipped and is on its way ";
         text.extend(words.iter().cycle().take(length.saturating_sub(bare)));
         text.extend_from_slice(TAIL);
-        Self { text, place: HEAD.len() }
+        Self { text, place: HEAD.len(), key_place: 0 }
+    }
+
+    /// The same with a key, as [`Payload::set_key`] sets it.
+    pub(crate) fn keyed(length: usize) -> Self {
+        const KEY: &[u8] = br#"\"key\":\"00000\","#;
+        let bare = KEY.iter().filter(|byte| **byte != b'\\').count();
+        let Self { mut text, place, .. } = Self::new(length.saturating_sub(bare));
+        let start = place + LENGTH + br#"\","#.len();
+        text.splice(start..start, KEY.iter().copied());
+        Self { text, place, key_place: start + br#"\"key\":\""#.len() }
+    }
+
+    /// Writes a key of five digits.
+    pub(crate) fn set_key(&mut self, key: usize) {
+        self.text[self.key_place..self.key_place + 5].copy_from_slice(format!("{key:05}").as_bytes());
     }
 
     /// A payload of about `length` bytes after unescaping: readings of sensors, as a dashboard gets them.
@@ -106,7 +122,7 @@ impl Payload {
         }
         text.pop();
         text.push_str("]}");
-        Self { text: text.into_bytes(), place: head.len() }
+        Self { text: text.into_bytes(), place: head.len(), key_place: 0 }
     }
 
     /// The payload, ready to stand between quotes, with this mark in it.

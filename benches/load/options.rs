@@ -15,6 +15,8 @@ use crate::target::Target;
 const SECONDS_MAX: f64 = 600.0;
 /// Short against what a fan-out takes, long enough for the server's next batch to pile up.
 const CLOSED_LOOP_NAP_US: u64 = 200;
+/// Each subscriber remembers what it got by key and connection.
+const KEYS_MAX: usize = 1000;
 /// More connections than any machine of ours takes.
 const CONNECTIONS_MAX: usize = 500_000;
 
@@ -40,6 +42,9 @@ pub(crate) enum Scenario {
     /// Fanout of JSON of 2 KB, to plain and to compressed subscribers in turns; the server needs
     /// connections.compression
     Compression(FanOptions),
+    /// A flood over 100 keys on a channel with a flow rule and on one without, in turns, to many subscribers and to one;
+    /// the server needs the rule that docs/measured.md names
+    Flow(FanOptions),
     /// Fanout against the bare loop of `send`: what no server on this machine can beat.
     Floor(FanOptions),
     /// Connects and subscribes as fast as it goes; memory of each connection.
@@ -145,6 +150,9 @@ pub(crate) struct FanOptions {
     /// 1; firehose: 100
     #[arg(long)]
     channels: Option<usize>,
+    /// Keys of flow
+    #[arg(long, default_value_t = 100)]
+    keys: usize,
     /// Bytes of an event's data: 256; slow: 8192; compression: 2048
     #[arg(long)]
     payload: Option<usize>,
@@ -160,7 +168,7 @@ pub(crate) struct FanOptions {
     /// Seconds before measuring
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
-    /// Publishing connections: 8; firehose, publish: 32
+    /// Publishing connections: 8; firehose, flow, publish: 32
     #[arg(long)]
     http_conns: Option<usize>,
     /// Events of one request
@@ -201,6 +209,10 @@ pub(crate) struct Fan {
     pub(crate) nap_us: u64,
     /// Subscribers ask for compression.
     pub(crate) compressed: bool,
+    /// Keys that the events have; 0 for none.
+    pub(crate) keys: usize,
+    /// The channels have a flow rule.
+    pub(crate) ruled: bool,
 }
 
 impl FanOptions {
@@ -208,6 +220,7 @@ impl FanOptions {
     pub(crate) fn fan(&self, scenario: &'static str) -> Result<Fan> {
         let (subs, channels, http_conns, payload, secs, pace) = match scenario {
             "firehose" => (1000, 100, 32, 256, 5.0, Pace::Rate(10_000.0)),
+            "flow" => (1000, 1, 32, 256, 5.0, Pace::Rate(10_000.0)),
             "publish" => (0, 1, 32, 256, 5.0, Pace::Answers),
             "slow" => (10, 1, 8, 8192, 10.0, Pace::Rate(1000.0)),
             "compression" => (1000, 1, 8, 2048, 5.0, Pace::Rate(50.0)),
@@ -228,6 +241,8 @@ impl FanOptions {
             drain: self.drain,
             nap_us: self.nap_us.unwrap_or(0),
             compressed: false,
+            keys: if scenario == "flow" { self.keys } else { 0 },
+            ruled: false,
         };
         if self.nap_us.is_none() && fan.subs > 0 && !matches!(pace, Pace::Rate(_)) {
             fan.nap_us = CLOSED_LOOP_NAP_US;
@@ -236,6 +251,10 @@ impl FanOptions {
         ensure!(fan.channels > 0 && fan.subs.is_multiple_of(fan.channels), "--subs must be a multiple of --channels");
         let by_redis = self.server.publish_target()?.redis_prefix.is_some();
         ensure!(fan.batch == 1 || !by_redis, "Laravel publishes one event at a time in Redis; leave --batch out");
+        ensure!(
+            scenario != "flow" || ((1..=KEYS_MAX).contains(&fan.keys) && fan.channels == 1),
+            "flow has one channel and 1 to {KEYS_MAX} --keys"
+        );
         ensure!(fan.http_conns > 0 && fan.batch > 0, "--http-conns and --batch must be at least 1");
         Ok(fan)
     }

@@ -41,6 +41,8 @@ pub(crate) struct Publishing {
     pub(crate) payload: usize,
     /// JSON in which not everything repeats itself.
     pub(crate) readings: bool,
+    /// Keys that the events have; 0 for none.
+    pub(crate) keys: usize,
     pub(crate) channels: Vec<String>,
     /// Subscribers of each channel.
     pub(crate) listeners: u64,
@@ -97,9 +99,11 @@ pub(crate) struct Publisher {
     /// In Redis, as Laravel does.
     by_redis: bool,
     body: Vec<u8>,
-    /// The next number by connection and channel: a stream's order is that of one connection.
+    /// The next number by connection, key and channel: a stream's order is that of one connection, and of one key if
+    /// there are keys.
     numbers: Vec<u32>,
     next_channel: usize,
+    next_key: usize,
     /// Events of the request that a connection waits for.
     underway: Vec<u64>,
     published: Published,
@@ -127,11 +131,16 @@ impl Publisher {
         Ok(Self {
             progress,
             pool,
-            payload: if order.readings { Payload::readings(order.payload) } else { Payload::new(order.payload) },
+            payload: match (order.readings, order.keys) {
+                (true, _) => Payload::readings(order.payload),
+                (false, 0) => Payload::new(order.payload),
+                (false, _) => Payload::keyed(order.payload),
+            },
             by_redis: target.redis_prefix.is_some(),
             body: Vec::new(),
-            numbers: vec![0; order.http_conns * order.channels.len()],
+            numbers: vec![0; order.http_conns * order.keys.max(1) * order.channels.len()],
             next_channel: 0,
+            next_key: 0,
             underway: vec![0; order.http_conns],
             published,
             order,
@@ -237,8 +246,14 @@ impl Publisher {
     /// The number of the channel whose turn it is, and the mark of its next event.
     fn next(&mut self, connection: usize, now: u64) -> (usize, Mark) {
         let (channel, channels) = (self.next_channel, self.order.channels.len());
-        let number = &mut self.numbers[connection * channels + channel];
-        let mark = Mark { sent: now, stream: connection as u32, number: *number };
+        let keys = self.order.keys.max(1);
+        let stream = connection * keys + self.next_key;
+        if self.order.keys > 0 {
+            self.payload.set_key(self.next_key);
+            self.next_key = (self.next_key + 1) % keys;
+        }
+        let number = &mut self.numbers[stream * channels + channel];
+        let mark = Mark { sent: now, stream: stream as u32, number: *number };
         *number += 1;
         self.next_channel = (channel + 1) % channels;
         (channel, mark)
