@@ -91,6 +91,8 @@ class Page {
   /** The texts that the page has written to its console, and its errors. */
   said = [];
   errors = [];
+  /** The headers of the answers to its WebSocket handshakes. */
+  handshakes = [];
   #browser;
   #session;
 
@@ -107,12 +109,14 @@ class Page {
     this.#browser.listeners.push(({ method, params, sessionId }) => {
       if (sessionId !== this.#session) return;
       if (method === 'Fetch.requestPaused') this.#answer(params, files).catch((error) => this.errors.push(error.message));
+      if (method === 'Network.webSocketHandshakeResponseReceived') this.handshakes.push(params.response.headers);
       if (method === 'Runtime.exceptionThrown') this.errors.push(params.exceptionDetails.exception?.description);
       if (method !== 'Runtime.consoleAPICalled') return;
       const text = params.args.map(({ value, description }) => String(value ?? description)).join(' ');
       (params.type === 'error' ? this.errors : this.said).push(text);
     });
     await this.#call('Runtime.enable');
+    await this.#call('Network.enable');
     await this.#call('Page.enable');
     await this.#call('Fetch.enable', { patterns: [{ urlPattern: 'http*' }] });
     await this.#call('Page.navigate', { url });

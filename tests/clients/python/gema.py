@@ -36,7 +36,8 @@ def library(port):
 class Gema:
     host = HOST
 
-    def start(self):
+    def start(self, **settings):
+        """Starts it with these environment variables, too."""
         self.process = subprocess.Popen(
             [BINARY, "start"],
             env={
@@ -50,6 +51,7 @@ class Gema:
                 "SOKETI_DEFAULT_APP_SECRET": SECRET,
                 "SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES": "true",
                 "GEMA_LOG_FORMAT": "json",
+                **settings,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
