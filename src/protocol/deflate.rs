@@ -13,6 +13,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::DecompressorOxide;
 use miniz_oxide::inflate::core::decompress;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
+use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
 
 /// The empty block that ends a compressed message, without its first byte; it is not sent.
@@ -26,6 +27,12 @@ const LEVEL: CompressionLevel = CompressionLevel::BestSpeed;
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// The first buffer for an inflated message, beside what its compressed size suggests.
 const INFLATED_BYTES_MIN: usize = 256;
+
+/// Blocks that any message may have, and bytes of a compressed message for each block more. A block costs some
+/// microseconds, however short it is. Compressors make blocks of kilobytes, or one for each fragment.
+const BLOCKS_MIN: usize = 512;
+/// See [`BLOCKS_MIN`].
+const BLOCK_BYTES: usize = 256;
 
 /// Compresses messages, one after the other.
 pub struct Compressor {
@@ -75,7 +82,7 @@ impl fmt::Debug for Compressor {
 /// Why a compressed message is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InflateError {
-    /// The data is damaged, incomplete, or followed by something else.
+    /// The data is damaged, incomplete, in too many blocks, or followed by something else.
     Damaged,
     /// The message is larger than allowed.
     TooBig,
@@ -119,11 +126,14 @@ struct Output {
     bytes: Vec<u8>,
     length: usize,
     bytes_max: usize,
+    /// Blocks that may still come.
+    blocks: usize,
 }
 
 impl Output {
     fn new(compressed: usize, bytes_max: usize) -> Self {
-        let mut output = Self { bytes: Vec::new(), length: 0, bytes_max };
+        let blocks = BLOCKS_MIN + compressed / BLOCK_BYTES;
+        let mut output = Self { bytes: Vec::new(), length: 0, bytes_max, blocks };
         output.grow(INFLATED_BYTES_MIN.max(compressed.saturating_mul(4)));
         output
     }
@@ -141,7 +151,8 @@ impl Output {
         state: &mut DecompressorOxide,
         mut input: &'a [u8],
     ) -> Result<Option<&'a [u8]>, InflateError> {
-        const FLAGS: u32 = TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+        const FLAGS: u32 =
+            TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
         loop {
             let (status, read, written) = decompress(state, input, &mut self.bytes, self.length, FLAGS);
             input = &input[read..];
@@ -151,6 +162,9 @@ impl Output {
             }
             match status {
                 TINFLStatus::HasMoreOutput => self.grow(self.bytes.len().saturating_mul(2)),
+                TINFLStatus::BlockBoundary => {
+                    self.blocks = self.blocks.checked_sub(1).ok_or(InflateError::Damaged)?;
+                }
                 TINFLStatus::NeedsMoreInput => return Ok(None),
                 TINFLStatus::Done => return Ok(Some(input)),
                 _ => return Err(InflateError::Damaged),
@@ -225,6 +239,14 @@ mod tests {
         let mut output = Output::new(bomb.len(), 100_000);
         assert_eq!(output.feed(&mut state, &bomb), Err(InflateError::TooBig));
         assert!(output.bytes.capacity() <= 100_001, "{}", output.bytes.capacity());
+    }
+
+    #[test]
+    fn a_message_in_tiny_blocks_is_refused_before_it_costs_much() {
+        // Four empty blocks in five bytes.
+        let blocks = [0x02, 0x08, 0x20, 0x80, 0x00];
+        assert_eq!(inflate(&[&blocks.repeat(100)[..], &[0x00]].concat()).as_deref(), Ok(""));
+        assert_eq!(inflate(&[&blocks.repeat(200)[..], &[0x00]].concat()), Err(InflateError::Damaged));
     }
 
     proptest! {

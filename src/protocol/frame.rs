@@ -164,7 +164,7 @@ pub enum FrameError {
     #[error("A text message must be UTF-8")]
     NotUtf8,
     /// A compressed message that cannot be inflated.
-    #[error("A compressed message must be one whole DEFLATE stream")]
+    #[error("A compressed message must be one whole DEFLATE stream, and not in tiny blocks")]
     NotDeflate,
     /// A message larger than allowed.
     #[error("The message is larger than {0} bytes")]

@@ -15,10 +15,14 @@ use gema::protocol::channel::USER_CHANNEL_PREFIX;
 use gema::protocol::code::Close;
 use gema::protocol::code::CloseCode;
 use gema::protocol::connect::origin_allowed;
+use gema::protocol::deflate::Compressor;
+use gema::protocol::deflate::InflateError;
+use gema::protocol::deflate::Inflater;
 use gema::protocol::envelope::Envelope;
 use gema::protocol::envelope::NodeId;
 use gema::protocol::envelope::RemoteEvent;
 use gema::protocol::event;
+use gema::protocol::extension::negotiate;
 use gema::protocol::frame::Decoder;
 use gema::protocol::frame::Frame;
 use gema::protocol::frame::FrameError;
@@ -48,18 +52,20 @@ use serde_json::value::RawValue;
 
 /// The largest message here: small, so that inputs exceed it.
 const MESSAGE_BYTES_MAX: usize = 300;
-/// The longest header and the longest control frame.
-const OVERHEAD_MAX: usize = 14 + 125;
+/// The longest header, the longest control frame, and the more that a compressed message may take.
+const OVERHEAD_MAX: usize = 14 + 125 + 64;
 
 /// However its bytes are split, a stream of frames means the same, and little of it is kept. The input: four sizes,
 /// then the stream.
 pub fn frames(input: &[u8]) {
     let Some((sizes, stream)) = input.split_first_chunk::<4>() else { return };
     let sizes = sizes.map(usize::from);
-    let whole = decode(stream, [stream.len()], false);
-    assert_eq!(decode(stream, sizes, false), whole);
-    assert_eq!(decode(stream, sizes, true), whole);
-    assert_eq!(decode_one_by_one(stream), whole);
+    for compressed in [false, true] {
+        let whole = decode((stream, compressed), [stream.len()], false);
+        assert_eq!(decode((stream, compressed), sizes, false), whole);
+        assert_eq!(decode((stream, compressed), sizes, true), whole);
+        assert_eq!(decode_one_by_one((stream, compressed)), whole);
+    }
     messages_arrive_as_they_were_sent(stream, sizes);
 }
 
@@ -69,9 +75,13 @@ struct Decoded {
     waiting: Result<usize, FrameError>,
 }
 
+/// A stream, and whether its messages may be compressed.
+type Stream<'a> = (&'a [u8], bool);
+
 /// Decodes pieces of these sizes, over and over; `late` feeds every other piece without looking at it.
-fn decode<const N: usize>(mut stream: &[u8], sizes: [usize; N], late: bool) -> Decoded {
+fn decode<const N: usize>((mut stream, compressed): Stream<'_>, sizes: [usize; N], late: bool) -> Decoded {
     let mut decoder = Decoder::default();
+    let mut inflater = Inflater::default();
     let mut messages = Vec::new();
     let mut answers = Vec::new();
     for (turn, size) in sizes.into_iter().cycle().enumerate() {
@@ -81,7 +91,8 @@ fn decode<const N: usize>(mut stream: &[u8], sizes: [usize; N], late: bool) -> D
             decoder.feed(piece);
             continue;
         }
-        let outcome = decoder.decode(&mut piece.to_vec(), MESSAGE_BYTES_MAX, None, |message| {
+        let inflater = compressed.then_some(&mut inflater);
+        let outcome = decoder.decode(&mut piece.to_vec(), MESSAGE_BYTES_MAX, inflater, |message| {
             answers.push(answer(&message));
             messages.push(format!("{message:?}"));
             true
@@ -100,13 +111,15 @@ fn decode<const N: usize>(mut stream: &[u8], sizes: [usize; N], late: bool) -> D
 }
 
 /// Stops after each message; the rest is for the next call.
-fn decode_one_by_one(stream: &[u8]) -> Decoded {
+fn decode_one_by_one((stream, compressed): Stream<'_>) -> Decoded {
     let mut decoder = Decoder::default();
+    let mut inflater = Inflater::default();
     let mut messages = Vec::new();
     let mut input = stream.to_vec();
     loop {
         let before = messages.len();
-        let outcome = decoder.decode(&mut std::mem::take(&mut input), MESSAGE_BYTES_MAX, None, |message| {
+        let inflater = compressed.then_some(&mut inflater);
+        let outcome = decoder.decode(&mut std::mem::take(&mut input), MESSAGE_BYTES_MAX, inflater, |message| {
             messages.push(format!("{message:?}"));
             false
         });
@@ -178,6 +191,113 @@ fn messages_arrive_as_they_were_sent(payload: &[u8], sizes: [usize; 4]) {
         (Err(FrameError::TooBig(_)), _) => assert!(payload.len() > MESSAGE_BYTES_MAX),
         other => panic!("{other:?}"),
     }
+}
+
+/// A compressed message means what zlib-rs says that it means, or it is refused; and never more than the bound.
+pub fn compressed_messages(input: &[u8]) {
+    // So short that the number of its blocks cannot matter.
+    let input = &input[..input.len().min(600)];
+    let mut inflater = Inflater::default();
+    let found = inflater.inflate(input, INFLATED_BYTES_MAX);
+    let expected = inflate_by_zlib(input);
+    match &found {
+        Ok(message) => {
+            assert!(message.len() <= INFLATED_BYTES_MAX);
+            assert_eq!(Some(message), expected.as_ref());
+        }
+        Err(InflateError::TooBig) => {
+            // zlib-rs may find later that the data is damaged.
+            assert!(expected.is_none_or(|message| message.len() > INFLATED_BYTES_MAX));
+        }
+        Err(InflateError::Damaged) => assert_eq!(expected, None),
+    }
+    assert_eq!(inflater.inflate(input, INFLATED_BYTES_MAX), found, "nothing is left of an earlier message");
+    // The input as a message that is compressed.
+    if let Some(payload) = Compressor::new().compress(input) {
+        assert!(payload.len() < input.len());
+        assert_eq!(inflater.inflate(payload, input.len()).as_deref(), Ok(input));
+        assert_eq!(inflate_by_zlib(payload).as_deref(), Some(input));
+        assert_eq!(inflater.inflate(payload, input.len() - 1), Err(InflateError::TooBig));
+    }
+}
+
+/// The largest inflated message here.
+const INFLATED_BYTES_MAX: usize = 10_000;
+
+/// The message of a compressed payload, if that is whole. Messages that go far beyond the bound are cut.
+fn inflate_by_zlib(payload: &[u8]) -> Option<Vec<u8>> {
+    if payload.is_empty() {
+        return Some(Vec::new());
+    }
+    // An empty last block behind the tail shows whether the payload has ended with a whole one.
+    let end = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
+    let input = [payload, &end].concat();
+    let mut zlib = flate2::Decompress::new(false);
+    let mut message = Vec::with_capacity(10 * INFLATED_BYTES_MAX);
+    let status = zlib.decompress_vec(&input, &mut message, flate2::FlushDecompress::Sync).ok()?;
+    let read = zlib.total_in() as usize;
+    match status {
+        flate2::Status::StreamEnd if read == input.len() => {
+            // Nothing of the message may come out of what is behind the payload.
+            let mut whole = flate2::Decompress::new(false);
+            let mut before = Vec::with_capacity(10 * INFLATED_BYTES_MAX);
+            whole.decompress_vec(payload, &mut before, flate2::FlushDecompress::Sync).ok()?;
+            (before == message).then_some(message)
+        }
+        flate2::Status::StreamEnd if read <= payload.len() => {
+            matches!(&payload[read..], [] | [0x00]).then_some(message)
+        }
+        _ => (message.len() > INFLATED_BYTES_MAX).then_some(message),
+    }
+}
+
+/// However strange the offers are, one that stands between others is answered as if it stood alone.
+pub fn extension_offers(input: &[u8]) {
+    const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let text = String::from_utf8_lossy(input);
+    let answer = negotiate([&*text]);
+    let with_window = format!("{ANSWER}; server_max_window_bits=15");
+    assert!(answer.is_none_or(|answer| answer == ANSWER || answer == with_window));
+    assert_eq!(negotiate(["permessage-deflate;", &text, "other"]), answer, "headers are read one by one");
+    assert!(negotiate([&text, "permessage-deflate"]).is_some(), "an offer remains after all that were declined");
+    if !text.contains('"') {
+        assert_eq!(answer.map(|answer| answer == with_window), plain_offers(&text), "{text:?}");
+    }
+}
+
+/// A second opinion on a list without quotes: whether the answer names the window, or `None` without an answer.
+fn plain_offers(list: &str) -> Option<bool> {
+    let space = [' ', '\t'];
+    let is_token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b))
+    };
+    let mut answer = None;
+    for offer in list.split(',').map(|offer| offer.trim_matches(space)).filter(|offer| !offer.is_empty()) {
+        let mut parts = offer.split(';').map(|part| part.trim_matches(space));
+        let name = parts.next().filter(|name| is_token(name))?;
+        let (mut names, mut is_fine, mut window) = (Vec::new(), name == "permessage-deflate", false);
+        for part in parts {
+            let (key, value) = match part.split_once('=') {
+                Some((key, value)) => (key.trim_end_matches(space), Some(value.trim_start_matches(space))),
+                None => (part, None),
+            };
+            if !is_token(key) || !value.is_none_or(is_token) {
+                return None;
+            }
+            let number = value.filter(|value| !value.starts_with('0')).and_then(|value| value.parse::<u8>().ok());
+            is_fine &= !names.contains(&key)
+                && match key {
+                    "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
+                    "client_max_window_bits" => value.is_none() || number.is_some_and(|bits| (8..=15).contains(&bits)),
+                    "server_max_window_bits" => number == Some(15),
+                    _ => false,
+                };
+            window |= key == "server_max_window_bits";
+            names.push(key);
+        }
+        answer = answer.or(is_fine.then_some(window));
+    }
+    answer
 }
 
 const MEMBER_LIMITS: MemberLimits = MemberLimits { user_id_length_max: 20, user_info_bytes_max: 100 };

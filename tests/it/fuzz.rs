@@ -50,6 +50,16 @@ fn whatever_redis_answers_is_fit_for_clients() {
     holds("redis_answers", properties::redis_answers);
 }
 
+#[test]
+fn a_compressed_message_means_what_zlib_says() {
+    holds("compressed_messages", properties::compressed_messages);
+}
+
+#[test]
+fn offers_of_extensions_are_read_as_a_second_reader_reads_them() {
+    holds("extension_offers", properties::extension_offers);
+}
+
 fn holds(target: &str, property: fn(&[u8])) {
     let seeds = seeds(target);
     for seed in &seeds {
