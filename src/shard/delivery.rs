@@ -194,14 +194,18 @@ impl Shard {
 
     /// Delivers to those whose sockets take it. The others fall behind, unless the flush has an event that cannot wait.
     fn deliver_thinned(&mut self, id: ChannelId, subscribers: &IndexSet<Slot>, flush: &Flush, sent: &mut Sent) {
-        let can_wait = flush.can_wait();
+        let (can_wait, has_forms) = (flush.can_wait(), self.compressor.is_some());
         let mut late = Vec::new();
         for &slot in subscribers {
             if can_wait && self.is_blocked(slot) {
                 late.push((slot, flush.first_for(slot)));
             } else {
                 self.catch_up_on(slot, id);
-                self.deliver_form(slot, flush, sent);
+                if has_forms {
+                    self.deliver_form(slot, flush, sent);
+                } else {
+                    self.deliver(slot, flush, &flush.batch, sent);
+                }
             }
         }
         if !late.is_empty() {
