@@ -31,6 +31,8 @@ pub(super) struct Aggregation {
     keys_max: usize,
     keys: Keys<Window>,
     beat: Beat,
+    /// When the last window ends that has been opened, even if it was flushed. Until then the beat stays.
+    ends: Instant,
 }
 
 /// The window of a key.
@@ -51,7 +53,7 @@ impl Aggregation {
     pub(super) fn new(channel: &Arc<str>, rule: &Aggregate, keys_max: usize, now: Instant) -> Self {
         let window = Duration::from_millis(rule.window_ms.max(1).into());
         let beat = Beat::new(now, window);
-        Self { channel: Arc::clone(channel), rule: rule.clone(), window, keys_max, keys: Keys::new(), beat }
+        Self { channel: Arc::clone(channel), rule: rule.clone(), window, keys_max, keys: Keys::new(), beat, ends: now }
     }
 
     /// The window of the item's key, which opens if need be.
@@ -63,9 +65,10 @@ impl Aggregation {
                 sink.counts.add(Outcome::Early);
                 self.emit(vec![first], now, sink);
             }
-            if self.keys.len() == 0 {
+            if now.instant >= self.ends {
                 self.beat = Beat::new(now.instant, self.window);
             }
+            self.ends = self.beat.after(now.instant);
             let window = Window {
                 name: item.name.into(),
                 key: item.key.into(),
@@ -76,7 +79,7 @@ impl Aggregation {
                 last: now.instant,
                 template: None,
             };
-            self.keys.insert(item.id.into(), window, self.beat.after(now.instant));
+            self.keys.insert(item.id.into(), window, self.ends);
         }
         self.keys.get_mut(item.id)
     }

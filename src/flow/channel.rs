@@ -12,9 +12,11 @@ use crate::flow::pass::Pass;
 use crate::flow::rate::RateLimit;
 use crate::flow::rule::At;
 use crate::flow::rule::Choice;
+use crate::flow::rule::Emit;
 use crate::flow::rule::FlowRule;
 use crate::flow::rule::choose;
 use crate::flow::sample::Sampling;
+use crate::flow::snapshot::LastEvent;
 use crate::flow::snapshot::LastEvents;
 use crate::flow::thinning::Counts;
 use crate::flow::thinning::Held;
@@ -38,6 +40,8 @@ pub struct ChannelFlow {
     is_encrypted: bool,
     /// Events so far.
     sequence: u64,
+    /// Events so far that were kept for who joins.
+    kept: u64,
 }
 
 /// The state of one rule.
@@ -63,14 +67,15 @@ impl ChannelFlow {
     /// The flow of a channel under the rules that match it. `stage` tells which of them thin; the others let events
     /// pass. `None` stands for all, where there are no other nodes.
     pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
-        let mut flow = Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0 };
+        let mut flow = Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0, kept: 0 };
         flow.replace_rules(channel, rules, now);
         flow
     }
 
     /// Takes a published event or a client event. Appends what is to be delivered now to `out`, in order.
     pub fn publish(&mut self, event: &Event, now: Now, out: &mut Vec<Event>) {
-        self.run_due(now, out);
+        // Delivered together with what the event flushes, in the order of publishing.
+        self.take_due(now);
         let round = &mut Round { now, out };
         self.sequence += 1;
         let Some((name, data)) = event::name_and_data(&event.frame) else {
@@ -78,7 +83,7 @@ impl ChannelFlow {
             return self.pass(event, true, round);
         };
         match choose(self.rules.iter().map(|flow| &flow.rule), &name) {
-            Choice::Untouched => round.out.push(event.clone()),
+            Choice::Untouched => self.pass(event, false, round),
             Choice::Unnamed => self.pass(event, true, round),
             Choice::Excepted(_, rule) => {
                 let flushes = rule.flush_before;
@@ -90,17 +95,15 @@ impl ChannelFlow {
 
     /// Delivers what is due.
     pub fn run_due(&mut self, now: Now, out: &mut Vec<Event>) {
-        if self.next().is_none_or(|next| next > now.instant) {
-            return;
+        if self.take_due(now) {
+            self.deliver(&mut Round { now, out });
         }
-        for flow in &mut self.rules {
-            flow.thinning.run_due(now, &mut flow.sink);
-        }
-        self.deliver(&mut Round { now, out });
     }
 
     /// Delivers everything that is pending.
     pub fn flush(&mut self, now: Now, out: &mut Vec<Event>) {
+        // Windows that have ended already end as usual, and the next ones open.
+        self.take_due(now);
         for flow in &mut self.rules {
             flow.thinning.flush(now, &mut flow.sink);
         }
@@ -115,9 +118,9 @@ impl ChannelFlow {
     /// The last event of each key, for who joins now: the oldest first.
     pub fn snapshot(&mut self, now: Instant) -> Vec<Frame> {
         let last_events = self.rules.iter_mut().filter_map(|flow| flow.last_events.as_mut());
-        let mut frames: Vec<(Frame, Instant)> = last_events.flat_map(|last| last.frames(now)).collect();
-        frames.sort_by_key(|&(_, since)| since);
-        frames.into_iter().map(|(frame, _)| frame).collect()
+        let mut events: Vec<LastEvent> = last_events.flat_map(|last| last.events(now)).collect();
+        events.sort_by_key(|event| event.place);
+        events.into_iter().map(|event| event.frame).collect()
     }
 
     /// Whether a rule of the channel keeps a snapshot.
@@ -141,25 +144,40 @@ impl ChannelFlow {
         })
     }
 
-    /// Takes other rules, once everything is flushed. Rules that stay the same, and snapshots with the same key, are kept.
+    /// Takes other rules, once everything is flushed. Rules that stay the same are kept. Who joins still gets the last
+    /// events, if the rule that now thins them has the same key.
     pub fn replace_rules(&mut self, channel: &ChannelName, rules: Vec<Arc<FlowRule>>, now: Instant) {
         let mut old = std::mem::take(&mut self.rules);
-        let name = Arc::from(channel.as_str());
-        self.rules = rules
-            .into_iter()
-            .map(|rule| {
-                if let Some(same) = old.iter().position(|flow| flow.rule == rule) {
-                    return old.swap_remove(same);
-                }
-                let is_like = |flow: &RuleFlow| flow.rule.pattern == rule.pattern && flow.rule.key() == rule.key();
-                let last_events = old.iter_mut().find(|flow| is_like(flow)).and_then(|flow| flow.last_events.take());
-                let mut flow = RuleFlow::new(&name, rule, self.stage, now);
-                if let (Some(new), Some(old)) = (&mut flow.last_events, last_events) {
-                    new.take_over(old);
-                }
-                flow
-            })
-            .collect();
+        let mut last_events: Vec<(Arc<FlowRule>, Arc<str>, LastEvent)> = Vec::new();
+        for RuleFlow { rule, last_events: of_rule, .. } in &mut old {
+            let of_rule = of_rule.iter_mut().flat_map(LastEvents::drain);
+            last_events.extend(of_rule.map(|(id, event)| (Arc::clone(rule), id, event)));
+        }
+        last_events.sort_by_key(|(_, _, event)| event.place);
+        let (name, stage) = (Arc::from(channel.as_str()), self.stage);
+        let kept_or_new = |rule| match old.iter().position(|flow| flow.rule == rule) {
+            Some(same) => old.swap_remove(same),
+            None => RuleFlow::new(&name, rule, stage, now),
+        };
+        self.rules = rules.into_iter().map(kept_or_new).collect();
+        for (rule, id, event) in last_events {
+            let name = id.split('\0').next().unwrap_or_default();
+            if let Choice::Thins(index, new) = choose(self.rules.iter().map(|flow| &flow.rule), name)
+                && new.key() == rule.key()
+                && let Some(last_events) = &mut self.rules[index].last_events
+            {
+                last_events.put(&id, event);
+            }
+        }
+    }
+
+    /// Takes what is due from the rules, for [`Self::deliver`]. Returns false if nothing can be due.
+    fn take_due(&mut self, now: Now) -> bool {
+        let is_due = self.next().is_some_and(|next| next <= now.instant);
+        for flow in self.rules.iter_mut().filter(|_| is_due) {
+            flow.thinning.run_due(now, &mut flow.sink);
+        }
+        is_due
     }
 
     fn thin(&mut self, index: usize, event: &Event, (name, data): (&str, &str), round: &mut Round<'_>) {
@@ -169,8 +187,10 @@ impl ChannelFlow {
         }
         if event.except.is_some() && !may_hold(&rule, name) {
             self.pass_by(index, Outcome::ExceptPasses, event, round);
-            if let (Some(key), Some(last_events)) = (self.key(&rule, name, data), &mut self.rules[index].last_events) {
-                last_events.put(&id(name, &key).into(), event.frame.clone(), round.now.instant);
+            // A reading in a list has a key, and not the whole list.
+            let has_keys = rule.aggregate.as_ref().is_some_and(|rule| rule.each.is_some() || rule.emit == Emit::Map);
+            if let Some(key) = self.key(&rule, name, data).filter(|_| !has_keys) {
+                self.keep(index, &id(name, &key).into(), event.frame.clone(), round.now.instant);
             }
             return;
         }
@@ -229,7 +249,6 @@ impl ChannelFlow {
         let flushes = rule.flush_before;
         if outcome == Outcome::ExceptPasses && !flushes {
             thinning.flush(round.now, sink);
-            self.deliver(round);
         }
         self.pass(event, flushes, round);
     }
@@ -240,8 +259,8 @@ impl ChannelFlow {
             for flow in self.rules.iter_mut().filter(|flow| flow.rule.flush_before) {
                 flow.thinning.flush(round.now, &mut flow.sink);
             }
-            self.deliver(round);
         }
+        self.deliver(round);
         round.out.push(event.clone());
     }
 
@@ -254,10 +273,16 @@ impl ChannelFlow {
         ready.sort_by_key(|(_, _, held)| held.sequence);
         for (index, id, Held { mut event, .. }) in ready {
             event.flow_key = self.rules[index].flow_key(&id);
-            if let Some(last_events) = &mut self.rules[index].last_events {
-                last_events.put(&id, event.frame.clone(), round.now.instant);
-            }
+            self.keep(index, &id, event.frame.clone(), round.now.instant);
             round.out.push(event);
+        }
+    }
+
+    /// Keeps a delivered event for who joins, if the rule has a snapshot.
+    fn keep(&mut self, index: usize, id: &Arc<str>, frame: Frame, since: Instant) {
+        if let Some(last_events) = &mut self.rules[index].last_events {
+            self.kept += 1;
+            last_events.put(id, LastEvent { frame, since, place: self.kept });
         }
     }
 }

@@ -14,17 +14,20 @@ new_key_type! {
     pub(super) struct KeySlot;
 }
 
-/// Keys with their states and deadlines. Each key has one deadline.
+/// Keys with their states and deadlines. Each key has one deadline. Of keys with the same deadline, the one that got it
+/// first comes first.
 #[derive(Debug)]
 pub(super) struct Keys<T> {
     slots: HashMap<Arc<str>, KeySlot>,
     states: SlotMap<KeySlot, (Arc<str>, T)>,
-    deadlines: BinaryHeap<Reverse<(Instant, KeySlot)>>,
+    deadlines: BinaryHeap<Reverse<(Instant, u64, KeySlot)>>,
+    /// Deadlines so far.
+    count: u64,
 }
 
 impl<T> Keys<T> {
     pub(super) fn new() -> Self {
-        Self { slots: HashMap::new(), states: SlotMap::with_key(), deadlines: BinaryHeap::new() }
+        Self { slots: HashMap::new(), states: SlotMap::with_key(), deadlines: BinaryHeap::new(), count: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -41,12 +44,13 @@ impl<T> Keys<T> {
     pub(super) fn insert(&mut self, id: Arc<str>, state: T, deadline: Instant) {
         let slot = self.states.insert((Arc::clone(&id), state));
         self.slots.insert(id, slot);
-        self.deadlines.push(Reverse((deadline, slot)));
+        self.count += 1;
+        self.deadlines.push(Reverse((deadline, self.count, slot)));
     }
 
     /// Takes the key with the earliest deadline out.
     pub(super) fn remove_first(&mut self) -> Option<(Arc<str>, T)> {
-        while let Some(Reverse((_, slot))) = self.deadlines.pop() {
+        while let Some(Reverse((.., slot))) = self.deadlines.pop() {
             if let Some((id, state)) = self.states.remove(slot) {
                 self.slots.remove(&id);
                 return Some((id, state));
@@ -57,11 +61,14 @@ impl<T> Keys<T> {
 
     /// Calls `f` for each key whose deadline has come. It returns the key's next deadline, or `None` to remove the key.
     pub(super) fn run_due(&mut self, now: Instant, mut f: impl FnMut(&Arc<str>, &mut T, Instant) -> Option<Instant>) {
-        while let Some(&Reverse((deadline, slot))) = self.deadlines.peek().filter(|Reverse((at, _))| *at <= now) {
+        while let Some(&Reverse((deadline, _, slot))) = self.deadlines.peek().filter(|Reverse((at, ..))| *at <= now) {
             self.deadlines.pop();
             let Some((id, state)) = self.states.get_mut(slot) else { continue };
             match f(id, state, deadline) {
-                Some(next) => self.deadlines.push(Reverse((next, slot))),
+                Some(next) => {
+                    self.count += 1;
+                    self.deadlines.push(Reverse((next, self.count, slot)));
+                }
                 None => {
                     self.slots.remove(id);
                     self.states.remove(slot);
@@ -73,7 +80,7 @@ impl<T> Keys<T> {
     /// Takes the keys out whose deadline has come.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Arc<str>, T)> {
         let mut due = Vec::new();
-        while self.deadlines.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+        while self.deadlines.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
             due.extend(self.remove_first());
         }
         due
@@ -81,7 +88,7 @@ impl<T> Keys<T> {
 
     /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+        self.deadlines.peek().map(|Reverse((deadline, ..))| *deadline)
     }
 
     /// All keys, in no order.

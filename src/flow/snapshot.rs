@@ -15,7 +15,17 @@ pub(super) struct LastEvents {
     max_age: Duration,
     keys_max: usize,
     /// In the order of delivery, so the oldest is the first.
-    events: LinkedHashMap<Arc<str>, (Frame, Instant)>,
+    events: LinkedHashMap<Arc<str>, LastEvent>,
+}
+
+/// The last event of a key.
+#[derive(Debug, Clone)]
+pub(super) struct LastEvent {
+    pub(super) frame: Frame,
+    /// When it was delivered.
+    pub(super) since: Instant,
+    /// Its place among everything that the channel has delivered.
+    pub(super) place: u64,
 }
 
 impl LastEvents {
@@ -25,23 +35,21 @@ impl LastEvents {
     }
 
     /// Keeps an event that has been delivered.
-    pub(super) fn put(&mut self, id: &Arc<str>, frame: Frame, now: Instant) {
+    pub(super) fn put(&mut self, id: &Arc<str>, event: LastEvent) {
         self.events.remove(id);
         if self.events.len() >= self.keys_max {
             self.events.pop_front();
         }
-        self.events.insert(Arc::clone(id), (frame, now));
+        self.events.insert(Arc::clone(id), event);
     }
 
-    /// Takes the events of another rule over.
-    pub(super) fn take_over(&mut self, other: Self) {
-        for (id, (frame, since)) in other.events {
-            self.put(&id, frame, since);
-        }
+    /// Takes all events out, each with its name and key.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Arc<str>, LastEvent)> {
+        std::mem::take(&mut self.events).into_iter()
     }
 
     /// The events that are not too old, the oldest first.
-    pub(super) fn frames(&mut self, now: Instant) -> impl Iterator<Item = (Frame, Instant)> {
+    pub(super) fn events(&mut self, now: Instant) -> impl Iterator<Item = LastEvent> {
         self.forget_old(now);
         self.events.values().cloned()
     }
@@ -53,8 +61,8 @@ impl LastEvents {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while let Some((_, (_, since))) = self.events.front() {
-            if *since + self.max_age > now {
+        while let Some((_, event)) = self.events.front() {
+            if event.since + self.max_age > now {
                 break;
             }
             self.events.pop_front();
