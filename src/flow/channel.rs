@@ -40,8 +40,8 @@ pub struct ChannelFlow {
     is_encrypted: bool,
     /// Events so far.
     sequence: u64,
-    /// Events so far that were kept for who joins.
-    kept: u64,
+    /// Events so far that were remembered for new subscribers.
+    remembered: u64,
 }
 
 /// The state of one rule.
@@ -67,7 +67,8 @@ impl ChannelFlow {
     /// The flow of a channel under the rules that match it. `stage` tells which of them thin; the others let events
     /// pass. `None` stands for all, where there are no other nodes.
     pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
-        let mut flow = Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0, kept: 0 };
+        let mut flow =
+            Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0, remembered: 0 };
         flow.replace_rules(channel, rules, now);
         flow
     }
@@ -144,8 +145,8 @@ impl ChannelFlow {
         })
     }
 
-    /// Takes other rules, once everything is flushed. Rules that stay the same are kept. Who joins still gets the last
-    /// events, if the rule that now thins them has the same key.
+    /// Takes other rules, once everything is flushed. Rules that stay the same are kept. A new subscriber still gets the
+    /// last events, if the rule that now thins them has the same key.
     pub fn replace_rules(&mut self, channel: &ChannelName, rules: Vec<Arc<FlowRule>>, now: Instant) {
         let mut old = std::mem::take(&mut self.rules);
         let mut last_events: Vec<(Arc<FlowRule>, Arc<str>, LastEvent)> = Vec::new();
@@ -155,11 +156,11 @@ impl ChannelFlow {
         }
         last_events.sort_by_key(|(_, _, event)| event.place);
         let (name, stage) = (Arc::from(channel.as_str()), self.stage);
-        let kept_or_new = |rule| match old.iter().position(|flow| flow.rule == rule) {
+        let same_or_new = |rule| match old.iter().position(|flow| flow.rule == rule) {
             Some(same) => old.swap_remove(same),
             None => RuleFlow::new(&name, rule, stage, now),
         };
-        self.rules = rules.into_iter().map(kept_or_new).collect();
+        self.rules = rules.into_iter().map(same_or_new).collect();
         for (rule, id, event) in last_events {
             let name = id.split('\0').next().unwrap_or_default();
             if let Choice::Thins(index, new) = choose(self.rules.iter().map(|flow| &flow.rule), name)
@@ -190,7 +191,7 @@ impl ChannelFlow {
             // A reading in a list has a key, and not the whole list.
             let has_keys = rule.aggregate.as_ref().is_some_and(|rule| rule.each.is_some() || rule.emit == Emit::Map);
             if let Some(key) = self.key(&rule, name, data).filter(|_| !has_keys) {
-                self.keep(index, &id(name, &key).into(), event.frame.clone(), round.now.instant);
+                self.remember(index, &id(name, &key).into(), event.frame.clone(), round.now.instant);
             }
             return;
         }
@@ -273,16 +274,16 @@ impl ChannelFlow {
         ready.sort_by_key(|(_, _, held)| held.sequence);
         for (index, id, Held { mut event, .. }) in ready {
             event.flow_key = self.rules[index].flow_key(&id);
-            self.keep(index, &id, event.frame.clone(), round.now.instant);
+            self.remember(index, &id, event.frame.clone(), round.now.instant);
             round.out.push(event);
         }
     }
 
-    /// Keeps a delivered event for who joins, if the rule has a snapshot.
-    fn keep(&mut self, index: usize, id: &Arc<str>, frame: Frame, since: Instant) {
+    /// Remembers a delivered event for new subscribers, if the rule has a snapshot.
+    fn remember(&mut self, index: usize, id: &Arc<str>, frame: Frame, since: Instant) {
         if let Some(last_events) = &mut self.rules[index].last_events {
-            self.kept += 1;
-            last_events.put(id, LastEvent { frame, since, place: self.kept });
+            self.remembered += 1;
+            last_events.put(id, LastEvent { frame, since, place: self.remembered });
         }
     }
 }
