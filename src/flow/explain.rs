@@ -206,7 +206,7 @@ fn with_pending(flushes: bool, them: &str) -> String {
 
 /// A time as people write it.
 fn time(ms: u32) -> String {
-    if ms % 1000 == 0 { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
 }
 
 /// `a, b and c`.

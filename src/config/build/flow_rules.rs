@@ -166,7 +166,7 @@ fn member(around: &Subject, name: &str, value: &Value) -> Subject {
     Subject::of(format!("{}.{name}", around.key), value)
 }
 
-/// What a view's window must be, if it is none. Pages join the channel by the one name of each window.
+/// The sentence for a view's window that is none. Pages join the channel by the one name of each window.
 fn wrong_view(text: &str) -> Option<String> {
     match ViewWindow::parse(text) {
         Ok(window) => Some(window.to_string()).filter(|name| name != text),
