@@ -89,11 +89,11 @@ class Chart {
     // Without a canvas, as in tests, there is nothing to draw on.
     const { width, height } = context?.canvas ?? { width: 1, height: 1 };
     context?.clearRect(0, 0, width, height);
-    let hue = 0;
-    for (const values of this.#sensors.values()) {
+    for (const [sensor, values] of this.#sensors) {
       const old = values.findIndex(({ at }) => at > now - SHOWN_MS);
       values.splice(0, old < 0 ? values.length : old);
-      hue += 360 / this.#sensors.size;
+      // The same colour in both charts.
+      const hue = (Number(sensor.split('-')[1]) * 360) / this.#sensors.size;
       if (context) this.#drawSensor(context, values, now, `hsl(${hue} 60% 45%)`);
     }
   }
@@ -122,10 +122,10 @@ class Chart {
 }
 
 async function start() {
-  const { key, port, rate } = await (await fetch('/settings.json')).json();
+  const settings = async () => (await fetch('/settings.json')).json();
+  const { key, port, published } = await settings();
   const url = `ws://127.0.0.1:${port}/app/${key}?protocol=7&client=firehose&version=1.0.0`;
   const charts = { raw: new Chart('raw', 'scada-raw', url), ruled: new Chart('ruled', 'scada-realtime', url) };
-  document.getElementById('published').textContent = rate.toLocaleString('en');
 
   const show = (names) => {
     for (const [name, chart] of Object.entries(charts)) {
@@ -151,12 +151,18 @@ async function start() {
   requestAnimationFrame(frame);
 
   let last = performance.now();
-  setInterval(() => {
+  let before = { at: last, published };
+  setInterval(async () => {
     const seconds = (performance.now() - last) / 1000;
     last += seconds * 1000;
     document.getElementById('frames').textContent = Math.round(frames / seconds);
     frames = 0;
     for (const chart of Object.values(charts)) chart.showFigures(seconds);
+    const { published } = await settings();
+    const now = { at: performance.now(), published };
+    const rate = ((published - before.published) / (now.at - before.at)) * 1000;
+    document.getElementById('published').textContent = Math.round(rate).toLocaleString('en');
+    before = now;
   }, 1000);
 }
 

@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
@@ -56,9 +58,10 @@ async fn main() -> Result<()> {
     let server = Server::start(&config).await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
     println!("http://{}", listener.local_addr()?);
-    let page = Page::new(&app.key, server.address().port(), options.rate);
+    let published = Arc::new(AtomicU64::new(0));
+    let page = Page::new(app.key.clone(), server.address().port(), Arc::clone(&published));
     thread::spawn(move || page.serve(&listener));
-    let publisher = Publisher::new(server.address(), app, options.rate, options.sensors);
+    let publisher = Publisher::new(server.address(), app, (options.rate, options.sensors), published);
     // Both threads end with the process.
     let publishing = thread::spawn(move || publisher.run());
 

@@ -1,10 +1,13 @@
-//! The web server of the page: three files and the settings that the page needs.
+//! The web server of the page: three files, the settings that the page needs, and the number of readings so far.
 
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,17 +20,19 @@ const REQUEST_TIME: Duration = Duration::from_secs(2);
 
 /// The page of this run.
 pub(crate) struct Page {
-    settings: String,
+    key: String,
+    port: u16,
+    published: Arc<AtomicU64>,
     policy: String,
 }
 
 impl Page {
-    pub(crate) fn new(key: &str, port: u16, rate: u32) -> Self {
+    pub(crate) fn new(key: String, port: u16, published: Arc<AtomicU64>) -> Self {
         let policy = format!(
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
              connect-src 'self' ws://127.0.0.1:{port}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         );
-        Self { settings: json!({ "key": key, "port": port, "rate": rate }).to_string(), policy }
+        Self { key, port, published, policy }
     }
 
     /// Answers one browser after the other.
@@ -47,11 +52,13 @@ impl Page {
                 break;
             }
         }
+        let published = self.published.load(Ordering::Relaxed);
+        let settings = json!({ "key": self.key, "port": self.port, "published": published }).to_string();
         let (status, kind, body) = match request.split(' ').nth(1) {
             Some("/") => ("200 OK", "text/html", HTML),
             Some("/firehose.js") => ("200 OK", "text/javascript", SCRIPT),
             Some("/firehose.css") => ("200 OK", "text/css", STYLE),
-            Some("/settings.json") => ("200 OK", "application/json", &*self.settings),
+            Some("/settings.json") => ("200 OK", "application/json", &*settings),
             _ => ("404 Not Found", "text/plain", "there is nothing here"),
         };
         write!(

@@ -5,6 +5,9 @@ use std::io::BufReader;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -35,12 +38,14 @@ pub(crate) struct Publisher {
     signer: Signer,
     rate: u32,
     sensors: u32,
+    /// Readings that gema has taken.
+    published: Arc<AtomicU64>,
 }
 
 impl Publisher {
-    pub(crate) fn new(address: SocketAddr, app: App, rate: u32, sensors: u32) -> Self {
+    pub(crate) fn new(address: SocketAddr, app: App, (rate, sensors): (u32, u32), published: Arc<AtomicU64>) -> Self {
         let signer = Signer::new(&app.secret);
-        Self { address, app, signer, rate, sensors }
+        Self { address, app, signer, rate, sensors, published }
     }
 
     /// Publishes until gema does not take it any more.
@@ -54,6 +59,7 @@ impl Publisher {
             let readings = (due - sent).min(READINGS_MAX);
             if readings > 0 {
                 self.post(&mut connection, &self.batch(due - readings..due, began.elapsed()))?;
+                self.published.fetch_add(readings, Ordering::Relaxed);
             }
             sent = due;
             thread::sleep(PAUSE);
@@ -73,12 +79,12 @@ impl Publisher {
         json!({ "batch": events }).to_string()
     }
 
-    /// A wave for each sensor, with a little noise.
+    /// A wave for each sensor at a level of its own, with a little noise.
     fn value(&self, sensor: u64, elapsed: Duration) -> f64 {
         let (sensor, seconds) = (sensor as f64 / f64::from(self.sensors), elapsed.as_secs_f64());
-        let wave = 40.0 * (seconds * (0.4 + sensor) + sensor * std::f64::consts::TAU).sin();
-        let noise = 2.0 * (seconds * 97.0 + sensor * 1000.0).sin();
-        ((50.0 + wave + noise) * 100.0).round() / 100.0
+        let wave = 6.0 * (seconds + sensor * 2.0 * std::f64::consts::TAU).sin();
+        let noise = 0.5 * (seconds * 97.0 + sensor * 1000.0).sin();
+        ((10.0 + 80.0 * sensor + wave + noise) * 100.0).round() / 100.0
     }
 
     fn post(&self, connection: &mut BufReader<TcpStream>, body: &str) -> Result<()> {
