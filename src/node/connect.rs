@@ -111,15 +111,15 @@ impl Node {
 
     fn refuse_unknown_key(&self, key: &str, request: &ConnectRequest) -> Close {
         let shortened = shortened(key);
-        let detail = format!("the key is {shortened}");
-        let detail = Some(&*detail);
+        let mut detail = format!("the key is {shortened}");
         match self.app_by_id(key) {
-            Some(app) if app.rules().may_be_raw(request) => {
-                let detail = format!("{}; raw_clients.accept_id is false", detail.unwrap_or_default());
+            Some(app) => {
+                if app.rules().may_be_raw(request) {
+                    detail.push_str("; raw_clients.accept_id is false");
+                }
                 self.refuse(Cause::ConnectAppId, &app.id, request, Some(&detail));
             }
-            Some(app) => self.refuse(Cause::ConnectAppId, &app.id, request, detail),
-            None => self.refuse(Cause::ConnectUnknownKey, "", request, detail),
+            None => self.refuse(Cause::ConnectUnknownKey, "", request, Some(&detail)),
         }
         let reason = format!("App key {shortened} not in this cluster. Did you forget to specify the cluster?");
         Close { code: CloseCode::UnknownApp, reason: reason.into() }
