@@ -151,7 +151,7 @@ async function start() {
   requestAnimationFrame(frame);
 
   let last = performance.now();
-  let before = { at: last, published };
+  const counts = [{ at: last, published }];
   setInterval(async () => {
     const seconds = (performance.now() - last) / 1000;
     last += seconds * 1000;
@@ -159,10 +159,11 @@ async function start() {
     frames = 0;
     for (const chart of Object.values(charts)) chart.showFigures(seconds);
     const { published } = await settings();
-    const now = { at: performance.now(), published };
-    const rate = ((published - before.published) / (now.at - before.at)) * 1000;
+    counts.push({ at: performance.now(), published });
+    if (counts.length > 6) counts.shift();
+    const [from, to] = [counts[0], counts.at(-1)];
+    const rate = ((to.published - from.published) / (to.at - from.at)) * 1000;
     document.getElementById('published').textContent = Math.round(rate).toLocaleString('en');
-    before = now;
   }, 1000);
 }
 
