@@ -475,6 +475,8 @@ async fn reserved_bits_and_damaged_data_end_the_connection() {
     let whole = deflate(PING_TEXT.as_bytes(), 6);
     let broken_utf8 = deflate(b"{\"event\":\"\xFF\"}", 6);
     let fragment = masked((TEXT | RSV1) & MORE, &whole[..4]);
+    // Four empty blocks in five bytes. With fewer of them it would be an empty message.
+    let tiny_blocks = [&[0x02, 0x08, 0x20, 0x80, 0x00].repeat(200)[..], &[0x00]].concat();
     for (name, bytes, expected) in [
         ("RSV2", masked(TEXT | 0x20, b"{}"), RESERVED),
         ("RSV3", masked(TEXT | 0x10, b"{}"), RESERVED),
@@ -490,7 +492,7 @@ async fn reserved_bits_and_damaged_data_end_the_connection() {
         ("cut short in fragments", [&fragment[..], &masked(CONTINUATION, b"")].concat(), DAMAGED),
         ("the tail", masked(TEXT | RSV1, &[&whole[..], &[0x00, 0x00, 0xFF, 0xFF]].concat()), DAMAGED),
         ("data behind the last block", masked(TEXT | RSV1, &[0x03, 0x00, 0x02]), DAMAGED),
-        ("tiny blocks", masked(TEXT | RSV1, &[0x02, 0x08, 0x20, 0x80, 0x00].repeat(200)), DAMAGED),
+        ("tiny blocks", masked(TEXT | RSV1, &tiny_blocks), DAMAGED),
         ("binary data", masked(BINARY | RSV1, &[0x07]), DAMAGED),
         ("not UTF-8", masked(TEXT | RSV1, &broken_utf8), (1007, "A text message must be UTF-8")),
     ] {
