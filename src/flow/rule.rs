@@ -204,7 +204,7 @@ pub struct Sample {
     pub trailing: bool,
 }
 
-/// Gives the last event of each key to who joins.
+/// Keeps the last event of each key for connections that join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {

