@@ -167,9 +167,7 @@ impl Node {
     /// Starts to drain: not ready from now on, and announced to the other nodes.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
-        for app in self.apps.all() {
-            app.state.flush_flows(Instant::now());
-        }
+        self.flush_flows();
         if let Some(cluster) = &self.cluster {
             cluster.announce_draining();
         }
@@ -200,6 +198,13 @@ impl Node {
     /// Whether there are more WebSocket connections than allowed.
     pub fn is_full(&self) -> bool {
         self.sockets() > self.sockets_max
+    }
+
+    /// Delivers everything that flow rules have held back.
+    pub fn flush_flows(&self) {
+        for app in self.apps.all() {
+            app.state.flush_flows(Instant::now());
+        }
     }
 
     /// Delivers what flow rules have held back, when it is due, without end.

@@ -134,6 +134,6 @@ impl AppState {
 
     /// Whether there is no channel, and no user signed in or watched.
     pub fn is_idle(&self) -> bool {
-        self.channels.table.is_empty() && self.users.lock().is_idle()
+        self.channels.table.is_empty() && self.users.lock().is_idle() && self.flow.before_nodes.lock().is_empty()
     }
 }

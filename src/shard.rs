@@ -5,6 +5,7 @@
 
 mod batch;
 mod behind;
+mod catch_up;
 mod channel;
 mod closing;
 mod coalesce;

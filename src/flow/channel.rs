@@ -125,7 +125,7 @@ impl ChannelFlow {
     }
 
     /// Whether a rule of the channel keeps a snapshot.
-    pub fn keeps_snapshot(&self) -> bool {
+    pub fn has_snapshot(&self) -> bool {
         self.rules.iter().any(|flow| flow.last_events.is_some())
     }
 

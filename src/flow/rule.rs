@@ -10,6 +10,7 @@ use serde::Serializer;
 
 use crate::flow::path::DataPath;
 use crate::protocol::channel::Access;
+use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::pattern::EventPattern;
@@ -303,14 +304,16 @@ impl FlowRules {
         self.0.iter().filter(move |rule| rule.pattern.matches(base))
     }
 
-    /// Whether a rule thins before the other nodes get an event.
-    pub fn thin_at_ingest(&self) -> bool {
-        self.0.iter().any(|rule| rule.at == At::Ingest)
+    /// Whether a rule thins the events of a channel before the other nodes get them.
+    pub fn thin_at_ingest(&self, channel: &ChannelName) -> bool {
+        let is_there = self.0.iter().any(|rule| rule.at == At::Ingest);
+        is_there && self.of_channel(channel).iter().any(|rule| rule.at == At::Ingest)
     }
 
     /// The names of the views of a channel, such as `scada@1s`.
     pub fn views_of(&self, channel: &ChannelName) -> Vec<String> {
-        if self.0.iter().all(|rule| rule.views.is_empty()) || self.view(channel.as_str()).is_some() {
+        let is_plain = || !channel.kind().encrypted && self.view(channel.as_str()).is_none();
+        if self.0.iter().all(|rule| rule.views.is_empty()) || !is_plain() {
             return Vec::new();
         }
         let mut windows: Vec<ViewWindow> =
@@ -324,6 +327,10 @@ impl FlowRules {
     /// of the view. A rule of that channel must list the window.
     pub fn view<'a>(&self, name: &'a str) -> Option<(&'a str, ViewWindow)> {
         let (channel, window) = name.rsplit_once('@').filter(|_| !self.is_empty())?;
+        // The key of an encrypted channel is for its own name, and a view has no views.
+        if ChannelKind::of(name).encrypted || self.view(channel).is_some() {
+            return None;
+        }
         // Each window has one name: 1s, and not 1000ms.
         let window = ViewWindow::parse(window).ok().filter(|parsed| parsed.to_string() == window)?;
         self.matching(channel).any(|rule| rule.views.contains(&window)).then_some((channel, window))
@@ -371,6 +378,14 @@ impl FlowRule {
         rule.conflate = rule.conflate.map(|conflate| Conflate { window_ms: window.ms, ..conflate });
         rule.aggregate = rule.aggregate.map(|aggregate| Aggregate { window_ms: window.ms, ..aggregate });
         Arc::new(rule)
+    }
+
+    /// The rule without its snapshot.
+    pub fn without_snapshot(self: &Arc<Self>) -> Arc<Self> {
+        match self.snapshot {
+            Some(_) => Arc::new(Self { snapshot: None, ..Self::clone(self) }),
+            None => Arc::clone(self),
+        }
     }
 
     /// Whether it thins, rather than keeping a snapshot alone.

@@ -62,6 +62,13 @@ pub struct FlowKey {
     pub id: Arc<str>,
 }
 
+impl FlowKey {
+    /// The same key, but only for events of one channel.
+    pub fn of_channel(&self, channel: &str) -> Arc<Self> {
+        Arc::new(Self { rule: Arc::clone(&self.rule), id: format!("{channel}\0{}", self.id).into() })
+    }
+}
+
 /// The parts of an event's frame, as they were written.
 #[derive(Deserialize)]
 struct Parts<'a> {

@@ -192,15 +192,15 @@ impl Channel {
             Some(members) => members.succeeded(self.name.as_str()),
             None => event::subscription_succeeded(self.name.as_str()),
         });
+        let snapshot = self.flow.as_mut().map(|flow| flow.snapshot(scope.now)).unwrap_or_default();
         if self.name.kind().cached {
-            answers.push(self.cached(scope.now).map(|(_, frame)| frame).unwrap_or_else(|| {
+            let cached = self.cached(scope.now).map(|(_, frame)| frame).unwrap_or_else(|| {
                 scope.record(&self.name, webhook::Event::CacheMiss);
                 event::cache_miss(self.name.as_str())
-            }));
+            });
+            answers.extend(Some(cached).filter(|cached| !snapshot.contains(cached)));
         }
-        if let Some(flow) = &mut self.flow {
-            answers.extend(flow.snapshot(scope.now));
-        }
+        answers.extend(snapshot);
         let id = if joiner.rules.raw {
             answers = answers.iter().filter_map(event::raw).collect();
             self.raw.get_or_insert_with(|| Box::new(Subscribers::new(scope.app.inboxes.shards()))).add(joiner.address)
@@ -221,6 +221,10 @@ impl Channel {
             return;
         }
         let had_joined = !self.remote.as_mut().is_some_and(|remote| remote.joiners.remove(address));
+        if had_joined && self.subscriptions() == 1 {
+            // The last one gets what is pending.
+            self.flush_flow(scope);
+        }
         if had_joined {
             let subscribers = self.raw.as_deref_mut().filter(|_| unsubscribe.raw).unwrap_or(&mut self.subscribers);
             let id = subscribers.remove(address);
@@ -232,7 +236,6 @@ impl Channel {
         self.remove_connection(unsubscribe, scope);
         let is_empty = self.subscriptions() == 0;
         if had_joined && is_empty {
-            self.flush_flow(scope);
             scope.record(&self.name, webhook::Event::ChannelVacated);
         }
         if let Some(remote) = &mut self.remote {
@@ -270,8 +273,11 @@ impl Channel {
         if !flow.has_rule() {
             return self.deliver(event, cache_for, is_local, scope);
         }
-        flow.cache = cache_for.map(|cache_for| (cache_for, is_local));
-        if cache_for.is_none() && !flow.keeps_snapshot() && is_empty {
+        // A client event of the channel is not cached, but what is pending may be.
+        if let Some(cache_for) = cache_for {
+            flow.cache = Some((cache_for, is_local));
+        }
+        if cache_for.is_none() && !flow.has_snapshot() && is_empty {
             return;
         }
         let events = flow.publish(event);

@@ -203,7 +203,7 @@ impl AppState {
 /// The flow rules of channels.
 impl AppState {
     /// Whether a rule keeps the last events of a channel, even if nobody listens.
-    fn keeps_snapshot(&self, name: &ChannelName) -> bool {
+    fn has_snapshot(&self, name: &ChannelName) -> bool {
         let keeps = |rules: Arc<FlowRules>| rules.of_channel(name).iter().any(|rule| rule.snapshot.is_some());
         self.flow.rules().is_some_and(keeps)
     }
@@ -216,6 +216,23 @@ impl AppState {
         let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
         for (name, receivers) in keys {
             self.change_node_flow(&name, receivers, now, Flow::flush);
+        }
+    }
+
+    /// Ends all flows before the nodes: what is pending is delivered.
+    pub(super) fn end_node_flows(&self, now: Instant) {
+        let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
+        for (name, receivers) in keys {
+            self.change(&name, now, |entry, scope| self.end_node_flow(entry, &name, receivers, scope));
+        }
+    }
+
+    fn end_node_flow(&self, entry: &mut Entry<'_>, name: &ChannelName, receivers: Receivers, scope: &mut Scope<'_>) {
+        let flow = self.flow.before_nodes.lock().remove(&(name.clone(), receivers));
+        let Some(mut flow) = flow else { return };
+        let cache_for = flow.cache.map(|(cache_for, _)| cache_for);
+        for event in flow.flush(scope.now) {
+            deliver(entry, Publish { name, event: &event, cache_for, receivers }, scope);
         }
     }
 
@@ -349,13 +366,17 @@ struct Publish<'a> {
 /// Publishes an event, or what rules with `at = "ingest"` make of it.
 fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     let (app, Publish { name, event, cache_for, receivers }) = (scope.app, publish);
-    let Some(rules) = app.flow.rules().filter(|rules| app.outgoing.is_some() && rules.thin_at_ingest()) else {
-        return deliver(entry, publish, scope);
-    };
+    let rules = app.flow.rules().filter(|rules| app.outgoing.is_some() && rules.thin_at_ingest(name));
+    if app.flow.is_changing() {
+        app.end_node_flow(entry, name, receivers, scope);
+    }
+    let Some(rules) = rules else { return deliver(entry, publish, scope) };
     let mut flows = app.flow.before_nodes.lock();
     let new = || Flow::new(name, receivers, rules, app, scope.now);
     let flow = flows.entry((name.clone(), receivers)).or_insert_with(new);
-    flow.cache = cache_for.map(|cache_for| (cache_for, receivers == Receivers::Here));
+    if let Some(cache_for) = cache_for {
+        flow.cache = Some((cache_for, receivers == Receivers::Here));
+    }
     for event in flow.publish(event) {
         deliver(entry, Publish { event: &event, ..publish }, scope);
     }
@@ -366,7 +387,7 @@ fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
 fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     let Publish { name, event, cache_for, receivers } = publish;
     let (app, is_local) = (scope.app, receivers == Receivers::Here);
-    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.keeps_snapshot(name);
+    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.has_snapshot(name);
     if entry.get().is_none() && is_kept() {
         open_entry(entry, name, scope);
     }

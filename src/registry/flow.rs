@@ -2,6 +2,7 @@
 //!
 //! Lock order: a channel, the flows before the nodes or those of views, then deadlines and inboxes.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,6 +36,8 @@ pub(super) struct AppFlow {
     rules: ArcSwap<FlowRules>,
     /// There are rules. Without any, publishing asks for no more than this.
     is_on: AtomicBool,
+    /// The rules change: flows of the old ones may have something pending.
+    is_changing: AtomicBool,
     /// The flows of channels before the other nodes get their events, for rules with `at = "ingest"`.
     pub(super) before_nodes: Mutex<HashMap<(ChannelName, Receivers), Flow>>,
     pub(super) deadlines: Arc<Deadlines>,
@@ -49,7 +52,7 @@ pub(super) struct Flow {
     /// `None` if no rule matches the channel.
     thinning: Option<Thinning>,
     /// When the channel is due, as the deadlines know it.
-    scheduled: Option<Instant>,
+    scheduled: BTreeSet<Instant>,
     /// How long a cache channel keeps an event, and whether Redis does not keep it for all nodes.
     pub(super) cache: Option<(Duration, bool)>,
 }
@@ -67,6 +70,11 @@ impl AppFlow {
         Self { deadlines, meters: Some(meters), ..Self::default() }
     }
 
+    /// Whether flows of older rules may have something pending.
+    pub(super) fn is_changing(&self) -> bool {
+        self.is_changing.load(Ordering::Acquire)
+    }
+
     /// The rules, if there are any.
     pub(super) fn rules(&self) -> Option<Arc<FlowRules>> {
         self.is_on.load(Ordering::Acquire).then(|| self.rules.load_full())
@@ -81,7 +89,7 @@ impl Flow {
         app: &AppState,
         now: Instant,
     ) -> Self {
-        let mut flow = Self { rules, receivers, thinning: None, scheduled: None, cache: None };
+        let mut flow = Self { rules, receivers, thinning: None, scheduled: BTreeSet::new(), cache: None };
         flow.follow_rules(name, app, now);
         flow
     }
@@ -96,7 +104,7 @@ impl Flow {
 
     /// Delivers what is due.
     pub(super) fn run_due(&mut self, now: Instant) -> Vec<Event> {
-        self.scheduled = None;
+        self.scheduled.retain(|at| *at > now);
         self.run(now, ChannelFlow::run_due)
     }
 
@@ -120,8 +128,8 @@ impl Flow {
     }
 
     /// Whether events are of use although nobody listens.
-    pub(super) fn keeps_snapshot(&self) -> bool {
-        self.thinning.as_ref().is_some_and(|thinning| thinning.channel.keeps_snapshot())
+    pub(super) fn has_snapshot(&self) -> bool {
+        self.thinning.as_ref().is_some_and(|thinning| thinning.channel.has_snapshot())
     }
 
     /// Whether nothing is pending, and the snapshot is empty.
@@ -137,8 +145,14 @@ impl Flow {
     /// Takes the present rules of the app, once everything is flushed.
     pub(super) fn follow_rules(&mut self, name: &ChannelName, app: &AppState, now: Instant) {
         self.rules = app.flow.rules.load_full();
-        let rules = self.rules.of_channel(name);
-        let meters = || rules.iter().filter_map(|rule| Some(app.flow.meters.as_ref()?.rule(rule.pattern.as_str())));
+        let mut rules = self.rules.of_channel(name);
+        if self.receivers == Receivers::Views {
+            // Nobody joins a view of the group with a snapshot.
+            rules.iter_mut().for_each(|rule| *rule = rule.without_snapshot());
+        }
+        // The subscribers' flow counts, so that an event counts once.
+        let meters = app.flow.meters.as_ref().filter(|_| self.receivers != Receivers::Views);
+        let meters = || rules.iter().filter_map(|rule| Some(meters?.rule(rule.pattern.as_str())));
         if rules.is_empty() {
             self.thinning = None;
         } else if let Some(thinning) = &mut self.thinning {
@@ -158,8 +172,8 @@ impl Flow {
     /// Adds the next deadline, unless an earlier one is known.
     pub(super) fn schedule(&mut self, name: &ChannelName, app: &AppState) {
         let Some(next) = self.thinning.as_ref().and_then(|thinning| thinning.channel.next()) else { return };
-        if self.scheduled.is_none_or(|scheduled| next < scheduled) {
-            self.scheduled = Some(next);
+        if self.scheduled.first().is_none_or(|scheduled| next < *scheduled) {
+            self.scheduled.insert(next);
             app.flow.deadlines.add(next, Due { app: app.id.clone(), channel: name.clone(), receivers: self.receivers });
         }
     }
@@ -188,12 +202,15 @@ impl AppState {
             return;
         }
         let is_on = !rules.is_empty();
+        self.flow.is_changing.store(true, Ordering::Release);
         self.flow.rules.store(Arc::new(rules));
-        self.flow.is_on.store(is_on, Ordering::Release);
-        self.flush_node_flows(now);
-        self.flow.before_nodes.lock().clear();
+        self.flow.is_on.store(true, Ordering::Release);
+        self.end_node_flows(now);
         self.update_channel_flows(now);
-        self.update_view_flows(now);
+        self.end_view_flows(now);
+        // Until here each event has found the flow of its channel, and nothing overtook what was pending.
+        self.flow.is_on.store(is_on, Ordering::Release);
+        self.flow.is_changing.store(false, Ordering::Release);
     }
 
     /// Delivers what is pending, such as before a drain.

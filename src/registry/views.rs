@@ -100,6 +100,8 @@ impl Views {
         }
         match scope.app.flow.rules() {
             None => self.show(channel, event, &mut scope.inboxes),
+            // A view by name shows the events of its channel, which is mirrored itself.
+            Some(rules) if rules.view(channel.as_str()).is_some() => (),
             Some(rules) => self.thin(channel, event, rules, scope),
         }
     }
@@ -111,10 +113,16 @@ impl Views {
             if self.table.read().views_of(channel).next().is_none() {
                 return;
             }
-            flows.insert(channel.clone(), Flow::new(channel, Receivers::Views, rules, scope.app, scope.now));
+            let flow = Flow::new(channel, Receivers::Views, Arc::clone(&rules), scope.app, scope.now);
+            flows.insert(channel.clone(), flow);
         }
         let Some(flow) = flows.get_mut(channel) else { return };
-        let events = flow.publish(event);
+        let mut events = Vec::new();
+        if flow.is_outdated(&rules) {
+            events = flow.flush(scope.now);
+            flow.follow_rules(channel, scope.app, scope.now);
+        }
+        events.extend(flow.publish(event));
         self.show_all(channel, flow, &events, scope);
     }
 
@@ -123,7 +131,7 @@ impl Views {
         self.flows.lock().retain(|channel, flow| {
             let events = f(flow);
             self.show_all(channel, flow, &events, scope);
-            !flow.is_idle(scope.now)
+            !flow.is_idle(scope.now) || self.table.read().views_of(channel).next().is_some()
         });
     }
 
@@ -144,7 +152,9 @@ impl Views {
             let member = view.channel_as.as_deref();
             let source = member.map(|member| Source { member, channel: channel.as_str() });
             let Some(frame) = event::under(view.channel.as_str(), &event.frame, source) else { continue };
-            inboxes.put_event(view.shards(), id, &Event { frame, ..event.clone() });
+            // Events of several channels come by one view.
+            let flow_key = event.flow_key.as_ref().map(|key| key.of_channel(channel.as_str()));
+            inboxes.put_event(view.shards(), id, &Event { frame, flow_key, ..event.clone() });
         }
     }
 
@@ -202,10 +212,15 @@ impl AppState {
         scope.inboxes.wake();
     }
 
-    /// Takes the present rules of the app for all views: each channel begins anew.
-    pub(super) fn update_view_flows(&self, now: Instant) {
-        self.flush_view_flows(now);
-        self.views.flows.lock().clear();
+    /// Ends all flows of views: what is pending is delivered, and each channel begins anew.
+    pub(super) fn end_view_flows(&self, now: Instant) {
+        let mut scope = Scope::new(self, now);
+        self.views.flows.lock().retain(|channel, flow| {
+            let events = flow.flush(now);
+            self.views.show_all(channel, flow, &events, &mut scope);
+            false
+        });
+        scope.inboxes.wake();
     }
 }
 

@@ -89,6 +89,7 @@ impl Shard {
         if let Some(behind) = &mut channel.behind {
             behind.take(slot, None);
         }
+        channel.behind.take_if(|behind| behind.is_empty());
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
         }
@@ -306,7 +307,14 @@ impl Shard {
     /// Writes a connection's outbox as far as its socket takes it.
     pub(super) fn write(&mut self, slot: Slot) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        if connection.blocked || connection.is_sent() {
+        if connection.blocked {
+            return;
+        }
+        if connection.is_sent() {
+            // TLS may have sent its rest while reading.
+            if connection.is_behind {
+                self.catch_up(slot);
+            }
             return;
         }
         let before = connection.outbox.load();
@@ -353,8 +361,9 @@ impl Shard {
             return;
         }
         if connection.is_behind {
-            return self.catch_up(slot);
+            self.catch_up(slot);
         }
+        let Some(connection) = self.connections.get_mut(slot).filter(|connection| connection.is_sent()) else { return };
         match connection.phase {
             Phase::Open(..) | Phase::Closing { once_sent: OnceSent::Wait, .. } => (),
             Phase::Closing { once_sent: OnceSent::ShutDown, .. } => connection.socket.shut_down(),

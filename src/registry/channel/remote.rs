@@ -82,6 +82,11 @@ impl Channel {
     /// Caches the event of a snapshot, unless this node has a later one.
     fn cache_snapshot(&mut self, snapshot: &Snapshot, scope: &Scope<'_>) {
         let Some((event, left)) = &snapshot.cached else { return };
+        // The rules decide about what this node has.
+        let has_rule = self.flow.as_ref().is_some_and(|flow| flow.has_rule());
+        if has_rule && self.cached(scope.now).is_some() {
+            return;
+        }
         let until = scope.now + *left;
         if self.cached(scope.now).is_some_and(|(cached, _)| cached.is_local && cached.until > until) {
             return;
