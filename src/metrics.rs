@@ -299,11 +299,6 @@ impl Metrics {
         }
     }
 
-    /// The counters of an app's flow rules, by these outcomes.
-    pub fn flow(&self, id: &str, outcomes: &'static [&'static str]) -> FlowMeters {
-        FlowMeters::new(&self.by_app.flow, outcomes, id, &self.port)
-    }
-
     /// Finds the series of these apps whose other labels are not known. It takes a while: call it without a lock.
     pub fn find(&self, apps: &HashSet<&str>) -> Found {
         let mut found = Found::default();
@@ -403,13 +398,6 @@ impl AppMeters {
     /// Counts something that a rule for channels forbids: `what` is `subscribe`, `publish` or `client_event`.
     pub fn forbidden(&self, rule: &str, what: &str) {
         self.forbidden.with_label_values(&[&self.id, &self.port, rule, what]).inc();
-    }
-
-    /// Counts deliveries that wait because a reader is behind on a channel with a flow rule.
-    pub fn behind(&self, rule: &str, deliveries: u64) {
-        if deliveries > 0 {
-            self.flow.with_label_values(&[&self.id, &self.port, rule, "behind"]).inc_by(deliveries);
-        }
     }
 
     /// Counts events that did not reach a connection.

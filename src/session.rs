@@ -57,6 +57,8 @@ pub struct Session {
     protocol: u8,
     /// Whether it does not speak the protocol: it gets events of its app's raw channels, and is not listened to.
     is_raw: bool,
+    /// It has left everything.
+    is_ended: bool,
     /// Whether the connection counts towards the app's quota, which begins when it is authorized.
     in_quota: bool,
     /// Counts the connection while it has public channels without being authorized.
@@ -102,6 +104,7 @@ impl Session {
         let client_events = app.rules().limits().max_client_events_per_second;
         let mut session = Self {
             is_raw: raw.is_some(),
+            is_ended: false,
             in_quota,
             unauthorized: None,
             client_events: Bucket::new(client_events, Instant::now()).map(Box::new),
@@ -271,6 +274,9 @@ impl Session {
 
     /// Leaves all channels and signs out. Events from before are still in the inbox.
     pub fn end(&mut self, node: &Node, now: Instant) {
+        if std::mem::replace(&mut self.is_ended, true) {
+            return;
+        }
         for subscription in std::mem::take(&mut self.subscriptions) {
             self.leave(&subscription, now);
         }

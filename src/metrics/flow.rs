@@ -4,6 +4,9 @@
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 
+use crate::metrics::AppMeters;
+use crate::metrics::Metrics;
+
 /// The counters of an app's flow rules.
 #[derive(Debug, Clone)]
 pub struct FlowMeters {
@@ -34,6 +37,22 @@ impl RuleMeters {
     pub fn add(&self, outcome: usize, events: u64) {
         if let Some(counter) = self.0.get(outcome).filter(|_| events > 0) {
             counter.inc_by(events);
+        }
+    }
+}
+
+impl Metrics {
+    /// The counters of an app's flow rules, by these outcomes.
+    pub fn flow(&self, id: &str, outcomes: &'static [&'static str]) -> FlowMeters {
+        FlowMeters::new(&self.by_app.flow, outcomes, id, &self.port)
+    }
+}
+
+impl AppMeters {
+    /// Counts deliveries that wait because a reader is behind on a channel with a flow rule.
+    pub fn behind(&self, rule: &str, deliveries: u64) {
+        if deliveries > 0 {
+            self.flow.with_label_values(&[&self.id, &self.port, rule, "behind"]).inc_by(deliveries);
         }
     }
 }

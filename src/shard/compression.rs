@@ -63,8 +63,9 @@ impl Shard {
         let (compressed, compressor) = (event.compressed.as_ref()?, self.compressor.as_mut()?);
         let meters = self.node.compression();
         let compress = || {
+            let frame = event.frame.compressed(compressor)?;
             meters.inspect(|meters| meters.frames.inc());
-            event.frame.compressed(compressor)
+            Some(frame)
         };
         compressed.get(compress).cloned()
     }

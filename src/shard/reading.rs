@@ -32,6 +32,8 @@ const STEP_TIME: Duration = Duration::from_millis(1);
 const TURN_TIME: Duration = Duration::from_millis(8);
 /// Messages between two looks at the clock.
 const MESSAGES: u32 = 8;
+/// After a message of this size the clock is looked at: it may have come compressed, in a few bytes.
+const LONG_BYTES: usize = 4096;
 
 /// Appends a connection to those that wait to be read, unless it is one of them.
 pub(super) fn read_later(unread: &mut VecDeque<Slot>, connection: &mut ClientConnection, slot: Slot) {
@@ -182,12 +184,17 @@ impl Shard {
         let Some(session) = connection.session_mut() else { return true };
         let mut actions = std::mem::take(&mut self.actions);
         let outcome = match message {
+            Message::Text(text) if text.len() > LONG_BYTES => {
+                self.unclocked = 0;
+                session.on_text(&self.node, &text, self.now, &mut actions)
+            }
             Message::Text(text) => session.on_text(&self.node, &text, self.now, &mut actions),
             Message::Ping(payload) => {
                 self.queue_pong(slot, &Frame::pong(payload));
                 ControlFlow::Continue(())
             }
             Message::Binary => {
+                self.unclocked = 0;
                 session.on_binary(&mut actions);
                 ControlFlow::Continue(())
             }
