@@ -12,7 +12,7 @@ use crate::flow::figures::Figures;
 use crate::flow::keys::Keys;
 use crate::flow::rule::Aggregate;
 use crate::flow::rule::Emit;
-use crate::flow::thinning::Held;
+use crate::flow::thinning::Buffered;
 use crate::flow::thinning::Item;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
@@ -46,7 +46,7 @@ struct Window {
     first: Instant,
     last: Instant,
     /// The last event with a number, and its reading if it has several.
-    template: Option<(Held, Option<Box<str>>)>,
+    template: Option<(Buffered, Option<Box<str>>)>,
 }
 
 impl Aggregation {
@@ -91,8 +91,8 @@ impl Aggregation {
         match self.rule.emit {
             Emit::Each => {
                 for (id, window) in with_figures {
-                    if let Some(held) = self.single(&window, now) {
-                        sink.make(&id, held);
+                    if let Some(buffered) = self.single(&window, now) {
+                        sink.make(&id, buffered);
                     }
                 }
             }
@@ -103,8 +103,8 @@ impl Aggregation {
                 }
                 for (name, windows) in by_name {
                     let id = Arc::from(&*name);
-                    if let Some(held) = self.map(&name, windows) {
-                        sink.make(&id, held);
+                    if let Some(buffered) = self.map(&name, windows) {
+                        sink.make(&id, buffered);
                     }
                 }
             }
@@ -112,9 +112,9 @@ impl Aggregation {
     }
 
     /// The last event of a window, with the figures beside its value.
-    fn single(&self, window: &Window, now: Now) -> Option<Held> {
-        let (held, reading) = window.template.as_ref()?;
-        let (name, data) = event::name_and_data(&held.event.frame)?;
+    fn single(&self, window: &Window, now: Now) -> Option<Buffered> {
+        let (buffered, reading) = window.template.as_ref()?;
+        let (name, data) = event::name_and_data(&buffered.event.frame)?;
         let value = figures::written(window.figures.get(self.rule.value_is));
         let aggregate = format!(
             r#"{{{},{},"from":{},"to":{},"skipped":{}}}"#,
@@ -127,14 +127,14 @@ impl Aggregation {
         let text = reading.as_deref().unwrap_or(&data);
         let mut data = edit::with_figures(text, &self.rule.value, &value, &aggregate)?;
         if let Some(each) = &self.rule.each {
-            let (_, whole) = event::name_and_data(&held.event.frame)?;
+            let (_, whole) = event::name_and_data(&buffered.event.frame)?;
             data = edit::with_value(&whole, each, &format!("[{data}]"))?;
         }
-        Some(self.held(held, &name, &data))
+        Some(self.buffered(buffered, &name, &data))
     }
 
     /// One event for all keys.
-    fn map(&self, name: &str, mut windows: Vec<Window>) -> Option<Held> {
+    fn map(&self, name: &str, mut windows: Vec<Window>) -> Option<Buffered> {
         windows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let member = |window: &Window| {
             let values: Vec<String> = window.values.iter().map(|&value| figures::written(value)).collect();
@@ -143,13 +143,13 @@ impl Aggregation {
         };
         let members: Vec<String> = windows.iter().map(member).collect();
         let last = windows.iter().filter_map(|window| window.template.as_ref());
-        let (held, _) = last.max_by_key(|(held, _)| held.sequence)?;
-        Some(self.held(held, name, &format!("{{{}}}", members.join(","))))
+        let (buffered, _) = last.max_by_key(|(buffered, _)| buffered.sequence)?;
+        Some(self.buffered(buffered, name, &format!("{{{}}}", members.join(","))))
     }
 
-    fn held(&self, last: &Held, name: &str, data: &str) -> Held {
+    fn buffered(&self, last: &Buffered, name: &str, data: &str) -> Buffered {
         let frame = edit::frame(&self.channel, self.rule.rename.as_deref().unwrap_or(name), data);
-        Held { sequence: last.sequence, event: Event { frame, except: None, ..last.event.clone() } }
+        Buffered { sequence: last.sequence, event: Event { frame, except: None, ..last.event.clone() } }
     }
 }
 
@@ -169,7 +169,7 @@ impl Thinning for Aggregation {
         if window.values.len() < values_max {
             window.values.push(number);
         }
-        window.template = Some((Held::of(item), has_several.then(|| item.data.into())));
+        window.template = Some((Buffered::of(item), has_several.then(|| item.data.into())));
         sink.counts.add(Outcome::Merged);
     }
 

@@ -18,8 +18,8 @@ use crate::flow::rule::choose;
 use crate::flow::sample::Sampling;
 use crate::flow::snapshot::LastEvent;
 use crate::flow::snapshot::LastEvents;
+use crate::flow::thinning::Buffered;
 use crate::flow::thinning::Counts;
-use crate::flow::thinning::Held;
 use crate::flow::thinning::Item;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
@@ -186,7 +186,7 @@ impl ChannelFlow {
         if self.is_encrypted && rule.aggregate.is_some() {
             return self.pass_by(index, Outcome::KeyMissing, event, round);
         }
-        if event.except.is_some() && !may_hold(&rule, name) {
+        if event.except.is_some() && !may_buffer(&rule, name) {
             self.pass_by(index, Outcome::ExceptPasses, event, round);
             // A reading in a list has a key, and not the whole list.
             let has_keys = rule.aggregate.as_ref().is_some_and(|rule| rule.each.is_some() || rule.emit == Emit::Map);
@@ -267,12 +267,12 @@ impl ChannelFlow {
 
     /// Delivers what the rules have given out, in the order of publishing.
     fn deliver(&mut self, round: &mut Round<'_>) {
-        let mut ready: Vec<(usize, Arc<str>, Held)> = Vec::new();
+        let mut ready: Vec<(usize, Arc<str>, Buffered)> = Vec::new();
         for (index, flow) in self.rules.iter_mut().enumerate() {
-            ready.extend(flow.sink.ready.drain(..).map(|(id, held)| (index, id, held)));
+            ready.extend(flow.sink.ready.drain(..).map(|(id, buffered)| (index, id, buffered)));
         }
-        ready.sort_by_key(|(_, _, held)| held.sequence);
-        for (index, id, Held { mut event, .. }) in ready {
+        ready.sort_by_key(|(_, _, buffered)| buffered.sequence);
+        for (index, id, Buffered { mut event, .. }) in ready {
             event.flow_key = self.rules[index].flow_key(&id);
             self.remember(index, &id, event.frame.clone(), round.now.instant);
             round.out.push(event);
@@ -319,7 +319,7 @@ impl RuleFlow {
 }
 
 /// Whether the rule may hold back an event that excludes a connection.
-fn may_hold(rule: &FlowRule, name: &str) -> bool {
+fn may_buffer(rule: &FlowRule, name: &str) -> bool {
     if name.starts_with("client-") {
         // The sender must not lose what others have sent, so each event stays what it is.
         return rule.aggregate.is_none() && rule.conflate.as_ref().is_none_or(|conflate| !conflate.merge);

@@ -13,7 +13,7 @@ use crate::flow::beat::Beat;
 use crate::flow::edit;
 use crate::flow::keys::Keys;
 use crate::flow::rule::Conflate;
-use crate::flow::thinning::Held;
+use crate::flow::thinning::Buffered;
 use crate::flow::thinning::Item;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
@@ -43,7 +43,7 @@ struct Window {
 /// The newest event of a window.
 #[derive(Debug)]
 struct Pending {
-    held: Held,
+    buffered: Buffered,
     came: Instant,
     /// The name, and the data of several events in one, if they are merged.
     merged: Option<(Box<str>, String)>,
@@ -74,7 +74,7 @@ impl Conflation {
             self.beat = Beat::new(now, self.window);
         }
         let (id, end) = (Arc::from(item.id), now + self.window);
-        sink.deliver(&id, Held::of(item));
+        sink.deliver(&id, Buffered::of(item));
         self.keys.insert(id, Window { end, pending: None }, end);
     }
 }
@@ -87,7 +87,7 @@ impl Thinning for Conflation {
         if old.is_some() {
             sink.counts.add(if merged.is_some() { Outcome::Merged } else { Outcome::Replaced });
         }
-        window.pending = Some(Pending { held: Held::of(item), came: now.instant, merged });
+        window.pending = Some(Pending { buffered: Buffered::of(item), came: now.instant, merged });
     }
 
     fn run_due(&mut self, now: Now, sink: &mut Sink) {
@@ -127,7 +127,7 @@ impl Pending {
         let data = match &self.merged {
             Some((_, data)) => edit::merged(data, newer.data),
             None => {
-                let (_, data) = event::name_and_data(&self.held.event.frame)?;
+                let (_, data) = event::name_and_data(&self.buffered.event.frame)?;
                 edit::merged(&data, newer.data)
             }
         };
@@ -136,9 +136,9 @@ impl Pending {
 }
 
 fn deliver(channel: &str, id: &Arc<str>, pending: Option<Pending>, sink: &mut Sink) {
-    let Some(Pending { mut held, merged, .. }) = pending else { return };
+    let Some(Pending { mut buffered, merged, .. }) = pending else { return };
     if let Some((name, data)) = merged {
-        held.event.frame = edit::frame(channel, &name, &data);
+        buffered.event.frame = edit::frame(channel, &name, &data);
     }
-    sink.deliver(id, held);
+    sink.deliver(id, buffered);
 }

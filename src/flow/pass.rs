@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::flow::thinning::Held;
+use crate::flow::thinning::Buffered;
 use crate::flow::thinning::Item;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Sink;
@@ -14,7 +14,7 @@ pub(super) struct Pass;
 
 impl Thinning for Pass {
     fn push(&mut self, item: &Item<'_>, _now: Now, sink: &mut Sink) {
-        sink.deliver(&item.id.into(), Held::of(item));
+        sink.deliver(&item.id.into(), Buffered::of(item));
     }
 
     fn run_due(&mut self, _now: Now, _sink: &mut Sink) {}

@@ -9,7 +9,7 @@ use hashlink::LinkedHashMap;
 
 use crate::flow::rule::Over;
 use crate::flow::rule::Rate;
-use crate::flow::thinning::Held;
+use crate::flow::thinning::Buffered;
 use crate::flow::thinning::Item;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
@@ -28,7 +28,7 @@ pub(super) struct RateLimit {
     /// When the bucket is full again.
     full_at: Instant,
     /// The newest event of each key. The key that has waited longest is the first.
-    waiting: LinkedHashMap<Arc<str>, Held>,
+    waiting: LinkedHashMap<Arc<str>, Buffered>,
 }
 
 impl RateLimit {
@@ -58,37 +58,37 @@ impl RateLimit {
 
 impl Thinning for RateLimit {
     fn push(&mut self, item: &Item<'_>, now: Now, sink: &mut Sink) {
-        if let Some(held) = self.waiting.get_mut(item.id) {
+        if let Some(buffered) = self.waiting.get_mut(item.id) {
             sink.counts.add(Outcome::Replaced);
-            *held = Held::of(item);
+            *buffered = Buffered::of(item);
             return;
         }
         if self.waiting.is_empty() && self.take_token(now.instant) {
-            return sink.deliver(&item.id.into(), Held::of(item));
+            return sink.deliver(&item.id.into(), Buffered::of(item));
         }
         if self.over == Over::Drop {
             return sink.counts.add(Outcome::Dropped);
         }
         if self.waiting.len() >= self.keys_max
-            && let Some((id, held)) = self.waiting.pop_front()
+            && let Some((id, buffered)) = self.waiting.pop_front()
         {
             sink.counts.add(Outcome::Early);
-            sink.deliver(&id, held);
+            sink.deliver(&id, buffered);
         }
-        self.waiting.insert(item.id.into(), Held::of(item));
+        self.waiting.insert(item.id.into(), Buffered::of(item));
     }
 
     fn run_due(&mut self, now: Now, sink: &mut Sink) {
         while !self.waiting.is_empty() && self.take_token(now.instant) {
-            if let Some((id, held)) = self.waiting.pop_front() {
-                sink.deliver(&id, held);
+            if let Some((id, buffered)) = self.waiting.pop_front() {
+                sink.deliver(&id, buffered);
             }
         }
     }
 
     fn flush(&mut self, _now: Now, sink: &mut Sink) {
-        while let Some((id, held)) = self.waiting.pop_front() {
-            sink.deliver(&id, held);
+        while let Some((id, buffered)) = self.waiting.pop_front() {
+            sink.deliver(&id, buffered);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use hashlink::LinkedHashMap;
 
 use crate::flow::rule::Sample;
-use crate::flow::thinning::Held;
+use crate::flow::thinning::Buffered;
 use crate::flow::thinning::Item;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
@@ -26,7 +26,7 @@ pub(super) struct Sampling {
     /// Events since the last one that was delivered, with that one. The key that has been silent longest is the first.
     counts: LinkedHashMap<Arc<str>, u32>,
     /// The last events that were not delivered, and when they came; the earliest is the first.
-    waiting: LinkedHashMap<Arc<str>, (Held, Instant)>,
+    waiting: LinkedHashMap<Arc<str>, (Buffered, Instant)>,
 }
 
 impl Sampling {
@@ -39,14 +39,14 @@ impl Sampling {
     fn remove_first(&mut self, sink: &mut Sink) {
         let Some((id, _)) = self.counts.pop_front() else { return };
         sink.counts.add(Outcome::Early);
-        if let Some((held, _)) = self.waiting.remove(&id) {
-            sink.deliver(&id, held);
+        if let Some((buffered, _)) = self.waiting.remove(&id) {
+            sink.deliver(&id, buffered);
         }
     }
 
     fn deliver_first(&mut self, sink: &mut Sink) {
-        if let Some((id, (held, _))) = self.waiting.pop_front() {
-            sink.deliver(&id, held);
+        if let Some((id, (buffered, _))) = self.waiting.pop_front() {
+            sink.deliver(&id, buffered);
         }
     }
 }
@@ -62,9 +62,9 @@ impl Thinning for Sampling {
             sink.counts.add(Outcome::Dropped);
         }
         if count == 0 {
-            sink.deliver(&id, Held::of(item));
+            sink.deliver(&id, Buffered::of(item));
         } else if self.trailing {
-            self.waiting.insert(Arc::clone(&id), (Held::of(item), now.instant));
+            self.waiting.insert(Arc::clone(&id), (Buffered::of(item), now.instant));
         } else {
             sink.counts.add(Outcome::Dropped);
         }

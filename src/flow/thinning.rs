@@ -99,12 +99,12 @@ pub(super) struct Item<'a> {
 
 /// An event that waits.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct Buffered {
     pub(super) sequence: u64,
     pub(super) event: Event,
 }
 
-impl Held {
+impl Buffered {
     pub(super) fn of(item: &Item<'_>) -> Self {
         Self { sequence: item.sequence, event: item.event.clone() }
     }
@@ -113,21 +113,21 @@ impl Held {
 /// The events that are to be delivered, with their ids, and the counts.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
-    pub(super) ready: Vec<(Arc<str>, Held)>,
+    pub(super) ready: Vec<(Arc<str>, Buffered)>,
     pub(super) counts: Counts,
 }
 
 impl Sink {
     /// Delivers an event as it came.
-    pub(super) fn deliver(&mut self, id: &Arc<str>, held: Held) {
+    pub(super) fn deliver(&mut self, id: &Arc<str>, buffered: Buffered) {
         self.counts.add(Outcome::Delivered);
-        self.ready.push((Arc::clone(id), held));
+        self.ready.push((Arc::clone(id), buffered));
     }
 
     /// Delivers an event that the rule has made.
-    pub(super) fn make(&mut self, id: &Arc<str>, held: Held) {
+    pub(super) fn make(&mut self, id: &Arc<str>, buffered: Buffered) {
         self.counts.add(Outcome::Made);
-        self.ready.push((Arc::clone(id), held));
+        self.ready.push((Arc::clone(id), buffered));
     }
 }
 
