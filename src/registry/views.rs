@@ -102,23 +102,23 @@ impl Views {
             None => self.show(channel, event, &mut scope.inboxes),
             // A view by name shows the events of its channel, which is mirrored itself.
             Some(rules) if rules.view(channel.as_str()).is_some() => (),
-            Some(rules) => self.thin(channel, event, rules, scope),
+            Some(rules) => self.thin(channel, event, &rules, scope),
         }
     }
 
     /// Sends the views what the flow rules make of an event.
-    fn thin(&self, channel: &ChannelName, event: &Event, rules: Arc<FlowRules>, scope: &mut Scope<'_>) {
+    fn thin(&self, channel: &ChannelName, event: &Event, rules: &Arc<FlowRules>, scope: &mut Scope<'_>) {
         let mut flows = self.flows.lock();
         if !flows.contains_key(channel) {
             if self.table.read().views_of(channel).next().is_none() {
                 return;
             }
-            let flow = Flow::new(channel, Receivers::Views, Arc::clone(&rules), scope.app, scope.now);
+            let flow = Flow::new(channel, Receivers::Views, Arc::clone(rules), scope.app, scope.now);
             flows.insert(channel.clone(), flow);
         }
         let Some(flow) = flows.get_mut(channel) else { return };
         let mut events = Vec::new();
-        if flow.is_outdated(&rules) {
+        if flow.is_outdated(rules) {
             events = flow.flush(scope.now);
             flow.follow_rules(channel, scope.app, scope.now);
         }
