@@ -631,6 +631,7 @@ fn of_flow_rules(name: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one file with all of them, and the list of what it says")]
 fn every_mistake_of_a_flow_rule_is_told_with_its_line() {
     let text = r#"
 [[limits.flow_rules]]
