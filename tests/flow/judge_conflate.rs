@@ -103,8 +103,10 @@ impl ConflateJudge {
             if earliest <= at {
                 // The next window begins when it should, not when the call came, unless that was long ago.
                 let is_late = |end: u64| at >= end + self.window;
-                let begin = |end: u64| if is_late(end) { at } else { end.min(at) };
-                let opened = (begin(earliest).min(begin(latest)), begin(earliest).max(begin(latest)));
+                // The end is somewhere between the two, so it may be the earliest one that is not long ago.
+                let not_late = earliest.max((at + 1).saturating_sub(self.window)).min(at);
+                let opened =
+                    (if is_late(latest) { at } else { not_late }, if is_late(earliest) { at } else { latest.min(at) });
                 key.opened = if turn.flushes && at < latest { (key.opened.0, opened.1) } else { opened };
             } else if !turn.flushes {
                 ensure!(may_forget > 0, "{:?} comes {} ns before its window ends", key.id, earliest - at);

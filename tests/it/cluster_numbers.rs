@@ -112,7 +112,12 @@ async fn a_number_in_the_name_of_a_node_does_not_silence_it() {
 #[tokio::test]
 async fn a_flood_of_words_that_nodes_are_gone_does_not_stop_a_node() {
     const CHANNELS: usize = 5000;
-    let (redis, server) = two_nodes().await;
+    let redis = TestRedis::shared().await;
+    let server = TestServer::start_cluster_on(redis, 2, |config| {
+        config.limits.enable_subscription_count = true;
+        config.connections.subscriptions_per_second = 0;
+    })
+    .await;
     let mut connection = redis.connection().await;
     let mut subscriber = server.connect_at(1).await;
     let subscribe = |channel: usize| {
