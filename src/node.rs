@@ -31,6 +31,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::config::LimiterDriver;
+use crate::flow::rule::FlowRules;
 use crate::limiter::addresses::Addresses;
 use crate::limiter::shared::Rates;
 use crate::metrics::CompressionMeters;
@@ -167,7 +168,6 @@ impl Node {
     /// Starts to drain: not ready from now on, and announced to the other nodes.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
-        self.flush_flows();
         if let Some(cluster) = &self.cluster {
             cluster.announce_draining();
         }
@@ -200,10 +200,10 @@ impl Node {
         self.sockets() > self.sockets_max
     }
 
-    /// Delivers everything that flow rules have held back.
-    pub fn flush_flows(&self) {
+    /// Ends all flow rules: pending events are delivered, and later ones pass. A connection that is closed lacks nothing.
+    pub fn end_flows(&self) {
         for app in self.apps.all() {
-            app.state.flush_flows(Instant::now());
+            app.state.set_flow_rules(FlowRules::default(), Instant::now());
         }
     }
 

@@ -258,8 +258,8 @@ impl Server {
         };
         let _ = tokio::time::timeout(CLOSE_PORTS_TIME, all_closed).await;
         let mut has_peers = self.node.has_peers();
+        self.node.end_flows();
         loop {
-            self.node.flush_flows();
             self.close_all(has_peers, self.drain_time.saturating_sub(began.elapsed()));
             let time = self.drain_time.saturating_sub(began.elapsed());
             let all_ended = async { while self.shards.recv().await.is_some() {} };
@@ -268,8 +268,6 @@ impl Server {
                 () = self.node.peers_gone(), if has_peers => has_peers = false,
             }
         }
-        // The other nodes get what was accepted meanwhile.
-        self.node.flush_flows();
         for thread in self.threads {
             thread.end(self.drain_time.saturating_sub(began.elapsed()).max(LAST_STEP_TIME)).await;
         }

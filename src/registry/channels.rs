@@ -208,17 +208,6 @@ impl AppState {
         self.flow.rules().is_some_and(keeps)
     }
 
-    pub(super) fn run_node_flow(&self, name: &ChannelName, receivers: Receivers, now: Instant) {
-        self.change_node_flow(name, receivers, now, Flow::run_due);
-    }
-
-    pub(super) fn flush_node_flows(&self, now: Instant) {
-        let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
-        for (name, receivers) in keys {
-            self.change_node_flow(&name, receivers, now, Flow::flush);
-        }
-    }
-
     /// Ends all flows before the nodes: what is pending is delivered.
     pub(super) fn end_node_flows(&self, now: Instant) {
         let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
@@ -241,19 +230,12 @@ impl AppState {
         self.flow.before_nodes.lock().retain(|_, flow| !flow.is_idle(now));
     }
 
-    /// Delivers what `f` gets out of the flow of a channel before the nodes.
-    fn change_node_flow(
-        &self,
-        name: &ChannelName,
-        receivers: Receivers,
-        now: Instant,
-        f: impl FnOnce(&mut Flow, Instant) -> Vec<Event>,
-    ) {
+    pub(super) fn run_node_flow(&self, name: &ChannelName, receivers: Receivers, now: Instant) {
         self.change(name, now, |entry, scope| {
             let mut flows = self.flow.before_nodes.lock();
             let Some(flow) = flows.get_mut(&(name.clone(), receivers)) else { return };
             let cache_for = flow.cache.map(|(cache_for, _)| cache_for);
-            for event in f(flow, now) {
+            for event in flow.run_due(now) {
                 deliver(entry, Publish { name, event: &event, cache_for, receivers }, scope);
             }
             flow.schedule(name, self);
@@ -267,12 +249,6 @@ impl AppState {
     pub(super) fn update_channel_flows(&self, now: Instant) {
         for name in self.channels.table.names(|channel| channel.flow.is_some()) {
             self.change_channel(&name, now, Channel::update_flow);
-        }
-    }
-
-    pub(super) fn flush_channel_flows(&self, now: Instant) {
-        for name in self.channels.table.names(|channel| channel.flow.is_some()) {
-            self.change_channel(&name, now, Channel::flush_flow);
         }
     }
 }

@@ -213,13 +213,6 @@ impl AppState {
         self.flow.is_changing.store(false, Ordering::Release);
     }
 
-    /// Delivers what is pending, such as before a drain.
-    pub fn flush_flows(&self, now: Instant) {
-        self.flush_node_flows(now);
-        self.flush_channel_flows(now);
-        self.flush_view_flows(now);
-    }
-
     /// Delivers what is due on a channel.
     pub fn run_flow(&self, due: &Due, now: Instant) {
         match due.receivers {

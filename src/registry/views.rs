@@ -126,15 +126,6 @@ impl Views {
         self.show_all(channel, flow, &events, scope);
     }
 
-    /// Does something to the flows of all channels. Those without anything pending are forgotten.
-    fn change_flows(&self, scope: &mut Scope<'_>, f: impl Fn(&mut Flow) -> Vec<Event>) {
-        self.flows.lock().retain(|channel, flow| {
-            let events = f(flow);
-            self.show_all(channel, flow, &events, scope);
-            !flow.is_idle(scope.now) || self.table.read().views_of(channel).next().is_some()
-        });
-    }
-
     fn show_all(&self, channel: &ChannelName, flow: &mut Flow, events: &[Event], scope: &mut Scope<'_>) {
         for event in events {
             self.show(channel, event, &mut scope.inboxes);
@@ -190,8 +181,9 @@ impl AppState {
     pub(super) fn tick_views(&self, now: Instant) {
         let mut scope = Scope::new(self, now);
         self.views.end_expired(now, &mut scope.inboxes);
-        self.views.change_flows(&mut scope, |_| Vec::new());
         scope.inboxes.wake();
+        let is_shown = |channel: &ChannelName| self.views.table.read().views_of(channel).next().is_some();
+        self.views.flows.lock().retain(|channel, flow| !flow.is_idle(now) || is_shown(channel));
     }
 }
 
@@ -203,12 +195,6 @@ impl AppState {
             let events = flow.run_due(now);
             self.views.show_all(channel, flow, &events, &mut scope);
         }
-        scope.inboxes.wake();
-    }
-
-    pub(super) fn flush_view_flows(&self, now: Instant) {
-        let mut scope = Scope::new(self, now);
-        self.views.change_flows(&mut scope, |flow| flow.flush(now));
         scope.inboxes.wake();
     }
 

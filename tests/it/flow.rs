@@ -446,3 +446,28 @@ async fn before_the_other_nodes_each_node_thins_what_it_accepts() {
         assert_eq!(shown(&page.settle().await), ["t=10", "t=9", "pump.alarm"]);
     }
 }
+
+#[tokio::test]
+async fn the_last_page_gets_what_waits_before_it_leaves() {
+    let server = server(json!([conflate()])).await;
+    let mut page = subscriber(&server, CHANNEL).await;
+    for value in 0..3 {
+        publish(&server, "t", value).await;
+    }
+    assert_eq!(shown(&page.settle().await), ["t=0"]);
+    page.unsubscribe(CHANNEL).await;
+    assert_eq!(shown(&page.settle().await), ["t=2"]);
+}
+
+#[tokio::test]
+async fn a_view_of_the_group_does_not_show_the_views_by_name_again() {
+    let mut rule = conflate();
+    rule["views"] = json!(["1s", "5s"]);
+    let server = server(json!([rule])).await;
+    let mut page = server.connect().await;
+    let grant = json!({ "grant": ["scada-*"], "exp": 4_102_444_800_u64 }).to_string();
+    page.send_subscribe("private-control-room", Some(&grant)).await;
+    page.next_event("pusher_internal:subscription_succeeded").await;
+    publish(&server, "t", 1).await;
+    assert_eq!(shown(&page.settle().await), ["t=1"]);
+}
