@@ -72,7 +72,7 @@ async fn what_a_node_leaves_behind_is_told_by_one_that_has_not_known_the_app() {
         redis.configure(config, "dead");
         // Longer than the end of a drain takes, so that the other node is to tell who has left.
         config.webhooks.leave_delay_seconds = Seconds(10.0);
-        config.app_store.timeout_seconds = Seconds(4.0);
+        config.app_store.timeout_seconds = Seconds(1.0);
     };
     let (leaving, staying) = (gema(&server, "dead", on_redis).await, gema(&server, "dead", on_redis).await);
     until("both nodes tell that they live", async || {
