@@ -19,6 +19,17 @@ impl Shard {
         })
     }
 
+    /// Lets the kernel buffer little for a connection on a thinned channel: what it has taken cannot be replaced by newer
+    /// events any more.
+    pub(super) fn limit_unsent(&mut self, slot: Slot) {
+        let Some(connection) = self.connections.get_mut(slot).filter(|connection| !connection.has_limited_unsent)
+        else {
+            return;
+        };
+        connection.has_limited_unsent = true;
+        connection.socket.limit_unsent();
+    }
+
     /// Notes the subscribers that lack a flush, and when they have to be checked.
     #[cold]
     pub(super) fn fall_behind(&mut self, id: ChannelId, flush: &Flush, readers: &[(Slot, usize)]) {

@@ -48,6 +48,8 @@ pub(super) struct ClientConnection {
     pub(super) is_lagging: bool,
     /// It is in the shard's `behind`.
     pub(super) is_behind: bool,
+    /// Little waits in the kernel for it.
+    pub(super) has_limited_unsent: bool,
     /// It is in `unread`.
     pub(super) is_unread: bool,
     /// The peer has closed its side, or the socket has failed.
@@ -118,6 +120,7 @@ impl ClientConnection {
             last_progress: now,
             is_lagging: false,
             is_behind: false,
+            has_limited_unsent: false,
             is_unread: false,
             hung_up: false,
             has_lost_frames: false,

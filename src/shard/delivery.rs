@@ -198,6 +198,7 @@ impl Shard {
         let (can_wait, has_forms) = (flush.can_wait(), self.compressor.is_some());
         let mut late = Vec::new();
         for &slot in subscribers {
+            self.limit_unsent(slot);
             if can_wait && self.is_blocked(slot) {
                 late.push((slot, flush.first_for(slot)));
             } else {

@@ -10,11 +10,16 @@ use std::net::Shutdown;
 use mio::net::TcpStream;
 use rustls::ServerConnection;
 use rustls::Writer;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 
 /// Bytes that are encrypted at once. Those that the network does not take wait beside the outbox.
 const RECORDS_BYTES: usize = 64 * 1024;
 /// Bytes that one turn encrypts for a connection, so that a fast reader does not delay others.
 const TURN_BYTES: usize = 256 * 1024;
+#[cfg(target_os = "linux")]
+/// Bytes that the kernel takes and has not sent yet, where the newest event matters more than a full line.
+const UNSENT_BYTES_MAX: u32 = 16 * 1024;
 /// Reads of some kilobytes from the network for one read of ours.
 const READS: usize = 16;
 
@@ -50,6 +55,13 @@ impl Socket {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => &mut tls.tcp,
         }
+    }
+
+    /// Lets little wait in the kernel, so that a slow reader gets new events soon.
+    pub(super) fn limit_unsent(&mut self) {
+        #[cfg(target_os = "linux")]
+        // A system that refuses it only makes what a slow reader gets older.
+        let _ = SockRef::from(&*self.tcp()).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     }
 
     /// Whether a short read may have left bytes behind.

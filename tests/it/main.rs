@@ -43,6 +43,7 @@ mod raw_clients;
 mod refusals;
 mod reload;
 mod restart;
+mod slow_link;
 mod slow_readers;
 mod smoke;
 mod soketi_wire;
