@@ -139,6 +139,11 @@ impl TestServer {
         self.nodes[0].metrics_address()
     }
 
+    /// Each node's.
+    pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
+        metrics_ports(&self.nodes)
+    }
+
     /// Where clients without TLS connect.
     pub fn address_at(&self, node: usize) -> SocketAddr {
         self.tunnels.get(node).map_or_else(|| self.nodes[node].address(), Tunnel::address)
