@@ -14,6 +14,7 @@ pub mod grant;
 pub mod identity;
 pub mod json;
 pub mod message;
+pub mod partial;
 pub mod pattern;
 pub mod policy;
 pub mod proxy;

@@ -153,6 +153,7 @@ impl Cluster {
             except: publish.event.except,
             cached_for_ms,
             frame: publish.event.frame.clone(),
+            partial: publish.event.partial.clone(),
         };
         let name = self.names.topic(app, topic);
         match cached_for_ms {

@@ -1,6 +1,8 @@
 //! Messages between nodes: a line of text that describes the message, then its bytes.
 //! `cluster` sends and receives them. Nothing in them is trusted: anything that does not fit exactly is refused.
 //!
+//! The frame of an event ends with its [`Partial`], if it has one.
+//!
 //! ```text
 //! gema/1 event <node> <number> <accepted, µs since 1970> <except|-> <cached for, ms> <length>\n<frame>
 //! gema/1 member <by> <version> <node> <since> <id length> <info length>\n<id><info>
@@ -17,6 +19,7 @@ use bytes::Bytes;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;
+use crate::protocol::partial::Partial;
 use crate::protocol::socket_id::SocketId;
 
 /// A subject that nodes exchange messages about.
@@ -72,7 +75,7 @@ impl fmt::Display for NodeId {
 }
 
 /// A message between nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Envelope {
     /// An event for the subscribers of the topic's channel.
     Event(RemoteEvent),
@@ -95,7 +98,7 @@ pub enum Envelope {
 }
 
 /// An event that another node has accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RemoteEvent {
     /// The node that accepted it.
     pub node: NodeId,
@@ -109,6 +112,8 @@ pub struct RemoteEvent {
     pub cached_for_ms: u64,
     /// The frame for all subscribers.
     pub frame: Frame,
+    /// The figures that the event is made of.
+    pub partial: Option<Arc<Partial>>,
 }
 
 /// A change of the members of a topic.
@@ -204,7 +209,9 @@ impl Envelope {
                 let cached_for_ms = fields.number().filter(|&time| time <= CACHED_MS_MAX)?;
                 let length: usize = fields.number()?;
                 let frame = Frame::received(body).filter(|_| length == body.len())?;
-                Self::Event(RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame })
+                let (frame, partial) = Partial::taken_from(frame).ok()?;
+                let partial = partial.map(Arc::new);
+                Self::Event(RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame, partial })
             }
             "member" => {
                 let (version, of, since) = (fields.counted()?, fields.node()?, fields.counted()?);
@@ -245,12 +252,13 @@ impl RemoteEvent {
 
     /// At least as many as [`RemoteEvent::encode`] has.
     pub fn encoded_len_max(&self) -> usize {
-        HEAD_MAX + self.frame.bytes().len()
+        HEAD_MAX + self.frame.bytes().len() + self.partial.as_ref().map_or(0, |partial| partial.encoded_len_max())
     }
 
     /// Writes the bytes of [`RemoteEvent::encode`].
     pub fn write_to(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let frame = self.frame.bytes();
+        let with_partial = self.partial.as_ref().map(|partial| partial.appended_to(&self.frame));
+        let frame = with_partial.as_ref().unwrap_or(&self.frame).bytes();
         let Self { node, number, accepted_micros, cached_for_ms, .. } = self;
         write!(out, "{MAGIC}event {node} {number} {accepted_micros} ")?;
         match self.except {
@@ -322,7 +330,15 @@ mod tests {
     fn samples() -> Vec<Envelope> {
         let (one, other) = (node("0123456789abcdef"), node("fedcba9876543210"));
         let frame = event::published("orders", "shipped", r#""{}""#);
-        let event = RemoteEvent { node: one, number: 7, accepted_micros: 1, except: None, cached_for_ms: 0, frame };
+        let event = RemoteEvent {
+            node: one,
+            number: 7,
+            accepted_micros: 1,
+            except: None,
+            cached_for_ms: 0,
+            frame,
+            partial: None,
+        };
         let except = RemoteEvent { except: SocketId::parse("12.34"), cached_for_ms: 1_800_000, ..event.clone() };
         let came = Change {
             by: one,

@@ -18,6 +18,7 @@ use crate::protocol::identity::Member;
 use crate::protocol::json;
 use crate::protocol::json::quote;
 use crate::protocol::json::with_member;
+use crate::protocol::partial::Partial;
 use crate::protocol::socket_id::SocketId;
 
 /// One event on its way to the subscribers of a channel.
@@ -33,12 +34,14 @@ pub struct Event {
     pub flow_key: Option<Arc<FlowKey>>,
     /// There if the frame may be compressed.
     pub compressed: Option<Arc<CompressedFrame>>,
+    /// The figures that the event is made of, for the nodes to merge.
+    pub partial: Option<Arc<Partial>>,
 }
 
 impl Event {
     /// An event that may not be compressed. `registry::inbox` decides that when it goes to the shards.
     pub fn new(frame: Frame, except: Option<SocketId>, accepted: Instant) -> Self {
-        Self { frame, except, accepted, flow_key: None, compressed: None }
+        Self { frame, except, accepted, flow_key: None, compressed: None, partial: None }
     }
 }
 

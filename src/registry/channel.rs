@@ -280,7 +280,7 @@ impl Channel {
         if cache_for.is_none() && !flow.has_snapshot() && is_empty {
             return;
         }
-        let events = flow.publish(event);
+        let events = flow.publish(event, scope.now);
         self.deliver_all(events, scope);
     }
 

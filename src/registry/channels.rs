@@ -353,7 +353,7 @@ fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     if let Some(cache_for) = cache_for {
         flow.cache = Some((cache_for, receivers == Receivers::Here));
     }
-    for event in flow.publish(event) {
+    for event in flow.publish(event, scope.now) {
         deliver(entry, Publish { event: &event, ..publish }, scope);
     }
     flow.schedule(name, app);
@@ -432,7 +432,15 @@ mod tests {
             let commands = app.outgoing.as_ref().unwrap().take();
             let Some(Operation::Open(number)) = commands.last().map(|command| &command.operation) else { panic!() };
             let (node, frame) = (NodeId::random(), frame_of(name_of_redis));
-            let event = RemoteEvent { node, number: 1, accepted_micros: 0, except: None, cached_for_ms: 1, frame };
+            let event = RemoteEvent {
+                node,
+                number: 1,
+                accepted_micros: 0,
+                except: None,
+                cached_for_ms: 1,
+                frame,
+                partial: None,
+            };
             let snapshot = Snapshot { cached: Some((event, left)), ..Snapshot::default() };
             app.on_opened(&Topic::Channel(name()), *number, Some(snapshot), now);
             assert_eq!(cached(&app, now), Some(frame_of(expected)));

@@ -94,10 +94,10 @@ impl Flow {
         flow
     }
 
-    /// Takes an event. Returns what is to be delivered now.
-    pub(super) fn publish(&mut self, event: &Event) -> Vec<Event> {
+    /// Takes an event, which may have been accepted long before. Returns what is to be delivered now.
+    pub(super) fn publish(&mut self, event: &Event, now: Instant) -> Vec<Event> {
         match &mut self.thinning {
-            Some(thinning) => thinning.run(event.accepted, |channel, now, out| channel.publish(event, now, out)),
+            Some(thinning) => thinning.run(now, |channel, now, out| channel.publish(event, now, out)),
             None => vec![event.clone()],
         }
     }

@@ -122,7 +122,7 @@ impl Views {
             events = flow.flush(scope.now);
             flow.follow_rules(channel, scope.app, scope.now);
         }
-        events.extend(flow.publish(event));
+        events.extend(flow.publish(event, scope.now));
         self.show_all(channel, flow, &events, scope);
     }
 
@@ -240,7 +240,7 @@ impl AppState {
             outgoing.report_implausible();
         }
         let mut scope = Scope::new(self, now);
-        let event = Event::new(event.frame, event.except, now);
+        let event = Event::of_node(event, now);
         self.views.mirror(channel, &event, &mut scope);
         scope.inboxes.wake();
         true

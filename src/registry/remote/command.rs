@@ -78,7 +78,10 @@ impl Command {
     /// Bytes of memory that an event takes while it waits.
     pub(super) fn event_cost(&self) -> usize {
         match &self.operation {
-            Operation::Publish(publish) => size_of::<Self>() + publish.event.frame.bytes().len(),
+            Operation::Publish(Publish { event, .. }) => {
+                let partial = event.partial.as_ref().map_or(0, |partial| partial.cost());
+                size_of::<Self>() + event.frame.bytes().len() + partial
+            }
             _ => 0,
         }
     }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::identity::Member;
+use crate::registry::inbox::Event;
 use crate::registry::remote::roster::RosterEntry;
 
 /// A message of another node, or of this one by way of Redis.
@@ -18,6 +20,13 @@ pub enum NodeMessage {
     Member(Change),
     /// The connections that a node has on the channel.
     Count(NodeId, u32),
+}
+
+impl Event {
+    /// An event that another node has accepted.
+    pub(crate) fn of_node(event: RemoteEvent, now: Instant) -> Self {
+        Self { partial: event.partial, ..Self::new(event.frame, event.except, now) }
+    }
 }
 
 /// The state of a topic on all nodes at one moment.
