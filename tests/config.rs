@@ -706,7 +706,7 @@ snapshot = { max_age_seconds = "long" }
         "limits.flow_rules.4.match (32) is missing; a rule says which channels it is for",
         "limits.flow_rules.4.sample.every (33) is 1; it must be between 2 and 1000000",
         "limits.flow_rules.4.views (34) is for conflate and aggregate; remove it",
-        "limits.flow_rules.4.at (35) is \"ingest\", which is for conflate; remove it",
+        "limits.flow_rules.4.at (35) is \"ingest\", which is for conflate and aggregate; remove it",
         "limits.flow_rules.4.snapshot.max_age_seconds (36) is 0; it must be between 1 and 31536000",
         "limits.flow_rules.4.snapshot.key (36) is for a snapshot alone; the key of sample counts here, so remove it",
         "limits.flow_rules.4.samle (37) is not a setting; did you mean limits.flow_rules.4.sample?",

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 
 use crate::flow::aggregate::Aggregation;
+use crate::flow::aggregate::Part;
 use crate::flow::conflate::Conflation;
 use crate::flow::pass::Pass;
 use crate::flow::rate::RateLimit;
@@ -25,12 +26,14 @@ use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
 use crate::flow::thinning::Sink;
 use crate::flow::thinning::Thinning;
+use crate::flow::thinning::id;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
 use crate::protocol::event::Event;
 use crate::protocol::event::FlowKey;
 use crate::protocol::frame::Frame;
 use crate::protocol::json;
+use crate::protocol::partial::Partial;
 
 /// The state of a channel that has flow rules. Times that are given to it never go back.
 #[derive(Debug)]
@@ -65,7 +68,7 @@ struct Round<'a> {
 
 impl ChannelFlow {
     /// The flow of a channel under the rules that match it. `stage` tells which of them thin; the others let events
-    /// pass. `None` stands for all, where there are no other nodes.
+    /// pass, or merge figures of the stage before. `None` stands for all, where there are no other nodes.
     pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
         let mut flow =
             Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0, remembered: 0 };
@@ -79,6 +82,9 @@ impl ChannelFlow {
         self.take_due(now);
         let round = &mut Round { now, out };
         self.sequence += 1;
+        if let Some(partial) = &event.partial {
+            return self.merge(event, partial, round);
+        }
         let Some((name, data)) = event::name_and_data(&event.frame) else {
             // Data with half of a character has no key.
             return self.pass(event, true, round);
@@ -141,7 +147,7 @@ impl ChannelFlow {
     pub fn take_counts(&mut self) -> impl Iterator<Item = (&FlowRule, Counts)> {
         self.rules.iter_mut().map(|flow| {
             let counts = std::mem::take(&mut flow.sink.counts);
-            (&*flow.rule, if flow.is_counted { counts } else { Counts::default() })
+            (&*flow.rule, if flow.is_counted { counts } else { counts.of_later_stage() })
         })
     }
 
@@ -179,6 +185,22 @@ impl ChannelFlow {
             flow.thinning.run_due(now, &mut flow.sink);
         }
         is_due
+    }
+
+    /// Takes an event that is made of figures. Where no rule merges them, it passes as it is.
+    fn merge(&mut self, event: &Event, partial: &Partial, round: &mut Round<'_>) {
+        let is_merged = match choose(self.rules.iter().map(|flow| &flow.rule), &partial.event) {
+            Choice::Thins(index, _) => {
+                let RuleFlow { thinning, sink, .. } = &mut self.rules[index];
+                let event = Event { partial: None, ..event.clone() };
+                thinning.merge((partial, &Buffered { sequence: self.sequence, event }), round.now, sink)
+            }
+            _ => false,
+        };
+        match is_merged {
+            true => self.deliver(round),
+            false => self.pass(event, true, round),
+        }
     }
 
     fn thin(&mut self, index: usize, event: &Event, (name, data): (&str, &str), round: &mut Round<'_>) {
@@ -292,12 +314,18 @@ impl RuleFlow {
     fn new(channel: &Arc<str>, rule: Arc<FlowRule>, stage: Option<At>, now: Instant) -> Self {
         let keys_max = rule.keys_max.max(1);
         let is_counted = stage.is_none_or(|stage| stage == rule.at);
-        let thinning: Box<dyn Thinning> = if !is_counted {
+        let part = match stage.filter(|_| rule.at == At::Ingest) {
+            None => Part::Whole,
+            Some(At::Ingest) => Part::Partial,
+            Some(At::Delivery) => Part::Merged,
+        };
+        let merges = part == Part::Merged && rule.aggregate.is_some();
+        let thinning: Box<dyn Thinning> = if !is_counted && !merges {
             Box::new(Pass)
         } else if let Some(conflate) = &rule.conflate {
             Box::new(Conflation::new(channel, conflate, keys_max, now))
         } else if let Some(aggregate) = &rule.aggregate {
-            Box::new(Aggregation::new(channel, aggregate, keys_max, now))
+            Box::new(Aggregation::new(channel, aggregate, keys_max, part))
         } else if let Some(rate) = &rule.rate {
             Box::new(RateLimit::new(rate, keys_max, now))
         } else if let Some(sample) = &rule.sample {
@@ -325,9 +353,4 @@ fn may_buffer(rule: &FlowRule, name: &str) -> bool {
         return rule.aggregate.is_none() && rule.conflate.as_ref().is_none_or(|conflate| !conflate.merge);
     }
     rule.ignore_except
-}
-
-/// The name of a key's state.
-fn id(name: &str, key: &str) -> String {
-    format!("{name}\0{key}")
 }

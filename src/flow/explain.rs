@@ -108,6 +108,11 @@ impl FlowRule {
         if self.at == At::Ingest {
             parts.push("the node that accepts an event does this before the other nodes get it".to_owned());
         }
+        if let Some(aggregate) = self.aggregate.as_ref().filter(|_| self.at == At::Ingest) {
+            let latest = time(aggregate.window_ms.saturating_mul(2));
+            parts
+                .push(format!("each node puts the figures of all nodes together, so they come after {latest} at most"));
+        }
         if !self.views.is_empty() {
             let views = joined(self.views.iter().map(|view| format!("@{view}")));
             parts.push(format!("pages may add {views} to the channel's name for another window"));
@@ -301,6 +306,12 @@ mod tests {
                     "values_max":9}}"#,
                 "flow rule a aggregates r: one event passes in 1500 ms, with count, sum, minimum, maximum and average of v \
                  for each value of id, and with up to 9 values",
+            ),
+            (
+                r#"{"match":"a","events":["r"],"aggregate":{"value":"v","window_ms":1500},"at":"ingest"}"#,
+                "flow rule a aggregates r: one event passes in 1500 ms, in which v is the average, and aggregate has count, sum, \
+                 minimum, maximum and average; the node that accepts an event does this before the other nodes get it; each node \
+                 puts the figures of all nodes together, so they come after 3 s at most",
             ),
             (
                 r#"{"match":"a","rate":{"per_second":19.5,"key":"id"},"ignore_except":true}"#,

@@ -4,6 +4,8 @@ use serde_json::value::RawValue;
 
 use crate::flow::rule::Figure;
 use crate::protocol::json;
+use crate::protocol::partial::Finite;
+use crate::protocol::partial::PartialKey;
 
 /// Figures of numbers that are added one by one. The sum is compensated (Neumaier), so small numbers are not lost beside
 /// large ones.
@@ -24,13 +26,56 @@ impl Figures {
             (self.min, self.max, self.first) = (number, number, number);
         }
         self.count += 1;
+        self.add_to_sum(number);
+        self.min = self.min.min(number);
+        self.max = self.max.max(number);
+        self.last = number;
+    }
+
+    fn add_to_sum(&mut self, number: f64) {
         let sum = self.sum + number;
         let (large, small) = if self.sum.abs() >= number.abs() { (self.sum, number) } else { (number, self.sum) };
         self.compensation += (large - sum) + small;
         self.sum = sum;
-        self.min = self.min.min(number);
-        self.max = self.max.max(number);
-        self.last = number;
+    }
+
+    /// Adds the figures of other numbers, whose first or last is the first or last of all.
+    pub(super) fn merge(&mut self, other: &PartialKey, is_first: bool, is_last: bool) {
+        if self.count == 0 {
+            (self.min, self.max) = (other.min.get(), other.max.get());
+        }
+        self.count = self.count.saturating_add(other.count);
+        self.add_to_sum(other.sum.map_or(f64::INFINITY, Finite::get));
+        self.compensation += other.compensation.map_or(0.0, Finite::get);
+        self.min = self.min.min(other.min.get());
+        self.max = self.max.max(other.max.get());
+        if is_first {
+            self.first = other.first.get();
+        }
+        if is_last {
+            self.last = other.last.get();
+        }
+    }
+
+    /// The figures for other nodes; `None` if there is no number.
+    pub(super) fn partial(&self) -> Option<PartialKey> {
+        let sum = Finite::new(self.sum);
+        Some(PartialKey {
+            key: String::new(),
+            count: Some(self.count).filter(|&count| count > 0)?,
+            sum,
+            compensation: sum.and_then(|_| Finite::new(self.compensation)),
+            min: Finite::new(self.min)?,
+            max: Finite::new(self.max)?,
+            first: Finite::new(self.first)?,
+            last: Finite::new(self.last)?,
+            from: 0,
+            to: 0,
+            first_at: 0,
+            last_at: 0,
+            skipped: 0,
+            values: Vec::new(),
+        })
     }
 
     /// The sum, which is infinite or no number if the numbers are too large.

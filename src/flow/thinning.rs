@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::protocol::event::Event;
+use crate::protocol::partial::Partial;
 
 /// A moment: by the clock for intervals, and as the time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,14 +14,6 @@ pub struct Now {
     pub instant: Instant,
     /// Milliseconds since 1970, for people.
     pub unix_ms: u64,
-}
-
-impl Now {
-    /// The time of day at an earlier instant, in milliseconds since 1970.
-    pub(super) fn unix_ms_at(&self, earlier: Instant) -> u64 {
-        let ago = self.instant.saturating_duration_since(earlier).as_millis();
-        self.unix_ms.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
-    }
 }
 
 /// The fate of an event that a rule thins.
@@ -75,6 +68,13 @@ impl Counts {
         self.0[outcome as usize]
     }
 
+    /// The counts where another stage counts the events. Only here a key can have been flushed here.
+    pub(super) fn of_later_stage(&self) -> Self {
+        let mut counts = Self::default();
+        counts.0[Outcome::Early as usize] = self.of(Outcome::Early);
+        counts
+    }
+
     /// Counts one.
     pub(super) fn add(&mut self, outcome: Outcome) {
         self.0[outcome as usize] += 1;
@@ -95,6 +95,11 @@ pub(super) struct Item<'a> {
     pub(super) key: &'a str,
     /// Name and key: the state is one for each of these.
     pub(super) id: &'a str,
+}
+
+/// The name of a key's state.
+pub(super) fn id(name: &str, key: &str) -> String {
+    format!("{name}\0{key}")
 }
 
 /// An event that waits.
@@ -135,6 +140,11 @@ impl Sink {
 pub(super) trait Thinning: fmt::Debug + Send {
     /// Takes an event.
     fn push(&mut self, item: &Item<'_>, now: Now, sink: &mut Sink);
+
+    /// Takes the figures that an event is made of. Returns false if the kind has no use for them.
+    fn merge(&mut self, _figures: (&Partial, &Buffered), _now: Now, _sink: &mut Sink) -> bool {
+        false
+    }
 
     /// Delivers what is due.
     fn run_due(&mut self, now: Now, sink: &mut Sink);

@@ -16,6 +16,7 @@ mod judge_aggregate;
 mod judge_conflate;
 mod judge_rate;
 mod judge_sample;
+mod nodes;
 mod numbers;
 mod run;
 
@@ -81,6 +82,11 @@ fn each_event_of_a_channel_has_one_rule() {
 #[test]
 fn a_reload_loses_nothing() {
     hold("reload", |rng| generate::history(rng, &Kinds::reloaded()));
+}
+
+#[test]
+fn figures_of_several_nodes_are_merged_and_not_repeated() {
+    nodes::hold("figures of several nodes");
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-fn seeds(name: &str) -> impl Iterator<Item = u64> {
+pub fn seeds(name: &str) -> impl Iterator<Item = u64> {
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let first = number("GEMA_FLOW_SEED");
     let seed = first.unwrap_or_else(|| Rng(since_1970).next());

@@ -330,7 +330,6 @@ mod tests {
         let with_windows = (with_windows, subsequence(vec!["500ms", "1s", "2m"], 0..=3), any::<bool>()).prop_map(
             |(mut rule, views, is_ingest)| {
                 rule["views"] = json!(views);
-                let is_ingest = is_ingest && rule.get("conflate").is_some();
                 rule["at"] = json!(if is_ingest { "ingest" } else { "delivery" });
                 rule
             },

@@ -82,11 +82,8 @@ fn of_rule(place: &str, rule: &FlowRule, name_length_max: usize, faults: &mut Fa
     }
     let has_windows = rule.conflate.is_some() || rule.aggregate.is_some();
     let text = "is for conflate and aggregate; remove it";
-    let ingest = "is \"ingest\", which is for conflate; remove it";
+    let ingest = "is \"ingest\", which is for conflate and aggregate; remove it";
     faults.add_if(rule.at == At::Ingest && !has_windows, format!("{place}.at"), ingest);
-    let partial =
-        "is \"ingest\", with which each node would send figures of its own; aggregate at delivery, so remove it";
-    faults.add_if(rule.at == At::Ingest && rule.aggregate.is_some(), format!("{place}.at"), partial);
     faults.add_if(!rule.views.is_empty() && !has_windows, format!("{place}.views"), text);
     for (index, view) in rule.views.iter().enumerate() {
         let is_again = rule.views[..index].contains(view);
