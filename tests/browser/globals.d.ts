@@ -158,3 +158,57 @@ type OpenPanel = (root: HTMLElement, query: string) => Close | void;
 
 type Child = Node | string | number | null | undefined | false;
 type Children = Child | Child[];
+
+/** A key of the tables of words. */
+type Word = keyof typeof import('../../src/dashboard/page/words_a.js').first | keyof typeof import('../../src/dashboard/page/words_n.js').last;
+type Look = Level | 'quiet';
+type Link = 'open' | 'opening' | 'lost' | 'locked';
+type Topic = 'state' | 'now' | 'problems' | 'glance' | 'rows' | 'link' | 'history';
+type Span = '15m' | '24h';
+
+interface PlotOptions {
+  title: string;
+  /** Series of the history; the first one is the main one. */
+  keys: string[];
+  /** Of the lines, where there are several. */
+  names?: string[];
+  format: (value: number | null | undefined) => string;
+  limit?: () => number | null | undefined;
+  /** Ticks for drops and refusals. */
+  marks?: boolean;
+}
+
+type View = ReturnType<typeof import('../../src/dashboard/page/plot.js').viewOf>;
+
+interface WordFieldOptions {
+  label: string;
+  value: string;
+  placeholder: string;
+  /** What may follow each `word:`. */
+  words: Record<string, () => string[]>;
+  /** Called after Enter, a choice or a pause in typing. */
+  changed: (value: string) => void;
+  /** Without it, a pause in typing changes nothing. */
+  pauseMs?: number;
+}
+
+/** What the connection test connects to. */
+interface Target {
+  host: string;
+  port: number;
+  tls: boolean;
+  path: string;
+  key: string;
+  app: string;
+  auth: string;
+  channel: string;
+  publish: boolean;
+}
+
+type Say = (look: 'ok' | 'bad' | 'quiet', words: string, cause?: string) => void;
+
+interface Wire {
+  socket: WebSocket;
+  next: (...events: string[]) => Promise<any>;
+  ms: () => number;
+}

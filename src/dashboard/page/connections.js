@@ -17,81 +17,81 @@ const CHANNELS_SHOWN = 3;
 
 /** @type {OpenPanel} */
 export function openConnections(root, query) {
-  const field = wordField({
-    label: t('connections.find'),
-    value: query,
-    placeholder: 'user:42   socket:123.456   address:10.0.0.7   channel:orders',
-    words: Object.fromEntries(WORDS.map((word) => [word, () => (word === 'app' ? state().apps.map(({ id }) => id) : [])])),
-    changed: find,
-  });
-  const place = h('div');
-  const answer = answerPlace();
-  const again = () => find(field.input.value.trim());
-  put(root, section('connections.title', h('div.live-head', field.element, button(t('search'), again, '')), answer.element, place));
+	const field = wordField({
+		label: t('connections.find'),
+		value: query,
+		placeholder: 'user:42   socket:123.456   address:10.0.0.7   channel:orders',
+		words: Object.fromEntries(WORDS.map((word) => [word, () => (word === 'app' ? state().apps.map(({ id }) => id) : [])])),
+		changed: find,
+	});
+	const place = h('div');
+	const answer = answerPlace();
+	const again = () => find(field.input.value.trim());
+	put(root, section('connections.title', h('div.live-head', field.element, button(t('search'), again, '')), answer.element, place));
 
-  async function find(words) {
-    share(at('connections', words));
-    if (!words) return put(place, empty(t('connections.empty')));
-    try {
-      const { connections, total } = await get('connections', { ...criteria(words), limit: LIMIT });
-      answer.clear();
-      put(place, asOf(serverNow(), again), connections.length ? connectionTable(connections, close) : empty(t('connections.none')), shownOf(connections.length, total));
-    } catch (error) {
-      answer.fail(error);
-    }
-  }
-  /** @param {Record<string, string>} whom */
-  async function close(whom) {
-    try {
-      const { closed } = await post('disconnect', whom);
-      await again();
-      answer.say('ok', t('try.closed', { n: number(closed) }));
-    } catch (error) {
-      answer.fail(error);
-    }
-  }
-  find(query);
+	async function find(words) {
+		share(at('connections', words));
+		if (!words) return put(place);
+		try {
+			const { connections, total } = await get('connections', { ...criteria(words), limit: LIMIT });
+			answer.clear();
+			put(place, asOf(serverNow(), again), connections.length ? connectionTable(connections, close) : empty(t('connections.none')), shownOf(connections.length, total));
+		} catch (error) {
+			answer.fail(error);
+		}
+	}
+	/** @param {Record<string, string>} whom */
+	async function close(whom) {
+		try {
+			const { closed } = await post('disconnect', whom);
+			await again();
+			answer.say('ok', t('try.closed', { n: number(closed) }));
+		} catch (error) {
+			answer.fail(error);
+		}
+	}
+	find(query);
 }
 
 /** `user:42 orders` → what the API asks for. A word alone is guessed. */
 export function criteria(words) {
-  /** @type {Record<string, string>} */
-  const found = {};
-  for (const word of words.split(/\s+/)) {
-    const [, key, value] = /^(user|socket|address|channel|app):(.+)$/.exec(word) ?? [];
-    if (key) found[key] = value;
-    else if (/^\d+\.\d+$/.test(word)) found.socket = word;
-    else if (/^(\d+\.){3}\d+$|^[\da-f]*:[\da-f:]+$/i.test(word)) found.address = word;
-    else found.user = word;
-  }
-  return found;
+	/** @type {Record<string, string>} */
+	const found = {};
+	for (const word of words.split(/\s+/)) {
+		const [, key, value] = /^(user|socket|address|channel|app):(.+)$/.exec(word) ?? [];
+		if (key) found[key] = value;
+		else if (/^\d+\.\d+$/.test(word)) found.socket = word;
+		else if (/^(\d+\.){3}\d+$|^[\da-f]*:[\da-f:]+$/i.test(word)) found.address = word;
+		else found.user = word;
+	}
+	return found;
 }
 
 /** @param {Connection[]} connections @param {(whom: Record<string, string>) => void} close */
 function connectionTable(connections, close) {
-  const rows = connections.map((connection) => [
-    h('code', connection.socket),
-    connection.user ? h('a', { href: at('live', `user:${connection.user}`) }, name(connection.user, 24)) : '–',
-    nameOr(connection.address),
-    duration(connection.age_seconds),
-    nameOr(connection.library, 24),
-    connection.protocol ?? '–',
-    nameOr(connection.origin, 32),
-    bytes(connection.waiting_bytes),
-    channelNames(connection),
-    name(connection.app, 16),
-    name(nodeName(connection.node), 16),
-    carefulButton(t('connections.close'), t('connections.close.sure'), () => close({ app: connection.app, socket: connection.socket })),
-  ]);
-  return table('connections.title', ['where.socket', 'where.user', 'where.address', '#connections.age', 'connections.library', '#connections.protocol', 'where.origin', '#connections.waiting', 'connections.channels', 'where.app', 'where.node', isOperator() && 'nodes.act'], rows);
+	const rows = connections.map((connection) => [
+		h('code', connection.socket),
+		connection.user ? h('a', { href: at('live', `user:${connection.user}`) }, name(connection.user, 24)) : '–',
+		nameOr(connection.address),
+		duration(connection.age_seconds),
+		nameOr(connection.library, 24),
+		connection.protocol ?? '–',
+		nameOr(connection.origin, 32),
+		bytes(connection.waiting_bytes),
+		channelNames(connection),
+		name(connection.app, 16),
+		name(nodeName(connection.node), 16),
+		carefulButton(t('connections.close'), t('connections.close.sure'), () => close({ app: connection.app, socket: connection.socket })),
+	]);
+	return table('connections.title', ['where.socket', 'where.user', 'where.address', '#connections.age', 'connections.library', '#connections.protocol', 'where.origin', '#connections.waiting', 'connections.channels', 'where.app', 'where.node', isOperator() && 'nodes.act'], rows);
 }
 
 /** @param {Connection} connection */
 function channelNames({ channels, app }) {
-  if (!channels.length) return '–';
-  const links = channels
-    .slice(0, CHANNELS_SHOWN)
-    .map((channel, index) => [index ? ', ' : '', h('a', { href: `#channels?${new URLSearchParams({ app, match: channel, name: channel })}` }, name(channel, 28))])
-    .flat();
-  return channels.length > CHANNELS_SHOWN ? [...links, h('span.muted', ` +${number(channels.length - CHANNELS_SHOWN)}`)] : links;
+	if (!channels.length) return '–';
+	const links = channels
+		.slice(0, CHANNELS_SHOWN)
+		.map((channel, index) => [index ? ', ' : '', h('a', { href: `#channels?${new URLSearchParams({ app, match: channel, name: channel })}` }, name(channel, 28))])
+		.flat();
+	return channels.length > CHANNELS_SHOWN ? [...links, h('span.muted', ` +${number(channels.length - CHANNELS_SHOWN)}`)] : links;
 }

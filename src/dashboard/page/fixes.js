@@ -1,79 +1,55 @@
-// The line that ends a problem, ready to paste, with the place that it belongs to. The server's remedy says it in words.
+// The line that ends a problem, ready to paste, with the place that it belongs to. The remedy says it in words.
 
 import { state } from './store.js';
 
-/** @typedef {{ place: string, text: string }} Fix */
-
-const LARAVEL = 'Laravel · .env';
+const ENV = 'Laravel · .env';
 const NGINX = 'nginx · location';
-const PAGE = 'resources/js/echo.js';
-const GEMA = 'gema.toml';
+const TOML = 'gema.toml';
 
-const PASS_UPGRADE = [
-  'proxy_http_version 1.1;',
-  'proxy_set_header Upgrade $http_upgrade;',
-  'proxy_set_header Connection "upgrade";',
-].join('\n');
-const PASS_PATH = 'proxy_pass http://gema_pages;   # no slash at the end';
-const PASS_ADDRESS = 'proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_set_header X-Forwarded-Proto $scheme;';
+const UPGRADE = [NGINX, 'proxy_http_version 1.1;\nproxy_set_header Upgrade $http_upgrade;\nproxy_set_header Connection "upgrade";'];
+const ADDRESS = [NGINX, 'proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_set_header X-Forwarded-Proto $scheme;'];
+/** The secret itself is never on this page. */
+const SECRET = [ENV, 'PUSHER_APP_SECRET=…\n# then: php artisan config:clear'];
+const KEY = ({ key }) => key && [ENV, `PUSHER_APP_KEY=${key}\nVITE_PUSHER_APP_KEY="\${PUSHER_APP_KEY}"`];
+const ID = ({ id, key }) => key && [ENV, `PUSHER_APP_ID=${id}\nPUSHER_APP_KEY=${key}`];
+const ENABLED = [TOML, 'enabled = true'];
+const limit = (setting) => [TOML, `${setting} = 1000   # or -1 for no limit`];
 
-/** @type {Record<string, (problem: Problem) => Fix | undefined>} */
+/** Place and text by cause, or how to make them of the app and of the problem's place. @type {Record<string, any>} */
 const FIXES = {
-  tls_on_plain_port: () => ({ place: LARAVEL, text: 'PUSHER_SCHEME=http' }),
-  plain_on_tls_port: () => ({ place: LARAVEL, text: 'PUSHER_SCHEME=https' }),
-  no_upgrade: () => ({ place: NGINX, text: PASS_UPGRADE }),
-  websocket_key: () => ({ place: NGINX, text: PASS_UPGRADE }),
-  connect_path: () => ({ place: NGINX, text: PASS_PATH }),
-  connect_tls: () => ({ place: NGINX, text: PASS_ADDRESS }),
-  address_handshakes: () => ({ place: NGINX, text: PASS_ADDRESS }),
-  address_connections: () => ({ place: NGINX, text: PASS_ADDRESS }),
-  app_id_as_key: ({ where }) => keyLine(where?.app),
-  connect_unknown_key: () => keyLine(null),
-  subscribe_unknown_key: ({ where }) => keyLine(where?.app),
-  sign_in_unknown_key: ({ where }) => keyLine(where?.app),
-  api_unknown_key: ({ where }) => idAndKey(where?.app),
-  api_unknown_app: () => idAndKey(null),
-  api_signature: () => secretLine(),
-  subscribe_signature: () => secretLine(),
-  sign_in_signature: () => secretLine(),
-  subscribe_no_auth: () => ({ place: PAGE, text: "authEndpoint: '/broadcasting/auth'," }),
-  connect_origin: ({ where }) => where?.origin ? { place: GEMA, text: `allowed_origins = [${quoted(where.origin)}]` } : undefined,
-  client_events_disabled: () => ({ place: GEMA, text: 'enable_client_messages = true' }),
-  api_event_rate: ({ where }) => limit(where?.app, 'max_backend_events_per_second'),
-  api_read_rate: ({ where }) => limit(where?.app, 'max_read_requests_per_second'),
-  client_event_rate: ({ where }) => limit(where?.app, 'max_client_events_per_second'),
-  connect_app_full: ({ where }) => limit(where?.app, 'max_connections'),
-  connect_disabled: () => ({ place: GEMA, text: 'enabled = true' }),
-  api_disabled: () => ({ place: GEMA, text: 'enabled = true' }),
-  api_expired: () => ({ place: 'shell', text: 'sudo timedatectl set-ntp true' }),
+	tls_on_plain_port: [ENV, 'PUSHER_SCHEME=http'],
+	plain_on_tls_port: [ENV, 'PUSHER_SCHEME=https'],
+	no_upgrade: UPGRADE,
+	websocket_key: UPGRADE,
+	connect_path: [NGINX, 'proxy_pass http://gema_pages;   # no slash at the end'],
+	connect_tls: ADDRESS,
+	address_handshakes: ADDRESS,
+	address_connections: ADDRESS,
+	app_id_as_key: KEY,
+	connect_unknown_key: KEY,
+	subscribe_unknown_key: KEY,
+	sign_in_unknown_key: KEY,
+	api_unknown_key: ID,
+	api_unknown_app: ID,
+	api_signature: SECRET,
+	subscribe_signature: SECRET,
+	sign_in_signature: SECRET,
+	subscribe_no_auth: ['resources/js/echo.js', "authEndpoint: '/broadcasting/auth',"],
+	connect_origin: (_, { origin }) => origin && [TOML, `allowed_origins = [${JSON.stringify(origin)}]`],
+	client_events_disabled: [TOML, 'enable_client_messages = true'],
+	api_event_rate: limit('max_backend_events_per_second'),
+	api_read_rate: limit('max_read_requests_per_second'),
+	client_event_rate: limit('max_client_events_per_second'),
+	connect_app_full: limit('max_connections'),
+	connect_disabled: ENABLED,
+	api_disabled: ENABLED,
+	api_expired: ['shell', 'sudo timedatectl set-ntp true'],
 };
 
-/** @param {Problem} problem */
-export const fixFor = (problem) => (Object.hasOwn(FIXES, problem.code) ? FIXES[problem.code](problem) : undefined);
-
-function appOf(id) {
-  const { apps } = state();
-  return apps.find((app) => app.id === id) ?? (apps.length === 1 ? apps[0] : undefined);
+/** @param {Problem} problem @returns {string[] | undefined} */
+export function fixFor({ code, where }) {
+	const fix = Object.hasOwn(FIXES, code) && FIXES[code];
+	if (typeof fix !== 'function') return fix || undefined;
+	const { apps } = state();
+	return fix(apps.find(({ id }) => id === where?.app) ?? (apps.length === 1 ? apps[0] : {}), where ?? {}) || undefined;
 }
-
-function keyLine(id) {
-  const key = appOf(id)?.key;
-  return key ? { place: LARAVEL, text: `PUSHER_APP_KEY=${key}\nVITE_PUSHER_APP_KEY="\${PUSHER_APP_KEY}"` } : undefined;
-}
-
-function idAndKey(id) {
-  const app = appOf(id);
-  return app?.key ? { place: LARAVEL, text: `PUSHER_APP_ID=${app.id}\nPUSHER_APP_KEY=${app.key}` } : undefined;
-}
-
-/** The secret itself is never on this page. */
-function secretLine() {
-  return { place: LARAVEL, text: 'PUSHER_APP_SECRET=…   # as in the server’s settings\n# then: php artisan config:clear' };
-}
-
-function limit(id, setting) {
-  return { place: id ? `${GEMA} · app ${id}` : GEMA, text: `${setting} = 1000   # or -1 for no limit` };
-}
-
-/** A TOML string. */
-const quoted = (text) => JSON.stringify(text);

@@ -9,15 +9,15 @@ const MARK = 'gema.signed_in';
 
 /** The token of `#token=…`, taken out of the URL and of the browser's history. */
 export function tokenOfUrl() {
-  const token = /^#token=(.+)$/.exec(location.hash)?.[1];
-  if (token) history.replaceState(null, '', location.pathname + location.search);
-  return token && decodeURIComponent(token);
+	const token = /^#token=(.+)$/.exec(location.hash)?.[1];
+	if (token) history.replaceState(null, '', location.pathname + location.search);
+	return token && decodeURIComponent(token);
 }
 
 export async function login(token) {
-  await post('login', { token });
-  // The cookie is invisible here. Without this mark the page would have to ask for the state only to be refused.
-  localStorage.setItem(MARK, '1');
+	await post('login', { token });
+	// The cookie is invisible here. Without this mark the page would have to ask for the state only to be refused.
+	localStorage.setItem(MARK, '1');
 }
 
 export const isSignedIn = () => localStorage.getItem(MARK) !== null;
@@ -25,23 +25,23 @@ export const forget = () => localStorage.removeItem(MARK);
 
 /** @param {string} [failure] of an attempt before */
 export function loginForm(done, failure) {
-  const field = h('input', { type: 'password', name: 'token', autocomplete: 'current-password', required: true });
-  const button = submitButton(t('login.act'));
-  const answer = answerPlace();
-  async function submit(event) {
-    event.preventDefault();
-    button.disabled = true;
-    try {
-      await login(field.value.trim());
-      done();
-    } catch (error) {
-      answer.fail(error);
-      field.select();
-    }
-    button.disabled = false;
-  }
-  if (failure) answer.say('bad', failure);
-  const form = h('form', { class: 'panel login', onsubmit: submit }, h('h1', t('login.title')), h('p.muted', t('login.help'), ' ', h('code', 'dashboard.token')), labelled('login.token', field), button, answer.element);
-  queueMicrotask(() => field.focus());
-  return form;
+	const field = h('input', { type: 'password', name: 'token', autocomplete: 'current-password', required: true });
+	const button = submitButton(t('login.act'));
+	const answer = answerPlace();
+	async function submit(event) {
+		event.preventDefault();
+		button.disabled = true;
+		try {
+			await login(field.value.trim());
+			done();
+		} catch (error) {
+			answer.fail(error);
+			field.select();
+		}
+		button.disabled = false;
+	}
+	if (failure) answer.say('bad', failure);
+	const form = h('form', { class: 'panel login', onsubmit: submit }, h('h1', t('login.title')), h('p.muted', t('login.help'), ' ', h('code', 'dashboard.token')), labelled('login.token', field), button, answer.element);
+	queueMicrotask(() => field.focus());
+	return form;
 }

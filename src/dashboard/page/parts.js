@@ -4,9 +4,6 @@ import { h, name, put, visible } from './dom.js';
 import { number, time } from './format.js';
 import { t } from './words.js';
 
-/** @typedef {import('./words.js').Word} Word */
-/** @typedef {'ok' | 'warn' | 'bad' | 'quiet'} Look */
-
 /** How long a button says that it has done its work. */
 const DONE_MS = 2000;
 
@@ -33,11 +30,11 @@ export const empty = (...children) => h('p.empty', ...children);
  * @param {Children[][]} rows
  */
 export function table(caption, columns, rows) {
-  const kind = (index) => ({ class: String(columns[index]).startsWith('#') && 'number' });
-  const cells = (row, cellOf) => h('tr', row.map((cell, index) => columns[index] && cellOf(cell, index)));
-  const head = cells(columns, (word, index) => h('th', { scope: 'col', ...kind(index) }, t(word.replace('#', ''))));
-  const body = rows.map((row) => cells(row, (cell, index) => h('td', kind(index), cell)));
-  return scrolling(t(caption), h('table', h('thead', head), h('tbody', body)));
+	const kind = (index) => ({ class: String(columns[index]).startsWith('#') && 'number' });
+	const cells = (row, cellOf) => h('tr', row.map((cell, index) => columns[index] && cellOf(cell, index)));
+	const head = cells(columns, (word, index) => h('th', { scope: 'col', ...kind(index) }, t(word.replace('#', ''))));
+	const body = rows.map((row) => cells(row, (cell, index) => h('td', kind(index), cell)));
+	return scrolling(t(caption), h('table', h('thead', head), h('tbody', body)));
 }
 
 export const scrolling = (caption, content) => h('div.scroll', { tabindex: 0, role: 'region', 'aria-label': caption }, content);
@@ -49,9 +46,9 @@ export const submitButton = (label) => h('button', { type: 'submit' }, label);
 
 /** A text field that corrects nothing. */
 export function textField(value = '', more = {}) {
-  const field = h('input', { autocomplete: 'off', autocapitalize: 'off', spellcheck: 'false', ...more });
-  field.value = value;
-  return field;
+	const field = h('input', { autocomplete: 'off', autocapitalize: 'off', spellcheck: 'false', ...more });
+	field.value = value;
+	return field;
 }
 
 /** A field with its label. @param {Word} label @param {HTMLElement} field @param {Word} [hint] */
@@ -59,66 +56,66 @@ export const labelled = (label, field, hint) => h('label.field', h('span', t(lab
 
 /** A select with its choices. @param {string[]} choices */
 export const select = (key, choices, wordOf = (choice) => choice) =>
-  h('select', { name: key }, choices.map((choice) => h('option', { value: choice }, wordOf(choice))));
+	h('select', { name: key }, choices.map((choice) => h('option', { value: choice }, wordOf(choice))));
 
 /** A button that copies a text. */
 export function copyButton(text, label = t('copy')) {
-  const own = button(label, copy);
-  async function copy() {
-    const isDone = await navigator.clipboard?.writeText(text).then(() => true, () => false);
-    own.textContent = t(isDone || copySelected(text) ? 'copied' : 'copy.failed');
-    setTimeout(() => (own.textContent = label), DONE_MS);
-  }
-  return own;
+	const own = button(label, copy);
+	async function copy() {
+		const isDone = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+		own.textContent = t(isDone || copySelected(text) ? 'copied' : 'copy.failed');
+		setTimeout(() => (own.textContent = label), DONE_MS);
+	}
+	return own;
 }
 
 /** On a page without TLS there is no clipboard but the one of the selection. */
 function copySelected(text) {
-  const field = h('textarea.unseen');
-  const focused = /** @type {HTMLElement | null} */ (document.activeElement);
-  field.value = text;
-  document.body.append(field);
-  field.select();
-  const isDone = document.execCommand('copy');
-  field.remove();
-  focused?.focus();
-  return isDone;
+	const field = h('textarea.unseen');
+	const focused = /** @type {HTMLElement | null} */ (document.activeElement);
+	field.value = text;
+	document.body.append(field);
+	field.select();
+	const isDone = document.execCommand('copy');
+	field.remove();
+	focused?.focus();
+	return isDone;
 }
 
 /** Lines to copy, with the place that they belong to. */
 export const snippet = (place, text) =>
-  h('div.snippet', h('p', h('span.muted', place), copyButton(text)), h('pre', { tabindex: 0 }, h('code', text.split('\n').map(visible).join('\n'))));
+	h('div.snippet', h('p', h('span.muted', place), copyButton(text)), h('pre', { tabindex: 0 }, h('code', text.split('\n').map(visible).join('\n'))));
 
 /** A value against its limit: a bar, and both in figures. @param {Word} label @param {number | null} [value] @param {number | null} [max] */
 export function bar(label, value, max) {
-  if (!max) return h('span', number(value), h('span.muted', ` ${t('no.limit')}`));
-  const share = Math.min((value ?? 0) / max, 1);
-  const level = share >= 0.95 ? 'bad' : share >= 0.8 ? 'warn' : 'ok';
-  const fill = h('span', { class: level });
-  fill.style.setProperty('--share', String(share));
-  const words = `${number(value)} / ${number(max)}`;
-  return h('span', { role: 'img', 'aria-label': `${t(label)}: ${words}` }, h('span.bar', fill), level !== 'ok' && `${ICONS[level]} `, words);
+	if (!max) return h('span', number(value), h('span.muted', ` ${t('no.limit')}`));
+	const share = Math.min((value ?? 0) / max, 1);
+	const level = share >= 0.95 ? 'bad' : share >= 0.8 ? 'warn' : 'ok';
+	const fill = h('span', { class: level });
+	fill.style.setProperty('--share', String(share));
+	const words = `${number(value)} / ${number(max)}`;
+	return h('span', { role: 'img', 'aria-label': `${t(label)}: ${words}` }, h('span.bar', fill), level !== 'ok' && `${ICONS[level]} `, words);
 }
 
 /** A place for an answer that screen readers read out. */
 export function answerPlace() {
-  const element = h('div', { role: 'status' });
-  /** @param {Look} level @param {...Children} children */
-  const say = (level, ...children) => put(element, h('p', { class: `note ${level}` }, icon(ICONS[level]), ...children));
-  return { element, say, fail: (error) => say('bad', error.message), clear: () => put(element) };
+	const element = h('div', { role: 'status' });
+	/** @param {Look} level @param {...Children} children */
+	const say = (level, ...children) => put(element, h('p', { class: `note ${level}` }, icon(ICONS[level]), ...children));
+	return { element, say, fail: (error) => say('bad', error.message), clear: () => put(element) };
 }
 
 /** A button that asks once more in its own place before it acts; no dialog. @param {() => void} act */
 export function carefulButton(label, question, act) {
-  const ask = button(label, () => show(no, yes));
-  const yes = button(question, () => (show(ask), act()), 'small danger');
-  const no = button(t('no'), () => show(ask));
-  const place = h('span.careful', ask);
-  function show(...buttons) {
-    put(place, buttons.reverse());
-    buttons.at(-1).focus();
-  }
-  return place;
+	const ask = button(label, () => show(no, yes));
+	const yes = button(question, () => (show(ask), act()), 'small danger');
+	const no = button(t('no'), () => show(ask));
+	const place = h('span.careful', ask);
+	function show(...buttons) {
+		put(place, buttons.reverse());
+		buttons.at(-1).focus();
+	}
+	return place;
 }
 
 /** When the figures of a panel were asked for, with a button to ask again. @param {() => void} again */

@@ -10,45 +10,45 @@ import { causeWords, maybe, t } from './words.js';
 const SHOWN = 20;
 
 export function problemList() {
-  const list = h('ol.cards');
-  const more = button('', showAll, 'small', { hidden: true });
-  const none = h('div');
-  let limit = SHOWN;
-  /** @type {Problem[]} */
-  let all = [];
-  /** The card of each problem as it was last drawn. @type {Map<string, { card: HTMLElement, drawn: string }>} */
-  const cards = new Map();
+	const list = h('ol.cards');
+	const more = button('', showAll, 'small', { hidden: true });
+	const none = h('div');
+	let limit = SHOWN;
+	/** @type {Problem[]} */
+	let all = [];
+	/** The card of each problem as it was last drawn. @type {Map<string, { card: HTMLElement, drawn: string }>} */
+	const cards = new Map();
 
-  function showAll() {
-    limit = Infinity;
-    draw(all);
-  }
-  /** @param {Problem[]} problems */
-  function draw(problems) {
-    all = [...problems].sort((a, b) => Number(a.resolved) - Number(b.resolved) || b.last_ms - a.last_ms);
-    const shown = all.slice(0, limit).map(cardOf);
-    // Unchanged cards stay the elements that they are, so that focus and selection stay in them.
-    if (shown.some((card, index) => list.children[index] !== card) || list.children.length !== shown.length) {
-      const focused = document.activeElement;
-      put(list, shown);
-      if (focused instanceof HTMLElement && list.contains(focused)) focused.focus();
-    }
-    more.hidden = all.length <= shown.length;
-    more.textContent = t('problems.more', { n: number(all.length - shown.length) });
-    put(none, all.length ? null : empty(t('problems.none')));
-  }
-  /** @param {Problem} problem */
-  function cardOf(problem) {
-    const drawn = JSON.stringify(problem);
-    const known = cards.get(problem.id);
-    if (known?.drawn === drawn) return known.card;
-    const card = known?.card ?? h('li', { 'data-code': problem.code });
-    card.className = `card ${problem.resolved ? 'resolved' : levelOf(problem)}`;
-    put(card, ...contents(problem));
-    cards.set(problem.id, { card, drawn });
-    return card;
-  }
-  return { element: h('div', none, list, more), draw };
+	function showAll() {
+		limit = Infinity;
+		draw(all);
+	}
+	/** @param {Problem[]} problems */
+	function draw(problems) {
+		all = [...problems].sort((a, b) => Number(a.resolved) - Number(b.resolved) || b.last_ms - a.last_ms);
+		const shown = all.slice(0, limit).map(cardOf);
+		// Unchanged cards stay the elements that they are, so that focus and selection stay in them.
+		if (shown.some((card, index) => list.children[index] !== card) || list.children.length !== shown.length) {
+			const focused = document.activeElement;
+			put(list, shown);
+			if (focused instanceof HTMLElement && list.contains(focused)) focused.focus();
+		}
+		more.hidden = all.length <= shown.length;
+		more.textContent = t('problems.more', { n: number(all.length - shown.length) });
+		put(none, all.length ? null : empty(t('problems.none')));
+	}
+	/** @param {Problem} problem */
+	function cardOf(problem) {
+		const drawn = JSON.stringify(problem);
+		const known = cards.get(problem.id);
+		if (known?.drawn === drawn) return known.card;
+		const card = known?.card ?? h('li', { 'data-code': problem.code });
+		card.className = `card ${problem.resolved ? 'resolved' : levelOf(problem)}`;
+		put(card, ...contents(problem));
+		cards.set(problem.id, { card, drawn });
+		return card;
+	}
+	return { element: h('div', none, list, more), draw };
 }
 
 /** @param {Problem} problem */
@@ -56,30 +56,30 @@ const levelOf = ({ level }) => (level === 'error' ? 'bad' : 'warn');
 
 /** @param {Problem} problem */
 function contents(problem) {
-  const [sentence, remedy] = causeWords(problem);
-  const { code, detail, sent, live } = problem;
-  const fix = fixFor(problem);
-  const level = levelOf(problem);
-  return [
-    h('p.card-head', problem.resolved ? badge('quiet', t('problem.resolved')) : badge(level, t(`level.${level}`)), whenOf(problem)),
-    h('h3', sentence.charAt(0).toUpperCase() + sentence.slice(1)),
-    whereOf(problem),
-    detail && h('p.detail', h('span.muted', `${t('problem.detail')} `), name(detail, 400)),
-    sent && h('p.detail', h('span.muted', `${t('problem.sent')} `), name(sent, 400)),
-    remedy && h('p.remedy', h('strong', `${t('problem.todo')} `), h('bdi', remedy)),
-    fix && snippet(fix.place, fix.text),
-    h('p.actions', remedy && !fix && copyButton(remedy, t('copy.remedy')), linkButton(at('live', live ?? `cause:${code}`), t('problem.live'))),
-  ];
+	const [sentence, remedy] = causeWords(problem);
+	const { code, detail, sent, live } = problem;
+	const fix = fixFor(problem);
+	const level = levelOf(problem);
+	return [
+		h('p.card-head', problem.resolved ? badge('quiet', t('problem.resolved')) : badge(level, t(`level.${level}`)), whenOf(problem)),
+		h('h3', sentence.charAt(0).toUpperCase() + sentence.slice(1)),
+		whereOf(problem),
+		detail && h('p.detail', h('span.muted', `${t('problem.detail')} `), name(detail, 400)),
+		sent && h('p.detail', h('span.muted', `${t('problem.sent')} `), name(sent, 400)),
+		remedy && h('p.remedy', h('strong', `${t('problem.todo')} `), h('bdi', remedy)),
+		fix && snippet(fix[0], fix[1]),
+		h('p.actions', remedy && !fix && copyButton(remedy, t('copy.remedy')), linkButton(at('live', live ?? `cause:${code}`), t('problem.live'))),
+	];
 }
 
 /** @param {Problem} problem */
 function whenOf({ count, first_ms: first, last_ms: last }) {
-  return h('span.muted', count > 1 && `${t('problem.times', { n: number(count) })} · `, time(last), count > 1 && [` · ${t('problem.since')} `, time(first)]);
+	return h('span.muted', count > 1 && `${t('problem.times', { n: number(count) })} · `, time(last), count > 1 && [` · ${t('problem.since')} `, time(first)]);
 }
 
 /** @param {Problem} problem */
 function whereOf({ where, code }) {
-  const places = Object.entries(where ?? {}).filter(([, value]) => value);
-  const pair = (word, value) => h('div', h('dt', word), h('dd', value));
-  return h('dl.where', places.map(([key, value]) => pair(maybe(`where.${key}`) ?? key, name(value, 60))), pair(t('where.cause'), h('code', code)));
+	const places = Object.entries(where ?? {}).filter(([, value]) => value);
+	const pair = (word, value) => h('div', h('dt', word), h('dd', value));
+	return h('dl.where', places.map(([key, value]) => pair(maybe(`where.${key}`) ?? key, name(value, 60))), pair(t('where.cause'), h('code', code)));
 }

@@ -1,23 +1,23 @@
 // One row of the live log: fixed columns, and its fields when it is opened.
 
-import { h, name } from './dom.js';
+import { h, name, put } from './dom.js';
 import { absolute, clock } from './format.js';
 import { button, copyButton, icon } from './parts.js';
 import { echoLine } from './echo.js';
-import { maybe, t } from './words.js';
+import { t } from './words.js';
 
 /** @type {Record<string, string>} */
 const ICONS = {
-  connect: '→',
-  disconnect: '←',
-  subscribe: '+',
-  unsubscribe: '−',
-  publish: '↑',
-  client_event: '⇄',
-  sign_in: '●',
-  refusal: '✕',
-  webhook: '↗',
-  log: '≡',
+	connect: '→',
+	disconnect: '←',
+	subscribe: '+',
+	unsubscribe: '−',
+	publish: '↑',
+	client_event: '⇄',
+	sign_in: '●',
+	refusal: '✕',
+	webhook: '↗',
+	log: '≡',
 };
 /** The longest value that an opened row shows. */
 const FIELD_MAX = 2048;
@@ -26,44 +26,44 @@ export const KINDS = Object.keys(ICONS);
 
 /** @param {Row} row @param {(row: Row, open: boolean) => void} toggled */
 export function rowElements(row, toggled) {
-  const id = `row-${row.id}`;
-  const opener = button(clock(row.at_ms, true), () => {}, 'plain opener', { 'aria-expanded': 'false', 'aria-controls': id });
-  const cells = [
-    h('td', { title: absolute(row.at_ms) }, opener),
-    h('td', h('span', { class: `kind kind-${row.kind}` }, icon(ICONS[row.kind] ?? '·'), maybe(`kind.${row.kind}`) ?? row.kind)),
-    h('td', cell(row.app, 16)),
-    h('td', cell(row.channel, 30)),
-    h('td', cell(row.event ?? row.user, 28)),
-    h('td', name(row.text, 90)),
-  ];
-  const line = h('tr', { class: `row level-${row.level ?? 'info'}`, onclick: toggle }, cells);
-  const inside = h('td', { colspan: cells.length });
-  const fields = h('tr', { class: 'fields', id, hidden: true }, inside);
-  function toggle() {
-    // Somebody selects a text to copy it.
-    if (String(getSelection())) return;
-    fields.hidden = !fields.hidden;
-    opener.setAttribute('aria-expanded', String(!fields.hidden));
-    if (!fields.hidden) inside.replaceChildren(...opened(row));
-    toggled(row, !fields.hidden);
-  }
-  return { line, fields };
+	const id = `row-${row.id}`;
+	const opener = button(clock(row.at_ms, true), () => {}, 'plain opener', { 'aria-expanded': 'false', 'aria-controls': id });
+	const cells = [
+		h('td', { title: absolute(row.at_ms) }, opener),
+		h('td', h('span', { class: `kind kind-${row.kind}` }, icon(ICONS[row.kind] ?? '·'), row.kind)),
+		h('td', cell(row.app, 16)),
+		h('td', cell(row.channel, 30)),
+		h('td', cell(row.event ?? row.user, 28)),
+		h('td', name(row.text, 90)),
+	];
+	const line = h('tr', { class: `row level-${row.level ?? 'info'}`, onclick: toggle }, cells);
+	const inside = h('td', { colspan: cells.length });
+	const fields = h('tr', { class: 'fields', id, hidden: true }, inside);
+	function toggle() {
+		// Somebody selects a text to copy it.
+		if (String(getSelection())) return;
+		fields.hidden = !fields.hidden;
+		opener.setAttribute('aria-expanded', String(!fields.hidden));
+		if (!fields.hidden) put(inside, opened(row));
+		toggled(row, !fields.hidden);
+	}
+	return { line, fields };
 }
 
 const cell = (value, max) => (value ? name(value, max) : '');
 
 /** @param {Row} row */
 function opened(row) {
-  const { id: _, at_ms: at, kind, text, fields, ...known } = row;
-  const all = Object.entries({ ...known, ...fields }).filter(([, value]) => value !== null && value !== undefined && value !== '');
-  const plain = [`time: ${new Date(at).toISOString()}`, `kind: ${kind}`, `text: ${text}`, ...all.map(([key, value]) => `${key}: ${words(value)}`)];
-  const pairs = all.map(([key, value]) => [h('dt', key), h('dd', name(words(value), FIELD_MAX))]);
-  const hears = row.channel && row.event ? echoLine(row.channel, row.event) : undefined;
-  return [
-    h('dl.pairs', h('dt', t('live.time')), h('dd', absolute(at)), h('dt', t('live.text')), h('dd', name(text, FIELD_MAX)), pairs.flat()),
-    hears ? h('p.hears', `${t('live.hears')} `, h('code', name(hears, 300)), ' ', copyButton(hears)) : null,
-    h('p.actions', copyButton(plain.join('\n'))),
-  ].filter((part) => part !== null);
+	const { id: _, at_ms: at, kind, text, fields, ...known } = row;
+	const all = Object.entries({ ...known, ...fields }).filter(([, value]) => value !== null && value !== undefined && value !== '');
+	const plain = [`time: ${new Date(at).toISOString()}`, `kind: ${kind}`, `text: ${text}`, ...all.map(([key, value]) => `${key}: ${words(value)}`)];
+	const pairs = all.map(([key, value]) => [h('dt', key), h('dd', name(words(value), FIELD_MAX))]);
+	const hears = row.channel && row.event ? echoLine(row.channel, row.event) : undefined;
+	return [
+		h('dl.pairs', h('dt', t('live.time')), h('dd', absolute(at)), h('dt', t('live.text')), h('dd', name(text, FIELD_MAX)), pairs.flat()),
+		hears && h('p', `${t('live.hears')} `, h('code', name(hears, 300)), ' ', copyButton(hears)),
+		h('p.actions', copyButton(plain.join('\n'))),
+	];
 }
 
 const words = (value) => (typeof value === 'string' ? value : JSON.stringify(value));

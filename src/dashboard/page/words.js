@@ -1,10 +1,8 @@
 // The page's words, in the browser's language.
 
-import { causes } from './causes_id.js';
+import { causes, glances } from './causes_id.js';
 import { first } from './words_a.js';
 import { last } from './words_n.js';
-
-/** @typedef {keyof typeof first | keyof typeof last} Word */
 
 /** Malay readers understand Indonesian better than English. */
 const INDONESIAN = /^(id|ms|jv|su)\b/;
@@ -13,7 +11,7 @@ const INDONESIAN = /^(id|ms|jv|su)\b/;
 export const language = navigator.languages.map(known).find((found) => found) ?? 'en';
 
 function known(tag) {
-  return INDONESIAN.test(tag) ? 'id' : tag.startsWith('en') ? 'en' : undefined;
+	return INDONESIAN.test(tag) ? 'id' : tag.startsWith('en') ? 'en' : undefined;
 }
 
 const place = language === 'id' ? 1 : 0;
@@ -25,17 +23,23 @@ const words = { ...first, ...last };
  * @param {Word} word
  * @param {Record<string, unknown>} [values]
  */
-export function t(word, values = {}) {
-  return words[word][place].replace(/\{(\w+)(?:\?([^|}]*)\|([^}]*))?\}/g, (_, key, one, many) => {
-    const value = values[key];
-    return many === undefined ? String(value ?? '–') : String(value) === '1' ? one : many;
-  });
-}
+export const t = (word, values = {}) => filled(words[word][place], values);
 
-/** Like `t` for a word that may be unknown, such as the server's code. @param {Record<string, unknown>} [values] */
-export const maybe = (word, values) => (Object.hasOwn(words, word) ? t(/** @type {Word} */ (word), values) : undefined);
+const filled = (text, values) =>
+	text.replace(/\{(\w+)(?:\?([^|}]*)\|([^}]*))?\}/g, (_, key, one, many) =>
+		many === undefined ? String(values[key] ?? '–') : String(values[key]) === '1' ? one : many,
+	);
+
+/** Like `t` for a word that may be unknown. @returns {string | undefined} */
+export const maybe = (word) => words[word]?.[place];
 
 /** The sentence and the remedy of a cause: translated, or the server's. @param {Problem} problem @returns {string[]} */
-export function causeWords({ code, sentence, remedy }) {
-  return (language === 'id' && causes[code]) || [sentence, remedy ?? ''];
+export const causeWords = ({ code, sentence, remedy }) => (language === 'id' && causes[code]) || [sentence, remedy ?? ''];
+
+/** The sentence on top. @param {Glance} glance @param {Record<string, unknown>} values as they are shown @param {Problem[]} problems */
+export function glanceWords({ code, text }, values, problems) {
+	const translated = language === 'id' && glances[code];
+	if (!translated) return text.replace(/(\d),(?=\d{3})/g, '$1\u202f');
+	const problem = problems.find(({ sentence }) => sentence === values.sentence);
+	return filled(translated, problem ? { ...values, sentence: causeWords(problem)[0] } : values);
 }
