@@ -33,12 +33,17 @@ const START_MS = 120_000;
  * and its text. `hosts` says which address a host and port of the page stand for.
  */
 export async function openPage(t, { url, files, hosts }) {
+  const browser = await startBrowser(t, { hosts });
+  return browser.open(url, files);
+}
+
+/** Starts a browser for a test, or for the tests of a file if `t` is what `node:test` exports. */
+export async function startBrowser(t, { hosts = {}, language = 'en' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'gema-chromium-'));
   const maps = Object.entries(hosts).map(([host, address]) => `MAP ${host} ${address}`);
   const rules = [...maps, 'MAP * ~NOTFOUND', 'EXCLUDE 127.0.0.1'].join(', ');
-  const child = spawn('chromium', [...FLAGS, `--user-data-dir=${folder}`, `--host-resolver-rules=${rules}`], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
+  const own = [`--user-data-dir=${folder}`, `--host-resolver-rules=${rules}`, `--accept-lang=${language}`];
+  const child = spawn('chromium', [...FLAGS, ...own], { stdio: ['ignore', 'ignore', 'pipe'] });
   const kill = () => child.kill('SIGKILL');
   process.once('exit', kill);
   const ended = new Promise((resolve) => child.once('close', resolve));
@@ -57,9 +62,7 @@ export async function openPage(t, { url, files, hosts }) {
   const browser = new Devtools(await within(address, 'Chromium starts', START_MS));
   await once(browser.socket, 'open');
   t.after(() => browser.socket.terminate());
-  const { targetId } = await browser.call('Target.createTarget', { url: 'about:blank' });
-  const { sessionId } = await browser.call('Target.attachToTarget', { targetId, flatten: true });
-  return new Page(browser, sessionId).open(url, files);
+  return browser;
 }
 
 class Devtools {
@@ -79,6 +82,13 @@ class Devtools {
     });
   }
 
+  /** Opens a page in a tab of its own. Without `files` it gets what the servers of this machine answer. */
+  async open(url, files) {
+    const { targetId } = await this.call('Target.createTarget', { url: 'about:blank' });
+    const { sessionId } = await this.call('Target.attachToTarget', { targetId, flatten: true });
+    return new Page(this, sessionId).open(url, files);
+  }
+
   call(method, params, sessionId) {
     const id = (this.#last += 1);
     const answer = new Promise((resolve, reject) => this.#calls.set(id, { method, resolve, reject }));
@@ -93,6 +103,8 @@ class Page {
   errors = [];
   /** The headers of the answers to its WebSocket handshakes. */
   handshakes = [];
+  /** The URLs that it has asked for. */
+  requests = [];
   #browser;
   #session;
 
@@ -110,6 +122,9 @@ class Page {
       if (sessionId !== this.#session) return;
       if (method === 'Fetch.requestPaused') this.#answer(params, files).catch((error) => this.errors.push(error.message));
       if (method === 'Network.webSocketHandshakeResponseReceived') this.handshakes.push(params.response.headers);
+      if (method === 'Network.requestWillBeSent') this.requests.push(params.request.url);
+      if (method === 'Network.webSocketCreated') this.requests.push(params.url);
+      if (method === 'Log.entryAdded' && params.entry.level === 'error') this.errors.push(`${params.entry.text} ${params.entry.url ?? ''}`);
       if (method === 'Runtime.exceptionThrown') this.errors.push(params.exceptionDetails.exception?.description);
       if (method !== 'Runtime.consoleAPICalled') return;
       const text = params.args.map(({ value, description }) => String(value ?? description)).join(' ');
@@ -118,9 +133,38 @@ class Page {
     await this.#call('Runtime.enable');
     await this.#call('Network.enable');
     await this.#call('Page.enable');
-    await this.#call('Fetch.enable', { patterns: [{ urlPattern: 'http*' }] });
-    await this.#call('Page.navigate', { url });
+    await this.#call('Log.enable');
+    if (files) await this.#call('Fetch.enable', { patterns: [{ urlPattern: 'http*' }] });
+    await this.go(url);
     return this;
+  }
+
+  async go(url) {
+    await this.#call('Page.navigate', { url });
+  }
+
+  /** A screen of this size in pixels, light or dark. */
+  async show({ width, height, scheme = 'light' }) {
+    await this.#call('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: scheme }] });
+    await this.#call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 500 });
+  }
+
+  /** Presses a key, such as `Tab`, `Enter` or `a`. */
+  async press(key) {
+    const code = { Tab: 9, Enter: 13, Escape: 27, ArrowLeft: 37, ArrowUp: 38, ArrowRight: 39, ArrowDown: 40 }[key];
+    const text = key === 'Enter' ? '\r' : key.length === 1 ? key : undefined;
+    await this.#call('Input.dispatchKeyEvent', { type: 'keyDown', key, text, windowsVirtualKeyCode: code });
+    await this.#call('Input.dispatchKeyEvent', { type: 'keyUp', key, windowsVirtualKeyCode: code });
+  }
+
+  /** Moves the pointer to a place of the window. */
+  async point(x, y) {
+    await this.#call('Input.dispatchMouseEvent', { type: 'mouseMoved', x, y });
+  }
+
+  /** Writes a text into the element that has the focus. */
+  async write(text) {
+    await this.#call('Input.insertText', { text });
   }
 
   async #answer({ requestId, request }, files) {
@@ -135,14 +179,17 @@ class Page {
 
   /** The value of an expression in the page. */
   async evaluate(expression) {
-    const { result, exceptionDetails } = await this.#call('Runtime.evaluate', { expression, returnByValue: true });
+    const options = { expression, returnByValue: true, awaitPromise: true };
+    const { result, exceptionDetails } = await this.#call('Runtime.evaluate', options);
     if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
     return result.value;
   }
 
-  /** A picture of the page, as PNG. */
-  async picture() {
-    const { data } = await this.#call('Page.captureScreenshot', { format: 'png' });
+  /** A picture of the page as PNG, also of what is below the window if it is to be `whole`. */
+  async picture({ whole = false, format = 'png' } = {}) {
+    const { cssContentSize } = await this.#call('Page.getLayoutMetrics');
+    const clip = whole ? { clip: { ...cssContentSize, scale: 1 }, captureBeyondViewport: true } : {};
+    const { data } = await this.#call('Page.captureScreenshot', { format, ...clip });
     return Buffer.from(data, 'base64');
   }
 }

@@ -40,6 +40,8 @@ export class Gema {
   host = '127.0.0.1';
   /** The free port that the server took; it keeps it when started again. */
   port = 0;
+  /** The same for its metrics port. */
+  metricsPort = 0;
   #child;
   /** Resolves with the exit code or the signal. */
   #ended;
@@ -65,7 +67,7 @@ export class Gema {
         PATH: process.env.PATH,
         SOKETI_HOST: this.host,
         SOKETI_PORT: String(this.port),
-        SOKETI_METRICS_SERVER_PORT: '0',
+        SOKETI_METRICS_SERVER_PORT: String(this.metricsPort),
         // Nobody waits for clients that have left; a stop is a matter of milliseconds.
         SOKETI_SHUTDOWN_GRACE_PERIOD: '500',
         GEMA_LOG_FORMAT: 'json',
@@ -88,6 +90,7 @@ export class Gema {
       throw error;
     });
     this.port = Number(ready.address.split(':').at(-1));
+    this.metricsPort = Number(ready.metrics_address?.split(':').at(-1) ?? 0);
     this.api = new Pusher({
       appId: this.app.id,
       key: this.app.key,

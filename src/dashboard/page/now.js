@@ -44,8 +44,8 @@ export function openNow(root) {
 	const seen = new Map();
 	function draw() {
 		if (!document.hidden) plots.forEach(({ draw }) => draw());
-		const { now, limits } = state();
-		put(peak, t('now.peak', { peak: number(now.connections_peak), limit: number(limits.connections_max ?? null) }));
+		const { now } = state();
+		put(peak, t('now.peak', { peak: number(now.connections_peak) }));
 		drawCauses(causes, seen, now.causes ?? {});
 	}
 	const drawFlow = () => put(flow, flowTable());
