@@ -129,6 +129,8 @@ fn the_board_can_be_imported() {
         // Refusals that concern no app have an empty one.
         assert_eq!((&own["allValue"], text(own, "definition")), (&".*".into(), text(&own["query"], "query")));
     }
+    let annotations = list(&board.0["annotations"]["list"]).iter().filter(|own| own.get("expr").is_some());
+    assert_eq!(annotations.map(|own| text(&own["datasource"], "uid")).collect::<Vec<_>>(), [source]);
     let mut ids = BTreeSet::new();
     for panel in board.all() {
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");

@@ -128,7 +128,7 @@ const GUARD: &str = r#"
 
 impl Prometheus {
     /// Reads these nodes each second.
-    fn start(test: &str, nodes: &[SocketAddr]) -> Self {
+    async fn start(test: &str, nodes: &[SocketAddr]) -> Self {
         let folder = folder(test);
         let targets: Vec<String> = nodes.iter().map(|node| format!("\"{node}\"")).collect();
         let mut text = shipped("config/prometheus.yml");
@@ -152,14 +152,20 @@ impl Prometheus {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(guard.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let listens = |line: String| {
-            let address = line.contains("Listening on").then(|| line.rsplit_once("address=")?.1.parse().ok())?;
-            address
+        let listens = |line: String| -> Option<SocketAddr> {
+            let address = line.contains("Listening on").then(|| line.split("address=").nth(1))??;
+            address.split(' ').next()?.trim_matches('"').parse().ok()
         };
         let address = log.find_map(listens).expect("prometheus, of Debian's package, listens");
         // Its log goes on.
         std::thread::spawn(move || log.for_each(drop));
-        Self { guard, address }
+        let prometheus = Self { guard, address };
+        let until = pace::now() + PATIENCE;
+        while http::request(address, "GET", "/-/ready", &[], b"").await.status != 200 {
+            assert!(pace::now() < until, "Prometheus does not become ready");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        prometheus
     }
 
     /// How many series a query finds.
@@ -184,7 +190,7 @@ impl Drop for Prometheus {
 #[tokio::test]
 async fn each_query_of_the_board_finds_something_and_an_alert_fires() {
     let nodes = Nodes::start().await;
-    let prometheus = Prometheus::start("board", &nodes.server.metrics_addresses());
+    let prometheus = Prometheus::start("board", &nodes.server.metrics_addresses()).await;
     let board = Board::shipped();
     let is_here = |query: &String| {
         let metrics = asked(query).selectors;
