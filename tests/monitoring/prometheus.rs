@@ -124,6 +124,7 @@ const GUARD: &str = r#"
     prometheus "$@" </dev/null 2>&1 & prometheus=$!
     cat >/dev/null
     kill -KILL $prometheus
+    wait $prometheus 2>/dev/null
 "#;
 
 impl Prometheus {
