@@ -198,10 +198,12 @@ impl Aggregation {
 
     /// The reading in an event that is made of figures, if it has several; `None` if the rule cannot make such an event.
     fn reading(&self, data: &str) -> Option<Option<Box<str>>> {
-        let Some(each) = &self.rule.each else { return edit::is_member(data, &self.rule.value).then_some(None) };
+        let path = &self.rule.value;
+        let has_value = |text: &str| path.find(text).is_some() && edit::is_member(text, path);
+        let Some(each) = &self.rule.each else { return has_value(data).then_some(None) };
         let readings: Vec<&RawValue> = serde_json::from_str(each.find(data)?).ok()?;
         let reading = readings.first()?.get();
-        edit::is_member(reading, &self.rule.value).then(|| Some(reading.into()))
+        has_value(reading).then(|| Some(reading.into()))
     }
 
     fn buffered(&self, last: &Buffered, name: &str, data: &str) -> Buffered {

@@ -432,3 +432,56 @@ pub fn hold(name: &str) {
         panic!("{error}\nGEMA_FLOW_SEED={seed}\n{cluster:#?}");
     }
 }
+
+/// A flow for subscribers under other rules than those of the node that has sent figures.
+fn passes(rule: &str, partial: &Event) -> Vec<Event> {
+    let channel = ChannelName::parse(CHANNEL, 200).unwrap();
+    let rules = vec![Arc::new(serde_json::from_str(rule).unwrap())];
+    let mut flow = ChannelFlow::new(&channel, rules, Some(At::Delivery), instant(0));
+    let mut out = Vec::new();
+    flow.publish(partial, now(1), &mut out);
+    out
+}
+
+/// The figures of one reading.
+fn figures(cluster: &Cluster) -> Event {
+    let channel = ChannelName::parse(CHANNEL, 200).unwrap();
+    let mut flow = ChannelFlow::new(&channel, vec![cluster.rule()], Some(At::Ingest), instant(0));
+    let data = cluster.data(&Reading { at: 0, key: 0, number: Some(1.5) });
+    let frame = event::published(CHANNEL, "reading", &serde_json::to_string(&data).unwrap());
+    let mut out = Vec::new();
+    flow.publish(&Event::new(frame, None, instant(0)), now(0), &mut out);
+    flow.flush(now(1), &mut out);
+    assert_eq!(out.len(), 1);
+    out.remove(0)
+}
+
+#[test]
+fn where_no_rule_merges_figures_they_pass_as_an_event() {
+    let cluster = |is_map| Cluster {
+        window: MS,
+        is_map,
+        is_list: false,
+        values_max: 0,
+        nodes: 1,
+        delays: Vec::new(),
+        steps: Vec::new(),
+    };
+    let aggregate = r#""aggregate":{"key":"k","value":"v","window_ms":60000"#;
+    for (is_map, rule, is_merged) in [
+        (false, r#"{"match":"*","conflate":{"key":"k","window_ms":60000}}"#.to_owned(), false),
+        (false, r#"{"match":"*","events":["other"],"sample":{"every":2}}"#.to_owned(), false),
+        (false, r#"{"match":"*","except":["reading"],"rate":{"per_second":0.5}}"#.to_owned(), false),
+        (false, format!(r#"{{"match":"*",{aggregate}}}}}"#), true),
+        (false, format!(r#"{{"match":"*","at":"ingest",{aggregate}}}}}"#), true),
+        (false, format!(r#"{{"match":"*","at":"ingest",{aggregate},"emit":"map"}}}}"#), true),
+        (true, format!(r#"{{"match":"*","at":"ingest",{aggregate},"emit":"map"}}}}"#), true),
+        // An event with a map has no value in its place.
+        (true, format!(r#"{{"match":"*","at":"ingest",{aggregate}}}}}"#), false),
+        (false, format!(r#"{{"match":"*","at":"ingest",{aggregate},"each":"list"}}}}"#), false),
+    ] {
+        let partial = figures(&cluster(is_map));
+        let frames: Vec<_> = passes(&rule, &partial).into_iter().map(|event| event.frame).collect();
+        assert_eq!(frames, if is_merged { vec![] } else { vec![partial.frame] }, "{rule}");
+    }
+}

@@ -11,9 +11,9 @@ use support::server::TestServer;
 use crate::wire::TEXT;
 use crate::wire::Wire;
 
-const CHANNEL: &str = "scada-realtime";
-const READING: &str = "scada.data.received";
-const HOUR_MS: u32 = 3_600_000;
+pub const CHANNEL: &str = "scada-realtime";
+pub const READING: &str = "scada.data.received";
+pub const HOUR_MS: u32 = 3_600_000;
 
 /// A server with these flow rules.
 async fn server(rules: Value) -> TestServer {
@@ -31,12 +31,12 @@ async fn subscriber(server: &TestServer, channel: &str) -> Client {
 }
 
 /// The data of the seeds' event for one reading.
-fn reading(sensor: &str, value: impl Into<Value>) -> String {
+pub fn reading(sensor: &str, value: impl Into<Value>) -> String {
     json!({ "data": { "channel": sensor, "value": value.into() }, "channel": CHANNEL }).to_string()
 }
 
 /// What comes of these: names with their values, or their data where there are none.
-fn shown(texts: &[String]) -> Vec<String> {
+pub fn shown(texts: &[String]) -> Vec<String> {
     let one = |text: &String| {
         let event: Value = serde_json::from_str(text).unwrap();
         let data: Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap_or_default();
@@ -444,144 +444,6 @@ async fn before_the_other_nodes_each_node_thins_what_it_accepts() {
     server.api_at(0).publish(CHANNEL, "pump.alarm", "{}").await;
     for page in &mut pages {
         assert_eq!(shown(&page.settle().await), ["t=10", "t=9", "pump.alarm"]);
-    }
-}
-
-/// The figures of one key on two nodes, and nothing else in this time.
-fn aggregate() -> Value {
-    json!({ "match": "scada-*", "except": ["*.alarm"], "at": "ingest", "keys_max": 1, "views": ["30m"],
-        "snapshot": { "max_age_seconds": 3600 },
-        "aggregate": { "key": "data.channel", "value": "data.value", "window_ms": HOUR_MS } })
-}
-
-#[tokio::test]
-async fn figures_of_two_nodes_become_one_event_for_everybody() {
-    let server = TestServer::start_cluster_with(2, |config| {
-        config.limits.flow_rules = serde_json::from_value(json!([aggregate()])).unwrap();
-    })
-    .await;
-    let mut pages = [server.connect_at(0).await, server.connect_at(1).await, server.connect_at(1).await];
-    for page in &mut pages[..2] {
-        page.subscribe(CHANNEL).await;
-        page.subscribe("scada-realtime@30m").await;
-    }
-    let grant = json!({ "grant": ["scada-*"], "exp": 4_102_444_800_u64 }).to_string();
-    pages[2].send_subscribe("private-control-room", Some(&grant)).await;
-    pages[2].next_event("pusher_internal:subscription_succeeded").await;
-    let before = server.figure(1, "gema_cluster_messages_total", "direction=\"in\"").await;
-    for value in [json!(-1.5), json!("2.5"), json!("broken"), json!(0.1)] {
-        server.api_at(0).publish(CHANNEL, READING, &reading("t", value)).await;
-    }
-    // A second key takes the place of the first one, whose figures go out. They cross for the channel and its view, and
-    // come once more for the group.
-    server.api_at(0).publish(CHANNEL, READING, &reading("u", 9)).await;
-    server.figure_becomes(1, "gema_cluster_messages_total", "direction=\"in\"", before + 4.0).await;
-    for value in [7, 5] {
-        server.api_at(1).publish(CHANNEL, READING, &reading("t", value)).await;
-    }
-    for page in &mut pages {
-        page.settle().await;
-        page.nothing_came().await;
-    }
-    server.api_at(1).publish(CHANNEL, "pump.alarm", "{}").await;
-    let figures = json!({ "count": 5, "sum": 13.1, "min": -1.5, "max": 7, "average": 2.62, "first": -1.5, "last": 5 });
-    let is = |text: &str| {
-        let event: Value = serde_json::from_str(text).unwrap();
-        let data: Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap();
-        let mut got = data["data"]["aggregate"].clone();
-        let times = ["from", "to"].map(|time| got.as_object_mut().unwrap().remove(time).unwrap().as_u64().unwrap());
-        assert!(times[0] <= times[1], "{text}");
-        assert_eq!(got.as_object_mut().unwrap().remove("skipped"), Some(json!(1)), "{text}");
-        assert_eq!((&data["data"]["value"], got), (&json!(2.62), figures.clone()), "{text}");
-        assert_eq!(event.as_object().unwrap().len(), 3, "{text}");
-    };
-    for (page, ways) in pages.iter_mut().zip([2, 2, 1]) {
-        let came = page.settle().await;
-        let of_channel = came.iter().filter(|text| text.contains("@30m")).count();
-        assert_eq!((came.len(), of_channel), (2 * ways, ways - ways % 2), "{came:?}");
-        for text in came.iter().filter(|text| !text.contains("pump.alarm")) {
-            is(text);
-        }
-        let alarms = came.iter().enumerate().filter(|(_, text)| text.contains("pump.alarm"));
-        assert_eq!(alarms.map(|(place, _)| place % 2).sum::<usize>(), ways, "{came:?}");
-    }
-    for node in 0..2 {
-        let mut later = server.connect_at(node).await;
-        later.send_subscribe(CHANNEL, None).await;
-        let came = later.settle().await;
-        assert_eq!(came.len(), 2, "{came:?}");
-        is(&came[1]);
-    }
-    server.api_at(0).publish(CHANNEL, "pump.alarm", "{}").await;
-    for page in &mut pages[..2] {
-        let came: Vec<String> = page.settle().await.into_iter().filter(|text| !text.contains("@30m")).collect();
-        assert_eq!(shown(&came), ["u=9", "pump.alarm"]);
-    }
-}
-
-#[tokio::test]
-async fn a_flood_at_two_nodes_crosses_redis_as_figures_and_nothing_is_lost() {
-    const WINDOW_MS: u128 = 200;
-    const ROUNDS: u64 = 150;
-    const SENSORS: [&str; 2] = ["t", "u"];
-    let mut rule = aggregate();
-    (rule["keys_max"], rule["aggregate"]["window_ms"], rule["views"]) = (json!(1000), json!(WINDOW_MS), json!([]));
-    let server = TestServer::start_cluster_with(2, |config| {
-        config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap();
-    })
-    .await;
-    let mut pages = [server.connect_at(0).await, server.connect_at(1).await];
-    for page in &mut pages {
-        page.subscribe(CHANNEL).await;
-    }
-    let mut before = [0.0; 2];
-    for (node, before) in before.iter_mut().enumerate() {
-        *before = server.figure(node, "gema_cluster_messages_total", "direction=\"in\"").await;
-    }
-    let began = std::time::Instant::now();
-    for round in 0..ROUNDS {
-        for node in 0..2 {
-            for (place, sensor) in SENSORS.iter().enumerate() {
-                let value = round as f64 / 4.0 - 7.0 + node as f64 * 1000.0 + place as f64;
-                server.api_at(node).publish(CHANNEL, READING, &reading(sensor, value)).await;
-            }
-        }
-    }
-    for page in &mut pages {
-        let (mut count, mut sum, mut min, mut max, mut events) =
-            ([0; 2], [0.0; 2], [f64::MAX; 2], [f64::MIN; 2], [0; 2]);
-        while count != [2 * ROUNDS; 2] {
-            let text = page.next_text().await;
-            let event: Value = serde_json::from_str(&text).unwrap();
-            let data: Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap();
-            let place = SENSORS.iter().position(|sensor| data["data"]["channel"] == *sensor).unwrap();
-            let figure = |name: &str| data["data"]["aggregate"][name].as_f64().unwrap();
-            count[place] += figure("count") as u64;
-            sum[place] += figure("sum");
-            min[place] = min[place].min(figure("min"));
-            max[place] = max[place].max(figure("max"));
-            events[place] += 1;
-            assert!(count[place] <= 2 * ROUNDS, "more than was published: {text}");
-        }
-        // Quarters are exact, so sums are.
-        let all = |place: f64| (0..ROUNDS).map(|round| 2.0 * (round as f64 / 4.0 - 7.0 + place) + 1000.0).sum::<f64>();
-        assert_eq!(sum, [all(0.0), all(1.0)]);
-        let most = (ROUNDS - 1) as f64 / 4.0 - 7.0 + 1000.0;
-        assert_eq!((min, max), ([-7.0, -6.0], [most, most + 1.0]));
-        // The windows of a key begin at least a window apart, however late each of them ends.
-        let windows = began.elapsed().as_millis() / WINDOW_MS + 2;
-        assert!(events.iter().all(|&events| events <= windows), "{events:?} events in {windows} windows");
-    }
-    let windows = began.elapsed().as_millis() / WINDOW_MS + 2;
-    for (node, before) in before.into_iter().enumerate() {
-        let came = server.figure(node, "gema_cluster_messages_total", "direction=\"in\"").await - before;
-        assert!(
-            came >= 2.0 && came <= (SENSORS.len() as u128 * windows) as f64,
-            "{came} messages in {windows} windows"
-        );
-    }
-    for page in &mut pages {
-        page.nothing_came().await;
     }
 }
 

@@ -26,6 +26,7 @@ mod compression;
 mod connection;
 mod drain;
 mod flow;
+mod flow_nodes;
 mod fuzz;
 mod handshake;
 mod harness;

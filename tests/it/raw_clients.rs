@@ -56,7 +56,7 @@ async fn joined(server: &TestServer, path: &str, channel: &str, subscriptions: u
 }
 
 /// Waits until a channel has so many subscriptions.
-async fn has(server: &TestServer, channel: &str, subscriptions: u64) {
+pub async fn has(server: &TestServer, channel: &str, subscriptions: u64) {
     let until = Instant::now() + PATIENCE;
     loop {
         let info = [("info", "subscription_count")];
@@ -69,7 +69,7 @@ async fn has(server: &TestServer, channel: &str, subscriptions: u64) {
 }
 
 /// The next frame, which must be one of text.
-async fn next(client: &mut Client) -> String {
+pub async fn next(client: &mut Client) -> String {
     match client.next_message().await {
         Message::Text(text) => text.to_string(),
         other => panic!("a text frame was expected, not {other:?}"),
