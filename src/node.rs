@@ -31,7 +31,6 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::config::LimiterDriver;
-use crate::flow::rule::FlowRules;
 use crate::limiter::addresses::Addresses;
 use crate::limiter::shared::Rates;
 use crate::metrics::CompressionMeters;
@@ -203,7 +202,7 @@ impl Node {
     /// Ends all flow rules: pending events are delivered, and later ones pass. A connection that is closed lacks nothing.
     pub fn end_flows(&self) {
         for app in self.apps.all() {
-            app.state.set_flow_rules(FlowRules::default(), Instant::now());
+            app.state.end_flow_rules(Instant::now());
         }
     }
 

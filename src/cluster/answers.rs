@@ -4,17 +4,20 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use redis::RedisResult;
 use redis::Value;
 
+use crate::flow::channel::StoredEvent;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NUMBER_MAX;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
 use crate::protocol::envelope::json;
@@ -68,6 +71,20 @@ pub fn cached_event(cached: &Value, left: &Value) -> Option<(RemoteEvent, Durati
     let Ok(Envelope::Event(event)) = Envelope::decode(&Bytes::copy_from_slice(bytes)) else { return None };
     let left = u64::try_from(*left).ok().filter(|&left| left <= CACHED_MS_MAX)?;
     Some((event, Duration::from_millis(left)))
+}
+
+/// The last events of a channel, from the answer of `last_events.lua`.
+pub fn last_events(answer: &Value) -> Vec<StoredEvent> {
+    let Value::Array(values) = answer else { return Vec::new() };
+    let now = Instant::now();
+    let event = |[field, age, event]: &[Value; 3]| {
+        let (Value::Int(age), Value::BulkString(bytes)) = (age, event) else { return None };
+        let Ok(Envelope::Event(event)) = Envelope::decode(&Bytes::copy_from_slice(bytes)) else { return None };
+        let since = now.checked_sub(Duration::from_millis(u64::try_from(*age).ok()?))?;
+        let (field, origin) = (text(field)?.to_owned(), Origin::new(event.node, event.number)?);
+        Some(StoredEvent { field, origin, since, frame: event.frame })
+    };
+    values.as_chunks().0.iter().filter_map(event).collect()
 }
 
 /// The version, the refused users, and the members if they were asked for.

@@ -1,6 +1,7 @@
 //! Turns the registry's commands into commands of Redis, and hands the answers back to the registry.
 //! `link` calls it for each round.
 
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -14,11 +15,13 @@ use redis::cmd;
 
 use crate::cluster::Cluster;
 use crate::cluster::answers;
+use crate::flow::channel::StoredEvent;
 use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
 use crate::redis::error::is_full;
@@ -27,13 +30,18 @@ use crate::registry::remote::command::Command;
 use crate::registry::remote::command::MemberUpdate;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::command::Publish;
+use crate::registry::remote::command::StoreEvents;
 use crate::registry::remote::message::UpdateOutcome;
+
+/// Bytes of events that the snapshot of a channel brings along when its topic is opened; the oldest are left out.
+const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The scripts of one link, by the hashes that Redis has given them.
 #[derive(Debug, Clone)]
 pub(super) struct Scripts {
     pub(super) member: String,
     pub(super) cache: String,
+    pub(super) last_events: String,
     pub(super) lease: String,
     /// `PUBLISH` or `SPUBLISH`.
     pub(super) publish: &'static str,
@@ -58,8 +66,9 @@ pub(super) type UserChange<'a> = (&'a str, &'a str, Option<u64>);
 #[derive(Debug)]
 pub(super) enum Expected {
     Published,
-    Opened { has_members: bool, has_cache: bool, peers: Vec<NodeId> },
+    Opened { has_members: bool, has_cache: bool, has_snapshot: bool, peers: Vec<NodeId> },
     Updated,
+    Stored,
     Nothing,
 }
 
@@ -110,7 +119,7 @@ impl Cluster {
                 commands.push(self.publish(scripts, app, topic, publish));
                 Expected::Published
             }
-            Operation::Open(_) => self.open(scripts, app, topic, commands),
+            Operation::Open(number) => self.open(scripts, app, (topic, *number), commands),
             Operation::Close => {
                 let is_online = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
                 // The record of a topic stays while Redis had no memory to clear it.
@@ -125,6 +134,14 @@ impl Cluster {
                 }
                 commands.push(self.update_member(scripts, app, topic, update));
                 Expected::Updated
+            }
+            Operation::StoreEvents(store) => {
+                commands.push(self.store_events(scripts, app, topic, store));
+                Expected::Stored
+            }
+            Operation::ForgetEvents => {
+                commands.push(cmd("DEL").arg(&self.names.last_events(app, topic)[..]).take());
+                Expected::Nothing
             }
             Operation::PublishCount => {
                 let Topic::Channel(name) = topic else { return Expected::Nothing };
@@ -174,7 +191,7 @@ impl Cluster {
     }
 
     /// Opens a topic: publishes its state on this node, and fetches that of the others.
-    fn open(&self, scripts: &Scripts, app: &str, topic: &Topic, commands: &mut Vec<Cmd>) -> Expected {
+    fn open(&self, scripts: &Scripts, app: &str, (topic, number): (&Topic, u64), commands: &mut Vec<Cmd>) -> Expected {
         let local = self.app(app).map(|state| state.local_topic(topic)).unwrap_or_default();
         let has_members = match topic {
             Topic::Channel(name) => name.kind().presence,
@@ -201,7 +218,44 @@ impl Cluster {
             commands.push(cmd("GET").arg(&key).take());
             commands.push(cmd("PTTL").arg(key).take());
         }
-        Expected::Opened { has_members, has_cache, peers }
+        if let Some((time, keys_max)) = local.snapshot {
+            commands.push(self.last_events(scripts, (app, topic), (time, keys_max, SNAPSHOT_BYTES_MAX), &[]));
+            let mark = Envelope::Mark(self.node(), number).encode();
+            commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(mark).take());
+        }
+        Expected::Opened { has_members, has_cache, has_snapshot: local.snapshot.is_some(), peers }
+    }
+
+    fn store_events(&self, scripts: &Scripts, app: &str, topic: &Topic, store: &StoreEvents) -> Cmd {
+        let mut command = self.last_events(scripts, (app, topic), (store.time, store.keys_max, 0), &store.known);
+        for StoredEvent { field, origin, since, frame } in &store.events {
+            let (node, number, frame) = (origin.node, origin.number.get(), frame.clone());
+            let (accepted_micros, except, cached_for_ms, partial) = (0, None, 0, None);
+            let event = RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame, partial };
+            command.arg(field).arg(since.elapsed().as_millis() as u64).arg(Encoded(&event));
+        }
+        command
+    }
+
+    /// Calls `last_events.lua`; the events to store follow.
+    fn last_events(
+        &self,
+        scripts: &Scripts,
+        (app, topic): (&str, &Topic),
+        (time, keys_max, bytes_max): (Duration, usize, usize),
+        known: &[Origin],
+    ) -> Cmd {
+        let known: Vec<String> = known.iter().map(|Origin { node, number }| format!("{node} {number}")).collect();
+        let mut command = cmd("EVALSHA");
+        command
+            .arg(&scripts.last_events)
+            .arg(2)
+            .arg(&self.names.last_events(app, topic)[..])
+            .arg(time.as_millis() as u64)
+            .arg(keys_max)
+            .arg(bytes_max)
+            .arg(known.join(" "));
+        command
     }
 
     fn update_member(&self, scripts: &Scripts, app: &str, topic: &Topic, update: &MemberUpdate) -> Cmd {
@@ -243,9 +297,18 @@ impl Cluster {
         let state = self.app(&command.app)?;
         match (expected, &command.operation) {
             (Expected::Published, _) => self.meters.published(1),
-            (Expected::Opened { has_members, has_cache, peers }, Operation::Open(number)) => {
-                let snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
+            (Expected::Opened { has_members, has_cache, has_snapshot, peers }, Operation::Open(number)) => {
+                let (answers, last) = answers.split_at(answers.len() - if *has_snapshot { 2 } else { 0 });
+                let mut snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
+                if let (Some(snapshot), [Ok(events), Ok(_mark)]) = (&mut snapshot, last) {
+                    snapshot.last_events = Some(answers::last_events(events));
+                }
                 state.on_opened(&command.topic, *number, snapshot, Instant::now());
+            }
+            (Expected::Stored, _) => {
+                if let Topic::Channel(name) = &command.topic {
+                    state.on_stored(name, Instant::now());
+                }
             }
             (Expected::Updated, Operation::UpdateMember(update)) => {
                 let outcome = answers.last().and_then(|answer| answers::update_outcome(answer.as_ref().ok()?));

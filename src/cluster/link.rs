@@ -107,9 +107,10 @@ impl ClusterLink {
         };
         let mut receiver = RedisConnection::open_on(runtime, &cluster.options, on_push).await?;
         let mut out = RedisConnection::open(&cluster.options, |_| ()).await?;
-        let [member, cache, lease] =
-            script::load(&mut out, [include_str!("member.lua"), include_str!("cache.lua"), LEASE_SCRIPT]).await?;
-        let scripts = Scripts { member, cache, lease, publish: out.publish() };
+        let (member, cache) = (include_str!("member.lua"), include_str!("cache.lua"));
+        let sources = [member, cache, include_str!("last_events.lua"), LEASE_SCRIPT];
+        let [member, cache, last_events, lease] = script::load(&mut out, sources).await?;
+        let scripts = Scripts { member, cache, last_events, lease, publish: out.publish() };
         let leases = cluster.renew_lease(&scripts, &mut out).await?;
         cluster.on_leases(&leases, true);
         let control = cluster.names.control();
@@ -206,7 +207,7 @@ impl ClusterLink {
                     let count = commands.len();
                     first = first.saturating_sub(count);
                     self.in_flight.lock().extend(commands);
-                    self.carry_out(|command| !events_wait || !command.is_event()).await?;
+                    self.carry_out(|command| !events_wait || !command.waits_for_nodes()).await?;
                     if let Some(pause) = pace.pause_after(count, Instant::now()) {
                         tokio::time::sleep(pause).await;
                     }

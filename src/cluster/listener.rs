@@ -132,6 +132,11 @@ impl Listener {
                     app.on_message(&topic, NodeMessage::Count(node, count), Instant::now());
                 }
             }
+            (Envelope::Mark(node, number), Some(OpenTopic { app, topic })) => {
+                if node == self.cluster.node() {
+                    app.on_message(&topic, NodeMessage::Mark(number), Instant::now());
+                }
+            }
             (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
             // The topic was closed.
             (_, None) => (),

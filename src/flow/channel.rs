@@ -1,5 +1,7 @@
 //! The flow of one channel: chooses the rule of each event, finds its key, and keeps the order of what is delivered.
 
+mod stored;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::flow::aggregate::Aggregation;
 use crate::flow::aggregate::Part;
+pub use crate::flow::channel::stored::StoredEvent;
 use crate::flow::conflate::Conflation;
 use crate::flow::pass::Pass;
 use crate::flow::rate::RateLimit;
@@ -28,6 +31,7 @@ use crate::flow::thinning::Sink;
 use crate::flow::thinning::Thinning;
 use crate::flow::thinning::id;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
 use crate::protocol::event;
 use crate::protocol::event::Event;
 use crate::protocol::event::FlowKey;
@@ -45,6 +49,8 @@ pub struct ChannelFlow {
     sequence: u64,
     /// Events so far that were remembered for new subscribers.
     remembered: u64,
+    /// This node, if snapshots are stored for other nodes.
+    node: Option<NodeId>,
 }
 
 /// The state of one rule.
@@ -70,8 +76,8 @@ impl ChannelFlow {
     /// The flow of a channel under the rules that match it. `stage` tells which of them thin; the others let events
     /// pass, or merge figures of the stage before. `None` stands for all, where there are no other nodes.
     pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
-        let mut flow =
-            Self { rules: Vec::new(), stage, is_encrypted: channel.kind().encrypted, sequence: 0, remembered: 0 };
+        let (rules_before, is_encrypted) = (Vec::new(), channel.kind().encrypted);
+        let mut flow = Self { rules: rules_before, stage, is_encrypted, sequence: 0, remembered: 0, node: None };
         flow.replace_rules(channel, rules, now);
         flow
     }
@@ -174,6 +180,7 @@ impl ChannelFlow {
                 && let Some(last_events) = &mut self.rules[index].last_events
             {
                 last_events.put(&id, event);
+                last_events.mark_unstored(&id);
             }
         }
     }
@@ -191,6 +198,9 @@ impl ChannelFlow {
     fn merge(&mut self, event: &Event, partial: &Partial, round: &mut Round<'_>) {
         let is_merged = match choose(self.rules.iter().map(|flow| &flow.rule), &partial.event) {
             Choice::Thins(index, _) => {
+                for key in &partial.keys {
+                    self.accept(index, (&id(&partial.event, &key.key), &partial.event), event);
+                }
                 let RuleFlow { thinning, sink, .. } = &mut self.rules[index];
                 let event = Event { partial: None, ..event.clone() };
                 thinning.merge((partial, &Buffered { sequence: self.sequence, event }), round.now, sink)
@@ -213,7 +223,9 @@ impl ChannelFlow {
             // A reading in a list has a key, and not the whole list.
             let has_keys = rule.aggregate.as_ref().is_some_and(|rule| rule.each.is_some() || rule.emit == Emit::Map);
             if let Some(key) = self.key(&rule, name, data).filter(|_| !has_keys) {
-                self.remember(index, &id(name, &key).into(), event.frame.clone(), round.now.instant);
+                let id: Arc<str> = id(name, &key).into();
+                self.accept(index, (&id, name), event);
+                self.remember(index, &id, event, round.now.instant);
             }
             return;
         }
@@ -236,6 +248,10 @@ impl ChannelFlow {
     fn push(&mut self, index: usize, event: &Event, (name, data): (&str, &str), now: Now) -> bool {
         let Some(key) = self.key(&self.rules[index].rule, name, data) else { return false };
         let (id, sequence) = (id(name, &key), self.sequence);
+        if !self.accept(index, (&id, name), event) {
+            self.rules[index].sink.counts.add(Outcome::Replaced);
+            return true;
+        }
         let RuleFlow { thinning, sink, .. } = &mut self.rules[index];
         thinning.push(&Item { event, sequence, name, data, key: &key, id: &id }, now, sink);
         true
@@ -296,16 +312,18 @@ impl ChannelFlow {
         ready.sort_by_key(|(_, _, buffered)| buffered.sequence);
         for (index, id, Buffered { mut event, .. }) in ready {
             event.flow_key = self.rules[index].flow_key(&id);
-            self.remember(index, &id, event.frame.clone(), round.now.instant);
+            self.remember(index, &id, &event, round.now.instant);
             round.out.push(event);
         }
     }
 
     /// Remembers a delivered event for new subscribers, if the rule has a snapshot.
-    fn remember(&mut self, index: usize, id: &Arc<str>, frame: Frame, since: Instant) {
+    fn remember(&mut self, index: usize, id: &Arc<str>, event: &Event, since: Instant) {
         if let Some(last_events) = &mut self.rules[index].last_events {
             self.remembered += 1;
-            last_events.put(id, LastEvent { frame, since, place: self.remembered });
+            let (frame, origin) = (event.frame.clone(), event.origin);
+            last_events.put(id, LastEvent { frame, since, place: self.remembered, origin });
+            last_events.come_out(id);
         }
     }
 }

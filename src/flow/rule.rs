@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Deserializer;
@@ -391,6 +392,15 @@ impl FlowRule {
     /// Whether it thins, rather than keeping a snapshot alone.
     pub fn thins(&self) -> bool {
         self.conflate.is_some() || self.aggregate.is_some() || self.rate.is_some() || self.sample.is_some()
+    }
+
+    /// How long an event usually waits at most: a window, a turn, a silence.
+    pub fn delay(&self) -> Duration {
+        let window = self.conflate.as_ref().map(|conflate| conflate.window_ms);
+        let window = window.or(self.aggregate.as_ref().map(|aggregate| aggregate.window_ms));
+        let turn = self.rate.as_ref().and_then(|rate| Duration::try_from_secs_f64(1.0 / rate.per_second).ok());
+        let window = window.map(|ms| Duration::from_millis(ms.into()));
+        window.or(turn).or(self.sample.as_ref().map(|_| Duration::from_secs(1))).unwrap_or_default()
     }
 
     /// The key of the rule's kind.

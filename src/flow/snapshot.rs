@@ -1,4 +1,5 @@
-//! Snapshots: the last event of each key, for who joins.
+//! Snapshots: the last event of each key, for who joins. In a cluster they tell which of them Redis lacks, for those who
+//! join at another node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Instant;
 use hashlink::LinkedHashMap;
 
 use crate::flow::rule::Snapshot;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::frame::Frame;
 
 /// The last event of each key that the channel's subscribers have got.
@@ -16,6 +19,10 @@ pub(super) struct LastEvents {
     keys_max: usize,
     /// In the order of delivery, so the oldest is the first.
     events: LinkedHashMap<Arc<str>, LastEvent>,
+    /// Keys of which this node has accepted an event that the subscribers have not got yet.
+    accepted: LinkedHashMap<Arc<str>, ()>,
+    /// Keys that Redis may lack. Those that wait for another node to store them come with the place of their last event.
+    unstored: LinkedHashMap<Arc<str>, Option<u64>>,
 }
 
 /// The last event of a key.
@@ -26,12 +33,14 @@ pub(super) struct LastEvent {
     pub(super) since: Instant,
     /// Its place among everything that the channel has delivered.
     pub(super) place: u64,
+    pub(super) origin: Option<Origin>,
 }
 
 impl LastEvents {
     pub(super) fn new(rule: &Snapshot, keys_max: usize) -> Self {
         let max_age = Duration::from_secs(rule.max_age_seconds.into());
-        Self { max_age, keys_max, events: LinkedHashMap::new() }
+        let (events, accepted, unstored) = Default::default();
+        Self { max_age, keys_max, events, accepted, unstored }
     }
 
     /// Keeps an event that has been delivered.
@@ -46,6 +55,84 @@ impl LastEvents {
     /// Takes all events out, each with its name and key.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Arc<str>, LastEvent)> {
         std::mem::take(&mut self.events).into_iter()
+    }
+
+    /// The last event of a key.
+    pub(super) fn get(&self, id: &str) -> Option<&LastEvent> {
+        self.events.get(id)
+    }
+
+    /// Removes the last event of a key.
+    pub(super) fn remove(&mut self, id: &str) {
+        self.events.remove(id);
+    }
+
+    /// Redis may lack the events that `is_lacking` chooses.
+    pub(super) fn mark_where(&mut self, is_lacking: impl Fn(&Arc<str>, &LastEvent) -> bool) {
+        let lacking = self.events.iter().filter(|(id, event)| event.origin.is_some() && is_lacking(id, event));
+        let ids: Vec<_> = lacking.map(|(id, _)| Arc::clone(id)).collect();
+        ids.iter().for_each(|id| self.mark_unstored(id));
+    }
+
+    /// How long an event is kept.
+    pub(super) fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
+    /// The most keys.
+    pub(super) fn keys_max(&self) -> usize {
+        self.keys_max
+    }
+
+    /// This node has accepted an event of a key, which may come out later or in another one.
+    pub(super) fn accept(&mut self, id: &str) {
+        if !self.accepted.contains_key(id) {
+            if self.accepted.len() >= self.keys_max {
+                self.accepted.pop_front();
+            }
+            self.accepted.insert(id.into(), ());
+        }
+    }
+
+    /// An event of a key has come out. It has to be stored if this node has accepted an event of the key since the last
+    /// one.
+    pub(super) fn come_out(&mut self, id: &Arc<str>) {
+        if self.accepted.remove(id).is_some() {
+            self.mark_unstored(id);
+        }
+    }
+
+    /// Redis may lack the last event of a key.
+    pub(super) fn mark_unstored(&mut self, id: &Arc<str>) {
+        if !self.unstored.contains_key(id) {
+            self.unstored.insert(Arc::clone(id), None);
+        }
+    }
+
+    /// Whether Redis may lack an event.
+    pub(super) fn has_unstored(&self) -> bool {
+        !self.unstored.is_empty()
+    }
+
+    /// Takes the events to store, as far as their frames fit into `bytes`. That of another node is left to it, unless it
+    /// is still the last one at the next call.
+    pub(super) fn take_unstored(&mut self, node: NodeId, bytes: &mut usize) -> Vec<(Arc<str>, LastEvent)> {
+        let mut taken = Vec::new();
+        for _ in 0..self.unstored.len() {
+            let next = if *bytes > 0 { self.unstored.pop_front() } else { None };
+            let Some((id, seen)) = next else { break };
+            let Some(event) = self.events.get(&id) else { continue };
+            // Without an origin it is an event that each node gets by itself.
+            let Some(origin) = event.origin else { continue };
+            if origin.node == node || seen == Some(event.place) {
+                *bytes = bytes.saturating_sub(event.frame.bytes().len());
+                taken.push((id, event.clone()));
+            } else {
+                let place = event.place;
+                self.unstored.insert(id, Some(place));
+            }
+        }
+        taken
     }
 
     /// The events that are not too old, the oldest first.

@@ -7,12 +7,14 @@
 //! gema/1 event <node> <number> <accepted, µs since 1970> <except|-> <cached for, ms> <length>\n<frame>
 //! gema/1 member <by> <version> <node> <since> <id length> <info length>\n<id><info>
 //! gema/1 count <node> <connections>\n
+//! gema/1 mark <node> <number>\n
 //! gema/1 hello|here|leaving|gone <node> <of>\n
 //! gema/1 terminate|terminated <node> <request> <number> <app length> <user length>\n<app><user>
 //! ```
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,6 +76,22 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// The place of an event in a cluster: the node that accepted it, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The node.
+    pub node: NodeId,
+    /// Grows with each event of that node.
+    pub number: NonZeroU64,
+}
+
+impl Origin {
+    /// `None` for a number that no node gives.
+    pub fn new(node: NodeId, number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(|number| Self { node, number })
+    }
+}
+
 /// A message between nodes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Envelope {
@@ -83,6 +101,9 @@ pub enum Envelope {
     Member(Change),
     /// The number of a node's connections on the topic's channel.
     Count(NodeId, u32),
+    /// The node that opens the topic has received everything before it, once this comes back. The number is that of its
+    /// command.
+    Mark(NodeId, u64),
     /// A node joins the cluster, or returns to it.
     Hello(NodeId, NodeId),
     /// The answer to a hello, for the second node.
@@ -172,6 +193,7 @@ impl Envelope {
                 format!("{head}{version} {node} {since} {ids} {infos}\n{user_id}{info}").into_bytes()
             }
             Self::Count(node, count) => format!("{MAGIC}count {node} {count}\n").into_bytes(),
+            Self::Mark(node, number) => format!("{MAGIC}mark {node} {number}\n").into_bytes(),
             Self::Hello(node, of) => format!("{MAGIC}hello {node} {of}\n").into_bytes(),
             Self::Here(node, of) => format!("{MAGIC}here {node} {of}\n").into_bytes(),
             Self::Draining(node, of) => format!("{MAGIC}leaving {node} {of}\n").into_bytes(),
@@ -226,6 +248,7 @@ impl Envelope {
                 let count = fields.number().filter(|&count| count <= CONNECTIONS_MAX)?;
                 Self::Count(node, Some(count).filter(|_| body.is_empty())?)
             }
+            "mark" => Self::Mark(node, fields.number().filter(|_| body.is_empty())?),
             "hello" => Self::Hello(node, fields.node().filter(|_| body.is_empty())?),
             "here" => Self::Here(node, fields.node().filter(|_| body.is_empty())?),
             "leaving" => Self::Draining(node, fields.node().filter(|_| body.is_empty())?),
@@ -356,6 +379,7 @@ mod tests {
             Envelope::Member(came),
             Envelope::Member(went),
             Envelope::Count(one, 12),
+            Envelope::Mark(one, 12),
             Envelope::Hello(one, one),
             Envelope::Here(one, other),
             Envelope::Draining(one, one),

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::protocol::envelope::Origin;
 use crate::protocol::frame::Frame;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::identity::Member;
@@ -32,6 +33,8 @@ pub struct Event {
     pub accepted: Instant,
     /// A reader that is behind needs only the last event of each key.
     pub flow_key: Option<Arc<FlowKey>>,
+    /// Its place in a cluster, where that matters.
+    pub origin: Option<Origin>,
     /// There if the frame may be compressed.
     pub compressed: Option<Arc<CompressedFrame>>,
     /// The figures that the event is made of, for the nodes to merge.
@@ -41,7 +44,7 @@ pub struct Event {
 impl Event {
     /// An event that may not be compressed. `registry::inbox` decides that when it goes to the shards.
     pub fn new(frame: Frame, except: Option<SocketId>, accepted: Instant) -> Self {
-        Self { frame, except, accepted, flow_key: None, compressed: None, partial: None }
+        Self { frame, except, accepted, flow_key: None, origin: None, compressed: None, partial: None }
     }
 }
 

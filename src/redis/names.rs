@@ -97,6 +97,12 @@ impl Names {
         format!("{}:{}:cached", self.start, tag(app, topic))
     }
 
+    /// Hash: the last events of a channel's keys. Sorted set: the same keys by the time of their events.
+    pub fn last_events(&self, app: &str, topic: &Topic) -> [String; 2] {
+        let key = format!("{}:{}:last_events", self.start, tag(app, topic));
+        [key.clone(), format!("{key}:times")]
+    }
+
     /// Sorted set: the nodes, by the end of their lease.
     pub fn leases(&self) -> String {
         format!("{}:{{nodes}}:leases", self.start)

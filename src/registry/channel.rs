@@ -2,6 +2,7 @@
 //! the channel's lock.
 
 mod remote;
+mod stored;
 mod subscribers;
 mod waiting;
 
@@ -288,6 +289,7 @@ impl Channel {
     pub(super) fn run_flow(&mut self, scope: &mut Scope<'_>) {
         let events = self.flow.as_mut().map(|flow| flow.run_due(scope.now));
         self.deliver_all(events.unwrap_or_default(), scope);
+        self.fetch_again(scope);
     }
 
     /// Delivers everything that the flow rules have held back.
@@ -299,6 +301,7 @@ impl Channel {
     /// Takes the present flow rules of the app.
     pub(super) fn update_flow(&mut self, scope: &mut Scope<'_>) {
         self.flush_flow(scope);
+        self.end_storing(scope);
         match &mut self.flow {
             Some(flow) if scope.app.flow.rules().is_some() => flow.follow_rules(&self.name, scope.app, scope.now),
             flow => *flow = None,
@@ -311,6 +314,7 @@ impl Channel {
         for event in events {
             self.deliver(&event, cache_for, is_local, scope);
         }
+        self.store_events(scope);
         if let Some(flow) = &mut self.flow {
             flow.schedule(&self.name, scope.app);
         }

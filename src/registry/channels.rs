@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::flow::rule::FlowRules;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
@@ -202,12 +201,6 @@ impl AppState {
 
 /// The flow rules of channels.
 impl AppState {
-    /// Whether a rule keeps the last events of a channel, even if nobody listens.
-    fn has_snapshot(&self, name: &ChannelName) -> bool {
-        let keeps = |rules: Arc<FlowRules>| rules.of_channel(name).iter().any(|rule| rule.snapshot.is_some());
-        self.flow.rules().is_some_and(keeps)
-    }
-
     /// Ends all flows before the nodes: what is pending is delivered.
     pub(super) fn end_node_flows(&self, now: Instant) {
         let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
@@ -257,7 +250,13 @@ impl AppState {
 impl AppState {
     pub(super) fn local_channel(&self, name: &ChannelName) -> LocalTopic {
         let local = |entry: &mut Entry<'_>| entry.get().map(|channel| channel.local_topic());
-        self.channels.table.with(name.as_str(), local).unwrap_or_default()
+        let local = self.channels.table.with(name.as_str(), local).unwrap_or_default();
+        LocalTopic { snapshot: self.snapshot_max(name), ..local }
+    }
+
+    /// A command to store events of a channel has ended.
+    pub fn on_stored(&self, name: &ChannelName, now: Instant) {
+        self.change_channel(name, now, |channel, scope| channel.on_stored(scope));
     }
 
     /// The number of connections on a channel here, and whether other nodes have to get it.
@@ -363,17 +362,18 @@ fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
 fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     let Publish { name, event, cache_for, receivers } = publish;
     let (app, is_local) = (scope.app, receivers == Receivers::Here);
-    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.has_snapshot(name);
+    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.snapshot_max(name).is_some();
     if entry.get().is_none() && is_kept() {
         open_entry(entry, name, scope);
     }
+    let outgoing = app.outgoing.as_ref().filter(|_| !is_local);
+    let origin = outgoing.and_then(|outgoing| outgoing.publish(&app.id, name, event, cache_for));
+    let with_origin = origin.filter(|_| app.flow.is_on()).map(|_| Event { origin, ..event.clone() });
+    let event = with_origin.as_ref().unwrap_or(event);
     if let Some(channel) = entry.get() {
         channel.accept(event, cache_for, is_local, scope);
     }
     app.views.mirror(name, event, scope);
-    if let Some(outgoing) = app.outgoing.as_ref().filter(|_| !is_local) {
-        outgoing.publish(&app.id, name, event, cache_for);
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::flow::channel::ChannelFlow;
+use crate::flow::channel::StoredEvent;
 use crate::flow::rule::At;
 use crate::flow::rule::FlowRules;
 use crate::flow::thinning::Now;
@@ -23,6 +24,7 @@ use crate::flow::thinning::Outcome;
 use crate::metrics::FlowMeters;
 use crate::metrics::RuleMeters;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
 use crate::protocol::event::Event;
 use crate::protocol::frame::Frame;
 use crate::registry::AppState;
@@ -38,6 +40,8 @@ pub(super) struct AppFlow {
     is_on: AtomicBool,
     /// The rules change: flows of the old ones may have something pending.
     is_changing: AtomicBool,
+    /// This node stops.
+    is_ended: AtomicBool,
     /// The flows of channels before the other nodes get their events, for rules with `at = "ingest"`.
     pub(super) before_nodes: Mutex<HashMap<(ChannelName, Receivers), Flow>>,
     pub(super) deadlines: Arc<Deadlines>,
@@ -55,6 +59,18 @@ pub(super) struct Flow {
     scheduled: BTreeSet<Instant>,
     /// How long a cache channel keeps an event, and whether Redis does not keep it for all nodes.
     pub(super) cache: Option<(Duration, bool)>,
+    pub(super) storing: Storing,
+}
+
+/// When the snapshot is stored for other nodes, and when what they have stored is fetched.
+#[derive(Debug, Default)]
+pub(super) struct Storing {
+    /// When events are stored next.
+    pub(super) at: Option<Instant>,
+    /// When events were last stored.
+    pub(super) last: Option<Instant>,
+    /// When each node has stored what it had accepted before this one opened the topic.
+    pub(super) fetch_again_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -75,9 +91,19 @@ impl AppFlow {
         self.is_changing.load(Ordering::Acquire)
     }
 
+    /// Whether there are rules.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Acquire)
+    }
+
+    /// Whether this node stops, so that others keep the snapshots.
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Acquire)
+    }
+
     /// The rules, if there are any.
     pub(super) fn rules(&self) -> Option<Arc<FlowRules>> {
-        self.is_on.load(Ordering::Acquire).then(|| self.rules.load_full())
+        self.is_on().then(|| self.rules.load_full())
     }
 }
 
@@ -89,7 +115,8 @@ impl Flow {
         app: &AppState,
         now: Instant,
     ) -> Self {
-        let mut flow = Self { rules, receivers, thinning: None, scheduled: BTreeSet::new(), cache: None };
+        let (scheduled, storing) = (BTreeSet::new(), Storing::default());
+        let mut flow = Self { rules, receivers, thinning: None, scheduled, cache: None, storing };
         flow.follow_rules(name, app, now);
         flow
     }
@@ -105,6 +132,7 @@ impl Flow {
     /// Delivers what is due.
     pub(super) fn run_due(&mut self, now: Instant) -> Vec<Event> {
         self.scheduled.retain(|at| *at > now);
+        self.storing.at.take_if(|at| *at <= now);
         self.run(now, ChannelFlow::run_due)
     }
 
@@ -120,6 +148,39 @@ impl Flow {
     /// The last event of each key, for who joins now.
     pub(super) fn snapshot(&mut self, now: Instant) -> Vec<Frame> {
         self.thinning.as_mut().map(|thinning| thinning.channel.snapshot(now)).unwrap_or_default()
+    }
+
+    /// Takes over stored events. Returns those that are new here.
+    pub(super) fn restore(&mut self, stored: Vec<StoredEvent>, received_since: Instant, now: Instant) -> Vec<Event> {
+        let restore = |thinning: &mut Thinning| thinning.channel.restore(stored, received_since, now);
+        self.thinning.as_mut().map(restore).unwrap_or_default()
+    }
+
+    /// Takes events to store, about so many bytes at most.
+    pub(super) fn take_unstored(&mut self, bytes: usize) -> Vec<StoredEvent> {
+        self.thinning.as_mut().map(|thinning| thinning.channel.take_unstored(bytes)).unwrap_or_default()
+    }
+
+    /// Whether Redis may lack a part of the snapshot.
+    pub(super) fn has_unstored(&self) -> bool {
+        self.thinning.as_ref().is_some_and(|thinning| thinning.channel.has_unstored())
+    }
+
+    /// How long the snapshot is stored for other nodes, and how many keys it has at most; `None` if it is not stored.
+    pub(super) fn stored_max(&self) -> Option<(Duration, usize)> {
+        self.thinning.as_ref().and_then(|thinning| thinning.channel.stored_max())
+    }
+
+    /// How long an event may wait on another node before it comes out and is stored.
+    pub(super) fn stored_delay(&self) -> Option<Duration> {
+        self.thinning.as_ref().and_then(|thinning| thinning.channel.stored_delay())
+    }
+
+    /// Another node stores nothing any more.
+    pub(super) fn on_node_gone(&mut self, node: NodeId) {
+        if let Some(thinning) = &mut self.thinning {
+            thinning.channel.on_node_gone(node);
+        }
     }
 
     /// Whether a rule matches the channel.
@@ -165,13 +226,19 @@ impl Flow {
                 Receivers::Subscribers | Receivers::Views => Some(At::Delivery),
             };
             let meters = meters().collect();
-            self.thinning = Some(Thinning { channel: ChannelFlow::new(name, rules, stage, now), meters, now });
+            let mut channel = ChannelFlow::new(name, rules, stage, now);
+            if stage == Some(At::Delivery) {
+                channel = channel.stored_by(app.node());
+            }
+            self.thinning = Some(Thinning { channel, meters, now });
         }
     }
 
     /// Adds the next deadline, unless an earlier one is known.
     pub(super) fn schedule(&mut self, name: &ChannelName, app: &AppState) {
-        let Some(next) = self.thinning.as_ref().and_then(|thinning| thinning.channel.next()) else { return };
+        let Some(thinning) = &self.thinning else { return };
+        let next = [thinning.channel.next(), self.storing.at, self.storing.fetch_again_at].into_iter().flatten().min();
+        let Some(next) = next else { return };
         if self.scheduled.first().is_none_or(|scheduled| next < *scheduled) {
             self.scheduled.insert(next);
             app.flow.deadlines.add(next, Due { app: app.id.clone(), channel: name.clone(), receivers: self.receivers });
@@ -211,6 +278,20 @@ impl AppState {
         // Until here each event has found the flow of its channel, and nothing overtook what was pending.
         self.flow.is_on.store(is_on, Ordering::Release);
         self.flow.is_changing.store(false, Ordering::Release);
+    }
+
+    /// Ends all flow rules, because this node stops. Pending events are delivered, and snapshots are left to the others.
+    pub fn end_flow_rules(&self, now: Instant) {
+        self.flow.is_ended.store(true, Ordering::Release);
+        self.set_flow_rules(FlowRules::default(), now);
+    }
+
+    /// How long the snapshot of a channel is kept, and how many keys it has at most; `None` if no rule keeps one.
+    pub(super) fn snapshot_max(&self, name: &ChannelName) -> Option<(Duration, usize)> {
+        let rules = self.flow.rules()?.of_channel(name);
+        let kept = || rules.iter().filter_map(|rule| Some((rule.snapshot.as_ref()?.max_age_seconds, rule.keys_max)));
+        let seconds = kept().map(|(seconds, _)| seconds).max()?;
+        Some((Duration::from_secs(seconds.into()), kept().map(|(_, keys)| keys.max(1)).sum()))
     }
 
     /// Delivers what is due on a channel.

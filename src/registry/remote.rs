@@ -80,7 +80,7 @@ impl AppState {
             (Topic::User(id), NodeMessage::Member(change)) => {
                 self.change_users(|users, scope| users.on_change(id, change, scope));
             }
-            (Topic::User(_), NodeMessage::Event(_) | NodeMessage::Count(..)) => (),
+            (Topic::User(_), NodeMessage::Event(_) | NodeMessage::Count(..) | NodeMessage::Mark(_)) => (),
         }
         is_new
     }

@@ -301,7 +301,7 @@ impl AppState {
 
     pub(super) fn local_user(&self, user_id: &Arc<str>) -> LocalTopic {
         let members = if self.is_online(user_id) { vec![(member(user_id), 0)] } else { Vec::new() };
-        LocalTopic { members, members_max: usize::MAX, counted: false }
+        LocalTopic { members, members_max: usize::MAX, counted: false, snapshot: None }
     }
 
     /// The link is up: tells the other nodes who is signed in, and opens the topics of watched users.

@@ -726,6 +726,9 @@ pub fn redis_answers(input: &[u8]) {
         gema::redis::value::texts(value);
         answers::number(value);
         answers::update_outcome(value);
+        for event in answers::last_events(value) {
+            assert_well_formed(&event.frame);
+        }
     }
     if let [cached, left] = values.as_slice()
         && let Some((event, _)) = answers::cached_event(cached, left)

@@ -20,6 +20,7 @@ mod client_events;
 mod cluster;
 mod cluster_numbers;
 mod cluster_presence;
+mod cluster_snapshots;
 mod cluster_traffic;
 mod cluster_webhooks;
 mod compression;

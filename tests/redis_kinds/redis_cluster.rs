@@ -94,6 +94,33 @@ async fn two_nodes_on_a_redis_cluster_are_one_server() {
 }
 
 #[tokio::test]
+async fn who_joins_on_the_other_node_gets_the_snapshot_from_a_redis_cluster() {
+    let redis = RedisCluster::start();
+    let rules = json!([{
+        "match": "scada-*", "snapshot": { "max_age_seconds": 600 },
+        "conflate": { "key": "sensor", "window_ms": 3_600_000 }
+    }]);
+    let cluster = on(&redis).with("GEMA_LIMITS_FLOW_RULES", &rules.to_string());
+    let nodes: [Node; 2] = cluster.nodes().await;
+    for channel in on_each_master(&redis, &cluster, "scada-") {
+        for sensor in ["a", "b"] {
+            nodes[0].api().publish(&channel, "reading", &json!({ "sensor": sensor }).to_string()).await;
+        }
+        let key = format!("{}:last_events", cluster.topic(&channel));
+        let master = &redis.masters[redis.slot_of(&key).1];
+        eventually("both events are stored", PATIENCE, async || master.cli(&["HLEN", &key]).trim() == "2").await;
+        let left: i64 = master.cli(&["TTL", &key]).trim().parse().unwrap();
+        assert!((1..=600).contains(&left), "{left}");
+        let mut page = nodes[1].subscribed(&channel).await;
+        let mut sensors = [page.next_event("reading").await, page.next_event("reading").await];
+        sensors.sort_unstable_by_key(|data| data.to_string());
+        assert_eq!(sensors, [json!({ "sensor": "a" }), json!({ "sensor": "b" })]);
+        nodes[0].api().publish(&channel, "reading", r#"{"sensor":"c"}"#).await;
+        assert_eq!(page.next_event("reading").await["sensor"], "c");
+    }
+}
+
+#[tokio::test]
 async fn webhooks_are_told_once_by_way_of_a_redis_cluster() {
     let redis = RedisCluster::start();
     let mut receiver = Receiver::start().await;

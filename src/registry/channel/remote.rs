@@ -27,7 +27,11 @@ impl Channel {
 
     /// Subscribes to the channel's topic and fetches its state, unless that is on its way.
     pub(crate) fn open(&mut self, scope: &Scope<'_>) {
-        self.remote.get_or_insert_default().topic.open(&Topic::Channel(self.name.clone()), scope);
+        let remote = self.remote.get_or_insert_default();
+        if scope.is_linked() {
+            remote.stored.received_since.get_or_insert(scope.now);
+        }
+        remote.topic.open(&Topic::Channel(self.name.clone()), scope);
     }
 
     /// The part of the channel that is on this node, for the other nodes.
@@ -41,14 +45,18 @@ impl Channel {
         let joiners = self.remote.as_ref().map(|remote| &remote.joiners).filter(|_| self.subscriptions() == 0);
         let members_max = joiners.and_then(|joiners| joiners.members_max()).unwrap_or(usize::MAX);
         let counted = self.remote.as_ref().is_some_and(|remote| remote.counts.are_announced);
-        LocalTopic { members: local.map(member).collect(), members_max, counted }
+        LocalTopic { members: local.map(member).collect(), members_max, counted, snapshot: None }
     }
 
     /// The command of this number has opened the topic, or has failed without a snapshot.
     pub(crate) fn on_opened(&mut self, number: u64, snapshot: Option<Snapshot>, scope: &mut Scope<'_>) {
         match snapshot {
             _ if !self.remote_mut().topic.awaits(number) => (),
-            Some(snapshot) => self.opened(snapshot, scope),
+            Some(snapshot) => {
+                if let Some(snapshot) = self.remote_mut().topic.wait_for_mark(snapshot) {
+                    self.opened(snapshot, scope);
+                }
+            }
             None => self.not_opened(scope),
         }
     }
@@ -60,6 +68,9 @@ impl Channel {
         remote.counts.nodes = std::mem::take(&mut snapshot.counts);
         if !opening.has_newer_event {
             self.cache_snapshot(&snapshot, scope);
+        }
+        if let Some(stored) = snapshot.last_events.take() {
+            self.restore_events(stored, scope);
         }
         self.merge_members(&snapshot, scope);
         for message in opening.buffered {
@@ -122,6 +133,7 @@ impl Channel {
         let remote = self.remote_mut();
         remote.topic.reset();
         remote.counts.is_publishing = false;
+        remote.stored.on_unlinked();
         let joiners = remote.joiners.take_all();
         if let Some(members) = &mut self.members {
             members.local.values_mut().for_each(|local| local.update = None);
@@ -161,6 +173,11 @@ impl Channel {
         let remote = self.remote.get_or_insert_default();
         match message {
             NodeMessage::Event(event) => return self.on_event(event, scope),
+            NodeMessage::Mark(number) => {
+                if let Some(snapshot) = remote.topic.on_mark(number) {
+                    self.opened(snapshot, scope);
+                }
+            }
             message if remote.topic.is_opening() => remote.topic.buffer(message),
             NodeMessage::Member(change) => self.on_change(change, scope),
             NodeMessage::Count(node, count) => {
@@ -222,6 +239,7 @@ impl Channel {
 
     /// A node has crashed or left: its connections no longer count.
     pub(crate) fn remove_node(&mut self, node: NodeId, has_left: bool, scope: &mut Scope<'_>) {
+        self.on_storer_gone(node, scope);
         let remote = self.remote_mut();
         // A node that was only cut off repeats events.
         if has_left {

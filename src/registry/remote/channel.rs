@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::dedup::Dedup;
@@ -24,8 +25,22 @@ pub(crate) struct RemoteChannel {
     pub(crate) joiners: Joiners,
     pub(crate) counts: RemoteCounts,
     pub(crate) dedup: Dedup,
+    pub(crate) stored: RemoteEvents,
     /// When the last connection left.
     pub(crate) idle_since: Option<Instant>,
+}
+
+/// The part of the channel's snapshot that Redis stores, for who joins at another node.
+#[derive(Debug, Default)]
+pub(crate) struct RemoteEvents {
+    /// Since when this node has received all that was published.
+    pub(crate) received_since: Option<Instant>,
+    /// How often it has taken over what Redis has stored since then.
+    pub(crate) fetches: usize,
+    /// Commands to store events that are in flight.
+    pub(crate) storing: usize,
+    /// The last stored events of nodes that may send no more.
+    pub(crate) known: Vec<Origin>,
 }
 
 /// The numbers of connections on the other nodes.
@@ -51,6 +66,13 @@ impl RemoteChannel {
             self.counts.is_publishing = true;
             scope.command(Topic::Channel(name.clone()), Operation::PublishCount);
         }
+    }
+}
+
+impl RemoteEvents {
+    /// The link is lost. From the next one on this node takes over what it misses until then.
+    pub(crate) fn on_unlinked(&mut self) {
+        (self.received_since, self.fetches, self.storing) = (None, 0, 0);
     }
 }
 

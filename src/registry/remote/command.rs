@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::flow::channel::StoredEvent;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::registry::inbox::Event;
 
@@ -32,6 +34,10 @@ pub enum Operation {
     UpdateMember(MemberUpdate),
     /// Publish how many connections the channel has on this node.
     PublishCount,
+    /// Store events of the channel's snapshot, for who joins at another node.
+    StoreEvents(Box<StoreEvents>),
+    /// Forget the channel's snapshot: no rule keeps one any more.
+    ForgetEvents,
 }
 
 impl Operation {
@@ -54,6 +60,19 @@ pub struct Publish {
     pub cache_for: Option<Duration>,
 }
 
+/// Events of a channel's snapshot.
+#[derive(Debug)]
+pub struct StoreEvents {
+    /// The last events of some keys.
+    pub events: Vec<StoredEvent>,
+    /// How long the snapshot is stored from now on.
+    pub time: Duration,
+    /// The most keys of the channel.
+    pub keys_max: usize,
+    /// The last event of each node that this one knows of. It may replace those.
+    pub known: Vec<Origin>,
+}
+
 /// A user's first connection on this node, a new `user_info`, or the end of the last connection.
 #[derive(Debug)]
 pub struct MemberUpdate {
@@ -73,6 +92,11 @@ impl Command {
     /// Whether it publishes an event.
     pub fn is_event(&self) -> bool {
         matches!(self.operation, Operation::Publish(_))
+    }
+
+    /// Whether it waits, after a lost link, until the other nodes listen again.
+    pub fn waits_for_nodes(&self) -> bool {
+        matches!(self.operation, Operation::Publish(_) | Operation::StoreEvents(_))
     }
 
     /// Bytes of memory that an event takes while it waits.

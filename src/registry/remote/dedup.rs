@@ -2,6 +2,7 @@
 
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::registry::remote::outgoing::ROUND_COMMANDS_MAX;
 
 /// After a lost link a node sends one round of events again. A number further back is a new event: the greater number
@@ -52,6 +53,11 @@ impl Dedup {
     /// Whether an event of a node has come.
     pub(crate) fn knows(&self, node: NodeId) -> bool {
         self.0.iter().any(|(known, _)| *known == node)
+    }
+
+    /// The last event of each node.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = Origin> {
+        self.0.iter().filter_map(|&(node, number)| Origin::new(node, number))
     }
 
     /// The node has left and sends no more events.

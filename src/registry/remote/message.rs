@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::flow::channel::StoredEvent;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::identity::Member;
 use crate::registry::inbox::Event;
@@ -20,12 +22,15 @@ pub enum NodeMessage {
     Member(Change),
     /// The connections that a node has on the channel.
     Count(NodeId, u32),
+    /// Everything has come that was published before the topic's state, which the command of this number has fetched.
+    Mark(u64),
 }
 
 impl Event {
     /// An event that another node has accepted.
     pub(crate) fn of_node(event: RemoteEvent, now: Instant) -> Self {
-        Self { partial: event.partial, ..Self::new(event.frame, event.except, now) }
+        let origin = Origin::new(event.node, event.number);
+        Self { origin, partial: event.partial, ..Self::new(event.frame, event.except, now) }
     }
 }
 
@@ -42,6 +47,8 @@ pub struct Snapshot {
     pub counts: Vec<(NodeId, u32)>,
     /// The cached event, and how long it still is.
     pub cached: Option<(RemoteEvent, Duration)>,
+    /// The last events of a channel with a flow rule's snapshot, if they were asked for.
+    pub last_events: Option<Vec<StoredEvent>>,
 }
 
 /// The part of a topic that is on this node.
@@ -53,6 +60,8 @@ pub struct LocalTopic {
     pub members_max: usize,
     /// Whether the number of subscribers on other nodes matters.
     pub counted: bool,
+    /// How long the snapshot of a flow rule is stored, and how many keys it has.
+    pub snapshot: Option<(Duration, usize)>,
 }
 
 /// How the command to update a member has ended.

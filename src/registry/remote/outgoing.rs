@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::registry::inbox::Event;
 use crate::registry::remote::command::Command;
@@ -98,8 +99,14 @@ impl Outgoing {
         }
     }
 
-    /// Appends an event.
-    pub(crate) fn publish(&self, app: &Arc<str>, channel: &ChannelName, event: &Event, cache_for: Option<Duration>) {
+    /// Appends an event. Returns its place in the cluster.
+    pub(crate) fn publish(
+        &self,
+        app: &Arc<str>,
+        channel: &ChannelName,
+        event: &Event,
+        cache_for: Option<Duration>,
+    ) -> Option<Origin> {
         let mut queue = self.queue.lock();
         if !queue.joined && self.bytes.load(Ordering::Relaxed) > self.limits.bytes_max {
             // No node has ever had a message of this one, so none misses the events.
@@ -108,13 +115,15 @@ impl Outgoing {
             self.bytes.store(0, Ordering::Relaxed);
         }
         queue.numbers += 1;
-        let publish = Publish { number: queue.numbers, event: event.clone(), cache_for };
+        let number = queue.numbers;
+        let publish = Publish { number, event: event.clone(), cache_for };
         let topic = Topic::Channel(channel.clone());
         let command = Command { app: Arc::clone(app), topic, operation: Operation::Publish(publish) };
         self.bytes.fetch_add(command.event_cost(), Ordering::Relaxed);
         queue.commands.push_back(command);
         drop(queue);
         self.filled.notify_one();
+        Origin::new(self.node, number)
     }
 
     /// Takes the commands for one round trip, which are in flight from now on.

@@ -52,6 +52,10 @@ pub(crate) struct Opening {
     pub(crate) buffered: Vec<NodeMessage>,
     /// An event has been cached meanwhile, so the snapshot's is older.
     pub(crate) has_newer_event: bool,
+    /// Everything has come that was published before the state.
+    is_marked: bool,
+    /// The state, if that has not come yet.
+    state: Option<Snapshot>,
 }
 
 impl RemoteTopic {
@@ -73,6 +77,28 @@ impl RemoteTopic {
             let phase = Phase::Opening(Opening { number, ..Opening::default() });
             *self = Self { phase, implausible_at: self.implausible_at, ..Self::default() };
             scope.command(topic.clone(), operation);
+        }
+    }
+
+    /// The topic's state has come. Returns it unless something that was published before it has not come yet.
+    pub(crate) fn wait_for_mark(&mut self, state: Snapshot) -> Option<Snapshot> {
+        match &mut self.phase {
+            Phase::Opening(opening) if state.last_events.is_some() && !opening.is_marked => {
+                opening.state = Some(state);
+                None
+            }
+            _ => Some(state),
+        }
+    }
+
+    /// Everything has come that was published before the state of this number. Returns that if it has waited.
+    pub(crate) fn on_mark(&mut self, number: u64) -> Option<Snapshot> {
+        match &mut self.phase {
+            Phase::Opening(opening) if opening.number == number => {
+                opening.is_marked = true;
+                opening.state.take()
+            }
+            _ => None,
         }
     }
 
