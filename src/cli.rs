@@ -1,6 +1,7 @@
-//! The command line: `start`, `check`, `config` and `health`. On SIGHUP a running server loads its configuration again.
+//! The command line: `start`, `check`, `config`, `health` and `doctor`. On SIGHUP a running server loads its configuration again.
 //! `main` calls it.
 
+pub mod doctor;
 mod flow_rules;
 mod invocation;
 
@@ -74,6 +75,10 @@ enum Command {
         #[arg(long)]
         url: Option<String>,
     },
+    /// Finds out why events do not arrive, and names the cause and the fix of each fault; exit code 1 if there is one.
+    ///
+    /// It tests Laravel's .env, the address, TLS, the proxy, the app, the clocks, Redis and the limit of open files.
+    Doctor(doctor::Options),
 }
 
 /// Runs the command.
@@ -98,6 +103,7 @@ pub fn run() -> ExitCode {
             .and_then(|loaded| check(&loaded, &channels, &events)),
         Command::Config => read(files).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
+        Command::Doctor(options) => doctor::run(&options, files),
         Command::Health { url: None } => {
             read(files).map_err(Into::into).and_then(|loaded| health(&ready_url(&loaded.config)?))
         }

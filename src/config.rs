@@ -34,6 +34,7 @@ pub use settings::store::{AppStore, Database, Mysql, Postgres, StoreDriver};
 pub use settings::tls::Tls;
 pub use settings::values::{Seconds, Secret};
 pub use settings::webhooks::{ChannelFilter, LeftOut, Webhook, Webhooks, WebhooksDriver};
+pub use sources::dotenv::variables as dotenv_variables;
 pub use sources::variables::process as process_environment;
 
 use serde::{Deserialize, Serialize};

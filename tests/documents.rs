@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use gema::cli::doctor::Cause;
 use gema::config::Fault;
 use gema::config::load;
 
@@ -109,6 +110,15 @@ fn each_block_of_settings_is_understood() {
         }
     }
     assert!(seen > 10, "{seen}");
+}
+
+#[test]
+fn the_document_of_the_doctor_lists_every_cause() {
+    let row = |cause: &Cause| format!("| `{}` | {} | {} |\n", cause.name(), cause.sentence(), cause.fix());
+    let table: String = Cause::ALL.iter().map(row).collect();
+    let table = format!("| `cause` | what is wrong | what to do |\n| --- | --- | --- |\n{table}\n");
+    let document = fs::read_to_string(root().join("docs/doctor.md")).unwrap();
+    assert!(document.contains(&table), "docs/doctor.md must have this table:\n{table}");
 }
 
 /// The place in a document that a heading makes, as GitHub spells it.

@@ -1,7 +1,7 @@
 //! Where settings come from: files, `.env` and variables, under gema's names, Soketi's and Laravel's.
 //! `load` merges the layers.
 
-mod dotenv;
+pub(super) mod dotenv;
 mod file;
 mod javascript;
 pub(super) mod laravel;

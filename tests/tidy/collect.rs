@@ -38,6 +38,8 @@ pub(crate) struct Collector {
     pub(crate) literal_lines: Vec<RangeInclusive<usize>>,
     /// The module that is being walked.
     module: ModulePath,
+    /// An implementation of a trait is being walked: the trait has chosen the parameters.
+    is_of_trait: bool,
     file_name: String,
 }
 
@@ -51,6 +53,7 @@ impl Collector {
             test_lines: Vec::new(),
             literal_lines: Vec::new(),
             module,
+            is_of_trait: false,
             file_name: file_name.to_owned(),
         };
         collector.current();
@@ -79,7 +82,7 @@ impl Collector {
             name: signature.ident.to_string(),
             line: signature.span().start().line,
             body,
-            parameters: signature.inputs.len(),
+            parameters: if self.is_of_trait { 0 } else { signature.inputs.len() },
         });
     }
 
@@ -264,6 +267,12 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
         self.function(&item.sig, Some(&item.block));
         visit::visit_item_fn(self, item);
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        let around = std::mem::replace(&mut self.is_of_trait, item.trait_.is_some());
+        visit::visit_item_impl(self, item);
+        self.is_of_trait = around;
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {

@@ -64,7 +64,7 @@ pub(crate) struct Function {
     pub(crate) line: usize,
     /// The lines between its braces.
     pub(crate) body: Range<usize>,
-    /// `self` included.
+    /// `self` included. None for a trait's method where it is implemented: the trait has chosen them.
     pub(crate) parameters: usize,
 }
 

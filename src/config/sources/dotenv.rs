@@ -13,6 +13,20 @@ pub(in crate::config) struct Entry {
     pub(in crate::config) value: Result<String, &'static str>,
 }
 
+/// The variables of a `.env` by name, the last of a name, as Laravel reads them. One whose quote is not closed is left
+/// out.
+///
+/// ```
+/// use gema::config::dotenv_variables;
+///
+/// let variables = dotenv_variables("APP_NAME=shop # ours\nREDIS_PREFIX=\"${APP_NAME}_\"\n", &[].into());
+/// assert_eq!(variables["REDIS_PREFIX"], "shop_");
+/// ```
+pub fn variables(text: &str, environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let entries = read(text, environment, |_| true).into_iter();
+    entries.filter_map(|entry| Some((entry.name, entry.value.ok()?))).collect()
+}
+
 /// The variables of `text`, from top to bottom; what is none is passed over. `${NAME}` stands for a variable of
 /// `environment` or one further up. A quote that nobody closed does not swallow a variable that `matters`.
 pub(in crate::config) fn read(

@@ -29,8 +29,13 @@ pub struct Authority {
 impl Authority {
     /// One that has signed itself.
     pub fn self_signed() -> Self {
+        Self::self_signed_as("a root")
+    }
+
+    /// The same with another name.
+    pub fn self_signed_as(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = Self::params("a root");
+        let params = Self::params(name);
         let certificate = params.self_signed(&key).unwrap();
         Self { der: certificate.der().clone(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
     }
@@ -57,10 +62,15 @@ impl Authority {
 
     /// The same with a certificate that ends with the beginning of this year.
     pub fn issue_until(&self, year: i32) -> Tls {
+        self.issue_between(2000, year)
+    }
+
+    /// The same with a certificate for the time between the beginnings of these years.
+    pub fn issue_between(&self, from: i32, until: i32) -> Tls {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Tls { cert_path: file(&certificate.pem()), key_path: file(&key.serialize_pem()), ..Tls::default() }
     }

@@ -55,6 +55,8 @@ pub struct TestRedis {
     port: u16,
     /// Empty for none.
     pub password: String,
+    /// Further words of the command line.
+    words: Vec<String>,
     running: Option<Running>,
 }
 
@@ -77,9 +79,15 @@ impl TestRedis {
 
     /// The same with a password.
     pub async fn start_with(password: &str) -> Self {
+        Self::start_like(password, &[]).await
+    }
+
+    /// The same with further words on its command line.
+    pub async fn start_like(password: &str, words: &[&str]) -> Self {
         const TRIES: usize = 5;
         for _ in 0..TRIES {
             let mut redis = Self::absent(password);
+            redis.words = words.iter().map(|&word| word.to_owned()).collect();
             // Somebody else may have taken the port in between.
             if redis.try_start().await {
                 return redis;
@@ -90,7 +98,7 @@ impl TestRedis {
 
     /// A Redis that does not run yet, with a port of its own.
     pub fn absent(password: &str) -> Self {
-        Self { port: free_port(), password: password.to_owned(), running: None }
+        Self { port: free_port(), password: password.to_owned(), words: Vec::new(), running: None }
     }
 
     /// The one that all tests of this process share.
@@ -218,6 +226,7 @@ impl TestRedis {
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--dir"])
             .arg(&folder)
             .args(["--save", "", "--appendonly", "no", "--requirepass", &self.password])
+            .args(&self.words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

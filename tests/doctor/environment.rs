@@ -1,0 +1,72 @@
+//! Laravel's `.env` and gema's configuration themselves.
+
+use support::redis_server::free_port;
+
+use crate::Case;
+use crate::configuration;
+use crate::gema;
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let server = gema(&[]).await;
+    let case = Case::new().config(&configuration(server.address, "")).words(&["--env", "nowhere/.env"]);
+    case.diagnose().await.names(&[("env", "env_unreadable")]).says("nowhere/.env: No such file").passes(&["signature"]);
+}
+
+#[tokio::test]
+async fn missing_variables_are_named() {
+    let server = gema(&[]).await;
+    let (host, port) = (server.address.ip(), server.address.port());
+    let env = format!(
+        "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=\nPUSHER_HOST={host}\nPUSHER_PORT={port}\nPUSHER_SCHEME=http"
+    );
+    let diagnosis = Case::new().env(&env).diagnose().await;
+    diagnosis.names(&[("env", "env_incomplete")]).says("PUSHER_APP_SECRET is missing").passes(&["connect", "apps"]);
+    let env = "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=app-secret\nPUSHER_HOST=";
+    let case = Case::new().env(env).config(&configuration(server.address, ""));
+    case.diagnose().await.names(&[("env", "env_no_host")]).passes(&["signature"]);
+}
+
+#[tokio::test]
+async fn a_broadcaster_that_does_not_reach_gema_is_named() {
+    let server = gema(&[]).await;
+    let broadcaster = async |value: &str| {
+        let (host, port) = (server.address.ip(), server.address.port());
+        let env = format!(
+            "{value}\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=app-secret\nPUSHER_HOST={host}\nPUSHER_PORT={port}\nPUSHER_SCHEME=http"
+        );
+        Case::new().env(&env).config(&configuration(server.address, "")).diagnose().await
+    };
+    let found = broadcaster("BROADCAST_CONNECTION=log").await;
+    found.names(&[("env", "broadcast_log")]).says("BROADCAST_CONNECTION=log").passes(&["signature"]);
+    broadcaster("BROADCAST_DRIVER=null").await.names(&[("env", "broadcast_null")]);
+    broadcaster("").await.names(&[("env", "broadcast_null")]).says("BROADCAST_CONNECTION is not set");
+    broadcaster("BROADCAST_CONNECTION=reverb").await.names(&[("env", "broadcast_other")]);
+    broadcaster("BROADCAST_CONNECTION=redis").await.names(&[("env", "broadcast_redis_without_ingest")]);
+}
+
+#[tokio::test]
+async fn another_port_than_the_servers_is_named() {
+    let server = gema(&[]).await;
+    let wrong = (server.address.ip(), free_port()).into();
+    let diagnosis = Case::new().laravel(wrong, "").config(&configuration(server.address, "")).diagnose().await;
+    diagnosis.names(&[("port", "env_other_port")]);
+    diagnosis.says(&format!("a server answers on port {}", server.address.port())).passes(&["config", "files"]);
+}
+
+#[tokio::test]
+async fn another_app_than_the_servers_is_named() {
+    let server = gema(&[]).await;
+    let case = Case::new().laravel(server.address, "PUSHER_APP_ID=old-app").config(&configuration(server.address, ""));
+    let diagnosis = case.diagnose().await;
+    diagnosis.names(&[("signature", "env_other_app")]).says("old-app; gema's configuration has app-id");
+    diagnosis.passes(&["connect", "apps"]);
+}
+
+#[tokio::test]
+async fn a_fault_of_the_configuration_hides_no_other_step() {
+    let server = gema(&[]).await;
+    let config = configuration(server.address, "backlog = 0");
+    let diagnosis = Case::new().laravel(server.address, "").config(&config).diagnose().await;
+    diagnosis.names(&[("config", "configuration_faults")]).says("server.backlog").passes(&["connect", "signature"]);
+}
