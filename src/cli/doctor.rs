@@ -157,7 +157,7 @@ async fn check_page(route: Option<&Route>, options: &Options, case: &Case, crede
 async fn check_api(route: Option<&Route>, credentials: &Credentials, apps: &[App]) -> Vec<Step> {
     match route {
         Some(route) => api::check(route, credentials, apps).await,
-        None => ["apps", "signature", "clock"].map(no_connection).to_vec(),
+        None => ["apps", "signature", "clock", "ready"].map(no_connection).to_vec(),
     }
 }
 

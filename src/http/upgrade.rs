@@ -330,7 +330,11 @@ fn explain<B>(request: &Request<B>) -> String {
         None => format!("no {name}"),
     };
     let headers = [header::UPGRADE, header::CONNECTION, header::SEC_WEBSOCKET_VERSION].map(shown);
-    format!("{:?} with {}", request.version(), headers.join(", "))
+    // It tests whether a proxy passes the headers on.
+    let agent = request.headers().get(header::USER_AGENT);
+    let by_doctor = agent.is_some_and(|agent| agent.as_bytes().starts_with(b"gema-doctor/"));
+    let doctor = if by_doctor { "a test of gema doctor, no fault: " } else { "" };
+    format!("{doctor}{:?} with {}", request.version(), headers.join(", "))
 }
 
 /// The answer to the offered extensions.

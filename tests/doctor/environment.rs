@@ -1,5 +1,7 @@
 //! Laravel's `.env` and gema's configuration themselves.
 
+use std::time::Duration;
+
 use support::redis_server::free_port;
 
 use crate::Case;
@@ -25,6 +27,37 @@ async fn missing_variables_are_named() {
     let env = "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=app-secret\nPUSHER_HOST=";
     let case = Case::new().env(env).config(&configuration(server.address, ""));
     case.diagnose().await.names(&[("env", "env_no_host")]).passes(&["signature"]);
+}
+
+#[tokio::test]
+async fn a_cached_configuration_that_is_older_than_the_file_is_named() {
+    let server = gema(&[]).await;
+    let case = || Case::new().laravel(server.address, "");
+    let diagnosis = case().cache_of_laravel(Duration::from_secs(60)).diagnose().await;
+    diagnosis.names(&[("env", "env_cached")]).says("bootstrap/cache/config.php").passes(&["connect", "signature"]);
+    case().cache_of_laravel(Duration::ZERO).diagnose().await.names(&[]);
+}
+
+/// In a container Laravel has variables and no file.
+#[tokio::test]
+async fn without_a_file_the_variables_of_the_environment_count() {
+    let server = gema(&[]).await;
+    let (host, port) = (server.address.ip().to_string(), server.address.port().to_string());
+    let mut case = Case::new();
+    for (name, value) in [
+        ("BROADCAST_CONNECTION", "pusher"),
+        ("PUSHER_APP_ID", "app-id"),
+        ("PUSHER_APP_KEY", "app-key"),
+        ("PUSHER_APP_SECRET", "app-secret"),
+        ("PUSHER_HOST", &*host),
+        ("PUSHER_PORT", &*port),
+        ("PUSHER_SCHEME", "http"),
+    ] {
+        case = case.variable(name, value);
+    }
+    case.diagnose().await.names(&[]).passes(&["env", "connect", "signature"]);
+    let diagnosis = Case::new().config(&configuration(server.address, "")).diagnose().await;
+    diagnosis.names(&[]).says("no .env of Laravel is here; --env names one").passes(&["signature"]);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use gema::cli::doctor::Cause;
 use serde_json::Value;
@@ -61,6 +62,16 @@ impl Case {
     /// Laravel's `.env`.
     pub fn env(self, text: &str) -> Self {
         fs::write(self.folder.join(".env"), text).unwrap();
+        self
+    }
+
+    /// Laravel's cached configuration, made so long before `.env` was written last.
+    pub fn cache_of_laravel(self, before: Duration) -> Self {
+        let folder = self.folder.join("bootstrap/cache");
+        fs::create_dir_all(&folder).unwrap();
+        let written = fs::metadata(self.folder.join(".env")).unwrap().modified().unwrap();
+        let cache = fs::File::create(folder.join("config.php")).unwrap();
+        cache.set_modified(written - before).unwrap();
         self
     }
 

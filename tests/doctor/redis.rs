@@ -34,6 +34,15 @@ async fn a_redis_that_is_away_is_named() {
     diagnosis.names(&[("redis", "redis_unreachable")]).says("nowhere.invalid");
 }
 
+/// The server reaches Redis by its own way, whatever the configuration here says.
+#[tokio::test]
+async fn a_server_that_has_lost_its_redis_is_named() {
+    let port = free_port().to_string();
+    let server = gema(&[("GEMA_CLUSTER_DRIVER", "redis"), ("GEMA_REDIS_PORT", &port)]).await;
+    let diagnosis = Case::new().config(&configuration(server.address, "")).diagnose().await;
+    diagnosis.names(&[("ready", "server_degraded")]).says("Redis is away").passes(&["connect", "signature"]);
+}
+
 #[tokio::test]
 async fn a_wrong_password_is_named() {
     let redis = TestRedis::start_with("of-redis").await;

@@ -14,7 +14,18 @@ use crate::nginx::location;
 async fn with_laravels_file_alone_the_way_of_an_event_is_right() {
     let server = gema(&[]).await;
     let diagnosis = Case::new().laravel(server.address, "APP_URL=https://shop.example").diagnose().await;
-    diagnosis.names(&[]).passes(&["env", "name", "port", "upgrade", "connect", "origin", "apps", "signature", "clock"]);
+    diagnosis.names(&[]).passes(&[
+        "env",
+        "name",
+        "port",
+        "upgrade",
+        "connect",
+        "origin",
+        "apps",
+        "signature",
+        "clock",
+        "ready",
+    ]);
     diagnosis.says("Everything that was tested is right.");
 }
 
@@ -47,6 +58,9 @@ async fn through_a_proxy_it_is_right_and_a_patient_test_waits_as_long_as_a_clien
     let diagnosis = Case::new().laravel(nginx.address, "").words(&["--patient"]).diagnose().await;
     diagnosis.names(&[]).passes(&["upgrade", "connect", "idle", "apps", "signature"]);
     diagnosis.says("a WebSocket opens through nginx");
+    // The second handshake of the test is a refusal of gema's, and says so.
+    let line = server.log.about("websocket_key").await;
+    assert!(line["detail"].as_str().unwrap().starts_with("a test of gema doctor, no fault: "), "{line}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod servers;
 
 mod accounts;
+mod doctor;
 mod redis_cluster;
 mod sentinel;
 mod tls;

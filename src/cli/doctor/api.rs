@@ -59,7 +59,20 @@ pub(super) async fn check(route: &Route, credentials: &Credentials, apps: &[App]
         }
         () => asked.refusal(route, &answer, credentials, apps).await,
     };
-    vec![Step::passed("apps", "gema answers"), signature, clock]
+    vec![Step::passed("apps", "gema answers"), signature, clock, ready(route).await]
+}
+
+/// Whether the server has everything that it needs, by its own account. A proxy need not forward that path.
+async fn ready(route: &Route) -> Step {
+    let answer = exchange::get(route, &format!("{}/ready", route.target.prefix), &[]).await.unwrap_or_default();
+    match (answer.status, answer.body.as_str()) {
+        (200, "OK") => Step::passed("ready", "the server has everything that it needs"),
+        (200, body) if body.starts_with("OK, degraded: ") => {
+            Step::failed("ready", Cause::ServerDegraded, body.trim_start_matches("OK, degraded: "))
+        }
+        (503, body) if answer.is_gemas() => Step::failed("ready", Cause::ServerUnavailable, body),
+        _ => Step::skipped("ready", "this address does not forward /ready"),
+    }
 }
 
 /// Without an app's identity, only whether gema is there.

@@ -48,6 +48,9 @@ causes! {
     EnvUnreadable "env_unreadable"
         "Laravel's .env cannot be read"
         "name the file with --env, and run this as a user who may read it";
+    EnvCached "env_cached"
+        "Laravel uses a cached configuration that is older than .env"
+        "run php artisan config:clear, and restart the queue workers";
     EnvIncomplete "env_incomplete"
         "Laravel's .env does not name the app"
         "set PUSHER_APP_ID, PUSHER_APP_KEY and PUSHER_APP_SECRET";
@@ -196,6 +199,9 @@ causes! {
     ClockOff "clock_off"
         "the clocks of this machine and of the server differ"
         "set both clocks, for example by NTP; timedatectl shows whether it runs";
+    ServerDegraded "server_degraded"
+        "the server runs, but not with everything"
+        "look at its log, and at Redis and the database as the server reaches them";
     // Redis.
     RedisUnreachable "redis_unreachable"
         "Redis does not answer"

@@ -9,6 +9,7 @@ use http_body_util::Limited;
 use hyper::body::Bytes;
 use hyper::header::HeaderMap;
 use hyper::header::HeaderName;
+use hyper::header::HeaderValue;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -21,6 +22,8 @@ use crate::cli::doctor::route::ANSWER_TIME;
 use crate::cli::doctor::route::Route;
 use crate::cli::doctor::route::Stream;
 
+/// The name by which servers and proxies know these requests.
+const USER_AGENT: &str = concat!("gema-doctor/", env!("CARGO_PKG_VERSION"));
 /// A longer body is cut off.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
@@ -99,7 +102,7 @@ async fn get_now(route: &Route, path: &str, headers: &[(&str, &str)]) -> io::Res
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
     let mut request = hyper::Request::get(path)
         .header(hyper::header::HOST, route.target.authority())
-        .header(hyper::header::USER_AGENT, concat!("gema-doctor/", env!("CARGO_PKG_VERSION")));
+        .header(hyper::header::USER_AGENT, USER_AGENT);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -135,6 +138,7 @@ pub(super) async fn open_socket(
     let scheme = if route.target.tls { "wss" } else { "ws" };
     let url = format!("{scheme}://{}{path}", route.target.authority());
     let mut request = url.into_client_request().map_err(|error| failed(&error))?;
+    request.headers_mut().insert(hyper::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     if let Some(origin) = origin.and_then(|origin| origin.parse().ok()) {
         request.headers_mut().insert(hyper::header::ORIGIN, origin);
     }

@@ -51,10 +51,14 @@ impl Laravel {
         );
         let is_laravels = |name: &String| name.contains("PUSHER_") || name.starts_with("BROADCAST_");
         if !variables.keys().any(is_laravels) {
-            let reason = format!("{} names no broadcasting; --env names another file", file.display());
+            let reason = match variables.is_empty() {
+                true => "no .env of Laravel is here; --env names one".to_owned(),
+                false => format!("{} names no broadcasting; --env names another file", file.display()),
+            };
             return (None, vec![Step::skipped(STEP, reason)]);
         }
-        (Some(Self { variables, file: file.display().to_string() }), Vec::new())
+        let steps = cached(file).map(|cache| Step::failed(STEP, Cause::EnvCached, cache.display().to_string()));
+        (Some(Self { variables, file: file.display().to_string() }), steps.into_iter().collect())
     }
 
     /// A value; Laravel's `null` is none.
@@ -132,6 +136,13 @@ impl Laravel {
         }
         steps
     }
+}
+
+/// Laravel's cached configuration, if `.env` was changed after it was made.
+fn cached(env: &Path) -> Option<PathBuf> {
+    let cache = env.with_file_name("bootstrap").join("cache/config.php");
+    let changed = |file: &Path| fs::metadata(file).and_then(|file| file.modified()).ok();
+    (changed(&cache)? < changed(env)?).then_some(cache)
 }
 
 /// A text in lower case, with `separator` between its words, as `Str::slug` makes it.
