@@ -105,6 +105,10 @@ impl LastEvents {
     /// Redis may lack the last event of a key.
     pub(super) fn mark_unstored(&mut self, id: &Arc<str>) {
         if !self.unstored.contains_key(id) {
+            if self.unstored.len() >= self.keys_max {
+                // Its event is the first that is forgotten, too.
+                self.unstored.pop_front();
+            }
             self.unstored.insert(Arc::clone(id), None);
         }
     }

@@ -238,7 +238,7 @@ async fn joiners_at_random_moments_see_the_snapshot_then_what_is_live() {
                 let mut pages = Vec::new();
                 for node in [0, 1] {
                     let mut page = server.connect_at(node).await;
-                    let turns = rand::random_range(0..60);
+                    let turns = rand::random_range(0..200);
                     for _ in 0..turns {
                         server.api_at(node).get("/channels", &[]).await;
                     }
@@ -344,6 +344,35 @@ async fn a_node_that_stops_leaves_its_snapshot_to_the_others() {
     stops.stop().await;
     let mut page = other.subscribed(CHANNEL).await;
     assert_eq!(page.next_event(READING).await["value"], 3);
+}
+
+#[tokio::test]
+async fn an_event_that_a_node_does_not_know_yet_stays() {
+    let redis = TestRedis::shared().await;
+    let server = two_nodes(&conflate(HOUR_MS)).await;
+    let key = key(server.cluster(), CHANNEL);
+    publish(&server, 0, CHANNEL, "first", 1).await;
+    stores(redis, &key, 1, &[]).await;
+    for number in 0.. {
+        // Somebody else stores an event that has not reached this node. After ten seconds it would have.
+        let (began, sensor) = (Instant::now(), format!("t{number}"));
+        let event = json!({ "event": READING, "data": reading(&sensor, 9), "channel": CHANNEL }).to_string();
+        let head = format!("gema/1 event 0123456789abcdef 5 0 - 0 {}\n", event.len() + 2);
+        let stored = [head.as_bytes(), &[0x81, event.len() as u8], event.as_bytes()].concat();
+        let field = format!("sensor\0{READING}\0{sensor}");
+        let (seconds, _): (u64, u64) = redis.run(&["TIME"]).await;
+        let mut connection = redis.connection().await;
+        let mut both = redis::pipe();
+        both.atomic().hset(&key, &field, stored).zadd(format!("{key}:times"), &field, seconds * 1000);
+        let () = both.query_async(&mut connection).await.unwrap();
+        publish(&server, 0, CHANNEL, &sensor, 1).await;
+        publish(&server, 0, CHANNEL, &format!("behind{number}"), 1).await;
+        stores(redis, &key, 3 + 2 * number, &[&value(&format!("behind{number}"), 1)]).await;
+        if began.elapsed().as_secs() < 8 {
+            let (_, came) = joined(&server, 1, CHANNEL).await;
+            return assert!(came.contains(&format!("{sensor}=9")), "{came:?}");
+        }
+    }
 }
 
 #[tokio::test]

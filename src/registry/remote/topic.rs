@@ -55,7 +55,7 @@ pub(crate) struct Opening {
     /// Everything has come that was published before the state.
     is_marked: bool,
     /// The state, if that has not come yet.
-    state: Option<Snapshot>,
+    state: Option<Box<Snapshot>>,
 }
 
 impl RemoteTopic {
@@ -84,7 +84,7 @@ impl RemoteTopic {
     pub(crate) fn wait_for_mark(&mut self, state: Snapshot) -> Option<Snapshot> {
         match &mut self.phase {
             Phase::Opening(opening) if state.last_events.is_some() && !opening.is_marked => {
-                opening.state = Some(state);
+                opening.state = Some(Box::new(state));
                 None
             }
             _ => Some(state),
@@ -96,7 +96,7 @@ impl RemoteTopic {
         match &mut self.phase {
             Phase::Opening(opening) if opening.number == number => {
                 opening.is_marked = true;
-                opening.state.take()
+                opening.state.take().map(|state| *state)
             }
             _ => None,
         }
