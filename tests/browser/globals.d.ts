@@ -43,8 +43,6 @@ interface Problem {
   remedy?: string | null;
   where?: Record<string, string | null>;
   detail?: string | null;
-  /** The text that the client got. */
-  sent?: string | null;
   live?: string | null;
 }
 

@@ -14,6 +14,8 @@ const FLAGS = [
   '--remote-debugging-port=0',
   '--no-first-run',
   '--disable-gpu',
+  // As on a phone and in pictures: they take no room.
+  '--hide-scrollbars',
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
@@ -69,6 +71,7 @@ class Devtools {
   #calls = new Map();
   #last = 0;
   listeners = [];
+  #tabs = [];
 
   constructor(address) {
     this.socket = new WebSocket(address, { perMessageDeflate: false });
@@ -85,8 +88,14 @@ class Devtools {
   /** Opens a page in a tab of its own. Without `files` it gets what the servers of this machine answer. */
   async open(url, files) {
     const { targetId } = await this.call('Target.createTarget', { url: 'about:blank' });
+    this.#tabs.push(targetId);
     const { sessionId } = await this.call('Target.attachToTarget', { targetId, flatten: true });
     return new Page(this, sessionId).open(url, files);
+  }
+
+  /** Closes all tabs, with their connections: a browser opens six to a host at most. */
+  async closeTabs() {
+    for (const targetId of this.#tabs.splice(0)) await this.call('Target.closeTarget', { targetId });
   }
 
   call(method, params, sessionId) {

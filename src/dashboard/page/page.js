@@ -131,6 +131,7 @@ function showLink(is) {
 	const words = is === 'open' ? '' : is === 'lost' ? t('link.lost', { s: seconds }) : t('link.opening');
 	if (link.textContent !== words) put(link, words);
 	document.body.classList.toggle('disconnected', is === 'lost');
+	if (is === 'lost') document.title = `✕ gema · ${words}`;
 	// The countdown is for eyes; read out each second it would drown everything else.
 	link.setAttribute('aria-live', is === 'lost' && seconds > 0 ? 'off' : 'polite');
 }

@@ -7,7 +7,7 @@ import { history } from './history.js';
 import { t } from './words.js';
 
 const HEIGHT = 104;
-const [TOP, RIGHT, BOTTOM, LEFT] = [10, 90, HEIGHT - 20, 50];
+const [TOP, RIGHT, BOTTOM, LEFT] = [10, 98, HEIGHT - 20, 50];
 const TICK = 9;
 /** A limit further above the values than this would flatten the line; it stands beside the title only. */
 const LIMIT_IN_VIEW = 4;
@@ -43,8 +43,9 @@ export function plot(options) {
 		const width = element.clientWidth;
 		const view = viewOf(options, width);
 		put(reading, readingOf(view, options, index));
-		const half = reading.offsetWidth / 2;
-		reading.style.setProperty('--x', `${Math.min(Math.max(view.x(index), half), width - half)}px`);
+		// Beside the cross, where there is room.
+		const [x, own] = [view.x(index) + 8, reading.offsetWidth];
+		reading.style.setProperty('--x', `${x + own < width ? x : x - own - 16}px`);
 	}
 	function pointAt({ clientX }) {
 		const { last, right } = viewOf(options, element.clientWidth);

@@ -32,8 +32,7 @@ async function reach({ host, port, tls }, say) {
 		say('ok', t('probe.reach', { url, ms: Math.round(performance.now() - started) }));
 		return true;
 	} catch {
-		const mixed = location.protocol === 'https:' && !tls;
-		say('bad', t('probe.reach.failed', { url }), t(mixed ? 'probe.mixed' : tls ? 'probe.reach.tls' : 'probe.reach.plain'));
+		say('bad', t('probe.reach.failed', { url }), t(tls ? 'probe.reach.tls' : 'probe.reach.plain'));
 		return false;
 	}
 }

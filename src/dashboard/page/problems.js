@@ -1,5 +1,6 @@
 // Problems, newest change first. Each is a card: what, since when and how often, where, what to do.
 
+import { nodeName } from './channels.js';
 import { fixFor } from './fixes.js';
 import { h, name, put } from './dom.js';
 import { number, time } from './format.js';
@@ -25,7 +26,10 @@ export function problemList() {
 	}
 	/** @param {Problem[]} problems */
 	function draw(problems) {
+		const before = all.map(({ id }) => id);
 		all = [...problems].sort((a, b) => Number(a.resolved) - Number(b.resolved) || b.last_ms - a.last_ms);
+		// Cards stay where they are while somebody points at one or works in it; new ones come on top.
+		if (list.matches(':hover, :focus-within')) all.sort((a, b) => before.indexOf(a.id) - before.indexOf(b.id));
 		const shown = all.slice(0, limit).map(cardOf);
 		// Unchanged cards stay the elements that they are, so that focus and selection stay in them.
 		if (shown.some((card, index) => list.children[index] !== card) || list.children.length !== shown.length) {
@@ -57,7 +61,7 @@ const levelOf = ({ level }) => (level === 'error' ? 'bad' : 'warn');
 /** @param {Problem} problem */
 function contents(problem) {
 	const [sentence, remedy] = causeWords(problem);
-	const { code, detail, sent, live } = problem;
+	const { code, detail, live } = problem;
 	const fix = fixFor(problem);
 	const level = levelOf(problem);
 	return [
@@ -65,7 +69,6 @@ function contents(problem) {
 		h('h3', sentence.charAt(0).toUpperCase() + sentence.slice(1)),
 		whereOf(problem),
 		detail && h('p.detail', h('span.muted', `${t('problem.detail')} `), name(detail, 400)),
-		sent && h('p.detail', h('span.muted', `${t('problem.sent')} `), name(sent, 400)),
 		remedy && h('p.remedy', h('strong', `${t('problem.todo')} `), h('bdi', remedy)),
 		fix && snippet(fix[0], fix[1]),
 		h('p.actions', remedy && !fix && copyButton(remedy, t('copy.remedy')), linkButton(at('live', live ?? `cause:${code}`), t('problem.live'))),
@@ -81,5 +84,5 @@ function whenOf({ count, first_ms: first, last_ms: last }) {
 function whereOf({ where, code }) {
 	const places = Object.entries(where ?? {}).filter(([, value]) => value);
 	const pair = (word, value) => h('div', h('dt', word), h('dd', value));
-	return h('dl.where', places.map(([key, value]) => pair(maybe(`where.${key}`) ?? key, name(value, 60))), pair(t('where.cause'), h('code', code)));
+	return h('dl.where', places.map(([key, value]) => pair(maybe(`where.${key}`) ?? key, name(key === 'node' ? nodeName(value) : value, 60))), pair(t('where.cause'), h('code', code)));
 }

@@ -12,7 +12,7 @@ export function openSettings(root) {
 	const snippets = h('div.snippets');
 	const values = h('div');
 	const filter = textField('', { type: 'search', placeholder: 'connections.', oninput: draw });
-	const isOwn = h('input', { type: 'checkbox', onchange: draw });
+	const isOwn = h('input', { type: 'checkbox', checked: true, onchange: draw });
 	put(
 		root,
 		section('snippets.title', h('p.muted', t('snippets.help')), snippets),

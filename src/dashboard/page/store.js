@@ -8,6 +8,8 @@ import { addNow, loadHistory } from './history.js';
 const WAITS = [1, 2, 3, 5, 8, 15];
 /** The server says something each second; a stream that is silent for this long is a broken one. */
 const SILENT_MS = 20_000;
+/** After so long in the background the stream is closed. */
+const HIDDEN_MS = 60_000;
 
 /** @type {Map<Topic, Set<(data: any) => void>>} */
 const listeners = new Map();
@@ -21,6 +23,8 @@ let stream;
 let liveFilter;
 let attempts = 0;
 let heardAt = 0;
+/** When somebody could see the page. */
+let seenAt = Date.now();
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
 
@@ -78,7 +82,7 @@ function take(fresh) {
 export function watch(filter) {
 	if (filter === liveFilter) return;
 	liveFilter = filter;
-	if (store.link === 'open') openStream();
+	if (stream) openStream();
 }
 
 function openStream() {
@@ -138,7 +142,14 @@ function setLink(link) {
 	emit('link', link);
 }
 
-/** Call it each second: it notices a stream that died without a word. */
+/** Call it each second: it notices a stream that died without a word, and rests while nobody looks. */
 export function checkStream() {
-	if (store.link === 'open' && Date.now() - heardAt > SILENT_MS) lose();
+	if (!document.hidden) seenAt = Date.now();
+	if (store.link !== 'open') return;
+	if (Date.now() - seenAt > HIDDEN_MS) {
+		// A browser has six connections to a host, and each hidden page would keep one.
+		stream?.close();
+		stream = undefined;
+	} else if (!stream) start();
+	else if (Date.now() - heardAt > SILENT_MS) lose();
 }

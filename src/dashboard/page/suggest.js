@@ -56,7 +56,7 @@ export function wordField({ label, value, placeholder, words, changed, pauseMs }
 	input.addEventListener('input', () => {
 		show(suggestions(atCursor(), words));
 		clearTimeout(pause);
-		if (pauseMs) pause = setTimeout(() => changed(input.value.trim()), pauseMs);
+		if (pauseMs && !input.value.endsWith(':')) pause = setTimeout(() => changed(input.value.trim()), pauseMs);
 	});
 	input.addEventListener('focus', () => input.value === '' && show(suggestions('', words)));
 	input.addEventListener('blur', hide);

@@ -76,7 +76,7 @@ function disconnectForm(wanted) {
 			answer.fail,
 		);
 	}
-	const fields = [labelled('where.app', app), labelled('try.user', user, 'try.user.hint')];
+	const fields = [labelled('where.app', app), labelled('try.user', user)];
 	return section('try.disconnect', form(t('try.disconnect.act'), fields, disconnect), answer.element);
 }
 
