@@ -120,7 +120,8 @@ fn gather(options: &Options, files: &[PathBuf]) -> (Case, Vec<Step>) {
         Ok(loaded) => (Box::new(loaded), Vec::new()),
         Err(Faults { faults, good }) => (good, faults),
     };
-    let has_config = !files.is_empty() || is_set(&loaded);
+    // Without Laravel, PUSHER_APP_ID and the like are gema's.
+    let has_config = !files.is_empty() || is_set(&loaded) || laravel.is_none() && !loaded.origins.is_empty();
     if let Some(laravel) = &laravel {
         steps.extend(laravel.check(has_config.then(|| loaded.config.ingest.is_on())));
     }

@@ -11,7 +11,7 @@ const OTHER_APP: &str = "[[apps]]\nid = \"staging\"\nkey = \"staging-key\"\nsecr
 #[tokio::test]
 async fn a_wrong_secret_is_named() {
     let server = gema(&[]).await;
-    let case = Case::new().laravel(server.address, "PUSHER_APP_SECRET=old-secret");
+    let case = Case::empty().laravel(server.address, "PUSHER_APP_SECRET=old-secret");
     let diagnosis = case.diagnose().await;
     diagnosis.names(&[("signature", "wrong_secret")]).passes(&["connect", "apps", "clock"]);
 }
@@ -19,22 +19,37 @@ async fn a_wrong_secret_is_named() {
 #[tokio::test]
 async fn the_secret_of_another_app_is_named_with_the_app() {
     let server = gema(&[]).await;
-    let case = Case::new().laravel(server.address, "PUSHER_APP_SECRET=staging-secret");
+    let case = Case::empty().laravel(server.address, "PUSHER_APP_SECRET=staging-secret");
     let diagnosis = case.config(&(configuration(server.address, "") + OTHER_APP)).diagnose().await;
     diagnosis.names(&[("signature", "other_apps_secret")]).says("the secret of app staging, not of app app-id");
+}
+
+#[tokio::test]
+async fn the_key_of_another_app_is_named_with_the_app() {
+    let server = gema(&[("SOKETI_DEFAULT_APP_KEY", "old-key")]).await;
+    let config = configuration(server.address, "") + OTHER_APP;
+    let case = Case::empty().laravel(server.address, "PUSHER_APP_KEY=staging-key\nVITE_PUSHER_APP_KEY=old-key");
+    let diagnosis = case.config(&config).diagnose().await;
+    diagnosis.names(&[("signature", "unknown_key")]).passes(&["connect"]);
+    diagnosis.says("app app-id has no key staging-key; it is a key of app staging");
 }
 
 #[tokio::test]
 async fn a_configuration_that_the_server_does_not_run_with_is_named() {
     let server = gema(&[]).await;
     let config = configuration(server.address, "").replace("app-id", "new-app");
-    Case::new().config(&config).diagnose().await.names(&[("signature", "unknown_app")]).says("new-app");
+    Case::empty().config(&config).diagnose().await.names(&[("signature", "unknown_app")]).says("new-app");
 }
 
 #[tokio::test]
 async fn an_app_that_asks_too_often_is_named() {
     let server = gema(&[("SOKETI_DEFAULT_APP_MAX_READ_REQ_PER_SEC", "0")]).await;
-    Case::new().laravel(server.address, "").diagnose().await.names(&[("signature", "read_rate")]).passes(&["connect"]);
+    Case::empty()
+        .laravel(server.address, "")
+        .diagnose()
+        .await
+        .names(&[("signature", "read_rate")])
+        .passes(&["connect"]);
 }
 
 #[tokio::test]
@@ -46,9 +61,9 @@ async fn a_wrong_clock_is_named_and_hides_no_wrong_secret() {
     for (offset, words) in [("+20m", "s ahead of"), ("-20m", "s behind"), ("+2m", "s ahead of")] {
         let variables = [("LD_PRELOAD", &*library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
         let server = gema(&variables).await;
-        let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+        let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
         diagnosis.names(&[("clock", "clock_off")]).says(words).passes(&["apps", "signature"]);
-        let diagnosis = Case::new().laravel(server.address, "PUSHER_APP_SECRET=old-secret").diagnose().await;
+        let diagnosis = Case::empty().laravel(server.address, "PUSHER_APP_SECRET=old-secret").diagnose().await;
         diagnosis.names(&[("signature", "wrong_secret"), ("clock", "clock_off")]);
     }
 }

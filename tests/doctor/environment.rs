@@ -11,7 +11,7 @@ use crate::gema;
 #[tokio::test]
 async fn a_file_that_is_not_there_is_named() {
     let server = gema(&[]).await;
-    let case = Case::new().config(&configuration(server.address, "")).words(&["--env", "nowhere/.env"]);
+    let case = Case::empty().config(&configuration(server.address, "")).words(&["--env", "nowhere/.env"]);
     case.diagnose().await.names(&[("env", "env_unreadable")]).says("nowhere/.env: No such file").passes(&["signature"]);
 }
 
@@ -22,17 +22,17 @@ async fn missing_variables_are_named() {
     let env = format!(
         "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=\nPUSHER_HOST={host}\nPUSHER_PORT={port}\nPUSHER_SCHEME=http"
     );
-    let diagnosis = Case::new().env(&env).diagnose().await;
+    let diagnosis = Case::empty().env(&env).diagnose().await;
     diagnosis.names(&[("env", "env_incomplete")]).says("PUSHER_APP_SECRET is missing").passes(&["connect", "apps"]);
     let env = "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=app-secret\nPUSHER_HOST=";
-    let case = Case::new().env(env).config(&configuration(server.address, ""));
+    let case = Case::empty().env(env).config(&configuration(server.address, ""));
     case.diagnose().await.names(&[("env", "env_no_host")]).passes(&["signature"]);
 }
 
 #[tokio::test]
 async fn a_cached_configuration_that_is_older_than_the_file_is_named() {
     let server = gema(&[]).await;
-    let case = || Case::new().laravel(server.address, "");
+    let case = || Case::empty().laravel(server.address, "");
     let diagnosis = case().cache_of_laravel(Duration::from_secs(60)).diagnose().await;
     diagnosis.names(&[("env", "env_cached")]).says("bootstrap/cache/config.php").passes(&["connect", "signature"]);
     case().cache_of_laravel(Duration::ZERO).diagnose().await.names(&[]);
@@ -43,7 +43,7 @@ async fn a_cached_configuration_that_is_older_than_the_file_is_named() {
 async fn without_a_file_the_variables_of_the_environment_count() {
     let server = gema(&[]).await;
     let (host, port) = (server.address.ip().to_string(), server.address.port().to_string());
-    let mut case = Case::new();
+    let mut case = Case::empty();
     for (name, value) in [
         ("BROADCAST_CONNECTION", "pusher"),
         ("PUSHER_APP_ID", "app-id"),
@@ -56,8 +56,21 @@ async fn without_a_file_the_variables_of_the_environment_count() {
         case = case.variable(name, value);
     }
     case.diagnose().await.names(&[]).passes(&["env", "connect", "signature"]);
-    let diagnosis = Case::new().config(&configuration(server.address, "")).diagnose().await;
+    let diagnosis = Case::empty().config(&configuration(server.address, "")).diagnose().await;
     diagnosis.names(&[]).says("no .env of Laravel is here; --env names one").passes(&["signature"]);
+}
+
+/// gema understands PUSHER_APP_ID and the like, too: they alone are no Laravel.
+#[tokio::test]
+async fn gemas_own_variables_are_no_laravel() {
+    let app = [("PUSHER_APP_ID", "shop"), ("PUSHER_APP_KEY", "shop-key"), ("PUSHER_APP_SECRET", "shop-secret")];
+    let server = gema(&app).await;
+    let mut case = Case::empty().url(&format!("http://{}", server.address));
+    for (name, value) in app {
+        case = case.variable(name, value);
+    }
+    let diagnosis = case.diagnose().await;
+    diagnosis.names(&[]).says("app shop: id, key and secret are right").passes(&["config", "connect", "signature"]);
 }
 
 #[tokio::test]
@@ -68,7 +81,7 @@ async fn a_broadcaster_that_does_not_reach_gema_is_named() {
         let env = format!(
             "{value}\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=app-secret\nPUSHER_HOST={host}\nPUSHER_PORT={port}\nPUSHER_SCHEME=http"
         );
-        Case::new().env(&env).config(&configuration(server.address, "")).diagnose().await
+        Case::empty().env(&env).config(&configuration(server.address, "")).diagnose().await
     };
     let found = broadcaster("BROADCAST_CONNECTION=log").await;
     found.names(&[("env", "broadcast_log")]).says("BROADCAST_CONNECTION=log").passes(&["signature"]);
@@ -82,7 +95,7 @@ async fn a_broadcaster_that_does_not_reach_gema_is_named() {
 async fn another_port_than_the_servers_is_named() {
     let server = gema(&[]).await;
     let wrong = (server.address.ip(), free_port()).into();
-    let diagnosis = Case::new().laravel(wrong, "").config(&configuration(server.address, "")).diagnose().await;
+    let diagnosis = Case::empty().laravel(wrong, "").config(&configuration(server.address, "")).diagnose().await;
     diagnosis.names(&[("port", "env_other_port")]);
     diagnosis.says(&format!("a server answers on port {}", server.address.port())).passes(&["config", "files"]);
 }
@@ -90,7 +103,8 @@ async fn another_port_than_the_servers_is_named() {
 #[tokio::test]
 async fn another_app_than_the_servers_is_named() {
     let server = gema(&[]).await;
-    let case = Case::new().laravel(server.address, "PUSHER_APP_ID=old-app").config(&configuration(server.address, ""));
+    let case =
+        Case::empty().laravel(server.address, "PUSHER_APP_ID=old-app").config(&configuration(server.address, ""));
     let diagnosis = case.diagnose().await;
     diagnosis.names(&[("signature", "env_other_app")]).says("old-app; gema's configuration has app-id");
     diagnosis.passes(&["connect", "apps"]);
@@ -100,6 +114,6 @@ async fn another_app_than_the_servers_is_named() {
 async fn a_fault_of_the_configuration_hides_no_other_step() {
     let server = gema(&[]).await;
     let config = configuration(server.address, "backlog = 0");
-    let diagnosis = Case::new().laravel(server.address, "").config(&config).diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").config(&config).diagnose().await;
     diagnosis.names(&[("config", "configuration_faults")]).says("server.backlog").passes(&["connect", "signature"]);
 }

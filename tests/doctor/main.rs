@@ -42,7 +42,8 @@ pub struct Diagnosis {
 }
 
 impl Case {
-    pub fn new() -> Self {
+    /// An empty folder.
+    pub fn empty() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("doctor-{}-{number}", std::process::id()));

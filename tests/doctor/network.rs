@@ -22,7 +22,7 @@ use crate::gema;
 
 #[tokio::test]
 async fn a_name_without_an_address_is_named() {
-    let diagnosis = Case::new().url("https://nowhere.invalid").diagnose().await;
+    let diagnosis = Case::empty().url("https://nowhere.invalid").diagnose().await;
     diagnosis.names(&[("name", "name_not_resolved")]).says("nowhere.invalid");
 }
 
@@ -30,7 +30,7 @@ async fn a_name_without_an_address_is_named() {
 async fn a_closed_port_is_told_from_a_server_that_does_not_run() {
     let server = gema(&[]).await;
     let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let case = || Case::new().url(&format!("http://{closed}"));
+    let case = || Case::empty().url(&format!("http://{closed}"));
     let diagnosis = case().config(&configuration(server.address, "")).diagnose().await;
     diagnosis.names(&[("port", "port_closed")]);
     diagnosis.says(&format!("{closed}; but a server answers on port {}", server.address.port()));
@@ -53,16 +53,16 @@ async fn a_port_that_does_not_answer_is_named() {
     while waiting.iter().filter(|connecting| connecting.is_finished()).count() < 2 {
         tokio::task::yield_now().await;
     }
-    let diagnosis = Case::new().url(&format!("http://{address}")).diagnose().await;
+    let diagnosis = Case::empty().url(&format!("http://{address}")).diagnose().await;
     diagnosis.names(&[("port", "port_silent")]).says(&address.to_string());
 }
 
 #[tokio::test]
 async fn tls_to_a_plain_port_is_named_and_the_rest_tested_without() {
     let server = gema(&[]).await;
-    let case = Case::new().url(&format!("https://{}", server.address)).config(&configuration(server.address, ""));
+    let case = Case::empty().url(&format!("https://{}", server.address)).config(&configuration(server.address, ""));
     case.diagnose().await.names(&[("tls", "tls_on_plain_port")]).passes(&["connect", "signature"]);
-    let diagnosis = Case::new().laravel(server.address, "PUSHER_SCHEME=https").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "PUSHER_SCHEME=https").diagnose().await;
     diagnosis.names(&[("tls", "env_other_scheme")]).passes(&["connect", "signature"]);
     diagnosis.says(&format!("PUSHER_SCHEME is https, but port {} speaks http", server.address.port()));
 }
@@ -71,9 +71,9 @@ async fn tls_to_a_plain_port_is_named_and_the_rest_tested_without() {
 async fn plain_http_to_a_tls_port_is_named_and_the_rest_tested_with_it() {
     let authority = Authority::self_signed();
     let server = secure(&authority.issue(), "127.0.0.1").await;
-    let case = Case::new().url(&format!("http://{}", server.address)).config(&configuration(server.address, ""));
+    let case = Case::empty().url(&format!("http://{}", server.address)).config(&configuration(server.address, ""));
     case.diagnose().await.names(&[("tls", "plain_on_tls_port")]).passes(&["connect", "signature"]);
-    let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
     diagnosis.names(&[("tls", "env_other_scheme")]).passes(&["connect", "signature"]);
     diagnosis.says(&format!("PUSHER_SCHEME is http, but port {} speaks https", server.address.port()));
 }
@@ -83,7 +83,7 @@ async fn a_port_that_speaks_neither_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    Case::new().url(&format!("https://{address}")).diagnose().await.names(&[("tls", "tls_failed")]);
+    Case::empty().url(&format!("https://{address}")).diagnose().await.names(&[("tls", "tls_failed")]);
 }
 
 /// A server with this certificate.
@@ -100,7 +100,7 @@ async fn secure(tls: &Tls, host: &str) -> Process {
 /// The diagnosis of a server with this certificate, where one authority is trusted.
 async fn of_certificate(tls: &Tls, host: &str, trusted: &Authority) -> Diagnosis {
     let server = secure(tls, host).await;
-    let case = Case::new().url(&format!("https://{}", server.address)).config(&configuration(server.address, ""));
+    let case = Case::empty().url(&format!("https://{}", server.address)).config(&configuration(server.address, ""));
     case.variable("SSL_CERT_FILE", &file(&trusted.pem)).diagnose().await
 }
 
@@ -144,11 +144,11 @@ fn self_signed() -> Tls {
 #[tokio::test]
 async fn too_few_open_files_are_named() {
     let server = Process::start_with_files(1000).await;
-    let diagnosis = Case::new().config(&configuration(server.address, "")).diagnose().await;
+    let diagnosis = Case::empty().config(&configuration(server.address, "")).diagnose().await;
     diagnosis.names(&[("files", "open_files")]).says("the running server may open 1000").passes(&["signature"]);
     let server = gema(&[]).await;
     let more = "[connections]\nconnections_max = 2000000000";
-    let diagnosis = Case::new().config(&configuration(server.address, more)).diagnose().await;
+    let diagnosis = Case::empty().config(&configuration(server.address, more)).diagnose().await;
     diagnosis.names(&[("files", "open_files")]).says("connections.connections_max is 2000000000");
 }
 

@@ -18,38 +18,38 @@ const PATH: &str = "/app/app-key?protocol=7";
 #[tokio::test]
 async fn a_key_that_no_app_has_is_named() {
     let server = gema(&[]).await;
-    let case = Case::new().laravel(server.address, "VITE_PUSHER_APP_KEY=old-key");
+    let case = Case::empty().laravel(server.address, "VITE_PUSHER_APP_KEY=old-key");
     let diagnosis = case.config(&configuration(server.address, "")).diagnose().await;
     diagnosis.names(&[("connect", "unknown_key")]).says("old-key; gema's configuration has app-key");
     diagnosis.passes(&["upgrade", "signature"]);
-    let diagnosis = Case::new().laravel(server.address, "PUSHER_APP_KEY=old-key").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "PUSHER_APP_KEY=old-key").diagnose().await;
     diagnosis.names(&[("connect", "unknown_key"), ("signature", "unknown_key")]);
 }
 
 #[tokio::test]
 async fn an_id_in_the_place_of_a_key_is_named() {
     let server = gema(&[]).await;
-    let diagnosis = Case::new().laravel(server.address, "VITE_PUSHER_APP_KEY=app-id").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "VITE_PUSHER_APP_KEY=app-id").diagnose().await;
     diagnosis.names(&[("connect", "app_id_as_key")]).passes(&["signature"]);
-    let diagnosis = Case::new().laravel(server.address, "PUSHER_APP_KEY=app-id").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "PUSHER_APP_KEY=app-id").diagnose().await;
     diagnosis.names(&[("connect", "app_id_as_key"), ("signature", "app_id_as_key")]);
 }
 
 #[tokio::test]
 async fn a_disabled_app_is_named() {
     let server = gema(&[("SOKETI_DEFAULT_APP_ENABLED", "false")]).await;
-    let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
     diagnosis.names(&[("connect", "app_disabled"), ("signature", "app_disabled")]);
 }
 
 #[tokio::test]
 async fn an_origin_that_the_app_does_not_take_is_named() {
     let server = gema(&[("GEMA_LIMITS_ALLOWED_ORIGINS", "shop.example")]).await;
-    let diagnosis = Case::new().laravel(server.address, "APP_URL=https://other.example/x").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "APP_URL=https://other.example/x").diagnose().await;
     diagnosis.names(&[("origin", "origin_not_allowed")]).says("https://other.example [").passes(&["signature"]);
-    let case = Case::new().laravel(server.address, "").words(&["--origin", "https://shop.example"]);
+    let case = Case::empty().laravel(server.address, "").words(&["--origin", "https://shop.example"]);
     case.diagnose().await.names(&[]).passes(&["origin"]);
-    let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
     diagnosis.names(&[("origin", "origin_not_allowed")]).says("--origin names");
 }
 
@@ -63,7 +63,7 @@ async fn full_quotas_are_told_apart() {
         let server = gema(&[(variable, "1")]).await;
         let mut client = Client::open(server.address, PATH, &[]).await;
         client.established().await;
-        let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+        let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
         diagnosis.names(&[("connect", cause)]).passes(&["upgrade", "signature"]);
     }
 }
@@ -72,7 +72,7 @@ async fn full_quotas_are_told_apart() {
 async fn an_address_that_connects_too_fast_is_named() {
     let server = gema(&[("GEMA_CONNECTIONS_HANDSHAKES_PER_ADDRESS_PER_SECOND", "1")]).await;
     let flood = tokio::spawn(connect_for_ever(server.address));
-    let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
     flood.abort();
     let failed = diagnosis.failed();
     assert!(failed.contains(&("upgrade", "handshake_rate")), "{}", diagnosis.text);
@@ -100,7 +100,7 @@ async fn a_server_without_its_database_is_named() {
         ("GEMA_APP_STORE_TIMEOUT_SECONDS", "0.5"),
     ])
     .await;
-    let diagnosis = Case::new().laravel(server.address, "").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").diagnose().await;
     let failed = ["connect", "signature", "ready"].map(|step| (step, "server_unavailable"));
     diagnosis.names(&failed).says("The database with the apps has not answered yet");
 }
@@ -119,6 +119,6 @@ async fn a_connection_over_which_nothing_comes_is_named() {
             });
         }
     });
-    let diagnosis = Case::new().url(&format!("http://{address}")).diagnose().await;
+    let diagnosis = Case::empty().url(&format!("http://{address}")).diagnose().await;
     assert!(diagnosis.failed().contains(&("connect", "no_answer")), "{}", diagnosis.text);
 }

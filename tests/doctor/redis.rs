@@ -19,7 +19,7 @@ async fn with(redis: &str) -> Diagnosis {
 async fn with_name(name: &str, redis: &str) -> Diagnosis {
     let server = gema(&[]).await;
     let more = format!("[cluster]\ndriver = \"redis\"\nname = \"{name}\"\n[redis]\n{redis}");
-    Case::new().config(&configuration(server.address, &more)).diagnose().await
+    Case::empty().config(&configuration(server.address, &more)).diagnose().await
 }
 
 fn port(redis: &TestRedis) -> String {
@@ -39,7 +39,7 @@ async fn a_redis_that_is_away_is_named() {
 async fn a_server_that_has_lost_its_redis_is_named() {
     let port = free_port().to_string();
     let server = gema(&[("GEMA_CLUSTER_DRIVER", "redis"), ("GEMA_REDIS_PORT", &port)]).await;
-    let diagnosis = Case::new().config(&configuration(server.address, "")).diagnose().await;
+    let diagnosis = Case::empty().config(&configuration(server.address, "")).diagnose().await;
     diagnosis.names(&[("ready", "server_degraded")]).says("Redis is away").passes(&["connect", "signature"]);
 }
 
@@ -142,7 +142,7 @@ async fn a_soketi_under_the_same_prefix_is_named() {
 
 /// Laravel's `.env` for its `redis` broadcaster.
 fn laravel(port: u16, more: &str) -> Case {
-    Case::new().env(&format!("BROADCAST_CONNECTION=redis\nREDIS_HOST=127.0.0.1\nREDIS_PORT={port}\n{more}"))
+    Case::empty().env(&format!("BROADCAST_CONNECTION=redis\nREDIS_HOST=127.0.0.1\nREDIS_PORT={port}\n{more}"))
 }
 
 fn ingest(address: SocketAddr, redis: &TestRedis, prefix: &str) -> String {

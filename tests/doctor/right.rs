@@ -13,7 +13,7 @@ use crate::nginx::location;
 #[tokio::test]
 async fn with_laravels_file_alone_the_way_of_an_event_is_right() {
     let server = gema(&[]).await;
-    let diagnosis = Case::new().laravel(server.address, "APP_URL=https://shop.example").diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "APP_URL=https://shop.example").diagnose().await;
     diagnosis.names(&[]).passes(&[
         "env",
         "name",
@@ -46,7 +46,7 @@ async fn with_gemas_configuration_redis_and_the_limits_are_right_too() {
          [ingest]\nprefixes = [\"shop_database_=app-id\"]"
     );
     let env = format!("APP_NAME=Shop\nBROADCAST_CONNECTION=redis\nREDIS_HOST=127.0.0.1\nREDIS_PORT={port}");
-    let case = Case::new().config(&configuration(server.address, &more)).env(&env);
+    let case = Case::empty().config(&configuration(server.address, &more)).env(&env);
     let diagnosis = case.diagnose().await;
     diagnosis.names(&[]).passes(&["env", "config", "redis", "ingest", "files", "signature"]);
 }
@@ -55,7 +55,7 @@ async fn with_gemas_configuration_redis_and_the_limits_are_right_too() {
 async fn through_a_proxy_it_is_right_and_a_patient_test_waits_as_long_as_a_client() {
     let server = gema(&[("GEMA_CONNECTIONS_ACTIVITY_TIMEOUT_SECONDS", "1")]).await;
     let nginx = Nginx::start(&location("/", server.address, UPGRADE)).await;
-    let diagnosis = Case::new().laravel(nginx.address, "").words(&["--patient"]).diagnose().await;
+    let diagnosis = Case::empty().laravel(nginx.address, "").words(&["--patient"]).diagnose().await;
     diagnosis.names(&[]).passes(&["upgrade", "connect", "idle", "apps", "signature"]);
     diagnosis.says("a WebSocket opens through nginx");
     // The second handshake of the test is a refusal of gema's, and says so.
@@ -67,7 +67,7 @@ async fn through_a_proxy_it_is_right_and_a_patient_test_waits_as_long_as_a_clien
 async fn pages_and_laravel_may_have_different_addresses() {
     let server = gema(&[]).await;
     let nginx = Nginx::start(&location("/app/", server.address, UPGRADE)).await;
-    let diagnosis = Case::new().laravel(server.address, "").url(&nginx.url()).diagnose().await;
+    let diagnosis = Case::empty().laravel(server.address, "").url(&nginx.url()).diagnose().await;
     diagnosis.names(&[]).passes(&["upgrade", "connect", "apps", "signature"]);
     diagnosis.says(&format!("http://{} for pages\n", nginx.address));
     diagnosis.says(&format!("http://{} for Laravel\n", server.address));

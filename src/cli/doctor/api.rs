@@ -124,7 +124,7 @@ impl Asked<'_> {
             (404, "Unknown app") if of_laravel => failed(Cause::EnvOtherApp, other_apps(self.id, apps)),
             (404, "Unknown app") => failed(Cause::UnknownApp, self.id.to_owned()),
             (401, "Unknown auth_key") if self.key == self.id => failed(Cause::AppIdAsKey, self.key.to_owned()),
-            (401, "Unknown auth_key") => failed(Cause::UnknownKey, format!("app {} has no key {}", self.id, self.key)),
+            (401, "Unknown auth_key") => failed(Cause::UnknownKey, self.foreign_key(apps)),
             (401, body) if body.starts_with(SHOULD_HAVE_SIGNED) => self.wrong_signature(route, answer, apps).await,
             (401, body) if body.starts_with("Timestamp expired") => failed(Cause::ClockOff, String::new()),
             (403, "App disabled") => failed(Cause::AppDisabled, self.id.to_owned()),
@@ -132,6 +132,14 @@ impl Asked<'_> {
             (503, body) => failed(Cause::ServerUnavailable, body.to_owned()),
             (status, body) => failed(Cause::UnexpectedAnswer, format!("HTTP {status}: {body}")),
         }
+    }
+
+    /// A key that is none of the app's, with the app whose key it is, if the configuration has one.
+    fn foreign_key(&self, apps: &[App]) -> String {
+        let Self { id, key, .. } = self;
+        let owner = apps.iter().find(|app| app.keys.iter().any(|pair| pair.key == *key));
+        let owner = owner.map_or(String::new(), |owner| format!("; it is a key of app {}", owner.id));
+        format!("app {id} has no key {key}{owner}")
     }
 
     /// gema tells the text that it expects to be signed. If it is another one than was sent, the proxy has changed the

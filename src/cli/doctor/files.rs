@@ -1,4 +1,4 @@
-//! The limit of open files, of the running server if it can be seen, else of this user.
+//! The limit of open files of the running server.
 //! `doctor` runs it where the configuration is known.
 
 use crate::cli::doctor::cause::Cause;
@@ -11,22 +11,20 @@ const FILES_MIN: u64 = 4096;
 
 /// Tests whether there are enough for the connections that the configuration allows.
 pub(super) fn check(config: &Config) -> Step {
-    let (limit, owner) = match limit_of_server(config.server.port) {
-        Some(limit) => (limit, "the running server"),
-        None => match rlimit::Resource::NOFILE.get_hard() {
-            Ok(limit) => (limit, "this user"),
-            Err(error) => return Step::skipped(STEP, format!("the limit cannot be read: {error}")),
-        },
+    let Some(limit) = limit_of_server(config.server.port) else {
+        let reason = "no server that this user may look at listens on server.port; on its machine, root may";
+        return Step::skipped(STEP, reason);
     };
     let connections_max = u64::try_from(config.connections.connections_max).unwrap_or(u64::MAX);
     if limit <= connections_max {
-        let detail = format!("{owner} may open {limit}, and connections.connections_max is {connections_max}");
+        let detail =
+            format!("the running server may open {limit}, and connections.connections_max is {connections_max}");
         return Step::failed(STEP, Cause::OpenFiles, detail);
     }
     if limit < FILES_MIN {
-        return Step::failed(STEP, Cause::OpenFiles, format!("{owner} may open {limit}"));
+        return Step::failed(STEP, Cause::OpenFiles, format!("the running server may open {limit}"));
     }
-    Step::passed(STEP, format!("{owner} may open {limit}"))
+    Step::passed(STEP, format!("the running server may open {limit}"))
 }
 
 /// The limit of the process that listens on this port. `None` if there is none, or it belongs to somebody else.

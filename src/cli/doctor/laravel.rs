@@ -49,7 +49,9 @@ impl Laravel {
         variables.extend(
             environment.iter().filter(|(name, _)| of_process(name)).map(|(name, value)| (name.clone(), value.clone())),
         );
-        let is_laravels = |name: &String| name.contains("PUSHER_") || name.starts_with("BROADCAST_");
+        // Not PUSHER_APP_ID and the like: gema's own environment may have them, too.
+        let marks = ["BROADCAST_", "PUSHER_HOST", "VITE_PUSHER_", "MIX_PUSHER_", "APP_KEY"];
+        let is_laravels = |name: &String| marks.iter().any(|mark| name.starts_with(mark));
         if !variables.keys().any(is_laravels) {
             let reason = match variables.is_empty() {
                 true => "no .env of Laravel is here; --env names one".to_owned(),

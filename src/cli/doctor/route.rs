@@ -25,7 +25,7 @@ use crate::cli::doctor::target::Target;
 /// How long one address of a name may take to connect.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
 /// How long an answer may take.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// The port of Soketi and gema.
 const USUAL_PORT: u16 = 6001;
 
