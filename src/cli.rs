@@ -4,6 +4,7 @@
 pub mod doctor;
 mod flow_rules;
 mod invocation;
+mod page;
 
 use self::invocation::{Invocation, invocation};
 
@@ -13,6 +14,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -26,6 +28,7 @@ use crate::config::Fault;
 use crate::config::Faults;
 use crate::config::Limits;
 use crate::config::Loaded;
+use crate::dashboard;
 use crate::flow::rule::FlowRules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
@@ -35,6 +38,8 @@ use crate::server::Server;
 use crate::telemetry;
 use crate::tls;
 use crate::tls::Certificates;
+use crate::watch::Watch;
+use crate::watch::verbosity::Verbosity;
 
 /// The longest wait of `gema health`; shorter than the usual limit of a health check, 5 s.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
@@ -54,7 +59,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Starts the server; so does no command at all.
-    Start,
+    Start {
+        /// Makes a token for the operator's page of this run, and prints the page's URL with it.
+        #[arg(long)]
+        dashboard: bool,
+    },
     /// Names every mistake in files and variables; exit code 1 if there is one.
     Check {
         /// Prints what each app's rules decide for this channel, too.
@@ -92,11 +101,11 @@ pub fn run() -> ExitCode {
     };
     let arguments = Arguments::parse_from(arguments);
     let files = &arguments.config;
-    let done = match arguments.command.unwrap_or(Command::Start) {
-        Command::Start => load(files)
+    let done = match arguments.command.unwrap_or(Command::Start { dashboard: false }) {
+        Command::Start { dashboard } => load(files)
             .and_then(|loaded| with_ignored(loaded, &ignored))
             .map_err(Into::into)
-            .and_then(|loaded| start(files, &loaded)),
+            .and_then(|loaded| start(files, loaded, dashboard)),
         Command::Check { channels, events, strict } => load(files)
             .and_then(|loaded| if strict { loaded.strict() } else { Ok(loaded) })
             .map_err(Into::into)
@@ -220,33 +229,50 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
 }
 
 /// Serves until a signal comes.
-fn start(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
+fn start(files: &[PathBuf], mut loaded: Loaded, with_page: bool) -> anyhow::Result<ExitCode> {
+    let page = with_page.then(|| page::add_token(&mut loaded.config.dashboard));
+    let dashboard = &loaded.config.dashboard;
+    let watch = dashboard.is_on().then(|| Arc::new(Watch { payloads: dashboard.payloads, ..Watch::default() }));
     // Kept until the end, so that the last lines are written.
-    let _log = telemetry::init(&loaded.config.log)?;
-    for warning in &loaded.warnings {
+    let (_log, verbosity) = telemetry::init(&loaded.config.log, watch.clone())?;
+    let process = Process { loaded, watch: watch.unwrap_or_default(), verbosity, page };
+    for warning in &process.loaded.warnings {
         warn!("{warning}");
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(files, loaded))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(files, &process))
 }
 
-async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    let config = &loaded.config;
+/// The configuration of a process and its log.
+struct Process {
+    loaded: Loaded,
+    watch: Arc<Watch>,
+    verbosity: Arc<Verbosity>,
+    /// The token of the operator's page, if it was made for this run.
+    page: Option<page::Token>,
+}
+
+async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode> {
+    let config = &process.loaded.config;
     // Before the start, so that an early signal is not lost.
     let mut stop = Stop::listen()?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut server = Server::start(config).await?;
+    let mut server = Server::start_with(config, process.info()).await?;
     let (address, metrics_address) = (server.address(), server.metrics_address());
-    let (workers, open_files) = (server.workers(), server.open_files());
+    let (workers, open_files, drain_requested) = (server.workers(), server.open_files(), server.drain_requested());
     let connections_max = config.connections.connections_max;
     if u64::try_from(connections_max).is_ok_and(|connections| connections >= open_files) {
         warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
     }
     info!(%address, %metrics_address, workers, open_files, "ready");
     flow_rules::log(config);
+    if let Some(token) = &process.page {
+        token.print(metrics_address, &config.server.path_prefix);
+    }
     let signal = loop {
         tokio::select! {
             signal = stop.signal() => break signal,
-            _ = hang_up.recv() => reload(files, loaded, &server).await,
+            _ = hang_up.recv() => reload(files, process, &server).await,
+            () = drain_requested.cancelled() => break "the operator's page",
             () = server.failed() => bail!("a worker has ended, though nobody asked for it"),
         }
     };
@@ -257,7 +283,8 @@ async fn serve(files: &[PathBuf], loaded: &Loaded) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads files and variables again. With a fault in them the server keeps its configuration.
-async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
+async fn reload(files: &[PathBuf], process: &Process, server: &Server) {
+    let started = &process.loaded;
     const UNCHANGED: &str = "the configuration has not changed, because the new one has faults";
     let new = match load(files) {
         Ok(new) => new,
@@ -285,12 +312,25 @@ async fn reload(files: &[PathBuf], started: &Loaded, server: &Server) {
     }
     match server.reload(&new.config).await {
         Ok(()) => {
+            process.verbosity.set_level(telemetry::level(new.config.log.level));
             info!("the configuration has been read anew");
             flow_rules::log(&new.config);
         }
         Err(error) => {
             error!("{error}");
             error!("{UNCHANGED}");
+        }
+    }
+}
+
+impl Process {
+    /// The part that the operator's page shows.
+    fn info(&self) -> dashboard::ProcessInfo {
+        dashboard::ProcessInfo {
+            watch: Arc::clone(&self.watch),
+            verbosity: Some(Arc::clone(&self.verbosity)),
+            settings: self.loaded.listed(),
+            warnings: self.loaded.warnings.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod lease;
 mod link;
 mod listener;
 mod pace;
+mod page;
 mod peers;
 mod query;
 mod terminate;
@@ -30,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::page::PageQuestions;
 use crate::cluster::peers::Peers;
 use crate::cluster::terminate::Questions;
 use crate::config;
@@ -69,6 +71,8 @@ pub struct Cluster {
     /// The way to the other nodes, while there is a link.
     link: Mutex<Option<LinkHandle>>,
     questions: Questions,
+    /// The questions between operators' pages.
+    page: PageQuestions,
 }
 
 /// The part of the link that the rest of the process uses.
@@ -106,6 +110,7 @@ impl Cluster {
             refused_at: Mutex::new(None),
             link: Mutex::new(None),
             questions: Questions::default(),
+            page: PageQuestions::default(),
         }
     }
 

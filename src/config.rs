@@ -23,6 +23,7 @@ pub use row::RowApp;
 pub use settings::apps::{App, AppEntry, KeyPair, Limits};
 pub use settings::cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver};
 pub use settings::connections::Connections;
+pub use settings::dashboard::Dashboard;
 pub use settings::http::Http;
 pub use settings::ingest::Ingest;
 pub use settings::log::{Log, LogFormat, LogLevel};
@@ -58,6 +59,8 @@ pub struct Config {
     pub http: Http,
     /// The second port: metrics and memory use.
     pub metrics: Metrics,
+    /// The operator's page on the metrics port.
+    pub dashboard: Dashboard,
     /// The level and the format of the log.
     pub log: Log,
     /// Several nodes as one server.
@@ -144,6 +147,7 @@ impl Config {
         self.connections.check_bounds("connections", &mut faults);
         self.http.validate(&mut faults);
         self.metrics.validate(&mut faults);
+        self.dashboard.validate(&mut faults);
         self.cluster.validate(&mut faults);
         self.redis.validate(&mut faults);
         self.app_store.check_bounds("app_store", &mut faults);

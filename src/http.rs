@@ -13,6 +13,7 @@ mod response;
 mod terminate;
 mod upgrade;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::body::Bytes;
 use axum::body::HttpBody;
+use axum::http::HeaderMap;
 use axum::http::HeaderName;
 use axum::http::HeaderValue;
 use axum::http::Method;
@@ -28,6 +30,7 @@ use axum::http::Request;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use axum::routing::any;
 use axum::routing::get;
 use axum::routing::post;
 use hyper::service::Service;
@@ -151,6 +154,26 @@ impl Api {
         }))
     }
 
+    /// The node that these handlers serve.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.0.node
+    }
+
+    /// The beginning of every path.
+    pub fn path_prefix(&self) -> &str {
+        &self.0.path_prefix
+    }
+
+    /// The client's address, from trusted proxies where there are any.
+    pub fn client_address(&self, client: &Client, headers: &HeaderMap) -> IpAddr {
+        self.0.trusted_proxies.client(client.address().ip(), headers)
+    }
+
+    /// Whether the client uses TLS: to us, or to a trusted proxy.
+    pub fn is_secure(&self, client: &Client, headers: &HeaderMap) -> bool {
+        client.is_secure() || self.0.trusted_proxies.is_secure(client.address().ip(), headers)
+    }
+
     /// The routes of the main port.
     pub fn main_port(&self) -> Routes {
         let requests = Router::new()
@@ -166,25 +189,31 @@ impl Api {
             .route("/health/live", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/accept-traffic", get(health::accept_traffic));
-        self.port(requests, true)
+        self.port(requests, true, Router::new())
     }
 
-    /// The routes of the metrics port.
-    pub fn metrics_port(&self, metrics: bool) -> Routes {
+    /// The routes of the metrics port; `dashboard` has those of the operator's page, if there is one.
+    pub fn metrics_port(&self, metrics: bool, dashboard: Option<Router>) -> Routes {
         let requests = Router::new()
             .route("/", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/usage", get(health::usage));
         let requests = if metrics { requests.route("/metrics", get(health::metrics)) } else { requests };
-        self.port(requests, false)
+        let off = || {
+            let off = any(not_found::no_dashboard);
+            let off = Router::new().route("/dashboard", off.clone()).route("/dashboard/{*rest}", off);
+            off.with_state(self.clone())
+        };
+        self.port(requests, false, dashboard.unwrap_or_else(off))
     }
 
-    fn port(&self, requests: Router<Self>, is_main: bool) -> Routes {
+    /// The routes of `own` take no part in CORS: no page of another origin has anything to do there.
+    fn port(&self, requests: Router<Self>, is_main: bool, own: Router) -> Routes {
         let requests =
             requests.fallback(not_found::no_such_path).method_not_allowed_fallback(not_found::no_such_method);
         let requests = requests.with_state(self.clone());
-        let cross_origin = requests.clone().layer(self.cors());
-        Routes { api: self.clone(), requests, cross_origin, is_main }
+        let cross_origin = requests.clone().layer(self.cors()).merge(own.clone());
+        Routes { api: self.clone(), requests: requests.merge(own), cross_origin, is_main }
     }
 
     fn cors(&self) -> CorsLayer {

@@ -1,8 +1,8 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! The lower ones: `protocol`, `metrics`, `tasks` · `flow` · `config`, `refusal` · `redis` · `registry`, `limiter`,
-//! `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard` · `server`,
+//! The lower ones: `protocol`, `metrics`, `tasks` · `flow`, `watch` · `config`, `refusal` · `redis` · `registry`, `limiter`,
+//! `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard`, `dashboard` · `server`,
 //! `telemetry` · `cli`. A module uses only those before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
@@ -35,6 +35,7 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod dashboard;
 pub mod flow;
 pub mod http;
 pub mod ingest;
@@ -52,4 +53,5 @@ pub mod store;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod watch;
 pub mod webhook;

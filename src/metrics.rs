@@ -3,6 +3,7 @@
 
 mod cluster;
 mod compression;
+mod dashboard;
 mod events;
 mod flow;
 mod forget;
@@ -13,6 +14,8 @@ mod log;
 mod process;
 mod raw;
 mod store;
+mod sums;
+mod usage;
 mod webhooks;
 
 use std::collections::HashSet;
@@ -33,6 +36,7 @@ use prometheus::TextEncoder;
 pub use cluster::ClusterMeters;
 pub use cluster::PeerDropCause;
 pub use compression::CompressionMeters;
+pub use dashboard::DashboardMeters;
 pub use flow::FlowMeters;
 pub use flow::RuleMeters;
 pub use forget::Found;
@@ -42,6 +46,9 @@ pub use log::Unwritten;
 pub use log::count_unwritten;
 pub use store::AnswerFrom;
 pub use store::StoreMeters;
+pub use sums::Sums;
+pub use usage::Usage;
+pub use usage::usage;
 pub use webhooks::AppWebhookMeters;
 pub use webhooks::WebhookMeters;
 

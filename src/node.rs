@@ -52,6 +52,10 @@ pub struct Node {
     addresses: Arc<Addresses>,
     sockets: AtomicUsize,
     sockets_max: usize,
+    /// There is an operator's page.
+    has_dashboard: bool,
+    /// The operator's page shows the data of events.
+    shows_payloads: bool,
     draining: AtomicBool,
     inboxes: Arc<Inboxes>,
     event_cache: Arc<EventCache>,
@@ -97,6 +101,8 @@ impl Node {
             connections: config.connections.clone(),
             sockets: AtomicUsize::new(0),
             sockets_max,
+            has_dashboard: config.dashboard.is_on(),
+            shows_payloads: config.dashboard.is_on() && config.dashboard.payloads,
             draining: AtomicBool::new(false),
             inboxes,
             event_cache: Arc::new(EventCache::new(config.server.cached_events_bytes_max)),
@@ -114,6 +120,11 @@ impl Node {
         node
     }
 
+    /// Whether connections keep what their clients have said of themselves, for the operator's page.
+    pub fn has_dashboard(&self) -> bool {
+        self.has_dashboard
+    }
+
     /// The settings of connections.
     pub fn connections(&self) -> &Connections {
         &self.connections
@@ -125,7 +136,7 @@ impl Node {
     }
 
     /// The counters of the process.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
@@ -192,6 +203,16 @@ impl Node {
     /// The number of WebSocket connections.
     pub fn sockets(&self) -> usize {
         self.sockets.load(Ordering::Relaxed)
+    }
+
+    /// As many WebSocket connections as there may be.
+    pub fn sockets_max(&self) -> usize {
+        self.sockets_max
+    }
+
+    /// The channels of all apps on this node.
+    pub fn channels(&self) -> usize {
+        self.total.channels()
     }
 
     /// Whether there are more WebSocket connections than allowed.

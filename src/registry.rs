@@ -9,6 +9,7 @@ pub mod address;
 pub mod cache;
 mod channel;
 mod channels;
+pub mod connections;
 pub mod deadlines;
 mod flow;
 pub mod inbox;
@@ -28,6 +29,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+pub use channel::Activity;
 pub use channels::ChannelInfo;
 pub use subscription::Full;
 pub use subscription::JoinRules;
@@ -59,6 +61,8 @@ pub struct AppState {
     /// The [`Kinds`] of webhook events that are recorded.
     wanted: AtomicU8,
     channels: Channels,
+    /// Channels count their events, for the operator's page.
+    counts_activity: bool,
     cache: Arc<EventCache>,
     flow: AppFlow,
     users: Mutex<Users>,
@@ -83,6 +87,7 @@ impl AppState {
             total: ChannelTotal::new(usize::MAX),
             wanted: AtomicU8::new(0),
             channels: Channels::default(),
+            counts_activity: false,
             cache,
             flow: AppFlow::default(),
             users: Mutex::default(),
@@ -94,6 +99,11 @@ impl AppState {
     /// Counts the channels together with those of other apps.
     pub fn counted_in(self, total: Arc<ChannelTotal>) -> Self {
         Self { total, ..self }
+    }
+
+    /// Has the channels count their events, for the operator's page.
+    pub fn counting_activity(self, counts_activity: bool) -> Self {
+        Self { counts_activity, ..self }
     }
 
     /// Runs the app's flow rules by these deadlines, and counts what becomes of its events.

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ClusterDriver;
 use crate::config::Config;
+use crate::dashboard;
+use crate::dashboard::Dashboard;
 use crate::http::Api;
 use crate::limiter::http_connections::HttpConnections;
 use crate::metrics::Metrics;
@@ -81,6 +83,8 @@ pub struct Server {
     drain_time: Duration,
     notice_time: Duration,
     open_files: u64,
+    /// The operator's page, if there is one.
+    dashboard: Option<Arc<Dashboard>>,
 }
 
 /// Why the server does not start.
@@ -118,9 +122,20 @@ pub struct Drained {
 }
 
 impl Server {
-    /// Binds the ports and serves, in a cluster as soon as the other nodes are found. Call it in a tokio runtime, which
-    /// serves the metrics port.
+    /// Like [`Server::start_with`], with an operator's page, if there is one, that knows nothing of files and logs.
+    ///
+    /// # Errors
+    /// If a port or the certificate cannot be used.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_with(config, dashboard::ProcessInfo::default()).await
+    }
+
+    /// Binds the ports and serves, in a cluster as soon as the other nodes are found. Call it in a tokio runtime, which
+    /// serves the metrics port. The operator's page shows `process`, if there is one.
+    ///
+    /// # Errors
+    /// If a port or the certificate cannot be used.
+    pub async fn start_with(config: &Config, process: dashboard::ProcessInfo) -> Result<Self, StartError> {
         let certificates = config.tls.is_enabled().then(|| Certificates::load(&config.tls)).transpose()?.map(Arc::new);
         let tls = certificates.clone().map(TlsHandshake::new).transpose()?;
         let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
@@ -166,7 +181,8 @@ impl Server {
             run_shard(index, node, listener, EndNotice(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
-        let routes = api.metrics_port(config.metrics.enabled);
+        let dashboard = start_dashboard(&api, config, process, address.port(), &tasks);
+        let routes = api.metrics_port(config.metrics.enabled, dashboard.as_ref().map(Dashboard::router));
         let port =
             Port { node: Arc::clone(&node), routes, tls: None, head_time, http_connections, reads_headers: false };
         Listener::new(metrics_listener, tasks.clone(), port).serve()?;
@@ -187,6 +203,7 @@ impl Server {
             drain_time: config.server.drain_seconds.duration(),
             notice_time: config.server.drain_notice_seconds.duration(),
             open_files,
+            dashboard,
         })
     }
 
@@ -228,6 +245,11 @@ impl Server {
         Ok(())
     }
 
+    /// Cancelled when the operator's page wants this node to stop.
+    pub fn drain_requested(&self) -> CancellationToken {
+        self.dashboard.as_ref().map(|dashboard| dashboard.drain_requested()).unwrap_or_default()
+    }
+
     /// Waits until a shard or a background thread ends although nobody asked it to. Its work is lost, so the process
     /// should end, too.
     pub async fn failed(&mut self) {
@@ -249,6 +271,9 @@ impl Server {
         let began = Instant::now();
         let connections = self.node.sockets();
         self.node.start_draining();
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.announce_draining().await;
+        }
         tokio::time::sleep(self.notice_time).await;
         self.stop.cancel();
         let all_closed = async {
@@ -387,6 +412,23 @@ fn run_shard(index: usize, node: Arc<Node>, listener: Listener, ended: EndNotice
         }
     })?;
     Ok(())
+}
+
+/// Starts the operator's page, if there is one.
+fn start_dashboard(
+    api: &Api,
+    config: &Config,
+    process: dashboard::ProcessInfo,
+    port: u16,
+    tasks: &Tasks,
+) -> Option<Arc<Dashboard>> {
+    if !config.dashboard.is_on() {
+        return None;
+    }
+    let dashboard = Arc::new(Dashboard::new(api.clone(), config, process, port, tasks.stop().clone()));
+    tasks.spawn(Arc::clone(&dashboard).run_with_others(tasks.stop().clone()));
+    tasks.spawn(Arc::clone(&dashboard).run(tasks.stop().clone()));
+    Some(dashboard)
 }
 
 /// Delivers what flow rules have held back.

@@ -2,7 +2,9 @@
 //! The shard calls it with each message and performs the [`Action`]s that it returns.
 
 mod client_event;
+mod info;
 mod join_times;
+mod quota;
 mod raw;
 mod refuse;
 
@@ -38,6 +40,7 @@ use crate::protocol::socket_id::SocketId;
 use crate::refusal::Cause;
 use crate::registry::Unsubscribe;
 use crate::registry::address::Address;
+use crate::session::info::Details;
 use crate::session::join_times::JoinTimes;
 
 /// Subscriptions that may be pending at once: their answers come together and must fit into the outbox.
@@ -74,6 +77,8 @@ pub struct Session {
     deferred: Option<Box<str>>,
     user: Option<Box<User>>,
     client_events: Option<Box<Bucket>>,
+    /// There where there is an operator's page.
+    details: Option<Box<Details>>,
 }
 
 #[derive(Debug)]
@@ -119,6 +124,7 @@ impl Session {
             joining: 0,
             deferred: None,
             user: None,
+            details: node.has_dashboard().then(|| Box::new(Details::of(request))),
         };
         tracing::debug!(
             app = session.app.id,
@@ -126,6 +132,7 @@ impl Session {
             address = %session.client_address,
             origin = request.origin,
             protocol,
+            library = session.details.as_ref().and_then(|details| details.library.as_deref()),
             raw = session.is_raw.then_some(true),
             "connected"
         );
@@ -167,6 +174,8 @@ impl Session {
         tracing::debug!(
             app = self.app.id,
             socket_id = %self.socket_id,
+            address = self.shown_address(),
+            user = self.shown_user(None),
             code = close.code.number(),
             reason = &*close.reason,
             "closed by the server"
@@ -283,12 +292,18 @@ impl Session {
         if self.is_raw {
             self.app.meters.raw_closed();
         }
+        tracing::debug!(
+            app = self.app.id,
+            socket_id = %self.socket_id,
+            address = %self.client_address,
+            user = self.shown_user(None),
+            "disconnected"
+        );
         if let Some(user) = self.user.take() {
             self.app.sign_out(self.address, &user);
         }
         self.unauthorized = None;
         node.disconnect(&self.app, self.in_quota);
-        tracing::debug!(app = self.app.id, socket_id = %self.socket_id, address = %self.client_address, "disconnected");
     }
 
     fn find(&self, channel: &str) -> Result<usize, usize> {
@@ -355,7 +370,14 @@ impl Session {
         let name = grant.channel().clone();
         let user_id = grant.member().map(|member| Arc::clone(&member.user_id));
         self.app.join(grant, self.address, self.is_raw, now)?;
-        tracing::debug!(app = self.app.id, channel = name.as_str(), socket_id = %self.socket_id, "subscribed");
+        tracing::debug!(
+            app = self.app.id,
+            channel = name.as_str(),
+            socket_id = %self.socket_id,
+            address = self.shown_address(),
+            user = self.shown_user(user_id.as_deref()),
+            "subscribed"
+        );
         self.joining += 1;
         let authorized = name.kind().access == Access::Signed;
         if self.subscriptions.is_empty() {
@@ -376,8 +398,15 @@ impl Session {
             let message = format!("No current subscription to channel {channel}, or subscription in progress");
             return self.refuse(Cause::UnsubscribeUnknown, Some(channel), &message, actions);
         };
-        tracing::debug!(app = self.app.id, channel, socket_id = %self.socket_id, "unsubscribed");
         let subscription = self.subscriptions.remove(index);
+        tracing::debug!(
+            app = self.app.id,
+            channel,
+            socket_id = %self.socket_id,
+            address = self.shown_address(),
+            user = self.shown_user(subscription.user_id.as_deref()),
+            "unsubscribed"
+        );
         self.leave(&subscription, now);
         actions.push(Action::ReadInbox);
     }
@@ -388,7 +417,13 @@ impl Session {
             Ok(user) => {
                 let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
                 self.user = Some(Box::new(user));
-                tracing::debug!(app = self.app.id, socket_id = %self.socket_id, "signed in");
+                tracing::debug!(
+                    app = self.app.id,
+                    socket_id = %self.socket_id,
+                    address = self.shown_address(),
+                    user = self.shown_user(None),
+                    "signed in"
+                );
                 actions.push(Action::ReadInbox);
                 self.count_authorized(node)
             }
@@ -397,40 +432,6 @@ impl Session {
                 ControlFlow::Continue(())
             }
         }
-    }
-
-    /// Counts a connection with a public channel that is not authorized: their number is limited.
-    fn count_unauthorized(&mut self, node: &Node) -> ControlFlow<Close> {
-        if self.in_quota || self.unauthorized.is_some() {
-            return ControlFlow::Continue(());
-        }
-        match node.count_unauthorized(&self.app) {
-            Ok(unauthorized) => {
-                self.unauthorized = Some(unauthorized);
-                ControlFlow::Continue(())
-            }
-            Err(close) => self.app_is_full(close),
-        }
-    }
-
-    /// Counts the connection towards the app's quota from now on, if it fits in.
-    fn count_authorized(&mut self, node: &Node) -> ControlFlow<Close> {
-        if self.in_quota {
-            return ControlFlow::Continue(());
-        }
-        match node.count_in_quota(&self.app) {
-            Ok(()) => {
-                self.in_quota = true;
-                self.unauthorized = None;
-                ControlFlow::Continue(())
-            }
-            Err(close) => self.app_is_full(close),
-        }
-    }
-
-    fn app_is_full(&self, close: Close) -> ControlFlow<Close> {
-        self.count_refusal(Cause::ConnectAppFull, None, &self.app.quota().unwrap_or_default());
-        ControlFlow::Break(close)
     }
 }
 

@@ -14,6 +14,7 @@ mod connection;
 mod delivery;
 mod drain;
 mod keepalive;
+mod list;
 mod outbox;
 mod reading;
 mod slow;
@@ -269,6 +270,7 @@ impl Shard {
             ShardMessage::Send(slot, frame) => self.send(slot, &frame),
             // Closing handles the inbox once more, so it waits until this is done.
             ShardMessage::Close(slot, close) => self.closing.push((slot, close)),
+            ShardMessage::List(query) => self.list(*query),
             ShardMessage::CloseApp(app, close) => self.close_app(&app, &close),
             ShardMessage::Drain(duration, close) => self.start_drain(duration, close),
         }

@@ -6,12 +6,15 @@ mod queue;
 mod repeats;
 
 use std::io;
+use std::sync::Arc;
 
 use anyhow::Context;
+use tracing::Metadata;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing::subscriber::Interest;
+use tracing_subscriber::layer::{Context as LayerContext, Filter, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use queue::LogGuard;
@@ -22,43 +25,89 @@ use crate::config::LogLevel;
 use crate::telemetry::budget::BudgetLayer;
 use crate::telemetry::budget::LogBudget;
 use crate::telemetry::queue::Queue;
+use crate::watch::Watch;
+use crate::watch::source::PAYLOADS;
+use crate::watch::source::Source;
+use crate::watch::source::SourceFilter;
+use crate::watch::verbosity::Verbosity;
 
-/// Logs to stdout from now on, until the returned guard is dropped.
+/// Logs to stdout from now on, until the returned guard is dropped. The operator's page gets the events, too, if there is
+/// one.
 ///
 /// # Errors
 /// If the process already logs elsewhere, or the system has no thread for it.
-pub fn init(log: &Log) -> anyhow::Result<LogGuard> {
+pub fn init(log: &Log, watch: Option<Arc<Watch>>) -> anyhow::Result<(LogGuard, Arc<Verbosity>)> {
     let budget = LogBudget::default();
     let reported = budget.clone();
     let (queue, writer) = queue::start(io::stdout(), move || reported.report())?;
-    subscriber(log, queue, budget).try_init().context("the log cannot be set up")?;
-    Ok(writer)
+    let verbosity = Verbosity::new(level(log.level));
+    let lines = subscriber(log, queue, budget, Arc::clone(&verbosity));
+    let outcome = match watch {
+        Some(watch) => lines.with(Source(Arc::clone(&watch)).with_filter(SourceFilter::new(watch))).try_init(),
+        None => lines.try_init(),
+    };
+    outcome.context("the log cannot be set up")?;
+    Ok((writer, verbosity))
 }
 
-/// One line per event: text, or JSON with the event's fields at the top level.
-fn subscriber(log: &Log, queue: Queue, budget: LogBudget) -> impl Subscriber + Send + Sync {
-    let level = match log.level {
+/// The filter for a level of the settings.
+pub fn level(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // Debug and trace lines of libraries may quote input of clients, secrets included.
-    let filter = Targets::new().with_target("gema", level).with_default(level.min(LevelFilter::WARN));
+    }
+}
+
+/// Decides which events the log gets, by a level that may change.
+struct LogFilter(Arc<Verbosity>);
+
+impl LogFilter {
+    fn allows(&self, metadata: &Metadata<'_>) -> bool {
+        let level = self.0.level();
+        // Debug and trace lines of libraries may quote input of clients, secrets included.
+        let is_ours = metadata.target().starts_with("gema");
+        metadata.target() != PAYLOADS && *metadata.level() <= if is_ours { level } else { level.min(LevelFilter::WARN) }
+    }
+}
+
+impl<S> Filter<S> for LogFilter {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &LayerContext<'_, S>) -> bool {
+        self.allows(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // `Verbosity` has the places asked again when it changes.
+        if self.allows(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.0.level())
+    }
+}
+
+/// One line per event: text, or JSON with the event's fields at the top level.
+fn subscriber(
+    log: &Log,
+    queue: Queue,
+    budget: LogBudget,
+    verbosity: Arc<Verbosity>,
+) -> impl Subscriber + Send + Sync + for<'a> LookupSpan<'a> {
     // Without colours the output has no escape sequences of its own, so all of them can be escaped.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).with_writer(queue);
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(BudgetLayer { layer: lines, budget }).with(filter)
+    let filter = LogFilter(Arc::clone(&verbosity));
+    tracing_subscriber::registry().with(BudgetLayer { layer: lines, budget, verbosity }.with_filter(filter))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
     use std::time::Duration;
     use std::time::Instant;
 
@@ -81,10 +130,14 @@ mod tests {
         }
     }
 
+    fn of_level(log: &Log, queue: Queue, budget: LogBudget) -> impl Subscriber + Send + Sync {
+        subscriber(log, queue, budget, Verbosity::new(super::level(log.level)))
+    }
+
     fn logged(level: LogLevel, format: LogFormat, act: impl FnOnce()) -> String {
         let (memory, budget) = (Memory::default(), LogBudget::default());
         let (queue, writer) = queue::start(memory.clone(), || ()).unwrap();
-        tracing::subscriber::with_default(subscriber(&Log { level, format }, queue, budget.clone()), || {
+        tracing::subscriber::with_default(of_level(&Log { level, format }, queue, budget.clone()), || {
             act();
             budget.report();
         });
@@ -187,7 +240,7 @@ mod tests {
         let all_taken = queue.clone();
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
         let long = "x".repeat(1000);
-        tracing::subscriber::with_default(subscriber(&log, queue, LogBudget::default()), || {
+        tracing::subscriber::with_default(of_level(&log, queue, LogBudget::default()), || {
             for number in 0..10_000 {
                 // Logged as the command line does: without a budget.
                 warn!(target: "gema::cli", number, long);

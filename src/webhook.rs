@@ -3,6 +3,7 @@
 //! `dispatch` sorts them by endpoint, and each endpoint delivers in a task of its own: a slow endpoint delays only
 //! itself.
 
+mod attempts;
 mod backlog;
 mod batch;
 mod client;
@@ -14,6 +15,7 @@ mod endpoint;
 mod guard;
 mod link;
 mod notification;
+mod report;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -28,6 +30,8 @@ use parking_lot::Mutex;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+pub use report::EndpointReport;
 
 use crate::cluster::Cluster;
 use crate::config;

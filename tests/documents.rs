@@ -266,3 +266,21 @@ fn each_instance_of_the_unit_has_its_ports() {
     };
     assert_eq!((ports("1"), ports("2")), ((6001, 9601), (6002, 9602)));
 }
+
+#[test]
+fn the_api_of_the_page_is_documented_path_by_path() {
+    let source = fs::read_to_string(root().join("src/dashboard.rs")).unwrap();
+    let routes: BTreeSet<(String, String)> = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", "))
+        .map(|(path, handler)| (path.replace("{*", "{"), handler.split('(').next().unwrap().to_uppercase()))
+        .collect();
+    let document = fs::read_to_string(root().join("docs/dashboard-api.md")).unwrap();
+    let documented: BTreeSet<(String, String)> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `/dashboard")?.split_once("` | "))
+        .map(|(path, rest)| (format!("/dashboard{path}"), rest.split(' ').next().unwrap().to_owned()))
+        .collect();
+    assert!(routes.len() > 10, "{routes:?}");
+    assert_eq!(routes, documented);
+}

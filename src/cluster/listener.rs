@@ -211,6 +211,8 @@ impl Listener {
             Envelope::Gone(by, node) if node != me => cluster.on_gone(by, node),
             Envelope::Terminate(request) if request.node != me => cluster.on_terminate(request),
             Envelope::Terminated(answer) if answer.node != me => cluster.on_terminated(&answer),
+            Envelope::Ask(question) if question.node != me => cluster.on_ask(question),
+            Envelope::Answer(answer) if answer.node != me => cluster.on_answer(answer),
             _ => (),
         }
     }

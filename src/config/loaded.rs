@@ -46,11 +46,15 @@ impl fmt::Display for Faults {
 impl Loaded {
     /// A line for each value: key, value and who set it. Secrets are masked.
     pub fn settings(&self) -> Vec<String> {
-        let line = |(key, value): (String, Json)| {
-            let origin = self.origins.get(&key).map_or_else(|| "default".to_owned(), Origin::to_string);
-            format!("{:<60} # {origin}", format!("{key} = {value}"))
-        };
-        self.values(|_| true).into_iter().map(line).collect()
+        let line =
+            |(key, value, origin): (String, Json, String)| format!("{:<60} # {origin}", format!("{key} = {value}"));
+        self.listed().into_iter().map(line).collect()
+    }
+
+    /// Each value with its key and who set it. Secrets are masked.
+    pub fn listed(&self) -> Vec<(String, Json, String)> {
+        let origin = |key: &str| self.origins.get(key).map_or_else(|| "default".to_owned(), Origin::to_string);
+        self.values(|_| true).into_iter().map(|(key, value)| (key.clone(), value, origin(&key))).collect()
     }
 
     /// A fault of a key, or of an app, with its origin.
@@ -119,7 +123,7 @@ pub(super) fn secrets_that_differ(one: &Config, other: &Config) -> impl Iterator
     pairs.filter(|((_, one), (_, other))| one != other).map(|((key, _), _)| key)
 }
 
-fn secrets(config: &Config) -> [(&'static str, &Secret); 5] {
+fn secrets(config: &Config) -> [(&'static str, &Secret); 7] {
     let redis = &config.redis;
     [
         ("redis.url", &redis.url),
@@ -127,6 +131,8 @@ fn secrets(config: &Config) -> [(&'static str, &Secret); 5] {
         ("redis.sentinel_password", &redis.sentinel_password),
         ("mysql.password", &config.mysql.password),
         ("postgres.password", &config.postgres.password),
+        ("dashboard.token", &config.dashboard.token),
+        ("dashboard.operator_token", &config.dashboard.operator_token),
     ]
 }
 

@@ -10,12 +10,17 @@ use crate::config::loaded::secrets_that_differ;
 
 /// Sections whose values take effect while the server runs.
 const AT_RUN_TIME: [&str; 3] = ["apps", "limits", "tls"];
+/// A value of another section that takes effect, too.
+const LOG_LEVEL: &str = "log.level";
 
 impl Loaded {
     /// The keys whose values are others in `new`, but take effect with a restart only.
     pub fn needs_restart(&self, new: &Self) -> Vec<String> {
         let fixed = |section: &str| !AT_RUN_TIME.contains(&section);
-        let (before, after) = (self.values(fixed), new.values(fixed));
+        let values = |loaded: &Self| -> Vec<(String, Json)> {
+            loaded.values(fixed).into_iter().filter(|(key, _)| key != LOG_LEVEL).collect()
+        };
+        let (before, after) = (values(self), values(new));
         let only_in = |one: &[(String, Json)], other: &[(String, Json)]| -> Vec<String> {
             one.iter().filter(|value| !other.contains(value)).map(|(key, _)| key.clone()).collect()
         };

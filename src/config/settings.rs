@@ -5,6 +5,7 @@ pub(super) mod allowed_origins;
 pub(super) mod apps;
 pub(super) mod cluster;
 pub(super) mod connections;
+pub(super) mod dashboard;
 pub(super) mod flow_rules;
 pub(super) mod http;
 pub(super) mod ingest;

@@ -31,6 +31,17 @@ pub(super) fn respond(api: &Api, client: &Client, request: &Request<Body>) -> Re
     response::text(StatusCode::NOT_FOUND, "Not found")
 }
 
+/// The operator's page, which is switched off.
+pub(super) async fn no_dashboard(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Response {
+    count_refusal(&api, &client, &request, Cause::PathNotFound);
+    let text = "There is no operator's page here. Set dashboard.token to 16 characters or more to have one.";
+    response::text(StatusCode::NOT_FOUND, text)
+}
+
 /// A known path with another method.
 pub(super) async fn no_such_method(
     State(api): State<Api>,

@@ -113,7 +113,7 @@ impl Client {
 
     /// The client, as the log of refusals names it.
     pub(super) fn subject(&self, api: &Api, headers: &HeaderMap) -> Subject<'static> {
-        let address = api.0.trusted_proxies.client(self.0.address.ip(), headers);
+        let address = api.client_address(self, headers);
         Subject { address: Some(address), ..Subject::default() }
     }
 
@@ -234,6 +234,7 @@ impl Api {
             address_full: false,
             protocol: None,
             version: None,
+            library: None,
             channels: None,
             origin: headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned),
             address: proxies.client(peer, headers),

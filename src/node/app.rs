@@ -19,8 +19,10 @@ use crate::limiter::shared::Rates;
 use crate::metrics::AppMeters;
 use crate::node::Node;
 use crate::node::rules::Rules;
+use crate::protocol::channel::ChannelName;
 use crate::protocol::policy::PolicyError;
 use crate::refusal::Refusals;
+use crate::registry;
 use crate::registry::AppState;
 use crate::webhook::Webhooks;
 
@@ -39,6 +41,8 @@ pub struct App {
     rates: Option<Arc<Rates>>,
     webhooks: Arc<Webhooks>,
     refusals: Arc<Refusals>,
+    /// The operator's page shows the data of events.
+    pub(super) shows_payloads: bool,
     open: AtomicUsize,
     /// Connections with public channels that are not authorized.
     pub(super) unauthorized: AtomicUsize,
@@ -53,6 +57,7 @@ impl App {
         let (inboxes, event_cache) = (Arc::clone(&node.inboxes), Arc::clone(&node.event_cache));
         let state = AppState::new(&settings.id, inboxes, outgoing, webhook_events, event_cache)
             .counted_in(Arc::clone(&node.total))
+            .counting_activity(node.has_dashboard)
             .thinned_by(Arc::clone(&node.deadlines), node.metrics.flow(&settings.id, &Outcome::LABELS));
         state.set_flow_rules(FlowRules::new(&settings.limits.flow_rules), Instant::now());
         let state = Arc::new(state);
@@ -69,6 +74,7 @@ impl App {
             rates: node.rates.clone(),
             webhooks: Arc::clone(&node.webhooks),
             refusals: Arc::clone(&node.refusals),
+            shows_payloads: node.shows_payloads,
             open: AtomicUsize::new(0),
             unauthorized: AtomicUsize::new(0),
             used_at: Mutex::new(Instant::now()),
@@ -122,6 +128,26 @@ impl App {
     /// Established connections, authorized or not.
     pub fn open_connections(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// The occupied channels on this node.
+    pub fn channels(&self) -> Vec<(ChannelName, registry::ChannelInfo)> {
+        self.state.channels("")
+    }
+
+    /// The members of a presence channel with their `user_info` as JSON.
+    pub fn members_with_info(&self, name: &ChannelName) -> Vec<(Arc<str>, Arc<str>)> {
+        self.state.members_with_info(name.as_str())
+    }
+
+    /// A channel on this node.
+    pub fn channel_here(&self, name: &ChannelName) -> registry::ChannelInfo {
+        self.state.channel(name.as_str(), Instant::now())
+    }
+
+    /// The channels on this node, without taking a name along.
+    pub fn channel_count(&self) -> usize {
+        self.state.channel_count()
     }
 
     pub(super) fn connection_opened(&self) {

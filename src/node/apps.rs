@@ -94,6 +94,11 @@ impl Node {
         self.apps.by_id(id)
     }
 
+    /// All apps that are known here, also removed ones that still have connections.
+    pub fn all_apps(&self) -> Vec<Arc<App>> {
+        self.apps.all()
+    }
+
     /// Whether a database holds the apps.
     pub fn uses_database(&self) -> bool {
         self.store.is_some()

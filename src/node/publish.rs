@@ -15,6 +15,7 @@ use crate::protocol::socket_id::SocketId;
 use crate::protocol::webhook::ClientEvent;
 use crate::protocol::webhook::Kind;
 use crate::registry::inbox::Event;
+use crate::watch::source::PAYLOADS;
 
 /// A publisher's event that has been checked.
 #[derive(Debug)]
@@ -73,6 +74,11 @@ fn views(rules: &Rules, channel: &ChannelName, event: &Event) -> impl Iterator<I
     })
 }
 
+/// The text of a JSON string, for the operator.
+fn decoded(data: &str) -> String {
+    serde_json::from_str(data).unwrap_or_else(|_| data.to_owned())
+}
+
 impl Node {
     /// Checks whether events can be accepted, and takes `events` from the app's rate. Returns the rest of that.
     pub async fn admit(&self, rules: &Rules, events: usize) -> Result<Option<Allowance>, PublishError> {
@@ -122,6 +128,17 @@ impl App {
             subscribers = self.subscribers(channel),
             "published"
         );
+        if self.shows_payloads {
+            tracing::debug!(
+                target: PAYLOADS,
+                app = self.id,
+                channel = channel.as_str(),
+                event = publication.name,
+                data = decoded(publication.data),
+                subscribers = self.subscribers(channel),
+                "published"
+            );
+        }
     }
 
     /// Connections to this node that are subscribed to a channel.
@@ -147,5 +164,19 @@ impl App {
             user_id: user_id.map(Arc::from),
         });
         self.state.relay(channel, &Event::new(frame, Some(sender), accepted), webhook);
+        if self.shows_payloads {
+            tracing::debug!(
+                target: PAYLOADS,
+                app = self.id,
+                channel = channel.as_str(),
+                event = name,
+                socket_id = %sender,
+                user = user_id,
+                data = decoded(data),
+                // The sender does not get it.
+                subscribers = self.subscribers(channel).saturating_sub(1),
+                "client event"
+            );
+        }
     }
 }

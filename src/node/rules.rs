@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use crate::config;
+use crate::flow::rule::Choice;
 use crate::flow::rule::FlowRules;
+use crate::flow::rule::choose;
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
 use crate::limiter::shared::Rates;
@@ -89,6 +91,19 @@ impl Rules {
     /// The channel to which a rule redirects an event, if one does.
     pub fn destination(&self, channel: &ChannelName) -> Result<Option<ChannelName>, PolicyError> {
         self.limits().policy().publish(channel, self.limits().max_channel_name_length)
+    }
+
+    /// The pattern of the flow rule that thins an event of this name on a channel, if one does.
+    pub fn thinned_by(&self, channel: &ChannelName, event: &str) -> Option<String> {
+        match choose(&self.flow.of_channel(channel), event) {
+            Choice::Thins(_, rule) => Some(rule.pattern.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The effects of flow rules on a channel, a sentence each.
+    pub fn explain_flow(&self, channel: &ChannelName) -> Vec<String> {
+        if self.flow.is_empty() { Vec::new() } else { self.flow.explain(channel) }
     }
 
     /// How long a cache channel keeps an event; `None` for other channels.

@@ -16,6 +16,8 @@ pub struct ConnectRequest {
     pub protocol: Option<String>,
     /// `version` of the query, as sent.
     pub version: Option<String>,
+    /// `client` of the query: the name of the client's library.
+    pub library: Option<String>,
     /// `channels` of the query, as sent; raw clients have it.
     pub channels: Option<String>,
     /// The `Origin` header.
@@ -33,11 +35,12 @@ pub struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    /// Reads `protocol`, `version` and `channels` out of a raw query; the order does not matter, the rest is ignored.
+    /// Reads `protocol`, `version`, `client` and `channels` out of a raw query; the order does not matter, the rest is ignored.
     pub fn read_query(&mut self, query: &str) {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "protocol" if !value.is_empty() => self.protocol = Some(value.into_owned()),
+                "client" if !value.is_empty() => self.library = Some(value.into_owned()),
                 "version" if !value.is_empty() => self.version = Some(value.into_owned()),
                 "channels" if !value.is_empty() => self.channels = Some(value.into_owned()),
                 _ => (),
@@ -126,6 +129,7 @@ mod tests {
             key: None,
             protocol: None,
             version: Some(version.to_owned()),
+            library: None,
             channels: None,
             origin: None,
             address: std::net::Ipv4Addr::LOCALHOST.into(),

@@ -10,6 +10,7 @@
 //! gema/1 mark <node> <number>\n
 //! gema/1 hello|here|leaving|gone <node> <of>\n
 //! gema/1 terminate|terminated <node> <request> <number> <app length> <user length>\n<app><user>
+//! gema/1 ask|answer <node> <to> <request> <length>\n<text>
 //! ```
 
 use std::fmt;
@@ -116,6 +117,10 @@ pub enum Envelope {
     Terminate(Termination),
     /// The answer, with the number of closed connections.
     Terminated(Termination),
+    /// A question of an operator's page to another node.
+    Ask(PageMessage),
+    /// The answer.
+    Answer(PageMessage),
 }
 
 /// An event that another node has accepted.
@@ -170,6 +175,19 @@ pub struct Termination {
     pub user_id: Arc<str>,
 }
 
+/// A question of an operator's page, or the answer, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageMessage {
+    /// The node that asks or answers.
+    pub node: NodeId,
+    /// The node that is asked or answered.
+    pub to: NodeId,
+    /// Relates an answer to its question.
+    pub request: u64,
+    /// The question or answer.
+    pub text: Arc<str>,
+}
+
 /// Why a message is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
@@ -200,6 +218,8 @@ impl Envelope {
             Self::Gone(node, of) => format!("{MAGIC}gone {node} {of}\n").into_bytes(),
             Self::Terminate(what) => what.encode("terminate"),
             Self::Terminated(what) => what.encode("terminated"),
+            Self::Ask(message) => message.encode("ask"),
+            Self::Answer(message) => message.encode("answer"),
         }
     }
 
@@ -259,6 +279,12 @@ impl Envelope {
                 let what = Termination { node, request, closed, app: app.into(), user_id: user_id.into() };
                 if kind == "terminate" { Self::Terminate(what) } else { Self::Terminated(what) }
             }
+            "ask" | "answer" => {
+                let (to, request, length) = (fields.node()?, fields.number()?, fields.number::<usize>()?);
+                let text = std::str::from_utf8(body).ok().filter(|text| text.len() == length)?;
+                let message = PageMessage { node, to, request, text: text.into() };
+                if kind == "ask" { Self::Ask(message) } else { Self::Answer(message) }
+            }
             _ => return None,
         };
         fields.0.next().is_none().then_some(envelope)
@@ -297,6 +323,13 @@ impl Termination {
     fn encode(&self, kind: &str) -> Vec<u8> {
         let Self { node, request, closed, app, user_id } = self;
         format!("{MAGIC}{kind} {node} {request} {closed} {} {}\n{app}{user_id}", app.len(), user_id.len()).into_bytes()
+    }
+}
+
+impl PageMessage {
+    fn encode(&self, kind: &str) -> Vec<u8> {
+        let Self { node, to, request, text } = self;
+        format!("{MAGIC}{kind} {node} {to} {request} {}\n{text}", text.len()).into_bytes()
     }
 }
 
@@ -372,6 +405,7 @@ mod tests {
             user_info: Some(r#"{"name":"Budi"}"#.into()),
         };
         let went = Change { by: other, since: 0, user_info: None, ..came.clone() };
+        let page = PageMessage { node: one, to: other, request: 5, text: r#"{"path":"history"}"#.into() };
         let what = Termination { node: one, request: 3, closed: 0, app: "app-id".into(), user_id: "Siti".into() };
         vec![
             Envelope::Event(event),
@@ -386,6 +420,8 @@ mod tests {
             Envelope::Gone(one, other),
             Envelope::Terminate(what.clone()),
             Envelope::Terminated(what),
+            Envelope::Ask(page.clone()),
+            Envelope::Answer(page),
         ]
     }
 

@@ -139,6 +139,11 @@ impl<'a> Policy<'a> {
         }
     }
 
+    /// The pattern of the rule for a channel, if there is one.
+    pub fn rule_of(self, channel: &ChannelName) -> Option<&'a str> {
+        self.rule(channel).ok()?.map(|rule| rule.pattern.as_str())
+    }
+
     /// Whether a channel may be joined.
     pub fn subscribe(self, channel: &ChannelName) -> Result<(), PolicyError> {
         match self.rule(channel)? {

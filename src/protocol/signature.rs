@@ -48,6 +48,17 @@ impl std::fmt::Debug for Signer {
     }
 }
 
+/// Whether two secrets are the same. Takes equally long for every wrong one of a length.
+///
+/// ```
+/// use gema::protocol::signature::is_same;
+/// assert!(is_same(b"hush", b"hush") && !is_same(b"hush", b"hash"));
+/// ```
+pub fn is_same(secret: &[u8], other: &[u8]) -> bool {
+    let signer = Signer::new(&rand::random::<[u8; 32]>());
+    signer.verify(&[other], &signer.sign(&[secret]))
+}
+
 /// MD5 of a request body in lower-case hex, as `body_md5` carries it.
 pub fn body_md5(body: &[u8]) -> String {
     use md5::Digest;

@@ -123,6 +123,11 @@ impl Names {
         format!("{}:{{node:{node}}}:apps", self.start)
     }
 
+    /// String: how a node fares, for the operators' pages.
+    pub fn status(&self, node: NodeId) -> String {
+        format!("{}:{{node:{node}}}:status", self.start)
+    }
+
     /// Hash: what a node listens to of an app or has users on, with the number of its connections.
     pub fn topics(&self, node: NodeId, app: &str) -> String {
         format!("{}:{{node:{node}}}:app:{app}", self.start)

@@ -113,6 +113,19 @@ causes! {
     AddressHandshakes "address_handshakes" 429
         "an address opens connections or asks for unknown apps too fast"
         "raise connections.handshakes_per_address_per_second; behind a proxy set server.trusted_proxies";
+    // The operator's page.
+    DashboardToken "dashboard_token" 401
+        "somebody asked for the operator's page with a wrong token"
+        "log in with the value of dashboard.token or dashboard.operator_token";
+    DashboardAttempts "dashboard_attempts" 429
+        "an address has tried too many wrong tokens for the operator's page"
+        "wait a minute; behind a proxy set server.trusted_proxies";
+    DashboardOrigin "dashboard_origin" 403
+        "a page of another origin asked the operator's page to act"
+        "open the page at its own address, and let the proxy pass the header Host";
+    DashboardRole "dashboard_role" 403
+        "a viewer of the operator's page asked for what only an operator may do"
+        "log in with dashboard.operator_token";
     // Connections.
     ConnectPath "connect_path" 4005
         "a WebSocket was for a path that is not there"

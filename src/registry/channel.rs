@@ -1,6 +1,7 @@
 //! One channel of an app: its subscriptions on each shard, its members and its cached event. `channels` calls it under
 //! the channel's lock.
 
+mod activity;
 mod remote;
 mod stored;
 mod subscribers;
@@ -8,6 +9,8 @@ mod waiting;
 
 use std::time::Duration;
 use std::time::Instant;
+
+pub use activity::Activity;
 
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
@@ -48,6 +51,8 @@ pub(crate) struct Channel {
     announced: Option<Box<AnnouncedCount>>,
     /// There only if the app has flow rules.
     pub(super) flow: Option<Box<Flow>>,
+    /// There only where there is an operator's page, from the first event on.
+    activity: Option<Box<Activity>>,
     /// There only if there may be other nodes.
     remote: Option<Box<RemoteChannel>>,
     _guard: ChannelGuard,
@@ -81,6 +86,7 @@ impl Channel {
             cached: None,
             announced: None,
             flow: None,
+            activity: None,
             remote: scope.app.outgoing.as_ref().map(|_| Box::default()),
             _guard: scope.app.total.add(),
         }
@@ -89,6 +95,11 @@ impl Channel {
     /// Subscriptions on this node.
     pub(super) fn subscriptions(&self) -> usize {
         self.subscribers.count() + self.raw.as_ref().map_or(0, |raw| raw.count())
+    }
+
+    /// How busy it is, where there is an operator's page.
+    pub(super) fn activity(&self) -> Option<Activity> {
+        self.activity.as_deref().copied()
     }
 
     /// Distinct users on all nodes, as far as this one knows.
@@ -263,6 +274,9 @@ impl Channel {
     /// Takes an event for the subscribers: delivers it, or what the flow rules make of it. A cache channel keeps that for
     /// `cache_for`; `is_local` as in [`Cached`].
     pub(super) fn accept(&mut self, event: &Event, cache_for: Option<Duration>, is_local: bool, scope: &mut Scope<'_>) {
+        if scope.app.counts_activity {
+            self.activity.get_or_insert_with(|| Box::new(Activity::new(scope.now))).count(scope.now);
+        }
         let Some(rules) = scope.app.flow.rules() else { return self.deliver(event, cache_for, is_local, scope) };
         if self.flow.as_ref().is_some_and(|flow| flow.is_outdated(&rules)) {
             self.update_flow(scope);

@@ -19,6 +19,7 @@ use crate::protocol::webhook;
 use crate::protocol::webhook::ClientEvent;
 use crate::registry::AppState;
 use crate::registry::address::Address;
+use crate::registry::channel::Activity;
 use crate::registry::channel::Channel;
 use crate::registry::channels::table::ChannelTable;
 use crate::registry::channels::table::Entry;
@@ -54,6 +55,8 @@ pub struct ChannelInfo {
     pub users: usize,
     /// The event that a cache channel stores, and how long it still is.
     pub cached: Option<(Frame, Duration)>,
+    /// How busy it is, where there is an operator's page.
+    pub activity: Option<Activity>,
 }
 
 impl AppState {
@@ -141,7 +144,8 @@ impl AppState {
         self.channels.table.with(name, |entry| {
             let Some(channel) = entry.get() else { return ChannelInfo::default() };
             let cached = channel.cached(now).map(|(cached, frame)| (frame, cached.until - now));
-            ChannelInfo { subscriptions: channel.subscriptions(), users: channel.users(), cached }
+            let (subscriptions, users, activity) = (channel.subscriptions(), channel.users(), channel.activity());
+            ChannelInfo { subscriptions, users, cached, activity }
         })
     }
 
@@ -151,9 +155,15 @@ impl AppState {
             let name = &channel.name;
             let (subscriptions, users) = (channel.subscriptions(), channel.users());
             let is_listed = subscriptions > 0 && name.as_str().starts_with(prefix) && name.user().is_none();
-            is_listed.then(|| (name.clone(), ChannelInfo { subscriptions, users, cached: None }))
+            let activity = channel.activity();
+            is_listed.then(|| (name.clone(), ChannelInfo { subscriptions, users, cached: None, activity }))
         };
         self.channels.table.collect(info)
+    }
+
+    /// The number of channels, also of those that nobody has joined and that keep an event.
+    pub fn channel_count(&self) -> usize {
+        self.channels.table.len()
     }
 
     /// The ids of a presence channel's members.
@@ -161,6 +171,15 @@ impl AppState {
         self.channels.table.with(name, |entry| {
             let members = entry.get().and_then(|channel| channel.members.as_ref());
             members.map_or_else(Vec::new, |members| members.roster.iter().map(|(id, _)| Arc::clone(id)).collect())
+        })
+    }
+
+    /// The members of a presence channel with their `user_info` as JSON, for the operator.
+    pub fn members_with_info(&self, name: &str) -> Vec<(Arc<str>, Arc<str>)> {
+        self.channels.table.with(name, |entry| {
+            let members = entry.get().and_then(|channel| channel.members.as_ref());
+            let both = |(id, info): (&Arc<str>, &Arc<str>)| (Arc::clone(id), Arc::clone(info));
+            members.map_or_else(Vec::new, |members| members.roster.iter().map(both).collect())
         })
     }
 

@@ -21,6 +21,7 @@ use crate::protocol::frame::Frame;
 use crate::registry::address::Address;
 use crate::registry::address::ShardIndex;
 use crate::registry::address::Slot;
+use crate::registry::connections::ConnectionQuery;
 
 /// The id of a channel or view while it has subscribers; never used again for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,8 @@ pub enum ShardMessage {
     Send(Slot, Frame),
     /// Close one connection.
     Close(Slot, Close),
+    /// Answer the operator about connections.
+    List(Box<ConnectionQuery>),
     /// Close the connections of the app with this id.
     CloseApp(Arc<str>, Close),
     /// Close all connections this way, spread over this time, refuse whoever comes, and end.

@@ -107,6 +107,8 @@ impl Session {
             channel = subscription.name.as_str(),
             event = &*event.name,
             socket_id = %self.socket_id,
+            address = self.shown_address(),
+            user = self.shown_user(user_id),
             // The sender does not get it.
             subscribers = self.app.subscribers(&subscription.name).saturating_sub(1),
             "client event"

@@ -22,6 +22,7 @@ use tracing_subscriber::layer::Layer;
 use crate::limiter::Bucket;
 use crate::metrics::Unwritten;
 use crate::metrics::count_unwritten;
+use crate::watch::verbosity::Verbosity;
 
 /// Lines per second of one cause: as many as a person can read.
 const LINES_MAX: u32 = 10;
@@ -98,6 +99,7 @@ impl LogBudget {
 pub(super) struct BudgetLayer<L> {
     pub(super) layer: L,
     pub(super) budget: LogBudget,
+    pub(super) verbosity: Arc<Verbosity>,
 }
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for BudgetLayer<L> {
@@ -114,7 +116,7 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for BudgetLayer<L> {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if self.budget.allows(event) {
+        if self.verbosity.allows(event) && self.budget.allows(event) {
             self.layer.on_event(event, context);
         }
     }

@@ -56,6 +56,14 @@ pub(super) enum SendError {
 }
 
 impl SendError {
+    /// The status of the answer, if there was one.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status(status) => Some(status.as_u16()),
+            _ => None,
+        }
+    }
+
     fn of(error: reqwest::Error) -> Self {
         if error.is_builder() { Self::Malformed } else { Self::Failed(error.without_url()) }
     }
@@ -80,8 +88,8 @@ impl WebhookClient {
         Self { client, public_only }
     }
 
-    /// Sends a request once. Every 2xx is a success, whatever the body.
-    pub(super) async fn send(&self, request: &Request, target: &Target) -> Result<(), SendError> {
+    /// Sends a request once, and returns the status. Every 2xx is a success, whatever the body.
+    pub(super) async fn send(&self, request: &Request, target: &Target) -> Result<u16, SendError> {
         let url = Url::parse(target.webhook.url.expose_text()).map_err(|_| SendError::Malformed)?;
         if self.public_only && address(&url).is_some_and(|address| !guard::is_public(address)) {
             return Err(guard::PrivateAddress.into());
@@ -91,7 +99,7 @@ impl WebhookClient {
         let answer = sent.map_err(SendError::of)?;
         let status = answer.status();
         read_out(answer).await;
-        if status.is_success() { Ok(()) } else { Err(SendError::Status(status)) }
+        if status.is_success() { Ok(status.as_u16()) } else { Err(SendError::Status(status)) }
     }
 }
 

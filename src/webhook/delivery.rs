@@ -111,7 +111,8 @@ async fn send(
         let target = endpoint.target();
         let host = target.host();
         let error = match webhooks.client().send(request, &target).await {
-            Ok(()) => {
+            Ok(status) => {
+                endpoint.attempts.lock().note_delivered(status);
                 meters.delivered.inc();
                 meters.delivered_events.inc_by(request.events);
                 return true;
@@ -120,10 +121,12 @@ async fn send(
         };
         meters.failed.inc();
         let wait = pause.mul_f64(rand::random_range(0.8..1.2));
+        endpoint.attempts.lock().note_failed(error.status(), &error, wait);
         let is_late = request.created.elapsed() + wait > webhooks.options.retry_seconds.duration();
         if is_late || matches!(error, SendError::Malformed) {
             let events = request.events;
             tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
+            endpoint.attempts.lock().note_given_up(events);
             meters.expired_events.inc_by(events);
             return true;
         }

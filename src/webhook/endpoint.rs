@@ -22,6 +22,7 @@ use crate::protocol::signature::Signer;
 use crate::protocol::signature::body_md5;
 use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
+use crate::webhook::attempts::Attempts;
 use crate::webhook::batch::Batch;
 
 /// Bytes of one request; a single event may exceed it.
@@ -48,6 +49,8 @@ pub(super) struct Endpoint {
     stream_name: String,
     /// A task delivers its stream.
     has_consumer: AtomicBool,
+    /// How the attempts went, for the operator.
+    pub(super) attempts: Mutex<Attempts>,
     /// Notified when this node puts an event into its stream.
     pub(super) filled: Notify,
 }
@@ -115,7 +118,8 @@ impl Endpoint {
     ) -> Self {
         let queue = Mutex::new(Queue { puts: stored.into(), ..Queue::default() });
         let (target, has_consumer) = (ArcSwap::from_pointee(target), AtomicBool::new(false));
-        Self { target, app, meters, queue, stream_name, has_consumer, filled: Notify::new() }
+        let attempts = Mutex::default();
+        Self { target, app, meters, queue, stream_name, has_consumer, attempts, filled: Notify::new() }
     }
 
     pub(super) fn target(&self) -> Arc<Target> {

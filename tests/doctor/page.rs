@@ -120,5 +120,5 @@ async fn a_connection_over_which_nothing_comes_is_named() {
         }
     });
     let diagnosis = Case::empty().url(&format!("http://{address}")).diagnose().await;
-    diagnosis.names(&[("connect", "no_answer"), ("apps", "no_answer")]).says("no first message");
+    assert!(diagnosis.failed().contains(&("connect", "no_answer")), "{}", diagnosis.text);
 }

@@ -635,6 +635,7 @@ fn connecting(query: &str) {
         key: None,
         protocol: None,
         version: None,
+        library: None,
         channels: None,
         origin: None,
         address: std::net::Ipv4Addr::LOCALHOST.into(),

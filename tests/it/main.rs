@@ -25,6 +25,8 @@ mod cluster_traffic;
 mod cluster_webhooks;
 mod compression;
 mod connection;
+mod dashboard;
+mod dashboard_cluster;
 mod drain;
 mod flow;
 mod flow_nodes;

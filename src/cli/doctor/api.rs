@@ -94,7 +94,7 @@ async fn check_unsigned(route: &Route, credentials: &Credentials) -> Vec<Step> {
 
 fn not_there(error: &str) -> Vec<Step> {
     let rest = ["signature", "clock"].map(|name| Step::skipped(name, "no answer of gema"));
-    std::iter::once(Step::failed("apps", Cause::NoAnswer, error)).chain(rest).collect()
+    std::iter::once(Step::failed("apps", Cause::UnexpectedAnswer, error)).chain(rest).collect()
 }
 
 impl Asked<'_> {

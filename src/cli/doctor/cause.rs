@@ -144,7 +144,7 @@ causes! {
         "the address redirects to another one, which neither Laravel nor a WebSocket follows"
         "use the address of the redirect";
     UnexpectedAnswer "unexpected_answer"
-        "the answer does not come from gema"
+        "the answer is none of gema's"
         "look at the status and at who sent it, and compare the address with the server's";
     ProxyIdleTimeout "proxy_idle_timeout"
         "a silent connection is closed before the client sends its first ping"
@@ -182,7 +182,7 @@ causes! {
         "look at its log, at Redis and at the database with the apps";
     NoAnswer "no_answer"
         "the connection opens, but nothing comes over it"
-        "look at the logs of the proxy and of gema; let the proxy pass WebSockets without buffering";
+        "let the proxy pass WebSockets without buffering";
     // The signed API.
     UnknownApp "unknown_app"
         "the server does not have the app of this configuration"
@@ -200,8 +200,8 @@ causes! {
         "the clocks of this machine and of the server differ"
         "set both clocks, for example by NTP; timedatectl shows whether it runs";
     ServerDegraded "server_degraded"
-        "the server runs, but does not reach something that it needs"
-        "look at its log, and at the way from the server to Redis and to the database";
+        "the server runs, but not with everything"
+        "look at its log, and at Redis and the database as the server reaches them";
     // Redis.
     RedisUnreachable "redis_unreachable"
         "Redis does not answer"
@@ -211,7 +211,7 @@ causes! {
         "correct redis.password, and redis.username if it is set";
     RedisRights "redis_rights"
         "the user of Redis lacks rights"
-        "allow ~NAME:* &NAME:* +@connection +@pubsub +@scripting +@read +@write +time, NAME being cluster.name; and &PREFIX* for each of ingest.prefixes";
+        "give the user the ACL of docs/several-nodes.md, with this cluster.name";
     RedisTooOld "redis_too_old"
         "Redis is too old"
         "install Redis 6.0 or later; 6.2 for webhooks in Redis, 7.0 for a Redis Cluster";

@@ -123,9 +123,7 @@ async fn get_now(route: &Route, path: &str, headers: &[(&str, &str)]) -> io::Res
 pub(super) enum NoSocket {
     /// The server answered something else.
     Refused(Answer),
-    /// The answer lacks what makes it a handshake.
-    Incomplete(String),
-    /// No answer came.
+    /// The connection failed, or the answer is no handshake.
     Failed(String),
 }
 
@@ -155,7 +153,6 @@ pub(super) async fn open_socket(
             let body = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
             Err(Box::new(NoSocket::Refused(Answer { status: head.status.as_u16(), headers: head.headers, body })))
         }
-        Ok(Err(Error::Protocol(error))) => Err(Box::new(NoSocket::Incomplete(error.to_string()))),
         Ok(Err(error)) => Err(failed(&error)),
     }
 }

@@ -82,8 +82,7 @@ fn path(route: &Route, key: &str) -> String {
 
 fn fault_of_upgrade(why: &NoSocket) -> Fault {
     let answer = match why {
-        NoSocket::Failed(error) => return (Cause::NoAnswer, error.clone()),
-        NoSocket::Incomplete(error) => return (Cause::ProxyNoUpgrade, error.clone()),
+        NoSocket::Failed(error) => return (Cause::ProxyNoUpgrade, error.clone()),
         NoSocket::Refused(answer) => answer,
     };
     match answer.status {

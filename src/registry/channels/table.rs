@@ -44,6 +44,10 @@ impl ChannelTable {
         self.parts.iter().all(|part| part.lock().is_empty())
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.lock().len()).sum()
+    }
+
     /// The results of `f` for all channels, one part after the other.
     pub(crate) fn collect<T>(&self, f: impl Fn(&Channel) -> Option<T>) -> Vec<T> {
         self.parts.iter().flat_map(|part| part.lock().iter().filter_map(&f).collect::<Vec<_>>()).collect()

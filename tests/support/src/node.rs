@@ -109,6 +109,11 @@ pub async fn know_each_other(nodes: impl IntoIterator<Item = &Node>) {
 pub struct Node(Process);
 
 impl Node {
+    /// The process itself.
+    pub fn process(&self) -> &Process {
+        &self.0
+    }
+
     /// An established connection.
     pub async fn connect(&self) -> Client {
         let mut client = Client::open(self.0.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;

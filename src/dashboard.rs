@@ -1,0 +1,161 @@
+//! The operator's page: its files, its API and its stream, on the metrics port.
+//! `server` makes a [`Dashboard`] where a token is set, and runs it beside the metrics port. ARCHITECTURE.md shows the
+//! way from an event of the log to the page.
+
+mod access;
+mod act;
+mod answer;
+mod apps;
+mod channels;
+mod connections;
+mod files;
+mod history;
+mod login;
+mod nodes;
+mod now;
+mod sampler;
+mod state;
+mod stream;
+mod tokens;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::routing::get;
+use axum::routing::post;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::dashboard::nodes::Nodes;
+use crate::dashboard::sampler::Sampled;
+use crate::dashboard::sampler::Sampler;
+use crate::dashboard::tokens::Tokens;
+use crate::http::Api;
+use crate::metrics::DashboardMeters;
+use crate::node::Node;
+use crate::watch::Watch;
+use crate::watch::now_ms;
+use crate::watch::verbosity::Verbosity;
+
+/// The interval of samples.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// The process and its configuration, as the page shows them.
+#[derive(Debug, Default)]
+pub struct ProcessInfo {
+    /// The events that the log's layer keeps.
+    pub watch: Arc<Watch>,
+    /// How much the log says, if that can be changed.
+    pub verbosity: Option<Arc<Verbosity>>,
+    /// Each setting with its value and who set it; secrets are masked.
+    pub settings: Vec<(String, serde_json::Value, String)>,
+    /// The warnings about the configuration.
+    pub warnings: Vec<String>,
+}
+
+/// The operator's page of a process.
+#[derive(Debug)]
+pub struct Dashboard {
+    api: Api,
+    process: ProcessInfo,
+    config: Config,
+    tokens: Tokens,
+    sampled: ArcSwap<Sampled>,
+    /// The other nodes.
+    nodes: Mutex<Nodes>,
+    started_ms: u64,
+    /// The port of WebSockets.
+    port: u16,
+    streams: AtomicUsize,
+    meters: DashboardMeters,
+    /// Cancelled when the process ends.
+    stop: CancellationToken,
+    /// Cancelled when the page wants this node to stop.
+    drain: CancellationToken,
+}
+
+impl Dashboard {
+    /// A page that has no samples yet. `port` is the main port; streams end with `stop`.
+    pub fn new(api: Api, config: &Config, process: ProcessInfo, port: u16, stop: CancellationToken) -> Self {
+        let meters = api.node().metrics().dashboard();
+        Self {
+            api,
+            tokens: Tokens::new(&config.dashboard),
+            config: config.clone(),
+            process,
+            sampled: ArcSwap::default(),
+            nodes: Mutex::default(),
+            started_ms: now_ms(),
+            port,
+            streams: AtomicUsize::new(0),
+            meters,
+            stop,
+            drain: CancellationToken::new(),
+        }
+    }
+
+    /// The routes of the page.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/dashboard", get(files::index))
+            .route("/dashboard/", get(files::slash))
+            .route("/dashboard/api/login", post(login::login))
+            .route("/dashboard/api/logout", post(login::logout))
+            .route("/dashboard/api/state", get(state::state))
+            .route("/dashboard/api/history", get(history::history))
+            .route("/dashboard/api/stream", get(stream::stream))
+            .route("/dashboard/api/channels", get(channels::list))
+            .route("/dashboard/api/channel", get(channels::one))
+            .route("/dashboard/api/connections", get(connections::list))
+            .route("/dashboard/api/publish", post(act::publish))
+            .route("/dashboard/api/disconnect", post(act::disconnect))
+            .route("/dashboard/api/drain", post(act::drain))
+            .route("/dashboard/api/log", post(act::log))
+            .route("/dashboard/{*file}", get(files::file).post(answer::no_such_path))
+            .method_not_allowed_fallback(answer::no_such_method)
+            .with_state(Arc::clone(self))
+    }
+
+    /// Samples the metrics each second until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut sampler = Sampler::new(&self);
+        let mut interval = tokio::time::interval(SAMPLE_EVERY);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        while stop.run_until_cancelled(interval.tick()).await.is_some() {
+            self.meters.bytes.set(i64::try_from(self.watch().bytes()).unwrap_or(i64::MAX));
+            self.meters.streams.set(self.streams.load(Ordering::Relaxed) as i64);
+            self.sampled.store(Arc::new(sampler.sample(&self, Instant::now())));
+            if let Some(verbosity) = &self.process.verbosity {
+                verbosity.tick(Instant::now());
+            }
+        }
+    }
+
+    /// Cancelled when the page wants this node to stop.
+    pub fn drain_requested(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        self.api.node()
+    }
+
+    fn watch(&self) -> &Arc<Watch> {
+        &self.process.watch
+    }
+
+    fn sampled(&self) -> Arc<Sampled> {
+        self.sampled.load_full()
+    }
+
+    /// The id of this node.
+    fn id(&self) -> String {
+        self.node().cluster().map_or_else(|| "local".to_owned(), |cluster| cluster.node().to_string())
+    }
+}

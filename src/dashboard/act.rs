@@ -1,0 +1,195 @@
+//! Acting: publish an event, disconnect a user, drain the node, change the log. Only operators may.
+//! The page's panel *Try* asks, and scripts do.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Request;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+use tracing::level_filters::LevelFilter;
+
+use crate::dashboard::Dashboard;
+use crate::dashboard::answer;
+use crate::dashboard::answer::Failure;
+use crate::dashboard::connections;
+use crate::http::Client;
+use crate::node::Publication;
+use crate::protocol::code::TERMINATED;
+use crate::protocol::publish::PublisherEvent;
+use crate::registry::connections::Wanted;
+use crate::registry::inbox::ShardMessage;
+use crate::watch::now_ms;
+use crate::watch::verbosity::Detour;
+
+/// Minutes that a change of the log may last.
+const LOG_MINUTES_MAX: u64 = 24 * 60;
+
+#[derive(Deserialize)]
+struct Publish {
+    app: String,
+    channel: String,
+    event: String,
+    data: Value,
+    #[serde(default)]
+    except: Option<String>,
+}
+
+/// `POST /dashboard/api/publish`.
+pub(super) async fn publish(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    dashboard.authorize_operator(&client, &request)?;
+    let wanted: Publish = answer::read(request).await?;
+    let app = dashboard.app(&wanted.app)?;
+    let rules = app.rules_for_request();
+    // As with Pusher's libraries, data that is no text is sent as JSON in a text.
+    let data = match wanted.data {
+        Value::String(text) => text,
+        data => data.to_string(),
+    };
+    let mut body = json!({ "name": wanted.event, "channel": wanted.channel, "data": data });
+    if let Some(except) = wanted.except.filter(|except| !except.is_empty()) {
+        body["socket_id"] = except.into();
+    }
+    let body = body.to_string();
+    // The same checks as for a publisher.
+    let event = PublisherEvent::parse(body.as_bytes(), rules.publish_limits());
+    let mut event = event.map_err(|error| Failure::bad(format!("{error}.")))?;
+    let redirected = event.redirect(|channel| rules.destination(channel));
+    redirected.map_err(|error| Failure::new(StatusCode::FORBIDDEN, format!("{error}.")))?;
+    let admitted = dashboard.node().admit(&rules, 1).await;
+    admitted.map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}.")).retry_after(1))?;
+    let channel = event.channels[0].clone();
+    let mut nodes = vec![json!({ "node": dashboard.id(), "sockets": app.subscribers(&channel) })];
+    if let Some(cluster) = dashboard.node().cluster() {
+        let others = cluster.subscriptions_by_node(&app.id, &channel).await;
+        nodes.extend(others.iter().map(|(node, sockets)| json!({ "node": node.to_string(), "sockets": sockets })));
+    }
+    let publication = Publication { name: &event.name, data: &event.data, except: event.except };
+    app.publish(&rules, &channel, &publication, Instant::now());
+    Ok(answer::json(&json!({
+        "channel": channel.as_str(),
+        "nodes": nodes,
+        "thinned_by": rules.thinned_by(&channel, &event.name),
+    })))
+}
+
+#[derive(Deserialize)]
+struct Disconnect {
+    app: String,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    socket: Option<String>,
+}
+
+/// `POST /dashboard/api/disconnect`.
+pub(super) async fn disconnect(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    dashboard.authorize_operator(&client, &request)?;
+    let wanted: Disconnect = answer::read(request).await?;
+    let app = dashboard.app(&wanted.app)?;
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let closed = match (some(wanted.user), some(wanted.socket)) {
+        (Some(user), None) => {
+            let closed = app.terminate(&user).await;
+            closed.map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}.")).retry_after(1))?
+        }
+        (None, Some(socket)) => {
+            let question = json!({ "path": "close", "app": wanted.app, "socket": socket });
+            let (own, (others, _)) =
+                tokio::join!(dashboard.close_own_socket(&wanted.app, socket), dashboard.ask_all(&question));
+            own + others.iter().filter_map(|answer| answer["closed"].as_u64()).sum::<u64>()
+        }
+        _ => return Err(Failure::bad("Name either a user or a socket to disconnect.")),
+    };
+    Ok(answer::json(&json!({ "closed": closed })))
+}
+
+impl Dashboard {
+    /// Closes a connection of this node. Returns how many there were.
+    pub(super) async fn close_own_socket(&self, app: &str, socket: String) -> u64 {
+        let wanted = Wanted { app: Some(app.to_owned()), socket: Some(socket), ..Wanted::default() };
+        let (found, _) = connections::find(self.node(), wanted, 1).await;
+        for connection in &found {
+            let close = ShardMessage::Close(connection.place.slot, TERMINATED);
+            self.node().inboxes().send(connection.place.shard.into(), close);
+        }
+        found.len() as u64
+    }
+}
+
+#[derive(Deserialize)]
+struct Drain {
+    node: String,
+}
+
+/// `POST /dashboard/api/drain`.
+pub(super) async fn drain(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    dashboard.authorize_operator(&client, &request)?;
+    let Drain { node } = answer::read(request).await?;
+    match node == dashboard.id() {
+        true => dashboard.drain.cancel(),
+        false => drop(dashboard.ask(&node, &json!({ "path": "drain" })).await?),
+    }
+    Ok(answer::respond(StatusCode::ACCEPTED, &json!({ "node": node })))
+}
+
+#[derive(Deserialize)]
+struct Log {
+    level: String,
+    #[serde(default)]
+    minutes: Option<u64>,
+    #[serde(default)]
+    app: Option<String>,
+    #[serde(default)]
+    channel: Option<String>,
+    #[serde(default)]
+    user: Option<String>,
+}
+
+/// `POST /dashboard/api/log`.
+pub(super) async fn log(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    dashboard.authorize_operator(&client, &request)?;
+    let wanted: Log = answer::read(request).await?;
+    let level = match &*wanted.level {
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => return Err(Failure::bad("level is info, debug or trace.")),
+    };
+    let minutes = wanted.minutes.unwrap_or(10);
+    if !(1..=LOG_MINUTES_MAX).contains(&minutes) {
+        return Err(Failure::bad(format!("minutes is from 1 to {LOG_MINUTES_MAX}.")));
+    }
+    let Some(verbosity) = &dashboard.process.verbosity else {
+        return Err(Failure::new(StatusCode::CONFLICT, "This process writes no log of its own."));
+    };
+    let time = Duration::from_secs(minutes * 60);
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let (app, channel, user) = (some(wanted.app), some(wanted.channel), some(wanted.user));
+    tracing::info!(level = wanted.level, minutes, app, channel, user, "the operator's page changes the log for a time");
+    verbosity.set_detour(Detour { level, until: Instant::now() + time, app, channel, user });
+    Ok(answer::json(&json!({ "until_ms": now_ms() + minutes * 60_000 })))
+}

@@ -1,0 +1,75 @@
+//! The figures of the last 15 minutes or 24 hours, of all nodes or of one.
+//! The page draws its plots from them, and adds what the stream brings.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Request;
+use axum::response::Response;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::dashboard::Dashboard;
+use crate::dashboard::answer;
+use crate::dashboard::answer::Failure;
+use crate::dashboard::answer::Parameters;
+use crate::http::Client;
+use crate::watch::history::History;
+use crate::watch::history::SERIES;
+use crate::watch::history::Sample;
+
+#[derive(Deserialize)]
+pub(super) struct HistoryQuery {
+    #[serde(default)]
+    range: String,
+    #[serde(default)]
+    node: String,
+}
+
+/// `GET /dashboard/api/history`.
+pub(super) async fn history(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    Parameters(query): Parameters<HistoryQuery>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    dashboard.authorize(&client, &request)?;
+    Ok(answer::json(&match &*query.node {
+        "" => of(&dashboard.watch().history_of_all, &query.range)?,
+        node if node == dashboard.id() => dashboard.own_history(&query.range)?,
+        node => dashboard.ask(node, &json!({ "path": "history", "range": query.range })).await?,
+    }))
+}
+
+impl Dashboard {
+    /// The series of this node.
+    pub(super) fn own_history(&self, range: &str) -> Result<Value, Failure> {
+        of(&self.watch().history, range)
+    }
+}
+
+/// The series of a range.
+fn of(history: &Mutex<History>, range: &str) -> Result<Value, Failure> {
+    let (step_seconds, end, samples) = match range {
+        "" | "15m" => history.lock().seconds(),
+        "24h" => history.lock().minutes(),
+        _ => return Err(Failure::bad("range is 15m or 24h.")),
+    };
+    Ok(json!({ "step_seconds": step_seconds, "end_ms": end * 1000, "series": series(&samples) }))
+}
+
+fn series(samples: &[Sample]) -> Map<String, Value> {
+    // Three digits after the point are enough for a plot, and make a third of the bytes.
+    let number = |value: f32| match value {
+        value if value.is_nan() => Value::Null,
+        value if value.fract() == 0.0 => json!(value as i64),
+        value => json!((f64::from(value) * 1000.0).round() / 1000.0),
+    };
+    let values = |index: usize| samples.iter().map(|sample| number(sample[index])).collect::<Value>();
+    SERIES.iter().enumerate().map(|(index, name)| ((*name).to_owned(), values(index))).collect()
+}

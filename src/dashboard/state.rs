@@ -1,0 +1,225 @@
+//! Everything that is slow, in one answer: nodes, problems, apps, settings.
+//! The page asks for it when it opens and when it reconnects.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Request;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::dashboard::Dashboard;
+use crate::dashboard::answer;
+use crate::dashboard::answer::Failure;
+use crate::dashboard::answer::Parameters;
+use crate::dashboard::sampler::Sampled;
+use crate::http::Client;
+use crate::watch::glance::Glance;
+use crate::watch::now_ms;
+use crate::watch::problems::Problem;
+use crate::webhook::EndpointReport;
+
+/// Endpoints of webhooks that one answer shows.
+const ENDPOINTS_MAX: usize = 500;
+
+/// `GET /dashboard/api/state`.
+pub(super) async fn state(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    Parameters(query): Parameters<StateQuery>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    let role = dashboard.authorize(&client, &request)?;
+    let mut state = match &*query.node {
+        "" => dashboard.merged_state(),
+        node if node == dashboard.id() => dashboard.own_state(),
+        node => dashboard.ask(node, &json!({ "path": "state" })).await?,
+    };
+    state["role"] = role.name().into();
+    Ok(answer::json(&state))
+}
+
+#[derive(Deserialize)]
+pub(super) struct StateQuery {
+    #[serde(default)]
+    node: String,
+}
+
+impl Dashboard {
+    /// This node's state, with the nodes, figures and problems of all.
+    fn merged_state(&self) -> Value {
+        let mut state = self.own_state();
+        let nodes = self.nodes.lock();
+        state["now"] = json!(self.sampled().now);
+        for (field, others) in [("nodes", nodes.shown(Instant::now())), ("problems", nodes.problems())] {
+            if let Some(own) = state[field].as_array_mut() {
+                own.extend(others);
+            }
+        }
+        if let Some(problems) = state["problems"].as_array_mut() {
+            problems.sort_by_key(|problem| std::cmp::Reverse(problem["last_ms"].as_u64()));
+        }
+        state
+    }
+
+    /// This node's state.
+    pub(super) fn own_state(&self) -> Value {
+        let sampled = self.sampled();
+        let problems = self.watch().problems.lock().since(0);
+        let redis = &sampled.redis;
+        json!({
+            "now_ms": now_ms(),
+            "node": self.id(),
+            "version": env!("GEMA_VERSION"),
+            "started_ms": self.started_ms,
+            "glance": sampled.glance.as_ref().map(glance),
+            "nodes": [self.this_node(&sampled)],
+            "redis": {
+                "used": redis.is_used,
+                "linked": redis.is_linked,
+                "since_ms": redis.since_ms,
+                "outage_buffer": redis.buffer,
+            },
+            "now": sampled.own,
+            "limits": { "connections_max": self.node().sockets_max() },
+            "problems": problems.iter().map(|one| problem(one, &self.id())).collect::<Vec<_>>(),
+            "apps": sampled.apps,
+            "webhooks": self.webhooks(),
+            "flow_rules": sampled.flow_rules,
+            "settings": self.settings(),
+            "snippets": self.snippets(),
+            "warnings": self.process.warnings,
+            "public": self.public(),
+        })
+    }
+
+    /// This node, as the page lists it.
+    pub(super) fn this_node(&self, sampled: &Sampled) -> Value {
+        let now = &sampled.own;
+        json!({
+            "id": self.id(),
+            "name": host_name(),
+            "address": format!("{}:{}", self.config.server.host, self.port),
+            "this": true,
+            "state": if self.node().is_draining() { "draining" } else { "up" },
+            "version": env!("GEMA_VERSION"),
+            "started_ms": self.started_ms,
+            "seen_ms": now_ms(),
+            "connections": now.connections,
+            "channels": now.channels,
+            "events_per_second": now.events,
+            "deliveries_per_second": now.deliveries,
+            "cpu": sampled.cpu,
+            "memory_bytes": sampled.memory_bytes,
+        })
+    }
+
+    fn webhooks(&self) -> Vec<Value> {
+        let waiting_max = self.config.webhooks.queue_events_max;
+        let row = |report: EndpointReport| {
+            json!({
+                "app": report.app,
+                "url": report.url,
+                "waiting": report.waiting,
+                "waiting_max": waiting_max,
+                "last_status": report.last_status,
+                "last_ms": report.last_ms,
+                "next_try_ms": report.next_try_ms,
+                "delivered": report.delivered,
+                "failed": report.failed,
+                "given_up": report.given_up,
+                "error": report.error,
+            })
+        };
+        self.node().webhooks().reports(ENDPOINTS_MAX).into_iter().map(row).collect()
+    }
+
+    fn settings(&self) -> Vec<Value> {
+        let row =
+            |(key, value, origin): &(String, Value, String)| json!({ "key": key, "value": value, "origin": origin });
+        self.process.settings.iter().map(row).collect()
+    }
+
+    /// The main port, as far as this node can know. A proxy in front of it has another name.
+    fn public(&self) -> Value {
+        json!({
+            "host": public_host(self.config.server.host),
+            "port": self.port,
+            "tls": self.config.tls.is_enabled(),
+            "path": self.config.server.path_prefix,
+        })
+    }
+
+    /// Settings of applications for this server, ready to paste; the secret stays out.
+    fn snippets(&self) -> Value {
+        let app = self.config.apps().into_iter().next();
+        let (id, key) = app.map_or((String::new(), String::new()), |app| (app.id, app.keys[0].key.clone()));
+        let (host, port, path) = (public_host(self.config.server.host), self.port, &self.config.server.path_prefix);
+        let scheme = if self.config.tls.is_enabled() { "https" } else { "http" };
+        let path_lines = if path.is_empty() { String::new() } else { format!("PUSHER_PATH={path}\n") };
+        let ws_path = if path.is_empty() { String::new() } else { format!("    wsPath: '{path}',\n") };
+        let is_tls = self.config.tls.is_enabled();
+        json!({
+            "env": format!(
+                "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID={id}\nPUSHER_APP_KEY={key}\nPUSHER_APP_SECRET=…\n\
+                 PUSHER_HOST={host}\nPUSHER_PORT={port}\nPUSHER_SCHEME={scheme}\n{path_lines}"
+            ),
+            "echo": format!(
+                "new Echo({{\n    broadcaster: 'pusher',\n    key: '{key}',\n    cluster: 'mt1',\n    wsHost: '{host}',\n    \
+                 wsPort: {port},\n    wssPort: {port},\n{ws_path}    forceTLS: {is_tls},\n    \
+                 enabledTransports: ['ws', 'wss'],\n}});\n"
+            ),
+            "nginx": format!(
+                "location {path}/app {{\n    proxy_pass {scheme}://{host}:{port};\n    proxy_http_version 1.1;\n    \
+                 proxy_set_header Upgrade $http_upgrade;\n    proxy_set_header Connection \"upgrade\";\n    \
+                 proxy_set_header Host $host;\n    proxy_set_header X-Forwarded-For $remote_addr;\n    \
+                 proxy_set_header X-Forwarded-Proto $scheme;\n    proxy_read_timeout 90s;\n}}\n\
+                 location {path}/apps {{\n    proxy_pass {scheme}://{host}:{port};\n    proxy_set_header Host $host;\n}}\n"
+            ),
+        })
+    }
+}
+
+/// A host that others may use: an address that stands for all says nothing.
+fn public_host(host: IpAddr) -> String {
+    if host.is_unspecified() { host_name() } else { host.to_string() }
+}
+
+/// The name of the machine, or of the pod.
+pub(super) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// The sentence for the page.
+pub(super) fn glance(glance: &Glance) -> Value {
+    json!({ "level": glance.level.name(), "code": glance.code, "values": glance.values, "text": glance.text })
+}
+
+/// A problem for the page; `node` is the one that has it.
+pub(super) fn problem(problem: &Problem, node: &str) -> Value {
+    let mut place: serde_json::Map<String, Value> =
+        problem.place.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
+    place.entry("node").or_insert_with(|| node.into());
+    json!({
+        "id": format!("{}|{node}", problem.id()),
+        "code": problem.code,
+        "level": if problem.is_error { "error" } else { "warn" },
+        "count": problem.count,
+        "first_ms": problem.first_ms,
+        "last_ms": problem.last_ms,
+        "resolved": problem.is_resolved,
+        "sentence": problem.sentence,
+        "remedy": problem.remedy,
+        "where": place,
+        "detail": problem.detail,
+        "live": problem.live,
+    })
+}

@@ -1,0 +1,251 @@
+//! The stream of what moves, as server-sent events: figures, problems, the sentence, and live rows.
+//! Each viewer pulls: what he does not read waits in bounded queues, and the rest is counted.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::Request;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::response::Response;
+use futures_util::stream::unfold;
+use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::dashboard::Dashboard;
+use crate::dashboard::answer::Failure;
+use crate::dashboard::answer::Parameters;
+use crate::dashboard::state;
+use crate::http::Client;
+use crate::watch::filter::Filter;
+use crate::watch::live::Row;
+use crate::watch::live::Watching;
+
+/// Streams at once, with and without rows.
+const STREAMS_MAX: usize = 100;
+/// How often a stream looks for something new.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often something is sent at least, so that proxies keep the connection.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+
+#[derive(Deserialize)]
+pub(super) struct StreamQuery {
+    #[serde(default)]
+    filter: String,
+    #[serde(default)]
+    live: String,
+}
+
+/// `GET /dashboard/api/stream`.
+pub(super) async fn stream(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(client): Extension<Client>,
+    Parameters(query): Parameters<StreamQuery>,
+    request: Request<Body>,
+) -> Result<Response, Failure> {
+    dashboard.authorize(&client, &request)?;
+    let too_many = || {
+        let text = "As many pages are open as may be. Close one, or try again later.";
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5)
+    };
+    let place = Place::take(&dashboard).ok_or_else(too_many)?;
+    let watching = match &*query.live {
+        "" | "0" => None,
+        _ => Some(dashboard.watch().view(Filter::parse(&query.filter)).ok_or_else(too_many)?),
+    };
+    let mut response = Response::new(Body::from_stream(unfold(Stream::new(place, watching), Stream::next)));
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    // nginx would keep the events back.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// Counts a stream until it is dropped.
+struct Place(Arc<Dashboard>);
+
+impl Place {
+    fn take(dashboard: &Arc<Dashboard>) -> Option<Self> {
+        let one_more = |count: usize| (count < STREAMS_MAX).then_some(count + 1);
+        dashboard.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Self(Arc::clone(dashboard)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One stream: what its page knows already.
+struct Stream {
+    place: Place,
+    watching: Option<Watching>,
+    sample: u64,
+    problems: u64,
+    problems_at: u64,
+    /// The problems of other nodes, as of this look at them.
+    others: HashMap<String, Value>,
+    nodes: u64,
+    glance: String,
+    is_bye_sent: bool,
+    sent: Instant,
+    is_over: bool,
+}
+
+impl Stream {
+    fn new(place: Place, watching: Option<Watching>) -> Self {
+        // One who comes while the node drains has been told already.
+        let is_bye_sent = place.0.node().is_draining();
+        Self {
+            place,
+            watching,
+            sample: 0,
+            problems: 0,
+            problems_at: 0,
+            others: HashMap::new(),
+            nodes: 0,
+            glance: String::new(),
+            is_bye_sent,
+            sent: Instant::now(),
+            is_over: false,
+        }
+    }
+
+    /// The next piece, once there is something new.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        if self.is_over {
+            return None;
+        }
+        let stop = self.place.0.stop.clone();
+        loop {
+            let mut text = self.changes();
+            if stop.is_cancelled() && !self.is_over {
+                self.is_over = true;
+                if !self.is_bye_sent {
+                    text.push_str("event: bye\ndata: {}\n\n");
+                }
+            }
+            if text.is_empty() && self.sent.elapsed() >= COMMENT_EVERY {
+                text.push_str(": still here\n\n");
+            }
+            if !text.is_empty() {
+                self.sent = Instant::now();
+                return Some((Ok(text.into()), self));
+            }
+            if self.is_over {
+                return None;
+            }
+            stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+        }
+    }
+
+    /// The changes since the last call.
+    fn changes(&mut self) -> String {
+        let dashboard = Arc::clone(&self.place.0);
+        let mut text = String::new();
+        let sampled = dashboard.sampled();
+        if sampled.number != self.sample {
+            self.sample = sampled.number;
+            add(&mut text, "now", &json!(sampled.now));
+            let glance = sampled.glance.as_ref().map_or(Value::Null, state::glance);
+            let line = glance.to_string();
+            if line != self.glance {
+                add(&mut text, "glance", &glance);
+                self.glance = line;
+            }
+        }
+        self.add_problems(&dashboard, &mut text);
+        if let Some(watching) = &self.watching {
+            let (rows, left_out) = watching.take();
+            if !rows.is_empty() || left_out > 0 {
+                let rows: Vec<Value> = rows.iter().map(|one| row(one)).collect();
+                add(&mut text, "rows", &json!({ "rows": rows, "left_out": left_out }));
+            }
+        }
+        if dashboard.node().is_draining() && !self.is_bye_sent {
+            self.is_bye_sent = true;
+            add(&mut text, "bye", &json!({}));
+        }
+        text
+    }
+
+    /// Adds the problems that have changed, at most once a second.
+    fn add_problems(&mut self, dashboard: &Dashboard, text: &mut String) {
+        let second = dashboard.sampled().now.at_ms / 1000;
+        if second == self.problems_at && self.problems > 0 {
+            return;
+        }
+        let problems = dashboard.watch().problems.lock();
+        let version = problems.version();
+        let changed = if version == self.problems { Vec::new() } else { problems.since(self.problems) };
+        drop(problems);
+        self.problems = version;
+        let id = dashboard.id();
+        let mut changed: Vec<Value> = changed.iter().map(|one| state::problem(one, &id)).collect();
+        changed.extend(self.problems_of_others(dashboard));
+        if !changed.is_empty() {
+            self.problems_at = second;
+            add(text, "problems", &changed.into());
+        }
+    }
+
+    /// The problems of other nodes that have changed.
+    fn problems_of_others(&mut self, dashboard: &Dashboard) -> Vec<Value> {
+        let nodes = dashboard.nodes.lock();
+        if nodes.version() == self.nodes {
+            return Vec::new();
+        }
+        self.nodes = nodes.version();
+        let all = nodes.problems();
+        drop(nodes);
+        let id = |problem: &Value| problem["id"].as_str().unwrap_or_default().to_owned();
+        let before = std::mem::take(&mut self.others);
+        self.others = all.iter().map(|problem| (id(problem), problem.clone())).collect();
+        all.into_iter().filter(|problem| before.get(&id(problem)) != Some(problem)).collect()
+    }
+}
+
+fn add(text: &mut String, event: &str, data: &Value) {
+    // JSON has no line breaks of its own. Writing to a string never fails.
+    let _ = write!(text, "event: {event}\ndata: {data}\n\n");
+}
+
+/// A row for the page: the fields that each row has, and all others by their names.
+fn row(row: &Row) -> Value {
+    let record = &row.record;
+    let mut shown = Map::new();
+    shown.insert("id".to_owned(), row.id.into());
+    shown.insert("at_ms".to_owned(), record.at_ms.into());
+    shown.insert("kind".to_owned(), row.kind.into());
+    shown.insert("level".to_owned(), record.level.as_str().to_lowercase().into());
+    shown.insert("text".to_owned(), record.text.as_str().into());
+    let mut fields = Map::new();
+    for (name, value) in &record.fields {
+        match *name {
+            "app" | "channel" | "event" | "user" | "address" => shown.insert((*name).to_owned(), value.as_str().into()),
+            "socket_id" => shown.insert("socket".to_owned(), value.as_str().into()),
+            name => fields.insert(name.to_owned(), value.as_str().into()),
+        };
+    }
+    shown.insert("fields".to_owned(), fields.into());
+    shown.into()
+}

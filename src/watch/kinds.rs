@@ -1,0 +1,140 @@
+//! The tables of events: which kind of row an event is, and which problem a warning is.
+//! `live` and `problems` look here.
+
+use crate::watch::record::Record;
+
+/// The kinds of rows, by the beginning of the event's sentence.
+const KINDS: &[(&str, &str)] = &[
+    ("connected", "connect"),
+    ("disconnected", "disconnect"),
+    ("closed by the server", "disconnect"),
+    ("subscribed", "subscribe"),
+    ("unsubscribed", "unsubscribe"),
+    ("signed in", "sign_in"),
+    ("published", "publish"),
+    ("client event", "client_event"),
+];
+
+/// The kind of the row of an event.
+pub(super) fn kind(record: &Record) -> &'static str {
+    if is_refusal(record) {
+        return "refusal";
+    }
+    if record.target.starts_with("gema::webhook") {
+        return "webhook";
+    }
+    KINDS.iter().find(|(text, _)| record.text == *text).map_or("log", |(_, kind)| kind)
+}
+
+/// Whether the event has another one with data beside it, where the page shows data.
+pub(super) fn has_data(record: &Record) -> bool {
+    ["publish", "client_event"].contains(&kind(record))
+}
+
+/// Whether the event is the log's line of a refusal.
+pub(super) fn is_refusal(record: &Record) -> bool {
+    record.target == "gema::refusal" && record.field("cause").is_some()
+}
+
+/// A problem that is no refusal: the beginning of its sentence, its code, and the remedy.
+type Problem = (&'static str, &'static str, &'static str);
+
+const PROBLEMS: &[Problem] = &[
+    ("there is no link to Redis", "redis_absent", REDIS),
+    ("the link to Redis is lost", "redis_lost", REDIS),
+    ("Redis is out of memory", "redis_memory", "raise Redis' maxmemory, or give gema a Redis of its own"),
+    (
+        "Redis refuses a command",
+        "redis_refuses",
+        "look at error; the user of redis.username needs the rights in docs/several-servers.md",
+    ),
+    (
+        "Redis refuses something that webhooks need",
+        "redis_refuses_webhooks",
+        "look at error; give the user of redis.username the rights for streams",
+    ),
+    ("Redis does not tell what is on the other nodes", "redis_query", REDIS),
+    ("Redis is too slow", "redis_slow", "look at Redis' latency and at the network between"),
+    (
+        "a Soketi server uses the same Redis",
+        "soketi_in_redis",
+        "set redis.key_prefix or cluster.name here to another value, or stop Soketi",
+    ),
+    ("a node is dead", "node_dead", "look at the node's log and at its machine; its clients have gone to the others"),
+    (
+        "the other nodes took this one for dead",
+        "node_taken_for_dead",
+        "look whether this machine was suspended, or Redis too slow",
+    ),
+    ("not every node", "node_silent", "look whether one of the nodes hangs: Status shows when each was last seen"),
+    ("views see what is published on this node only", "views_local", "look at advice"),
+    (
+        "a webhook is not delivered",
+        "webhook_failed",
+        "look at error: the endpoint must answer with 2xx within webhooks.timeout_seconds",
+    ),
+    (
+        "a webhook is given up",
+        "webhook_lost",
+        "correct the endpoint; raise webhooks.retry_seconds to keep events for longer",
+    ),
+    (
+        "no time is left to send these events to webhooks",
+        "webhook_left",
+        "raise server.drain_seconds, or set webhooks.driver = \"redis\" so that events outlive a restart",
+    ),
+    (
+        "a connection could not be accepted",
+        "accept_failed",
+        "raise the limit of open files: LimitNOFILE= of systemd, ulimit -n of a shell",
+    ),
+    (
+        "an event from Redis is dropped",
+        "ingest_dropped",
+        "look at channel; ingest.prefixes must name the app, and the event must keep to its limits",
+    ),
+    (
+        "Laravel's events in Redis have no app now",
+        "ingest_no_app",
+        "name an existing app behind the = of ingest.prefixes",
+    ),
+    ("a message in Redis is", "ingest_dropped", "look at channel"),
+    (
+        "the app store",
+        "store_away",
+        "look at the database and at app_store.driver's section: host, port, username, password",
+    ),
+    ("lines of the log are lost", "log_lost", "let the log's reader keep up, or set log.level = \"info\""),
+    ("these values have changed, but take effect with a restart only", "restart_needed", "restart this node"),
+    (
+        "the configuration has not changed",
+        "config_faults",
+        "correct what the lines before name, then send SIGHUP again",
+    ),
+    (
+        "connections.connections_max is more than",
+        "files_limit",
+        "raise the limit of open files, or lower connections.connections_max",
+    ),
+    (
+        "a WebSocket handshake came without",
+        "bare_handshake",
+        "let the proxy pass Upgrade and Connection over HTTP/1.1: proxy_http_version 1.1; and the two headers",
+    ),
+    ("Redis was away", "limiter_local", REDIS),
+];
+
+const REDIS: &str = "look whether Redis runs and whether redis.host, redis.port and redis.password are right";
+
+/// The code and the remedy of a warning that is no refusal. Warnings that are not listed share the code of their module,
+/// and bring their remedy in the sentence.
+pub(super) fn problem(record: &Record) -> (String, &'static str) {
+    let known = PROBLEMS.iter().find(|(text, ..)| record.text.starts_with(text));
+    known.map_or_else(
+        || {
+            let module = record.target.split("::").nth(1).unwrap_or("gema");
+            (format!("{module}_warning"), "")
+        },
+        |(_, code, remedy)| ((*code).to_owned(), remedy),
+    )
+}

@@ -1,0 +1,265 @@
+//! Live rows: each watcher has a filter, a queue of rows and so many rows a second; the rest is counted.
+//! `source` offers events; the stream of `dashboard` takes the rows.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::watch::Watch;
+use crate::watch::filter::Filter;
+use crate::watch::kinds;
+use crate::watch::record::Record;
+
+/// Rows a second of one watcher: more than a person can read.
+pub const ROWS_PER_SECOND: u64 = 50;
+/// Rows that wait for a watcher who does not read; further ones are counted.
+const WAITING_MAX: usize = 150;
+/// Watchers of live rows at once.
+pub const WATCHERS_MAX: usize = 64;
+
+/// A row.
+#[derive(Debug)]
+pub struct Row {
+    /// Grows with each row.
+    pub id: u64,
+    /// The kind of event.
+    pub kind: &'static str,
+    /// The event.
+    pub record: Record,
+}
+
+/// The watchers.
+#[derive(Debug)]
+pub struct Live {
+    watchers: ArcSwap<Vec<Arc<Watcher>>>,
+    /// Whether there are any.
+    is_watched: AtomicBool,
+    /// Serialises changes of the watchers.
+    change: Mutex<()>,
+    next: AtomicU64,
+    began: Instant,
+}
+
+/// One who watches.
+#[derive(Debug)]
+pub struct Watcher {
+    filter: Filter,
+    rows: Mutex<VecDeque<Arc<Row>>>,
+    /// The second in the upper half, and the rows of that second in the lower one.
+    used: AtomicU64,
+    left_out: AtomicU64,
+}
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct Watching {
+    watch: Arc<Watch>,
+    watcher: Arc<Watcher>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            watchers: ArcSwap::default(),
+            is_watched: AtomicBool::new(false),
+            change: Mutex::new(()),
+            next: AtomicU64::new(1),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Live {
+    /// Adds a watcher, unless as many watch as may.
+    fn add(&self, filter: Filter) -> Option<Arc<Watcher>> {
+        let watcher =
+            Arc::new(Watcher { filter, rows: Mutex::default(), used: AtomicU64::new(0), left_out: AtomicU64::new(0) });
+        let change = self.change.lock();
+        let watchers = self.watchers.load();
+        if watchers.len() >= WATCHERS_MAX {
+            return None;
+        }
+        self.set(watchers.iter().cloned().chain([Arc::clone(&watcher)]).collect());
+        drop(change);
+        Some(watcher)
+    }
+
+    fn set(&self, watchers: Vec<Arc<Watcher>>) {
+        let is_watched = !watchers.is_empty();
+        self.watchers.store(Arc::new(watchers));
+        if self.is_watched.swap(is_watched, Ordering::Relaxed) != is_watched {
+            // Places that nobody watches cost one atomic load from then on, and are asked again from now on.
+            tracing::callsite::rebuild_interest_cache();
+        }
+    }
+
+    /// How many watch.
+    pub fn watchers(&self) -> usize {
+        self.watchers.load().len()
+    }
+
+    /// Whether anybody watches.
+    pub(super) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Whether some watcher may want a row of this second. Watchers who see everything and have had their rows only get
+    /// a number; then the event need not even be formatted.
+    pub(super) fn has_capacity(&self) -> bool {
+        let (watchers, second) = (self.watchers.load(), self.second());
+        if watchers.iter().any(|watcher| !watcher.filter.is_empty() || watcher.has_capacity(second)) {
+            return true;
+        }
+        for watcher in &**watchers {
+            watcher.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// Offers an event to all watchers.
+    pub(super) fn offer(&self, record: Record) {
+        let (watchers, second) = (self.watchers.load(), self.second());
+        let kind = kinds::kind(&record);
+        let mut wanted = watchers.iter().filter(|watcher| {
+            watcher.filter.matches(&record, kind) && {
+                let is_taken = watcher.take(second);
+                watcher.left_out.fetch_add(u64::from(!is_taken), Ordering::Relaxed);
+                is_taken
+            }
+        });
+        let Some(first) = wanted.next() else { return };
+        let others: Vec<&Arc<Watcher>> = wanted.collect();
+        let row = Arc::new(Row { id: self.next.fetch_add(1, Ordering::Relaxed), kind, record });
+        for watcher in others.into_iter().chain([first]) {
+            watcher.push(Arc::clone(&row));
+        }
+    }
+
+    /// Seconds since the start.
+    fn second(&self) -> u64 {
+        self.began.elapsed().as_secs() + 1
+    }
+
+    /// The memory of all rows that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.watchers.load().iter().map(|watcher| watcher.bytes()).sum()
+    }
+}
+
+impl Watcher {
+    fn has_capacity(&self, second: u64) -> bool {
+        let used = self.used.load(Ordering::Relaxed);
+        used >> 32 != second || used & u64::from(u32::MAX) < ROWS_PER_SECOND
+    }
+
+    /// Takes one of this second's rows.
+    fn take(&self, second: u64) -> bool {
+        let next = |used: u64| match used >> 32 == second {
+            true if used & u64::from(u32::MAX) >= ROWS_PER_SECOND => None,
+            true => Some(used + 1),
+            false => Some(second << 32 | 1),
+        };
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    fn push(&self, row: Arc<Row>) {
+        let mut rows = self.rows.lock();
+        if rows.len() < WAITING_MAX {
+            rows.push_back(row);
+        } else {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.rows.lock().iter().map(|row| row.record.bytes()).sum()
+    }
+}
+
+impl Watch {
+    /// Watches from now on. `None` if as many watch as may.
+    pub fn view(self: &Arc<Self>, filter: Filter) -> Option<Watching> {
+        Some(Watching { watcher: self.live.add(filter)?, watch: Arc::clone(self) })
+    }
+}
+
+impl Watching {
+    /// The rows since the last call, and how many more there would have been.
+    pub fn take(&self) -> (Vec<Arc<Row>>, u64) {
+        let rows = std::mem::take(&mut *self.watcher.rows.lock());
+        (rows.into(), self.watcher.left_out.swap(0, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let live = &self.watch.live;
+        let _change = live.change.lock();
+        let others = live.watchers.load().iter().filter(|other| !Arc::ptr_eq(other, &self.watcher)).cloned().collect();
+        live.set(others);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    fn record(app: &str) -> Record {
+        let fields = vec![("app", app.to_owned())];
+        Record { at_ms: 1, level: Level::DEBUG, target: "gema::session", text: "connected".to_owned(), fields }
+    }
+
+    #[test]
+    fn a_viewer_gets_so_many_rows_a_second_and_the_rest_as_a_number() {
+        let watch = Arc::new(Watch::default());
+        let (live, watching) = (&watch.live, watch.view(Filter::default()).unwrap());
+        let second = live.second();
+        for _ in 0..500 {
+            live.offer(record("a"));
+        }
+        let seconds = live.second() - second + 1;
+        let (rows, left_out) = watching.take();
+        assert!((50..=50 * seconds as usize).contains(&rows.len()), "{} in {seconds} s", rows.len());
+        assert_eq!(rows.len() as u64 + left_out, 500);
+        assert!(rows.windows(2).all(|pair| pair[0].id < pair[1].id));
+        assert_eq!(rows[0].kind, "connect");
+    }
+
+    #[test]
+    fn a_viewer_who_never_reads_holds_a_bounded_number_of_rows() {
+        let watch = Arc::new(Watch::default());
+        let (live, watching) = (&watch.live, watch.view(Filter::default()).unwrap());
+        for second in 1..1000 {
+            let row = Arc::new(Row { id: second, kind: "log", record: record("a") });
+            (0..ROWS_PER_SECOND).for_each(|_| assert!(watching.watcher.take(second)));
+            assert!(!watching.watcher.take(second));
+            watching.watcher.push(row);
+        }
+        assert_eq!(watching.take().0.len(), WAITING_MAX);
+        assert!(live.bytes() == 0);
+    }
+
+    #[test]
+    fn each_viewer_has_a_filter_of_its_own_and_leaves_nothing_behind() {
+        let watch = Arc::new(Watch::default());
+        let live = &watch.live;
+        let (a, b) = (watch.view(Filter::parse("app:a")).unwrap(), watch.view(Filter::parse("app:b")).unwrap());
+        live.offer(record("a"));
+        live.offer(record("c"));
+        assert_eq!((a.take().0.len(), b.take().0.len()), (1, 0));
+        drop(a);
+        assert!(live.is_watched());
+        drop(b);
+        assert!(!live.is_watched() && live.watchers() == 0);
+        let many: Vec<_> = std::iter::from_fn(|| watch.view(Filter::default())).collect();
+        assert_eq!(many.len(), WATCHERS_MAX);
+    }
+}
