@@ -26,7 +26,7 @@ use crate::telemetry::budget::BudgetLayer;
 use crate::telemetry::budget::LogBudget;
 use crate::telemetry::queue::Queue;
 use crate::watch::Watch;
-use crate::watch::source::PAYLOADS;
+use crate::watch::source::PAGE_ONLY;
 use crate::watch::source::Source;
 use crate::watch::source::SourceFilter;
 use crate::watch::verbosity::Verbosity;
@@ -69,7 +69,8 @@ impl LogFilter {
         let level = self.0.level();
         // Debug and trace lines of libraries may quote input of clients, secrets included.
         let is_ours = metadata.target().starts_with("gema");
-        metadata.target() != PAYLOADS && *metadata.level() <= if is_ours { level } else { level.min(LevelFilter::WARN) }
+        metadata.target() != PAGE_ONLY
+            && *metadata.level() <= if is_ours { level } else { level.min(LevelFilter::WARN) }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::protocol::socket_id::SocketId;
 use crate::protocol::webhook::ClientEvent;
 use crate::protocol::webhook::Kind;
 use crate::registry::inbox::Event;
-use crate::watch::source::PAYLOADS;
+use crate::watch::source::PAGE_ONLY;
 
 /// A publisher's event that has been checked.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl App {
         );
         if self.shows_payloads {
             tracing::debug!(
-                target: PAYLOADS,
+                target: PAGE_ONLY,
                 app = self.id,
                 channel = channel.as_str(),
                 event = publication.name,
@@ -166,7 +166,7 @@ impl App {
         self.state.relay(channel, &Event::new(frame, Some(sender), accepted), webhook);
         if self.shows_payloads {
             tracing::debug!(
-                target: PAYLOADS,
+                target: PAGE_ONLY,
                 app = self.id,
                 channel = channel.as_str(),
                 event = name,

@@ -303,6 +303,10 @@ mod tests {
             "nodes_lost",
             "2 of 4 nodes do not report any more: web-3, web-4.",
         );
+    }
+
+    #[test]
+    fn rules_that_are_less_serious_have_sentences_too() {
         is(
             |situation| situation.drops = 12.0,
             "warn",

@@ -13,6 +13,8 @@ const KINDS: &[(&str, &str)] = &[
     ("signed in", "sign_in"),
     ("published", "publish"),
     ("client event", "client_event"),
+    ("webhook delivered", "webhook"),
+    ("webhook not accepted", "webhook"),
 ];
 
 /// The kind of the row of an event.

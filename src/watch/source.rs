@@ -30,8 +30,8 @@ const REFUSALS: &str = "gema::refusal";
 /// The log's own lines about lines that are left out: no problem of the server.
 const LEFT_OUT: &str = "gema::telemetry";
 
-/// The target of events that are rows with data. The log never has them.
-pub const PAYLOADS: &str = "gema::payload";
+/// The target of events that only the page shows: rows with data, and each attempt of a webhook. The log never has them.
+pub const PAGE_ONLY: &str = "gema::page";
 
 /// The layer.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl<S: Subscriber> Layer<S> for Source {
             watch.problems.lock().add(&record);
         }
         if watch.live.is_watched() {
-            let comes_with_data = watch.payloads && metadata.target() != PAYLOADS && kinds::has_data(&record);
+            let comes_with_data = watch.payloads && metadata.target() != PAGE_ONLY && kinds::has_data(&record);
             if !comes_with_data {
                 watch.live.offer(record);
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::watch::source::PAGE_ONLY;
 use crate::webhook::Webhooks;
 use crate::webhook::batch::Batch;
 use crate::webhook::client::SendError;
@@ -113,6 +114,7 @@ async fn send(
         let error = match webhooks.client().send(request, &target).await {
             Ok(status) => {
                 endpoint.attempts.lock().note_delivered(status);
+                tracing::debug!(target: PAGE_ONLY, %app, host, events = request.events, status, "webhook delivered");
                 meters.delivered.inc();
                 meters.delivered_events.inc_by(request.events);
                 return true;
@@ -122,6 +124,7 @@ async fn send(
         meters.failed.inc();
         let wait = pause.mul_f64(rand::random_range(0.8..1.2));
         endpoint.attempts.lock().note_failed(error.status(), &error, wait);
+        tracing::debug!(target: PAGE_ONLY, %app, host, events = request.events, %error, ?wait, "webhook not accepted");
         let is_late = request.created.elapsed() + wait > webhooks.options.retry_seconds.duration();
         if is_late || matches!(error, SendError::Malformed) {
             let events = request.events;

@@ -1,6 +1,7 @@
 //! The operator's page: who is let in, what it shows, and what it costs. Each test runs the program as an operator would.
 
 use std::collections::HashMap;
+use std::process::Stdio;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -11,8 +12,11 @@ use support::http::Answer;
 use support::http::Api;
 use support::http::request;
 use support::process::Process;
+use support::process::program;
+use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -740,4 +744,73 @@ async fn the_memory_of_the_page_is_a_metric() {
     let without = Process::start(&[("GEMA_METRICS_ENABLED", "true")]).await;
     let metrics = request(without.metrics_address, "GET", "/metrics", &[], b"").await.body;
     assert!(!metrics.contains("gema_dashboard"));
+}
+
+#[tokio::test]
+async fn data_is_shown_only_if_the_operator_wants_it_and_never_logged() {
+    let process = start(&[("GEMA_DASHBOARD_PAYLOADS", "true"), ("GEMA_LOG_LEVEL", "debug")]).await;
+    let mut events = Events::open(&process, "?live=1").await;
+    let mut client = connect(&process).await;
+    client.join("presence-warehouse", "budi").await;
+    api(&process).publish("orders", "shipped", "hush-data").await;
+    let row = events.row(|row| row["kind"] == "publish").await;
+    assert_eq!((&row["event"], &row["fields"]["data"]), (&json!("shipped"), &json!("hush-data")));
+    let long = "x".repeat(9000);
+    api(&process).publish("orders", "long", &long).await;
+    let row = events.row(|row| row["kind"] == "publish").await;
+    let shown = row["fields"]["data"].as_str().unwrap();
+    assert!(row["event"] == "long" && shown.len() <= 2048 + 3 && long.starts_with(shown.trim_end_matches('…')));
+    let channel = get(&process, "/dashboard/api/channel?app=app-id&name=presence-warehouse", VIEWER).await.ok();
+    assert_eq!(channel["members"], json!([{ "id": "budi", "info": { "name": "budi" } }]));
+    process.log.find(|line| line["message"] == "published" && line["event"] == "long").await;
+    let log = format!("{:?}", process.log.lines());
+    assert!(!log.contains("hush-data") && !log.contains("xxxx"), "the log has data");
+}
+
+#[tokio::test]
+async fn a_page_for_one_run_needs_no_configuration() {
+    let mut child = tokio::process::Command::new(program())
+        .args(["start", "--dashboard"])
+        .env_clear()
+        .envs([("GEMA_SERVER_HOST", "127.0.0.1"), ("GEMA_SERVER_PORT", "0")])
+        .envs([("GEMA_METRICS_HOST", "127.0.0.1"), ("GEMA_METRICS_PORT", "0")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await.expect("nothing is printed").unwrap().unwrap();
+    let (url, token) = line.split_once("#token=").unwrap_or_else(|| panic!("{line}"));
+    let address = url.split("http://").nth(1).unwrap().strip_suffix("/dashboard").unwrap().parse().unwrap();
+    assert_eq!(token.len(), 32);
+    let headers = [("Authorization", &*bearer(token))];
+    let state = request(address, "GET", "/dashboard/api/state", &headers, b"").await;
+    assert_eq!(state.ok()["role"], "operator");
+    assert!(!state.body.contains(token), "the token is in the settings");
+    child.kill().await.unwrap();
+    let mut log = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut log).await.unwrap();
+    assert!(log.contains("ready") && !log.contains(token), "{log}");
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_not_accepted_is_a_problem_and_its_attempts_are_rows() {
+    let hook = r#"[{"url":"http://127.0.0.1:1/webhooks/soketi?token=hush","event_types":["channel_occupied"]}]"#;
+    let process =
+        start(&[("SOKETI_DEFAULT_APP_WEBHOOKS", hook), ("GEMA_WEBHOOKS_ALLOW_PRIVATE_ADDRESSES", "true")]).await;
+    let mut events = Events::open(&process, "?live=1&filter=kind:webhook").await;
+    let mut client = connect(&process).await;
+    client.subscribe("orders").await;
+    let row = events.row(|row| row["text"] == "webhook not accepted").await;
+    assert_eq!((&row["app"], &row["fields"]["host"]), (&json!("app-id"), &json!("127.0.0.1:1")));
+    let problem = events.problem("webhook_failed").await;
+    assert_eq!(problem["where"]["endpoint"], "127.0.0.1:1");
+    assert!(problem["remedy"].as_str().unwrap().contains("2xx"), "{problem}");
+    let state = state(&process).await;
+    let endpoint = &state["webhooks"][0];
+    assert_eq!((&endpoint["app"], &endpoint["last_status"]), (&json!("app-id"), &Value::Null));
+    assert_eq!(endpoint["url"], "http://127.0.0.1:1/webhooks/soketi");
+    assert!(endpoint["failed"].as_u64().unwrap() >= 1 && endpoint["error"].is_string(), "{endpoint}");
+    assert!(!state.to_string().contains("hush"), "the URL's token is shown");
 }
