@@ -2,7 +2,7 @@
 
 import { get } from './api.js';
 import { h, name, put } from './dom.js';
-import { number, serverNow } from './format.js';
+import { number, rate, serverNow, time } from './format.js';
 import { answerPlace, asOf, at, button, empty, labelled, linkButton, nameOr, section, select, share, shownOf, submitButton, table, textField } from './parts.js';
 import { echoLine } from './echo.js';
 import { state } from './store.js';
@@ -17,6 +17,8 @@ export function openChannels(root, query) {
 	const match = textField(wanted.get('match') ?? '', { type: 'search', name: 'match', placeholder: 'permintaan-*' });
 	const app = select('app', ['', ...state().apps.map(({ id }) => id)], (id) => id || t('all.apps'));
 	app.value = wanted.get('app') ?? '';
+	const sort = select('sort', ['subscribers', 'events'], (by) => t(by === 'events' ? 'channels.busiest' : 'channels.largest'));
+	sort.value = wanted.get('sort') ?? 'subscribers';
 	const place = h('div');
 	const one = h('div');
 	const answer = answerPlace();
@@ -25,13 +27,15 @@ export function openChannels(root, query) {
 		{ onsubmit: (event) => (event.preventDefault(), list()) },
 		labelled('channels.match', match),
 		labelled('where.app', app),
+		labelled('channels.sort', sort),
 		submitButton(t('search')),
 	);
 	app.addEventListener('change', list);
+	sort.addEventListener('change', list);
 	put(root, section('channels.title', form, answer.element, place), one);
 
 	async function list() {
-		const asked = { match: match.value.trim(), app: app.value };
+		const asked = { match: match.value.trim(), app: app.value, sort: sort.value };
 		share(`#channels?${new URLSearchParams(asked)}`);
 		try {
 			const { channels, total } = await get('channels', { ...asked, limit: LIMIT });
@@ -63,11 +67,13 @@ function channelTable(channels, open) {
 		name(channel.app, 20),
 		number(channel.subscribers),
 		number(channel.members),
+		rate(channel.events_per_second),
+		time(channel.last_event_ms),
 		nameOr(channel.rule, 30),
 		nameOr(channel.flow, 90),
 		perNode(channel),
 	]);
-	return table('channels.title', ['where.channel', 'where.app', '#channels.subscribers', '#channels.members', 'channels.rule', 'channels.flow', nodes && 'channels.per_node'], rows);
+	return table('channels.title', ['where.channel', 'where.app', '#channels.subscribers', '#channels.members', '#figure.events', 'channels.last', 'channels.rule', 'channels.flow', nodes && 'channels.per_node'], rows);
 }
 
 export const nodeName = (id) => state().nodes.find((node) => node.id === id)?.name || id;

@@ -4,7 +4,7 @@ import { get, post } from './api.js';
 import { nodeName } from './channels.js';
 import { h, name, put } from './dom.js';
 import { bytes, duration, number, serverNow } from './format.js';
-import { answerPlace, asOf, at, button, carefulButton, empty, nameOr, section, share, shownOf, table } from './parts.js';
+import { answerPlace, asOf, at, badge, button, carefulButton, empty, nameOr, section, share, shownOf, table } from './parts.js';
 import { isOperator, state } from './store.js';
 import { wordField } from './suggest.js';
 import { t } from './words.js';
@@ -33,9 +33,9 @@ export function openConnections(root, query) {
 		share(at('connections', words));
 		if (!words) return put(place);
 		try {
-			const { connections, total } = await get('connections', { ...criteria(words), limit: LIMIT });
+			const { connections, total, silent_nodes: silent } = await get('connections', { ...criteria(words), limit: LIMIT });
 			answer.clear();
-			put(place, asOf(serverNow(), again), connections.length ? connectionTable(connections, close) : empty(t('connections.none')), shownOf(connections.length, total));
+			put(place, asOf(serverNow(), again), connections.length ? connectionTable(connections, close) : empty(t('connections.none')), shownOf(connections.length, total), silent?.length > 0 && h('p', badge('warn', t('connections.silent')), ' ', name(silent.map(nodeName).join(', '), 200)));
 		} catch (error) {
 			answer.fail(error);
 		}

@@ -14,23 +14,20 @@ import { maybe, t } from './words.js';
 export function openOverview(root) {
 	const plots = fourPlots();
 	const problems = problemList();
-	const nodeTable = nodePart();
-	const { nodes } = state();
-	// The stream's figures are those of the node that serves this page.
-	const node = nodes.find((node) => node.this) ?? nodes[0];
+	const nodes = nodePart();
 	put(
 		root,
-		h('section.panel', h('div.panel-head', h('h2', t('overview.figures'), nodes.length > 1 && h('span.muted', ' ', name(node.name || node.id, 28))), rangeSwitch(drawPlots)), plots.element),
+		h('section.panel', h('div.panel-head', h('h2', t('overview.figures')), rangeSwitch(drawPlots)), plots.element),
 		section('overview.problems', problems.element),
-		nodeTable.element,
+		nodes.element,
 	);
 	function drawPlots() {
 		if (!document.hidden) plots.draw();
 	}
 	drawPlots();
 	problems.draw(state().problems);
-	nodeTable.draw();
-	const ends = [on('now', drawPlots), on('history', drawPlots), on('problems', problems.draw), on('state', nodeTable.draw)];
+	nodes.draw();
+	const ends = [on('now', drawPlots), on('history', drawPlots), on('problems', problems.draw), on('state', nodes.draw)];
 	return () => ends.forEach((end) => end());
 }
 

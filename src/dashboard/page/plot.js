@@ -91,7 +91,6 @@ function niceTop(highest) {
 const line = (kind, x1, x2, y1, y2) => svg('line', { class: kind, x1, x2, y1, y2 });
 const label = (x, y, anchor, text) => svg('text', { class: 'axis', x, y, 'text-anchor': anchor }, text);
 
-/** @param {View} view */
 function axes({ top, right, x, y, limitInView, last }, { format }) {
 	const rows = [0, top / 2, top].map((value) => [line('grid', LEFT, right, y(value), y(value)), label(LEFT - 6, y(value) + 4, 'end', format(value))]);
 	const end = history.data.end_ms || serverNow();
@@ -117,21 +116,18 @@ function path({ x, y, right }, points, place) {
 	return svg('path', { class: place ? 'line second' : 'line', d });
 }
 
-/** @param {View} view */
 function marks({ x }) {
 	const places = new Set(MARKS.flatMap((key) => (history.data.series[key] ?? []).map((value, index) => (value ? Math.round(x(index)) : 0))));
 	places.delete(0);
 	return svg('path', { class: 'mark', d: [...places].map((at) => `M${at} ${BOTTOM}v${-TICK}`).join('') });
 }
 
-/** @param {View} view */
 function present({ values, right, y }, { format }) {
 	const value = values[0].at(-1);
 	const at = Math.min(Math.max(y(value ?? 0) + 6, TOP + 12), BOTTOM);
 	return svg('text', { class: 'present', x: right + 6, y: at }, format(value));
 }
 
-/** @param {View} view */
 const cross = ({ x }, index) => index !== undefined && line('cross', x(index), x(index), TOP, BOTTOM);
 
 /** @param {View} view @param {PlotOptions} options */
