@@ -1,10 +1,13 @@
 //! What must hold for every input, however strange. The fuzz targets and `cargo test` (tests/it/fuzz.rs) check
 //! the same functions.
 
+mod flow;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use flow::flow_rules;
 use gema::cluster::answers;
 use gema::protocol::broadcast::Broadcast;
 use gema::protocol::broadcast::BroadcastError;

@@ -60,6 +60,11 @@ fn offers_of_extensions_are_read_as_a_second_reader_reads_them() {
     holds("extension_offers", properties::extension_offers);
 }
 
+#[test]
+fn flow_rules_do_with_strange_data_what_a_second_reader_expects() {
+    holds("flow_rules", properties::flow_rules);
+}
+
 fn holds(target: &str, property: fn(&[u8])) {
     let seeds = seeds(target);
     for seed in &seeds {
