@@ -936,6 +936,20 @@ fn each_mistake_about_raw_clients_is_told_with_its_place() {
     let rules = "[limits]\nchannel_rules = [{ match = 'scada-*', require = 'private' }]\n";
     let found = faults(&["check", "--config", &file("raw-app-mistake.toml", &format!("{rules}{app}"))], &[]);
     assert!(found.len() == 1 && found[0].starts_with("fault: apps.0.raw_clients.channels (from "), "{found:#?}");
+    // A view by name is ruled as its channel, and each app has its own length of names.
+    let view = "raw_clients = { channels = ['scada-a@1s'] }\nchannel_rules = [{ match = 'scada-a', require = 'private' }]\n\
+                flow_rules = [{ match = 'scada-*', views = ['1s'], conflate = { window_ms = 250 } }]\n";
+    let found = faults(&["check", "--config", &file("raw-view-mistake.toml", &format!("[limits]\n{view}"))], &[]);
+    let told = "lists a channel that channel_rules forbid: The rule scada-a does not allow the channel scada-a";
+    assert!(found.len() == 1 && found[0].contains(told), "{found:#?}");
+    let short = "[limits]\nraw_clients = { channels = ['scada-a'] }\n[[apps]]\nid = 'a'\nkey = 'k'\nsecret = 's'\n\
+                 max_channel_name_length = 6\n";
+    let found = faults(&["check", "--config", &file("raw-short-mistake.toml", short)], &[]);
+    let told = "lists \"scada-a\", which is longer than max_channel_name_length, 6";
+    assert!(found.len() == 1 && found[0].contains(told), "{found:#?}");
+    let long = "scada-".repeat(40);
+    let roomy = format!("[limits]\nmax_channel_name_length = 300\n{}", app.replace("scada-a", &long));
+    assert!(gema(&["check", "--config", &file("raw-long.toml", &roomy)], &[]).status.success());
     let variable = [("GEMA_LIMITS_RAW_CLIENTS", r#"{"channels":["private-a"]}"#)];
     let told =
         "fault: limits.raw_clients.channels (from GEMA_LIMITS_RAW_CLIENTS) lists \"private-a\", which is not public";

@@ -204,7 +204,7 @@ impl Limits {
         let flow_rules = FlowRules::new(&self.flow_rules);
         let ruled =
             |name: &str| flow_rules.view(name).map_or_else(|| name.to_owned(), |(channel, _)| channel.to_owned());
-        self.raw_clients.conflict(self.policy(), ruled, self.enable_user_authentication)
+        self.raw_clients.conflict(self.max_channel_name_length, self.policy(), ruled, self.enable_user_authentication)
     }
 
     /// `user_info` of one member, in bytes.
@@ -237,7 +237,7 @@ impl Limits {
                 format!("is {value}; it must be more than 0 and at most 102400"),
             );
         }
-        self.raw_clients.validate(place, self.max_channel_name_length, faults);
+        self.raw_clients.validate(place, faults);
         faults.0.extend(self.allowed_origins.iter().filter_map(|origin| allowed_origins::fault(place, origin)));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::channel::{Access, ChannelName};
+use crate::protocol::channel::{Access, ChannelName, NameError};
 use crate::protocol::policy::Policy;
 
 use crate::config::fault::FaultList;
@@ -27,12 +27,12 @@ impl RawClients {
         !self.channels.is_empty()
     }
 
-    /// Adds a fault for each channel that they cannot have.
-    pub(super) fn validate(&self, place: &str, length_max: usize, faults: &mut FaultList) {
+    /// Adds a fault for each channel that they cannot have, whatever the other limits are.
+    pub(super) fn validate(&self, place: &str, faults: &mut FaultList) {
         let mut seen = HashSet::new();
         for name in &self.channels {
-            let text = match ChannelName::parse(name, length_max) {
-                Err(_) => "which is no name of a channel; see max_channel_name_length",
+            let text = match ChannelName::parse(name, usize::MAX) {
+                Err(_) => "which is no name of a channel; use letters, digits and _-=@.;",
                 Ok(channel) if channel.kind().access != Access::Public => {
                     "which is not public; only channels that everybody may join can be listed"
                 }
@@ -44,10 +44,11 @@ impl RawClients {
         }
     }
 
-    /// Why they could not join or stay, if so: by these rules, or because the app wants everybody to sign in. `ruled` makes
-    /// of a channel's name the one that the rules are asked about.
+    /// Why they could not join or stay, if so: by the length of a name, by these rules, or because the app wants everybody
+    /// to sign in. `ruled` makes of a channel's name the one that the rules are asked about.
     pub(super) fn conflict(
         &self,
+        length_max: usize,
         policy: Policy<'_>,
         ruled: impl Fn(&str) -> String,
         needs_sign_in: bool,
@@ -56,6 +57,11 @@ impl RawClients {
             let text = "has no use beside enable_user_authentication, since raw clients cannot sign in and would be \
                         closed; unset one of the two";
             return Some(text.to_owned());
+        }
+        // Names that are none for another reason have a fault already.
+        let is_too_long = |name: &&String| matches!(ChannelName::parse(name, length_max), Err(NameError::TooLong));
+        if let Some(name) = self.channels.iter().find(is_too_long) {
+            return Some(format!("lists {name:?}, which is longer than max_channel_name_length, {length_max}"));
         }
         let channels = self.channels.iter().filter_map(|name| ChannelName::parse(&ruled(name), usize::MAX).ok());
         let mut refused = channels.filter_map(|channel| policy.subscribe(&channel).err());
