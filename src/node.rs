@@ -40,6 +40,7 @@ use crate::refusal::Refusals;
 use crate::registry::ChannelTotal;
 use crate::registry::cache::EventCache;
 use crate::registry::deadlines::Deadlines;
+use crate::registry::deadlines::Due;
 use crate::registry::inbox::Inboxes;
 use crate::store::Store;
 use crate::webhook::Webhooks;
@@ -221,7 +222,9 @@ impl Node {
     }
 
     /// Ends all flow rules: pending events are delivered, and later ones pass. A connection that is closed lacks nothing.
+    /// A reload or a new app does not bring them back.
     pub fn end_flows(&self) {
+        self.deadlines.end();
         for app in self.apps.all() {
             app.state.end_flow_rules(Instant::now());
         }
@@ -229,13 +232,12 @@ impl Node {
 
     /// Delivers what flow rules have held back, when it is due, without end.
     pub async fn run_flows(&self) {
-        loop {
-            for due in self.deadlines.due().await {
-                if let Some(app) = self.apps.with_removed(&due.app) {
-                    app.state.run_flow(&due, Instant::now());
-                }
+        let run = |due: &Due| {
+            if let Some(app) = self.apps.with_removed(&due.app) {
+                app.state.run_flow(due, Instant::now());
             }
-        }
+        };
+        self.deadlines.run(&self.metrics.panics, run).await;
     }
 
     /// Does what is due about once a second.

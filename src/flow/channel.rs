@@ -51,6 +51,8 @@ pub struct ChannelFlow {
     remembered: u64,
     /// This node, if snapshots are stored for other nodes.
     node: Option<NodeId>,
+    /// The last event that was published has taken along what was pending.
+    has_flushed: bool,
 }
 
 /// The state of one rule.
@@ -76,8 +78,10 @@ impl ChannelFlow {
     /// The flow of a channel under the rules that match it. `stage` tells which of them thin; the others let events
     /// pass, or merge figures of the stage before. `None` stands for all, where there are no other nodes.
     pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
-        let (rules_before, is_encrypted) = (Vec::new(), channel.kind().encrypted);
-        let mut flow = Self { rules: rules_before, stage, is_encrypted, sequence: 0, remembered: 0, node: None };
+        let is_encrypted = channel.kind().encrypted;
+        let (rules_before, node, has_flushed) = (Vec::new(), None, false);
+        let mut flow =
+            Self { rules: rules_before, stage, is_encrypted, sequence: 0, remembered: 0, node, has_flushed };
         flow.replace_rules(channel, rules, now);
         flow
     }
@@ -88,6 +92,7 @@ impl ChannelFlow {
         self.take_due(now);
         let round = &mut Round { now, out };
         self.sequence += 1;
+        self.has_flushed = false;
         if let Some(partial) = &event.partial {
             return self.merge(event, partial, round);
         }
@@ -121,6 +126,24 @@ impl ChannelFlow {
             flow.thinning.flush(now, &mut flow.sink);
         }
         self.deliver(&mut Round { now, out });
+    }
+
+    /// Whether the last event that was published has taken along what was pending.
+    pub fn has_flushed(&self) -> bool {
+        self.has_flushed
+    }
+
+    /// Delivers what an event that passes takes along.
+    pub fn flush_before(&mut self, now: Now, out: &mut Vec<Event>) {
+        self.take_due(now);
+        self.flush_rules_before(now);
+        self.deliver(&mut Round { now, out });
+    }
+
+    fn flush_rules_before(&mut self, now: Now) {
+        for flow in self.rules.iter_mut().filter(|flow| flow.rule.flush_before) {
+            flow.thinning.flush(now, &mut flow.sink);
+        }
     }
 
     /// When [`ChannelFlow::run_due`] may have something to do.
@@ -295,9 +318,8 @@ impl ChannelFlow {
     /// Delivers an event at once, and before it what is pending, if `flushes`.
     fn pass(&mut self, event: &Event, flushes: bool, round: &mut Round<'_>) {
         if flushes {
-            for flow in self.rules.iter_mut().filter(|flow| flow.rule.flush_before) {
-                flow.thinning.flush(round.now, &mut flow.sink);
-            }
+            self.has_flushed = true;
+            self.flush_rules_before(round.now);
         }
         self.deliver(round);
         round.out.push(event.clone());

@@ -311,6 +311,15 @@ impl FlowRules {
         is_there && self.of_channel(channel).iter().any(|rule| rule.at == At::Ingest)
     }
 
+    /// Whether a rule keeps the last events of a channel.
+    pub fn keep_snapshot(&self, channel: &ChannelName) -> bool {
+        if channel.kind().access == Access::User || self.0.iter().all(|rule| rule.snapshot.is_none()) {
+            return false;
+        }
+        let name = self.view(channel.as_str()).map_or(channel.as_str(), |(name, _)| name);
+        self.matching(name).any(|rule| rule.snapshot.is_some())
+    }
+
     /// The names of the views of a channel, such as `scada@1s`.
     pub fn views_of(&self, channel: &ChannelName) -> Vec<String> {
         let is_plain = || !channel.kind().encrypted && self.view(channel.as_str()).is_none();

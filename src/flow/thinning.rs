@@ -37,11 +37,13 @@ pub enum Outcome {
     Made,
     /// A key was flushed before its time, because there were `keys_max`.
     Early,
+    /// It passes, because too many channels have something pending.
+    ChannelsFull,
 }
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Delivered,
         Self::Replaced,
         Self::Merged,
@@ -51,11 +53,22 @@ impl Outcome {
         Self::ExceptPasses,
         Self::Made,
         Self::Early,
+        Self::ChannelsFull,
     ];
 
     /// The values of the label `outcome`, in the same order.
-    pub const LABELS: [&str; Self::ALL.len()] =
-        ["delivered", "replaced", "merged", "dropped", "skipped", "key_missing", "except_passes", "made", "early"];
+    pub const LABELS: [&str; Self::ALL.len()] = [
+        "delivered",
+        "replaced",
+        "merged",
+        "dropped",
+        "skipped",
+        "key_missing",
+        "except_passes",
+        "made",
+        "early",
+        "channels_full",
+    ];
 }
 
 /// How often each outcome has come.

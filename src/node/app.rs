@@ -81,6 +81,13 @@ impl App {
         }
     }
 
+    /// Ends the app's flow rules if the process stops, and may not have found the app yet.
+    pub(super) fn end_flows_if_stopping(&self) {
+        if self.state.has_no_more_flows() {
+            self.state.set_flow_rules(FlowRules::default(), Instant::now());
+        }
+    }
+
     pub(super) fn touch(&self) {
         *self.used_at.lock() = Instant::now();
     }

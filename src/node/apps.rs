@@ -48,6 +48,7 @@ impl AppIndex {
             None => {
                 let app = Arc::new(make(settings));
                 self.by_id.insert(app.id.clone(), Arc::clone(&app));
+                app.end_flows_if_stopping();
                 app
             }
         }

@@ -66,14 +66,6 @@ fn too_fast(TooFast { asked, retry_after, allowance }: TooFast) -> String {
     }
 }
 
-/// The views of a channel, each with the event under its name. Each view is a channel of its own.
-fn views(rules: &Rules, channel: &ChannelName, event: &Event) -> impl Iterator<Item = (ChannelName, Event)> {
-    rules.flow().views_of(channel).into_iter().filter_map(|view| {
-        let frame = event::under(&view, &event.frame, None)?;
-        Some((ChannelName::parse(&view, usize::MAX).ok()?, Event { frame, ..event.clone() }))
-    })
-}
-
 /// The text of a JSON string, for the operator.
 fn decoded(data: &str) -> String {
     serde_json::from_str(data).unwrap_or_else(|_| data.to_owned())
@@ -102,7 +94,7 @@ impl App {
     pub fn publish(&self, rules: &Rules, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish(channel, &event, rules.cache_time(channel));
-        for (view, event) in views(rules, channel, &event) {
+        for (view, event) in self.views(rules, channel, &event) {
             self.state.publish(&view, &event, rules.cache_time(&view));
         }
         self.log_published(channel, publication);
@@ -112,10 +104,23 @@ impl App {
     pub fn publish_here(&self, rules: &Rules, channel: &ChannelName, publication: &Publication<'_>, accepted: Instant) {
         let event = self.accept(channel, publication, accepted);
         self.state.publish_here(channel, &event, rules.cache_time(channel));
-        for (view, event) in views(rules, channel, &event) {
+        for (view, event) in self.views(rules, channel, &event) {
             self.state.publish_here(&view, &event, rules.cache_time(&view));
         }
         self.log_published(channel, publication);
+    }
+
+    /// The views of a channel that may matter to somebody, each with the event under its name. Each view is a channel of
+    /// its own.
+    fn views(&self, rules: &Rules, channel: &ChannelName, event: &Event) -> impl Iterator<Item = (ChannelName, Event)> {
+        rules.flow().views_of(channel).into_iter().filter_map(|name| {
+            let view = ChannelName::parse(&name, usize::MAX).ok()?;
+            if !self.state.may_matter(&view, rules.cache_time(&view).is_some()) {
+                return None;
+            }
+            let frame = event::under(&name, &event.frame, None)?;
+            Some((view, Event { frame, ..event.clone() }))
+        })
     }
 
     /// Logs how many connections get the event here.

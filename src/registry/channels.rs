@@ -220,6 +220,17 @@ impl AppState {
 
 /// The flow rules of channels.
 impl AppState {
+    /// Whether an event of a channel may matter to somebody, here or on another node.
+    pub fn may_matter(&self, name: &ChannelName, is_cached: bool) -> bool {
+        let is_there = || self.channels.table.with(name.as_str(), |entry| entry.get().is_some());
+        self.outgoing.is_some() || is_cached || self.has_snapshot(name) || is_there()
+    }
+
+    /// Whether a rule keeps the last events of a channel, even if nobody listens.
+    fn has_snapshot(&self, name: &ChannelName) -> bool {
+        self.flow.rules().is_some_and(|rules| rules.keep_snapshot(name))
+    }
+
     /// Ends all flows before the nodes: what is pending is delivered.
     pub(super) fn end_node_flows(&self, now: Instant) {
         let keys: Vec<_> = self.flow.before_nodes.lock().keys().cloned().collect();
@@ -366,22 +377,41 @@ fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     }
     let Some(rules) = rules else { return deliver(entry, publish, scope) };
     let mut flows = app.flow.before_nodes.lock();
-    let new = || Flow::new(name, receivers, rules, app, scope.now);
-    let flow = flows.entry((name.clone(), receivers)).or_insert_with(new);
-    if let Some(cache_for) = cache_for {
-        flow.cache = Some((cache_for, receivers == Receivers::Here));
+    let key = (name.clone(), receivers);
+    if !flows.contains_key(&key)
+        && let Some(flow) = Flow::bounded(name, receivers, rules, app, scope.now)
+    {
+        flows.insert(key.clone(), flow);
     }
-    for event in flow.publish(event, scope.now) {
-        deliver(entry, Publish { event: &event, ..publish }, scope);
+    let (events, has_flushed) = match flows.get_mut(&key) {
+        Some(flow) => (flow.publish(event, scope.now), flow.has_flushed()),
+        None => (vec![event.clone()], true),
+    };
+    // Events that each node gets by itself and events for all nodes wait apart, but nothing overtakes them.
+    let other = if receivers == Receivers::Here { Receivers::Nodes } else { Receivers::Here };
+    if has_flushed && let Some(flow) = flows.get_mut(&(name.clone(), other)) {
+        let cache_for = flow.cache.map(|(cache_for, _)| cache_for);
+        for event in flow.flush_before(scope.now) {
+            deliver(entry, Publish { name, event: &event, cache_for, receivers: other }, scope);
+        }
+        flow.schedule(name, app);
     }
-    flow.schedule(name, app);
+    for event in &events {
+        deliver(entry, Publish { event, ..publish }, scope);
+    }
+    if let Some(flow) = flows.get_mut(&key) {
+        if let Some(cache_for) = cache_for {
+            flow.cache = Some((cache_for, receivers == Receivers::Here));
+        }
+        flow.schedule(name, app);
+    }
 }
 
 /// Gives an event to the subscribers and views here, and, unless it is for this node alone, to the queue for the others.
 fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     let Publish { name, event, cache_for, receivers } = publish;
     let (app, is_local) = (scope.app, receivers == Receivers::Here);
-    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.snapshot_max(name).is_some();
+    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.has_snapshot(name);
     if entry.get().is_none() && is_kept() {
         open_entry(entry, name, scope);
     }
@@ -398,9 +428,14 @@ fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::rule::FlowRules;
+    use crate::flow::thinning::Outcome;
+    use crate::metrics::Metrics;
     use crate::protocol::envelope::RemoteEvent;
     use crate::protocol::event;
     use crate::registry::cache::EventCache;
+    use crate::registry::deadlines::Deadlines;
+    use crate::registry::deadlines::FLOWS_MAX;
     use crate::registry::inbox::Inboxes;
     use crate::registry::remote::message::Snapshot;
     use crate::registry::remote::outgoing::BufferLimits;
@@ -427,6 +462,127 @@ mod tests {
 
     fn cached(app: &AppState, now: Instant) -> Option<Frame> {
         app.channel("cache-x", now).cached.map(|(frame, _)| frame)
+    }
+
+    fn ingest_rules() -> FlowRules {
+        let rule = r#"{"match":"*","at":"ingest","except":["alarm"],"conflate":{"window_ms":3600000}}"#;
+        FlowRules::new(&[serde_json::from_str(rule).unwrap()])
+    }
+
+    /// The names and channels of the events that wait for the other nodes.
+    fn sent(app: &AppState) -> Vec<String> {
+        let commands = app.outgoing.as_ref().unwrap().take();
+        let shown = commands.into_iter().filter_map(|command| match command.operation {
+            Operation::Publish(publish) => {
+                let (name, data) = event::name_and_data(&publish.event.frame)?;
+                Some(format!("{name} {data}"))
+            }
+            _ => None,
+        });
+        shown.collect()
+    }
+
+    fn publish_to(app: &AppState, channel: &str, data: u32, now: Instant) {
+        let frame = event::published(channel, channel, &format!("\"{data}\""));
+        app.publish(&ChannelName::parse(channel, 200).unwrap(), &Event::of(frame, now), None);
+    }
+
+    #[test]
+    fn flows_that_no_channel_bounds_have_a_bound_and_events_beyond_it_pass() {
+        let metrics = Metrics::new("soketi_", 6001, false);
+        let meters = || metrics.flow("app-id", &Outcome::LABELS);
+        let (app, now) = (linked().thinned_by(Arc::default(), meters()), Instant::now());
+        app.set_flow_rules(ingest_rules(), now);
+        let total = Arc::clone(&app.flow.deadlines.flows);
+        let others: Vec<_> = (1..FLOWS_MAX).map(|_| total.add()).collect();
+        for number in 0..3 {
+            for channel in ["a", "b"] {
+                publish_to(&app, channel, number, now);
+            }
+        }
+        assert_eq!(sent(&app), ["a 0", "b 0", "b 1", "b 2"], "b has no flow");
+        let counts = String::from_utf8(metrics.text()).unwrap();
+        let counted = counts.lines().find(|line| line.contains(r#"outcome="channels_full""#)).unwrap();
+        assert!(counted.ends_with(" 3"), "{counted}");
+        drop(others);
+        publish_to(&app, "b", 3, now);
+        publish_to(&app, "b", 4, now);
+        app.set_flow_rules(FlowRules::default(), now);
+        let mut rest = sent(&app);
+        rest.sort_unstable();
+        assert_eq!(rest, ["a 2", "b 3", "b 4"], "nothing is lost");
+        assert_eq!(total.channels(), 0);
+    }
+
+    #[test]
+    fn an_alarm_takes_along_what_each_node_gets_by_itself() {
+        let (app, now) = (linked(), Instant::now());
+        app.set_flow_rules(ingest_rules(), now);
+        let channel = ChannelName::parse("cache-x", 200).unwrap();
+        let here = |name: &str| app.publish_here(&channel, &Event::of(frame_of(name), now), Some(HOUR));
+        here("first");
+        here("first");
+        let held = || {
+            app.flow.before_nodes.lock().get_mut(&(channel.clone(), Receivers::Here)).map(|flow| flow.flush(now).len())
+        };
+        app.publish(&channel, &Event::of(frame_of("alarm"), now), Some(HOUR));
+        assert_eq!(held(), Some(0), "the alarm has taken it along");
+        here("first");
+        app.publish(&channel, &Event::of(frame_of("reading"), now), Some(HOUR));
+        assert_eq!(held(), Some(1), "a reading does not");
+    }
+
+    #[test]
+    fn rules_do_not_come_back_after_their_end() {
+        let deadlines = Arc::new(Deadlines::default());
+        let metrics = Metrics::new("soketi_", 6001, false);
+        let meters = metrics.flow("app-id", &Outcome::LABELS);
+        let (app, now) = (linked().thinned_by(Arc::clone(&deadlines), meters), Instant::now());
+        app.set_flow_rules(ingest_rules(), now);
+        publish_to(&app, "a", 0, now);
+        publish_to(&app, "a", 1, now);
+        assert_eq!(sent(&app), ["a 0"]);
+        deadlines.end();
+        app.set_flow_rules(FlowRules::default(), now);
+        app.set_flow_rules(ingest_rules(), now);
+        publish_to(&app, "a", 2, now);
+        publish_to(&app, "a", 3, now);
+        assert_eq!(sent(&app), ["a 1", "a 2", "a 3"]);
+    }
+
+    #[test]
+    fn rules_change_one_after_the_other() {
+        let (app, now) = (linked(), Instant::now());
+        for _ in 0..2000 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| app.set_flow_rules(ingest_rules(), now));
+                scope.spawn(|| app.set_flow_rules(FlowRules::default(), now));
+            });
+            publish_to(&app, "a", 0, now);
+            publish_to(&app, "a", 1, now);
+            let (rules, is_changing) = (app.flow.rules(), app.flow.is_changing());
+            assert!(!is_changing && rules.is_none_or(|rules| !rules.is_empty()));
+            assert_eq!(app.flow.rules().is_some(), sent(&app).len() == 1, "the rules hold or they do not");
+            app.set_flow_rules(FlowRules::default(), now);
+            sent(&app);
+        }
+    }
+
+    #[test]
+    fn the_time_that_a_rule_holds_an_event_back_is_no_delay() {
+        let rule = r#"{"match":"*","conflate":{"window_ms":1000}}"#;
+        let (app, start) = (linked(), Instant::now());
+        app.set_flow_rules(FlowRules::new(&[serde_json::from_str(rule).unwrap()]), start);
+        let rules = app.flow.rules().unwrap();
+        let mut flow = Flow::new(&name(), Receivers::Subscribers, rules, &app, start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let times = |events: Vec<Event>| events.iter().map(|event| event.accepted).collect::<Vec<_>>();
+        assert_eq!(times(flow.publish(&Event::of(frame_of("e"), at(0)), at(0))), [at(0)]);
+        assert_eq!(times(flow.publish(&Event::of(frame_of("e"), at(300)), at(300))), []);
+        assert_eq!(times(flow.run_due(at(1000))), [at(1000)]);
+        assert_eq!(times(flow.publish(&Event::of(frame_of("e"), at(1100)), at(1100))), []);
+        assert_eq!(times(flow.publish(&Event::of(frame_of("pusher:other"), at(1200)), at(1200))), [at(1200)]);
+        assert_eq!(times(flow.flush(at(1300))), [at(1300)]);
     }
 
     #[test]

@@ -2,13 +2,23 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
+use crate::registry::total::ChannelTotal;
+
+/// Flows of all apps before the other nodes and of views. They come with the names of published events, so nothing else
+/// bounds them.
+pub(super) const FLOWS_MAX: usize = 65_536;
 
 /// The receivers of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,13 +45,37 @@ pub struct Due {
 }
 
 /// All deadlines, the nearest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Deadlines {
     heap: Mutex<BinaryHeap<Reverse<(Instant, Due)>>>,
     earlier: Notify,
+    /// See [`FLOWS_MAX`].
+    pub(super) flows: Arc<ChannelTotal>,
+    has_ended: AtomicBool,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            heap: Mutex::default(),
+            earlier: Notify::default(),
+            flows: ChannelTotal::new(FLOWS_MAX),
+            has_ended: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Deadlines {
+    /// From now on no app takes flow rules: the process stops.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no app takes flow rules any more.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::SeqCst)
+    }
+
     /// Adds a deadline.
     pub(super) fn add(&self, at: Instant, due: Due) {
         let mut heap = self.heap.lock();
@@ -53,8 +87,19 @@ impl Deadlines {
         }
     }
 
+    /// Calls `f` for each channel when it is due, without end. A panic costs this turn of this channel, and is counted.
+    pub async fn run(&self, panics: &IntCounter, f: impl Fn(&Due)) {
+        loop {
+            for due in self.due().await {
+                if catch_unwind(AssertUnwindSafe(|| f(&due))).is_err() {
+                    panics.inc();
+                }
+            }
+        }
+    }
+
     /// Waits until something is due, and takes it out.
-    pub async fn due(&self) -> Vec<Due> {
+    async fn due(&self) -> Vec<Due> {
         loop {
             let next = self.heap.lock().peek().map(|Reverse((at, _))| *at);
             let now = Instant::now();
@@ -80,5 +125,42 @@ impl Deadlines {
         due.sort_unstable();
         due.dedup();
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_turn_of_one_channel() {
+        let (deadlines, now) = (Deadlines::default(), Instant::now());
+        let due = |channel: &str| Due {
+            app: "app".into(),
+            channel: ChannelName::parse(channel, 20).unwrap(),
+            receivers: Receivers::Subscribers,
+        };
+        for channel in ["a", "broken", "c"] {
+            deadlines.add(now, due(channel));
+        }
+        let (panics, ran) = (IntCounter::new("panics", "Panics").unwrap(), RefCell::new(Vec::new()));
+        let all_ran = Notify::new();
+        let turn = |due: &Due| {
+            assert_ne!(due.channel.as_str(), "broken");
+            ran.borrow_mut().push(due.channel.as_str().to_owned());
+            match ran.borrow().len() {
+                // The task has taken all three by now, and goes on.
+                2 => deadlines.add(now, Due { receivers: Receivers::Views, ..due.clone() }),
+                3 => all_ran.notify_one(),
+                _ => (),
+            }
+        };
+        tokio::select! {
+            () = deadlines.run(&panics, turn) => (),
+            () = all_ran.notified() => (),
+        }
+        assert_eq!((&**ran.borrow(), panics.get()), (&["a", "c", "c"].map(String::from)[..], 1));
     }
 }

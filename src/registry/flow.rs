@@ -31,6 +31,7 @@ use crate::registry::AppState;
 use crate::registry::deadlines::Deadlines;
 use crate::registry::deadlines::Due;
 use crate::registry::deadlines::Receivers;
+use crate::registry::total::ChannelGuard;
 
 /// The flow rules of an app.
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ pub(super) struct AppFlow {
     is_changing: AtomicBool,
     /// This node stops.
     is_ended: AtomicBool,
+    /// Held while they change, so that they change one after the other.
+    changing: Mutex<()>,
     /// The flows of channels before the other nodes get their events, for rules with `at = "ingest"`.
     pub(super) before_nodes: Mutex<HashMap<(ChannelName, Receivers), Flow>>,
     pub(super) deadlines: Arc<Deadlines>,
@@ -60,6 +63,8 @@ pub(super) struct Flow {
     /// How long a cache channel keeps an event, and whether Redis does not keep it for all nodes.
     pub(super) cache: Option<(Duration, bool)>,
     pub(super) storing: Storing,
+    /// Of the flows that no channel of the registry bounds.
+    _guard: Option<ChannelGuard>,
 }
 
 /// When the snapshot is stored for other nodes, and when what they have stored is fetched.
@@ -98,7 +103,7 @@ impl AppFlow {
 
     /// Whether this node stops, so that others keep the snapshots.
     pub(super) fn is_ended(&self) -> bool {
-        self.is_ended.load(Ordering::Acquire)
+        self.deadlines.has_ended() || self.is_ended.load(Ordering::Acquire)
     }
 
     /// The rules, if there are any.
@@ -116,17 +121,46 @@ impl Flow {
         now: Instant,
     ) -> Self {
         let (scheduled, storing) = (BTreeSet::new(), Storing::default());
-        let mut flow = Self { rules, receivers, thinning: None, scheduled, cache: None, storing };
+        let mut flow = Self { rules, receivers, thinning: None, scheduled, cache: None, storing, _guard: None };
         flow.follow_rules(name, app, now);
         flow
     }
 
+    /// Like [`Self::new`], for a flow that no channel of the registry bounds. `None` if there are too many: the event
+    /// passes, which is counted.
+    pub(super) fn bounded(
+        name: &ChannelName,
+        receivers: Receivers,
+        rules: Arc<FlowRules>,
+        app: &AppState,
+        now: Instant,
+    ) -> Option<Self> {
+        let flows = &app.flow.deadlines.flows;
+        if flows.is_full() {
+            if let (Some(meters), Some(rule)) = (&app.flow.meters, rules.of_channel(name).first()) {
+                meters.rule(rule.pattern.as_str()).add(Outcome::ChannelsFull as usize, 1);
+            }
+            return None;
+        }
+        Some(Self { _guard: Some(flows.add()), ..Self::new(name, receivers, rules, app, now) })
+    }
+
     /// Takes an event, which may have been accepted long before. Returns what is to be delivered now.
     pub(super) fn publish(&mut self, event: &Event, now: Instant) -> Vec<Event> {
-        match &mut self.thinning {
-            Some(thinning) => thinning.run(now, |channel, now, out| channel.publish(event, now, out)),
-            None => vec![event.clone()],
-        }
+        let Some(thinning) = &mut self.thinning else { return vec![event.clone()] };
+        let mut out = thinning.run(now, |channel, now, out| channel.publish(event, now, out));
+        out.iter_mut().filter(|out| out.accepted != event.accepted).for_each(|out| end_delay(out, now));
+        out
+    }
+
+    /// Whether the last event has taken along what was pending.
+    pub(super) fn has_flushed(&self) -> bool {
+        self.thinning.as_ref().is_some_and(|thinning| thinning.channel.has_flushed())
+    }
+
+    /// Delivers what an event takes along that passes by another flow of the channel.
+    pub(super) fn flush_before(&mut self, now: Instant) -> Vec<Event> {
+        self.run(now, ChannelFlow::flush_before)
     }
 
     /// Delivers what is due.
@@ -142,7 +176,9 @@ impl Flow {
     }
 
     fn run(&mut self, now: Instant, f: impl FnOnce(&mut ChannelFlow, Now, &mut Vec<Event>)) -> Vec<Event> {
-        self.thinning.as_mut().map(|thinning| thinning.run(now, f)).unwrap_or_default()
+        let mut out = self.thinning.as_mut().map(|thinning| thinning.run(now, f)).unwrap_or_default();
+        out.iter_mut().for_each(|out| end_delay(out, now));
+        out
     }
 
     /// The last event of each key, for who joins now.
@@ -246,6 +282,11 @@ impl Flow {
     }
 }
 
+/// The time that a rule has held an event back is no delay of the server.
+fn end_delay(event: &mut Event, now: Instant) {
+    event.accepted = event.accepted.max(now);
+}
+
 impl Thinning {
     fn run(&mut self, now: Instant, f: impl FnOnce(&mut ChannelFlow, Now, &mut Vec<Event>)) -> Vec<Event> {
         self.now = self.now.max(now);
@@ -263,8 +304,10 @@ impl Thinning {
 }
 
 impl AppState {
-    /// Takes flow rules. Pending events are delivered first.
+    /// Takes flow rules, or none once the process stops. Pending events are delivered first.
     pub fn set_flow_rules(&self, rules: FlowRules, now: Instant) {
+        let _changing = self.flow.changing.lock();
+        let rules = if self.flow.deadlines.has_ended() { FlowRules::default() } else { rules };
         if *self.flow.rules.load_full() == rules {
             return;
         }
@@ -278,6 +321,11 @@ impl AppState {
         // Until here each event has found the flow of its channel, and nothing overtook what was pending.
         self.flow.is_on.store(is_on, Ordering::Release);
         self.flow.is_changing.store(false, Ordering::Release);
+    }
+
+    /// Whether the process stops, so that no rules come any more.
+    pub fn has_no_more_flows(&self) -> bool {
+        self.flow.deadlines.has_ended()
     }
 
     /// Ends all flow rules, because this node stops. Pending events are delivered, and snapshots are left to the others.

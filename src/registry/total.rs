@@ -1,4 +1,5 @@
-//! The number of channels of all apps. `node` makes one total; each channel has a guard that counts it.
+//! The number of channels of all apps. `node` makes one total; each channel has a guard that counts it. Flows of channels
+//! have a total of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -113,10 +113,11 @@ impl Views {
             if self.table.read().views_of(channel).next().is_none() {
                 return;
             }
-            let flow = Flow::new(channel, Receivers::Views, Arc::clone(rules), scope.app, scope.now);
-            flows.insert(channel.clone(), flow);
+            if let Some(flow) = Flow::bounded(channel, Receivers::Views, Arc::clone(rules), scope.app, scope.now) {
+                flows.insert(channel.clone(), flow);
+            }
         }
-        let Some(flow) = flows.get_mut(channel) else { return };
+        let Some(flow) = flows.get_mut(channel) else { return self.show(channel, event, &mut scope.inboxes) };
         let mut events = Vec::new();
         if flow.is_outdated(rules) {
             events = flow.flush(scope.now);
@@ -182,8 +183,10 @@ impl AppState {
         let mut scope = Scope::new(self, now);
         self.views.end_expired(now, &mut scope.inboxes);
         scope.inboxes.wake();
+        // A flow without anything pending still knows its rate. It gives way to others if there are too many.
+        let is_full = self.flow.deadlines.flows.is_full();
         let is_shown = |channel: &ChannelName| self.views.table.read().views_of(channel).next().is_some();
-        self.views.flows.lock().retain(|channel, flow| !flow.is_idle(now) || is_shown(channel));
+        self.views.flows.lock().retain(|channel, flow| !flow.is_idle(now) || (!is_full && is_shown(channel)));
     }
 }
 

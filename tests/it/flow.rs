@@ -448,6 +448,24 @@ async fn before_the_other_nodes_each_node_thins_what_it_accepts() {
 }
 
 #[tokio::test]
+async fn a_node_that_drains_sends_the_others_what_waits_for_them() {
+    let mut rule = conflate();
+    rule["at"] = json!("ingest");
+    let mut server = TestServer::start_cluster_with(2, |config| {
+        config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap();
+    })
+    .await;
+    let mut page = server.connect_at(0).await;
+    page.subscribe(CHANNEL).await;
+    for value in 0..3 {
+        server.api_at(1).publish(CHANNEL, READING, &reading("t", value)).await;
+    }
+    assert_eq!(shown(&[page.next_text().await]), ["t=0"]);
+    server.drain_at(1).await;
+    assert_eq!(shown(&[page.next_text().await]), ["t=2"]);
+}
+
+#[tokio::test]
 async fn the_last_page_gets_what_waits_before_it_leaves() {
     let server = server(json!([conflate()])).await;
     let mut page = subscriber(&server, CHANNEL).await;

@@ -527,3 +527,31 @@ async fn of_a_flood_nothing_is_missing() {
     }
     assert_eq!(taken(&server, 0).await, EVENTS as f64);
 }
+
+#[tokio::test]
+async fn an_alarm_by_http_takes_along_what_waits_before_the_other_nodes() {
+    const CHANNEL: &str = "scada";
+    let redis = TestRedis::shared().await;
+    let mut laravel = Laravel::with_prefix(redis, &prefix()).await;
+    let rule =
+        json!([{ "match": CHANNEL, "at": "ingest", "except": ["alarm"], "conflate": { "window_ms": 3_600_000 } }]);
+    let server = TestServer::start_cluster_on(redis, 2, |config| {
+        config.ingest.prefixes = vec![format!("{}={APP_ID}", laravel.prefix)];
+        config.limits.flow_rules = serde_json::from_value(rule).unwrap();
+    })
+    .await;
+    let mut clients = on_each_node(&server, CHANNEL).await;
+    for number in 0..3 {
+        laravel.event(CHANNEL, "e", number).await;
+    }
+    laravel.heard(&server).await;
+    let alarm = r#"{"event":"alarm","data":"-","channel":"scada"}"#;
+    server.api_at(0).publish(CHANNEL, "alarm", "-").await;
+    let [first, last] = [0, 2].map(|number| frame(CHANNEL, "e", number));
+    assert_eq!(clients[0].settle().await, [&*first, &last, alarm]);
+    // Each node has its own order.
+    assert_eq!(clients[1].settle().await, [&*first, alarm]);
+    server.api_at(1).publish(CHANNEL, "alarm", "-").await;
+    assert_eq!(clients[1].settle().await, [&*last, alarm]);
+    assert_eq!(clients[0].settle().await, [alarm]);
+}
