@@ -240,7 +240,10 @@ impl Metrics {
         ));
         let version = own.gauge("build_info", "1, for this version", &["version"]);
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        let panics = own.register(IntCounter::new("gema_panics_total", "Faults of gema that cost a connection or a turn of a flow rule"));
+        let panics = own.register(IntCounter::new(
+            "gema_panics_total",
+            "Faults of gema that cost a connection or a turn of a flow rule",
+        ));
         let bare_handshakes = own.register(IntCounter::new(
             "gema_bare_handshakes_total",
             "WebSocket handshakes over HTTP/1.0, or without Upgrade and Connection: a proxy drops them",

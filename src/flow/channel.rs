@@ -80,8 +80,7 @@ impl ChannelFlow {
     pub fn new(channel: &ChannelName, rules: Vec<Arc<FlowRule>>, stage: Option<At>, now: Instant) -> Self {
         let is_encrypted = channel.kind().encrypted;
         let (rules_before, node, has_flushed) = (Vec::new(), None, false);
-        let mut flow =
-            Self { rules: rules_before, stage, is_encrypted, sequence: 0, remembered: 0, node, has_flushed };
+        let mut flow = Self { rules: rules_before, stage, is_encrypted, sequence: 0, remembered: 0, node, has_flushed };
         flow.replace_rules(channel, rules, now);
         flow
     }

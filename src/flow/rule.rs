@@ -312,7 +312,7 @@ impl FlowRules {
     }
 
     /// Whether a rule keeps the last events of a channel.
-    pub fn keep_snapshot(&self, channel: &ChannelName) -> bool {
+    pub fn have_snapshot(&self, channel: &ChannelName) -> bool {
         if channel.kind().access == Access::User || self.0.iter().all(|rule| rule.snapshot.is_none()) {
             return false;
         }

@@ -228,7 +228,7 @@ impl AppState {
 
     /// Whether a rule keeps the last events of a channel, even if nobody listens.
     fn has_snapshot(&self, name: &ChannelName) -> bool {
-        self.flow.rules().is_some_and(|rules| rules.keep_snapshot(name))
+        self.flow.rules().is_some_and(|rules| rules.have_snapshot(name))
     }
 
     /// Ends all flows before the nodes: what is pending is delivered.

@@ -9,6 +9,7 @@
 #![expect(clippy::too_many_lines, clippy::too_many_arguments, reason = "a judge follows its sentences in order")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod extremes;
 mod generate;
 mod history;
 mod judge;

@@ -54,7 +54,7 @@ pub fn accepted(at: u64, sequence: usize) -> Instant {
     instant(at) - Duration::from_millis(1) + Duration::from_nanos(sequence as u64)
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 

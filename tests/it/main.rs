@@ -29,6 +29,7 @@ mod dashboard;
 mod dashboard_cluster;
 mod drain;
 mod flow;
+mod flow_input;
 mod flow_nodes;
 mod fuzz;
 mod handshake;

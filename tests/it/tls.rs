@@ -191,6 +191,45 @@ async fn a_large_backlog_is_read_late_and_whole() {
     server.figure_becomes(0, "gema_outbox_bytes", "", 0.0).await;
 }
 
+/// A reader that is behind on a channel with a flow rule gets the newest event of each key, also where frames wait to be
+/// encrypted.
+#[tokio::test]
+async fn a_reader_that_is_behind_catches_up() {
+    const ROUNDS: usize = 200;
+    let server = start_with(|config| {
+        let rule = json!([{ "match": "scada", "conflate": { "key": "k", "window_ms": 1 } }]);
+        config.limits.flow_rules = serde_json::from_value(rule).unwrap();
+        config.connections.outbox_bytes_max = 256 * 1024;
+        config.connections.slow_seconds = Seconds(1.0);
+        config.connections.behind_seconds = Seconds(3600.0);
+    })
+    .await;
+    let mut stalled = Wire::connect_narrow(server.address(), PATH).await;
+    stalled.subscribe("scada").await;
+    let mut page = server.connect().await;
+    page.subscribe("scada").await;
+    let text = |key: &str, number: usize| format!(r#"{{"k":"{key}","n":{number},"p":"{}"}}"#, "x".repeat(20_000));
+    for number in 0..=ROUNDS {
+        for key in ["a", "b"] {
+            server.api().publish("scada", "reading", &text(key, number)).await;
+            while !page.next_text().await.contains(&format!(r#"\"n\":{number},"#)) {}
+        }
+    }
+    assert!(server.figure(0, "gema_flow_events_total", "outcome=\"behind\"").await > 0.0, "nobody was behind");
+    let (mut last, mut count) = ([None, None], 0);
+    while last != [Some(ROUNDS), Some(ROUNDS)] {
+        let event: serde_json::Value = serde_json::from_str(&stalled.next_text().await).unwrap();
+        let data: serde_json::Value = serde_json::from_str(event["data"].as_str().unwrap()).unwrap();
+        let place = usize::from(data["k"] == "b");
+        let number = data["n"].as_u64().map(|number| number as usize);
+        assert!(last[place] < number, "{number:?} after {:?}", last[place]);
+        last[place] = number;
+        count += 1;
+    }
+    assert!(count < 2 * ROUNDS, "it has skipped some");
+    assert_eq!(server.metric("gema_refusals_total", Some("slow_reader")).await, 0.0);
+}
+
 #[tokio::test]
 async fn a_reader_that_is_too_slow_is_closed_with_4100() {
     const EVENTS: usize = 400;

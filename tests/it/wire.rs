@@ -23,6 +23,8 @@ pub const PONG: u8 = 0x8A;
 pub struct Wire {
     stream: TcpStream,
     received: Vec<u8>,
+    /// Known once the connection is established.
+    pub socket_id: String,
 }
 
 impl Wire {
@@ -44,6 +46,11 @@ impl Wire {
         assert_eq!(answer.status, 101, "{answer:?}");
         let established = wire.next_text().await;
         assert!(established.starts_with(r#"{"event":"pusher:connection_established","#), "{established}");
+        let event: Value = serde_json::from_str(&established).unwrap();
+        // Raw clients get an object.
+        let data = event["data"].as_str().map(|data| serde_json::from_str(data).unwrap());
+        let data: Value = data.unwrap_or_else(|| event["data"].clone());
+        wire.socket_id = data["socket_id"].as_str().unwrap().to_owned();
         wire
     }
 
@@ -54,7 +61,7 @@ impl Wire {
 
     /// The same on a connection that is open already.
     pub async fn upgrade_on(stream: TcpStream, head: &str) -> (Answer, Self) {
-        let mut wire = Self { stream, received: Vec::new() };
+        let mut wire = Self { stream, received: Vec::new(), socket_id: String::new() };
         wire.send_bytes(head.as_bytes()).await;
         loop {
             if let Some(end) = wire.received.windows(4).position(|window| window == b"\r\n\r\n") {
