@@ -403,7 +403,7 @@ async fn the_page_and_its_files_have_headers_that_keep_others_out() {
 }
 
 #[tokio::test]
-async fn a_viewer_who_never_reads_costs_nothing() {
+async fn a_viewer_who_never_reads_delays_nobody_and_each_gets_fifty_rows_a_second() {
     let process = start(&[]).await;
     let mut silent = TcpStream::connect(process.metrics_address).await.unwrap();
     let head = format!(
@@ -412,14 +412,16 @@ async fn a_viewer_who_never_reads_costs_nothing() {
     silent.write_all(head.as_bytes()).await.unwrap();
     let mut events = Events::open(&process, "?live=1&filter=kind:publish").await;
     let api = api(&process);
-    let mut seen = 0;
+    let (mut seen, mut rows_shown, began) = (0, 0, Instant::now());
     for _ in 0..300 {
         api.publish("orders", "shipped", "{}").await;
     }
     while seen < 300 {
         let rows = events.find("rows", |_| true).await;
         let shown = rows["rows"].as_array().unwrap().len() as u64;
-        assert!(shown <= 150, "{shown} rows at once");
+        rows_shown += shown;
+        let rows_max = 50 * (began.elapsed().as_secs() + 2);
+        assert!(shown <= 150 && rows_shown <= rows_max, "{shown} rows at once, {rows_shown} of {rows_max}");
         seen += shown + rows["left_out"].as_u64().unwrap();
     }
     assert_eq!(seen, 300);
