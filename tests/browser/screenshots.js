@@ -37,7 +37,7 @@ const hook = (path) => ({ url: `http://127.0.0.1:${endpoint.address().port}${pat
 const gema = await startWatched({
   t,
   env: {
-    GEMA_LIMITS_FLOW_RULES: JSON.stringify([{ match: 'scada-*', conflate: { key: 'data.tag', window_ms: 250 } }]),
+    GEMA_LIMITS_FLOW_RULES: JSON.stringify([{ match: 'scada-*', conflate: { key: 'tag', window_ms: 250 } }]),
     GEMA_LIMITS_CHANNEL_RULES: JSON.stringify([{ match: 'permintaan-*', require: 'private' }]),
     GEMA_LIMITS_MAX_CONNECTIONS: '100',
     GEMA_LIMITS_ALLOWED_ORIGINS: '["*"]',
@@ -95,6 +95,7 @@ async function pictures(language, sizes) {
       for (const [name, panel] of Object.entries(PANELS)) {
         await tab.turn(panel);
         await use(tab, name);
+        await tab.evaluate('scrollTo(0, 0)');
         const file = `${name}-${size}-${scheme}-${language}.png`;
         writeFileSync(join(folder, file), await tab.page.picture({ whole: true }));
         console.log(file);
