@@ -25,7 +25,8 @@ impl Figures {
         if self.count == 0 {
             (self.min, self.max, self.first) = (number, number, number);
         }
-        self.count += 1;
+        // Figures of other nodes may count to the end.
+        self.count = self.count.saturating_add(1);
         self.add_to_sum(number);
         self.min = self.min.min(number);
         self.max = self.max.max(number);
@@ -147,6 +148,13 @@ mod tests {
         let figures = of(&[-3.5, -1.0, -2.0]);
         assert_eq!(figures.members(), r#""count":3,"sum":-6.5,"min":-3.5,"max":-1,"average":-2.1666666666666665"#);
         assert_eq!(figures.ends(), r#""first":-3.5,"last":-2"#);
+    }
+
+    #[test]
+    fn a_count_of_other_nodes_may_be_at_its_end() {
+        let mut figures = Figures { count: u64::MAX, ..of(&[1.0]) };
+        figures.add(2.0);
+        assert_eq!((figures.count, figures.last), (u64::MAX, 2.0));
     }
 
     #[test]
