@@ -119,7 +119,7 @@ impl Cluster {
                 commands.push(self.publish(scripts, app, topic, publish));
                 Expected::Published
             }
-            Operation::Open(number) => self.open(scripts, app, (topic, *number), commands),
+            Operation::Open { number, .. } => self.open(scripts, app, (topic, *number), commands),
             Operation::Close => {
                 let is_online = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
                 // The record of a topic stays while Redis had no memory to clear it.
@@ -297,7 +297,7 @@ impl Cluster {
         let state = self.app(&command.app)?;
         match (expected, &command.operation) {
             (Expected::Published, _) => self.meters.published(1),
-            (Expected::Opened { has_members, has_cache, has_snapshot, peers }, Operation::Open(number)) => {
+            (Expected::Opened { has_members, has_cache, has_snapshot, peers }, Operation::Open { number, .. }) => {
                 let (answers, last) = answers.split_at(answers.len() - if *has_snapshot { 2 } else { 0 });
                 let mut snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
                 if let (Some(snapshot), [Ok(events), Ok(_mark)]) = (&mut snapshot, last) {
@@ -307,7 +307,7 @@ impl Cluster {
             }
             (Expected::Stored, _) => {
                 if let Topic::Channel(name) = &command.topic {
-                    state.on_stored(name, Instant::now());
+                    state.on_stored(name, answers.iter().all(Result::is_ok), Instant::now());
                 }
             }
             (Expected::Updated, Operation::UpdateMember(update)) => {

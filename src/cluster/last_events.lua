@@ -9,13 +9,17 @@ local keep, max, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local HEAD = '^gema/1 event (%x+) (%d+) '
 -- After this time whatever was published has arrived everywhere.
 local ARRIVED = 10000
+-- See `src/flow/channel/stored.rs`.
+local REPEATED_MAX = 65536
+-- Fields that are read or removed at once.
+local PAGE = 1000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local known = {}
 for node, number in ARGV[4]:gmatch('(%x+) (%d+)') do
-  known[node] = tonumber(number)
+  known[node] = math.max(known[node] or 0, tonumber(number))
 end
 
 local function is_type(key, kind)
@@ -25,7 +29,7 @@ end
 
 -- Somebody else has written here, or Redis had no memory for one of the two.
 if not (is_type(events, 'hash') and is_type(times, 'zset')) or redis.call('HLEN', events) ~= redis.call('ZCARD', times) then
-  redis.call('DEL', events, times)
+  redis.call('UNLINK', events, times)
 end
 
 -- Whether an event may take the place of the one that is stored: not if its node has not heard that one yet.
@@ -38,9 +42,11 @@ local function replaces(field, event)
   number = tonumber(number)
   local new_node, new_number = event:match(HEAD)
   if node == new_node then
-    return tonumber(new_number) > number
-  end
-  if known[node] and known[node] >= number then
+    -- A number far above is somebody else's.
+    if number - tonumber(new_number) < REPEATED_MAX then
+      return tonumber(new_number) > number
+    end
+  elseif known[node] and known[node] >= number then
     return true
   end
   local since = tonumber(redis.call('ZSCORE', times, field) or '0') or 0
@@ -62,7 +68,8 @@ for i = 5, #ARGV, 3 do
   end
 end
 if #ARGV > 4 then
-  remove(redis.call('ZRANGEBYSCORE', times, '-inf', now - keep))
+  -- Whatever is left of these is not read, and goes the next time.
+  remove(redis.call('ZRANGEBYSCORE', times, '-inf', now - keep, 'LIMIT', 0, PAGE))
   local excess = redis.call('ZCARD', times) - max
   if excess > 0 then
     remove(redis.call('ZRANGE', times, 0, excess - 1))
@@ -71,9 +78,11 @@ if #ARGV > 4 then
   redis.call('PEXPIRE', times, keep)
 end
 
-local found = {}
-if bytes > 0 then
-  local fields = redis.call('ZREVRANGEBYSCORE', times, '+inf', '(' .. (now - keep), 'WITHSCORES', 'LIMIT', 0, max)
+local found, offset = {}, 0
+while bytes > 0 and offset < max do
+  local count = math.min(PAGE, max - offset)
+  local fields =
+    redis.call('ZREVRANGEBYSCORE', times, '+inf', '(' .. (now - keep), 'WITHSCORES', 'LIMIT', offset, count)
   for i = 1, #fields, 2 do
     local event = redis.call('HGET', events, fields[i]) or ''
     bytes = bytes - #fields[i] - #event
@@ -84,5 +93,9 @@ if bytes > 0 then
     found[#found + 1] = math.max(0, now - tonumber(fields[i + 1]))
     found[#found + 1] = event
   end
+  if #fields < 2 * count then
+    break
+  end
+  offset = offset + count
 end
 return found

@@ -247,7 +247,7 @@ impl ClusterLink {
         for command in self.in_flight.lock().iter().filter(|command| is_due(command)) {
             let name = || cluster.names.topic(&command.app, &command.topic);
             match command.operation {
-                Operation::Open(_) => {
+                Operation::Open { .. } => {
                     let name = name();
                     if let Some(app) = cluster.app(&command.app) {
                         self.listener.add(&name, OpenTopic { app, topic: command.topic.clone() });

@@ -260,7 +260,7 @@ impl Thinning for Aggregation {
         // Times go on, even if the clock is put back.
         window.to = window.to.max(now.unix_ms);
         let Some(number) = number else {
-            window.skipped += 1;
+            window.skipped = window.skipped.saturating_add(1);
             return sink.counts.add(Outcome::Skipped);
         };
         if window.figures.count == 0 {
@@ -276,8 +276,11 @@ impl Thinning for Aggregation {
     }
 
     fn merge(&mut self, (partial, event): (&Partial, &Buffered), now: Now, sink: &mut Sink) -> bool {
+        // No node with this rule puts more keys into one event. The event would be copied for each of them.
         let reading = match self.rule.emit {
+            Emit::Map if partial.keys.len() > self.keys_max => return false,
             Emit::Map => None,
+            Emit::Each if partial.keys.len() > 1 => return false,
             Emit::Each => {
                 let data = event::name_and_data(&event.event.frame);
                 let Some(reading) = data.and_then(|(_, data)| self.reading(&data)) else { return false };
@@ -307,6 +310,14 @@ impl Thinning for Aggregation {
 
     fn next(&self) -> Option<Instant> {
         self.keys.next()
+    }
+
+    fn is_pending(&self, id: &str) -> bool {
+        match self.rule.emit {
+            Emit::Each => self.keys.get(id).is_some(),
+            // The map of a name has all keys.
+            Emit::Map => self.keys.len() > 0,
+        }
     }
 
     fn is_idle(&self) -> bool {

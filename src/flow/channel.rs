@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::flow::aggregate::Aggregation;
 use crate::flow::aggregate::Part;
+pub use crate::flow::channel::stored::Received;
 pub use crate::flow::channel::stored::StoredEvent;
 use crate::flow::conflate::Conflation;
 use crate::flow::pass::Pass;
@@ -332,6 +333,9 @@ impl ChannelFlow {
         }
         ready.sort_by_key(|(_, _, buffered)| buffered.sequence);
         for (index, id, Buffered { mut event, .. }) in ready {
+            if self.has_come(index, &id, &event) {
+                continue;
+            }
             event.flow_key = self.rules[index].flow_key(&id);
             self.remember(index, &id, &event, round.now.instant);
             round.out.push(event);
@@ -342,8 +346,8 @@ impl ChannelFlow {
     fn remember(&mut self, index: usize, id: &Arc<str>, event: &Event, since: Instant) {
         if let Some(last_events) = &mut self.rules[index].last_events {
             self.remembered += 1;
-            let (frame, origin) = (event.frame.clone(), event.origin);
-            last_events.put(id, LastEvent { frame, since, place: self.remembered, origin });
+            let (frame, accepted, origin) = (event.frame.clone(), event.accepted, event.origin);
+            last_events.put(id, LastEvent { frame, since, accepted, place: self.remembered, origin });
             last_events.come_out(id);
         }
     }

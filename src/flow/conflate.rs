@@ -116,6 +116,10 @@ impl Thinning for Conflation {
         self.keys.next()
     }
 
+    fn is_pending(&self, id: &str) -> bool {
+        self.keys.get(id).is_some_and(|window| window.pending.is_some())
+    }
+
     fn is_idle(&self) -> bool {
         self.keys.len() == 0
     }

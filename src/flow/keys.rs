@@ -40,6 +40,10 @@ impl<T> Keys<T> {
         self.states.get_mut(slot).map(|(_, state)| state)
     }
 
+    pub(super) fn get(&self, id: &str) -> Option<&T> {
+        self.states.get(*self.slots.get(id)?).map(|(_, state)| state)
+    }
+
     /// Adds a key that is not there.
     pub(super) fn insert(&mut self, id: Arc<str>, state: T, deadline: Instant) {
         let slot = self.states.insert((Arc::clone(&id), state));

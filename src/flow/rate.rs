@@ -97,6 +97,10 @@ impl Thinning for RateLimit {
         (!self.waiting.is_empty()).then_some(next)
     }
 
+    fn is_pending(&self, id: &str) -> bool {
+        self.waiting.contains_key(id)
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -224,6 +224,8 @@ pub struct ViewWindow {
     pub ms: u32,
 }
 
+/// With a rate few events wait longer for their turn.
+const TURNS_MAX: Duration = Duration::from_secs(300);
 /// The longest window: an hour.
 pub const WINDOW_MS_MAX: u32 = 3_600_000;
 
@@ -403,11 +405,13 @@ impl FlowRule {
         self.conflate.is_some() || self.aggregate.is_some() || self.rate.is_some() || self.sample.is_some()
     }
 
-    /// How long an event usually waits at most: a window, a turn, a silence.
+    /// How long an event usually waits at most: a window, the turns of all keys, a silence.
     pub fn delay(&self) -> Duration {
         let window = self.conflate.as_ref().map(|conflate| conflate.window_ms);
         let window = window.or(self.aggregate.as_ref().map(|aggregate| aggregate.window_ms));
-        let turn = self.rate.as_ref().and_then(|rate| Duration::try_from_secs_f64(1.0 / rate.per_second).ok());
+        let turns = |rate: &Rate| if rate.over == Over::Latest { self.keys_max.max(1) as f64 } else { 0.0 };
+        let turn = self.rate.as_ref().map(|rate| Duration::try_from_secs_f64(turns(rate) / rate.per_second));
+        let turn = turn.map(|time| time.unwrap_or(TURNS_MAX).min(TURNS_MAX));
         let window = window.map(|ms| Duration::from_millis(ms.into()));
         window.or(turn).or(self.sample.as_ref().map(|_| Duration::from_secs(1))).unwrap_or_default()
     }

@@ -87,6 +87,10 @@ impl Thinning for Sampling {
         self.waiting.front().map(|(_, (_, came))| *came + SILENCE)
     }
 
+    fn is_pending(&self, id: &str) -> bool {
+        self.waiting.contains_key(id)
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -31,6 +31,8 @@ pub(super) struct LastEvent {
     pub(super) frame: Frame,
     /// When it was delivered.
     pub(super) since: Instant,
+    /// When this node got it; like `since` for one that Redis had stored.
+    pub(super) accepted: Instant,
     /// Its place among everything that the channel has delivered.
     pub(super) place: u64,
     pub(super) origin: Option<Origin>,
@@ -67,11 +69,21 @@ impl LastEvents {
         self.events.remove(id);
     }
 
-    /// Redis may lack the events that `is_lacking` chooses.
+    /// When the oldest event was delivered, if there is room for no older one.
+    pub(super) fn oldest_if_full(&self) -> Option<Instant> {
+        let (_, oldest) = self.events.front().filter(|_| self.events.len() >= self.keys_max)?;
+        Some(oldest.since)
+    }
+
+    /// Redis may lack the events that `is_lacking` chooses. The next events of their keys have to be stored, too. One may
+    /// be pending here and stored by another node already, and then an older one takes its place.
     pub(super) fn mark_where(&mut self, is_lacking: impl Fn(&Arc<str>, &LastEvent) -> bool) {
         let lacking = self.events.iter().filter(|(id, event)| event.origin.is_some() && is_lacking(id, event));
         let ids: Vec<_> = lacking.map(|(id, _)| Arc::clone(id)).collect();
-        ids.iter().for_each(|id| self.mark_unstored(id));
+        for id in &ids {
+            self.mark_unstored(id);
+            self.accept(id);
+        }
     }
 
     /// How long an event is kept.
@@ -100,6 +112,11 @@ impl LastEvents {
         if self.accepted.remove(id).is_some() {
             self.mark_unstored(id);
         }
+    }
+
+    /// Whether Redis may lack the last event of a key.
+    pub(super) fn is_unstored(&self, id: &str) -> bool {
+        self.unstored.contains_key(id)
     }
 
     /// Redis may lack the last event of a key.

@@ -168,6 +168,11 @@ pub(super) trait Thinning: fmt::Debug + Send {
     /// When something may be due next.
     fn next(&self) -> Option<Instant>;
 
+    /// Whether an event of a key, or figures for it, wait to be delivered.
+    fn is_pending(&self, _id: &str) -> bool {
+        false
+    }
+
     /// Whether nothing is pending, and no window is open.
     fn is_idle(&self) -> bool;
 }

@@ -87,7 +87,8 @@ impl Channel {
             announced: None,
             flow: None,
             activity: None,
-            remote: scope.app.outgoing.as_ref().map(|_| Box::default()),
+            remote: (scope.app.outgoing.as_ref())
+                .map(|outgoing| Box::new(RemoteChannel::new(outgoing.is_linked(), scope.now))),
             _guard: scope.app.total.add(),
         }
     }

@@ -285,8 +285,8 @@ impl AppState {
     }
 
     /// A command to store events of a channel has ended.
-    pub fn on_stored(&self, name: &ChannelName, now: Instant) {
-        self.change_channel(name, now, |channel, scope| channel.on_stored(scope));
+    pub fn on_stored(&self, name: &ChannelName, is_stored: bool, now: Instant) {
+        self.change_channel(name, now, |channel, scope| channel.on_stored(is_stored, scope));
     }
 
     /// The number of connections on a channel here, and whether other nodes have to get it.
@@ -605,7 +605,8 @@ mod tests {
         for (name_of_redis, left, expected) in [("early", HOUR / 2, "late"), ("latest", HOUR * 2, "latest")] {
             app.on_linked(now);
             let commands = app.outgoing.as_ref().unwrap().take();
-            let Some(Operation::Open(number)) = commands.last().map(|command| &command.operation) else { panic!() };
+            let command = commands.last().map(|command| &command.operation);
+            let Some(Operation::Open { number, .. }) = command else { panic!() };
             let (node, frame) = (NodeId::random(), frame_of(name_of_redis));
             let event = RemoteEvent {
                 node,

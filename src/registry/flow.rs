@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::flow::channel::ChannelFlow;
+use crate::flow::channel::Received;
 use crate::flow::channel::StoredEvent;
 use crate::flow::rule::At;
 use crate::flow::rule::FlowRules;
@@ -187,8 +188,8 @@ impl Flow {
     }
 
     /// Takes over stored events. Returns those that are new here.
-    pub(super) fn restore(&mut self, stored: Vec<StoredEvent>, received_since: Instant, now: Instant) -> Vec<Event> {
-        let restore = |thinning: &mut Thinning| thinning.channel.restore(stored, received_since, now);
+    pub(super) fn restore(&mut self, stored: Vec<StoredEvent>, received: Received, now: Instant) -> Vec<Event> {
+        let restore = |thinning: &mut Thinning| thinning.channel.restore(stored, received, now);
         self.thinning.as_mut().map(restore).unwrap_or_default()
     }
 
@@ -213,9 +214,9 @@ impl Flow {
     }
 
     /// Another node stores nothing any more.
-    pub(super) fn on_node_gone(&mut self, node: NodeId) {
+    pub(super) fn on_node_gone(&mut self, node: NodeId, now: Instant) {
         if let Some(thinning) = &mut self.thinning {
-            thinning.channel.on_node_gone(node);
+            thinning.channel.on_node_gone(node, now);
         }
     }
 

@@ -101,6 +101,11 @@ impl Scope<'_> {
         self.app.node()
     }
 
+    /// The number of the last event of this node.
+    pub(super) fn last_number(&self) -> u64 {
+        self.outgoing().map_or(0, Outgoing::last_number)
+    }
+
     /// Whether there is a link to the other nodes. Without one this node decides alone.
     pub(super) fn is_linked(&self) -> bool {
         self.outgoing().is_some_and(Outgoing::is_linked)

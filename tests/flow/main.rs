@@ -20,6 +20,7 @@ mod judge_sample;
 mod nodes;
 mod numbers;
 mod run;
+mod stored;
 
 use generate::Kinds;
 use run::hold;

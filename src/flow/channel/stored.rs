@@ -20,6 +20,8 @@ use crate::protocol::frame::Frame;
 
 /// A number this far below the last one of its node is not of an event before that.
 const REPEATED_MAX: u64 = 1 << 16;
+/// In this time what a node has delivered has been stored, if the node was there.
+const STORED_TIME: Duration = Duration::from_secs(30);
 
 /// The last event of a key, as Redis stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,15 @@ pub struct StoredEvent {
     pub since: Instant,
     /// The event.
     pub frame: Frame,
+}
+
+/// Times of the last link to the others, by which a node tells older events from newer ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Received {
+    /// Since when it has received everything that was published.
+    pub since: Instant,
+    /// From here until then its own events waited for the link, and come after what others have published meanwhile.
+    pub unlinked_at: Option<Instant>,
 }
 
 impl ChannelFlow {
@@ -76,29 +87,42 @@ impl ChannelFlow {
     }
 
     /// Another node does not store its events any more.
-    pub fn on_node_gone(&mut self, node: NodeId) {
+    pub fn on_node_gone(&mut self, node: NodeId, now: Instant) {
         for last_events in self.rules.iter_mut().filter_map(|flow| flow.last_events.as_mut()) {
-            last_events.mark_where(|_, event| event.origin.is_some_and(|origin| origin.node == node));
+            last_events.mark_where(|_, event| {
+                event.since + STORED_TIME > now && event.origin.is_some_and(|origin| origin.node == node)
+            });
         }
     }
 
-    /// Takes over what Redis has stored and this node has missed. It has received everything that was published since
-    /// `received_since`, so of each key that it has an event of since then, that is the newer one. Returns what is new here,
-    /// the oldest first.
-    pub fn restore(&mut self, stored: Vec<StoredEvent>, received_since: Instant, now: Instant) -> Vec<Event> {
-        let (mut known, mut new) = (HashSet::new(), Vec::new());
+    /// Takes over what Redis has stored and this node has missed. An event that has come here since this node receives
+    /// everything is the newer one of its key. So is one of its own that has waited for the link. Returns what is new
+    /// here, the oldest first.
+    pub fn restore(&mut self, stored: Vec<StoredEvent>, received: Received, now: Instant) -> Vec<Event> {
+        let has_waited = |local: &LastEvent| {
+            let is_own = local.origin.is_some_and(|origin| Some(origin.node) == self.node);
+            is_own && received.unlinked_at.is_some_and(|at| local.accepted >= at)
+        };
+        let (mut known, mut older, mut new) = (HashSet::new(), HashSet::new(), Vec::new());
         for event in stored {
             let Some((index, id)) = self.place_of(&event, now) else { continue };
             let last_events = self.rules[index].last_events.as_mut();
             let local = last_events.as_ref().and_then(|last_events| last_events.get(&id));
-            let is_new = local.is_none_or(|local| local.since < received_since && is_newer(&event, local));
+            let is_new = match local {
+                Some(local) => local.accepted < received.since && !has_waited(local) && is_newer(&event, local),
+                // One that was forgotten for want of room stays so.
+                None => last_events.as_ref().and_then(|last| last.oldest_if_full()).is_none_or(|at| event.since > at),
+            };
             if is_new || local.is_some_and(|local| local.origin == Some(event.origin)) {
                 known.insert((index, Arc::clone(&id)));
+            } else if local.is_some() {
+                older.insert((index, Arc::clone(&id)));
             }
             if let Some(last_events) = last_events.filter(|_| is_new) {
                 last_events.remove(&id);
                 let StoredEvent { origin, since, frame, .. } = event;
-                new.push((index, id, LastEvent { frame, since: since.min(now), place: 0, origin: Some(origin) }));
+                let (since, origin) = (since.min(now), Some(origin));
+                new.push((index, id, LastEvent { frame, since, accepted: since, place: 0, origin }));
             }
         }
         new.sort_by_key(|(_, _, event)| event.since);
@@ -109,10 +133,15 @@ impl ChannelFlow {
         };
         let events = new.iter().map(event).collect();
         self.put_sorted(new);
-        for (index, flow) in self.rules.iter_mut().enumerate() {
-            if let Some(last_events) = &mut flow.last_events {
-                last_events.mark_where(|id, _| !known.contains(&(index, Arc::clone(id))));
-            }
+        for (index, RuleFlow { thinning, last_events, .. }) in self.rules.iter_mut().enumerate() {
+            let Some(last_events) = last_events else { continue };
+            // Redis may have what is pending here. That is stored when it comes out.
+            let waits = |place: &(usize, Arc<str>)| older.contains(place) && thinning.is_pending(&place.1);
+            last_events.mark_where(|id, _| {
+                let place = (index, Arc::clone(id));
+                !known.contains(&place) && !waits(&place)
+            });
+            older.iter().filter(|(of, _)| *of == index).for_each(|(_, id)| last_events.accept(id));
         }
         events
     }
@@ -145,6 +174,14 @@ impl ChannelFlow {
         }
     }
 
+    /// Whether an event that was pending has been delivered already, because another node had stored it.
+    pub(super) fn has_come(&self, index: usize, id: &str, event: &Event) -> bool {
+        let RuleFlow { rule, last_events: Some(last_events), .. } = &self.rules[index] else { return false };
+        // Figures of one event may come several times, of other readings.
+        let is_it = |last: &LastEvent| last.origin == event.origin && last.frame == event.frame;
+        event.origin.is_some() && rule.aggregate.is_none() && last_events.get(id).is_some_and(is_it)
+    }
+
     /// Notes an event of a key. Returns false if it has come in another way: this one, or a later one of its node, was
     /// stored.
     pub(super) fn accept(&mut self, index: usize, (id, name): (&str, &str), event: &Event) -> bool {
@@ -152,8 +189,11 @@ impl ChannelFlow {
         let RuleFlow { rule, last_events: Some(last_events), .. } = &mut self.rules[index] else { return true };
         // One event has the figures of all keys.
         let id = if rule.aggregate.as_ref().is_some_and(|rule| rule.emit == Emit::Map) { name } else { id };
-        if by == node {
+        // While this node is about to store an event of the key, another node may store this one before that.
+        if by == node || last_events.is_unstored(id) {
             last_events.accept(id);
+        }
+        if by == node {
             return true;
         }
         let last = last_events.get(id).and_then(|last| last.origin).filter(|last| last.node == by);
@@ -166,7 +206,7 @@ impl ChannelFlow {
 fn is_newer(stored: &StoredEvent, local: &LastEvent) -> bool {
     match local.origin {
         Some(origin) if origin.node == stored.origin.node => stored.origin.number > origin.number,
-        _ => stored.since > local.since,
+        _ => stored.since > local.accepted,
     }
 }
 

@@ -133,7 +133,7 @@ impl Channel {
         let remote = self.remote_mut();
         remote.topic.reset();
         remote.counts.is_publishing = false;
-        remote.stored.on_unlinked();
+        remote.stored.on_unlinked(scope.now);
         let joiners = remote.joiners.take_all();
         if let Some(members) = &mut self.members {
             members.local.values_mut().for_each(|local| local.update = None);

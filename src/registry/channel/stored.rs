@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use crate::flow::channel::Received;
 use crate::flow::channel::StoredEvent;
 use crate::protocol::envelope::NODES_MAX;
+use crate::protocol::envelope::NUMBER_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
@@ -21,6 +23,8 @@ use crate::registry::scope::Scope;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The time in which each node stores what comes out there, the way to Redis included.
 const STORE_TIME: Duration = Duration::from_secs(3);
+/// The time over which channels fetch again what has been stored.
+const SPREAD: Duration = Duration::from_secs(1);
 /// Bytes of events that are stored at once. The rest is stored next time.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of events in one command.
@@ -41,7 +45,7 @@ impl Channel {
             return;
         }
         (flow.storing.at, flow.storing.last) = (None, Some(scope.now));
-        for command in store(flow, remote) {
+        for command in store(flow, remote, scope.node()) {
             remote.stored.storing += 1;
             scope.command(Topic::Channel(self.name.clone()), command);
         }
@@ -51,10 +55,13 @@ impl Channel {
         }
     }
 
-    /// The command to store events has ended.
-    pub(crate) fn on_stored(&mut self, scope: &Scope<'_>) {
-        let storing = &mut self.remote_mut().stored.storing;
-        *storing = storing.saturating_sub(1);
+    /// The command to store events has ended. After a failure the topic is opened again: then Redis tells what it lacks.
+    pub(crate) fn on_stored(&mut self, is_stored: bool, scope: &mut Scope<'_>) {
+        let remote = self.remote_mut();
+        remote.stored.storing = remote.stored.storing.saturating_sub(1);
+        if !is_stored {
+            remote.topic.reopen_later(scope);
+        }
         self.store_events(scope);
         if let Some(flow) = &mut self.flow {
             flow.schedule(&self.name, scope.app);
@@ -73,7 +80,7 @@ impl Channel {
         }
         let remote = self.remote.get_or_insert_default();
         while flow.has_unstored() {
-            for command in store(flow, remote) {
+            for command in store(flow, remote, scope.node()) {
                 scope.command(Topic::Channel(self.name.clone()), command);
             }
         }
@@ -81,30 +88,37 @@ impl Channel {
 
     /// Takes over what Redis has stored, when the topic has been opened. Subscribers from before a lost link get what
     /// they have missed.
-    pub(super) fn restore_events(&mut self, stored: Vec<StoredEvent>, scope: &mut Scope<'_>) {
+    pub(super) fn restore_events(&mut self, mut stored: Vec<StoredEvent>, scope: &mut Scope<'_>) {
         let Some(rules) = scope.app.flow.rules() else { return };
         if self.flow.as_ref().is_some_and(|flow| flow.is_outdated(&rules)) {
             self.update_flow(scope);
         }
-        let RemoteEvents { known, received_since, fetches, .. } = &mut self.remote.get_or_insert_default().stored;
+        // A number that this node has not given yet is somebody else's.
+        let last_own = scope.last_number();
+        stored.retain(|StoredEvent { origin, .. }| origin.node != scope.node() || origin.number.get() <= last_own);
+        let remote = &mut self.remote.get_or_insert_default().stored;
+        let RemoteEvents { known, received_since, unlinked_at, fetches, .. } = remote;
         for StoredEvent { origin, .. } in &stored {
             note(known, *origin);
         }
         *fetches += 1;
-        let (received_since, fetches) = (received_since.unwrap_or(scope.now), *fetches);
-        if fetches == 1 && self.subscriptions() > 0 {
+        let received = Received { since: received_since.unwrap_or(scope.now), unlinked_at: *unlinked_at };
+        let fetches = *fetches;
+        if fetches == 1 && !stored.is_empty() {
             // Pending events are older than those that were missed.
             self.flush_flow(scope);
         }
         let flow = self.flow.get_or_insert_with(|| {
             Box::new(Flow::new(&self.name, Receivers::Subscribers, rules, scope.app, scope.now))
         });
-        let events = flow.restore(stored, received_since, scope.now);
+        let events = flow.restore(stored, received, scope.now);
         let time = match fetches {
             1 => Some(STORE_TIME),
             2 => flow.stored_delay().filter(|delay| *delay > PAUSE),
             _ => None,
         };
+        // Not all channels at once.
+        let time = time.map(|time| time + SPREAD.mul_f64(rand::random_range(0.0..1.0)));
         flow.storing.fetch_again_at = time.map(|time| scope.now + time);
         flow.storing.last = None;
         for event in events {
@@ -132,7 +146,7 @@ impl Channel {
         if let Some(last) = remote.dedup.origins().find(|origin| origin.node == node) {
             note(&mut remote.stored.known, last);
         }
-        flow.on_node_gone(node);
+        flow.on_node_gone(node, scope.now);
         self.store_events(scope);
         if let Some(flow) = &mut self.flow {
             flow.schedule(&self.name, scope.app);
@@ -141,9 +155,11 @@ impl Channel {
 }
 
 /// Takes events to store out of a flow, a few in each command.
-fn store(flow: &mut Flow, remote: &RemoteChannel) -> Vec<Operation> {
+fn store(flow: &mut Flow, remote: &RemoteChannel, node: NodeId) -> Vec<Operation> {
     let Some((time, keys_max)) = flow.stored_max() else { return Vec::new() };
-    let known: Vec<Origin> = remote.dedup.origins().chain(remote.stored.known.iter().copied()).collect();
+    // This node knows all of its own.
+    let own = Origin::new(node, NUMBER_MAX);
+    let known: Vec<Origin> = remote.dedup.origins().chain(remote.stored.known.iter().copied()).chain(own).collect();
     let (mut commands, mut bytes): (Vec<StoreEvents>, usize) = (Vec::new(), COMMAND_BYTES_MAX);
     for event in flow.take_unstored(BYTES_MAX) {
         if bytes >= COMMAND_BYTES_MAX {
@@ -166,5 +182,135 @@ fn note(known: &mut Vec<Origin>, origin: Origin) {
             known.drain(..(known.len() + 1).saturating_sub(NODES_MAX));
             known.push(origin);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::flow::rule::FlowRules;
+    use crate::protocol::channel::ChannelName;
+    use crate::protocol::envelope::RemoteEvent;
+    use crate::protocol::event;
+    use crate::protocol::frame::Frame;
+    use crate::registry::AppState;
+    use crate::registry::cache::EventCache;
+    use crate::registry::inbox::Event;
+    use crate::registry::inbox::Inboxes;
+    use crate::registry::remote::message::NodeMessage;
+    use crate::registry::remote::message::Snapshot;
+    use crate::registry::remote::outgoing::BufferLimits;
+    use crate::registry::remote::outgoing::Outgoing;
+
+    const RULE: &str = r#"{"match":"*","conflate":{"key":"k","window_ms":60000},"snapshot":{"max_age_seconds":600}}"#;
+
+    struct Node {
+        app: AppState,
+        outgoing: Arc<Outgoing>,
+        topic: Topic,
+        name: ChannelName,
+    }
+
+    /// One of several nodes, with a link to the others.
+    fn node(now: Instant) -> Node {
+        let limits = BufferLimits { bytes_max: 1 << 20, time: Duration::from_secs(1) };
+        let outgoing = Arc::new(Outgoing::new(NodeId::random(), limits));
+        outgoing.link();
+        let cache = Arc::new(EventCache::new(1 << 20));
+        let app =
+            AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(Arc::clone(&outgoing)), Arc::default(), cache);
+        app.set_flow_rules(FlowRules::new(&[serde_json::from_str(RULE).unwrap()]), now);
+        let name = ChannelName::parse("scada", 200).unwrap();
+        Node { app, outgoing, topic: Topic::Channel(name.clone()), name }
+    }
+
+    fn frame(value: u64) -> Frame {
+        event::published("scada", "e", &format!(r#""{{\"k\":1,\"v\":{value}}}""#))
+    }
+
+    fn stored(origin: Option<Origin>, since: Instant) -> StoredEvent {
+        let origin = origin.unwrap();
+        StoredEvent { field: "k\0e\x001".to_owned(), origin, since, frame: frame(origin.number.get()) }
+    }
+
+    impl Node {
+        /// The commands for the cluster: openings by their numbers, and the events to store.
+        fn commands(&self) -> (Vec<u64>, Vec<Frame>) {
+            let (mut opened, mut events) = (Vec::new(), Vec::new());
+            for command in self.outgoing.take() {
+                match command.operation {
+                    Operation::Open { number, .. } => opened.push(number),
+                    Operation::StoreEvents(store) => events.extend(store.events.into_iter().map(|event| event.frame)),
+                    _ => (),
+                }
+            }
+            (opened, events)
+        }
+
+        /// The topic is open, and Redis stores these events.
+        fn open(&self, stored: Vec<StoredEvent>, now: Instant) {
+            let (opened, _) = self.commands();
+            let number = *opened.last().unwrap();
+            let snapshot = Snapshot { last_events: Some(stored), ..Snapshot::default() };
+            self.app.on_opened(&self.topic, number, Some(snapshot), now);
+            self.app.on_message(&self.topic, NodeMessage::Mark(number), now);
+        }
+
+        fn receive(&self, node: NodeId, number: u64, now: Instant) {
+            let (frame, partial) = (frame(number), None);
+            let event =
+                RemoteEvent { node, number, accepted_micros: 0, except: None, cached_for_ms: 0, frame, partial };
+            self.app.on_message(&self.topic, NodeMessage::Event(event), now);
+        }
+    }
+
+    #[test]
+    fn what_was_pending_is_older_than_what_was_missed_even_without_subscribers() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let (node, [one, other]) = (node(now), [NodeId::random(), NodeId::random()]);
+        node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
+        node.open(Vec::new(), now);
+        node.receive(one, 2, now);
+        node.outgoing.unlink(Vec::new());
+        node.app.on_unlinked(now + second);
+        node.outgoing.link();
+        node.app.on_linked(now + 3 * second);
+        node.open(vec![stored(Origin::new(other, 9), now + 2 * second)], now + 3 * second);
+        let due = crate::registry::deadlines::Due {
+            app: "app-id".into(),
+            channel: node.name.clone(),
+            receivers: Receivers::Subscribers,
+        };
+        node.app.run_flow(&due, now + 61 * second);
+        let (_, stored) = node.commands();
+        assert!(!stored.contains(&frame(2)), "the older one is stored in the place of the newer one");
+    }
+
+    #[test]
+    fn what_redis_refuses_to_store_is_stored_later() {
+        let (now, pause) = (Instant::now(), Duration::from_secs(3));
+        let node = node(now);
+        node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
+        node.open(Vec::new(), now);
+        assert_eq!(node.commands(), (vec![], vec![frame(1)]));
+        node.app.on_stored(&node.name, false, now);
+        node.app.tick(now + pause);
+        node.open(Vec::new(), now + pause);
+        assert_eq!(node.commands(), (vec![], vec![frame(1)]));
+        node.app.on_stored(&node.name, true, now + pause);
+        node.app.tick(now + 2 * pause);
+        assert_eq!(node.commands(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn an_event_that_this_node_never_accepted_is_replaced() {
+        let now = Instant::now();
+        let node = node(now);
+        node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
+        node.open(vec![stored(Origin::new(node.outgoing.node(), 1000), now + Duration::from_secs(1))], now);
+        assert_eq!(node.commands(), (vec![], vec![frame(1)]));
     }
 }

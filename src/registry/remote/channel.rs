@@ -15,6 +15,8 @@ use crate::registry::remote::joiners::Joiners;
 use crate::registry::remote::topic::RemoteTopic;
 use crate::registry::scope::Scope;
 
+/// A link that has lasted so long has carried what waited for it.
+const WAITED_TIME: Duration = Duration::from_secs(5);
 /// How long a channel without subscribers stays subscribed to its topic.
 const IDLE_TIME: Duration = Duration::from_secs(4);
 
@@ -35,6 +37,8 @@ pub(crate) struct RemoteChannel {
 pub(crate) struct RemoteEvents {
     /// Since when this node has received all that was published.
     pub(crate) received_since: Option<Instant>,
+    /// Since when events of this node have waited for the link, if they have.
+    pub(crate) unlinked_at: Option<Instant>,
     /// How often it has taken over what Redis has stored since then.
     pub(crate) fetches: usize,
     /// Commands to store events that are in flight.
@@ -54,6 +58,15 @@ pub(crate) struct RemoteCounts {
 }
 
 impl RemoteChannel {
+    /// Of a new channel. Without a link its events wait.
+    pub(crate) fn new(is_linked: bool, now: Instant) -> Self {
+        let mut new = Self::default();
+        if !is_linked {
+            new.stored.on_unlinked(now);
+        }
+        new
+    }
+
     /// Whether a channel without subscribers may be removed.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         let is_over = self.idle_since.is_none_or(|since| now.saturating_duration_since(since) >= IDLE_TIME);
@@ -71,7 +84,9 @@ impl RemoteChannel {
 
 impl RemoteEvents {
     /// The link is lost. From the next one on this node takes over what it misses until then.
-    pub(crate) fn on_unlinked(&mut self) {
+    pub(crate) fn on_unlinked(&mut self, now: Instant) {
+        let lasted = self.received_since.map(|since| now.saturating_duration_since(since));
+        self.unlinked_at = self.unlinked_at.filter(|_| lasted.is_none_or(|time| time < WAITED_TIME)).or(Some(now));
         (self.received_since, self.fetches, self.storing) = (None, 0, 0);
     }
 }

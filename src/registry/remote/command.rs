@@ -10,6 +10,9 @@ use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::registry::inbox::Event;
 
+/// The bytes that the snapshot of a flow rule has in the answer when a topic is opened, as far as is known before.
+const SNAPSHOT_COST: usize = 256 * 1024;
+
 /// Something for the cluster to do.
 #[derive(Debug)]
 pub struct Command {
@@ -26,8 +29,13 @@ pub struct Command {
 pub enum Operation {
     /// Publish an event to the nodes with subscribers.
     Publish(Publish),
-    /// Subscribe to the topic and fetch its state. The number relates the answer to this command.
-    Open(u64),
+    /// Subscribe to the topic and fetch its state.
+    Open {
+        /// Relates the answer to this command.
+        number: u64,
+        /// Whether the state has a flow rule's snapshot.
+        has_snapshot: bool,
+    },
     /// Unsubscribe from the topic.
     Close,
     /// Add, change or remove a user of this node.
@@ -41,11 +49,11 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Opens a topic; returns the number of the command, too.
-    pub(crate) fn open() -> (u64, Self) {
+    /// Opens a topic, whose state may have a flow rule's snapshot; returns the number of the command, too.
+    pub(crate) fn open(has_snapshot: bool) -> (u64, Self) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        (number, Self::Open(number))
+        (number, Self::Open { number, has_snapshot })
     }
 }
 
@@ -97,6 +105,15 @@ impl Command {
     /// Whether it waits, after a lost link, until the other nodes listen again.
     pub fn waits_for_nodes(&self) -> bool {
         matches!(self.operation, Operation::Publish(_) | Operation::StoreEvents(_))
+    }
+
+    /// Bytes of events and snapshots on the way to Redis and back, about.
+    pub(super) fn round_cost(&self) -> usize {
+        match &self.operation {
+            Operation::Open { has_snapshot: true, .. } => SNAPSHOT_COST,
+            Operation::StoreEvents(store) => store.events.iter().map(|event| event.frame.bytes().len()).sum(),
+            _ => self.event_cost(),
+        }
     }
 
     /// Bytes of memory that an event takes while it waits.

@@ -25,7 +25,7 @@ use crate::registry::remote::command::Publish;
 
 /// The most commands in one round trip to Redis.
 pub(crate) const ROUND_COMMANDS_MAX: usize = 2000;
-/// The most bytes of events in one round trip; a single event may be larger.
+/// The most bytes of events and snapshots in one round trip; a single one may be larger.
 const ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Beyond these limits publishers have to wait.
@@ -72,6 +72,11 @@ impl Outgoing {
     /// This node.
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The number of the last event.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.queue.lock().numbers
     }
 
     /// Whether there is a link to the other nodes. Without one this node decides alone.
@@ -131,7 +136,7 @@ impl Outgoing {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         let fits = |command: &&Command| {
-            bytes += command.event_cost();
+            bytes += command.round_cost();
             bytes <= ROUND_BYTES_MAX
         };
         let count =
@@ -220,5 +225,43 @@ impl Queue {
         for command in commands.into_iter().rev() {
             self.commands.push_front(command);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::channel::StoredEvent;
+    use crate::protocol::event;
+    use crate::registry::remote::command::StoreEvents;
+
+    #[test]
+    fn a_round_has_few_snapshots() {
+        let outgoing = Outgoing::new(NodeId::random(), BufferLimits { bytes_max: 1 << 20, time: Duration::ZERO });
+        outgoing.link();
+        let topic = Topic::Channel(ChannelName::parse("scada", 200).unwrap());
+        let frame = event::published("scada", "e", &format!("\"{}\"", "x".repeat(1 << 20)));
+        let store = || {
+            let origin = Origin::new(NodeId::random(), 1).unwrap();
+            let event = StoredEvent { field: String::new(), origin, since: Instant::now(), frame: frame.clone() };
+            let store = StoreEvents { events: vec![event], time: Duration::ZERO, keys_max: 1, known: Vec::new() };
+            Operation::StoreEvents(Box::new(store))
+        };
+        let operations: [&dyn Fn() -> Operation; 3] =
+            [&|| Operation::open(true).1, &|| Operation::open(false).1, &store];
+        let rounds = operations.map(|operation| {
+            for _ in 0..100 {
+                outgoing.push(Command { app: "app-id".into(), topic: topic.clone(), operation: operation() });
+            }
+            let mut taken = Vec::new();
+            while outgoing.waiting().0 > 0 {
+                let commands = outgoing.take();
+                taken.push(commands.len());
+                outgoing.complete(&commands);
+            }
+            taken
+        });
+        assert_eq!((rounds[0][0], rounds[1][0], rounds[2][0]), (16, 100, 3));
+        assert_eq!(outgoing.waiting(), (0, 0));
     }
 }

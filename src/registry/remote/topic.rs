@@ -73,7 +73,8 @@ impl RemoteTopic {
     /// the command: the next link opens every topic.
     pub(crate) fn open(&mut self, topic: &Topic, scope: &Scope<'_>) {
         if !self.is_opening() && scope.is_linked() {
-            let (number, operation) = Operation::open();
+            let has_snapshot = matches!(topic, Topic::Channel(name) if scope.app.snapshot_max(name).is_some());
+            let (number, operation) = Operation::open(has_snapshot);
             let phase = Phase::Opening(Opening { number, ..Opening::default() });
             *self = Self { phase, implausible_at: self.implausible_at, ..Self::default() };
             scope.command(topic.clone(), operation);
