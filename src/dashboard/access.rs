@@ -15,6 +15,10 @@ use crate::dashboard::tokens::Role;
 use crate::http::Client;
 use crate::refusal::Cause;
 use crate::refusal::Subject;
+use crate::watch::now_ms;
+
+/// Cookies of our name that are tried. A browser sends one.
+const COOKIES_MAX: usize = 4;
 
 /// The cookie's name.
 pub(super) const COOKIE: &str = "gema_dashboard";
@@ -26,7 +30,7 @@ impl Dashboard {
         if let Some(token) = bearer(headers) {
             return self.attempt(token, client, headers);
         }
-        let role = cookies(headers).find_map(|cookie| self.tokens.role_of_cookie(cookie));
+        let role = cookies(headers).find_map(|cookie| self.tokens.role_of_cookie(cookie, now_ms() / 1000));
         role.ok_or_else(|| {
             let text = "Log in first: POST /dashboard/api/login, or send Authorization: Bearer with dashboard.token.";
             Failure::new(StatusCode::UNAUTHORIZED, text)
@@ -50,10 +54,23 @@ impl Dashboard {
         if bearer(headers).is_some() || is_own_page(headers) {
             return Ok(());
         }
+        Err(self.refuse_origin(client, headers))
+    }
+
+    /// Refuses a request that a browser has made for a page of another origin. Scripts name no origin.
+    pub(super) fn check_not_foreign(&self, client: &Client, headers: &HeaderMap) -> Result<(), Failure> {
+        let is_browser = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+        match is_browser && !is_own_page(headers) {
+            true => Err(self.refuse_origin(client, headers)),
+            false => Ok(()),
+        }
+    }
+
+    fn refuse_origin(&self, client: &Client, headers: &HeaderMap) -> Failure {
         self.refuse(Cause::DashboardOrigin, client, headers);
         let text = "This request did not come from the dashboard's own page. Let the proxy pass the headers Host and \
                     Origin; scripts send Authorization: Bearer.";
-        Err(Failure::new(StatusCode::FORBIDDEN, text))
+        Failure::new(StatusCode::FORBIDDEN, text)
     }
 
     /// Tries a token.
@@ -91,7 +108,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let all = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     let pairs = all.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter(|(name, _)| *name == COOKIE).map(|(_, value)| value)
+    pairs.filter(|(name, _)| *name == COOKIE).map(|(_, value)| value).take(COOKIES_MAX)
 }
 
 /// Whether a browser says that the request is from a page of this host.

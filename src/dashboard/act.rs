@@ -26,6 +26,7 @@ use crate::protocol::code::TERMINATED;
 use crate::protocol::publish::PublisherEvent;
 use crate::registry::connections::Wanted;
 use crate::registry::inbox::ShardMessage;
+use crate::watch::filter;
 use crate::watch::now_ms;
 use crate::watch::verbosity::Detour;
 
@@ -187,8 +188,11 @@ pub(super) async fn log(
         return Err(Failure::new(StatusCode::CONFLICT, "This process writes no log of its own."));
     };
     let time = Duration::from_secs(minutes * 60);
-    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let (app, channel, user) = (some(wanted.app), some(wanted.channel), some(wanted.user));
+    let some = |name: &str, text: Option<String>| match text.filter(|text| !text.is_empty()) {
+        Some(text) => answer::short_pattern(name, text).map(|text| Some(filter::one_star_each(&text))),
+        None => Ok(None),
+    };
+    let (app, channel, user) = (some("app", wanted.app)?, some("channel", wanted.channel)?, some("user", wanted.user)?);
     tracing::info!(level = wanted.level, minutes, app, channel, user, "the operator's page changes the log for a time");
     verbosity.set_detour(Detour { level, until: Instant::now() + time, app, channel, user });
     Ok(answer::json(&json!({ "until_ms": now_ms() + minutes * 60_000 })))

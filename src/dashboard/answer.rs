@@ -7,14 +7,12 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::body::Bytes;
-use axum::extract::FromRequestParts;
 use axum::extract::Query;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::Request;
 use axum::http::StatusCode;
 use axum::http::header;
-use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use http_body_util::BodyExt;
@@ -25,6 +23,7 @@ use serde_json::json;
 
 use crate::dashboard::Dashboard;
 use crate::http::Client;
+use crate::watch::filter;
 
 /// Bytes of a request to act: an event with a frame around it.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -104,17 +103,19 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request<Body>) -> Result<
     })
 }
 
-/// The parameters of a URL.
-pub(super) struct Parameters<T>(pub(super) T);
+/// The parameters of a URL. Handlers read them after they have let the asker in.
+pub(super) fn parameters<T: DeserializeOwned>(request: &Request<Body>) -> Result<T, Failure> {
+    let parameters = Query::try_from_uri(request.uri());
+    let Query(parameters) =
+        parameters.map_err(|_| Failure::bad("A parameter is missing or wrong; docs/dashboard-api.md lists all."))?;
+    Ok(parameters)
+}
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
-    type Rejection = Failure;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let Query(parameters) = Query::from_request_parts(parts, state)
-            .await
-            .map_err(|_| Failure::bad("A parameter is missing or wrong; docs/dashboard-api.md lists all."))?;
-        Ok(Self(parameters))
+/// A filter or a pattern of a URL, which must not be longer than anybody writes.
+pub(super) fn short_pattern(name: &str, text: String) -> Result<String, Failure> {
+    match text.len() > filter::BYTES_MAX {
+        true => Err(Failure::bad(format!("{name} may have {} bytes.", filter::BYTES_MAX))),
+        false => Ok(text),
     }
 }
 

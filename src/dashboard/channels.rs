@@ -17,7 +17,6 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::dashboard::answer::Parameters;
 use crate::dashboard::now::round;
 use crate::http::Client;
 use crate::node::App;
@@ -69,14 +68,15 @@ impl Found {
 pub(super) async fn list(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(client): Extension<Client>,
-    Parameters(query): Parameters<ListQuery>,
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     dashboard.authorize(&client, &request)?;
+    let query: ListQuery = answer::parameters(&request)?;
+    let pattern = filter::one_star_each(&answer::short_pattern("match", query.pattern)?);
     let mut found: Vec<Found> = Vec::new();
     let apps = dashboard.node().all_apps();
     for app in apps.iter().filter(|app| query.app.is_empty() || app.id == query.app) {
-        found.extend(dashboard.channels_of(app, &query.pattern).await);
+        found.extend(dashboard.channels_of(app, &pattern).await);
         // A server with many apps answers others meanwhile.
         tokio::task::yield_now().await;
     }
@@ -96,10 +96,10 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(client): Extension<Client>,
-    Parameters(query): Parameters<OneQuery>,
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     dashboard.authorize(&client, &request)?;
+    let query: OneQuery = answer::parameters(&request)?;
     let app = dashboard.app(&query.app)?;
     let name = parse(&query.name)?;
     let here = app.channel_here(&name);

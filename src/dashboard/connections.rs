@@ -17,7 +17,6 @@ use tokio::sync::oneshot;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::dashboard::answer::Parameters;
 use crate::http::Client;
 use crate::node::Node;
 use crate::registry::connections::ConnectionInfo;
@@ -44,10 +43,10 @@ pub(super) struct ConnectionsQuery {
 pub(super) async fn list(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(client): Extension<Client>,
-    Parameters(query): Parameters<ConnectionsQuery>,
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     dashboard.authorize(&client, &request)?;
+    let query: ConnectionsQuery = answer::parameters(&request)?;
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let wanted = Wanted {
         app: some(query.app),

@@ -17,7 +17,6 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::dashboard::answer::Parameters;
 use crate::http::Client;
 use crate::watch::history::History;
 use crate::watch::history::SERIES;
@@ -35,10 +34,10 @@ pub(super) struct HistoryQuery {
 pub(super) async fn history(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(client): Extension<Client>,
-    Parameters(query): Parameters<HistoryQuery>,
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     dashboard.authorize(&client, &request)?;
+    let query: HistoryQuery = answer::parameters(&request)?;
     Ok(answer::json(&match &*query.node {
         "" => of(&dashboard.watch().history_of_all, &query.range)?,
         node if node == dashboard.id() => dashboard.own_history(&query.range)?,

@@ -21,6 +21,7 @@ use crate::dashboard::access::COOKIE;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
 use crate::http::Client;
+use crate::watch::now_ms;
 
 #[derive(Deserialize)]
 struct Login {
@@ -34,9 +35,11 @@ pub(super) async fn login(
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     let headers = request.headers().clone();
+    // Before anything is counted: another page could use up the attempts of its visitor's address.
+    dashboard.check_not_foreign(&client, &headers)?;
     let Login { token } = answer::read(request).await?;
     let role = dashboard.attempt(&token, &client, &headers)?;
-    let cookie = dashboard.tokens.cookie(role).unwrap_or_default();
+    let cookie = dashboard.tokens.cookie(role, now_ms() / 1000).unwrap_or_default();
     let mut response = answer::json(&json!({ "role": role.name() }));
     dashboard.set_cookie(&cookie, None, &client, (&headers, response.headers_mut()));
     Ok(response)
@@ -64,7 +67,8 @@ impl Dashboard {
         (request, response): (&HeaderMap, &mut HeaderMap),
     ) {
         let prefix = self.api.path_prefix();
-        let mut cookie = format!("{COOKIE}={value}; HttpOnly; SameSite=Strict; Path={prefix}/dashboard");
+        // Only the API needs it. An application on the same host may have a /dashboard of its own.
+        let mut cookie = format!("{COOKIE}={value}; HttpOnly; SameSite=Strict; Path={prefix}/dashboard/api");
         if let Some(seconds) = max_age {
             cookie.push_str(&format!("; Max-Age={seconds}"));
         }

@@ -107,7 +107,7 @@ impl Sampler {
         dashboard.watch().history.lock().add(at_ms / 1000, own.sample());
         dashboard.watch().history_of_all.lock().add(at_ms / 1000, now.sample());
         self.look_at_redis(dashboard, at_ms);
-        self.count_problems(dashboard, at_ms);
+        self.count_problems(dashboard, &before, at_ms);
         let usage = metrics::usage().unwrap_or_default();
         let cpu = (usage.cpu_seconds - self.cpu_seconds).max(0.0) / seconds.max(0.1);
         (self.at, self.cpu_seconds, self.number) = (at, usage.cpu_seconds, self.number + 1);
@@ -137,14 +137,11 @@ impl Sampler {
     }
 
     /// Takes the numbers of refusals from the metrics, and resolves what is over.
-    fn count_problems(&self, dashboard: &Dashboard, at_ms: u64) {
-        let by_name: HashMap<&str, Cause> = Cause::ALL.iter().map(|cause| (cause.name(), *cause)).collect();
-        let refused = |((app, cause), count): (&(String, String), &u64)| {
-            let cause = by_name.get(&**cause)?;
-            let (sentence, remedy) = (cause.sentence(), cause.remedy());
-            Some(Refused { app: app.clone(), cause: cause.name(), sentence, remedy, count: *count })
-        };
-        let refused: Vec<Refused> = self.sums.refusals.iter().filter_map(refused).collect();
+    fn count_problems(&self, dashboard: &Dashboard, before: &Sums, at_ms: u64) {
+        // The first look takes everything: refusals may have come before it.
+        let none = HashMap::new();
+        let before = if self.number == 0 { &none } else { &before.refusals };
+        let refused = refused_since(before, &self.sums.refusals);
         let mut problems = dashboard.watch().problems.lock();
         for refused in &refused {
             problems.set_refused(refused, at_ms);
@@ -198,7 +195,59 @@ impl Sampler {
     }
 }
 
+/// The refusals by app and cause that have grown in number. The others are no news: their problem may be long forgotten.
+fn refused_since(before: &HashMap<(String, String), u64>, after: &HashMap<(String, String), u64>) -> Vec<Refused> {
+    let by_name: HashMap<&str, Cause> = Cause::ALL.iter().map(|cause| (cause.name(), *cause)).collect();
+    let grown = after.iter().filter(|(key, count)| before.get(*key) != Some(*count));
+    let refused = |((app, cause), count): (&(String, String), &u64)| {
+        let cause = by_name.get(&**cause)?;
+        let (sentence, remedy) = (cause.sentence(), cause.remedy());
+        Some(Refused { app: app.clone(), cause: cause.name(), sentence, remedy, count: *count })
+    };
+    grown.filter_map(refused).collect()
+}
+
 fn is_store_away(dashboard: &Dashboard) -> bool {
     let state = dashboard.node().store().map(|store| store.state());
     matches!(state, Some(StoreState::Away | StoreState::NeverAnswered))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::problems::Problems;
+
+    type Counts = HashMap<(String, String), u64>;
+
+    fn look(problems: &mut Problems, (before, after): (&Counts, &Counts), at_ms: u64) {
+        refused_since(before, after).iter().for_each(|refused| problems.set_refused(refused, at_ms));
+        problems.tick(at_ms, &[]);
+    }
+
+    #[test]
+    fn refusals_that_do_not_grow_stay_forgotten_and_evict_nobody() {
+        let name = Cause::ALL[0].name().to_owned();
+        let counts = |apps: u32, count| -> Counts {
+            (0..apps).map(|app| ((format!("app-{app}"), name.clone()), count)).collect()
+        };
+        let mut problems = Problems::default();
+        let (none, few) = (Counts::new(), counts(3, 7));
+        look(&mut problems, (&none, &few), 0);
+        assert_eq!(problems.since(0).len(), 3);
+        let day = 24 * 3600 * 1000;
+        look(&mut problems, (&few, &few), day);
+        look(&mut problems, (&few, &few), day + 1000);
+        assert!(problems.since(0).is_empty(), "refusals of the day before come back");
+        // More kinds than are kept.
+        let many = counts(600, 7);
+        look(&mut problems, (&none, &many), day + 2000);
+        let version = problems.version();
+        look(&mut problems, (&many, &many), day + 3000);
+        assert_eq!(problems.version(), version, "kinds take each other's place without an event");
+        let mut more = many.clone();
+        *more.get_mut(&("app-5".to_owned(), name.clone())).unwrap() = 8;
+        look(&mut problems, (&many, &more), day + 4000);
+        let [problem] = &problems.since(version)[..] else { panic!("one has changed") };
+        assert_eq!((problem.count, problem.last_ms), (8, day + 4000));
+    }
 }

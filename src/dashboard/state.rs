@@ -17,7 +17,6 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::dashboard::answer::Parameters;
 use crate::dashboard::sampler::Sampled;
 use crate::http::Client;
 use crate::watch::glance::Glance;
@@ -32,10 +31,10 @@ const ENDPOINTS_MAX: usize = 500;
 pub(super) async fn state(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(client): Extension<Client>,
-    Parameters(query): Parameters<StateQuery>,
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     let role = dashboard.authorize(&client, &request)?;
+    let query: StateQuery = answer::parameters(&request)?;
     let mut state = match &*query.node {
         "" => dashboard.merged_state(),
         node if node == dashboard.id() => dashboard.own_state(),

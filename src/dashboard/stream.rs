@@ -25,8 +25,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::dashboard::Dashboard;
+use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::dashboard::answer::Parameters;
 use crate::dashboard::state;
 use crate::http::Client;
 use crate::watch::filter::Filter;
@@ -52,18 +52,19 @@ pub(super) struct StreamQuery {
 pub(super) async fn stream(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(client): Extension<Client>,
-    Parameters(query): Parameters<StreamQuery>,
     request: Request<Body>,
 ) -> Result<Response, Failure> {
     dashboard.authorize(&client, &request)?;
+    let query: StreamQuery = answer::parameters(&request)?;
     let too_many = || {
         let text = "As many pages are open as may be. Close one, or try again later.";
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5)
     };
+    let filter = answer::short_pattern("filter", query.filter)?;
     let place = Place::take(&dashboard).ok_or_else(too_many)?;
     let watching = match &*query.live {
         "" | "0" => None,
-        _ => Some(dashboard.watch().view(Filter::parse(&query.filter)).ok_or_else(too_many)?),
+        _ => Some(dashboard.watch().view(Filter::parse(&filter)).ok_or_else(too_many)?),
     };
     let mut response = Response::new(Body::from_stream(unfold(Stream::new(place, watching), Stream::next)));
     for (name, value) in [

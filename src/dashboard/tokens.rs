@@ -20,6 +20,9 @@ const ATTEMPTS_PERIOD: Duration = Duration::from_secs(60);
 /// Addresses whose attempts are counted apart. Further ones count together.
 const ADDRESSES_MAX: usize = 4096;
 
+/// How long a cookie holds.
+const COOKIE_SECONDS: u64 = 30 * 24 * 3600;
+
 /// The rights of somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
@@ -105,22 +108,26 @@ impl Tokens {
     }
 
     /// The value of the cookie for a role. It is made from the token, so it holds on each node with the same token and
-    /// over restarts, and ends when the token changes.
-    pub(super) fn cookie(&self, role: Role) -> Option<String> {
+    /// over restarts, and ends when the token changes, or after a month. `now` is in seconds since 1970.
+    pub(super) fn cookie(&self, role: Role, now: u64) -> Option<String> {
         let (_, token) = self.tokens.iter().find(|(known, _)| *known == role)?;
-        Some(format!("{}.{}", role.name(), Signer::new(token.expose()).sign(&context(role))))
+        let end = (now + COOKIE_SECONDS).to_string();
+        let signature = Signer::new(token.expose()).sign(&context(role, &end));
+        Some(format!("{}.{end}.{signature}", role.name()))
     }
 
     /// The role that a cookie gives.
-    pub(super) fn role_of_cookie(&self, cookie: &str) -> Option<Role> {
-        let (name, signature) = cookie.split_once('.')?;
+    pub(super) fn role_of_cookie(&self, cookie: &str, now: u64) -> Option<Role> {
+        let (name, rest) = cookie.split_once('.')?;
+        let (end, signature) = rest.split_once('.')?;
         let (role, token) = self.tokens.iter().find(|(role, _)| role.name() == name)?;
-        Signer::new(token.expose()).verify(&context(*role), signature).then_some(*role)
+        let is_over = end.parse::<u64>().ok()? <= now;
+        (!is_over && Signer::new(token.expose()).verify(&context(*role, end), signature)).then_some(*role)
     }
 }
 
-fn context(role: Role) -> [&'static [u8]; 2] {
-    [b"gema dashboard cookie 1 ", role.name().as_bytes()]
+fn context(role: Role, end: &str) -> [&[u8]; 4] {
+    [b"gema dashboard cookie 1 ", role.name().as_bytes(), b" ", end.as_bytes()]
 }
 
 /// The address whose attempts are counted: an IPv6 client has a whole network of 64 bits.
@@ -141,6 +148,7 @@ mod tests {
     use crate::config::Secret;
 
     const TOKEN: &str = "viewer-token-0123456789";
+    const NOW: u64 = 1_764_500_000;
     const OPERATOR: &str = "operator-token-0123456789";
 
     fn tokens() -> Tokens {
@@ -195,16 +203,21 @@ mod tests {
     fn a_cookie_holds_while_its_token_does_and_is_not_the_token() {
         let (one, same) = (tokens(), tokens());
         for role in [Role::Reader, Role::Operator] {
-            let cookie = one.cookie(role).unwrap();
-            assert_eq!(same.role_of_cookie(&cookie), Some(role));
+            let cookie = one.cookie(role, NOW).unwrap();
+            assert_eq!(same.role_of_cookie(&cookie, NOW), Some(role));
+            assert_eq!(same.role_of_cookie(&cookie, NOW + COOKIE_SECONDS - 1), Some(role));
+            assert_eq!(same.role_of_cookie(&cookie, NOW + COOKIE_SECONDS), None);
             assert!(!cookie.contains(TOKEN) && !cookie.contains(OPERATOR));
         }
-        let reader = one.cookie(Role::Reader).unwrap();
+        let reader = one.cookie(Role::Reader, NOW).unwrap();
         let forged = reader.replace("viewer.", "operator.");
+        let end = (NOW + COOKIE_SECONDS).to_string();
+        let longer = reader.replace(&end, &format!("{end}0"));
+        let endless = reader.replace(&format!("{end}."), "");
         let other = config::Dashboard { token: Secret::new("another-token-987654"), ..config::Dashboard::default() };
-        assert_eq!(Tokens::new(&other).role_of_cookie(&reader), None);
-        for cookie in [&*forged, "viewer.", "viewer", "", &reader[..reader.len() - 1]] {
-            assert_eq!(one.role_of_cookie(cookie), None, "{cookie}");
+        assert_eq!(Tokens::new(&other).role_of_cookie(&reader, NOW), None);
+        for cookie in [&*forged, &longer, &endless, "viewer.", "viewer", "", &reader[..reader.len() - 1]] {
+            assert_eq!(one.role_of_cookie(cookie, NOW), None, "{cookie}");
         }
     }
 }

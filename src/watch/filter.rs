@@ -7,6 +7,8 @@ use crate::watch::record::Record;
 
 /// Terms of one filter; further ones are left out.
 const TERMS_MAX: usize = 20;
+/// Bytes of a filter, and of a pattern. Each is compared with each event or name, so a longer one is refused.
+pub const BYTES_MAX: usize = 512;
 
 /// A filter of rows. An empty one lets everything pass.
 ///
@@ -51,9 +53,9 @@ impl Filter {
         self.0.is_empty()
     }
 
-    /// Whether a record of this kind passes.
-    pub fn matches(&self, record: &Record, kind: &str) -> bool {
-        self.0.iter().all(|term| term.matches(record, kind))
+    /// Whether a record of this kind passes. `sentence` is its sentence in lower case.
+    pub fn matches(&self, record: &Record, kind: &str, sentence: &str) -> bool {
+        self.0.iter().all(|term| term.matches(record, kind, sentence))
     }
 }
 
@@ -66,12 +68,12 @@ impl Term {
             ("kind", _) => Self::Kind(value.to_owned()),
             ("level", _) => Self::Level(value.to_lowercase()),
             ("address", _) => Self::Address(value.to_owned()),
-            (_, Some((_, fields))) => Self::Field(fields, value.to_owned()),
+            (_, Some((_, fields))) => Self::Field(fields, one_star_each(value)),
             _ => Self::Text(term.to_lowercase()),
         }
     }
 
-    fn matches(&self, record: &Record, kind: &str) -> bool {
+    fn matches(&self, record: &Record, kind: &str, sentence: &str) -> bool {
         match self {
             Self::Kind(wanted) => kind == wanted,
             Self::Level(wanted) => wanted.parse::<Level>().is_ok_and(|wanted| record.level <= wanted),
@@ -79,9 +81,25 @@ impl Term {
                 names.iter().filter_map(|name| record.field(name)).any(|value| matches(pattern, value))
             }
             Self::Address(beginning) => record.field("address").is_some_and(|value| value.starts_with(beginning)),
-            Self::Text(part) => record.text.to_lowercase().contains(part),
+            Self::Text(part) => sentence.contains(part),
         }
     }
+}
+
+/// A pattern with one star for each run of stars, which matches the same.
+///
+/// ```
+/// use gema::watch::filter::one_star_each;
+/// assert_eq!(one_star_each("a***b*"), "a*b*");
+/// ```
+pub fn one_star_each(pattern: &str) -> String {
+    let mut short = String::with_capacity(pattern.len());
+    for letter in pattern.chars() {
+        if letter != '*' || !short.ends_with('*') {
+            short.push(letter);
+        }
+    }
+    short
 }
 
 /// Whether a pattern matches a text. A star stands for any characters, also for none.
@@ -146,7 +164,8 @@ mod tests {
             ("color:red", false),
             ("a:", false),
         ] {
-            assert_eq!(Filter::parse(text).matches(&record(), "refusal"), passes, "{text}");
+            let (record, sentence) = (record(), record().text.to_lowercase());
+            assert_eq!(Filter::parse(text).matches(&record, "refusal", &sentence), passes, "{text}");
         }
     }
 
@@ -159,10 +178,12 @@ mod tests {
             ("*b*", "abc", true),
             ("a*b*c", "a1b2c", true),
             ("a*b*c", "acb", false),
+            ("a***b**", "a1b2", true),
             ("", "", true),
             ("", "a", false),
         ] {
             assert_eq!(matches(pattern, text), is_match, "{pattern} {text}");
+            assert_eq!(matches(&one_star_each(pattern), text), is_match, "{pattern} {text}");
         }
     }
 }

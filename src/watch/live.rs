@@ -18,6 +18,9 @@ use crate::watch::record::Record;
 
 /// Rows a second of one watcher: more than a person can read.
 pub const ROWS_PER_SECOND: u64 = 50;
+/// Events a second that are looked at for all watchers together. A filter must see an event to know it; a flood of
+/// events must not cost more.
+const LOOKS_PER_SECOND: u64 = 2000;
 /// Rows that wait for a watcher who does not read; further ones are counted.
 const WAITING_MAX: usize = 150;
 /// Watchers of live rows at once.
@@ -43,6 +46,8 @@ pub struct Live {
     /// Serialises changes of the watchers.
     change: Mutex<()>,
     next: AtomicU64,
+    /// The events that are looked at.
+    looks: Quota,
     began: Instant,
 }
 
@@ -51,10 +56,14 @@ pub struct Live {
 pub struct Watcher {
     filter: Filter,
     rows: Mutex<VecDeque<Arc<Row>>>,
-    /// The second in the upper half, and the rows of that second in the lower one.
-    used: AtomicU64,
+    /// The rows.
+    rows_taken: Quota,
     left_out: AtomicU64,
 }
+
+/// So many of something a second: the second in the upper half, and its number in the lower one.
+#[derive(Debug, Default)]
+struct Quota(AtomicU64);
 
 /// Watches until it is dropped.
 #[derive(Debug)]
@@ -70,6 +79,7 @@ impl Default for Live {
             is_watched: AtomicBool::new(false),
             change: Mutex::new(()),
             next: AtomicU64::new(1),
+            looks: Quota::default(),
             began: Instant::now(),
         }
     }
@@ -78,8 +88,8 @@ impl Default for Live {
 impl Live {
     /// Adds a watcher, unless as many watch as may.
     fn add(&self, filter: Filter) -> Option<Arc<Watcher>> {
-        let watcher =
-            Arc::new(Watcher { filter, rows: Mutex::default(), used: AtomicU64::new(0), left_out: AtomicU64::new(0) });
+        let (rows, rows_taken, left_out) = (Mutex::default(), Quota::default(), AtomicU64::new(0));
+        let watcher = Arc::new(Watcher { filter, rows, rows_taken, left_out });
         let change = self.change.lock();
         let watchers = self.watchers.load();
         if watchers.len() >= WATCHERS_MAX {
@@ -109,11 +119,13 @@ impl Live {
         self.is_watched.load(Ordering::Relaxed)
     }
 
-    /// Whether some watcher may want a row of this second. Watchers who see everything and have had their rows only get
-    /// a number; then the event need not even be formatted.
+    /// Whether an event is looked at, since some watcher may want it. Otherwise each watcher gets a number only, and the
+    /// event need not even be formatted. Those who see everything want no more than their rows; a filter may want each
+    /// event.
     pub(super) fn has_capacity(&self) -> bool {
         let (watchers, second) = (self.watchers.load(), self.second());
-        if watchers.iter().any(|watcher| !watcher.filter.is_empty() || watcher.has_capacity(second)) {
+        let may_want = watchers.iter().any(|watcher| !watcher.filter.is_empty() || watcher.has_capacity(second));
+        if may_want && self.looks.take(second, LOOKS_PER_SECOND) {
             return true;
         }
         for watcher in &**watchers {
@@ -126,9 +138,11 @@ impl Live {
     pub(super) fn offer(&self, record: Record) {
         let (watchers, second) = (self.watchers.load(), self.second());
         let kind = kinds::kind(&record);
+        let is_filtered = watchers.iter().any(|watcher| !watcher.filter.is_empty());
+        let sentence = if is_filtered { record.text.to_lowercase() } else { String::new() };
         let mut wanted = watchers.iter().filter(|watcher| {
-            watcher.filter.matches(&record, kind) && {
-                let is_taken = watcher.take(second);
+            watcher.filter.matches(&record, kind, &sentence) && {
+                let is_taken = watcher.rows_taken.take(second, ROWS_PER_SECOND);
                 watcher.left_out.fetch_add(u64::from(!is_taken), Ordering::Relaxed);
                 is_taken
             }
@@ -154,18 +168,7 @@ impl Live {
 
 impl Watcher {
     fn has_capacity(&self, second: u64) -> bool {
-        let used = self.used.load(Ordering::Relaxed);
-        used >> 32 != second || used & u64::from(u32::MAX) < ROWS_PER_SECOND
-    }
-
-    /// Takes one of this second's rows.
-    fn take(&self, second: u64) -> bool {
-        let next = |used: u64| match used >> 32 == second {
-            true if used & u64::from(u32::MAX) >= ROWS_PER_SECOND => None,
-            true => Some(used + 1),
-            false => Some(second << 32 | 1),
-        };
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        self.rows_taken.is_left(second, ROWS_PER_SECOND)
     }
 
     fn push(&self, row: Arc<Row>) {
@@ -179,6 +182,23 @@ impl Watcher {
 
     fn bytes(&self) -> usize {
         self.rows.lock().iter().map(|row| row.record.bytes()).sum()
+    }
+}
+
+impl Quota {
+    fn is_left(&self, second: u64, most: u64) -> bool {
+        let used = self.0.load(Ordering::Relaxed);
+        used >> 32 != second || used & u64::from(u32::MAX) < most
+    }
+
+    /// Takes one of this second's.
+    fn take(&self, second: u64, most: u64) -> bool {
+        let next = |used: u64| match used >> 32 == second {
+            true if used & u64::from(u32::MAX) >= most => None,
+            true => Some(used + 1),
+            false => Some(second << 32 | 1),
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -234,13 +254,26 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_looks_at_so_many_events_a_second_and_the_rest_are_a_number() {
+        let watch = Arc::new(Watch::default());
+        let (live, watching) = (&watch.live, watch.view(Filter::parse("app:nobody")).unwrap());
+        let second = live.second();
+        let looked = (0..10_000).filter(|_| live.has_capacity()).inspect(|_| live.offer(record("a"))).count() as u64;
+        let seconds = live.second() - second + 1;
+        assert!((LOOKS_PER_SECOND..=LOOKS_PER_SECOND * seconds).contains(&looked), "{looked} in {seconds} s");
+        let (rows, left_out) = watching.take();
+        assert_eq!((rows.len(), left_out), (0, 10_000 - looked));
+    }
+
+    #[test]
     fn a_viewer_who_never_reads_holds_a_bounded_number_of_rows() {
         let watch = Arc::new(Watch::default());
         let (live, watching) = (&watch.live, watch.view(Filter::default()).unwrap());
         for second in 1..1000 {
             let row = Arc::new(Row { id: second, kind: "log", record: record("a") });
-            (0..ROWS_PER_SECOND).for_each(|_| assert!(watching.watcher.take(second)));
-            assert!(!watching.watcher.take(second));
+            let take = || watching.watcher.rows_taken.take(second, ROWS_PER_SECOND);
+            (0..ROWS_PER_SECOND).for_each(|_| assert!(take()));
+            assert!(!take());
             watching.watcher.push(row);
         }
         assert_eq!(watching.take().0.len(), WAITING_MAX);

@@ -56,13 +56,13 @@ impl Record {
     }
 
     fn add(&mut self, field: &Field, value: &dyn fmt::Display) {
-        let mut cut = Cut(String::new());
+        let mut cut = Cut::default();
         // Fails at the limit.
         let _ = write!(cut, "{value}");
         if field.name() == "message" {
-            self.text = cut.0;
+            self.text = cut.text;
         } else if self.fields.len() < FIELDS_MAX {
-            self.fields.push((field.name(), cut.0));
+            self.fields.push((field.name(), cut.text));
         }
     }
 }
@@ -94,18 +94,42 @@ impl Visit for Record {
 }
 
 /// The beginning of a text.
-struct Cut(String);
+#[derive(Default)]
+struct Cut {
+    text: String,
+    /// The limit is reached: nothing is added any more, also for one who overlooks the error.
+    is_full: bool,
+}
 
 impl Write for Cut {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let rest = FIELD_BYTES_MAX - self.0.len();
+        if self.is_full {
+            return Err(fmt::Error);
+        }
+        let rest = FIELD_BYTES_MAX.saturating_sub(self.text.len());
         if text.len() <= rest {
-            self.0.push_str(text);
+            self.text.push_str(text);
             return Ok(());
         }
         let end = (0..=rest).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
-        self.0.push_str(&text[..end]);
-        self.0.push('…');
+        self.text.push_str(&text[..end]);
+        self.text.push('…');
+        self.is_full = true;
         Err(fmt::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_once_whatever_its_writer_does() {
+        let mut cut = Cut::default();
+        let long = "ä".repeat(FIELD_BYTES_MAX);
+        for _ in 0..3 {
+            let _ = cut.write_str(&long);
+        }
+        assert_eq!(cut.text, format!("{}…", "ä".repeat(FIELD_BYTES_MAX / 2)));
     }
 }

@@ -206,8 +206,25 @@ async fn each_path_wants_a_token_and_acting_an_operators() {
             assert!([200, 404].contains(&viewer.status), "{method} {path}: {viewer:?}");
         }
     }
-    let answer = request(process.metrics_address, "GET", "/dashboard/api/stream", &[], b"").await;
-    assert_eq!(answer.status, 401);
+    // Without a token nobody learns either which parameters there are.
+    let long = "*".repeat(513);
+    for path in [
+        "/dashboard/api/stream".to_owned(),
+        "/dashboard/api/channel".to_owned(),
+        "/dashboard/api/connections?limit=many".to_owned(),
+        format!("/dashboard/api/stream?live=1&filter={long}"),
+        format!("/dashboard/api/channels?match={long}"),
+    ] {
+        let answer = request(process.metrics_address, "GET", &path, &[], b"").await;
+        assert_eq!(answer.status, 401, "{path}");
+        if path.contains('?') {
+            let answer = get(&process, &path, VIEWER).await;
+            let reason = answer.refused(400);
+            assert!(!path.contains(&long) || reason.contains("512"), "{reason}");
+        }
+    }
+    let path = format!("/dashboard/api/channels?match={}", &long[1..]);
+    get(&process, &path, VIEWER).await.ok();
     for (method, path) in [("PUT", "/dashboard/api/state"), ("DELETE", "/dashboard"), ("GET", "/dashboard/api/login")] {
         assert_eq!(request(process.metrics_address, method, path, &[], b"").await.status, 405, "{method} {path}");
     }
@@ -219,7 +236,7 @@ async fn a_login_gives_a_cookie_that_scripts_cannot_read() {
     let answer = login(&process, OPERATOR).await;
     assert_eq!(answer.ok(), json!({ "role": "operator" }));
     let set = answer.header("set-cookie").unwrap().to_owned();
-    for attribute in ["; HttpOnly", "; SameSite=Strict", "; Path=/dashboard"] {
+    for attribute in ["; HttpOnly", "; SameSite=Strict", "; Path=/dashboard/api"] {
         assert!(set.contains(attribute), "{set}");
     }
     assert!(!set.contains("Secure") && !set.contains(OPERATOR), "{set}");
@@ -278,6 +295,27 @@ async fn no_other_page_acts_with_the_cookie() {
     let headers = [("Authorization", &*bearer(VIEWER)), ("Origin", "https://evil.example")];
     let answer = request(process.metrics_address, "GET", "/dashboard/api/state", &headers, b"").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn another_page_cannot_use_up_the_attempts_of_its_visitor() {
+    let process = start(&[]).await;
+    let body = json!({ "token": "wrong" }).to_string();
+    let attempt = async |headers: &[(&str, &str)]| {
+        let path = "/dashboard/api/login";
+        request(process.metrics_address, "POST", path, headers, body.as_bytes()).await.status
+    };
+    for _ in 0..3 {
+        for headers in [
+            &[("Origin", "https://evil.example")][..],
+            &[("Origin", "null")],
+            &[("Origin", "http://localhost"), ("Sec-Fetch-Site", "cross-site")],
+        ] {
+            assert_eq!(attempt(headers).await, 403, "{headers:?}");
+        }
+    }
+    assert_eq!(attempt(&[("Origin", "http://localhost")]).await, 401);
+    assert_eq!(login(&process, VIEWER).await.ok()["role"], "viewer");
 }
 
 #[tokio::test]
