@@ -198,6 +198,7 @@ mod tests {
     use crate::protocol::frame::Frame;
     use crate::registry::AppState;
     use crate::registry::cache::EventCache;
+    use crate::registry::deadlines::Due;
     use crate::registry::inbox::Event;
     use crate::registry::inbox::Inboxes;
     use crate::registry::remote::message::NodeMessage;
@@ -259,6 +260,23 @@ mod tests {
             self.app.on_message(&self.topic, NodeMessage::Mark(number), now);
         }
 
+        /// The link is lost, and later it is back.
+        fn relink(&self, lost_at: Instant, back_at: Instant) {
+            self.outgoing.unlink(Vec::new());
+            self.app.on_unlinked(lost_at);
+            self.outgoing.link();
+            self.app.on_linked(back_at);
+        }
+
+        /// What a page gets that joins.
+        fn snapshot(&self, now: Instant) -> Vec<Frame> {
+            let mut frames = Vec::new();
+            self.app.change_channel(&self.name, now, |channel, _| {
+                frames = channel.flow.as_mut().unwrap().snapshot(now);
+            });
+            frames
+        }
+
         fn receive(&self, node: NodeId, number: u64, now: Instant) {
             let (frame, partial) = (frame(number), None);
             let event =
@@ -274,19 +292,12 @@ mod tests {
         node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
         node.open(Vec::new(), now);
         node.receive(one, 2, now);
-        node.outgoing.unlink(Vec::new());
-        node.app.on_unlinked(now + second);
-        node.outgoing.link();
-        node.app.on_linked(now + 3 * second);
+        node.relink(now + second, now + 3 * second);
         node.open(vec![stored(Origin::new(other, 9), now + 2 * second)], now + 3 * second);
-        let due = crate::registry::deadlines::Due {
-            app: "app-id".into(),
-            channel: node.name.clone(),
-            receivers: Receivers::Subscribers,
-        };
+        let (channel, receivers) = (node.name.clone(), Receivers::Subscribers);
+        let due = Due { app: "app-id".into(), channel, receivers };
         node.app.run_flow(&due, now + 61 * second);
-        let (_, stored) = node.commands();
-        assert!(!stored.contains(&frame(2)), "the older one is stored in the place of the newer one");
+        assert_eq!(node.snapshot(now + 62 * second), [frame(9)]);
     }
 
     #[test]
@@ -306,11 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_this_node_never_accepted_is_replaced() {
-        let now = Instant::now();
+    fn an_event_that_this_node_never_accepted_is_left_out() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
         let node = node(now);
         node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
-        node.open(vec![stored(Origin::new(node.outgoing.node(), 1000), now + Duration::from_secs(1))], now);
-        assert_eq!(node.commands(), (vec![], vec![frame(1)]));
+        node.open(Vec::new(), now);
+        node.relink(now + second, now + 3 * second);
+        node.open(vec![stored(Origin::new(node.outgoing.node(), 1000), now + 2 * second)], now + 3 * second);
+        assert_eq!(node.snapshot(now + 4 * second), [frame(1)]);
     }
 }
