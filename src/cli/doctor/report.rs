@@ -51,9 +51,10 @@ impl Step {
     /// A line; two for a failed step. `name` is that of the step, or of several.
     fn text(&self, name: &str) -> String {
         match &self.outcome {
-            Outcome::Passed(text) => format!("✓ {name:<10} {text}"),
-            Outcome::Skipped(reason) => format!("– {name:<10} {reason}"),
+            Outcome::Passed(text) => format!("✓ {name:<10} {}", visible(text)),
+            Outcome::Skipped(reason) => format!("– {name:<10} {}", visible(reason)),
             Outcome::Failed(cause, detail) => {
+                let detail = visible(detail);
                 let gap = if detail.is_empty() { "" } else { ": " };
                 let (sentence, label, fix) = (cause.sentence(), cause.name(), cause.fix());
                 format!("✗ {name:<10} {sentence}{gap}{detail} [{label}]\n  {:<10} {fix}", "fix")
@@ -103,7 +104,7 @@ impl Subject {
             Some("laravel") => "Laravel",
             _ => "pages and Laravel",
         };
-        self.address.as_ref().map_or("this machine".to_owned(), |address| format!("{address} for {side}"))
+        self.address.as_ref().map_or("this machine".to_owned(), |address| format!("{} for {side}", visible(address)))
     }
 }
 
@@ -155,6 +156,12 @@ impl Report {
     }
 }
 
+/// A text of the server or of a file without characters that a terminal would obey.
+fn visible(text: &str) -> String {
+    let is_obeyed = |letter: char| letter.is_control() || ('\u{202a}'..='\u{202e}').contains(&letter);
+    text.replace(is_obeyed, "\u{fffd}")
+}
+
 fn print(text: &str) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         // The reader has seen enough, as in `gema doctor | head`.
@@ -175,5 +182,17 @@ mod tests {
         assert_eq!(lines[0], "✗ port       nothing listens on this port: 127.0.0.1:1 [port_closed]");
         assert_eq!(lines[1], format!("  fix        {}", Cause::PortClosed.fix()));
         assert_eq!(step.json(&Subject::default())["cause"], "port_closed");
+    }
+
+    #[test]
+    fn a_text_of_the_server_moves_no_cursor() {
+        for step in [
+            Step::passed("ready", "a\u{1b}[2Jb\nc"),
+            Step::skipped("ready", "a\u{1b}[2Jb\nc"),
+            Step::failed("ready", Cause::ServerDegraded, "a\u{1b}[2Jb\nc"),
+        ] {
+            let text = step.text(step.name);
+            assert!(text.contains("a\u{fffd}[2Jb\u{fffd}c") && !text.contains('\u{1b}'), "{text:?}");
+        }
     }
 }
