@@ -8,6 +8,7 @@ mod page;
 
 use self::invocation::{Invocation, invocation};
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::io::{Read, Write};
@@ -229,13 +230,15 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
 }
 
 /// Serves until a signal comes.
-fn start(files: &[PathBuf], mut loaded: Loaded, with_page: bool) -> anyhow::Result<ExitCode> {
-    let page = with_page.then(|| page::add_token(&mut loaded.config.dashboard));
-    let dashboard = &loaded.config.dashboard;
+fn start(files: &[PathBuf], loaded: Loaded, with_page: bool) -> anyhow::Result<ExitCode> {
+    // `loaded` stays as it was read, to be compared with what SIGHUP reads.
+    let mut config = loaded.config.clone();
+    let page = with_page.then(|| page::add_token(&mut config.dashboard));
+    let dashboard = &config.dashboard;
     let watch = dashboard.is_on().then(|| Arc::new(Watch { payloads: dashboard.payloads, ..Watch::default() }));
     // Kept until the end, so that the last lines are written.
     let (_log, verbosity) = telemetry::init(&loaded.config.log, watch.clone())?;
-    let process = Process { loaded, watch: watch.unwrap_or_default(), verbosity, page };
+    let process = Process { loaded, config, watch: watch.unwrap_or_default(), verbosity, page };
     for warning in &process.loaded.warnings {
         warn!("{warning}");
     }
@@ -244,7 +247,10 @@ fn start(files: &[PathBuf], mut loaded: Loaded, with_page: bool) -> anyhow::Resu
 
 /// The configuration of a process and its log.
 struct Process {
+    /// As files and variables say.
     loaded: Loaded,
+    /// As it is served: with the token of this run.
+    config: Config,
     watch: Arc<Watch>,
     verbosity: Arc<Verbosity>,
     /// The token of the operator's page, if it was made for this run.
@@ -252,7 +258,7 @@ struct Process {
 }
 
 async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode> {
-    let config = &process.loaded.config;
+    let config = &process.config;
     // Before the start, so that an early signal is not lost.
     let mut stop = Stop::listen()?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -306,13 +312,15 @@ async fn reload(files: &[PathBuf], process: &Process, server: &Server) {
     for warning in &new.warnings {
         warn!("{warning}");
     }
-    let keys = started.needs_restart(&new).join(", ");
+    let unchanged = started.needs_restart(&new);
+    let keys = unchanged.join(", ");
     if !keys.is_empty() {
         warn!(keys, "these values have changed, but take effect with a restart only");
     }
     match server.reload(&new.config).await {
         Ok(()) => {
             process.verbosity.set_level(telemetry::level(new.config.log.level));
+            server.show(process.settings(&new, &unchanged));
             info!("the configuration has been read anew");
             flow_rules::log(&new.config);
         }
@@ -329,9 +337,22 @@ impl Process {
         dashboard::ProcessInfo {
             watch: Arc::clone(&self.watch),
             verbosity: Some(Arc::clone(&self.verbosity)),
-            settings: self.loaded.listed(),
-            warnings: self.loaded.warnings.iter().map(ToString::to_string).collect(),
+            settings: self.settings(&self.loaded, &[]),
         }
+    }
+
+    /// The settings as the page shows them. Those in `unchanged` take effect with a restart only, and stay as they were
+    /// at the start.
+    fn settings(&self, new: &Loaded, unchanged: &[String]) -> dashboard::Settings {
+        let kept = self.loaded.listed().into_iter().filter(|(key, ..)| unchanged.contains(key));
+        let mut kept: BTreeMap<String, _> = kept.map(|row| (row.0.clone(), row)).collect();
+        let mut listed = Vec::new();
+        for row in new.listed() {
+            listed.extend(if unchanged.contains(&row.0) { kept.remove(&row.0) } else { Some(row) });
+        }
+        listed.extend(kept.into_values());
+        let warnings = new.warnings.iter().map(ToString::to_string).collect();
+        dashboard::Settings { listed, warnings, app: new.config.apps().into_iter().next() }
     }
 }
 

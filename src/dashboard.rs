@@ -19,8 +19,7 @@ mod stream;
 mod tokens;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -29,12 +28,15 @@ use axum::Router;
 use axum::routing::get;
 use axum::routing::post;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::App;
 use crate::config::Config;
 use crate::dashboard::nodes::Nodes;
 use crate::dashboard::sampler::Sampled;
 use crate::dashboard::sampler::Sampler;
+use crate::dashboard::stream::Streams;
 use crate::dashboard::tokens::Tokens;
 use crate::http::Api;
 use crate::metrics::DashboardMeters;
@@ -45,6 +47,8 @@ use crate::watch::verbosity::Verbosity;
 
 /// The interval of samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Searches for connections at once; further ones wait.
+const SEARCHES_MAX: usize = 2;
 
 /// The process and its configuration, as the page shows them.
 #[derive(Debug, Default)]
@@ -53,17 +57,28 @@ pub struct ProcessInfo {
     pub watch: Arc<Watch>,
     /// How much the log says, if that can be changed.
     pub verbosity: Option<Arc<Verbosity>>,
+    /// The settings as they are at the start.
+    pub settings: Settings,
+}
+
+/// The settings that the page shows. They change with SIGHUP.
+#[derive(Debug, Default)]
+pub struct Settings {
     /// Each setting with its value and who set it; secrets are masked.
-    pub settings: Vec<(String, serde_json::Value, String)>,
+    pub listed: Vec<(String, serde_json::Value, String)>,
     /// The warnings about the configuration.
     pub warnings: Vec<String>,
+    /// The first app, for the examples to paste.
+    pub app: Option<App>,
 }
 
 /// The operator's page of a process.
 #[derive(Debug)]
 pub struct Dashboard {
     api: Api,
-    process: ProcessInfo,
+    watch: Arc<Watch>,
+    verbosity: Option<Arc<Verbosity>>,
+    settings: ArcSwap<Settings>,
     config: Config,
     tokens: Tokens,
     sampled: ArcSwap<Sampled>,
@@ -72,7 +87,11 @@ pub struct Dashboard {
     started_ms: u64,
     /// The port of WebSockets.
     port: u16,
-    streams: AtomicUsize,
+    streams: Streams,
+    /// Turns of searches for connections, each of which looks at all.
+    searches: Semaphore,
+    /// Whether the log has a line about a proxy that is not trusted.
+    is_proxy_logged: AtomicBool,
     meters: DashboardMeters,
     /// Cancelled when the process ends.
     stop: CancellationToken,
@@ -81,19 +100,30 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// A page that has no samples yet. `port` is the main port; streams end with `stop`.
-    pub fn new(api: Api, config: &Config, process: ProcessInfo, port: u16, stop: CancellationToken) -> Self {
+    /// A page that has no samples yet. `port` is the main port; streams end with `stop`, and at most `streams_max` are
+    /// open.
+    pub fn new(
+        api: Api,
+        config: &Config,
+        process: ProcessInfo,
+        (port, streams_max): (u16, usize),
+        stop: CancellationToken,
+    ) -> Self {
         let meters = api.node().metrics().dashboard();
         Self {
             api,
             tokens: Tokens::new(&config.dashboard),
             config: config.clone(),
-            process,
+            watch: process.watch,
+            verbosity: process.verbosity,
+            settings: ArcSwap::from_pointee(process.settings),
             sampled: ArcSwap::default(),
             nodes: Mutex::default(),
             started_ms: now_ms(),
             port,
-            streams: AtomicUsize::new(0),
+            streams: Streams::new(streams_max),
+            searches: Semaphore::new(SEARCHES_MAX),
+            is_proxy_logged: AtomicBool::new(false),
             meters,
             stop,
             drain: CancellationToken::new(),
@@ -129,12 +159,17 @@ impl Dashboard {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
             self.meters.bytes.set(i64::try_from(self.watch().bytes()).unwrap_or(i64::MAX));
-            self.meters.streams.set(self.streams.load(Ordering::Relaxed) as i64);
+            self.meters.streams.set(self.streams.open() as i64);
             self.sampled.store(Arc::new(sampler.sample(&self, Instant::now())));
-            if let Some(verbosity) = &self.process.verbosity {
+            if let Some(verbosity) = &self.verbosity {
                 verbosity.tick(Instant::now());
             }
         }
+    }
+
+    /// Shows other settings from now on.
+    pub fn show(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Cancelled when the page wants this node to stop.
@@ -147,7 +182,7 @@ impl Dashboard {
     }
 
     fn watch(&self) -> &Arc<Watch> {
-        &self.process.watch
+        &self.watch
     }
 
     fn sampled(&self) -> Arc<Sampled> {

@@ -169,6 +169,11 @@ impl Api {
         self.0.trusted_proxies.client(client.address().ip(), headers)
     }
 
+    /// The peer, if it forwards for others and is not trusted.
+    pub fn untrusted_proxy(&self, client: &Client, headers: &HeaderMap) -> Option<IpAddr> {
+        self.0.trusted_proxies.untrusted(client.address().ip(), headers)
+    }
+
     /// Whether the client uses TLS: to us, or to a trusted proxy.
     pub fn is_secure(&self, client: &Client, headers: &HeaderMap) -> bool {
         client.is_secure() || self.0.trusted_proxies.is_secure(client.address().ip(), headers)

@@ -4,6 +4,7 @@
 mod admit;
 mod background;
 mod body;
+mod files;
 mod listen;
 mod proxy_header;
 mod stream;
@@ -42,10 +43,6 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::tls::Certificates;
 use crate::tls::TlsError;
-
-/// Descriptors that WebSockets leave to the HTTP API, files and listeners, so that publishing always works: a tenth of
-/// the process' limit, within these bounds.
-const RESERVE: std::ops::RangeInclusive<u64> = 64..=1024;
 
 /// The advice if the main port is taken.
 const MAIN_PORT_TAKEN: &str = "is another server running there? server.share_port = true lets this one take its place";
@@ -152,7 +149,7 @@ impl Server {
             report_certificate(certificates, &end);
             end
         });
-        let sockets_max = sockets_max(config.connections.connections_max, open_files);
+        let sockets_max = files::sockets_max(config.connections.connections_max, open_files);
         let (store, store_worker) = Store::new(config, || metrics.store()).unzip();
         let node = Arc::new(Node::new(config, inboxes, metrics, store, sockets_max));
         // Health and metrics are served until the end of a drain.
@@ -162,7 +159,7 @@ impl Server {
         let head_time = config.http.request_seconds.duration();
         let (ended, shards) = mpsc::channel(workers);
         let mut closed = Vec::new();
-        let http_connections = Arc::new(HttpConnections::new(files_max(open_files)));
+        let http_connections = Arc::new(HttpConnections::new(files::files_max(open_files)));
         for (index, listener) in listeners.into_iter().enumerate() {
             // Each shard has its own token, so that they do not share its lock.
             let own = Tasks::new(stop.child_token());
@@ -175,16 +172,17 @@ impl Server {
                 head_time,
                 http_connections: Arc::clone(&http_connections),
                 reads_headers: config.server.proxy_protocol,
+                cuts_answers: false,
             };
             let listener = Listener::new(listener, own, port);
             closed.push(listener.closed());
             run_shard(index, node, listener, EndNotice(ended.clone()))?;
         }
         let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
-        let dashboard = start_dashboard(&api, config, process, address.port(), &tasks);
+        let dashboard =
+            start_dashboard(&api, config, process, (address.port(), files::streams_max(open_files)), &tasks);
         let routes = api.metrics_port(config.metrics.enabled, dashboard.as_ref().map(Dashboard::router));
-        let port =
-            Port { node: Arc::clone(&node), routes, tls: None, head_time, http_connections, reads_headers: false };
+        let port = Port::of_metrics(&node, routes, head_time, http_connections);
         Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
         tasks.spawn(run_flows(Arc::clone(&node), tasks.stop().clone()));
@@ -243,6 +241,13 @@ impl Server {
         }
         self.node.reload(config).await;
         Ok(())
+    }
+
+    /// Shows other settings on the operator's page, if there is one.
+    pub fn show(&self, settings: dashboard::Settings) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.show(settings);
+        }
     }
 
     /// Cancelled when the operator's page wants this node to stop.
@@ -361,26 +366,6 @@ fn worker_count(configured: usize) -> usize {
     (if configured == 0 { cores } else { configured }).clamp(1, SHARDS_MAX)
 }
 
-fn sockets_max(configured: usize, open_files: u64) -> usize {
-    if configured > 0 {
-        return configured;
-    }
-    usize::try_from(open_files.saturating_sub(reserve(open_files))).unwrap_or(usize::MAX)
-}
-
-fn reserve(open_files: u64) -> u64 {
-    (open_files / 10).clamp(*RESERVE.start(), *RESERVE.end())
-}
-
-/// The files that all connections may have open. Half of the reserve is for everything else.
-fn files_max(open_files: u64) -> usize {
-    match open_files {
-        // The limit is unknown.
-        0 => usize::MAX,
-        open_files => usize::try_from(open_files.saturating_sub(reserve(open_files) / 2)).unwrap_or(usize::MAX),
-    }
-}
-
 /// Tells the server that a shard has ended, even by a panic.
 struct EndNotice(mpsc::Sender<()>);
 
@@ -419,13 +404,13 @@ fn start_dashboard(
     api: &Api,
     config: &Config,
     process: dashboard::ProcessInfo,
-    port: u16,
+    port_and_streams: (u16, usize),
     tasks: &Tasks,
 ) -> Option<Arc<Dashboard>> {
     if !config.dashboard.is_on() {
         return None;
     }
-    let dashboard = Arc::new(Dashboard::new(api.clone(), config, process, port, tasks.stop().clone()));
+    let dashboard = Arc::new(Dashboard::new(api.clone(), config, process, port_and_streams, tasks.stop().clone()));
     tasks.spawn(Arc::clone(&dashboard).run_with_others(tasks.stop().clone()));
     tasks.spawn(Arc::clone(&dashboard).run(tasks.stop().clone()));
     Some(dashboard)

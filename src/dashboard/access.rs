@@ -1,6 +1,7 @@
 //! Access: a token or a cookie for each path, an operator to act, and no page of another origin.
 //! Each handler of the API begins with [`Dashboard::viewer`] or [`Dashboard::operator`].
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::http::HeaderMap;
@@ -88,6 +89,15 @@ impl Dashboard {
                 let text = format!("Too many wrong tokens came from this address. Try again in {seconds} s.");
                 Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, text).retry_after(seconds))
             }
+        }
+    }
+
+    /// Warns once of a proxy that is not trusted: wrong tokens of one then lock out all who come through it.
+    pub(super) fn warn_of_untrusted_proxy(&self, client: &Client, headers: &HeaderMap) {
+        let Some(proxy) = self.api.untrusted_proxy(client, headers) else { return };
+        if !self.is_proxy_logged.swap(true, Ordering::Relaxed) {
+            let advice = "name the proxy in server.trusted_proxies, or let it forward no X-Forwarded-For";
+            tracing::warn!(%proxy, advice, "all who use the operator's page through this proxy count as one address");
         }
     }
 

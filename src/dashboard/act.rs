@@ -184,7 +184,7 @@ pub(super) async fn log(
     if !(1..=LOG_MINUTES_MAX).contains(&minutes) {
         return Err(Failure::bad(format!("minutes is from 1 to {LOG_MINUTES_MAX}.")));
     }
-    let Some(verbosity) = &dashboard.process.verbosity else {
+    let Some(verbosity) = &dashboard.verbosity else {
         return Err(Failure::new(StatusCode::CONFLICT, "This process writes no log of its own."));
     };
     let time = Duration::from_secs(minutes * 60);

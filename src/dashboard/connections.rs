@@ -77,6 +77,8 @@ pub(super) async fn list(
 impl Dashboard {
     /// The connections of this node that are wanted.
     pub(super) async fn own_connections(&self, wanted: Wanted, limit: usize) -> Value {
+        // Never closed.
+        let _turn = self.searches.acquire().await;
         let (found, total) = find(self.node(), wanted, limit).await;
         let id = self.id();
         let found: Vec<Value> = found.iter().map(|info| connection(info, &id)).collect();

@@ -38,6 +38,7 @@ pub(super) async fn login(
     // Before anything is counted: another page could use up the attempts of its visitor's address.
     dashboard.check_not_foreign(&client, &headers)?;
     let Login { token } = answer::read(request).await?;
+    dashboard.warn_of_untrusted_proxy(&client, &headers);
     let role = dashboard.attempt(&token, &client, &headers)?;
     let cookie = dashboard.tokens.cookie(role, now_ms() / 1000).unwrap_or_default();
     let mut response = answer::json(&json!({ "role": role.name() }));

@@ -93,7 +93,7 @@ impl Dashboard {
             "flow_rules": sampled.flow_rules,
             "settings": self.settings(),
             "snippets": self.snippets(),
-            "warnings": self.process.warnings,
+            "warnings": self.settings.load().warnings,
             "public": self.public(),
         })
     }
@@ -142,7 +142,7 @@ impl Dashboard {
     fn settings(&self) -> Vec<Value> {
         let row =
             |(key, value, origin): &(String, Value, String)| json!({ "key": key, "value": value, "origin": origin });
-        self.process.settings.iter().map(row).collect()
+        self.settings.load().listed.iter().map(row).collect()
     }
 
     /// The main port, as far as this node can know. A proxy in front of it has another name.
@@ -157,8 +157,11 @@ impl Dashboard {
 
     /// Settings of applications for this server, ready to paste; the secret stays out.
     fn snippets(&self) -> Value {
-        let app = self.config.apps().into_iter().next();
-        let (id, key) = app.map_or((String::new(), String::new()), |app| (app.id, app.keys[0].key.clone()));
+        let settings = self.settings.load();
+        let (id, key) = settings
+            .app
+            .as_ref()
+            .map_or((String::new(), String::new()), |app| (app.id.clone(), app.keys[0].key.clone()));
         let (host, port, path) = (public_host(self.config.server.host), self.port, &self.config.server.path_prefix);
         let scheme = if self.config.tls.is_enabled() { "https" } else { "http" };
         let path_lines = if path.is_empty() { String::new() } else { format!("PUSHER_PATH={path}\n") };

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::Response;
 use futures_util::stream::unfold;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Map;
 use serde_json::Value;
@@ -28,13 +29,14 @@ use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
 use crate::dashboard::state;
+use crate::dashboard::tokens;
 use crate::http::Client;
 use crate::watch::filter::Filter;
 use crate::watch::live::Row;
 use crate::watch::live::Watching;
 
-/// Streams at once, with and without rows.
-const STREAMS_MAX: usize = 100;
+/// Streams at once of one address, so that it leaves some to others.
+const STREAMS_OF_ADDRESS_MAX: usize = 20;
 /// How often a stream looks for something new.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often something is sent at least, so that proxies keep the connection.
@@ -61,7 +63,8 @@ pub(super) async fn stream(
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5)
     };
     let filter = answer::short_pattern("filter", query.filter)?;
-    let place = Place::take(&dashboard).ok_or_else(too_many)?;
+    let address = dashboard.api.client_address(&client, request.headers());
+    let place = Place::take(&dashboard, address).ok_or_else(too_many)?;
     let watching = match &*query.live {
         "" | "0" => None,
         _ => Some(dashboard.watch().view(Filter::parse(&filter)).ok_or_else(too_many)?),
@@ -79,20 +82,59 @@ pub(super) async fn stream(
     Ok(response)
 }
 
+/// The open streams, with and without rows, by the network of their viewer.
+#[derive(Debug)]
+pub(super) struct Streams {
+    most: usize,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Streams {
+    /// None are open, and so many may be.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, open: Mutex::default() }
+    }
+
+    /// How many are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.lock().values().sum()
+    }
+
+    /// Counts one more, if it may be opened.
+    fn add(&self, network: IpAddr) -> bool {
+        let mut open = self.open.lock();
+        let (all, own) = (open.values().sum::<usize>(), open.get(&network).copied().unwrap_or_default());
+        let may = all < self.most && own < STREAMS_OF_ADDRESS_MAX;
+        if may {
+            open.insert(network, own + 1);
+        }
+        may
+    }
+
+    fn remove(&self, network: IpAddr) {
+        let mut open = self.open.lock();
+        if let Some(own) = open.get_mut(&network) {
+            *own -= 1;
+            if *own == 0 {
+                open.remove(&network);
+            }
+        }
+    }
+}
+
 /// Counts a stream until it is dropped.
-struct Place(Arc<Dashboard>);
+struct Place(Arc<Dashboard>, IpAddr);
 
 impl Place {
-    fn take(dashboard: &Arc<Dashboard>) -> Option<Self> {
-        let one_more = |count: usize| (count < STREAMS_MAX).then_some(count + 1);
-        dashboard.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(Self(Arc::clone(dashboard)))
+    fn take(dashboard: &Arc<Dashboard>, address: IpAddr) -> Option<Self> {
+        let network = tokens::network_of(address);
+        dashboard.streams.add(network).then(|| Self(Arc::clone(dashboard), network))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.remove(self.1);
     }
 }
 
@@ -249,4 +291,21 @@ fn row(row: &Row) -> Value {
     }
     shown.insert("fields".to_owned(), fields.into());
     shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_streams_to_others() {
+        let streams = Streams::new(30);
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let opened = |last| (0..100).filter(|_| streams.add(address(last))).count();
+        assert_eq!((opened(1), opened(2), opened(3)), (STREAMS_OF_ADDRESS_MAX, 10, 0));
+        streams.remove(address(1));
+        assert_eq!((streams.open(), opened(3)), (29, 1));
+        (0..19).for_each(|_| streams.remove(address(1)));
+        assert_eq!(streams.open(), 11);
+    }
 }

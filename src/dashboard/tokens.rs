@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use crate::protocol::signature::is_same;
 const ATTEMPTS_MAX: u32 = 5;
 /// How long it has to wait.
 const ATTEMPTS_PERIOD: Duration = Duration::from_secs(60);
-/// Addresses whose attempts are counted apart. Further ones count together.
+/// Addresses whose attempts are counted; the next one takes the place of the one that began first.
 const ADDRESSES_MAX: usize = 4096;
 
 /// How long a cookie holds.
@@ -91,7 +90,7 @@ impl Tokens {
 
     fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let mut wrong = self.wrong.lock();
-        let key = counted_address(address, &wrong);
+        let key = network_of(address);
         let passed = now.saturating_duration_since(wrong.get(&key)?.since);
         if passed >= ATTEMPTS_PERIOD {
             wrong.remove(&key);
@@ -103,7 +102,11 @@ impl Tokens {
     fn count_wrong(&self, address: IpAddr, now: Instant) {
         let mut wrong = self.wrong.lock();
         wrong.retain(|_, wrong| now.saturating_duration_since(wrong.since) < ATTEMPTS_PERIOD);
-        let key = counted_address(address, &wrong);
+        let key = network_of(address);
+        if wrong.len() >= ADDRESSES_MAX && !wrong.contains_key(&key) {
+            let oldest = wrong.iter().min_by_key(|(_, wrong)| wrong.since).map(|(address, _)| *address);
+            oldest.map(|oldest| wrong.remove(&oldest));
+        }
         wrong.entry(key).or_insert(Wrong { since: now, count: 0 }).count += 1;
     }
 
@@ -130,20 +133,18 @@ fn context(role: Role, end: &str) -> [&[u8]; 4] {
     [b"gema dashboard cookie 1 ", role.name().as_bytes(), b" ", end.as_bytes()]
 }
 
-/// The address whose attempts are counted: an IPv6 client has a whole network of 64 bits.
-fn counted_address(address: IpAddr, counted: &HashMap<IpAddr, Wrong>) -> IpAddr {
-    let address = match address.to_canonical() {
+/// The address by which somebody is counted: an IPv6 client has a whole network of 64 bits.
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
         address => address,
-    };
-    match counted.len() >= ADDRESSES_MAX && !counted.contains_key(&address) {
-        true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        false => address,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::config::Secret;
 
@@ -196,7 +197,9 @@ mod tests {
         for number in 0..2 * ADDRESSES_MAX as u32 {
             tokens.attempt("wrong", IpAddr::from(number.to_be_bytes()), now);
         }
-        assert!(tokens.wrong.lock().len() <= ADDRESSES_MAX + 1);
+        assert_eq!(tokens.wrong.lock().len(), ADDRESSES_MAX);
+        // Those whose attempts are many locked nobody else out.
+        assert_eq!(tokens.attempt(TOKEN, address(1), now), Attempt::Right(Role::Reader));
     }
 
     #[test]

@@ -131,6 +131,21 @@ pub(super) struct Port {
     pub(super) http_connections: Arc<HttpConnections>,
     /// Whether trusted proxies send a PROXY header on each connection.
     pub(super) reads_headers: bool,
+    /// Whether an answer that nobody reads ends with the drain: a viewer who does not read must not hold it up.
+    pub(super) cuts_answers: bool,
+}
+
+impl Port {
+    /// The port of metrics and the operator's page, without TLS.
+    pub(super) fn of_metrics(
+        node: &Arc<Node>,
+        routes: Routes,
+        head_time: Duration,
+        http_connections: Arc<HttpConnections>,
+    ) -> Self {
+        let node = Arc::clone(node);
+        Self { node, routes, tls: None, head_time, http_connections, reads_headers: false, cuts_answers: true }
+    }
 }
 
 impl Listener {
@@ -283,7 +298,13 @@ impl Port {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     Pin::new(&mut connection).graceful_shutdown();
-                    (&mut connection).await
+                    match self.cuts_answers {
+                        false => (&mut connection).await,
+                        true => match tokio::time::timeout(LAST_REQUEST_TIME, &mut connection).await {
+                            Ok(outcome) => outcome,
+                            Err(_) => return,
+                        },
+                    }
                 }
             },
         };

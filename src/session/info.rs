@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::protocol::connect::ConnectRequest;
+use crate::protocol::socket_id::SocketId;
 use crate::registry::address::Address;
 use crate::registry::connections::ConnectionInfo;
 use crate::registry::connections::Wanted;
@@ -46,7 +47,7 @@ impl Session {
     pub fn matches(&self, wanted: &Wanted) -> bool {
         let is = |wanted: &Option<String>, test: &dyn Fn(&str) -> bool| wanted.as_deref().is_none_or(test);
         is(&wanted.app, &|app| self.app.id == app)
-            && is(&wanted.socket, &|socket| self.socket_id.to_string() == socket)
+            && is(&wanted.socket, &|socket| SocketId::parse(socket) == Some(self.socket_id))
             && is(&wanted.address, &|beginning| self.client_address.to_string().starts_with(beginning))
             && is(&wanted.channel, &|channel| self.find(channel).is_ok())
             && is(&wanted.user, &|user| self.users().any(|own| own == user))

@@ -7,16 +7,19 @@ use crate::registry::connections::ConnectionSlice;
 use crate::shard::Shard;
 use crate::shard::connection::index_of;
 
-/// Connections that one question looks at: some tens of microseconds.
-const SLICE: usize = 512;
+/// Connections that one question looks at, at least: some tens of microseconds.
+const SLICE_MIN: usize = 512;
+/// Slices of a large table. Each passes over those before it, so that many small ones would cost the square of the table.
+const SLICES_MAX: usize = 32;
 
 impl Shard {
     /// Answers about a slice of the connections.
     pub(super) fn list(&self, query: ConnectionQuery) {
         let ConnectionQuery { wanted, from, limit, reply } = query;
         let mut slice = ConnectionSlice::default();
+        let slice_length = (self.connections.len() / SLICES_MAX).max(SLICE_MIN);
         let mut rest = self.connections.iter().skip_while(|(slot, _)| index_of(*slot) < from);
-        for (slot, connection) in rest.by_ref().take(SLICE) {
+        for (slot, connection) in rest.by_ref().take(slice_length) {
             let Some(session) = connection.session().filter(|session| session.matches(&wanted)) else { continue };
             slice.total += 1;
             if slice.found.len() < limit {

@@ -769,6 +769,42 @@ async fn the_level_of_the_log_changes_at_sighup() {
 }
 
 #[tokio::test]
+async fn the_settings_on_the_page_change_at_sighup() {
+    let folder = std::env::temp_dir().join(format!("gema-dashboard-settings-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("gema.toml");
+    let write = |app: &str, seconds: u32, level: &str| {
+        let text = format!(
+            "[log]\nlevel = \"{level}\"\n[server]\ndrain_seconds = {seconds}\n\
+             [[apps]]\nid = \"{app}\"\nkey = \"{app}-key\"\nsecret = \"{app}-secret-0123456789\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("old", 11, "info");
+    let tokens = [("GEMA_DASHBOARD_TOKEN", VIEWER)];
+    let process = Process::start_with(&["start", "--config", file.to_str().unwrap()], &tokens).await;
+    let shown = async || {
+        let state = state(&process).await;
+        let setting = |key: &str| {
+            let mut all = state["settings"].as_array().unwrap().iter();
+            all.find(|setting| setting["key"] == key).unwrap_or_else(|| panic!("{key}"))["value"].clone()
+        };
+        (state["snippets"]["env"].as_str().unwrap().to_owned(), setting("log.level"), setting("server.drain_seconds"))
+    };
+    let (env, level, seconds) = shown().await;
+    assert!(env.contains("PUSHER_APP_KEY=old-key"), "{env}");
+    assert_eq!((level, seconds), (json!("info"), json!(11.0)));
+    write("new", 12, "debug");
+    process.signal("HUP");
+    process.log.line("the configuration has been read anew").await;
+    let (env, level, seconds) = shown().await;
+    assert!(env.contains("PUSHER_APP_KEY=new-key"), "{env}");
+    // The one holds at once, the other after a restart only.
+    assert_eq!((level, seconds), (json!("debug"), json!(11.0)));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
 async fn the_memory_of_the_page_is_a_metric() {
     let process = start(&[("GEMA_METRICS_ENABLED", "true")]).await;
     let mut events = Events::open(&process, "").await;
@@ -828,9 +864,16 @@ async fn a_page_for_one_run_needs_no_configuration() {
     let state = request(address, "GET", "/dashboard/api/state", &headers, b"").await;
     assert_eq!(state.ok()["role"], "operator");
     assert!(!state.body.contains(token), "the token is in the settings");
-    child.kill().await.unwrap();
+    // The token is no change of the configuration.
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut log = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut log).await.unwrap();
+    while !log.contains("has been read anew") {
+        log += &timeout(PATIENCE, lines.next_line()).await.expect("nothing is logged").unwrap().unwrap();
+    }
+    assert!(!log.contains("restart only"), "{log}");
+    child.kill().await.unwrap();
     assert!(log.contains("ready") && !log.contains(token), "{log}");
 }
 
