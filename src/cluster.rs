@@ -31,6 +31,8 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use page::NodeStatus;
+
 use crate::cluster::page::PageQuestions;
 use crate::cluster::peers::Peers;
 use crate::cluster::terminate::Questions;

@@ -40,6 +40,17 @@ pub(super) struct PageQuestions {
     received: Mutex<Option<mpsc::Sender<PageMessage>>>,
 }
 
+/// Another node as Redis knows it.
+#[derive(Debug)]
+pub struct NodeStatus {
+    /// Its id.
+    pub node: NodeId,
+    /// Its lease is there.
+    pub is_live: bool,
+    /// The last status, for some seconds.
+    pub status: Option<String>,
+}
+
 /// A question that waits for its answer. The caller may drop it at any time.
 struct Asked<'a> {
     all: &'a PageQuestions,
@@ -105,17 +116,16 @@ impl Cluster {
         self.ask_redis(vec![command]).await;
     }
 
-    /// Removes this node's status: it has ended as it should.
-    pub async fn remove_status(&self) {
-        self.ask_redis(vec![cmd("DEL").arg(self.names.status(self.node())).take()]).await;
-    }
-
-    /// The other nodes that live, with their status if they have a page. `None` without Redis.
-    pub async fn statuses(&self) -> Option<Vec<(NodeId, Option<String>)>> {
-        let peers = self.peers();
-        let ask = |peer: &NodeId| cmd("GET").arg(self.names.status(*peer)).take();
-        let answers = self.ask_redis(peers.iter().map(ask).collect()).await?;
-        Some(peers.into_iter().zip(answers.iter().map(|answer| text(answer).map(str::to_owned))).collect())
+    /// The other nodes that live, and these that may be gone, with their status if they have a page. A node that has ended
+    /// as it should has left one behind. `None` without Redis.
+    pub async fn statuses(&self, known: &[NodeId]) -> Option<Vec<NodeStatus>> {
+        let live = self.peers();
+        let gone = known.iter().filter(|node| !live.contains(node)).map(|node| (*node, false));
+        let nodes: Vec<(NodeId, bool)> = live.iter().map(|node| (*node, true)).chain(gone).collect();
+        let ask = |(node, _): &(NodeId, bool)| cmd("GET").arg(self.names.status(*node)).take();
+        let answers = self.ask_redis(nodes.iter().map(ask).collect()).await?;
+        let status = |((node, is_live), answer)| NodeStatus { node, is_live, status: text(answer).map(str::to_owned) };
+        Some(nodes.into_iter().zip(&answers).map(status).collect())
     }
 
     /// The connections of each other node on a channel.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
+use crate::cluster::NodeStatus;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer::Failure;
 use crate::dashboard::connections;
@@ -72,17 +73,22 @@ impl Nodes {
         self.version
     }
 
-    /// Takes what Redis has of the living nodes.
-    fn update(&mut self, statuses: Vec<(NodeId, Option<String>)>, now: Instant) {
+    /// The nodes that are listed.
+    fn known(&self) -> Vec<NodeId> {
+        self.others.keys().copied().collect()
+    }
+
+    /// Takes what Redis has of the nodes.
+    fn update(&mut self, statuses: Vec<NodeStatus>, now: Instant) {
         self.version += 1;
         for node in self.others.values_mut() {
             node.is_live = false;
         }
-        for (id, status) in statuses {
+        for NodeStatus { node: id, is_live, status } in statuses {
             let status = status.and_then(|text| serde_json::from_str(&text).ok()).filter(Value::is_object);
-            let new = || OtherNode { status: Value::Null, reported: now, reported_ms: now_ms(), is_live: true };
+            let new = || OtherNode { status: Value::Null, reported: now, reported_ms: now_ms(), is_live };
             let node = self.others.entry(id).or_insert_with(new);
-            node.is_live = true;
+            node.is_live = is_live;
             let Some(status) = status else { continue };
             if status["at_ms"] != node.status["at_ms"] {
                 (node.reported, node.reported_ms) = (now, now_ms());
@@ -175,7 +181,8 @@ impl Dashboard {
 
     async fn exchange(&self, cluster: &Cluster) {
         cluster.write_status(&self.status().to_string()).await;
-        let statuses = cluster.statuses().await;
+        let known = self.nodes.lock().known();
+        let statuses = cluster.statuses(&known).await;
         // Without Redis nothing is known of the others, which the sentence tells.
         if let Some(statuses) = statuses {
             self.nodes.lock().update(statuses, Instant::now());
@@ -277,22 +284,33 @@ mod tests {
         Some(json!({ "name": "web-2", "at_ms": at_ms, "draining": draining, "now": now }).to_string())
     }
 
+    fn live(node: NodeId, status: Option<String>) -> NodeStatus {
+        NodeStatus { node, is_live: true, status }
+    }
+
+    fn gone(node: NodeId, status: Option<String>) -> NodeStatus {
+        NodeStatus { node, is_live: false, status }
+    }
+
     #[test]
     fn a_node_that_hangs_or_vanishes_is_lost_and_one_that_drains_is_not() {
         let (mut nodes, begin) = (Nodes::default(), Instant::now());
-        let (hangs, drains, bare) = (NodeId::random(), NodeId::random(), NodeId::random());
+        let [hangs, drains, leaves, bare] = [(); 4].map(|()| NodeId::random());
         let at = |seconds| begin + Duration::from_secs(seconds);
-        nodes.update(vec![(hangs, status(1, false)), (drains, status(1, true)), (bare, None)], begin);
-        assert_eq!(nodes.counts(at(1)), (3, vec![]));
-        assert_eq!(nodes.figures(at(1)).iter().map(|now| now.connections).sum::<u64>(), 6);
-        // The status of the first stays the same; the second has left; the third has no page.
-        nodes.update(vec![(hangs, status(1, false)), (bare, None)], at(8));
+        let all = [(hangs, false), (drains, true), (leaves, false)].map(|(node, drains)| live(node, status(1, drains)));
+        nodes.update(all.into_iter().chain([live(bare, None)]).collect(), begin);
+        assert_eq!(nodes.counts(at(1)), (4, vec![]));
+        assert_eq!(nodes.figures(at(1)).iter().map(|now| now.connections).sum::<u64>(), 9);
+        // The first says nothing new. The second is gone, and the third drained and left between two looks. The last has
+        // no page.
+        let left = gone(leaves, status(2, true));
+        nodes.update(vec![live(hangs, status(1, false)), gone(drains, None), left, live(bare, None)], at(8));
         assert_eq!(nodes.counts(at(8)), (1, vec!["web-2".to_owned()]));
         let states: Vec<Value> = nodes.shown(at(8)).iter().map(|node| node["state"].clone()).collect();
         assert!(states.contains(&json!("lost")) && states.contains(&json!("up")) && states.len() == 2);
-        nodes.update(vec![(hangs, status(2, false)), (bare, None)], at(9));
+        nodes.update(vec![live(hangs, status(2, false)), live(bare, None)], at(9));
         assert_eq!(nodes.counts(at(9)), (2, vec![]));
-        nodes.update(vec![], at(10));
+        nodes.update(vec![gone(hangs, status(2, false))], at(10));
         assert_eq!(nodes.counts(at(10)).1.len(), 2);
         nodes.update(vec![], at(10 + 600));
         assert_eq!(nodes.counts(at(610)), (0, vec![]));

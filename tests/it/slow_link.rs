@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(100);
 const OUTBOX_MAX: f64 = 64.0 * 1024.0;
 /// Most that is on the way to the page, outbox included, once it may read as it likes: what came before the last reading
 /// of each sensor.
-const LAST_BYTES_MAX: usize = 64 * 1024;
+const LAST_BYTES_MAX: usize = 96 * 1024;
 
 /// The page, and what it has got.
 struct Page {
