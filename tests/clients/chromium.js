@@ -178,9 +178,11 @@ class Page {
 
   async #answer({ requestId, request }, files) {
     const [type, text] = files[request.url] ?? ['text/plain', undefined];
+    // The browser itself wants an icon; a page that has none is no error.
+    const missing = request.url.endsWith('/favicon.ico') ? 204 : 404;
     await this.#call('Fetch.fulfillRequest', {
       requestId,
-      responseCode: text === undefined ? 404 : 200,
+      responseCode: text === undefined ? missing : 200,
       responseHeaders: [{ name: 'Content-Type', value: `${type}; charset=utf-8` }],
       body: Buffer.from(text ?? '').toString('base64'),
     });
