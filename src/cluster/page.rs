@@ -26,6 +26,8 @@ use crate::redis::value::text;
 
 /// How long a status stays in Redis. A node writes it more often.
 const STATUS_TIME: Duration = Duration::from_secs(15);
+/// A longer status is not one of gema's.
+const STATUS_BYTES_MAX: usize = 256 * 1024;
 /// How long another node has to answer a question.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Questions of other nodes that wait for the page; further ones get no answer.
@@ -124,7 +126,10 @@ impl Cluster {
         let nodes: Vec<(NodeId, bool)> = live.iter().map(|node| (*node, true)).chain(gone).collect();
         let ask = |(node, _): &(NodeId, bool)| cmd("GET").arg(self.names.status(*node)).take();
         let answers = self.ask_redis(nodes.iter().map(ask).collect()).await?;
-        let status = |((node, is_live), answer)| NodeStatus { node, is_live, status: text(answer).map(str::to_owned) };
+        let status = |((node, is_live), answer)| {
+            let status = text(answer).filter(|text| text.len() <= STATUS_BYTES_MAX).map(str::to_owned);
+            NodeStatus { node, is_live, status }
+        };
         Some(nodes.into_iter().zip(&answers).map(status).collect())
     }
 

@@ -63,7 +63,7 @@ pub(super) async fn publish(
         body["socket_id"] = except.into();
     }
     let body = body.to_string();
-    // The same checks as for a publisher.
+    // An operator's event is checked like a publisher's.
     let event = PublisherEvent::parse(body.as_bytes(), rules.publish_limits());
     let mut event = event.map_err(|error| Failure::bad(format!("{error}.")))?;
     let redirected = event.redirect(|channel| rules.destination(channel));

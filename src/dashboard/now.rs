@@ -139,8 +139,8 @@ impl Now {
     /// Adds the figures of another node. Of latencies the worse counts.
     pub(super) fn add(&mut self, other: &Self) {
         let worse = |one: Option<f64>, other: Option<f64>| one.into_iter().chain(other).reduce(f64::max);
-        self.connections += other.connections;
-        self.connections_peak += other.connections_peak;
+        self.connections = self.connections.saturating_add(other.connections);
+        self.connections_peak = self.connections_peak.saturating_add(other.connections_peak);
         self.channels = self.channels.max(other.channels);
         for (own, other) in [
             (&mut self.events, other.events),

@@ -1,4 +1,4 @@
-//! What Laravel is refused for.
+//! Causes for which Laravel is refused.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What a page is refused for.
+//! Causes for which a page is refused.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -61,7 +61,7 @@ struct Cluster {
     steps: Vec<(u64, Op)>,
 }
 
-/// What is on its way from a node to another one.
+/// Messages on their way from one node to another.
 struct Message {
     at: u64,
     from: usize,
@@ -319,7 +319,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What the subscribers of a node get.
+    /// The events that subscribers of a node get.
     fn delivered(&mut self, at: u64, index: usize, events: &[Event]) -> Result<(), String> {
         for event in events {
             ensure!(event.partial.is_none(), "subscribers get partial figures");

@@ -268,7 +268,7 @@ mod tests {
             self.app.on_linked(back_at);
         }
 
-        /// What a page gets that joins.
+        /// The events for a page that joins.
         fn snapshot(&self, now: Instant) -> Vec<Frame> {
             let mut frames = Vec::new();
             self.app.change_channel(&self.name, now, |channel, _| {
