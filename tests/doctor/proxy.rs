@@ -2,7 +2,7 @@
 
 use crate::Case;
 use crate::gema;
-use crate::nginx::Nginx;
+use crate::nginx;
 use crate::nginx::UPGRADE;
 use crate::nginx::location;
 
@@ -10,12 +10,12 @@ use crate::nginx::location;
 async fn dropped_headers_are_named() {
     let server = gema(&[]).await;
     // nginx' defaults, with which gema serves a WebSocket all the same.
-    let nginx = Nginx::start(&location("/", server.address, "")).await;
+    let nginx = nginx::start(&location("/", server.address, "")).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("upgrade", "proxy_no_upgrade")]).says("Upgrade and Connection do not come through nginx");
     diagnosis.passes(&["connect", "signature"]);
     // Without its key it is no handshake any more.
-    let nginx = Nginx::start(&location("/", server.address, "proxy_set_header Sec-WebSocket-Key \"\";")).await;
+    let nginx = nginx::start(&location("/", server.address, "proxy_set_header Sec-WebSocket-Key \"\";")).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("upgrade", "proxy_no_upgrade")]).says("A WebSocket upgrade is expected here");
     diagnosis.passes(&["signature"]);
@@ -26,11 +26,11 @@ async fn paths_that_are_not_forwarded_are_named() {
     let server = gema(&[]).await;
     // Laravel's own answers: a page, or "not found".
     let laravel = "location / { default_type text/html; return 404 '<!DOCTYPE html><title>Not Found</title>'; }";
-    let nginx = Nginx::start(&format!("{}{laravel}", location("/apps/", server.address, UPGRADE))).await;
+    let nginx = nginx::start(&format!("{}{laravel}", location("/apps/", server.address, UPGRADE))).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("upgrade", "proxy_no_app")]).says("HTTP 404, text/html, from nginx").passes(&["signature"]);
     let laravel = laravel.replace("404", "200");
-    let nginx = Nginx::start(&format!("{}{laravel}", location("/app/", server.address, UPGRADE))).await;
+    let nginx = nginx::start(&format!("{}{laravel}", location("/app/", server.address, UPGRADE))).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("apps", "proxy_no_apps")]).says("HTTP 200, text/html, from nginx").passes(&["connect"]);
 }
@@ -43,7 +43,7 @@ async fn a_rewritten_path_is_named() {
     let lines = format!(
         "location /app/ {{ proxy_pass http://{address}/; {UPGRADE} }}\nlocation /apps/ {{ proxy_pass http://{address}/; }}"
     );
-    let nginx = Nginx::start(&lines).await;
+    let nginx = nginx::start(&lines).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("connect", "proxy_rewrites_path"), ("apps", "proxy_rewrites_path")]);
     // Paths that gema knows, but not the one that was signed.
@@ -51,7 +51,7 @@ async fn a_rewritten_path_is_named() {
         "{}location /apps/ {{ rewrite ^(.*)/channels$ $1/channels/ break; proxy_pass http://{address}; }}",
         location("/app/", address, UPGRADE)
     );
-    let nginx = Nginx::start(&lines).await;
+    let nginx = nginx::start(&lines).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     assert!(
         [&[("apps", "proxy_rewrites_path")][..], &[("signature", "proxy_rewrites_path")]]
@@ -63,7 +63,7 @@ async fn a_rewritten_path_is_named() {
         "{}location /apps/ {{ rewrite ^/apps/[^/]+/(.*)$ /apps/app-id/$1 break; proxy_pass http://{address}; }}",
         location("/app/", address, UPGRADE)
     );
-    let nginx = Nginx::start(&lines).await;
+    let nginx = nginx::start(&lines).await;
     let diagnosis = Case::empty().laravel(nginx.address, "PUSHER_APP_ID=shop").diagnose().await;
     diagnosis.names(&[("signature", "proxy_rewrites_path")]);
     diagnosis.says("/apps/shop/channels arrives as /apps/app-id/channels").passes(&["connect", "apps"]);
@@ -71,7 +71,7 @@ async fn a_rewritten_path_is_named() {
         "{}location /apps/ {{ rewrite ^(.*)$ $1?from=nginx break; proxy_pass http://{address}; }}",
         location("/app/", address, UPGRADE)
     );
-    let nginx = Nginx::start(&lines).await;
+    let nginx = nginx::start(&lines).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("signature", "proxy_rewrites_path")]).says("the query arrives with other parameters");
 }
@@ -79,25 +79,25 @@ async fn a_rewritten_path_is_named() {
 #[tokio::test]
 async fn a_missing_prefix_is_named() {
     let server = gema(&[("GEMA_SERVER_PATH_PREFIX", "/live")]).await;
-    let nginx = Nginx::start(&location("/", server.address, UPGRADE)).await;
+    let nginx = nginx::start(&location("/", server.address, UPGRADE)).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("connect", "path_prefix"), ("apps", "path_prefix")]).says("every path begins with /live");
     let case = Case::empty().env("BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID=app-id\nPUSHER_APP_KEY=app-key\nPUSHER_APP_SECRET=app-secret\nPUSHER_HOST=");
-    let diagnosis = case.url(&format!("{}/live", nginx.url())).diagnose().await;
+    let diagnosis = case.url(&format!("{}/live", nginx::url(&nginx))).diagnose().await;
     diagnosis.names(&[("env", "env_no_host")]).passes(&["connect", "signature"]);
 }
 
 #[tokio::test]
 async fn a_proxy_whose_server_is_away_is_named() {
     let away = ([127, 0, 0, 1], support::redis_server::free_port()).into();
-    let nginx = Nginx::start(&location("/", away, UPGRADE)).await;
+    let nginx = nginx::start(&location("/", away, UPGRADE)).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("upgrade", "proxy_bad_gateway"), ("apps", "proxy_bad_gateway")]).says("HTTP 502");
 }
 
 #[tokio::test]
 async fn a_redirect_is_named_with_its_address() {
-    let nginx = Nginx::start("location / { return 301 https://$host$request_uri; }").await;
+    let nginx = nginx::start("location / { return 301 https://$host$request_uri; }").await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis
         .names(&[("upgrade", "proxy_redirects"), ("apps", "proxy_redirects")])
@@ -106,7 +106,7 @@ async fn a_redirect_is_named_with_its_address() {
 
 #[tokio::test]
 async fn an_answer_of_somebody_else_is_named() {
-    let nginx = Nginx::start("location / { return 418 tea; }").await;
+    let nginx = nginx::start("location / { return 418 tea; }").await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("upgrade", "unexpected_answer"), ("apps", "unexpected_answer")]).says("HTTP 418");
 }
@@ -114,7 +114,7 @@ async fn an_answer_of_somebody_else_is_named() {
 #[tokio::test]
 async fn an_idle_timeout_below_the_clients_ping_is_named() {
     let server = gema(&[("GEMA_CONNECTIONS_ACTIVITY_TIMEOUT_SECONDS", "20")]).await;
-    let nginx = Nginx::start(&location("/", server.address, &format!("{UPGRADE} proxy_read_timeout 5s;"))).await;
+    let nginx = nginx::start(&location("/", server.address, &format!("{UPGRADE} proxy_read_timeout 5s;"))).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").words(&["--patient"]).diagnose().await;
     diagnosis.names(&[("idle", "proxy_idle_timeout")]).says("clients ping after 20 s").passes(&["connect"]);
 }
@@ -122,7 +122,7 @@ async fn an_idle_timeout_below_the_clients_ping_is_named() {
 #[tokio::test]
 async fn a_proxy_that_is_not_trusted_is_named_where_tls_is_required() {
     let server = gema(&[("GEMA_LIMITS_REQUIRE_TLS", "true")]).await;
-    let nginx = Nginx::start(&location("/", server.address, UPGRADE)).await;
+    let nginx = nginx::start(&location("/", server.address, UPGRADE)).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").diagnose().await;
     diagnosis.names(&[("connect", "tls_required")]).passes(&["upgrade", "signature"]);
 }

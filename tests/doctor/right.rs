@@ -6,7 +6,7 @@ use support::redis_server::cluster_name;
 use crate::Case;
 use crate::configuration;
 use crate::gema;
-use crate::nginx::Nginx;
+use crate::nginx;
 use crate::nginx::UPGRADE;
 use crate::nginx::location;
 
@@ -54,7 +54,7 @@ async fn with_gemas_configuration_redis_and_the_limits_are_right_too() {
 #[tokio::test]
 async fn through_a_proxy_it_is_right_and_a_patient_test_waits_as_long_as_a_client() {
     let server = gema(&[("GEMA_CONNECTIONS_ACTIVITY_TIMEOUT_SECONDS", "1")]).await;
-    let nginx = Nginx::start(&location("/", server.address, UPGRADE)).await;
+    let nginx = nginx::start(&location("/", server.address, UPGRADE)).await;
     let diagnosis = Case::empty().laravel(nginx.address, "").words(&["--patient"]).diagnose().await;
     diagnosis.names(&[]).passes(&["upgrade", "connect", "idle", "apps", "signature"]);
     diagnosis.says("a WebSocket opens through nginx");
@@ -66,8 +66,8 @@ async fn through_a_proxy_it_is_right_and_a_patient_test_waits_as_long_as_a_clien
 #[tokio::test]
 async fn pages_and_laravel_may_have_different_addresses() {
     let server = gema(&[]).await;
-    let nginx = Nginx::start(&location("/app/", server.address, UPGRADE)).await;
-    let diagnosis = Case::empty().laravel(server.address, "").url(&nginx.url()).diagnose().await;
+    let nginx = nginx::start(&location("/app/", server.address, UPGRADE)).await;
+    let diagnosis = Case::empty().laravel(server.address, "").url(&nginx::url(&nginx)).diagnose().await;
     diagnosis.names(&[]).passes(&["upgrade", "connect", "apps", "signature"]);
     diagnosis.says(&format!("http://{} for pages\n", nginx.address));
     diagnosis.says(&format!("http://{} for Laravel\n", server.address));

@@ -4,16 +4,11 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use futures_util::StreamExt;
 use gema::config::Tls;
@@ -24,8 +19,9 @@ use support::client::Client;
 use support::client::PATIENCE;
 use support::http;
 use support::http::Api;
-use support::process::signal;
-use support::redis_server::free_port;
+use support::nginx::MAIN;
+use support::nginx::Nginx;
+use support::nginx::temporary_paths;
 use support::server::APP_ID;
 use support::server::APP_KEY;
 use support::server::APP_SECRET;
@@ -47,34 +43,14 @@ const PATH: &str = "/app/app-key?protocol=7&client=js&version=8.6.0&flash=false"
 /// Longer than nginx waits by itself (60 s).
 const SILENCE: Duration = Duration::from_secs(70);
 
-/// nginx with `config/nginx-main.conf` and `config/nginx.conf`. Ends with the test.
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    folder: PathBuf,
+/// nginx with `config/nginx-main.conf` and `config/nginx.conf`, in front of the server's nodes.
+async fn start(server: &TestServer) -> Nginx {
+    start_for([server.address_at(0), server.address_at(1)], None).await
 }
 
-impl Nginx {
-    /// In front of the server's nodes.
-    async fn start(server: &TestServer) -> Self {
-        Self::start_for([server.address_at(0), server.address_at(1)], None).await
-    }
-
-    /// In front of these nodes; with a certificate it speaks TLS.
-    async fn start_for(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Self {
-        const TRIES: usize = 5;
-        for _ in 0..TRIES {
-            // Somebody else may have taken the port in between.
-            if let Some(nginx) = Self::try_start(nodes, tls).await {
-                return nginx;
-            }
-        }
-        panic!("nginx does not start on any of {TRIES} ports");
-    }
-
-    async fn try_start(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Option<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}", address.port()));
+/// The same in front of these nodes; with a certificate it speaks TLS.
+async fn start_for(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Nginx {
+    Nginx::start(|folder, address| {
         fs::create_dir_all(folder.join("conf.d")).unwrap();
         let listen = match tls {
             None => format!("listen {address};"),
@@ -85,65 +61,18 @@ impl Nginx {
         let own =
             [("listen 80;", listen), ("gema-1:6001", nodes[0].to_string()), ("gema-2:6001", nodes[1].to_string())];
         fs::write(folder.join("conf.d/gema.conf"), shipped("config/nginx.conf", own)).unwrap();
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary = temporary.map(|name| format!("{name}_temp_path {}/{name};", folder.display())).join("\n");
         let own = [
-            ("worker_processes auto;", "worker_processes 2;\npid nginx.pid;\nerror_log error.log notice;".to_owned()),
-            ("http {", format!("http {{\n{temporary}")),
+            ("worker_processes auto;", format!("worker_processes 2;\n{MAIN}")),
+            ("http {", format!("http {{\n{}", temporary_paths(folder))),
             ("/etc/nginx/", format!("{}/", folder.display())),
         ];
-        fs::write(folder.join("nginx.conf"), shipped("config/nginx-main.conf", own)).unwrap();
-        let child = Command::new("nginx")
-            .args(["-p", folder.to_str().unwrap(), "-c", "nginx.conf", "-e", "error.log", "-g", "daemon off;"])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("tests/run installs nginx");
-        let nginx = Self { child, address, folder };
-        let until = Instant::now() + PATIENCE;
-        // This is logged before its workers serve.
-        while !nginx.log().contains("start worker process ") {
-            if nginx.log().contains("bind() to") {
-                return None;
-            }
-            assert!(Instant::now() < until, "nginx does not listen: {}", nginx.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        while TcpStream::connect(address).await.is_err() {
-            assert!(Instant::now() < until, "nginx does not listen: {}", nginx.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Some(nginx)
-    }
-
-    /// Reads its configuration anew; returns when another worker has taken over.
-    async fn reload(&self) {
-        let before = self.log().matches("start worker process ").count();
-        signal(self.child.id(), "HUP");
-        let until = Instant::now() + PATIENCE;
-        while self.log().matches("start worker process ").count() == before {
-            assert!(Instant::now() < until, "nginx does not reload: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn api(&self) -> Api {
-        Api::new(self.address, APP_ID, APP_KEY, APP_SECRET)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("error.log")).unwrap_or_default()
-    }
+        shipped("config/nginx-main.conf", own)
+    })
+    .await
 }
 
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Killed, it would leave its workers behind. It ends by itself if it has no port.
-        if matches!(self.child.try_wait(), Ok(None)) {
-            signal(self.child.id(), "TERM");
-        }
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+fn api(nginx: &Nginx) -> Api {
+    Api::new(nginx.address, APP_ID, APP_KEY, APP_SECRET)
 }
 
 /// A file of the project with some of its words exchanged, each of which must be there.
@@ -158,7 +87,7 @@ fn shipped(name: &str, words: [(&str, String); 3]) -> String {
 #[tokio::test]
 async fn a_connection_through_nginx_outlives_a_long_silence() {
     let server = TestServer::start_cluster(2).await;
-    let nginx = Nginx::start(&server).await;
+    let nginx = start(&server).await;
     let mut wires = Vec::new();
     for _ in 0..2 {
         let mut wire = Wire::connect(nginx.address, PATH).await;
@@ -166,7 +95,7 @@ async fn a_connection_through_nginx_outlives_a_long_silence() {
         wires.push(wire);
     }
     tokio::time::sleep(SILENCE).await;
-    nginx.api().publish("a", "e", "1").await;
+    api(&nginx).publish("a", "e", "1").await;
     for mut wire in wires {
         assert_eq!(wire.next_text().await, r#"{"event":"e","data":"1","channel":"a"}"#);
     }
@@ -175,7 +104,7 @@ async fn a_connection_through_nginx_outlives_a_long_silence() {
 #[tokio::test]
 async fn strangers_do_not_make_nginx_believe_that_a_node_is_gone() {
     let server = TestServer::start_cluster(2).await;
-    let nginx = Nginx::start(&server).await;
+    let nginx = start(&server).await;
     let stranger = Api::new(nginx.address, "nobody", "no-key", "no-secret");
     for size in [1_000_000, 11_000_000, 20_000_000] {
         let body = "x".repeat(size);
@@ -183,7 +112,7 @@ async fn strangers_do_not_make_nginx_believe_that_a_node_is_gone() {
             assert!([404, 413].contains(&stranger.post("/events", &body).await.status), "{}", nginx.log());
         }
         Wire::connect(nginx.address, PATH).await;
-        nginx.api().publish("a", "e", "1").await;
+        api(&nginx).publish("a", "e", "1").await;
     }
     assert!(!nginx.log().contains("upstream"), "{}", nginx.log());
 }
@@ -191,13 +120,13 @@ async fn strangers_do_not_make_nginx_believe_that_a_node_is_gone() {
 #[tokio::test]
 async fn nothing_is_lost_while_nginx_reads_its_configuration_anew() {
     let server = TestServer::start_cluster(2).await;
-    let nginx = Nginx::start(&server).await;
+    let nginx = start(&server).await;
     let mut client = Client::open(nginx.address, PATH, &[]).await;
     client.established().await;
     client.subscribe("a").await;
     let stop = Arc::new(AtomicBool::new(false));
     let published = Arc::new(AtomicUsize::new(0));
-    let publisher = tokio::spawn(publish(nginx.address, nginx.api(), Arc::clone(&stop), Arc::clone(&published)));
+    let publisher = tokio::spawn(publish(nginx.address, api(&nginx), Arc::clone(&stop), Arc::clone(&published)));
     let more = async || {
         let until = published.load(Ordering::Relaxed) + 30;
         while published.load(Ordering::Relaxed) < until {
@@ -235,13 +164,13 @@ async fn publish(address: SocketAddr, api: Api, stop: Arc<AtomicBool>, published
 async fn what_a_publisher_sends_one_after_the_other_arrives_in_order_on_both_nodes() {
     const EVENTS: u64 = 2_000;
     let server = TestServer::start_cluster(2).await;
-    let nginx = Nginx::start(&server).await;
+    let nginx = start(&server).await;
     let mut clients = [server.connect_at(0).await, server.connect_at(1).await];
     for client in &mut clients {
         client.subscribe("a").await;
     }
     for n in 0..EVENTS {
-        nginx.api().publish("a", "e", &n.to_string()).await;
+        api(&nginx).publish("a", "e", &n.to_string()).await;
     }
     for client in &mut clients {
         for n in 0..EVENTS {
@@ -254,13 +183,13 @@ async fn what_a_publisher_sends_one_after_the_other_arrives_in_order_on_both_nod
 async fn publishers_go_to_the_other_node_when_theirs_is_gone() {
     // Without a tunnel, which would go on to take connections.
     let mut server = TestServer::start_cluster_with(2, |config| config.tls = Tls::default()).await;
-    let nginx = Nginx::start(&server).await;
+    let nginx = start(&server).await;
     let mut client = server.connect_at(1).await;
     client.subscribe("a").await;
-    nginx.api().publish("a", "e", "1").await;
+    api(&nginx).publish("a", "e", "1").await;
     server.drain_at(0).await;
     for n in 2..20 {
-        nginx.api().publish("a", "e", &n.to_string()).await;
+        api(&nginx).publish("a", "e", &n.to_string()).await;
     }
     for n in 1..20 {
         assert_eq!(client.next_event("e").await, n);
@@ -279,7 +208,7 @@ async fn over_tls_the_example_lets_each_address_in_and_counts_it_by_itself() {
         config.connections.per_address_max = 2;
     })
     .await;
-    let nginx = Nginx::start_for([server.address(); 2], Some(&authority().issue())).await;
+    let nginx = start_for([server.address(); 2], Some(&authority().issue())).await;
     let mut open = Vec::new();
     for last in 2..5 {
         for nth in 1..=3 {

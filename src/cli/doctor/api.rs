@@ -29,8 +29,12 @@ struct Asked<'a> {
 /// Tests the API with the app's identity. `apps` are those of gema's configuration, if it is known.
 pub(super) async fn check(route: &Route, credentials: &Credentials, apps: &[App]) -> Vec<Step> {
     let Credentials { id: Some(id), key: Some(key), secret: Some(secret), .. } = credentials else {
-        return check_unsigned(route, credentials).await;
+        return check_unsigned(route, credentials, "no app is known: .env, or gema's configuration by --config").await;
     };
+    if route.is_certificate_wrong() {
+        // The other side may be a stranger, who could use the signature.
+        return check_unsigned(route, credentials, "nothing signed is sent to a server with a wrong certificate").await;
+    }
     let asked = Asked { id, key, signer: Signer::new(secret.expose()) };
     let now = SystemTime::now();
     let mut answer = match exchange::get(route, &asked.target(route, now), &[]).await {
@@ -75,8 +79,8 @@ async fn ready(route: &Route) -> Step {
     }
 }
 
-/// Without an app's identity, only whether gema is there.
-async fn check_unsigned(route: &Route, credentials: &Credentials) -> Vec<Step> {
+/// Without a signature, only whether gema is there.
+async fn check_unsigned(route: &Route, credentials: &Credentials, reason: &str) -> Vec<Step> {
     let id = credentials.id.as_deref().unwrap_or("gema-doctor");
     let now = SystemTime::now();
     let answer = match exchange::get(route, &format!("{}/apps/{id}/channels", route.target.prefix), &[]).await {
@@ -89,7 +93,7 @@ async fn check_unsigned(route: &Route, credentials: &Credentials) -> Vec<Step> {
     };
     let clock = server_time(&answer)
         .map_or_else(|| Step::skipped("clock", "the answer has no time"), |theirs| apart(now, theirs));
-    vec![apps, Step::skipped("signature", "no app is known: .env, or gema's configuration by --config"), clock]
+    vec![apps, Step::skipped("signature", reason), clock]
 }
 
 fn not_there(error: &str) -> Vec<Step> {

@@ -50,6 +50,11 @@ impl Route {
         if self.target.tls { self.secure(tcp).await } else { Ok(Box::new(tcp)) }
     }
 
+    /// Whether the last connection had a certificate that a client would refuse.
+    pub(super) fn is_certificate_wrong(&self) -> bool {
+        self.judge.verdict().is_some()
+    }
+
     async fn secure(&self, tcp: TcpStream) -> io::Result<Box<dyn Stream>> {
         let config = self.judge.client().map_err(io::Error::other)?;
         let name = self.target.host.clone().try_into().map_err(io::Error::other)?;

@@ -7,6 +7,7 @@ pub mod barrier;
 pub mod certificates;
 pub mod client;
 pub mod http;
+pub mod nginx;
 pub mod node;
 pub mod observer;
 pub mod pace;
