@@ -47,6 +47,7 @@ const FILES: &[(&str, &[u8])] = files! {
     "index.html"
     "live.js"
     "login.js"
+    "node.js"
     "now.js"
     "overview.js"
     "page.css"

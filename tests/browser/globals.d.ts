@@ -56,9 +56,7 @@ interface App {
   channels?: number;
   publishes_per_second?: number | null;
   publishes_max?: number | null;
-  client_events_per_second?: number | null;
   client_events_max?: number | null;
-  reads_per_second?: number | null;
   reads_max?: number | null;
 }
 
@@ -91,7 +89,8 @@ interface State {
   node: string;
   version: string;
   started_ms: number;
-  glance: Glance;
+  /** Before the first second there is none. */
+  glance: Glance | null;
   nodes: ClusterNode[];
   redis: { used: boolean, linked?: boolean, since_ms?: number | null, outage_buffer?: number | null };
   now: Now;
@@ -146,6 +145,7 @@ interface Connection {
   origin?: string | null;
   age_seconds: number;
   channels: string[];
+  channels_total: number;
   waiting_bytes: number;
 }
 
@@ -208,5 +208,4 @@ type Say = (look: 'ok' | 'bad' | 'quiet', words: string, cause?: string) => void
 interface Wire {
   socket: WebSocket;
   next: (...events: string[]) => Promise<any>;
-  ms: () => number;
 }

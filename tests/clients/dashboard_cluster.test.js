@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import * as file from 'node:test';
 import { startBrowser } from './chromium.js';
 import { startCluster } from './cluster.js';
-import { openDashboard, tokens } from './dashboard.js';
+import { ask, openDashboard, tokens } from './dashboard.js';
 import { openWire } from './wire.js';
 import { test, until } from './wait.js';
 
@@ -48,13 +48,38 @@ test('a user is found, an event counted and a problem named on whichever node it
   assert.deepEqual(tab.page.errors, []);
 });
 
-test('a node that dies shows as lost', async () => {
+test('Settings and Apps are those of the node that one chooses, and the URL names it', async () => {
+  const tab = await openDashboard(browser, first, { panel: 'settings' });
+  await tab.reads(new RegExp(`PUSHER_PORT=${first.port}`));
+  const { body } = await ask(second, 'state');
+  await tab.fill('Node', body.node);
+  await tab.reads(new RegExp(`PUSHER_PORT=${second.port}`));
+  assert.equal(await tab.evaluate('location.hash'), `#settings?node=${body.node}`);
+  await tab.turn(`apps?node=${body.node}`);
+  assert.equal(await tab.evaluate(`document.querySelector('select').value`), body.node);
+  await tab.reads(/1001\s+clients-key\s+✓ enabled/);
+  // The node of an old link: what is shown is this one's.
+  await tab.turn('settings?node=gone');
+  await tab.reads(new RegExp(`PUSHER_PORT=${first.port}`));
+  // Rows of Live are of one node, and the page says of which.
+  await tab.turn('live');
+  await tab.reads(/Rows of .+ only\./);
+  assert.deepEqual(tab.page.errors, []);
+});
+
+test('a node that dies shows as lost within 15 seconds, in the sentence and in Nodes', async () => {
   const own = await startCluster(2, { env: tokens });
   const tab = await openDashboard(browser, own.nodes[0]);
   await tab.reads(/^All well: 2 nodes/, 'h1');
+  await tab.reads(/✓ up[^]*✓ up/);
+  await tab.evaluate(`new MutationObserver(() => /✕ lost/.test(document.querySelector('main').innerText) && (window.lostAt ??= Date.now())).observe(document.body, { childList: true, subtree: true })`);
   await own.nodes[1].kill();
-  await tab.reads(/does not report any more|All well: 1 node/, 'h1');
-  await readsAfter(tab, 'Refresh', /✕ lost/);
+  await tab.reads(/does not report any more/, 'h1');
+  // Nobody has to ask for it.
+  await tab.reads(/✕ lost/);
+  const { seen_ms: seen } = (await ask(own.nodes[0], 'state')).body.nodes.find(({ state }) => state === 'lost');
+  const after = (await tab.evaluate('window.lostAt')) - seen;
+  assert.ok(after <= 15_000, `${after} ms after its last status`);
   // Its end is a good one, as that of each server here.
   await own.nodes[1].start();
 });

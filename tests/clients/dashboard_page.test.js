@@ -35,7 +35,7 @@ test('nothing makes markup of text, runs text or asks another host', () => {
 });
 
 test('each word stands in both languages with the same values', () => {
-  const words = /^\t'([\w.]+)': \['(.*)', '(.*)'\],$/gm;
+  const words = /^\t'?([\w.]+)'?: '(.*)\|(.*)',$/gm;
   const values = (text) => [...new Set([...text.matchAll(/\{(\w+)/g)].map(([, key]) => key))].sort();
   let count = 0;
   for (const { name, text } of files.filter(({ name }) => name.startsWith('words_'))) {
@@ -46,4 +46,17 @@ test('each word stands in both languages with the same values', () => {
     }
   }
   assert.ok(count > 200, `${count} words`);
+});
+
+test('each cause that is translated exists, and those of each day are', () => {
+  const source = (name) => readFileSync(join(here, '../../src', name), 'utf8');
+  const refusals = [...source('refusal/cause.rs').matchAll(/^ {4}\w+ "(\w+)" \d+$/gm)].map(([, code]) => code);
+  const warnings = [...source('watch/kinds.rs').matchAll(/^ +(?:\("[^"]*", )?"(\w+)",/gm)].map(([, code]) => code);
+  const { text } = files.find(({ name }) => name === 'causes_id.js');
+  const translated = [...text.split('export const causes')[1].matchAll(/^\t(\w+): ['`]([^|\n]+)(\|.+)?['`],$/gm)].map(([, code]) => code);
+  assert.ok(refusals.length > 80 && warnings.length > 15 && translated.length > 50, `${refusals.length}, ${warnings.length}, ${translated.length}`);
+  for (const code of translated) assert.ok(refusals.includes(code) || warnings.includes(code), code);
+  // What the stories of dashboard_stories.test.js bring about.
+  const stories = readFileSync(join(here, 'dashboard_stories.test.js'), 'utf8').matchAll(/code: '(\w+)'/g);
+  for (const [, code] of stories) assert.ok(translated.includes(code), `${code} is English on the Indonesian page`);
 });

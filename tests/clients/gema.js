@@ -123,6 +123,15 @@ export class Gema {
     await within(this.#ended, 'the server is gone after SIGKILL');
   }
 
+  /** Makes the server hang, until `thaw`. */
+  freeze() {
+    this.#child.kill('SIGSTOP');
+  }
+
+  thaw() {
+    this.#child.kill('SIGCONT');
+  }
+
   /** The address of a WebSocket, as a client without library writes it. */
   url(query = 'protocol=7&client=js&version=8.6.0&flash=false', key = this.app.key) {
     return `ws://${this.host}:${this.port}/app/${key}${query ? `?${query}` : ''}`;

@@ -1,7 +1,10 @@
 // Requests to the API beside this page.
 
-/** The folder of this file, below whatever prefix the server has. */
+import { t } from './words.js';
+
 const BASE = new URL('./api/', import.meta.url);
+/** A server that hangs is one that does not answer. */
+const ANSWER_MS = 20_000;
 
 export class ApiError extends Error {
 	/** @param {number} status 0 if there was no answer */
@@ -21,23 +24,30 @@ export function address(path, query = {}) {
 }
 
 /** @param {Record<string, string | number | null | undefined>} [query] */
-export const get = (path, query) => request(address(path, query), {});
+export const get = (path, query) => request(path, query);
 
 export const post = (path, body = {}) =>
-	request(address(path), { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
+	request(path, {}, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
 
-/** @param {RequestInit} init @returns {Promise<any>} */
-async function request(url, init) {
-	const answer = await fetch(url, { ...init, credentials: 'same-origin', redirect: 'error' }).catch(() => {
-		throw new ApiError(0, 'the server does not answer');
-	});
-	const text = await answer.text();
+/**
+ * Without the right to look, it also says so to the page: `refused`.
+ * @returns {Promise<any>}
+ */
+async function request(path, query, init) {
+	const signal = AbortSignal.timeout(ANSWER_MS);
+	const [answer, text] = await fetch(address(path, query), { ...init, signal, credentials: 'same-origin', redirect: 'error' })
+		.then(async (answer) => /** @type {const} */ ([answer, await answer.text()]))
+		.catch(() => {
+			throw new ApiError(0, t('no.answer'));
+		});
 	const json = parsed(text);
-	if (!answer.ok) throw new ApiError(answer.status, json?.error ?? (text || answer.statusText));
-	return json;
+	if (answer.ok) return json;
+	if (answer.status === 401 && path !== 'login') dispatchEvent(new Event('refused'));
+	throw new ApiError(answer.status, json?.error ?? (text || answer.statusText));
 }
 
-function parsed(text) {
+/** JSON, or nothing. */
+export function parsed(text) {
 	try {
 		return JSON.parse(text);
 	} catch {

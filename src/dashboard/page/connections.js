@@ -1,24 +1,22 @@
 // Connections, found by user, socket, address, channel or app.
 
 import { get, post } from './api.js';
-import { nodeName } from './channels.js';
+import { nodeName } from './node.js';
 import { h, name, put } from './dom.js';
 import { bytes, duration, number, serverNow } from './format.js';
-import { answerPlace, asOf, at, badge, button, carefulButton, empty, nameOr, section, share, shownOf, table } from './parts.js';
+import { answerPlace, asker, asOf, at, badge, button, carefulButton, nameOr, section, share, shownOf, table } from './parts.js';
 import { isOperator, state } from './store.js';
 import { wordField } from './suggest.js';
 import { t } from './words.js';
 
-/** Connections of one answer. */
 const LIMIT = 100;
 const WORDS = ['user', 'socket', 'address', 'channel', 'app'];
-/** Channels of a connection that its row names. */
 const CHANNELS_SHOWN = 3;
 
 /** @type {OpenPanel} */
 export function openConnections(root, query) {
 	const field = wordField({
-		label: t('connections.find'),
+		label: t('find'),
 		value: query,
 		placeholder: 'user:42   socket:123.456   address:10.0.0.7   channel:orders',
 		words: Object.fromEntries(WORDS.map((word) => [word, () => (word === 'app' ? state().apps.map(({ id }) => id) : [])])),
@@ -26,21 +24,20 @@ export function openConnections(root, query) {
 	});
 	const place = h('div');
 	const answer = answerPlace();
+	const ask = asker(place, answer);
 	const again = () => find(field.input.value.trim());
-	put(root, section('connections.title', h('div.live-head', field.element, button(t('search'), again, '')), answer.element, place));
+	put(root, section('tab.connections', h('div.live-head', field.element, button(t('search'), again, '')), answer.element, place));
 
 	async function find(words) {
 		share(at('connections', words));
 		if (!words) return put(place);
-		try {
-			const { connections, total, silent_nodes: silent } = await get('connections', { ...criteria(words), limit: LIMIT });
-			answer.clear();
-			put(place, asOf(serverNow(), again), connections.length ? connectionTable(connections, close) : empty(t('connections.none')), shownOf(connections.length, total), silent?.length > 0 && h('p', badge('warn', t('connections.silent')), ' ', name(silent.map(nodeName).join(', '), 200)));
-		} catch (error) {
-			answer.fail(error);
-		}
+		await ask(get('connections', { ...criteria(words), limit: LIMIT }), ({ connections, total, silent_nodes: silent }) => [
+			asOf(serverNow(), again),
+			connectionTable(connections, close),
+			shownOf(connections.length, total),
+			silent?.length > 0 && h('p', badge('warn', t('connections.silent')), ' ', name(silent.map(nodeName).join(', '), 200)),
+		]);
 	}
-	/** @param {Record<string, string>} whom */
 	async function close(whom) {
 		try {
 			const { closed } = await post('disconnect', whom);
@@ -67,7 +64,7 @@ export function criteria(words) {
 	return found;
 }
 
-/** @param {Connection[]} connections @param {(whom: Record<string, string>) => void} close */
+/** @param {Connection[]} connections */
 function connectionTable(connections, close) {
 	const rows = connections.map((connection) => [
 		h('code', connection.socket),
@@ -81,17 +78,17 @@ function connectionTable(connections, close) {
 		channelNames(connection),
 		name(connection.app, 16),
 		name(nodeName(connection.node), 16),
-		carefulButton(t('connections.close'), t('connections.close.sure'), () => close({ app: connection.app, socket: connection.socket })),
+		carefulButton(t('close'), t('close.sure'), () => close({ app: connection.app, socket: connection.socket })),
 	]);
-	return table('connections.title', ['where.socket', 'where.user', 'where.address', '#connections.age', 'connections.library', '#connections.protocol', 'where.origin', '#connections.waiting', 'connections.channels', 'where.app', 'where.node', isOperator() && 'nodes.act'], rows);
+	return table('tab.connections', ['where.socket', 'where.user', 'where.address', '#age', 'library', '#protocol', 'where.origin', '#waiting', 'tab.channels', 'where.app', 'where.node', isOperator() && 'nodes.act'], rows, t('connections.none'));
 }
 
 /** @param {Connection} connection */
-function channelNames({ channels, app }) {
+function channelNames({ channels, channels_total: total, app }) {
 	if (!channels.length) return '–';
 	const links = channels
 		.slice(0, CHANNELS_SHOWN)
 		.map((channel, index) => [index ? ', ' : '', h('a', { href: `#channels?${new URLSearchParams({ app, match: channel, name: channel })}` }, name(channel, 28))])
 		.flat();
-	return channels.length > CHANNELS_SHOWN ? [...links, h('span.muted', ` +${number(channels.length - CHANNELS_SHOWN)}`)] : links;
+	return total > CHANNELS_SHOWN ? [...links, h('span.muted', ` +${number(total - CHANNELS_SHOWN)}`)] : links;
 }

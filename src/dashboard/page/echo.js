@@ -1,5 +1,7 @@
 // The line of Laravel Echo that hears an event.
 
+import { visible } from './dom.js';
+
 export function echoLine(channel, event) {
 	const [kind, name] = kindOf(channel);
 	return `Echo.${kind}(${quoted(name)})${event ? listenerOf(event) : ''}`;
@@ -21,4 +23,5 @@ function listenerOf(event) {
 	return `.listen(${quoted(own)}, (data) => …)`;
 }
 
-const quoted = (text) => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
+/** The escapes of invisible characters are those of JavaScript, too. */
+const quoted = (text) => `'${visible(text.replaceAll('\\', '\\\\').replaceAll("'", "\\'"))}'`;

@@ -1,6 +1,7 @@
-// The line that ends a problem, ready to paste, with the place that it belongs to. The remedy says it in words.
+// The lines that end a problem, with the place that they belong to.
 
 import { state } from './store.js';
+import { t } from './words.js';
 
 const ENV = 'Laravel · .env';
 const NGINX = 'nginx · location';
@@ -15,7 +16,7 @@ const ID = ({ id, key }) => key && [ENV, `PUSHER_APP_ID=${id}\nPUSHER_APP_KEY=${
 const ENABLED = [TOML, 'enabled = true'];
 const limit = (setting) => [TOML, `${setting} = 1000   # or -1 for no limit`];
 
-/** Place and text by cause, or how to make them of the app and of the problem's place. @type {Record<string, any>} */
+/** Place and text by cause, or how to make them of the app and the place. @type {Record<string, any>} */
 const FIXES = {
 	tls_on_plain_port: [ENV, 'PUSHER_SCHEME=http'],
 	plain_on_tls_port: [ENV, 'PUSHER_SCHEME=https'],
@@ -35,7 +36,7 @@ const FIXES = {
 	subscribe_signature: SECRET,
 	sign_in_signature: SECRET,
 	subscribe_no_auth: ['resources/js/echo.js', "authEndpoint: '/broadcasting/auth',"],
-	connect_origin: (_, { origin }) => origin && [TOML, `allowed_origins = [${JSON.stringify(origin)}]`],
+	connect_origin: (_, { origin }) => origin && [TOML, `# ${t('fix.origin')}\nallowed_origins = [${JSON.stringify(origin)}]`],
 	client_events_disabled: [TOML, 'enable_client_messages = true'],
 	api_event_rate: limit('max_backend_events_per_second'),
 	api_read_rate: limit('max_read_requests_per_second'),

@@ -9,7 +9,7 @@ const THIN = '\u202f';
 
 /** 1204 → 1 204, 0.123 → 0.12. */
 export function number(value) {
-	if (value === null || value === undefined || Number.isNaN(value)) return '–';
+	if (value == null || Number.isNaN(value)) return '–';
 	const size = Math.abs(value);
 	const digits = size >= 100 || Number.isInteger(value) ? 0 : size >= 10 ? 1 : 2;
 	const [whole, rest] = value.toFixed(digits).split('.');
@@ -24,30 +24,27 @@ export function short(value) {
 }
 
 function scaled(value, base, units, from) {
-	if (value === null || value === undefined || value < from) return joined(number(value), units[0]);
+	if (value == null || value < from) return joined(number(value), units[0]);
 	let step = 0;
 	while (value >= base && step < units.length - 1) {
 		value /= base;
 		step += 1;
 	}
-	return joined(value < 100 ? number(Math.round(value * 10) / 10) : number(Math.round(value)), units[step]);
+	return joined(number(Math.round(value * 10) / 10), units[step]);
 }
 
 const joined = (digits, unit) => (unit && digits !== '–' ? digits + THIN + unit : digits);
 
-export const bytes = (value) => scaled(value === null || value === undefined ? value : Math.round(value), 1000, ['B', 'kB', 'MB', 'GB'], 1000);
+export const bytes = (value) => scaled(value == null ? value : Math.round(value), 1000, ['B', 'kB', 'MB', 'GB'], 1000);
 
-export const rate = (value) => (value === null || value === undefined ? '–' : `${short(value)}/s`);
+export const rate = (value) => (value == null ? '–' : `${short(value)}/s`);
 
-export const byteRate = (value) => (value === null || value === undefined ? '–' : `${bytes(value)}/s`);
+export const byteRate = (value) => (value == null ? '–' : `${bytes(value)}/s`);
 
-export function milliseconds(value) {
-	if (value === null || value === undefined) return '–';
-	return value >= 10_000 ? joined(number(Math.round(value / 1000)), 's') : joined(number(value >= 1 ? Math.round(value * 10) / 10 : value), 'ms');
-}
+export const milliseconds = (value) => scaled(value, 1000, ['ms', 's'], 10_000);
 
 /** 0.18 → 18 %. */
-export const percent = (share) => (share === null || share === undefined ? '–' : joined(number(Math.round(share * 100)), '%'));
+export const percent = (share) => (share == null ? '–' : joined(number(Math.round(share * 100)), '%'));
 
 /** 42 → 42 s, 4000 → 1 h 6 min. */
 export function duration(seconds) {
@@ -87,7 +84,7 @@ export function ago(ms) {
 	return seconds < 1 ? t('time.now') : t('time.ago', { time: duration(seconds) });
 }
 
-/** A time that stays relative while it is looked at; `wordsOf` makes its text. @type {Map<Element, () => string>} */
+/** Times that stay relative while one looks. @type {Map<Element, () => string>} */
 const ticking = new Map();
 
 /** @param {(ms: number) => string} [wordsOf] */
@@ -99,7 +96,7 @@ export function time(ms, wordsOf = ago) {
 	return element;
 }
 
-/** Brings all times up to date. Those that have left the page are forgotten. */
+/** Brings all times of the page up to date. */
 export function tick() {
 	for (const [element, words] of ticking) {
 		if (!element.isConnected) ticking.delete(element);

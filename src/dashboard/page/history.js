@@ -1,8 +1,7 @@
-// The figures of the last 15 minutes by second, or of 24 hours by minute. Loaded once, then continued by the stream.
+// The figures of 15 minutes by second, or of 24 hours by minute. Loaded once, then continued by the stream.
 
 import { get } from './api.js';
 
-/** Samples that a range has. */
 const LENGTH = { '15m': 900, '24h': 1440 };
 
 /** @type {{ range: Span, data: Figures }} */
@@ -38,20 +37,18 @@ function figure(now, key) {
 
 /** Events that flow rules kept from pages. @param {Now} now */
 function thinned({ thinned_in: before, thinned_out: after }) {
-	return before === null || before === undefined ? null : Math.max(0, before - (after ?? 0));
+	return before == null ? null : Math.max(0, before - (after ?? 0));
 }
 
-/** @param {(number | null)[]} values */
 function mean(values) {
 	const known = values.filter((value) => value !== null);
 	return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 }
 
-/** @param {(key: string) => number | null} valueOf */
 function append(atMs, valueOf) {
 	const { data, range } = history;
 	const step = data.step_seconds * 1000;
-	// Steps without a sample stay empty; a step that has one already is not doubled.
+	// Steps without a sample stay empty; none is doubled.
 	const steps = data.end_ms ? Math.round((atMs - data.end_ms) / step) : 1;
 	if (steps < 1) return;
 	const missing = Math.min(steps - 1, LENGTH[range]);

@@ -1,18 +1,19 @@
-// The live log: the newest row on top, a filter of words that the URL shares, and a pause under the pointer.
+// The live log: the newest row on top, a filter that the URL shares, and a pause under the pointer.
 
-import { h, put } from './dom.js';
+import { h, put, visible } from './dom.js';
 import { number } from './format.js';
 import { at, button, empty, scrolling, section, share } from './parts.js';
+import { nodeName } from './node.js';
 import { KINDS, rowElements } from './row.js';
 import { on, state, watch } from './store.js';
 import { wordField } from './suggest.js';
 import { t } from './words.js';
 
-/** Rows on the page. Older ones leave it. */
 const ROWS_MAX = 500;
-/** Channels, events and users that the suggestions remember. */
+/** Names that the suggestions remember. */
 const SEEN_MAX = 200;
-/** From the last letter to the new filter. */
+/** The server's bound for a filter. */
+const FILTER_BYTES_MAX = 512;
 const TYPING_MS = 400;
 
 /** @type {OpenPanel} */
@@ -34,18 +35,23 @@ export function openLive(root, query) {
 		pauseMs: TYPING_MS,
 	});
 	const list = rowList();
-	put(root, section('live.title', h('div.live-head', field.element, list.controls), list.element));
+	const isOneOfMany = state().nodes.length > 1;
+	const long = h('p', { class: 'muted', role: 'alert' });
+	put(root, section('live.title', h('div.live-head', field.element, list.controls), long, isOneOfMany && h('p.muted', t('live.own', { node: visible(nodeName(state().node)) })), list.element));
 
 	function filterBy(filter) {
 		share(at('live', filter));
 		list.clear();
-		watch(filter);
+		const isLong = new TextEncoder().encode(filter).length > FILTER_BYTES_MAX;
+		put(long, isLong && t('long'));
+		// No stream takes such a filter.
+		watch(isLong ? undefined : filter);
 	}
 	const end = on('rows', (/** @type {{ rows: Row[], left_out?: number }} */ { rows, left_out: leftOut }) => {
 		for (const row of rows) for (const word in seen) if (row[word] && seen[word].size < SEEN_MAX) seen[word].add(row[word]);
 		list.add(rows, leftOut ?? 0);
 	});
-	watch(query);
+	filterBy(query);
 	return () => {
 		end();
 		watch(undefined);
@@ -54,26 +60,24 @@ export function openLive(root, query) {
 
 function rowList() {
 	const body = h('tbody');
-	const columns = /** @type {const} */ (['live.time', 'live.kind', 'where.app', 'where.channel', 'live.event', 'live.detail']);
-	const table = h('table', h('thead', h('tr', columns.map((column) => h('th', { scope: 'col' }, t(column))))), body);
-	const scroll = scrolling(t('live.title'), table);
+	const columns = /** @type {const} */ (['time', 'kind', 'where.app', 'where.channel', 'live.event', 'detail']);
+	const head = h('thead', h('tr', columns.map((column) => h('th', { scope: 'col' }, t(column)))));
+	const scroll = scrolling(t('live.title'), h('table', head, body));
 	const none = empty(t('live.none'), ' ', h('a', { href: '#try' }, t('tab.try')), ' · ', h('code', 'broadcast(new OrderShipped($order));'));
 	const fresh = button('', () => (held.clear(), pause(false)), 'fresh', { hidden: true });
 	const pauseButton = button('', () => pause(!held.has('button')), '');
-	const clearButton = button(t('live.clear'), clear, '');
-	const dropped = h('p', { class: 'muted', role: 'status' });
-	/** Why rows wait: the pointer, an opened row, the focus or the button. @type {Set<string>} */
+	const clearButton = button(t('clear'), clear, '');
+	const dropped = h('p.muted');
+	/** Why rows wait. @type {Set<string>} */
 	const held = new Set();
-	/** @type {Row[]} */
 	let waiting = [];
-	/** @type {Set<number>} */
 	const opened = new Set();
 	let leftOut = 0;
 
 	function pause(on) {
 		hold('button', on);
 		pauseButton.setAttribute('aria-pressed', String(on));
-		put(pauseButton, on ? `▶ ${t('live.go')}` : `‖ ${t('live.pause')}`);
+		put(pauseButton, on ? `▶ ${t('go')}` : `‖ ${t('pause')}`);
 	}
 	function hold(reason, on) {
 		if (on) held.add(reason);
@@ -81,17 +85,16 @@ function rowList() {
 		if (!held.size) show(waiting.splice(0));
 		count();
 	}
-	/** @param {Row[]} rows */
 	function add(rows, more) {
 		leftOut += more;
-		put(dropped, leftOut > 0 && t('live.left_out', { n: number(leftOut) }));
+		put(dropped, leftOut > 0 && t('left_out', { n: number(leftOut) }));
 		if (!held.size) return show(rows);
 		waiting = [...waiting, ...rows].slice(-ROWS_MAX);
 		count();
 	}
 	function count() {
 		fresh.hidden = !waiting.length;
-		put(fresh, t('live.new', { n: number(waiting.length) }));
+		put(fresh, t('new', { n: number(waiting.length) }));
 	}
 	/** @param {Row[]} rows oldest first */
 	function show(rows) {
@@ -104,10 +107,9 @@ function rowList() {
 		none.hidden = body.childElementCount > 0;
 		scroll.hidden = !none.hidden;
 	}
-	/** @param {Row} row */
-	function toggled({ id }, open) {
-		if (open) opened.add(id);
-		else opened.delete(id);
+	function toggled(row, open) {
+		if (open) opened.add(row);
+		else opened.delete(row);
 		hold('opened', opened.size > 0);
 	}
 	function clear() {

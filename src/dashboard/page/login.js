@@ -1,8 +1,8 @@
 // Letting in: by the form, or by a token in the fragment of the URL, which is removed at once.
 
 import { post } from './api.js';
-import { h } from './dom.js';
-import { answerPlace, labelled, submitButton } from './parts.js';
+import { decoded, h } from './dom.js';
+import { answerPlace, labelled } from './parts.js';
 import { t } from './words.js';
 
 const MARK = 'gema.signed_in';
@@ -11,12 +11,12 @@ const MARK = 'gema.signed_in';
 export function tokenOfUrl() {
 	const token = /^#token=(.+)$/.exec(location.hash)?.[1];
 	if (token) history.replaceState(null, '', location.pathname + location.search);
-	return token && decodeURIComponent(token);
+	return token && decoded(token);
 }
 
 export async function login(token) {
 	await post('login', { token });
-	// The cookie is invisible here. Without this mark the page would have to ask for the state only to be refused.
+	// The cookie is invisible here.
 	localStorage.setItem(MARK, '1');
 }
 
@@ -26,7 +26,7 @@ export const forget = () => localStorage.removeItem(MARK);
 /** @param {string} [failure] of an attempt before */
 export function loginForm(done, failure) {
 	const field = h('input', { type: 'password', name: 'token', autocomplete: 'current-password', required: true });
-	const button = submitButton(t('login.act'));
+	const button = h('button', { type: 'submit' }, t('login.act'));
 	const answer = answerPlace();
 	async function submit(event) {
 		event.preventDefault();
@@ -41,7 +41,7 @@ export function loginForm(done, failure) {
 		button.disabled = false;
 	}
 	if (failure) answer.say('bad', failure);
-	const form = h('form', { class: 'panel login', onsubmit: submit }, h('h1', t('login.title')), h('p.muted', t('login.help'), ' ', h('code', 'dashboard.token')), labelled('login.token', field), button, answer.element);
+	const form = h('form', { class: 'panel login', onsubmit: submit }, h('h1', t('login.title')), h('p.muted', t('login.help'), ' ', h('code', 'dashboard.token')), labelled('token', field), button, answer.element);
 	queueMicrotask(() => field.focus());
 	return form;
 }

@@ -1,17 +1,16 @@
-// All figures of this moment, each with its plot; causes of drops and refusals; thinning by flow rules.
+// All figures, each with its plot; causes of drops and refusals; thinning by flow rules.
 
 import { h, name, put } from './dom.js';
 import { byteRate, number, rate, short } from './format.js';
-import { at, empty, section, table } from './parts.js';
-import { plot } from './plot.js';
-import { latency, rangeSwitch } from './overview.js';
-import { on, state } from './store.js';
+import { asOf, at, nameOr, section, table } from './parts.js';
+import { connectionsMax, latency, plotSection } from './overview.js';
+import { on, refresh, state } from './store.js';
 import { causeWords, t } from './words.js';
 
 /** @type {[Word, string, PlotOptions['format']][]} */
 const FIGURES = [
-	['figure.connections', 'connections', short],
-	['figure.channels', 'channels', short],
+	['tab.connections', 'connections', short],
+	['tab.channels', 'channels', short],
 	['figure.events', 'events', rate],
 	['figure.client_events', 'client_events', rate],
 	['figure.deliveries', 'deliveries', rate],
@@ -24,67 +23,57 @@ const FIGURES = [
 
 /** @type {OpenPanel} */
 export function openNow(root) {
-	const plots = [...FIGURES.map(([title, key, format]) => plot({ title: t(title), keys: [key], format, limit: limitOf(key) })), plot(latency)];
+	const figures = FIGURES.map(([title, key, format]) => ({ title: t(title), keys: [key], format, limit: key === 'connections' ? connectionsMax : undefined }));
 	const peak = h('p.muted');
+	const plots = plotSection('now.title', [...figures, latency], peak);
 	const causes = h('div');
 	const flow = h('div');
-	put(
-		root,
-		h(
-			'section',
-			{ class: 'panel' },
-			h('div.panel-head', h('h2', t('now.title')), rangeSwitch(draw)),
-			peak,
-			h('div.plots.wide', plots.map(({ element }) => element)),
-		),
-		section('now.causes', causes),
-		section('now.flow', flow),
-	);
-	/** How often each cause has come since the panel is open. @type {Map<string, { last: number, sum: number }>} */
-	const seen = new Map();
+	put(root, plots.element, section('causes', causes), section('now.flow', flow));
 	function draw() {
-		if (!document.hidden) plots.forEach(({ draw }) => draw());
-		const { now } = state();
-		put(peak, t('now.peak', { peak: number(now.connections_peak) }));
-		drawCauses(causes, seen, now.causes ?? {});
+		plots.draw();
+		put(peak, t('peak', { peak: number(state().now.connections_peak) }));
+		// A link that one points at stays where it is.
+		if (!causes.matches(':hover, :focus-within')) put(causes, causeTable());
 	}
-	const drawFlow = () => put(flow, flowTable());
+	const drawFlow = () => put(flow, asOf(state().now_ms, refresh), flowTable());
 	draw();
 	drawFlow();
 	const ends = [on('now', draw), on('history', draw), on('state', drawFlow)];
 	return () => ends.forEach((end) => end());
 }
 
-const limitOf = (key) => (key === 'connections' ? () => state().limits.connections_max : undefined);
-
-/** @param {Map<string, { last: number, sum: number }>} seen @param {Record<string, number>} causes */
-function drawCauses(place, seen, causes) {
-	for (const entry of seen.values()) entry.last = 0;
-	for (const [cause, count] of Object.entries(causes)) {
-		seen.set(cause, { last: count, sum: (seen.get(cause)?.sum ?? 0) + count });
+/** Causes of this second, and what the server has counted before. */
+function causeTable() {
+	const { now, problems } = state();
+	const rates = now.causes ?? {};
+	/** @type {Record<string, number>} */
+	const sums = {};
+	/** @type {Record<string, string>} */
+	const meanings = {};
+	for (const problem of problems) {
+		const { code, count, live, where } = problem;
+		meanings[code] = causeWords(problem)[0];
+		// The number of an app has those of its rules in it.
+		if (live?.startsWith('kind:refusal') && !where?.rule) sums[code] = (sums[code] ?? 0) + count;
 	}
-	const words = new Map(state().problems.map((problem) => [problem.code, causeWords(problem)[0]]));
-	const rows = [...seen]
-		.sort(([, a], [, b]) => b.last - a.last || b.sum - a.sum)
-		.map(([cause, { last, sum }]) => [
+	const rows = Object.keys({ ...rates, ...sums })
+		.sort((a, b) => (rates[b] ?? 0) - (rates[a] ?? 0) || (sums[b] ?? 0) - (sums[a] ?? 0))
+		.map((cause) => [
 			h('a', { href: at('live', `cause:${cause}`) }, h('code', cause)),
-			name(words.get(cause) ?? '–', 120),
-			rate(last),
-			number(sum),
+			nameOr(meanings[cause], 120),
+			rate(rates[cause] ?? 0),
+			number(sums[cause]),
 		]);
-	if (!rows.length) return put(place, empty(t('now.causes.none')));
-	put(place, table('now.causes', ['where.cause', 'now.meaning', '#now.rate', '#now.since_open'], rows));
+	return table('causes', ['where.cause', 'meaning', '#rate', '#since_start'], rows, t('causes.none'));
 }
 
 function flowTable() {
-	const rules = state().flow_rules;
-	if (!rules.length) return empty(t('now.flow.none'), ' ', h('code', 'kind = "conflate"'));
-	const rows = rules.map((rule) => [
+	const rows = state().flow_rules.map((rule) => [
 		name(rule.rule),
 		name(rule.app, 24),
 		h('code', rule.kind),
 		`${rate(rule.in_per_second)} → ${rate(rule.out_per_second)}`,
 		name(rule.text ?? '', 80),
 	]);
-	return table('now.flow', ['now.rule', 'where.app', 'now.kind', '#now.thinning', 'now.text'], rows);
+	return table('now.flow', ['where.rule', 'where.app', 'kind', '#thinning', 'text'], rows, t('flow.none'), ' ', h('code', 'kind = "conflate"'));
 }

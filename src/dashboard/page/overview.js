@@ -12,42 +12,45 @@ import { maybe, t } from './words.js';
 
 /** @type {OpenPanel} */
 export function openOverview(root) {
-	const plots = fourPlots();
+	const plots = plotSection('rate', fourPlots());
 	const problems = problemList();
 	const nodes = nodePart();
-	put(
-		root,
-		h('section.panel', h('div.panel-head', h('h2', t('overview.figures')), rangeSwitch(drawPlots)), plots.element),
-		section('overview.problems', problems.element),
-		nodes.element,
-	);
-	function drawPlots() {
-		if (!document.hidden) plots.draw();
-	}
-	drawPlots();
+	put(root, plots.element, section('overview.problems', problems.element), nodes.element);
+	plots.draw();
 	problems.draw(state().problems);
 	nodes.draw();
-	const ends = [on('now', drawPlots), on('history', drawPlots), on('problems', problems.draw), on('state', nodes.draw)];
+	const ends = [on('now', plots.draw), on('history', plots.draw), on('problems', problems.draw), on('state', nodes.draw)];
 	return () => ends.forEach((end) => end());
 }
 
+/** @returns {PlotOptions[]} */
 function fourPlots() {
 	const all = [
-		plot({ title: t('figure.connections'), keys: ['connections'], format: short, limit: () => state().limits.connections_max, marks: true }),
-		plot({ title: t('figure.events'), keys: ['events'], format: rate, marks: true }),
-		plot({ title: t('figure.deliveries'), keys: ['deliveries'], format: rate, marks: true }),
-		plot({ ...latency, marks: true }),
+		{ title: t('tab.connections'), keys: ['connections'], format: short, limit: connectionsMax },
+		{ title: t('figure.events'), keys: ['events'], format: rate },
+		{ title: t('figure.deliveries'), keys: ['deliveries'], format: rate },
+		latency,
 	];
-	return { element: h('div.plots', all.map(({ element }) => element)), draw: () => all.forEach(({ draw }) => draw()) };
+	return all.map((options) => ({ ...options, marks: true }));
 }
+
+export const connectionsMax = () => state().limits.connections_max;
 
 /** @type {PlotOptions} */
 export const latency = { title: t('figure.latency'), keys: ['latency_p99_ms', 'latency_p50_ms'], names: ['p99', 'p50'], format: milliseconds };
 
+/** Plots under one title. @param {Word} title @param {PlotOptions[]} options */
+export function plotSection(title, options, ...more) {
+	const all = options.map(plot);
+	const draw = () => document.hidden || all.forEach(({ draw }) => draw());
+	const head = h('div.panel-head', h('h2', t(title)), rangeSwitch(draw));
+	return { element: h('section.panel', head, ...more, h('div.plots', all.map(({ element }) => element))), draw };
+}
+
 const RANGES = /** @type {const} */ (['15m', '24h']);
 
-/** 15 minutes or 24 hours. @param {() => void} changed */
-export function rangeSwitch(changed) {
+/** 15 minutes or 24 hours. */
+function rangeSwitch(changed) {
 	const group = h('div.switch', { role: 'group', 'aria-label': t('range') });
 	const show = () => put(group, RANGES.map((range) => button(t(`range.${range}`), () => choose(range), 'small', { 'aria-pressed': String(history.range === range) })));
 	async function choose(range) {
@@ -64,11 +67,11 @@ function nodePart() {
 	const place = h('div');
 	const answer = answerPlace();
 	const element = section('nodes.title', place, answer.element);
-	const drain = (node) => post('drain', { node }).then(() => answer.say('ok', t('nodes.draining')), answer.fail);
+	const drain = (node) => post('drain', { node }).then(() => answer.say('ok', t('draining')), answer.fail);
 	function draw() {
 		const { nodes, redis, warnings, version } = state();
 		const rows = nodes.map((node) => [
-			[name(node.name || node.id, 28), node.this && h('span.muted', ` ${t('nodes.this')}`)],
+			[name(node.name || node.id, 28), node.this && h('span.muted', ` ${t('this')}`)],
 			stateOf(node),
 			number(node.connections),
 			number(node.channels),
@@ -78,10 +81,10 @@ function nodePart() {
 			bytes(node.memory_bytes),
 			node.started_ms ? time(node.started_ms, (at) => duration((serverNow() - at) / 1000)) : '–',
 			node.version ?? version,
-			carefulButton(t('nodes.drain'), t('nodes.drain.sure'), () => drain(node.id)),
+			carefulButton(t('drain'), t('drain.sure'), () => drain(node.id)),
 		]);
 		const items = warnings.map((warning) => h('li', badge('warn', t('level.warn')), ' ', name(warning, 400)));
-		put(place, asOf(state().now_ms, refresh), redisLine(redis), table('nodes.title', ['nodes.node', 'nodes.state', '#figure.connections', '#figure.channels', '#figure.events', '#figure.deliveries', '#nodes.cpu', '#nodes.memory', '#nodes.up', 'nodes.version', isOperator() && 'nodes.act'], rows), items.length > 0 && [h('h3', t('warnings.title')), h('ul', items)]);
+		put(place, asOf(state().now_ms, refresh), redisLine(redis), table('nodes.title', ['where.node', 'state', '#tab.connections', '#tab.channels', '#figure.events', '#figure.deliveries', '#cpu', '#memory', '#up', 'version', isOperator() && 'nodes.act'], rows), items.length > 0 && [h('h3', t('warnings.title')), h('ul', items)]);
 	}
 	return { element, draw };
 }
@@ -90,7 +93,7 @@ function nodePart() {
 function stateOf({ state: is, seen_ms: seen }) {
 	const level = is === 'up' ? 'ok' : is === 'lost' ? 'bad' : 'warn';
 	const word = badge(level, maybe(`node.${is}`) ?? is);
-	return is === 'lost' && seen ? [word, h('span.muted', ' ', t('nodes.seen'), ' ', time(seen))] : word;
+	return is === 'lost' && seen ? [word, h('span.muted', ' ', t('seen'), ' ', time(seen))] : word;
 }
 
 /** @param {State['redis']} redis */

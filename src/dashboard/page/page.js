@@ -3,7 +3,7 @@
 import { openApps } from './apps.js';
 import { openChannels } from './channels.js';
 import { openConnections } from './connections.js';
-import { h, put } from './dom.js';
+import { decoded, h, put } from './dom.js';
 import { duration, number, serverNow, tick } from './format.js';
 import { openLive } from './live.js';
 import { forget, isSignedIn, login, loginForm, tokenOfUrl } from './login.js';
@@ -11,28 +11,29 @@ import { openNow } from './now.js';
 import { openOverview } from './overview.js';
 import { button, ICONS } from './parts.js';
 import { openSettings } from './settings.js';
-import { checkStream, on, refresh, start, state, store } from './store.js';
+import { checkStream, on, refresh, start, state, stop, store } from './store.js';
 import { openTry } from './try.js';
-import { glanceWords, language, t } from './words.js';
+import { glanceWords, language, maybe, t } from './words.js';
 
-/** @type {Record<string, [Word, OpenPanel]>} */
+/** @type {Record<string, OpenPanel>} */
 const PANELS = {
-	overview: ['tab.overview', openOverview],
-	now: ['tab.now', openNow],
-	live: ['tab.live', openLive],
-	channels: ['tab.channels', openChannels],
-	connections: ['tab.connections', openConnections],
-	apps: ['tab.apps', openApps],
-	try: ['tab.try', openTry],
-	settings: ['tab.settings', openSettings],
+	overview: openOverview,
+	now: openNow,
+	live: openLive,
+	channels: openChannels,
+	connections: openConnections,
+	apps: openApps,
+	try: openTry,
+	settings: openSettings,
 };
 
-/** From this age on, a panel that is opened asks for the state again. */
+/** A panel that is opened asks for a state of this age again. */
 const STALE_MS = 3000;
 
 const sentence = h('section', { class: 'glance quiet', 'aria-label': t('glance.label'), role: 'status' });
 const link = h('p', { class: 'link-state', role: 'status' });
 const menu = button('', () => openMenu(!nav.classList.contains('open')), 'menu', { 'aria-expanded': 'false', 'aria-controls': 'tabs' });
+const tabs = Object.keys(PANELS).map((name) => h('a', { href: `#${name}` }, maybe(`tab.${name}`)));
 const nav = h('nav', { id: 'tabs', 'aria-label': t('tabs') });
 const panel = h('main', { id: 'panel', tabindex: -1 });
 
@@ -46,8 +47,9 @@ put(document.body, h('a', { class: 'skip', href: '#panel', onclick: skip }, t('s
 on('glance', showGlance);
 on('link', showLink);
 on('state', () => opened || route());
-window.addEventListener('hashchange', route);
-document.addEventListener('keydown', (event) => event.key === 'Escape' && openMenu(false));
+addEventListener('hashchange', route);
+addEventListener('refused', stop);
+addEventListener('keydown', (event) => event.key === 'Escape' && openMenu(false));
 setInterval(() => {
 	checkStream();
 	tick();
@@ -55,46 +57,45 @@ setInterval(() => {
 }, 1000);
 begin();
 
-async function begin() {
+function begin() {
+	if (enterByUrl()) return;
+	if (isSignedIn()) start();
+	else lock();
+}
+
+/** Logs in with the token of the URL, if it has one. */
+function enterByUrl() {
 	const token = tokenOfUrl();
-	if (token) {
-		try {
-			await login(token);
-		} catch (error) {
-			return lock(error.message);
-		}
-	}
-	if (!isSignedIn()) return lock();
-	await start();
+	if (!token) return false;
+	login(token).then(start, (error) => {
+		stop();
+		lock(error.message);
+	});
+	return true;
 }
 
 /** Opens the panel of the URL. */
 function route() {
-	const token = tokenOfUrl();
-	if (token) return void login(token).then(start, (error) => lock(error.message));
+	if (enterByUrl()) return;
 	if (!store.state || store.link === 'locked') return;
 	const [key, ...query] = location.hash.slice(1).split('?');
 	const known = Object.hasOwn(PANELS, key) ? key : 'overview';
 	close?.();
 	opened = known;
-	put(nav, Object.entries(PANELS).map(([name, [word]]) => h('a', { href: `#${name}`, 'aria-current': name === known ? 'page' : null }, t(word))));
-	put(menu, `☰ ${t(PANELS[known][0])}`);
+	// The same elements each time, so that one keeps the focus.
+	if (!nav.firstChild) put(nav, tabs);
+	for (const tab of tabs) tab.removeAttribute('aria-current');
+	tabs.find(({ hash }) => hash === `#${known}`)?.setAttribute('aria-current', 'page');
+	put(menu, `☰ ${maybe(`tab.${known}`)}`);
 	openMenu(false);
+	const isInside = panel.contains(document.activeElement);
 	put(panel);
-	// Panels show what the stream does not carry as it is now.
+	if (isInside) panel.focus();
 	if (serverNow() - store.state.now_ms > STALE_MS) refresh();
-	close = PANELS[known][1](panel, decoded(query.join('?'), known));
-	window.scrollTo(0, 0);
-}
-
-/** Panels with fields of their own read them themselves. */
-function decoded(query, key) {
-	if (key === 'channels' || key === 'try') return query;
-	try {
-		return decodeURIComponent(query);
-	} catch {
-		return query;
-	}
+	const words = query.join('?');
+	// The others read their fields themselves.
+	close = PANELS[known](panel, known === 'live' || known === 'connections' ? decoded(words) : words);
+	scrollTo(0, 0);
 }
 
 function openMenu(open) {
@@ -109,7 +110,7 @@ function skip(event) {
 
 /** @param {Glance | null} glance before the first second there is none */
 function showGlance(glance) {
-	if (!glance) return;
+	if (!glance || store.link === 'locked') return;
 	const { level } = glance;
 	const words = glanceWords(glance, shown(glance.values), state().problems);
 	const before = sentence.querySelector('h1')?.textContent;
@@ -118,7 +119,6 @@ function showGlance(glance) {
 	if (before !== words) put(sentence, h('span', { class: 'icon', 'aria-hidden': 'true' }, ICONS[level] ?? '○'), h('h1', h('bdi', words)));
 }
 
-/** @param {Record<string, unknown>} values */
 function shown(values) {
 	const entries = Object.entries(values ?? {}).map(([key, value]) => [key, typeof value === 'number' ? (key.endsWith('seconds') ? duration(value) : number(value)) : value]);
 	return Object.fromEntries(entries);
@@ -126,18 +126,19 @@ function shown(values) {
 
 /** @param {Link} is */
 function showLink(is) {
-	if (is === 'locked') return lock();
-	const seconds = Math.max(0, Math.ceil((store.retryAt - Date.now()) / 1000));
-	const words = is === 'open' ? '' : is === 'lost' ? t('link.lost', { s: seconds }) : t('link.opening');
-	if (link.textContent !== words) put(link, words);
 	document.body.classList.toggle('disconnected', is === 'lost');
+	if (is === 'locked') return lock();
+	const seconds = Math.ceil((store.retryAt - Date.now()) / 1000);
+	const words = is === 'open' ? '' : is === 'lost' && seconds > 0 ? t('link.lost', { s: seconds }) : t('link.opening');
+	if (link.textContent !== words) put(link, words);
 	if (is === 'lost') document.title = `✕ gema · ${words}`;
-	// The countdown is for eyes; read out each second it would drown everything else.
+	// The countdown is for eyes.
 	link.setAttribute('aria-live', is === 'lost' && seconds > 0 ? 'off' : 'polite');
 }
 
 function lock(failure) {
 	forget();
+	document.title = 'gema';
 	close?.();
 	close = undefined;
 	opened = '';

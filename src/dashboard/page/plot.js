@@ -9,7 +9,7 @@ import { t } from './words.js';
 const HEIGHT = 104;
 const [TOP, RIGHT, BOTTOM, LEFT] = [10, 98, HEIGHT - 20, 50];
 const TICK = 9;
-/** A limit further above the values than this would flatten the line; it stands beside the title only. */
+/** A limit further above would flatten the line. */
 const LIMIT_IN_VIEW = 4;
 const MARKS = /** @type {const} */ (['drops', 'refusals']);
 
@@ -19,38 +19,38 @@ export function plot(options) {
 	const note = h('span.muted');
 	const reading = h('output.reading', { hidden: true });
 	const element = h('figure.plot', { tabindex: 0, role: 'group' }, h('figcaption', h('strong', options.title), note), drawing, reading);
-	/** The sample under the pointer, or the one that the arrows have reached. @type {number | undefined} */
+	/** The sample under the pointer or the arrows. @type {number | undefined} */
 	let pointed;
+	/** @type {View} */
+	let view;
 
 	function draw() {
 		const width = element.clientWidth;
 		if (!width) return;
-		const view = viewOf(options, width);
-		const { values, limit } = view;
+		view = viewOf(options, width);
+		const { values, limit, last } = view;
+		if (pointed !== undefined) pointed = Math.min(pointed, last);
 		put(drawing, axes(view, options), options.marks && marks(view), values.map((line, index) => path(view, line, index)), present(view, options), cross(view, pointed));
-		const limitWords = limit ? t('plot.limit', { limit: options.format(limit) }) : '';
+		const limitWords = limit ? t('limit', { limit: options.format(limit) }) : '';
 		put(note, limitWords);
 		const known = values[0].filter((value) => value !== null);
 		const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [null, null];
-		const summary = t('plot.summary', { now: options.format(values[0].at(-1)), low: options.format(low), high: options.format(high) });
+		const summary = t('summary', { now: options.format(values[0].at(-1)), low: options.format(low), high: options.format(high) });
 		element.setAttribute('aria-label', `${options.title}: ${summary} ${limitWords}`);
-	}
-	function point(index) {
-		pointed = index;
-		draw();
-		reading.hidden = index === undefined;
-		if (index === undefined) return;
-		const width = element.clientWidth;
-		const view = viewOf(options, width);
-		put(reading, readingOf(view, options, index));
+		reading.hidden = pointed === undefined;
+		if (pointed === undefined) return;
+		put(reading, readingOf(view, options, pointed));
 		// Beside the cross, where there is room.
-		const [x, own] = [view.x(index) + 8, reading.offsetWidth];
+		const [x, own] = [view.x(pointed) + 8, reading.offsetWidth];
 		reading.style.setProperty('--x', `${x + own < width ? x : x - own - 16}px`);
 	}
+	function point(index) {
+		pointed = index && Math.max(index, 0);
+		draw();
+	}
 	function pointAt({ clientX }) {
-		const { last, right } = viewOf(options, element.clientWidth);
-		const part = (clientX - element.getBoundingClientRect().left - LEFT) / (right - LEFT);
-		point(Math.min(Math.max(Math.round(part * last), 0), last));
+		const part = (clientX - element.getBoundingClientRect().left - LEFT) / (view.right - LEFT);
+		point(Math.round(part * view.last));
 	}
 	element.addEventListener('pointermove', pointAt);
 	element.addEventListener('pointerdown', pointAt);
@@ -61,14 +61,13 @@ export function plot(options) {
 		if (event.key === 'Escape') point(undefined);
 		if (!step) return;
 		event.preventDefault();
-		const { last } = viewOf(options, element.clientWidth);
-		point(Math.min(Math.max((pointed ?? last + 1) + step, 0), last));
+		point((pointed ?? view.last + 1) + step);
 	});
 	new ResizeObserver(draw).observe(element);
 	return { element, draw };
 }
 
-/** @param {PlotOptions} options @param {number} width */
+/** @param {PlotOptions} options */
 export function viewOf({ keys, limit: limitOf }, width) {
 	const values = keys.map((key) => history.data.series[key] ?? []);
 	const last = Math.max(values[0].length - 1, 1);
@@ -82,7 +81,7 @@ export function viewOf({ keys, limit: limitOf }, width) {
 	return { values, last, top, limit, limitInView, right, x, y };
 }
 
-/** The next round number whose half is round too. @param {number} highest */
+/** The next round number whose half is round too. */
 function niceTop(highest) {
 	const power = 10 ** Math.floor(Math.log10(highest || 1));
 	return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= highest) ?? 1;
@@ -102,7 +101,7 @@ function axes({ top, right, x, y, limitInView, last }, { format }) {
 	return [...rows.flat(), ...times, limitInView > 0 && line('limit', LEFT, right, y(limitInView), y(limitInView))];
 }
 
-/** @param {View} view @param {(number | null)[]} points @param {number} place */
+/** @param {View} view */
 function path({ x, y, right }, points, place) {
 	// The highest of the values that fall on one pixel: a peak of a second stays visible in a day.
 	const step = Math.max(1, Math.floor(points.length / Math.max(right - LEFT, 1)));

@@ -1,13 +1,12 @@
 // Problems, newest change first. Each is a card: what, since when and how often, where, what to do.
 
-import { nodeName } from './channels.js';
+import { nodeName } from './node.js';
 import { fixFor } from './fixes.js';
-import { h, name, put } from './dom.js';
+import { h, name, put, visible } from './dom.js';
 import { number, time } from './format.js';
 import { at, badge, button, copyButton, empty, linkButton, snippet } from './parts.js';
 import { causeWords, maybe, t } from './words.js';
 
-/** Cards that are shown at once; the rest behind a button. */
 const SHOWN = 20;
 
 export function problemList() {
@@ -17,7 +16,7 @@ export function problemList() {
 	let limit = SHOWN;
 	/** @type {Problem[]} */
 	let all = [];
-	/** The card of each problem as it was last drawn. @type {Map<string, { card: HTMLElement, drawn: string }>} */
+	/** Each problem as it was last drawn. @type {Map<string, { card: HTMLElement, drawn: string }>} */
 	const cards = new Map();
 
 	function showAll() {
@@ -28,17 +27,20 @@ export function problemList() {
 	function draw(problems) {
 		const before = all.map(({ id }) => id);
 		all = [...problems].sort((a, b) => Number(a.resolved) - Number(b.resolved) || b.last_ms - a.last_ms);
-		// Cards stay where they are while somebody points at one or works in it; new ones come on top.
+		// Cards stay where they are while somebody works in one; new ones come on top.
 		if (list.matches(':hover, :focus-within')) all.sort((a, b) => before.indexOf(a.id) - before.indexOf(b.id));
-		const shown = all.slice(0, limit).map(cardOf);
-		// Unchanged cards stay the elements that they are, so that focus and selection stay in them.
+		const some = all.slice(0, limit);
+		const shown = some.map(cardOf);
+		const ids = new Set(some.map(({ id }) => id));
+		for (const id of cards.keys()) if (!ids.has(id)) cards.delete(id);
+		// Unchanged cards stay the elements that they are, with focus and selection.
 		if (shown.some((card, index) => list.children[index] !== card) || list.children.length !== shown.length) {
 			const focused = document.activeElement;
 			put(list, shown);
 			if (focused instanceof HTMLElement && list.contains(focused)) focused.focus();
 		}
 		more.hidden = all.length <= shown.length;
-		more.textContent = t('problems.more', { n: number(all.length - shown.length) });
+		more.textContent = t('more', { n: number(all.length - shown.length) });
 		put(none, all.length ? null : empty(t('problems.none')));
 	}
 	/** @param {Problem} problem */
@@ -66,12 +68,12 @@ function contents(problem) {
 	const level = levelOf(problem);
 	return [
 		h('p.card-head', problem.resolved ? badge('quiet', t('problem.resolved')) : badge(level, t(`level.${level}`)), whenOf(problem)),
-		h('h3', sentence.charAt(0).toUpperCase() + sentence.slice(1)),
+		h('h3', visible(sentence.charAt(0).toUpperCase() + sentence.slice(1))),
 		whereOf(problem),
 		detail && h('p.detail', h('span.muted', `${t('problem.detail')} `), name(detail, 400)),
-		remedy && h('p.remedy', h('strong', `${t('problem.todo')} `), h('bdi', remedy)),
+		remedy && h('p.remedy', h('strong', `${t('problem.todo')} `), h('bdi', visible(remedy))),
 		fix && snippet(fix[0], fix[1]),
-		h('p.actions', remedy && !fix && copyButton(remedy, t('copy.remedy')), linkButton(at('live', live ?? `cause:${code}`), t('problem.live'))),
+		h('p.actions', remedy && !fix && copyButton(remedy, t('remedy')), linkButton(at('live', live ?? `cause:${code}`), t('problem.live'))),
 	];
 }
 

@@ -1,6 +1,6 @@
 // One row of the live log: fixed columns, and its fields when it is opened.
 
-import { h, name, put } from './dom.js';
+import { h, name, put, visible } from './dom.js';
 import { absolute, clock } from './format.js';
 import { button, copyButton, icon } from './parts.js';
 import { echoLine } from './echo.js';
@@ -19,14 +19,15 @@ const ICONS = {
 	webhook: '↗',
 	log: '≡',
 };
-/** The longest value that an opened row shows. */
 const FIELD_MAX = 2048;
 
 export const KINDS = Object.keys(ICONS);
 
-/** @param {Row} row @param {(row: Row, open: boolean) => void} toggled */
+/** Rows of before a restart of the server have the same numbers. */
+let made = 0;
+
 export function rowElements(row, toggled) {
-	const id = `row-${row.id}`;
+	const id = `row-${(made += 1)}`;
 	const opener = button(clock(row.at_ms, true), () => {}, 'plain opener', { 'aria-expanded': 'false', 'aria-controls': id });
 	const cells = [
 		h('td', { title: absolute(row.at_ms) }, opener),
@@ -52,18 +53,17 @@ export function rowElements(row, toggled) {
 
 const cell = (value, max) => (value ? name(value, max) : '');
 
-/** @param {Row} row */
 function opened(row) {
 	const { id: _, at_ms: at, kind, text, fields, ...known } = row;
-	const all = Object.entries({ ...known, ...fields }).filter(([, value]) => value !== null && value !== undefined && value !== '');
-	const plain = [`time: ${new Date(at).toISOString()}`, `kind: ${kind}`, `text: ${text}`, ...all.map(([key, value]) => `${key}: ${words(value)}`)];
-	const pairs = all.map(([key, value]) => [h('dt', key), h('dd', name(words(value), FIELD_MAX))]);
+	const all = Object.entries({ ...known, ...fields }).filter(([, value]) => (value ?? '') !== '');
+	const time = ['time', new Date(at).toISOString()];
+	// Each on a line of its own, whatever is in it.
+	const plain = [time, ['kind', kind], ['text', text], ...all].map(([key, value]) => `${key}: ${visible(value)}`);
+	const pairs = all.map(([key, value]) => [h('dt', key), h('dd', name(value, FIELD_MAX))]);
 	const hears = row.channel && row.event ? echoLine(row.channel, row.event) : undefined;
 	return [
-		h('dl.pairs', h('dt', t('live.time')), h('dd', absolute(at)), h('dt', t('live.text')), h('dd', name(text, FIELD_MAX)), pairs.flat()),
-		hears && h('p', `${t('live.hears')} `, h('code', name(hears, 300)), ' ', copyButton(hears)),
+		h('dl.pairs', h('dt', t('time')), h('dd', absolute(at)), h('dt', t('text')), h('dd', name(text, FIELD_MAX)), pairs.flat()),
+		hears && h('p', `${t('hears')} `, h('code', name(hears, 300)), ' ', copyButton(hears)),
 		h('p.actions', copyButton(plain.join('\n'))),
 	];
 }
-
-const words = (value) => (typeof value === 'string' ? value : JSON.stringify(value));

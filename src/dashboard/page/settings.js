@@ -3,32 +3,39 @@
 import { post } from './api.js';
 import { h, name, put } from './dom.js';
 import { absolute } from './format.js';
-import { answerPlace, button, labelled, section, select, snippet, submitButton, table, textField } from './parts.js';
-import { isOperator, on, state } from './store.js';
+import { answerPlace, button, form, labelled, section, select, snippet, table, textField } from './parts.js';
+import { forget } from './login.js';
+import { ofNode } from './node.js';
+import { isOperator, state } from './store.js';
 import { t } from './words.js';
 
 /** @type {OpenPanel} */
-export function openSettings(root) {
+export function openSettings(root, query) {
 	const snippets = h('div.snippets');
 	const values = h('div');
-	const filter = textField('', { type: 'search', placeholder: 'connections.', oninput: draw });
-	const isOwn = h('input', { type: 'checkbox', checked: true, onchange: draw });
-	put(
-		root,
+	const filter = textField('', { type: 'search', placeholder: 'connections.', oninput: drawValues });
+	const isOwn = h('input', { type: 'checkbox', checked: true, onchange: drawValues });
+	/** @type {State['settings']} */
+	let settings = [];
+	const content = h(
+		'div.contents',
 		section('snippets.title', h('p.muted', t('snippets.help')), snippets),
-		section('settings.title', h('div.form-row', labelled('settings.filter', filter), h('label.check', isOwn, ' ', t('settings.own'))), values),
-		isOperator() && logForm(),
-		h('section.panel', h('p.muted', `gema ${state().version} · `, t(`role.${state().role}`)), button(t('logout'), logout)),
+		section('tab.settings', h('div.form-row', labelled('settings.filter', filter), h('label.check', isOwn, ' ', t('settings.own'))), values),
 	);
-	function draw() {
-		put(snippets, Object.entries(state().snippets).map(([kind, text]) => snippet(PLACES[kind] ?? kind, text)));
-		const rows = state()
-			.settings.filter(({ key, origin }) => key.includes(filter.value.trim()) && !(isOwn.checked && origin === 'default'))
-			.map(({ key, value, origin }) => [h('code', name(key, 60)), h('code', name(value, 80)), origin === 'default' ? h('span.muted', t('settings.default')) : name(origin, 60)]);
-		put(values, table('settings.title', ['settings.key', 'settings.value', 'settings.origin'], rows));
+	const { element, end } = ofNode('settings', query, content, (of) => {
+		put(snippets, Object.entries(of.snippets).map(([kind, text]) => snippet(PLACES[kind] ?? kind, text)));
+		settings = of.settings;
+		drawValues();
+	});
+	const { version, role } = state();
+	put(root, element, content, isOperator() && logForm(), h('section.panel', h('p.muted', `gema ${version} · `, t(`role.${role}`)), button(t('logout'), logout)));
+	function drawValues() {
+		const rows = settings
+			.filter(({ key, origin }) => key.includes(filter.value.trim()) && !(isOwn.checked && origin === 'default'))
+			.map(({ key, value, origin }) => [h('code', name(key, 60)), h('code', name(value, 80)), origin === 'default' ? h('span.muted', t('default')) : name(origin, 60)]);
+		put(values, table('tab.settings', ['settings.key', 'settings.value', 'settings.origin'], rows));
 	}
-	draw();
-	return on('state', draw);
+	return end;
 }
 
 /** @type {Record<string, string>} */
@@ -36,23 +43,22 @@ const PLACES = { env: 'Laravel · .env', echo: 'resources/js/echo.js', nginx: 'n
 
 async function logout() {
 	await post('logout').catch(() => undefined);
+	forget();
 	location.reload();
 }
 
 function logForm() {
-	const level = select('level', ['debug', 'trace']);
-	const minutes = textField('10', { type: 'number', min: 1, max: 1440, required: true });
-	const scope = select('scope', ['', 'app', 'channel', 'user'], (choice) => (choice ? t(/** @type {Word} */ (`where.${choice}`)) : t('log.all')));
-	const value = textField();
 	const answer = answerPlace();
-	async function submit(event) {
-		event.preventDefault();
-		const only = { app: null, channel: null, user: null, ...(scope.value && { [scope.value]: value.value.trim() }) };
-		await post('log', { level: level.value, minutes: Number(minutes.value), ...only }).then(
-			({ until_ms: until }) => answer.say('ok', t('log.until', { time: absolute(until) })),
-			answer.fail,
-		);
+	const fields = [
+		labelled('level', select('level', ['debug', 'trace'])),
+		labelled('minutes', textField('10', { name: 'minutes', type: 'number', min: 1, max: 1440, required: true })),
+		labelled('scope', select('scope', ['', 'app', 'channel', 'user'], (choice) => (choice ? t(/** @type {Word} */ (`where.${choice}`)) : t('all')))),
+		labelled('log.value', textField('', { name: 'value' })),
+	];
+	async function act({ level, minutes, scope, value }) {
+		const only = { app: null, channel: null, user: null, ...(scope && { [scope]: value }) };
+		const { until_ms: until } = await post('log', { level, minutes: Number(minutes), ...only });
+		answer.say('ok', t('until', { time: absolute(until) }));
 	}
-	const form = h('form.form-row', { onsubmit: submit }, labelled('log.level', level), labelled('log.minutes', minutes), labelled('log.scope', scope), labelled('log.value', value), submitButton(t('log.act')));
-	return section('log.title', form, answer.element);
+	return section('log.title', form(t('log.act'), fields, answer, act), answer.element);
 }

@@ -1,15 +1,18 @@
-// What the page knows: one request for what is slow, one stream for what moves. The stream is opened again after a loss.
+// What the page knows: one request for what is slow, one stream for what moves.
 
 import { address, ApiError, get } from './api.js';
-import { setClock } from './format.js';
+import { serverNow, setClock } from './format.js';
 import { addNow, loadHistory } from './history.js';
 
-/** Waits between attempts, in seconds; the last one repeats. */
+/** Waits between attempts, in seconds. */
 const WAITS = [1, 2, 3, 5, 8, 15];
-/** The server says something each second; a stream that is silent for this long is a broken one. */
+/** The server says something each second; a stream that is silent for so long is broken. */
 const SILENT_MS = 20_000;
 /** After so long in the background the stream is closed. */
 const HIDDEN_MS = 60_000;
+/** The server forgets a problem after a day, and so does an open page. */
+const DAY_MS = 86_400_000;
+const PROBLEMS_MAX = 2000;
 
 /** @type {Map<Topic, Set<(data: any) => void>>} */
 const listeners = new Map();
@@ -22,13 +25,14 @@ let stream;
 /** @type {string | undefined} */
 let liveFilter;
 let attempts = 0;
+/** Counts starts: an overtaken one changes nothing. */
+let runs = 0;
 let heardAt = 0;
 /** When somebody could see the page. */
 let seenAt = Date.now();
-/** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
 
-/** Calls `listen` from now on; the answer ends it. @param {Topic} topic @param {(data: any) => void} listen */
+/** The answer ends it. @param {Topic} topic */
 export function on(topic, listen) {
 	const all = listeners.get(topic) ?? new Set();
 	listeners.set(topic, all);
@@ -36,12 +40,12 @@ export function on(topic, listen) {
 	return () => all.delete(listen);
 }
 
-/** @param {Topic} topic @param {any} [data] */
-function emit(topic, data) {
+/** @param {Topic} topic */
+function emit(topic, /** @type {any} */ data = null) {
 	listeners.get(topic)?.forEach((listen) => listen(data));
 }
 
-/** The state that panels may rely on: they open after it has come. */
+/** Panels open after it has come. */
 export function state() {
 	if (!store.state) throw new Error('no state yet');
 	return store.state;
@@ -49,24 +53,38 @@ export function state() {
 
 export const isOperator = () => store.state?.role === 'operator';
 
-/** Asks for everything and opens the stream. Never throws: a failure is shown and tried again. */
+/** Asks for everything and opens the stream. A failure is shown and tried again. */
 export async function start() {
-	clearTimeout(timer);
-	stream?.close();
-	if (store.link === 'locked') setLink('opening');
+	closeStream();
+	const own = (runs += 1);
+	if (store.link !== 'lost') setLink('opening');
 	try {
 		const [fresh] = await Promise.all([get('state'), loadHistory()]);
+		if (own !== runs) return;
 		take(fresh);
 		emit('history');
 		openStream();
 	} catch (error) {
-		if (error instanceof ApiError && error.status === 401) return setLink('locked');
+		if (own !== runs) return;
 		if (!(error instanceof ApiError)) console.error(error);
 		lose();
 	}
 }
 
-/** Asks for the state once more. A failure shows in the stream, too. */
+/** Ends everything until somebody signs in. */
+export function stop() {
+	closeStream();
+	runs += 1;
+	setLink('locked');
+}
+
+function closeStream() {
+	clearTimeout(timer);
+	stream?.close();
+	stream = undefined;
+}
+
+/** Asks for the state. A failure shows in the stream, too. */
 export const refresh = () => get('state').then(take, () => undefined);
 
 /** @param {State} fresh */
@@ -86,7 +104,7 @@ export function watch(filter) {
 }
 
 function openStream() {
-	stream?.close();
+	closeStream();
 	const query = liveFilter === undefined ? {} : { live: 1, filter: liveFilter };
 	const own = new EventSource(address('stream', query));
 	stream = own;
@@ -102,7 +120,7 @@ function openStream() {
 			use(JSON.parse(event.data));
 		});
 	take('now', takeNow);
-	take('glance', (glance) => emit('glance', (state().glance = glance)));
+	take('glance', takeGlance);
 	take('problems', takeProblems);
 	take('rows', (rows) => emit('rows', rows));
 	own.addEventListener('bye', () => own === stream && lose());
@@ -116,20 +134,29 @@ function takeNow(now) {
 	emit('now', now);
 }
 
+/** @param {Glance | null} glance */
+function takeGlance(glance) {
+	const before = situationOf(state().glance);
+	emit('glance', (state().glance = glance));
+	if (situationOf(glance) !== before) refresh();
+}
+
+/** With another one, other things have changed, too. @param {Glance | null} glance */
+const situationOf = (glance) => glance && `${glance.code} ${glance.values.nodes} ${glance.values.lost}`;
+
 /** @param {Problem[]} changed */
 function takeProblems(changed) {
 	const ids = new Set(changed.map(({ id }) => id));
-	state().problems = [...changed, ...state().problems.filter(({ id }) => !ids.has(id))];
+	const isKept = ({ id, last_ms: last }) => !ids.has(id) && serverNow() - last < DAY_MS;
+	state().problems = [...changed, ...state().problems.filter(isKept)].slice(0, PROBLEMS_MAX);
 	emit('problems', state().problems);
 }
 
 function lose() {
-	stream?.close();
-	stream = undefined;
-	clearTimeout(timer);
+	closeStream();
 	const seconds = WAITS[Math.min(attempts, WAITS.length - 1)];
 	attempts += 1;
-	// Up to a quarter more, so that many pages do not come back in the same moment.
+	// Pages should not come back in the same moment.
 	const wait = seconds * 1000 * (1 + Math.random() / 4);
 	store.retryAt = Date.now() + wait;
 	setLink('lost');
@@ -142,14 +169,12 @@ function setLink(link) {
 	emit('link', link);
 }
 
-/** Call it each second: it notices a stream that died without a word, and rests while nobody looks. */
+/** Call it each second: it notices a dead stream, and rests while nobody looks. */
 export function checkStream() {
-	if (!document.hidden) seenAt = Date.now();
-	if (store.link !== 'open') return;
-	if (Date.now() - seenAt > HIDDEN_MS) {
-		// A browser has six connections to a host, and each hidden page would keep one.
-		stream?.close();
-		stream = undefined;
-	} else if (!stream) start();
-	else if (Date.now() - heardAt > SILENT_MS) lose();
+	const now = Date.now();
+	if (!document.hidden) seenAt = now;
+	if (stream && now - heardAt > SILENT_MS) lose();
+	// A browser has six connections to a host; a hidden page keeps none.
+	else if (stream && now - seenAt > HIDDEN_MS) closeStream();
+	else if (!stream && store.link === 'open' && !document.hidden) start();
 }

@@ -15,26 +15,28 @@ function known(tag) {
 }
 
 const place = language === 'id' ? 1 : 0;
-/** @type {Record<string, string[]>} */
+/** @type {Record<string, string>} */
 const words = { ...first, ...last };
 
 /**
- * A sentence with its values: `{name}` is the value, `{name?page|pages}` the word for one or for many.
+ * A sentence with its values.
  * @param {Word} word
- * @param {Record<string, unknown>} [values]
  */
-export const t = (word, values = {}) => filled(words[word][place], values);
+export const t = (word, values = {}) => filled(words[word].split('|')[place], values);
 
 const filled = (text, values) =>
-	text.replace(/\{(\w+)(?:\?([^|}]*)\|([^}]*))?\}/g, (_, key, one, many) =>
+	text.replace(/\{(\w+)(?:\?([^/}]*)\/([^}]*))?\}/g, (_, key, one, many) =>
 		many === undefined ? String(values[key] ?? '–') : String(values[key]) === '1' ? one : many,
 	);
 
 /** Like `t` for a word that may be unknown. @returns {string | undefined} */
-export const maybe = (word) => words[word]?.[place];
+export const maybe = (word) => words[word]?.split('|')[place];
 
-/** The sentence and the remedy of a cause: translated, or the server's. @param {Problem} problem @returns {string[]} */
-export const causeWords = ({ code, sentence, remedy }) => (language === 'id' && causes[code]) || [sentence, remedy ?? ''];
+/** The sentence and the remedy of a cause: translated, or the server's. @param {Problem} problem */
+export function causeWords({ code, sentence, remedy }) {
+	const [translated, todo] = (language === 'id' && causes[code]?.split('|')) || [sentence, remedy ?? ''];
+	return [translated, todo ?? remedy?.replace(/^raise/, 'naikkan').replace(' or ', ' atau ').replace(' of the app', ' aplikasi') ?? ''];
+}
 
 /** The sentence on top. @param {Glance} glance @param {Record<string, unknown>} values as they are shown @param {Problem[]} problems */
 export function glanceWords({ code, text }, values, problems) {
