@@ -44,6 +44,7 @@ use fault::FaultList;
 use settings::apps;
 use settings::connections::{MESSAGE_BYTES, MESSAGE_SPARE};
 use settings::flow_rules;
+use settings::history_rules;
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -159,6 +160,7 @@ impl Config {
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         flow_rules::validate(&self.limits, &self.apps, &mut faults);
+        history_rules::validate(&self.limits, &self.apps, &mut faults);
         self.validate_raw_clients(&mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
         let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();

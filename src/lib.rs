@@ -37,6 +37,7 @@ pub mod cluster;
 pub mod config;
 pub mod dashboard;
 pub mod flow;
+pub mod history;
 pub mod http;
 pub mod ingest;
 pub mod limiter;

@@ -7,6 +7,7 @@ mod dashboard;
 mod events;
 mod flow;
 mod forget;
+mod history;
 mod ingest;
 mod json;
 mod log;
@@ -39,6 +40,7 @@ pub use compression::CompressionMeters;
 pub use dashboard::DashboardMeters;
 pub use flow::FlowMeters;
 pub use flow::RuleMeters;
+pub use history::HistoryMeters;
 pub use forget::Found;
 pub use ingest::IngestDropCause;
 pub use ingest::IngestMeters;
@@ -53,6 +55,7 @@ pub use webhooks::AppWebhookMeters;
 pub use webhooks::WebhookMeters;
 
 use crate::metrics::events::EventNames;
+use crate::metrics::history::HistoryFamilies;
 use crate::metrics::raw::RawMeters;
 
 /// All counters of the process.
@@ -162,6 +165,7 @@ struct ByApp {
     drops: IntCounterVec,
     forbidden: IntCounterVec,
     flow: IntCounterVec,
+    history: HistoryFamilies,
     raw: RawMeters,
 }
 
@@ -216,6 +220,7 @@ impl ByApp {
             drops: own.counter("drops_total", "Events that did not reach their reader, by cause", APP_CAUSE),
             forbidden: own.counter("policy_refusals_total", "What rules for channels forbade", APP_RULE),
             flow: own.counter("flow_events_total", "What became of events under flow rules", APP_RULE_OUTCOME),
+            history: HistoryFamilies::new(own),
             raw: RawMeters::new(own),
         }
     }
@@ -344,6 +349,7 @@ impl Metrics {
             let _ = by.drops.remove_label_values(&[&*meters.id, &*self.port, cause.label()]);
         }
         by.raw.forget(&labels);
+        by.history.forget(&labels);
         meters.events.forget();
         found.remove(&meters.id);
         if let Some(cluster) = &self.cluster {

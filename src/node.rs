@@ -259,6 +259,7 @@ impl Node {
         self.metrics.cached_bytes.set(i64::try_from(self.event_cache.bytes()).unwrap_or(i64::MAX));
         self.metrics.cache_forgotten.inc_by(self.event_cache.take_evicted());
         for app in self.apps.all() {
+            app.state.report_history();
             app.meters.connected.set(app.open_connections() as f64);
             app.meters.channels.set(app.state.channels("").len() as f64);
             app.meters.views.set(app.state.views() as f64);

@@ -12,6 +12,7 @@ mod channels;
 pub mod connections;
 pub mod deadlines;
 mod flow;
+mod history;
 pub mod inbox;
 mod members;
 pub mod remote;
@@ -37,12 +38,14 @@ pub use subscription::Unsubscribe;
 pub use total::ChannelTotal;
 
 use crate::metrics::FlowMeters;
+use crate::metrics::HistoryMeters;
 use crate::protocol::webhook::Kind;
 use crate::protocol::webhook::Kinds;
 use crate::registry::cache::EventCache;
 use crate::registry::channels::Channels;
 use crate::registry::deadlines::Deadlines;
 use crate::registry::flow::AppFlow;
+use crate::registry::history::AppHistory;
 use crate::registry::inbox::Inboxes;
 use crate::registry::remote::outgoing::Outgoing;
 use crate::registry::users::Users;
@@ -65,6 +68,7 @@ pub struct AppState {
     counts_activity: bool,
     cache: Arc<EventCache>,
     flow: AppFlow,
+    history: AppHistory,
     users: Mutex<Users>,
     views: Views,
     connections: AtomicUsize,
@@ -90,6 +94,7 @@ impl AppState {
             counts_activity: false,
             cache,
             flow: AppFlow::default(),
+            history: AppHistory::default(),
             users: Mutex::default(),
             views: Views::default(),
             connections: AtomicUsize::new(0),
@@ -109,6 +114,11 @@ impl AppState {
     /// Runs the app's flow rules by these deadlines, and counts what becomes of its events.
     pub fn thinned_by(self, deadlines: Arc<Deadlines>, meters: FlowMeters) -> Self {
         Self { flow: AppFlow::new(deadlines, meters), ..self }
+    }
+
+    /// Counts what users get of the history.
+    pub fn remembered_by(self, meters: HistoryMeters) -> Self {
+        Self { history: AppHistory::new(meters), ..self }
     }
 
     /// The app's id.

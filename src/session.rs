@@ -31,6 +31,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::grant::Grant;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
+use crate::protocol::identity::KnownUser;
 use crate::protocol::identity::User;
 use crate::protocol::message::ClientMessage;
 use crate::protocol::message::MessageError;
@@ -247,7 +248,7 @@ impl Session {
             Ok(ClientMessage::Pong) => (),
             Ok(ClientMessage::Subscribe(subscribe)) => return self.subscribe(node, &subscribe, now, actions),
             Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, now, actions),
-            Ok(ClientMessage::SignIn(sign_in)) => return self.sign_in(node, &sign_in, actions),
+            Ok(ClientMessage::SignIn(sign_in)) => return self.sign_in(node, &sign_in, now, actions),
             Ok(ClientMessage::Event(event)) => {
                 if let Err(error) = self.client_event(node, &event, now) {
                     self.refuse(error.cause(), event.channel.as_deref(), &error.to_string(), actions);
@@ -275,19 +276,19 @@ impl Session {
         self.on_joined();
         let Ok(index) = self.find(channel.as_str()) else { return Vec::new() };
         let subscription = self.subscriptions.remove(index);
-        self.leave(&subscription, now);
+        self.leave(&subscription, false, now);
         let error = SubscribeError::Full;
         self.count_refusal(Cause::SubscribeFull, Some(channel.as_str()), &error);
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
     }
 
-    /// Leaves all channels and signs out. Events from before are still in the inbox.
-    pub fn end(&mut self, node: &Node, now: Instant) {
+    /// Leaves all channels and signs out. If the connection was cut off, its user may come back for what it misses. Events from before are still in the inbox.
+    pub fn end(&mut self, node: &Node, is_cut: bool, now: Instant) {
         if std::mem::replace(&mut self.is_ended, true) {
             return;
         }
         for subscription in std::mem::take(&mut self.subscriptions) {
-            self.leave(&subscription, now);
+            self.leave(&subscription, is_cut, now);
         }
         if self.is_raw {
             self.app.meters.raw_closed();
@@ -387,10 +388,11 @@ impl Session {
         Ok(authorized)
     }
 
-    fn leave(&self, subscription: &Subscription, now: Instant) {
+    fn leave(&self, subscription: &Subscription, is_cut: bool, now: Instant) {
         let Subscription { name, user_id } = subscription;
-        let (address, raw) = (self.address, self.is_raw);
-        self.app.leave(&Unsubscribe { channel: name, address, user_id: user_id.as_deref(), raw }, now);
+        let (address, socket_id, raw) = (self.address, self.socket_id, self.is_raw);
+        let user_id = user_id.as_deref();
+        self.app.leave(&Unsubscribe { channel: name, address, user_id, raw, socket_id, is_cut }, now);
     }
 
     fn unsubscribe(&mut self, channel: &str, now: Instant, actions: &mut Vec<Action>) {
@@ -407,15 +409,25 @@ impl Session {
             user = self.shown_user(subscription.user_id.as_deref()),
             "unsubscribed"
         );
-        self.leave(&subscription, now);
+        self.leave(&subscription, false, now);
         actions.push(Action::ReadInbox);
     }
 
-    fn sign_in(&mut self, node: &Node, sign_in: &SignIn, actions: &mut Vec<Action>) -> ControlFlow<Close> {
+    fn sign_in(
+        &mut self,
+        node: &Node,
+        sign_in: &SignIn,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> ControlFlow<Close> {
         let signed_in = self.verifier(&self.app.rules()).sign_in(sign_in);
         match signed_in {
             Ok(user) => {
                 let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
+                let known = KnownUser { id: Arc::clone(&user.id), socket_id: self.socket_id };
+                for subscription in &self.subscriptions {
+                    self.app.identify(&subscription.name, self.address, &known, now);
+                }
                 self.user = Some(Box::new(user));
                 tracing::debug!(
                     app = self.app.id,

@@ -15,6 +15,7 @@ mod delivery;
 mod drain;
 mod keepalive;
 mod list;
+mod marks;
 mod outbox;
 mod reading;
 mod slow;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use indexmap::IndexSet;
 use slotmap::SlotMap;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -88,6 +90,8 @@ pub struct Shard {
     lagging: Vec<Lagging>,
     /// Connections that are behind, with the channels.
     behind: HashMap<Slot, Vec<ChannelId>>,
+    /// Connections whose clients have to confirm events.
+    tracked: IndexSet<Slot>,
     /// The lagging connections have to be checked.
     eviction_due: bool,
     /// The last tick did not check them.
@@ -142,6 +146,7 @@ impl Shard {
             over_limit: Vec::new(),
             lagging: Vec::new(),
             behind: HashMap::new(),
+            tracked: IndexSet::new(),
             eviction_due: false,
             eviction_postponed: false,
             was_away: false,
@@ -266,6 +271,7 @@ impl Shard {
             ShardMessage::Joined(slot, channel, frames) => self.on_joined(slot, channel, &frames),
             ShardMessage::Mirror(slot, view) => self.on_mirror(slot, view),
             ShardMessage::Unsubscribed(slot, channel) => self.on_unsubscribed(slot, channel),
+            ShardMessage::Track(slot, channel, reader) => self.on_tracked(slot, channel, reader),
             ShardMessage::Refused(slot, channel) => self.on_refused(slot, &channel),
             ShardMessage::Send(slot, frame) => self.send(slot, &frame),
             // Closing handles the inbox once more, so it waits until this is done.

@@ -5,6 +5,7 @@
 //! no second list to maintain.
 
 mod flow_rules;
+mod history_rules;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -142,6 +143,7 @@ impl Build {
                     Some(self.groups::<KeyPair>(&subject, value, &empty, "a list of keys with their secrets"))
                 }
                 "channel_rules" => Some(self.rules(&subject, value)),
+                "history_rules" => Some(self.history_rules(&subject, value)),
                 "flow_rules" => Some(self.flow_rules(&subject, value)),
                 "raw_clients" => self.raw_clients(&subject, value),
                 "webhooks" => Some(self.webhooks(&subject, value)),

@@ -7,6 +7,7 @@ pub(super) mod cluster;
 pub(super) mod connections;
 pub(super) mod dashboard;
 pub(super) mod flow_rules;
+pub(super) mod history_rules;
 pub(super) mod http;
 pub(super) mod ingest;
 pub(super) mod log;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::cluster::Cluster;
 use crate::config;
 use crate::flow::rule::FlowRules;
+use crate::history::rule::HistoryRules;
 use crate::flow::thinning::Outcome;
 use crate::limiter::shared::Rates;
 use crate::metrics::AppMeters;
@@ -58,8 +59,9 @@ impl App {
         let state = AppState::new(&settings.id, inboxes, outgoing, webhook_events, event_cache)
             .counted_in(Arc::clone(&node.total))
             .counting_activity(node.has_dashboard)
-            .thinned_by(Arc::clone(&node.deadlines), node.metrics.flow(&settings.id, &Outcome::LABELS));
-        state.set_flow_rules(FlowRules::new(&settings.limits.flow_rules), Instant::now());
+            .thinned_by(Arc::clone(&node.deadlines), node.metrics.flow(&settings.id, &Outcome::LABELS))
+            .remembered_by(node.metrics.history(&settings.id));
+        set_rules(&state, &settings);
         let state = Arc::new(state);
         if let Some(cluster) = &cluster {
             cluster.add(Arc::clone(&state));
@@ -112,7 +114,7 @@ impl App {
         let rules = self.rules();
         if rules.is_removed || rules.settings != settings {
             self.webhooks.set_app(&self.state, &settings);
-            self.state.set_flow_rules(FlowRules::new(&settings.limits.flow_rules), Instant::now());
+            set_rules(&self.state, &settings);
             self.rules.store(Arc::new(Rules::new(settings, self.rates.as_ref())));
         }
     }
@@ -171,4 +173,11 @@ impl App {
     pub fn quota(&self) -> Option<String> {
         self.rules().connections_max().map(|max| format!("max_connections is {max}"))
     }
+}
+
+/// Takes the rules for events that the settings have.
+fn set_rules(state: &AppState, settings: &config::App) {
+    let (limits, now) = (&settings.limits, Instant::now());
+    state.set_flow_rules(FlowRules::new(&limits.flow_rules), now);
+    state.set_history_rules(HistoryRules::new(&limits.history_rules), limits.history_bytes_max, now);
 }

@@ -6,11 +6,13 @@ use std::time::Instant;
 use crate::node::App;
 use crate::node::PublishError;
 use crate::node::Rules;
+use crate::protocol::channel::ChannelName;
 use crate::protocol::code::WATCHLIST_LIMIT;
 use crate::protocol::event;
 use crate::protocol::grant::Grant;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
+use crate::protocol::identity::KnownUser;
 use crate::protocol::identity::User;
 use crate::protocol::message::Subscribe;
 use crate::registry::Full;
@@ -33,6 +35,11 @@ impl App {
             Full::Members => SubscribeError::Full,
             Full::Channels => SubscribeError::ServerFull,
         })
+    }
+
+    /// A connection on a channel has signed in.
+    pub fn identify(&self, channel: &ChannelName, address: Address, user: &KnownUser, now: Instant) {
+        self.state.identify(channel, address, user, now);
     }
 
     /// Leaves a channel.

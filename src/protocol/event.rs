@@ -39,12 +39,14 @@ pub struct Event {
     pub compressed: Option<Arc<CompressedFrame>>,
     /// The figures that the event is made of, for the nodes to merge.
     pub partial: Option<Arc<Partial>>,
+    /// Its number in the history of the channel on this node; 0 if it is not in there.
+    pub number: u64,
 }
 
 impl Event {
     /// An event that may not be compressed. `registry::inbox` decides that when it goes to the shards.
     pub fn new(frame: Frame, except: Option<SocketId>, accepted: Instant) -> Self {
-        Self { frame, except, accepted, flow_key: None, origin: None, compressed: None, partial: None }
+        Self { frame, except, accepted, flow_key: None, origin: None, compressed: None, partial: None, number: 0 }
     }
 }
 
@@ -92,6 +94,18 @@ struct Parts<'a> {
 pub fn name_and_data(frame: &Frame) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let Parts { event, data, .. } = serde_json::from_slice(frame.payload()).ok()?;
     Some((json::text(event)?, json::text(data)?))
+}
+
+/// Whether this is the frame of a client's event.
+pub fn is_client_event(frame: &Frame) -> bool {
+    frame.payload().starts_with(br#"{"event":"client-"#)
+}
+
+/// `gema:history_gap`: a returning user has missed events that are not kept any more. `since` is the time until which
+/// everything has arrived, in milliseconds since 1970.
+pub fn history_gap(channel: &str, missed: u64, since_ms: u64) -> Frame {
+    let data = json!({ "channel": channel, "missed": missed, "since": since_ms }).to_string();
+    internal("gema:history_gap", &data, Some(channel))
 }
 
 /// `pusher:connection_established`, the first frame of every connection.

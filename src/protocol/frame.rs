@@ -68,6 +68,11 @@ impl Frame {
         Self(Bytes::from_static(&[0x89, 0]))
     }
 
+    /// A ping with a payload of at most 125 bytes, which its answer repeats.
+    pub fn ping_with(payload: &[u8]) -> Self {
+        Self::control(Control::Ping, payload)
+    }
+
     /// The answer to a ping with this payload.
     pub fn pong(payload: &[u8]) -> Self {
         Self::control(Control::Pong, payload)
@@ -148,8 +153,8 @@ pub enum Message<'b> {
     Binary,
     /// A ping, to be answered with its payload.
     Ping(&'b [u8]),
-    /// The answer to a ping.
-    Pong,
+    /// The answer to a ping, with its payload.
+    Pong(&'b [u8]),
     /// The peer closes, with its code if it sent one.
     Close(Option<u16>),
 }
@@ -300,7 +305,7 @@ impl Decoder {
         match header.opcode {
             OpCode::Control(Control::Ping) => Ok(Some(Message::Ping(payload))),
             OpCode::Control(Control::Close) => close_message(payload).map(Some),
-            OpCode::Control(_) => Ok(Some(Message::Pong)),
+            OpCode::Control(_) => Ok(Some(Message::Pong(payload))),
             OpCode::Data(Data::Continue) => self.go_on(payload, header.is_final, rules),
             OpCode::Data(_) if self.fragments.is_some() => {
                 Err(FrameError::Protocol("A new message starts before the last one is complete"))

@@ -1,12 +1,14 @@
 //! The right to join a channel, and the check of signatures that gives it (Pusher protocol, "Authentication").
 //! `session` calls [`Verifier`]; the registry joins channels by a [`Grant`] only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::channel::NameError;
 use crate::protocol::identity::IdentityError;
+use crate::protocol::identity::KnownUser;
 use crate::protocol::identity::Member;
 use crate::protocol::identity::MemberLimits;
 use crate::protocol::identity::User;
@@ -25,6 +27,7 @@ pub struct Grant {
     channel: ChannelName,
     member: Option<Member>,
     view: Option<View>,
+    user: Option<KnownUser>,
 }
 
 impl Grant {
@@ -38,6 +41,12 @@ impl Grant {
         self.member.as_ref()
     }
 
+    /// The user, if the application has signed one: a member, the `user_id` in the `channel_data` of a private channel,
+    /// or the user that has signed in.
+    pub fn user(&self) -> Option<&KnownUser> {
+        self.user.as_ref()
+    }
+
     /// Limits the right to this time.
     pub fn end_after(&mut self, time: Duration) {
         let view = self.view.get_or_insert_with(|| View::lasting(time));
@@ -49,9 +58,9 @@ impl Grant {
         self.view.as_ref().is_some_and(|view| view.lasts.is_zero())
     }
 
-    /// The channel, the member and the view.
-    pub fn into_parts(self) -> (ChannelName, Option<Member>, Option<View>) {
-        (self.channel, self.member, self.view)
+    /// The channel, the member, the view and the user.
+    pub fn into_parts(self) -> (ChannelName, Option<Member>, Option<View>, Option<KnownUser>) {
+        (self.channel, self.member, self.view, self.user)
     }
 }
 
@@ -230,7 +239,11 @@ impl Verifier<'_> {
         if view.is_some() && kind.encrypted {
             return Err(ViewError::Encrypted.into());
         }
-        Ok(Grant { channel, member, view })
+        let of_member = member.as_ref().map(|member| Arc::clone(&member.user_id));
+        let signed = || channel_data.filter(|_| kind.access == Access::Signed).and_then(KnownUser::id_in);
+        let id = of_member.or_else(signed).or_else(|| self.user.map(|user| Arc::clone(&user.id)));
+        let user = id.map(|id| KnownUser { id, socket_id: self.socket_id });
+        Ok(Grant { channel, member, view, user })
     }
 
     /// Checks a sign-in. Returns its user.

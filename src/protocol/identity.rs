@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::json;
+use crate::protocol::socket_id::SocketId;
 
 /// A distinct user on one presence channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,28 @@ impl Member {
             return Err(IdentityError::TooLarge { field: "user_info", limit });
         }
         Ok(self)
+    }
+}
+
+/// A connection of a user whose id the application has signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownUser {
+    /// The user's id.
+    pub id: Arc<str>,
+    /// The connection.
+    pub socket_id: SocketId,
+}
+
+impl KnownUser {
+    /// The `user_id` in the `channel_data` of a private channel, if there is one.
+    pub fn id_in(channel_data: &str) -> Option<Arc<str>> {
+        #[derive(Deserialize)]
+        struct ChannelData<'a> {
+            #[serde(borrow)]
+            user_id: &'a RawValue,
+        }
+        let data: ChannelData<'_> = json::object(channel_data)?;
+        text_or_number(data.user_id).filter(|id| !id.is_empty()).map(Arc::from)
     }
 }
 

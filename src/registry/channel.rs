@@ -2,16 +2,19 @@
 //! the channel's lock.
 
 mod activity;
+mod history;
 mod remote;
 mod stored;
 mod subscribers;
 mod waiting;
 
+use std::collections::HashSet;
 use std::time::Duration;
 use std::time::Instant;
 
 pub use activity::Activity;
 
+use crate::history::channel::ChannelHistory;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event;
@@ -51,6 +54,8 @@ pub(crate) struct Channel {
     announced: Option<Box<AnnouncedCount>>,
     /// There only if the app has flow rules.
     pub(super) flow: Option<Box<Flow>>,
+    /// There only if a history rule matches.
+    history: Option<Box<ChannelHistory>>,
     /// There only where there is an operator's page, from the first event on.
     activity: Option<Box<Activity>>,
     /// There only if there may be other nodes.
@@ -79,17 +84,18 @@ impl Channel {
     /// A channel without subscribers.
     pub(super) fn new(name: ChannelName, scope: &Scope<'_>) -> Self {
         Self {
-            name,
             subscribers: Subscribers::new(scope.app.inboxes.shards()),
             raw: None,
             members: None,
             cached: None,
             announced: None,
             flow: None,
+            history: scope.app.history.of_channel(&name),
             activity: None,
             remote: (scope.app.outgoing.as_ref())
                 .map(|outgoing| Box::new(RemoteChannel::new(outgoing.is_linked(), scope.now))),
             _guard: scope.app.total.add(),
+            name,
         }
     }
 
@@ -137,6 +143,9 @@ impl Channel {
             return false;
         }
         if self.flow.as_mut().is_some_and(|flow| !flow.is_idle(scope.now)) {
+            return false;
+        }
+        if self.history.as_mut().is_some_and(|history| !history.is_idle(scope.now)) {
             return false;
         }
         // Redis stores most cached events for all nodes.
@@ -205,15 +214,22 @@ impl Channel {
             Some(members) => members.succeeded(self.name.as_str()),
             None => event::subscription_succeeded(self.name.as_str()),
         });
-        let snapshot = self.flow.as_mut().map(|flow| flow.snapshot(scope.now)).unwrap_or_default();
+        let (gap, missed, reader) = self.welcome(joiner, scope);
+        answers.extend(gap);
+        let mut snapshot = self.flow.as_mut().map(|flow| flow.snapshot(scope.now)).unwrap_or_default();
+        if !missed.is_empty() {
+            let missed: HashSet<&[u8]> = missed.iter().map(|frame| &frame.bytes()[..]).collect();
+            snapshot.retain(|frame| !missed.contains(&frame.bytes()[..]));
+        }
         if self.name.kind().cached {
             let cached = self.cached(scope.now).map(|(_, frame)| frame).unwrap_or_else(|| {
                 scope.record(&self.name, webhook::Event::CacheMiss);
                 event::cache_miss(self.name.as_str())
             });
-            answers.extend(Some(cached).filter(|cached| !snapshot.contains(cached)));
+            answers.extend(Some(cached).filter(|cached| !snapshot.contains(cached) && !missed.contains(cached)));
         }
         answers.extend(snapshot);
+        answers.extend(missed);
         let id = if joiner.rules.raw {
             answers = answers.iter().filter_map(event::raw).collect();
             self.raw.get_or_insert_with(|| Box::new(Subscribers::new(scope.app.inboxes.shards()))).add(joiner.address)
@@ -221,6 +237,9 @@ impl Channel {
             self.subscribers.add(joiner.address)
         };
         scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers));
+        if let Some(reader) = reader {
+            history::track(joiner.address, id, reader, scope);
+        }
         if joiner.view.is_some() {
             scope.app.views.start(&self.name, joiner.address, scope);
         }
@@ -241,6 +260,9 @@ impl Channel {
         if had_joined {
             let subscribers = self.raw.as_deref_mut().filter(|_| unsubscribe.raw).unwrap_or(&mut self.subscribers);
             let id = subscribers.remove(address);
+            if let Some(history) = &mut self.history {
+                history.leave(unsubscribe.socket_id, unsubscribe.is_cut, scope.now);
+            }
             self.raw.take_if(|raw| raw.count() == 0);
             scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id));
             self.on_count(counted, scope);
@@ -339,7 +361,10 @@ impl Channel {
         if let Some(cache_for) = cache_for {
             self.cache((&event.frame, event.accepted + cache_for, is_local), scope);
         }
-        self.announce(event, scope);
+        match self.keep(event, scope) {
+            0 => self.announce(event, scope),
+            number => self.announce(&Event { number, ..event.clone() }, scope),
+        }
     }
 
     /// Puts an event into the inbox of each shard that has subscribers.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustls::ServerConnection;
 use tokio::sync::Notify;
 
+use crate::history::reader::Reader;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::code::Close;
 use crate::protocol::connect::ConnectRequest;
@@ -50,6 +51,8 @@ pub enum ShardMessage {
     Unsubscribed(Slot, ChannelId),
     /// A connection cannot join a channel, because there are as many members as there may be.
     Refused(Slot, ChannelName),
+    /// The client of a connection has to confirm the channel's events.
+    Track(Slot, ChannelId, Arc<Reader>),
     /// A frame for one connection.
     Send(Slot, Frame),
     /// Close one connection.

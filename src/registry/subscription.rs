@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::protocol::channel::ChannelName;
+use crate::protocol::identity::KnownUser;
 use crate::protocol::identity::Member;
+use crate::protocol::socket_id::SocketId;
 use crate::protocol::view::View;
 use crate::registry::address::Address;
 
@@ -25,6 +27,7 @@ pub(crate) struct Joiner {
     /// On a presence channel.
     pub(crate) member: Option<Member>,
     pub(crate) view: Option<View>,
+    pub(crate) user: Option<KnownUser>,
     pub(crate) rules: JoinRules,
     pub(crate) came: Instant,
 }
@@ -40,6 +43,10 @@ pub struct Unsubscribe<'a> {
     pub user_id: Option<&'a str>,
     /// As in [`JoinRules`].
     pub raw: bool,
+    /// The connection's public id.
+    pub socket_id: SocketId,
+    /// Whether it was cut off, so that its user may come back.
+    pub is_cut: bool,
 }
 
 /// Why a connection cannot join.

@@ -19,7 +19,7 @@ impl Session {
         for channel in channels {
             let Err(error) = self.join_one(&channel, now) else { continue };
             self.count_refusal(subscribe_cause(&error), Some(&channel), &error);
-            self.end(node, now);
+            self.end(node, false, now);
             let code = match error {
                 SubscribeError::ServerFull => CloseCode::OverCapacity,
                 _ => CloseCode::Unauthorized,

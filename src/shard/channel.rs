@@ -28,6 +28,8 @@ pub(super) struct Channel {
     pending_bytes: usize,
     /// Connections that joined since the last flush, with the number of events that were pending.
     joined_late: Vec<(Slot, usize)>,
+    /// The number of the last event that went out and that the history keeps.
+    pub(super) flushed: u64,
     /// Subscribers that are behind, if there are any.
     pub(super) behind: Option<Box<Behind>>,
 }
@@ -51,6 +53,7 @@ impl Channel {
             pending: Vec::new(),
             pending_bytes: 0,
             joined_late: Vec::new(),
+            flushed: 0,
             behind: None,
         }
     }
@@ -100,6 +103,7 @@ impl Channel {
     pub(super) fn take(&mut self) -> Flush {
         let events = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
+        self.flushed = events.iter().map(|event| event.number).fold(self.flushed, u64::max);
         let mut joined_late = std::mem::take(&mut self.joined_late);
         joined_late.sort_unstable();
         let mut excluded: Vec<(SocketId, usize)> =

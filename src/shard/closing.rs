@@ -15,7 +15,7 @@ use crate::shard::outbox::Piece;
 impl Shard {
     /// Closes a connection from our side: pending events, then the close frame, then the peer's answer.
     pub(super) fn close(&mut self, slot: Slot, close: &Close) {
-        let Some(session) = self.end_session(slot) else { return };
+        let Some(session) = self.end_session(slot, true) else { return };
         for frame in session.closing_frames(close) {
             self.queue(slot, Piece::own(frame.bytes().clone()));
         }
@@ -32,7 +32,9 @@ impl Shard {
 
     /// Handles a close frame of the peer: its own, or the answer to ours.
     pub(super) fn on_close(&mut self, slot: Slot, code: Option<u16>) {
-        if self.end_session(slot).is_some() {
+        // A client that has given up a dead line closes it, too, and does not read what comes then.
+        let is_cut = self.is_unconfirmed_long(slot);
+        if self.end_session(slot, is_cut).is_some() {
             self.queue(slot, Piece::own(Frame::close_answer(code).bytes().clone()));
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
@@ -49,7 +51,7 @@ impl Shard {
         if let Some(session) = connection.session_mut() {
             session.meters().dropped(DropCause::Disconnected, frames);
             // Its channels learn it from the inbox, and have no connection to hand pending events to.
-            session.end(&self.node, self.now);
+            session.end(&self.node, true, self.now);
         }
         self.load.follow(connection.outbox.load(), Load::default());
         // Counted before the peer sees it: it may ask at once.
@@ -78,8 +80,8 @@ impl Shard {
     }
 
     /// Ends a session, queues what was sent to its channels before, and begins to close the connection.
-    fn end_session(&mut self, slot: Slot) -> Option<Session> {
-        self.connections.get_mut(slot)?.session_mut()?.end(&self.node, self.now);
+    fn end_session(&mut self, slot: Slot, is_cut: bool) -> Option<Session> {
+        self.connections.get_mut(slot)?.session_mut()?.end(&self.node, is_cut, self.now);
         // Messages may remove the connection, but do not close it.
         self.take_messages();
         let until = self.close_deadline();

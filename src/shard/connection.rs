@@ -18,6 +18,7 @@ use crate::registry::inbox::Upgraded;
 use crate::session;
 use crate::session::Session;
 use crate::shard::Shard;
+use crate::shard::marks::Marks;
 use crate::shard::outbox::Outbox;
 use crate::shard::outbox::Piece;
 use crate::shard::socket::Socket;
@@ -58,6 +59,8 @@ pub(super) struct ClientConnection {
     pub(super) has_lost_frames: bool,
     /// It negotiated compression.
     pub(super) compresses: bool,
+    /// There if its client has to confirm events.
+    pub(super) marks: Option<Box<Marks>>,
     /// Counts for its address while the socket is open, accepted or refused.
     _permit: Option<Box<dyn Permit>>,
 }
@@ -125,6 +128,7 @@ impl ClientConnection {
             hung_up: false,
             has_lost_frames: false,
             compresses: false,
+            marks: None,
             _permit: permit,
         }
     }

@@ -93,6 +93,7 @@ impl Shard {
         if channel.subscribers.is_empty() {
             self.channels.remove(&id);
         }
+        self.stop_tracking(slot, id);
         for event in events {
             let frame = self.frame_for(slot, &event);
             let piece = self.shared.piece(frame.bytes(), &self.shared_bytes);

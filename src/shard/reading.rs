@@ -198,7 +198,11 @@ impl Shard {
                 session.on_binary(&mut actions);
                 ControlFlow::Continue(())
             }
-            Message::Pong | Message::Close(_) => ControlFlow::Continue(()),
+            Message::Pong(payload) => {
+                self.on_pong(slot, payload);
+                ControlFlow::Continue(())
+            }
+            Message::Close(_) => ControlFlow::Continue(()),
         };
         self.perform(slot, actions, outcome)
     }

@@ -151,7 +151,7 @@ fn answer(message: &Message<'_>) -> Frame {
             assert!(code.is_none_or(|code| (1000..5000).contains(&code) && ![1005, 1006, 1015].contains(&code)));
             Frame::close_answer(*code)
         }
-        Message::Binary | Message::Pong => Frame::ping(),
+        Message::Binary | Message::Pong(_) => Frame::ping(),
     }
 }
 

@@ -19,7 +19,14 @@ use crate::config::tree::sorted;
 
 impl Build {
     /// A list of rules, or one as JSON, as variables have it.
-    pub(super) fn flow_rules(&mut self, subject: &Subject, mut value: Value) -> Json {
+    pub(super) fn flow_rules(&mut self, subject: &Subject, value: Value) -> Json {
+        let like = like();
+        let rules = self.list_of_rules(subject, value).into_iter().enumerate();
+        rules.map(|(index, rule)| self.flow_rule(&member(subject, &index.to_string(), &rule), rule, &like)).collect()
+    }
+
+    /// The items of a list of rules.
+    pub(super) fn list_of_rules(&mut self, subject: &Subject, mut value: Value) -> Vec<Value> {
         tree::unfold(&mut value);
         let value = tree::inherit(value, None);
         self.note(&subject.key, &value);
@@ -28,15 +35,13 @@ impl Build {
             ValueKind::Nil => Vec::new(),
             _ => {
                 self.faults.push(subject.fault("must be a list of rules, each a group of settings"));
-                return json!([]);
+                return Vec::new();
             }
         };
         if rules.len() > RULES_MAX {
             self.faults.push(subject.fault(format!("has {} rules; at most {RULES_MAX} are possible", rules.len())));
         }
-        let like = like();
-        let rules = rules.into_iter().take(RULES_MAX).enumerate();
-        rules.map(|(index, rule)| self.flow_rule(&member(subject, &index.to_string(), &rule), rule, &like)).collect()
+        rules.into_iter().take(RULES_MAX).collect()
     }
 
     /// One rule. A value that is missing or wrong is as in `like`, so that the rest can be checked.
@@ -148,7 +153,7 @@ impl Build {
     }
 
     /// An unknown name. A known one beside it may be meant, or `elsewhere`, seen from the group around it.
-    fn unknown_in(&mut self, subject: &Subject, known: &[String], elsewhere: Option<String>) {
+    pub(super) fn unknown_in(&mut self, subject: &Subject, known: &[String], elsewhere: Option<String>) {
         let group = subject.key.rsplit_once('.').map_or("", |(group, _)| group);
         let known: Vec<String> = known.iter().map(|name| format!("{group}.{name}")).collect();
         let elsewhere = elsewhere.map(|name| match name.strip_prefix("..") {
@@ -162,7 +167,7 @@ impl Build {
 }
 
 /// A value in a group or list.
-fn member(around: &Subject, name: &str, value: &Value) -> Subject {
+pub(super) fn member(around: &Subject, name: &str, value: &Value) -> Subject {
     Subject::of(format!("{}.{name}", around.key), value)
 }
 
@@ -190,7 +195,7 @@ fn like() -> Object {
 }
 
 /// The values that a `T` cannot be without, as in `like`.
-fn required<T: DeserializeOwned>(like: &Object) -> Object {
+pub(super) fn required<T: DeserializeOwned>(like: &Object) -> Object {
     let is_required = |name: &String| {
         let mut without = like.clone();
         without.remove(name);

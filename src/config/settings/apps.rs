@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::rule::{FlowRule, FlowRules};
+use crate::history::rule::HistoryRule;
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 
 use crate::config::Webhook;
@@ -119,6 +120,10 @@ limits! {
     pub channel_default: Decision = Decision::Allow,
     /// Rules for floods of events; the first rule that matches the channel and names the event decides.
     pub flow_rules: Vec<FlowRule> = Vec::new(),
+    /// Rules for what users get that come back; the first rule that matches the channel decides.
+    pub history_rules: Vec<HistoryRule> = Vec::new(),
+    /// Memory for the events that an app's channels keep by these rules, in bytes.
+    pub history_bytes_max: usize = 67_108_864,
     /// The channels of clients that do not speak Pusher's protocol.
     pub raw_clients: RawClients = RawClients::default(),
 }

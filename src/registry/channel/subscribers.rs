@@ -20,6 +20,11 @@ impl Subscribers {
         Self { id: ChannelId::next(), counts: vec![0; shards].into() }
     }
 
+    /// The id for their shards.
+    pub(super) fn id(&self) -> ChannelId {
+        self.id
+    }
+
     /// How many there are on this node.
     pub(super) fn count(&self) -> usize {
         self.counts.iter().map(|&count| count as usize).sum()

@@ -1,0 +1,7 @@
+//! History: what known users of a channel may have missed. Pure: events, positions and times go in, replays come out.
+//! `registry` holds a [`channel::ChannelHistory`] for each channel that has a rule.
+
+pub mod channel;
+pub mod log;
+pub mod reader;
+pub mod rule;

@@ -1,0 +1,135 @@
+//! The history of one channel: its last events, and how far known users have got them.
+//! `registry` calls it under the lock of the channel.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::history::log::EventLog;
+use crate::history::log::HistoryBytes;
+use crate::history::log::Position;
+use crate::history::reader::Place;
+use crate::history::reader::Predecessor;
+use crate::history::reader::Reader;
+use crate::history::reader::Readers;
+use crate::history::rule::HistoryRule;
+use crate::protocol::frame::Frame;
+use crate::protocol::identity::KnownUser;
+use crate::protocol::socket_id::SocketId;
+
+/// After so many times of its rule a place is forgotten. Before, a user that comes back too late is told of a gap.
+const TIMES_REMEMBERED: u32 = 2;
+/// What is too old is looked for this often, at most.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The history of a channel under its rule.
+#[derive(Debug)]
+pub struct ChannelHistory {
+    rule: Arc<HistoryRule>,
+    log: EventLog,
+    readers: Readers,
+    ticked_at: Option<Instant>,
+}
+
+/// Events for a connection that joins, after the answer.
+#[derive(Debug, Default)]
+pub struct Welcome {
+    /// There if events are missing before the others.
+    pub gap: Option<Gap>,
+    /// The events that the user has missed, or the last ones.
+    pub events: Vec<Frame>,
+    /// There for a known user.
+    pub reader: Option<Arc<Reader>>,
+}
+
+/// Events that a user has missed and that are not kept any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// How many.
+    pub missed: u64,
+    /// Until then everything has arrived.
+    pub since: Instant,
+}
+
+impl ChannelHistory {
+    /// An empty one, whose bytes count for its app.
+    pub fn new(rule: Arc<HistoryRule>, of_app: Arc<HistoryBytes>) -> Self {
+        Self { rule, log: EventLog::new(of_app), readers: Readers::default(), ticked_at: None }
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> &Arc<HistoryRule> {
+        &self.rule
+    }
+
+    /// Takes another rule. Its bounds count from the next event on.
+    pub fn set_rule(&mut self, rule: Arc<HistoryRule>) {
+        self.rule = rule;
+    }
+
+    /// An event goes to the subscribers. Returns its number; 0 if nobody can miss it, so that it is not kept.
+    pub fn push(&mut self, frame: &Frame, except: Option<SocketId>, now: Instant) -> Position {
+        if self.readers.is_empty() && self.rule.last() == 0 {
+            return 0;
+        }
+        self.log.push((frame, except), &self.rule, now)
+    }
+
+    /// A connection joins.
+    pub fn join(&mut self, user: Option<&KnownUser>, now: Instant) -> Welcome {
+        self.log.drop_old(&self.rule, now);
+        let last = self.log.last();
+        let Some(user) = user else { return Welcome { events: self.last_events(), ..Welcome::default() } };
+        let predecessor = self.readers.take(&user.id, last, self.rule.time() * TIMES_REMEMBERED, now);
+        let from = predecessor.map_or(Place { position: last, since: now }, |predecessor| predecessor.place);
+        let reader = Some(self.readers.open(&user.id, user.socket_id, from, last));
+        let Some(Predecessor { socket_id, place }) = predecessor else {
+            return Welcome { gap: None, events: self.last_events(), reader };
+        };
+        let (missed, events) = self.log.after(place.position, Some(socket_id));
+        let gap = (missed > 0).then_some(Gap { missed, since: place.since });
+        Welcome { gap, events, reader }
+    }
+
+    /// A connection that has joined turns out to be of a known user: later it may return. What an earlier connection
+    /// has missed cannot be sent in order any more, so it is a gap.
+    pub fn identify(&mut self, user: &KnownUser, now: Instant) -> Welcome {
+        if self.readers.has(user.socket_id) {
+            return Welcome::default();
+        }
+        let last = self.log.last();
+        let missed = self.readers.take(&user.id, last, self.rule.time() * TIMES_REMEMBERED, now);
+        let gap = missed.map(|Predecessor { place, .. }| Gap { missed: last - place.position, since: place.since });
+        let reader = Some(self.readers.open(&user.id, user.socket_id, Place { position: last, since: now }, last));
+        Welcome { gap: gap.filter(|gap| gap.missed > 0), events: Vec::new(), reader }
+    }
+
+    /// A connection leaves: on purpose, or because it was cut off.
+    pub fn leave(&mut self, socket_id: SocketId, is_cut: bool, now: Instant) {
+        self.readers.leave(socket_id, is_cut, now);
+    }
+
+    /// Forgets what is too old.
+    pub fn tick(&mut self, now: Instant) {
+        if self.ticked_at.is_some_and(|ticked_at| now.saturating_duration_since(ticked_at) < TICK) {
+            return;
+        }
+        self.ticked_at = Some(now);
+        self.readers.forget_old(self.rule.time() * TIMES_REMEMBERED, now);
+        self.log.drop_old(&self.rule, now);
+        if self.readers.is_empty() && self.rule.last() == 0 {
+            self.log.clear();
+        }
+    }
+
+    /// Whether nobody can miss or get anything.
+    pub fn is_idle(&mut self, now: Instant) -> bool {
+        self.tick(now);
+        self.readers.is_empty() && self.log.is_empty()
+    }
+
+    fn last_events(&self) -> Vec<Frame> {
+        let from = self.log.last().saturating_sub(self.rule.last() as u64);
+        self.log.after(from, None).1
+    }
+}

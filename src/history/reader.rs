@@ -1,0 +1,187 @@
+//! The connections of known users on a channel: how far each has confirmed its events, and from where one that returns
+//! goes on. `channel` keeps them; a shard confirms.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::history::log::Position;
+use crate::protocol::socket_id::SocketId;
+
+/// Places that are kept for one user: as many tabs as may be cut off at once.
+const LEFT_MAX: usize = 64;
+/// Users without a connection whose places are kept on one channel.
+const USERS_LEFT_MAX: usize = 65_536;
+
+/// How far the client of a connection has confirmed the events of one channel.
+#[derive(Debug)]
+pub struct Reader {
+    /// The last event that it was sent when it joined.
+    joined_at: Position,
+    confirmed: Mutex<Place>,
+}
+
+/// A place in the events of a channel, and when it was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The last event that arrived.
+    pub position: Position,
+    /// When that was known.
+    pub since: Instant,
+}
+
+/// The connections of known users.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    open: HashMap<SocketId, Open>,
+    users: HashMap<Arc<str>, Places>,
+}
+
+#[derive(Debug)]
+struct Open {
+    user: Arc<str>,
+    reader: Arc<Reader>,
+    /// The place from which another connection of the user has gone on.
+    taken_at: Option<Position>,
+}
+
+/// The connections of a user, and the places of those that were cut off.
+#[derive(Debug, Default)]
+struct Places {
+    open: Vec<SocketId>,
+    left: Vec<Left>,
+}
+
+#[derive(Debug)]
+struct Left {
+    socket_id: SocketId,
+    place: Place,
+    at: Instant,
+}
+
+/// The place from which a connection goes on, and the connection that it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Predecessor {
+    pub(super) socket_id: SocketId,
+    pub(super) place: Place,
+}
+
+impl Reader {
+    fn new(joined_at: Position, confirmed: Place) -> Arc<Self> {
+        Arc::new(Self { joined_at, confirmed: Mutex::new(confirmed) })
+    }
+
+    /// The last event that it was sent when it joined.
+    pub fn joined_at(&self) -> Position {
+        self.joined_at
+    }
+
+    /// Everything up to this place has arrived.
+    pub fn confirm(&self, position: Position, now: Instant) {
+        let mut confirmed = self.confirmed.lock();
+        if position >= confirmed.position {
+            *confirmed = Place { position, since: now };
+        }
+    }
+
+    /// The last event that is known to have arrived.
+    pub fn confirmed(&self) -> Place {
+        *self.confirmed.lock()
+    }
+}
+
+impl Readers {
+    /// Whether there is neither a connection nor a place.
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// Whether this connection is one of them.
+    pub(super) fn has(&self, socket_id: SocketId) -> bool {
+        self.open.contains_key(&socket_id)
+    }
+
+    /// Adds a connection that has been sent everything up to `last`, after `from`.
+    pub(super) fn open(&mut self, user: &Arc<str>, socket_id: SocketId, from: Place, last: Position) -> Arc<Reader> {
+        let reader = Reader::new(last, from);
+        self.users.entry(Arc::clone(user)).or_default().open.push(socket_id);
+        self.open.insert(socket_id, Open { user: Arc::clone(user), reader: Arc::clone(&reader), taken_at: None });
+        reader
+    }
+
+    /// Takes the oldest place from which a connection of this user may go on. A connection that is still open may be
+    /// cut off without the server knowing: its place counts as long as events after it are not confirmed.
+    pub(super) fn take(&mut self, user: &str, last: Position, time: Duration, now: Instant) -> Option<Predecessor> {
+        let places = self.users.get_mut(user)?;
+        places.forget_old(time, now);
+        let left = places.left.iter().enumerate().min_by_key(|(_, left)| left.place.position);
+        let left = left.map(|(index, left)| (index, Predecessor { socket_id: left.socket_id, place: left.place }));
+        let unconfirmed = |socket_id: &SocketId| {
+            let open = self.open.get(socket_id)?;
+            let place = open.reader.confirmed();
+            let is_free = place.position < last && open.taken_at != Some(place.position);
+            is_free.then_some(Predecessor { socket_id: *socket_id, place })
+        };
+        let open = places.open.iter().filter_map(unconfirmed).min_by_key(|open| open.place.position);
+        match (left, open) {
+            (Some((_, left)), Some(open)) if open.place.position < left.place.position => Some(self.taken(open)),
+            (Some((index, left)), _) => {
+                places.left.swap_remove(index);
+                self.forget_if_empty(user);
+                Some(left)
+            }
+            (None, Some(open)) => Some(self.taken(open)),
+            (None, None) => None,
+        }
+    }
+
+    fn taken(&mut self, predecessor: Predecessor) -> Predecessor {
+        if let Some(open) = self.open.get_mut(&predecessor.socket_id) {
+            open.taken_at = Some(predecessor.place.position);
+        }
+        predecessor
+    }
+
+    /// A connection has left. One that was cut off leaves its place, unless another has gone on from there.
+    pub(super) fn leave(&mut self, socket_id: SocketId, is_cut: bool, now: Instant) {
+        let Some(open) = self.open.remove(&socket_id) else { return };
+        let users = self.users.len();
+        let Some(places) = self.users.get_mut(&open.user) else { return };
+        places.open.retain(|other| *other != socket_id);
+        let place = open.reader.confirmed();
+        let has_capacity = users <= USERS_LEFT_MAX || !places.open.is_empty();
+        if is_cut && open.taken_at != Some(place.position) && has_capacity {
+            if places.left.len() == LEFT_MAX
+                && let Some(newest) = (0..LEFT_MAX).max_by_key(|index| places.left[*index].place.position)
+            {
+                // The oldest place has everything that the others have.
+                places.left.swap_remove(newest);
+            }
+            places.left.push(Left { socket_id, place, at: now });
+        }
+        self.forget_if_empty(&open.user);
+    }
+
+    /// Forgets places that were left so long ago.
+    pub(super) fn forget_old(&mut self, time: Duration, now: Instant) {
+        self.users.retain(|_, places| {
+            places.forget_old(time, now);
+            !places.open.is_empty() || !places.left.is_empty()
+        });
+    }
+
+    fn forget_if_empty(&mut self, user: &str) {
+        if self.users.get(user).is_some_and(|places| places.open.is_empty() && places.left.is_empty()) {
+            self.users.remove(user);
+        }
+    }
+}
+
+impl Places {
+    fn forget_old(&mut self, time: Duration, now: Instant) {
+        self.left.retain(|left| now.saturating_duration_since(left.at) <= time);
+    }
+}

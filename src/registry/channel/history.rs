@@ -1,0 +1,74 @@
+//! What a channel keeps for users that come back, and what they get.
+
+use std::sync::Arc;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use crate::history::channel::Gap;
+use crate::history::channel::Welcome;
+use crate::history::reader::Reader;
+use crate::protocol::event;
+use crate::protocol::frame::Frame;
+use crate::protocol::identity::KnownUser;
+use crate::registry::address::Address;
+use crate::registry::channel::Channel;
+use crate::registry::inbox::ChannelId;
+use crate::registry::inbox::Event;
+use crate::registry::inbox::ShardMessage;
+use crate::registry::scope::Scope;
+use crate::registry::subscription::Joiner;
+
+impl Channel {
+    /// Keeps an event for users that may have missed it. Returns its number; 0 if it is not kept.
+    pub(super) fn keep(&mut self, event: &Event, scope: &Scope<'_>) -> u64 {
+        let Some(history) = self.history.as_mut().filter(|_| !event::is_client_event(&event.frame)) else { return 0 };
+        history.push(&event.frame, event.except, scope.now)
+    }
+
+    /// What a joiner gets of the history: perhaps a gap, and events.
+    pub(super) fn welcome(&mut self, joiner: &Joiner, scope: &Scope<'_>) -> (Option<Frame>, Vec<Frame>, Option<Arc<Reader>>) {
+        let Some(history) = &mut self.history else { return (None, Vec::new(), None) };
+        let Welcome { gap, events, reader } = history.join(joiner.user.as_ref(), scope.now);
+        if let Some(meters) = &scope.app.history.meters {
+            meters.welcomed(events.len(), gap.map(|gap| gap.missed));
+        }
+        (gap.map(|gap| self.gap_frame(gap, scope.now)), events, reader)
+    }
+
+    /// A connection on this channel has signed in.
+    pub(in crate::registry) fn identify(&mut self, address: Address, user: &KnownUser, scope: &mut Scope<'_>) {
+        let Some(history) = &mut self.history else { return };
+        let Welcome { gap, reader, .. } = history.identify(user, scope.now);
+        if let (Some(meters), Some(gap)) = (&scope.app.history.meters, gap) {
+            meters.welcomed(0, Some(gap.missed));
+        }
+        let gap = gap.map(|gap| self.gap_frame(gap, scope.now));
+        if let Some(frame) = gap {
+            scope.inboxes.put_to(address, |slot| ShardMessage::Send(slot, frame));
+        }
+        if let Some(reader) = reader {
+            track(address, self.subscribers.id(), reader, scope);
+        }
+    }
+
+    /// Takes the present history rule of the app.
+    pub(in crate::registry) fn follow_history_rule(&mut self, scope: &Scope<'_>) {
+        let new = scope.app.history.of_channel(&self.name);
+        match (&mut self.history, new) {
+            (Some(history), Some(new)) => history.set_rule(Arc::clone(new.rule())),
+            (history, new) => *history = new,
+        }
+    }
+
+    fn gap_frame(&self, gap: Gap, now: Instant) -> Frame {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = since_1970.saturating_sub(now.saturating_duration_since(gap.since));
+        event::history_gap(self.name.as_str(), gap.missed, u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Tells the shard of a connection which events its client has to confirm.
+pub(super) fn track(address: Address, id: ChannelId, reader: Arc<Reader>, scope: &mut Scope<'_>) {
+    scope.inboxes.put_to(address, |slot| ShardMessage::Track(slot, id, reader));
+}

@@ -1,0 +1,110 @@
+//! Marks: pings that tell how far a client has got the events of channels with a history. A client answers a ping
+//! after everything before it (RFC 6455, 5.5.3), whatever library it has, so the answer confirms all of that.
+//! The shard sends one at each tick to those that have got something since.
+
+use std::sync::Arc;
+
+use crate::history::log::Position;
+use crate::history::reader::Reader;
+use crate::protocol::frame::Frame;
+use crate::registry::address::Slot;
+use crate::registry::inbox::ChannelId;
+use crate::shard::Shard;
+use crate::shard::outbox::Piece;
+use crate::shard::wheel::Tick;
+
+/// A mark without an answer is sent anew after so many ticks: a client may answer a later ping instead.
+const REPEATED_AFTER: Tick = 10;
+/// A client that has not answered a mark for so many ticks may have got nothing of what came since.
+const LONG: Tick = 2;
+
+/// The marks of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    tracked: Vec<Tracked>,
+    number: u32,
+    sent: Option<Sent>,
+}
+
+/// A channel whose events the client has to confirm.
+#[derive(Debug)]
+struct Tracked {
+    id: ChannelId,
+    reader: Arc<Reader>,
+    marked: Position,
+}
+
+/// The mark that has no answer so far.
+#[derive(Debug)]
+struct Sent {
+    at: Tick,
+    confirms: Vec<(Arc<Reader>, Position)>,
+}
+
+impl Shard {
+    /// The client of a connection has to confirm the events of a channel.
+    pub(super) fn on_tracked(&mut self, slot: Slot, id: ChannelId, reader: Arc<Reader>) {
+        let Some(connection) = self.connections.get_mut(slot).filter(|one| one.session().is_some()) else { return };
+        // What it got when it joined has to be confirmed, too.
+        let marked = reader.confirmed().position;
+        connection.marks.get_or_insert_default().tracked.push(Tracked { id, reader, marked });
+        self.tracked.insert(slot);
+    }
+
+    /// A connection has left a channel.
+    pub(super) fn stop_tracking(&mut self, slot: Slot, id: ChannelId) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(marks) = &mut connection.marks else { return };
+        marks.tracked.retain(|tracked| tracked.id != id);
+        connection.marks.take_if(|marks| marks.tracked.is_empty());
+    }
+
+    /// Sends a mark to each client that has got something to confirm.
+    pub(super) fn send_marks(&mut self) {
+        let now = self.wheel.now();
+        let mut due = Vec::new();
+        let (connections, channels) = (&mut self.connections, &self.channels);
+        self.tracked.retain(|slot| {
+            let Some(connection) = connections.get_mut(*slot) else { return false };
+            let waits = connection.has_lost_frames || connection.is_behind || connection.session().is_none();
+            let Some(marks) = &mut connection.marks else { return false };
+            if waits || marks.sent.as_ref().is_some_and(|sent| now - sent.at < REPEATED_AFTER) {
+                return true;
+            }
+            let mut is_new = marks.sent.is_some();
+            let confirms = marks.tracked.iter_mut().map(|tracked| {
+                let flushed = channels.get(&tracked.id).map_or(0, |channel| channel.flushed);
+                let position = flushed.max(tracked.reader.joined_at());
+                is_new |= position > tracked.marked;
+                tracked.marked = position;
+                (Arc::clone(&tracked.reader), position)
+            });
+            let confirms: Vec<_> = confirms.collect();
+            if is_new {
+                marks.number = marks.number.wrapping_add(1);
+                marks.sent = Some(Sent { at: now, confirms });
+                due.push((*slot, marks.number));
+            }
+            true
+        });
+        for (slot, number) in due {
+            self.queue(slot, Piece::own(Frame::ping_with(&number.to_be_bytes()).bytes().clone()));
+        }
+    }
+
+    /// The answer to a ping has come.
+    pub(super) fn on_pong(&mut self, slot: Slot, payload: &[u8]) {
+        let marks = self.connections.get_mut(slot).and_then(|connection| connection.marks.as_mut());
+        let Some(marks) = marks.filter(|marks| payload == marks.number.to_be_bytes()) else { return };
+        for (reader, position) in marks.sent.take().into_iter().flat_map(|sent| sent.confirms) {
+            reader.confirm(position, self.now);
+        }
+    }
+
+    /// Whether a client has left a mark unanswered for long, so that it may not have got what was sent since.
+    pub(super) fn is_unconfirmed_long(&self, slot: Slot) -> bool {
+        let marks = self.connections.get(slot).and_then(|connection| connection.marks.as_ref());
+        let sent = marks.and_then(|marks| marks.sent.as_ref());
+        sent.is_some_and(|sent| self.wheel.now() - sent.at > LONG)
+    }
+}
