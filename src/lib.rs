@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! The lower ones: `protocol`, `metrics`, `tasks` · `flow`, `watch` · `config`, `refusal` · `redis` · `registry`, `limiter`,
+//! The lower ones: `protocol`, `metrics`, `tasks` · `flow`, `history`, `watch` · `config`, `refusal` · `redis` · `registry`, `limiter`,
 //! `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard`, `dashboard` · `server`,
 //! `telemetry` · `cli`. A module uses only those before it; ARCHITECTURE.md says why.
 //!
@@ -27,6 +27,8 @@
 //!   registry to the cluster.
 //! * *view*: other channels whose events a subscription gets by a signed grant, under its own channel's name.
 //! * *raw client*: a connection that does not speak the protocol and gets the channels that its app lists.
+//! * *history*: the last events of a channel, for users whose connection was cut off. *mark*: a ping with a number, whose
+//!   pong says how far a connection has got them.
 //! * *inbox*: the messages for a shard. *outbox*: the frames for a connection.
 //! * *webhook event*: something that a webhook may report. *endpoint*: a URL that it is sent to.
 //! * *shard message*: one entry of an inbox. *turn*: one round of a shard's loop.

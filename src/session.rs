@@ -31,7 +31,6 @@ use crate::protocol::frame::Frame;
 use crate::protocol::grant::Grant;
 use crate::protocol::grant::SubscribeError;
 use crate::protocol::grant::Verifier;
-use crate::protocol::identity::KnownUser;
 use crate::protocol::identity::User;
 use crate::protocol::message::ClientMessage;
 use crate::protocol::message::MessageError;
@@ -282,7 +281,8 @@ impl Session {
         vec![event::subscription_error(channel.as_str(), &error), event::error(None, &error.to_string())]
     }
 
-    /// Leaves all channels and signs out. If the connection was cut off, its user may come back for what it misses. Events from before are still in the inbox.
+    /// Leaves all channels and signs out. If the connection was cut off, its user may come back for what it misses.
+    /// Events from before are still in the inbox.
     pub fn end(&mut self, node: &Node, is_cut: bool, now: Instant) {
         if std::mem::replace(&mut self.is_ended, true) {
             return;
@@ -389,10 +389,9 @@ impl Session {
     }
 
     fn leave(&self, subscription: &Subscription, is_cut: bool, now: Instant) {
-        let Subscription { name, user_id } = subscription;
+        let (channel, user_id) = (&subscription.name, subscription.user_id.as_deref());
         let (address, socket_id, raw) = (self.address, self.socket_id, self.is_raw);
-        let user_id = user_id.as_deref();
-        self.app.leave(&Unsubscribe { channel: name, address, user_id, raw, socket_id, is_cut }, now);
+        self.app.leave(&Unsubscribe { channel, address, user_id, raw, socket_id, is_cut }, now);
     }
 
     fn unsubscribe(&mut self, channel: &str, now: Instant, actions: &mut Vec<Action>) {
@@ -424,10 +423,8 @@ impl Session {
         match signed_in {
             Ok(user) => {
                 let user = self.app.sign_in(self.address, &sign_in.user_data, user, self.user.as_deref());
-                let known = KnownUser { id: Arc::clone(&user.id), socket_id: self.socket_id };
-                for subscription in &self.subscriptions {
-                    self.app.identify(&subscription.name, self.address, &known, now);
-                }
+                let channels = self.subscriptions.iter().map(|subscription| &subscription.name);
+                self.app.identify(channels, (self.address, self.socket_id), &user, now);
                 self.user = Some(Box::new(user));
                 tracing::debug!(
                     app = self.app.id,

@@ -19,7 +19,7 @@ use crate::protocol::socket_id::SocketId;
 
 /// After so many times of its rule a place is forgotten. Before, a user that comes back too late is told of a gap.
 const TIMES_REMEMBERED: u32 = 2;
-/// What is too old is looked for this often, at most.
+/// Between two looks for events and places that are too old.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The history of a channel under its rule.
@@ -91,8 +91,8 @@ impl ChannelHistory {
         Welcome { gap, events, reader }
     }
 
-    /// A connection that has joined turns out to be of a known user: later it may return. What an earlier connection
-    /// has missed cannot be sent in order any more, so it is a gap.
+    /// A connection that has joined turns out to be of a known user: later it may return. Events that an earlier
+    /// connection has missed cannot be sent in order any more, so they are a gap.
     pub fn identify(&mut self, user: &KnownUser, now: Instant) -> Welcome {
         if self.readers.has(user.socket_id) {
             return Welcome::default();

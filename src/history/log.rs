@@ -88,7 +88,12 @@ impl EventLog {
     }
 
     /// Appends an event, and drops those beyond the bounds. Returns its number.
-    pub(super) fn push(&mut self, (frame, except): (&Frame, Option<SocketId>), rule: &HistoryRule, now: Instant) -> Position {
+    pub(super) fn push(
+        &mut self,
+        (frame, except): (&Frame, Option<SocketId>),
+        rule: &HistoryRule,
+        now: Instant,
+    ) -> Position {
         let cost = cost(frame);
         self.last += 1;
         self.bytes += cost;

@@ -26,12 +26,12 @@ pub struct HistoryRule {
     /// Bytes of the events of one channel that are kept at once.
     #[serde(default = "bytes_max")]
     pub bytes_max: usize,
-    /// Who gets kept events.
+    /// The clients that get kept events.
     #[serde(default)]
     pub replay: Replay,
 }
 
-/// Who gets kept events.
+/// The clients that get kept events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Replay {

@@ -1,6 +1,7 @@
 //! Subscribing and unsubscribing, with the checks of signature and rules; signing in, and terminating users.
 //! `Session` calls it; `http::terminate` closes users' connections.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::node::App;
@@ -15,6 +16,7 @@ use crate::protocol::grant::Verifier;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::identity::User;
 use crate::protocol::message::Subscribe;
+use crate::protocol::socket_id::SocketId;
 use crate::registry::Full;
 use crate::registry::Unsubscribe;
 use crate::registry::address::Address;
@@ -37,9 +39,18 @@ impl App {
         })
     }
 
-    /// A connection on a channel has signed in.
-    pub fn identify(&self, channel: &ChannelName, address: Address, user: &KnownUser, now: Instant) {
-        self.state.identify(channel, address, user, now);
+    /// A connection on these channels has signed in.
+    pub fn identify<'c>(
+        &self,
+        channels: impl Iterator<Item = &'c ChannelName>,
+        (address, socket_id): (Address, SocketId),
+        user: &User,
+        now: Instant,
+    ) {
+        let user = KnownUser { id: Arc::clone(&user.id), socket_id };
+        for channel in channels {
+            self.state.identify(channel, address, &user, now);
+        }
     }
 
     /// Leaves a channel.

@@ -361,7 +361,7 @@ impl Channel {
         if let Some(cache_for) = cache_for {
             self.cache((&event.frame, event.accepted + cache_for, is_local), scope);
         }
-        match self.keep(event, scope) {
+        match self.remember(event, scope) {
             0 => self.announce(event, scope),
             number => self.announce(&Event { number, ..event.clone() }, scope),
         }

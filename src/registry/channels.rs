@@ -223,7 +223,7 @@ impl AppState {
     /// Whether an event of a channel may matter to somebody, here or on another node.
     pub fn may_matter(&self, name: &ChannelName, is_cached: bool) -> bool {
         let is_there = || self.channels.table.with(name.as_str(), |entry| entry.get().is_some());
-        self.outgoing.is_some() || is_cached || self.has_snapshot(name) || self.history.keeps_last(name) || is_there()
+        self.outgoing.is_some() || is_cached || self.has_snapshot(name) || self.history.replays_last(name) || is_there()
     }
 
     /// Whether a rule keeps the last events of a channel, even if nobody listens.
@@ -411,7 +411,11 @@ fn publish(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
 fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     let Publish { name, event, cache_for, receivers } = publish;
     let (app, is_local) = (scope.app, receivers == Receivers::Here);
-    let is_kept = || (cache_for.is_some() && (is_local || !scope.is_linked())) || app.has_snapshot(name) || app.history.keeps_last(name);
+    let is_kept = || {
+        (cache_for.is_some() && (is_local || !scope.is_linked()))
+            || app.has_snapshot(name)
+            || app.history.replays_last(name)
+    };
     if entry.get().is_none() && is_kept() {
         open_entry(entry, name, scope);
     }

@@ -42,9 +42,8 @@ impl AppHistory {
     }
 
     /// Whether a channel keeps events although nobody may come back.
-    pub(super) fn keeps_last(&self, name: &ChannelName) -> bool {
-        self.is_on.load(Ordering::Acquire)
-            && self.rules.load().of_channel(name).is_some_and(|rule| rule.last() > 0)
+    pub(super) fn replays_last(&self, name: &ChannelName) -> bool {
+        self.is_on.load(Ordering::Acquire) && self.rules.load().of_channel(name).is_some_and(|rule| rule.last() > 0)
     }
 }
 

@@ -45,7 +45,7 @@ impl Shard {
     /// The client of a connection has to confirm the events of a channel.
     pub(super) fn on_tracked(&mut self, slot: Slot, id: ChannelId, reader: Arc<Reader>) {
         let Some(connection) = self.connections.get_mut(slot).filter(|one| one.session().is_some()) else { return };
-        // What it got when it joined has to be confirmed, too.
+        // The events that it got when it joined have to be confirmed, too.
         let marked = reader.confirmed().position;
         connection.marks.get_or_insert_default().tracked.push(Tracked { id, reader, marked });
         self.tracked.insert(slot);

@@ -26,7 +26,8 @@ impl Build {
         self.note(&subject.key, &rule);
         let mut good = required::<HistoryRule>(like);
         let ValueKind::Table(table) = rule.kind else {
-            self.faults.push(subject.fault("must be a group of settings, such as { match = \"orders.*\", seconds = 120 }"));
+            self.faults
+                .push(subject.fault("must be a group of settings, such as { match = \"orders.*\", seconds = 120 }"));
             return Json::Object(good);
         };
         for (name, meaning) in [

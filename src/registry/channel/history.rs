@@ -1,4 +1,4 @@
-//! What a channel keeps for users that come back, and what they get.
+//! The history of a channel: events for users that come back, and the frames that they get.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,14 +20,18 @@ use crate::registry::scope::Scope;
 use crate::registry::subscription::Joiner;
 
 impl Channel {
-    /// Keeps an event for users that may have missed it. Returns its number; 0 if it is not kept.
-    pub(super) fn keep(&mut self, event: &Event, scope: &Scope<'_>) -> u64 {
+    /// Adds an event for users that may miss it. Returns its number; 0 if it is not kept.
+    pub(super) fn remember(&mut self, event: &Event, scope: &Scope<'_>) -> u64 {
         let Some(history) = self.history.as_mut().filter(|_| !event::is_client_event(&event.frame)) else { return 0 };
         history.push(&event.frame, event.except, scope.now)
     }
 
-    /// What a joiner gets of the history: perhaps a gap, and events.
-    pub(super) fn welcome(&mut self, joiner: &Joiner, scope: &Scope<'_>) -> (Option<Frame>, Vec<Frame>, Option<Arc<Reader>>) {
+    /// The part of the history that a joiner gets: perhaps a gap, and events.
+    pub(super) fn welcome(
+        &mut self,
+        joiner: &Joiner,
+        scope: &Scope<'_>,
+    ) -> (Option<Frame>, Vec<Frame>, Option<Arc<Reader>>) {
         let Some(history) = &mut self.history else { return (None, Vec::new(), None) };
         let Welcome { gap, events, reader } = history.join(joiner.user.as_ref(), scope.now);
         if let Some(meters) = &scope.app.history.meters {
