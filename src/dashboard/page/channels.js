@@ -57,7 +57,7 @@ function channelTable(channels, open) {
 		rate(channel.events_per_second),
 		time(channel.last_event_ms),
 		nameOr(channel.rule, 30),
-		nameOr(channel.flow, 90),
+		nameOr(channel.flow, 64),
 		perNode(channel),
 	]);
 	return table('tab.channels', ['where.channel', 'where.app', '#subscribers', '#members', '#figure.events', 'channels.last', 'where.rule', 'channels.flow', nodes && 'per_node'], rows, t('channels.none'), ' ', h('code', "Echo.channel('orders')"));

@@ -11,7 +11,7 @@ import { t } from './words.js';
 
 const LIMIT = 100;
 const WORDS = ['user', 'socket', 'address', 'channel', 'app'];
-const CHANNELS_SHOWN = 3;
+const CHANNELS_SHOWN = 2;
 
 /** @type {OpenPanel} */
 export function openConnections(root, query) {
@@ -88,7 +88,7 @@ function channelNames({ channels, channels_total: total, app }) {
 	if (!channels.length) return '–';
 	const links = channels
 		.slice(0, CHANNELS_SHOWN)
-		.map((channel, index) => [index ? ', ' : '', h('a', { href: `#channels?${new URLSearchParams({ app, match: channel, name: channel })}` }, name(channel, 28))])
+		.map((channel, index) => [index ? ', ' : '', h('a', { href: `#channels?${new URLSearchParams({ app, match: channel, name: channel })}` }, name(channel, 24))])
 		.flat();
 	return total > CHANNELS_SHOWN ? [...links, h('span.muted', ` +${number(total - CHANNELS_SHOWN)}`)] : links;
 }

@@ -60,11 +60,11 @@ function causeTable() {
 		.sort((a, b) => (rates[b] ?? 0) - (rates[a] ?? 0) || (sums[b] ?? 0) - (sums[a] ?? 0))
 		.map((cause) => [
 			h('a', { href: at('live', `cause:${cause}`) }, h('code', cause)),
-			nameOr(meanings[cause], 120),
 			rate(rates[cause] ?? 0),
 			number(sums[cause]),
+			nameOr(meanings[cause], 120),
 		]);
-	return table('causes', ['where.cause', 'meaning', '#rate', '#since_start'], rows, t('causes.none'));
+	return table('causes', ['where.cause', '#rate', '#since_start', 'meaning'], rows, t('causes.none'));
 }
 
 function flowTable() {
@@ -73,7 +73,7 @@ function flowTable() {
 		name(rule.app, 24),
 		h('code', rule.kind),
 		`${rate(rule.in_per_second)} → ${rate(rule.out_per_second)}`,
-		name(rule.text ?? '', 80),
+		name(rule.text ?? '', 200),
 	]);
 	return table('now.flow', ['where.rule', 'where.app', 'kind', '#thinning', 'text'], rows, t('flow.none'), ' ', h('code', 'kind = "conflate"'));
 }

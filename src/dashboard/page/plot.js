@@ -7,7 +7,7 @@ import { history } from './history.js';
 import { t } from './words.js';
 
 const HEIGHT = 104;
-const [TOP, RIGHT, BOTTOM, LEFT] = [10, 98, HEIGHT - 20, 50];
+const [TOP, RIGHT, BOTTOM, LEFT] = [10, 108, HEIGHT - 20, 50];
 const TICK = 9;
 /** A limit further above would flatten the line. */
 const LIMIT_IN_VIEW = 4;
