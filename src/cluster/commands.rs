@@ -33,7 +33,7 @@ use crate::registry::remote::command::Publish;
 use crate::registry::remote::command::StoreEvents;
 use crate::registry::remote::message::UpdateOutcome;
 
-/// Bytes of events that the snapshot of a channel brings along when its topic is opened; the oldest are left out.
+/// Bytes of events that the snapshot of a channel brings along when it is fetched; the oldest are left out.
 const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The scripts of one link, by the hashes that Redis has given them.
@@ -69,6 +69,7 @@ pub(super) enum Expected {
     Opened { has_members: bool, has_cache: bool, has_snapshot: bool, peers: Vec<NodeId> },
     Updated,
     Stored,
+    Fetched,
     Nothing,
 }
 
@@ -138,6 +139,14 @@ impl Cluster {
             Operation::StoreEvents(store) => {
                 commands.push(self.store_events(scripts, app, topic, store));
                 Expected::Stored
+            }
+            Operation::FetchEvents { number } => {
+                let Topic::Channel(name) = topic else { return Expected::Nothing };
+                let Some(snapshot) = self.app(app).and_then(|app| app.snapshot_max(name)) else {
+                    return Expected::Nothing;
+                };
+                commands.extend(self.fetch_events(scripts, (app, topic), snapshot, *number));
+                Expected::Fetched
             }
             Operation::ForgetEvents => {
                 commands.push(cmd("DEL").arg(&self.names.last_events(app, topic)[..]).take());
@@ -218,12 +227,25 @@ impl Cluster {
             commands.push(cmd("GET").arg(&key).take());
             commands.push(cmd("PTTL").arg(key).take());
         }
-        if let Some((time, keys_max)) = local.snapshot {
-            commands.push(self.last_events(scripts, (app, topic), (time, keys_max, SNAPSHOT_BYTES_MAX), &[]));
-            let mark = Envelope::Mark(self.node(), number).encode();
-            commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(mark).take());
+        if let Some(snapshot) = local.snapshot {
+            commands.extend(self.fetch_events(scripts, (app, topic), snapshot, number));
         }
         Expected::Opened { has_members, has_cache, has_snapshot: local.snapshot.is_some(), peers }
+    }
+
+    /// Fetches a snapshot, and publishes its mark on the topic.
+    fn fetch_events(
+        &self,
+        scripts: &Scripts,
+        of: (&str, &Topic),
+        (time, keys_max): (Duration, usize),
+        number: u64,
+    ) -> [Cmd; 2] {
+        let mark = Envelope::Mark(self.node(), number).encode();
+        [
+            self.last_events(scripts, of, (time, keys_max, SNAPSHOT_BYTES_MAX), &[]),
+            cmd(scripts.publish).arg(self.names.topic(of.0, of.1)).arg(mark).take(),
+        ]
     }
 
     fn store_events(&self, scripts: &Scripts, app: &str, topic: &Topic, store: &StoreEvents) -> Cmd {
@@ -300,10 +322,15 @@ impl Cluster {
             (Expected::Opened { has_members, has_cache, has_snapshot, peers }, Operation::Open { number, .. }) => {
                 let (answers, last) = answers.split_at(answers.len() - if *has_snapshot { 2 } else { 0 });
                 let mut snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
-                if let (Some(snapshot), [Ok(events), Ok(_mark)]) = (&mut snapshot, last) {
-                    snapshot.last_events = Some(answers::last_events(events));
+                if let Some(snapshot) = &mut snapshot {
+                    snapshot.last_events = fetched(last);
                 }
                 state.on_opened(&command.topic, *number, snapshot, Instant::now());
+            }
+            (Expected::Fetched, Operation::FetchEvents { number }) => {
+                if let Topic::Channel(name) = &command.topic {
+                    state.on_fetched(name, *number, fetched(answers), Instant::now());
+                }
             }
             (Expected::Stored, _) => {
                 if let Topic::Channel(name) = &command.topic {
@@ -325,5 +352,13 @@ impl Cluster {
             _ => (),
         }
         None
+    }
+}
+
+/// The events of a snapshot, from the answers to fetching it and to its mark.
+fn fetched(answers: &[RedisResult<Value>]) -> Option<Vec<StoredEvent>> {
+    match answers {
+        [Ok(events), Ok(_mark)] => Some(answers::last_events(events)),
+        _ => None,
     }
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::flow::channel::StoredEvent;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
@@ -287,6 +288,11 @@ impl AppState {
     /// A command to store events of a channel has ended.
     pub fn on_stored(&self, name: &ChannelName, is_stored: bool, now: Instant) {
         self.change_channel(name, now, |channel, scope| channel.on_stored(is_stored, scope));
+    }
+
+    /// The command of this number has fetched what Redis has stored of a channel's snapshot, or has failed.
+    pub fn on_fetched(&self, name: &ChannelName, number: u64, stored: Option<Vec<StoredEvent>>, now: Instant) {
+        self.change_channel(name, now, |channel, scope| channel.on_fetched(number, stored, scope));
     }
 
     /// The number of connections on a channel here, and whether other nodes have to get it.

@@ -336,7 +336,7 @@ impl AppState {
     }
 
     /// How long the snapshot of a channel is kept, and how many keys it has at most; `None` if no rule keeps one.
-    pub(super) fn snapshot_max(&self, name: &ChannelName) -> Option<(Duration, usize)> {
+    pub fn snapshot_max(&self, name: &ChannelName) -> Option<(Duration, usize)> {
         let rules = self.flow.rules()?.of_channel(name);
         let kept = || rules.iter().filter_map(|rule| Some((rule.snapshot.as_ref()?.max_age_seconds, rule.keys_max)));
         let seconds = kept().map(|(seconds, _)| seconds).max()?;

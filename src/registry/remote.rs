@@ -5,6 +5,7 @@ pub(crate) mod channel;
 pub mod command;
 pub(crate) mod dedup;
 pub(crate) mod joiners;
+pub(crate) mod marked;
 pub mod message;
 pub mod outgoing;
 pub mod roster;

@@ -189,7 +189,7 @@ async fn a_raw_client_gets_the_snapshot_of_another_node() {
 async fn what_was_accepted_before_a_node_heard_the_channel_comes_when_it_is_stored() {
     let server = two_nodes(&conflate(1500)).await;
     for number in 0..4 {
-        let channel = format!("scada-{number}");
+        let channel = format!("{}scada-{number}", if number % 2 == 0 { "" } else { "presence-" });
         // The second value waits for the end of its window when the page joins on the other node.
         publish(&server, 0, &channel, "t", 1).await;
         stores(TestRedis::shared().await, &key(server.cluster(), &channel), 1, &[]).await;

@@ -15,6 +15,7 @@ use crate::registry::inbox::Event;
 use crate::registry::members::LocalUser;
 use crate::registry::remote::channel::RemoteChannel;
 use crate::registry::remote::dedup::Arrival;
+use crate::registry::remote::message::FetchedEvents;
 use crate::registry::remote::message::LocalTopic;
 use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
@@ -122,6 +123,15 @@ impl Channel {
         }
     }
 
+    /// Joiners wait no longer for a receiver that lags. The state holds without its events, which are taken over when its
+    /// mark has come: until then an older one of the same key may come.
+    fn open_without_events(&mut self, number: u64, mut state: Snapshot, scope: &mut Scope<'_>) {
+        let cached = state.cached.take().map(|(event, left)| (event.frame, scope.now + left));
+        let events = FetchedEvents { last_events: state.last_events.take().unwrap_or_default(), cached };
+        self.remote_mut().stored.fetch(number).on_answer(events);
+        self.opened(state, scope);
+    }
+
     /// The topic does not open: this node decides alone, and tries again later.
     fn not_opened(&mut self, scope: &mut Scope<'_>) {
         self.on_unlinked(scope);
@@ -160,7 +170,10 @@ impl Channel {
         scope.needs_reconcile |= !remote.joiners.is_empty() || (is_empty && !remote.is_idle(scope.now));
         if remote.joiners.is_overdue(scope.now) {
             // Clients do not wait until it is certain that Redis does not answer.
-            return self.not_opened(scope);
+            return match remote.topic.take_unmarked() {
+                Some((number, state)) => self.open_without_events(number, state, scope),
+                None => self.not_opened(scope),
+            };
         }
         let roster = self.members.as_mut().map(|members| &mut members.roster);
         for effect in remote.topic.reconcile(roster, &Topic::Channel(self.name.clone()), scope) {
@@ -176,6 +189,8 @@ impl Channel {
             NodeMessage::Mark(number) => {
                 if let Some(snapshot) = remote.topic.on_mark(number) {
                     self.opened(snapshot, scope);
+                } else if let Some(events) = remote.stored.on_mark(number) {
+                    self.take_over(events, scope);
                 }
             }
             message if remote.topic.is_opening() => remote.topic.buffer(message),

@@ -17,6 +17,7 @@ use crate::registry::remote::channel::RemoteChannel;
 use crate::registry::remote::channel::RemoteEvents;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::command::StoreEvents;
+use crate::registry::remote::message::FetchedEvents;
 use crate::registry::scope::Scope;
 
 /// How often events of a channel are stored.
@@ -131,12 +132,41 @@ impl Channel {
     }
 
     /// Fetches once more what Redis has stored: events that were accepted before this node opened the topic, and stored
-    /// after it.
+    /// after it. Without a link, or while the topic opens, they come with its state.
     pub(super) fn fetch_again(&mut self, scope: &Scope<'_>) {
         let at = self.flow.as_mut().and_then(|flow| flow.storing.fetch_again_at.take_if(|at| *at <= scope.now));
-        if at.is_some() {
-            self.open(scope);
+        let remote = self.remote.get_or_insert_default();
+        if at.is_none() || !scope.is_linked() || remote.topic.is_opening() {
+            return;
         }
+        if remote.stored.received_since.is_none() {
+            return self.open(scope);
+        }
+        let (number, operation) = Operation::fetch_events();
+        remote.stored.fetch(number);
+        scope.command(Topic::Channel(self.name.clone()), operation);
+    }
+
+    /// The command of this number has fetched what Redis has stored, or has failed.
+    pub(crate) fn on_fetched(&mut self, number: u64, stored: Option<Vec<StoredEvent>>, scope: &mut Scope<'_>) {
+        let has_failed = stored.is_none();
+        let events = stored.map(|last_events| FetchedEvents { last_events, cached: None });
+        if let Some(events) = self.remote_mut().stored.on_fetched(number, events) {
+            self.take_over(events, scope);
+        } else if let Some(flow) = self.flow.as_mut().filter(|_| has_failed) {
+            flow.storing.fetch_again_at = Some(scope.now + STORE_TIME);
+            flow.schedule(&self.name, scope.app);
+        }
+    }
+
+    /// Takes over fetched events. Everything has come that was published before them.
+    pub(super) fn take_over(&mut self, FetchedEvents { last_events, cached }: FetchedEvents, scope: &mut Scope<'_>) {
+        if let Some((frame, until)) = cached
+            && self.cached(scope.now).is_none()
+        {
+            self.cache((&frame, until, false), scope);
+        }
+        self.restore_events(last_events, scope);
     }
 
     /// A node stores no events any more.
@@ -197,14 +227,19 @@ mod tests {
     use crate::protocol::event;
     use crate::protocol::frame::Frame;
     use crate::registry::AppState;
+    use crate::registry::address::Address;
+    use crate::registry::address::Slot;
     use crate::registry::cache::EventCache;
     use crate::registry::deadlines::Due;
     use crate::registry::inbox::Event;
     use crate::registry::inbox::Inboxes;
+    use crate::registry::inbox::ShardMessage;
     use crate::registry::remote::message::NodeMessage;
     use crate::registry::remote::message::Snapshot;
     use crate::registry::remote::outgoing::BufferLimits;
     use crate::registry::remote::outgoing::Outgoing;
+    use crate::registry::subscription::JoinRules;
+    use crate::registry::subscription::Joiner;
 
     const RULE: &str = r#"{"match":"*","conflate":{"key":"k","window_ms":60000},"snapshot":{"max_age_seconds":600}}"#;
 
@@ -215,8 +250,20 @@ mod tests {
         name: ChannelName,
     }
 
+    /// Commands for the cluster: openings and fetches by their numbers, and the events to store.
+    #[derive(Debug, Default, PartialEq)]
+    struct Commands {
+        opened: Vec<u64>,
+        fetched: Vec<u64>,
+        stored: Vec<Frame>,
+    }
+
     /// One of several nodes, with a link to the others.
     fn node(now: Instant) -> Node {
+        node_with("scada", now)
+    }
+
+    fn node_with(channel: &str, now: Instant) -> Node {
         let limits = BufferLimits { bytes_max: 1 << 20, time: Duration::from_secs(1) };
         let outgoing = Arc::new(Outgoing::new(NodeId::random(), limits));
         outgoing.link();
@@ -224,7 +271,7 @@ mod tests {
         let app =
             AppState::new("app-id", Arc::new(Inboxes::new(1)), Some(Arc::clone(&outgoing)), Arc::default(), cache);
         app.set_flow_rules(FlowRules::new(&[serde_json::from_str(RULE).unwrap()]), now);
-        let name = ChannelName::parse("scada", 200).unwrap();
+        let name = ChannelName::parse(channel, 200).unwrap();
         Node { app, outgoing, topic: Topic::Channel(name.clone()), name }
     }
 
@@ -238,26 +285,61 @@ mod tests {
     }
 
     impl Node {
-        /// The commands for the cluster: openings by their numbers, and the events to store.
-        fn commands(&self) -> (Vec<u64>, Vec<Frame>) {
-            let (mut opened, mut events) = (Vec::new(), Vec::new());
+        fn commands(&self) -> Commands {
+            let mut commands = Commands::default();
             for command in self.outgoing.take() {
                 match command.operation {
-                    Operation::Open { number, .. } => opened.push(number),
-                    Operation::StoreEvents(store) => events.extend(store.events.into_iter().map(|event| event.frame)),
+                    Operation::Open { number, .. } => commands.opened.push(number),
+                    Operation::FetchEvents { number } => commands.fetched.push(number),
+                    Operation::StoreEvents(store) => {
+                        commands.stored.extend(store.events.into_iter().map(|event| event.frame));
+                    }
                     _ => (),
                 }
             }
-            (opened, events)
+            commands
+        }
+
+        /// Redis answers with these events when the topic is opened. Returns the number of the opening.
+        fn answer(&self, stored: Vec<StoredEvent>, now: Instant) -> u64 {
+            let number = *self.commands().opened.last().unwrap();
+            let snapshot = Snapshot { last_events: Some(stored), ..Snapshot::default() };
+            self.app.on_opened(&self.topic, number, Some(snapshot), now);
+            number
+        }
+
+        /// What was published before the command of this number was carried out has come.
+        fn mark(&self, number: u64, now: Instant) {
+            self.app.on_message(&self.topic, NodeMessage::Mark(number), now);
         }
 
         /// The topic is open, and Redis stores these events.
         fn open(&self, stored: Vec<StoredEvent>, now: Instant) {
-            let (opened, _) = self.commands();
-            let number = *opened.last().unwrap();
-            let snapshot = Snapshot { last_events: Some(stored), ..Snapshot::default() };
-            self.app.on_opened(&self.topic, number, Some(snapshot), now);
-            self.app.on_message(&self.topic, NodeMessage::Mark(number), now);
+            let number = self.answer(stored, now);
+            self.mark(number, now);
+        }
+
+        /// What is due on the channel.
+        fn run(&self, now: Instant) {
+            let (channel, receivers) = (self.name.clone(), Receivers::Subscribers);
+            self.app.run_flow(&Due { app: "app-id".into(), channel, receivers }, now);
+        }
+
+        fn join(&self, slot: u64, now: Instant) {
+            let address = Address { shard: 0, slot: Slot::from(slotmap::KeyData::from_ffi(slot)) };
+            let rules = JoinRules { members_max: 100, counted: false, raw: false };
+            let joiner = Joiner { address, member: None, view: None, rules, came: now };
+            self.app.change_channel(&self.name, now, |channel, scope| channel.join(joiner, scope));
+        }
+
+        /// The frames for each joiner, and the events for all, since the last call.
+        fn inbox(&self) -> Vec<Vec<Frame>> {
+            let frames = |message| match message {
+                ShardMessage::Joined(_, _, frames) => Some(frames),
+                ShardMessage::Event(_, event) => Some(vec![event.frame]),
+                _ => None,
+            };
+            self.app.inboxes.take(0, Vec::new()).into_iter().filter_map(frames).collect()
         }
 
         /// The link is lost, and later it is back.
@@ -294,9 +376,7 @@ mod tests {
         node.receive(one, 2, now);
         node.relink(now + second, now + 3 * second);
         node.open(vec![stored(Origin::new(other, 9), now + 2 * second)], now + 3 * second);
-        let (channel, receivers) = (node.name.clone(), Receivers::Subscribers);
-        let due = Due { app: "app-id".into(), channel, receivers };
-        node.app.run_flow(&due, now + 61 * second);
+        node.run(now + 61 * second);
         assert_eq!(node.snapshot(now + 62 * second), [frame(9)]);
     }
 
@@ -305,15 +385,103 @@ mod tests {
         let (now, pause) = (Instant::now(), Duration::from_secs(3));
         let node = node(now);
         node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
+        let stores = |frames: &[Frame]| Commands { stored: frames.to_vec(), ..Commands::default() };
         node.open(Vec::new(), now);
-        assert_eq!(node.commands(), (vec![], vec![frame(1)]));
+        assert_eq!(node.commands(), stores(&[frame(1)]));
         node.app.on_stored(&node.name, false, now);
         node.app.tick(now + pause);
         node.open(Vec::new(), now + pause);
-        assert_eq!(node.commands(), (vec![], vec![frame(1)]));
+        assert_eq!(node.commands(), stores(&[frame(1)]));
         node.app.on_stored(&node.name, true, now + pause);
         node.app.tick(now + 2 * pause);
-        assert_eq!(node.commands(), (vec![], vec![]));
+        assert_eq!(node.commands(), stores(&[]));
+    }
+
+    /// A node that has delivered an event, and then lost the link for two seconds. Another node has stored a later one.
+    fn relinked(channel: &str, now: Instant) -> (Node, StoredEvent) {
+        let (node, second) = (node_with(channel, now), Duration::from_secs(1));
+        node.app.publish(&node.name, &Event::new(frame(1), None, now), None);
+        node.open(Vec::new(), now);
+        node.relink(now + second, now + 3 * second);
+        (node, stored(Origin::new(NodeId::random(), 9), now + 2 * second))
+    }
+
+    #[test]
+    fn what_is_fetched_again_counts_from_its_mark_on_and_the_topic_stays_open() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let (node, missed) = relinked("presence-scada", now);
+        node.open(Vec::new(), at(3));
+        node.commands();
+        node.run(at(8));
+        let Commands { opened, fetched, .. } = node.commands();
+        assert_eq!((opened.len(), fetched.len()), (0, 1));
+        node.join(1, at(8));
+        assert_eq!(node.inbox().len(), 1, "nobody waits");
+        node.app.on_fetched(&node.name, fetched[0], None, at(8));
+        node.run(at(12));
+        let fetched = node.commands().fetched;
+        assert_eq!(fetched.len(), 1, "after a failure it is tried again");
+        node.app.on_fetched(&node.name, fetched[0], Some(vec![missed]), at(12));
+        assert_eq!((node.inbox(), node.snapshot(at(12))), (vec![], vec![frame(1)]));
+        node.mark(fetched[0], at(12));
+        assert_eq!((node.inbox(), node.snapshot(at(12))), (vec![vec![frame(9)]], vec![frame(9)]));
+        node.mark(fetched[0], at(12));
+        assert_eq!(node.inbox(), Vec::<Vec<Frame>>::new());
+    }
+
+    #[test]
+    fn joiners_do_not_wait_for_a_mark_that_is_late_and_nothing_older_comes_after_newer() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        for live in [None, Some(5), Some(9)] {
+            let (node, missed) = relinked("scada", now);
+            let by = if live == Some(9) { missed.origin.node } else { NodeId::random() };
+            node.join(1, at(3));
+            let number = node.answer(vec![missed], at(3));
+            assert_eq!(node.inbox(), Vec::<Vec<Frame>>::new());
+            node.app.tick(at(5));
+            // The answer, then what the node has.
+            let joined = node.inbox();
+            assert_eq!((joined.len(), &joined[0][1..]), (1, &[frame(1)][..]));
+            node.join(2, at(5));
+            assert_eq!(node.inbox().len(), 1, "the next one does not wait at all");
+            // An event that was published before the mark, such as the one that is stored.
+            if let Some(value) = live {
+                node.receive(by, value, at(6));
+            }
+            assert_eq!(node.inbox(), Vec::<Vec<Frame>>::new());
+            node.mark(number, at(7));
+            assert_eq!(node.inbox(), [[frame(live.unwrap_or(9))]], "{live:?}");
+            assert_eq!(node.snapshot(at(7)), [frame(live.unwrap_or(9))]);
+        }
+    }
+
+    #[test]
+    fn a_cached_event_waits_for_a_late_mark_too() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let (node, missed) = relinked("cache-scada", now);
+        node.join(1, at(3));
+        let number = node.commands().opened[0];
+        let (node_of, number_of) = (missed.origin.node, missed.origin.number.get());
+        let event = RemoteEvent {
+            node: node_of,
+            number: number_of,
+            accepted_micros: 0,
+            except: None,
+            cached_for_ms: 1,
+            frame: frame(9),
+            partial: None,
+        };
+        let cached = Some((event, Duration::from_secs(3600)));
+        let snapshot = Snapshot { cached, last_events: Some(vec![missed]), ..Snapshot::default() };
+        node.app.on_opened(&node.topic, number, Some(snapshot), at(3));
+        let cached = |seconds| node.app.channel("cache-scada", at(seconds)).cached.map(|(frame, _)| frame);
+        node.app.tick(at(5));
+        assert_eq!((node.inbox().len(), cached(5)), (1, None));
+        node.mark(number, at(6));
+        assert_eq!((node.inbox(), cached(6)), (vec![vec![frame(9)]], Some(frame(9))));
     }
 
     #[test]

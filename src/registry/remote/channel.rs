@@ -12,6 +12,8 @@ use crate::protocol::envelope::Topic;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::dedup::Dedup;
 use crate::registry::remote::joiners::Joiners;
+use crate::registry::remote::marked::Marked;
+use crate::registry::remote::message::FetchedEvents;
 use crate::registry::remote::topic::RemoteTopic;
 use crate::registry::scope::Scope;
 
@@ -41,6 +43,8 @@ pub(crate) struct RemoteEvents {
     pub(crate) unlinked_at: Option<Instant>,
     /// How often it has taken over what Redis has stored since then.
     pub(crate) fetches: usize,
+    /// Events that are fetched while the topic is open.
+    pub(crate) fetching: Option<Box<Marked<FetchedEvents>>>,
     /// Commands to store events that are in flight.
     pub(crate) storing: usize,
     /// The last stored events of nodes that may send no more.
@@ -87,7 +91,29 @@ impl RemoteEvents {
     pub(crate) fn on_unlinked(&mut self, now: Instant) {
         let lasted = self.received_since.map(|since| now.saturating_duration_since(since));
         self.unlinked_at = self.unlinked_at.filter(|_| lasted.is_none_or(|time| time < WAITED_TIME)).or(Some(now));
-        (self.received_since, self.fetches, self.storing) = (None, 0, 0);
+        (self.received_since, self.fetches, self.fetching, self.storing) = (None, 0, None, 0);
+    }
+
+    /// Waits for the answer to the command of this number and its mark.
+    pub(crate) fn fetch(&mut self, number: u64) -> &mut Marked<FetchedEvents> {
+        self.fetching.insert(Box::new(Marked::new(number)))
+    }
+
+    /// The command of this number has an answer, or has failed. Returns the events if everything has come that was
+    /// published before them.
+    pub(crate) fn on_fetched(&mut self, number: u64, events: Option<FetchedEvents>) -> Option<FetchedEvents> {
+        let fetching = self.fetching.as_mut().filter(|fetching| fetching.is_of(number))?;
+        let Some(events) = events else {
+            self.fetching = None;
+            return None;
+        };
+        fetching.on_answer(events).inspect(|_| self.fetching = None)
+    }
+
+    /// The mark of the command of this number has come. Returns the events if they have come, too.
+    pub(crate) fn on_mark(&mut self, number: u64) -> Option<FetchedEvents> {
+        let fetching = self.fetching.as_mut().filter(|fetching| fetching.is_of(number))?;
+        fetching.on_mark().inspect(|_| self.fetching = None)
     }
 }
 

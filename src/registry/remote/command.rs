@@ -10,7 +10,7 @@ use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::registry::inbox::Event;
 
-/// The bytes that the snapshot of a flow rule has in the answer when a topic is opened, as far as is known before.
+/// The bytes that the snapshot of a flow rule has in the answer when it is fetched, as far as is known before.
 const SNAPSHOT_COST: usize = 256 * 1024;
 
 /// Something for the cluster to do.
@@ -44,6 +44,11 @@ pub enum Operation {
     PublishCount,
     /// Store events of the channel's snapshot, for who joins at another node.
     StoreEvents(Box<StoreEvents>),
+    /// Fetch the channel's snapshot once more. The topic is open.
+    FetchEvents {
+        /// Relates the answer to this command.
+        number: u64,
+    },
     /// Forget the channel's snapshot: no rule keeps one any more.
     ForgetEvents,
 }
@@ -51,10 +56,20 @@ pub enum Operation {
 impl Operation {
     /// Opens a topic, whose state may have a flow rule's snapshot; returns the number of the command, too.
     pub(crate) fn open(has_snapshot: bool) -> (u64, Self) {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         (number, Self::Open { number, has_snapshot })
     }
+
+    /// Fetches a channel's snapshot; returns the number of the command, too.
+    pub(crate) fn fetch_events() -> (u64, Self) {
+        let number = next_number();
+        (number, Self::FetchEvents { number })
+    }
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// An event for other nodes.
@@ -110,7 +125,7 @@ impl Command {
     /// Bytes of events and snapshots on the way to Redis and back, about.
     pub(super) fn round_cost(&self) -> usize {
         match &self.operation {
-            Operation::Open { has_snapshot: true, .. } => SNAPSHOT_COST,
+            Operation::Open { has_snapshot: true, .. } | Operation::FetchEvents { .. } => SNAPSHOT_COST,
             Operation::StoreEvents(store) => store.events.iter().map(|event| event.frame.bytes().len()).sum(),
             _ => self.event_cost(),
         }

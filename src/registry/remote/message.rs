@@ -9,6 +9,7 @@ use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
+use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
 use crate::registry::inbox::Event;
 use crate::registry::remote::roster::RosterEntry;
@@ -49,6 +50,15 @@ pub struct Snapshot {
     pub cached: Option<(RemoteEvent, Duration)>,
     /// The last events of a channel with a flow rule's snapshot, if they were asked for.
     pub last_events: Option<Vec<StoredEvent>>,
+}
+
+/// Events that Redis has stored of a channel.
+#[derive(Debug, Default)]
+pub(crate) struct FetchedEvents {
+    /// See [`Snapshot::last_events`].
+    pub(crate) last_events: Vec<StoredEvent>,
+    /// The cached event, and how long it is cached.
+    pub(crate) cached: Option<(Frame, Instant)>,
 }
 
 /// The part of a topic that is on this node.

@@ -247,8 +247,8 @@ mod tests {
             let store = StoreEvents { events: vec![event], time: Duration::ZERO, keys_max: 1, known: Vec::new() };
             Operation::StoreEvents(Box::new(store))
         };
-        let operations: [&dyn Fn() -> Operation; 3] =
-            [&|| Operation::open(true).1, &|| Operation::open(false).1, &store];
+        let operations: [&dyn Fn() -> Operation; 4] =
+            [&|| Operation::open(true).1, &|| Operation::fetch_events().1, &|| Operation::open(false).1, &store];
         let rounds = operations.map(|operation| {
             for _ in 0..100 {
                 outgoing.push(Command { app: "app-id".into(), topic: topic.clone(), operation: operation() });
@@ -261,7 +261,7 @@ mod tests {
             }
             taken
         });
-        assert_eq!((rounds[0][0], rounds[1][0], rounds[2][0]), (16, 100, 3));
+        assert_eq!(rounds.map(|round| round[0]), [16, 16, 100, 3]);
         assert_eq!(outgoing.waiting(), (0, 0));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::Topic;
 use crate::registry::remote::command::Operation;
+use crate::registry::remote::marked::Marked;
 use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
 use crate::registry::remote::roster::Effect;
@@ -46,16 +47,12 @@ enum Phase {
 /// A topic between the command to open it and the answer.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
-    /// The number of the command.
-    number: u64,
+    /// The answer to the command. It has a mark if the state has a flow rule's snapshot.
+    answer: Marked<Box<Snapshot>>,
     /// Messages in the order in which they came.
     pub(crate) buffered: Vec<NodeMessage>,
     /// An event has been cached meanwhile, so the snapshot's is older.
     pub(crate) has_newer_event: bool,
-    /// Everything has come that was published before the state.
-    is_marked: bool,
-    /// The state, if that has not come yet.
-    state: Option<Box<Snapshot>>,
 }
 
 impl RemoteTopic {
@@ -66,7 +63,7 @@ impl RemoteTopic {
 
     /// Whether the topic waits for the answer to the command of this number.
     pub(crate) fn awaits(&self, number: u64) -> bool {
-        matches!(&self.phase, Phase::Opening(opening) if opening.number == number)
+        matches!(&self.phase, Phase::Opening(opening) if opening.answer.is_of(number))
     }
 
     /// Subscribes to the topic and fetches its state, unless that is on its way. Without a link nobody would carry out
@@ -75,7 +72,7 @@ impl RemoteTopic {
         if !self.is_opening() && scope.is_linked() {
             let has_snapshot = matches!(topic, Topic::Channel(name) if scope.app.snapshot_max(name).is_some());
             let (number, operation) = Operation::open(has_snapshot);
-            let phase = Phase::Opening(Opening { number, ..Opening::default() });
+            let phase = Phase::Opening(Opening { answer: Marked::new(number), ..Opening::default() });
             *self = Self { phase, implausible_at: self.implausible_at, ..Self::default() };
             scope.command(topic.clone(), operation);
         }
@@ -84,9 +81,8 @@ impl RemoteTopic {
     /// The topic's state has come. Returns it unless something that was published before it has not come yet.
     pub(crate) fn wait_for_mark(&mut self, state: Snapshot) -> Option<Snapshot> {
         match &mut self.phase {
-            Phase::Opening(opening) if state.last_events.is_some() && !opening.is_marked => {
-                opening.state = Some(Box::new(state));
-                None
+            Phase::Opening(opening) if state.last_events.is_some() => {
+                opening.answer.on_answer(Box::new(state)).map(|state| *state)
             }
             _ => Some(state),
         }
@@ -95,11 +91,16 @@ impl RemoteTopic {
     /// Everything has come that was published before the state of this number. Returns that if it has waited.
     pub(crate) fn on_mark(&mut self, number: u64) -> Option<Snapshot> {
         match &mut self.phase {
-            Phase::Opening(opening) if opening.number == number => {
-                opening.is_marked = true;
-                opening.state.take().map(|state| *state)
-            }
+            Phase::Opening(opening) if opening.answer.is_of(number) => opening.answer.on_mark().map(|state| *state),
             _ => None,
+        }
+    }
+
+    /// Takes the topic's state, with its number, if it waits for nothing but its mark.
+    pub(crate) fn take_unmarked(&mut self) -> Option<(u64, Snapshot)> {
+        match &mut self.phase {
+            Phase::Opening(opening) => opening.answer.take_unmarked().map(|(number, state)| (number, *state)),
+            Phase::Ready | Phase::Replaying => None,
         }
     }
 
