@@ -149,7 +149,8 @@ impl Cluster {
                 Expected::Fetched
             }
             Operation::ForgetEvents => {
-                commands.push(cmd("DEL").arg(&self.names.last_events(app, topic)[..]).take());
+                // There may be megabytes: Redis frees them apart from what it does for others.
+                commands.push(cmd("UNLINK").arg(&self.names.last_events(app, topic)[..]).take());
                 Expected::Nothing
             }
             Operation::PublishCount => {

@@ -5,17 +5,22 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use std::time::Instant;
 
+use gema::config::ClusterDriver;
 use serde_json::json;
 use support::attempts::in_time;
 use support::client::PATIENCE;
 use support::node::Cluster;
 use support::node::Node;
+use support::node::becomes;
 use support::node::eventually;
 use support::observer::Observer;
 use support::receiver::ALL;
 use support::receiver::Receiver;
 use support::redis_server::TestRedis;
+use support::redis_server::cluster_name;
 use support::sequence::Publisher;
+use support::server::APP_ID;
+use support::server::TestServer;
 
 use crate::servers::RedisCluster;
 use crate::told;
@@ -91,6 +96,27 @@ async fn two_nodes_on_a_redis_cluster_are_one_server() {
     let log = nodes[0].log() + &nodes[1].log();
     let warnings: Vec<&str> = log.lines().filter(|line| !line.contains("has no effect")).collect();
     assert!(!warnings.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{warnings:#?}");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_no_rule_keeps_any_more_goes_from_a_redis_cluster() {
+    let redis = RedisCluster::start();
+    let name = cluster_name();
+    let mut server = TestServer::start_single_with(|config| {
+        config.cluster.driver = ClusterDriver::Redis;
+        config.cluster.name.clone_from(&name);
+        config.redis.cluster_nodes = redis.nodes().split(',').map(str::to_owned).collect();
+        let rule = json!({ "match": "scada-*", "snapshot": { "max_age_seconds": 600, "key": "sensor" } });
+        config.limits.flow_rules = serde_json::from_value(json!([rule])).unwrap();
+    })
+    .await;
+    server.api().publish("scada-a", "reading", r#"{"sensor":"a"}"#).await;
+    let key = format!("{name}:{{{APP_ID}:scada-a}}:last_events");
+    let master = &redis.masters[redis.slot_of(&key).1];
+    let both = async || master.cli(&["EXISTS", &key, &format!("{key}:times")]).trim().to_owned();
+    becomes("the event is stored", PATIENCE, &both, "2".to_owned()).await;
+    server.reload(|config| config.limits.flow_rules = Vec::new()).await;
+    becomes("the snapshot is gone", PATIENCE, &both, "0".to_owned()).await;
 }
 
 #[tokio::test]
