@@ -19,6 +19,7 @@ use crate::flow::channel::StoredEvent;
 use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
+use crate::protocol::envelope::Encoding;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
@@ -74,7 +75,7 @@ pub(super) enum Expected {
 }
 
 /// Writes an event right into a command.
-struct Encoded<'a>(&'a RemoteEvent);
+struct Encoded<'a>(&'a Encoding<'a>);
 
 impl ToRedisArgs for Encoded<'_> {
     fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
@@ -182,11 +183,11 @@ impl Cluster {
             frame: publish.event.frame.clone(),
             partial: publish.event.partial.clone(),
         };
-        let name = self.names.topic(app, topic);
+        let (name, encoding) = (self.names.topic(app, topic), event.encoding());
         match cached_for_ms {
             0 => {
-                let mut command = Cmd::with_capacity(3, scripts.publish.len() + name.len() + event.encoded_len_max());
-                command.arg(scripts.publish).arg(name).arg(Encoded(&event)).take()
+                let mut command = Cmd::with_capacity(3, scripts.publish.len() + name.len() + encoding.len_max());
+                command.arg(scripts.publish).arg(name).arg(Encoded(&encoding)).take()
             }
             time => cmd("EVALSHA")
                 .arg(&scripts.cache)
@@ -194,7 +195,7 @@ impl Cluster {
                 .arg(self.names.cached(app, topic))
                 .arg(name)
                 .arg(scripts.publish)
-                .arg(Encoded(&event))
+                .arg(Encoded(&encoding))
                 .arg(time)
                 .take(),
         }
@@ -255,7 +256,7 @@ impl Cluster {
             let (node, number, frame) = (origin.node, origin.number.get(), frame.clone());
             let (accepted_micros, except, cached_for_ms, partial) = (0, None, 0, None);
             let event = RemoteEvent { node, number, accepted_micros, except, cached_for_ms, frame, partial };
-            command.arg(field).arg(since.elapsed().as_millis() as u64).arg(Encoded(&event));
+            command.arg(field).arg(since.elapsed().as_millis() as u64).arg(Encoded(&event.encoding()));
         }
         command
     }

@@ -13,6 +13,7 @@
 //! gema/1 ask|answer <node> <to> <request> <length>\n<text>
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
@@ -294,23 +295,42 @@ impl Envelope {
 impl RemoteEvent {
     /// The bytes that other nodes read.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.encoded_len_max());
-        self.write_to(&mut bytes).expect("a vector takes every byte");
+        let encoding = self.encoding();
+        let mut bytes = Vec::with_capacity(encoding.len_max());
+        encoding.write_to(&mut bytes).expect("a vector takes every byte");
         bytes
     }
 
-    /// At least as many as [`RemoteEvent::encode`] has.
-    pub fn encoded_len_max(&self) -> usize {
-        HEAD_MAX + self.frame.bytes().len() + self.partial.as_ref().map_or(0, |partial| partial.encoded_len_max())
+    /// Puts the figures into the frame, for a caller that has a place for the bytes.
+    pub fn encoding(&self) -> Encoding<'_> {
+        let frame = match &self.partial {
+            Some(partial) => Cow::Owned(partial.appended_to(&self.frame)),
+            None => Cow::Borrowed(&self.frame),
+        };
+        Encoding { event: self, frame }
+    }
+}
+
+/// An event whose bytes are about to be written.
+#[derive(Debug)]
+pub struct Encoding<'a> {
+    event: &'a RemoteEvent,
+    /// The frame, with the figures.
+    frame: Cow<'a, Frame>,
+}
+
+impl Encoding<'_> {
+    /// The most bytes that the event can have.
+    pub fn len_max(&self) -> usize {
+        HEAD_MAX + self.frame.bytes().len()
     }
 
     /// Writes the bytes of [`RemoteEvent::encode`].
     pub fn write_to(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let with_partial = self.partial.as_ref().map(|partial| partial.appended_to(&self.frame));
-        let frame = with_partial.as_ref().unwrap_or(&self.frame).bytes();
-        let Self { node, number, accepted_micros, cached_for_ms, .. } = self;
+        let frame = self.frame.bytes();
+        let RemoteEvent { node, number, accepted_micros, except, cached_for_ms, .. } = self.event;
         write!(out, "{MAGIC}event {node} {number} {accepted_micros} ")?;
-        match self.except {
+        match except {
             Some(except) => write!(out, "{except}")?,
             None => write!(out, "-")?,
         }
@@ -430,6 +450,25 @@ mod tests {
         for sample in samples() {
             assert_eq!(Envelope::decode(&sample.encode().into()), Ok(sample));
         }
+    }
+
+    #[test]
+    fn an_event_with_figures_reserves_little_more_than_its_bytes() {
+        let key = |key: u32| {
+            format!(
+                r#"{{"key":"{key}","count":100,"sum":1.5,"compensation":0.0,"min":1.5,"max":1.5,"first":1.5,"last":1.5,"from":1,
+                "to":1,"first_at":1,"last_at":1,"skipped":0,"values":[{}]}}"#,
+                ["1.5"; 100].join(",")
+            )
+        };
+        let keys: Vec<String> = (0..100).map(key).collect();
+        let partial = serde_json::from_str(&format!(r#"{{"event":"e","keys":[{}]}}"#, keys.join(","))).unwrap();
+        let Envelope::Event(event) = samples().remove(0) else { panic!() };
+        let event = RemoteEvent { partial: Some(Arc::new(partial)), ..event };
+        let bytes = event.encode();
+        assert!(bytes.capacity() <= bytes.len() + HEAD_MAX, "{} for {}", bytes.capacity(), bytes.len());
+        assert!(bytes.len() <= event.encoding().len_max());
+        assert!(Envelope::decode(&bytes.into()) == Ok(Envelope::Event(event)));
     }
 
     #[test]

@@ -92,12 +92,6 @@ impl<'de> Deserialize<'de> for Finite {
 
 /// The greatest count and time: JSON has them exactly.
 const WHOLE_MAX: u64 = 1 << 53;
-/// The most bytes of a key's figures in JSON, without its name and its values.
-const FIGURES_MAX: usize = 512;
-/// The most bytes of a number in JSON, with its comma.
-const FINITE_MAX: usize = 32;
-/// The most bytes of one of a text in JSON: `\u0000`.
-const ESCAPED_MAX: usize = 6;
 /// The member of a frame that has the figures.
 const MEMBER: &str = r#","partial":"#;
 
@@ -105,9 +99,11 @@ impl Partial {
     /// The frame of an event, with these figures at its end.
     pub(super) fn appended_to(&self, frame: &Frame) -> Frame {
         let Some(start) = frame.payload().strip_suffix(b"}") else { return frame.clone() };
-        let text = serde_json::to_vec(self).expect("figures always become JSON");
-        Frame::text(start.len() + MEMBER.len() + text.len() + 1, |out| {
-            [start, MEMBER.as_bytes(), &text, b"}"].into_iter().for_each(|part| out.extend_from_slice(part));
+        Frame::text(start.len() + MEMBER.len() + self.cost() + 1, |out| {
+            out.extend_from_slice(start);
+            out.extend_from_slice(MEMBER.as_bytes());
+            serde_json::to_writer(&mut *out, self).expect("figures always become JSON");
+            out.push(b'}');
         })
     }
 
@@ -129,12 +125,6 @@ impl Partial {
             out.push(b'}');
         });
         Ok((event, Some(partial)))
-    }
-
-    /// At least as many bytes as a frame gets longer by them.
-    pub(super) fn encoded_len_max(&self) -> usize {
-        let of_key = |key: &PartialKey| FIGURES_MAX + ESCAPED_MAX * key.key.len() + FINITE_MAX * key.values.len();
-        FIGURES_MAX + ESCAPED_MAX * self.event.len() + self.keys.iter().map(of_key).sum::<usize>()
     }
 
     /// Bytes of memory, about.
@@ -210,7 +200,6 @@ mod tests {
         let with = partial().appended_to(&frame());
         assert_eq!(Partial::taken_from(with), Ok((frame(), Some(partial()))));
         assert_eq!(Partial::taken_from(frame()), Ok((frame(), None)));
-        assert!(partial().appended_to(&frame()).bytes().len() <= frame().bytes().len() + partial().encoded_len_max());
     }
 
     #[test]
