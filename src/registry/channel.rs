@@ -17,6 +17,7 @@ pub use activity::Activity;
 use crate::history::channel::ChannelHistory;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::Origin;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
@@ -294,9 +295,15 @@ impl Channel {
         }
     }
 
-    /// Takes an event for the subscribers: delivers it, or what the flow rules make of it. A cache channel keeps that for
-    /// `cache_for`; `is_local` as in [`Cached`].
-    pub(super) fn accept(&mut self, event: &Event, cache_for: Option<Duration>, is_local: bool, scope: &mut Scope<'_>) {
+    /// Takes an event for the subscribers: delivers it, or what the flow rules make of it. One that this node has accepted
+    /// comes with its origin. A cache channel keeps it for `cache_for`; `is_local` as in [`Cached`].
+    pub(super) fn accept(
+        &mut self,
+        (event, origin): (&Event, Option<Origin>),
+        cache_for: Option<Duration>,
+        is_local: bool,
+        scope: &mut Scope<'_>,
+    ) {
         if scope.app.counts_activity {
             self.activity.get_or_insert_with(|| Box::new(Activity::new(scope.now))).count(scope.now);
         }
@@ -318,7 +325,9 @@ impl Channel {
         if cache_for.is_none() && !flow.has_snapshot() && is_empty {
             return;
         }
-        let events = flow.publish(event, scope.now);
+        // Only what is stored for other nodes needs the origin.
+        let with_origin = origin.filter(|_| flow.has_snapshot()).map(|_| Event { origin, ..event.clone() });
+        let events = flow.publish(with_origin.as_ref().unwrap_or(event), scope.now);
         self.deliver_all(events, scope);
     }
 

@@ -427,10 +427,8 @@ fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     }
     let outgoing = app.outgoing.as_ref().filter(|_| !is_local);
     let origin = outgoing.and_then(|outgoing| outgoing.publish(&app.id, name, event, cache_for));
-    let with_origin = origin.filter(|_| app.flow.is_on()).map(|_| Event { origin, ..event.clone() });
-    let event = with_origin.as_ref().unwrap_or(event);
     if let Some(channel) = entry.get() {
-        channel.accept(event, cache_for, is_local, scope);
+        channel.accept((event, origin), cache_for, is_local, scope);
     }
     app.views.mirror(name, event, scope);
 }
@@ -443,10 +441,12 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::protocol::envelope::RemoteEvent;
     use crate::protocol::event;
+    use crate::registry::address::Slot;
     use crate::registry::cache::EventCache;
     use crate::registry::deadlines::Deadlines;
     use crate::registry::deadlines::FLOWS_MAX;
     use crate::registry::inbox::Inboxes;
+    use crate::registry::inbox::ShardMessage;
     use crate::registry::remote::message::Snapshot;
     use crate::registry::remote::outgoing::BufferLimits;
     use crate::registry::remote::outgoing::Outgoing;
@@ -593,6 +593,32 @@ mod tests {
         assert_eq!(times(flow.publish(&Event::of(frame_of("e"), at(1100)), at(1100))), []);
         assert_eq!(times(flow.publish(&Event::of(frame_of("pusher:other"), at(1200)), at(1200))), [at(1200)]);
         assert_eq!(times(flow.flush(at(1300))), [at(1300)]);
+    }
+
+    #[test]
+    fn only_events_that_are_stored_for_other_nodes_know_their_origin() {
+        let (app, now) = (linked(), Instant::now());
+        // Nobody waits for other nodes.
+        app.outgoing.as_ref().unwrap().unlink(Vec::new());
+        let rules = [
+            r#"{"match":"kept","snapshot":{"max_age_seconds":60}}"#,
+            r#"{"match":"thinned","conflate":{"window_ms":1000}}"#,
+        ];
+        app.set_flow_rules(FlowRules::new(&rules.map(|rule| serde_json::from_str(rule).unwrap())), now);
+        for (channel, has_origin) in [("kept", true), ("thinned", false), ("other", false)] {
+            let name = ChannelName::parse(channel, 200).unwrap();
+            let rules = JoinRules { members_max: 0, counted: false, raw: false };
+            let address = Address { shard: 0, slot: Slot::default() };
+            let joiner = Joiner { address, member: None, view: None, rules, came: now };
+            app.change(&name, now, |entry, scope| open_entry(entry, &name, scope).unwrap().join(joiner, scope));
+            publish_to(&app, channel, 1, now);
+            let event = |message| match message {
+                ShardMessage::Event(_, event) => Some(event.origin.is_some()),
+                _ => None,
+            };
+            let events: Vec<bool> = app.inboxes.take(0, Vec::new()).into_iter().filter_map(event).collect();
+            assert_eq!(events, [has_origin], "{channel}");
+        }
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Channel {
         }
         let cache_for = (event.cached_for_ms > 0).then(|| Duration::from_millis(event.cached_for_ms));
         if !is_own {
-            self.accept(&Event::of_node(event, scope.now), cache_for, false, scope);
+            self.accept((&Event::of_node(event, scope.now), None), cache_for, false, scope);
         } else if let Some(cache_for) = cache_for
             && !self.flow.as_ref().is_some_and(|flow| flow.has_rule())
         {
