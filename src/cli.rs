@@ -30,7 +30,7 @@ use crate::config::Faults;
 use crate::config::Limits;
 use crate::config::Loaded;
 use crate::dashboard;
-use crate::flow::rule::FlowRules;
+use crate::flow::rules::FlowRules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;

@@ -13,6 +13,8 @@ mod pass;
 pub mod path;
 mod rate;
 pub mod rule;
+pub mod rules;
 mod sample;
 mod snapshot;
 pub mod thinning;
+pub mod window;

@@ -3,7 +3,8 @@
 
 use std::fmt::Display;
 
-use crate::flow::rule::{Aggregate, At, Choice, Emit, Figure, FlowRule, FlowRules, Over, choose};
+use crate::flow::rule::{Aggregate, At, Emit, Figure, FlowRule, Over};
+use crate::flow::rules::{Choice, FlowRules, choose};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::pattern::EventPattern;
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
 use crate::config;
-use crate::flow::rule::FlowRules;
+use crate::flow::rules::FlowRules;
 use crate::flow::thinning::Outcome;
 use crate::history::rule::HistoryRules;
 use crate::limiter::shared::Rates;

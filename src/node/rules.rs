@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use crate::config;
-use crate::flow::rule::Choice;
-use crate::flow::rule::FlowRules;
-use crate::flow::rule::choose;
+use crate::flow::rules::Choice;
+use crate::flow::rules::FlowRules;
+use crate::flow::rules::choose;
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
 use crate::limiter::shared::Rates;

@@ -436,7 +436,7 @@ fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::rule::FlowRules;
+    use crate::flow::rules::FlowRules;
     use crate::flow::thinning::Outcome;
     use crate::metrics::Metrics;
     use crate::protocol::envelope::RemoteEvent;

@@ -19,7 +19,7 @@ use crate::flow::channel::ChannelFlow;
 use crate::flow::channel::Received;
 use crate::flow::channel::StoredEvent;
 use crate::flow::rule::At;
-use crate::flow::rule::FlowRules;
+use crate::flow::rules::FlowRules;
 use crate::flow::thinning::Now;
 use crate::flow::thinning::Outcome;
 use crate::metrics::FlowMeters;

@@ -13,7 +13,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 
-use crate::flow::rule::FlowRules;
+use crate::flow::rules::FlowRules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::code::VIEW_ENDED;

@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use serde_json::json;
 
-use crate::flow::rule::{Aggregate, Conflate, FlowRule, Rate, Sample, Snapshot, ViewWindow};
+use crate::flow::rule::{Aggregate, Conflate, FlowRule, Rate, Sample, Snapshot};
+use crate::flow::window::ViewWindow;
 use crate::protocol::pattern::EventPattern;
 
 use crate::config::build::{Build, LIST, accepts, shown, text};
@@ -223,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::config::{App, Limits, Loaded, Origin};
-    use crate::flow::rule::FlowRules;
+    use crate::flow::rules::FlowRules;
     use crate::protocol::channel::ChannelName;
 
     const VARIABLE: &str = "GEMA_LIMITS_FLOW_RULES";

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::rule::{FlowRule, FlowRules};
+use crate::flow::rule::FlowRule;
+use crate::flow::rules::FlowRules;
 use crate::history::rule::HistoryRule;
 use crate::protocol::policy::{ChannelRule, Decision, Policy};
 

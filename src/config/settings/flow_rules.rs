@@ -3,7 +3,8 @@
 
 use std::ops::RangeInclusive;
 
-use crate::flow::rule::{Aggregate, At, Emit, FlowRule, Rate, WINDOW_MS_MAX};
+use crate::flow::rule::{Aggregate, At, Emit, FlowRule, Rate};
+use crate::flow::window::WINDOW_MS_MAX;
 use crate::protocol::policy::{ChannelRule, Require};
 
 use crate::config::fault::{Fault, FaultList};

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use crate::flow::channel::ChannelFlow;
 use crate::flow::channel::RuleFlow;
-use crate::flow::rule::Choice;
 use crate::flow::rule::Emit;
 use crate::flow::rule::FlowRule;
-use crate::flow::rule::choose;
+use crate::flow::rules::Choice;
+use crate::flow::rules::choose;
 use crate::flow::snapshot::LastEvent;
 use crate::flow::snapshot::LastEvents;
 use crate::protocol::envelope::NodeId;

@@ -221,7 +221,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::flow::rule::FlowRules;
+    use crate::flow::rules::FlowRules;
     use crate::protocol::channel::ChannelName;
     use crate::protocol::envelope::RemoteEvent;
     use crate::protocol::event;
