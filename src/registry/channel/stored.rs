@@ -328,7 +328,7 @@ mod tests {
         fn join(&self, slot: u64, now: Instant) {
             let address = Address { shard: 0, slot: Slot::from(slotmap::KeyData::from_ffi(slot)) };
             let rules = JoinRules { members_max: 100, counted: false, raw: false };
-            let joiner = Joiner { address, member: None, view: None, rules, came: now };
+            let joiner = Joiner { address, member: None, view: None, user: None, rules, came: now };
             self.app.change_channel(&self.name, now, |channel, scope| channel.join(joiner, scope));
         }
 
