@@ -62,6 +62,11 @@ impl ChannelHistory {
         &self.rule
     }
 
+    /// The number of the last event.
+    pub fn last(&self) -> Position {
+        self.log.last()
+    }
+
     /// Takes another rule. Its bounds count from the next event on.
     pub fn set_rule(&mut self, rule: Arc<HistoryRule>) {
         self.rule = rule;

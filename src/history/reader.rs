@@ -15,13 +15,22 @@ use crate::protocol::socket_id::SocketId;
 const LEFT_MAX: usize = 64;
 /// Users without a connection whose places are kept on one channel.
 const USERS_LEFT_MAX: usize = 65_536;
+/// A client that lives answers sooner, as far as it gets anything at all.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// How far the client of a connection has confirmed the events of one channel.
 #[derive(Debug)]
 pub struct Reader {
     /// The last event that it was sent when it joined.
     joined_at: Position,
-    confirmed: Mutex<Place>,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    confirmed: Place,
+    /// When the client was asked to confirm, if it has not answered.
+    asked_at: Option<Instant>,
 }
 
 /// A place in the events of a channel, and when it was reached.
@@ -44,8 +53,17 @@ pub(super) struct Readers {
 struct Open {
     user: Arc<str>,
     reader: Arc<Reader>,
-    /// The place from which another connection of the user has gone on.
-    taken_at: Option<Position>,
+    taken: Taken,
+}
+
+/// Whether another connection of the user has gone on from the place of this one, which was still open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    No,
+    /// The other one has got everything up to here. This one may be another tab, which lives.
+    UpTo(Place),
+    /// This one had not answered for long, and is dead unless it confirms more than this.
+    Dead(Position),
 }
 
 /// The connections of a user, and the places of those that were cut off.
@@ -71,7 +89,7 @@ pub(super) struct Predecessor {
 
 impl Reader {
     fn new(joined_at: Position, confirmed: Place) -> Arc<Self> {
-        Arc::new(Self { joined_at, confirmed: Mutex::new(confirmed) })
+        Arc::new(Self { joined_at, progress: Mutex::new(Progress { confirmed, asked_at: None }) })
     }
 
     /// The last event that it was sent when it joined.
@@ -79,17 +97,28 @@ impl Reader {
         self.joined_at
     }
 
+    /// The client has been asked to confirm what it was sent.
+    pub fn ask(&self, now: Instant) {
+        self.progress.lock().asked_at.get_or_insert(now);
+    }
+
     /// Everything up to this place has arrived.
     pub fn confirm(&self, position: Position, now: Instant) {
-        let mut confirmed = self.confirmed.lock();
-        if position >= confirmed.position {
-            *confirmed = Place { position, since: now };
+        let mut progress = self.progress.lock();
+        progress.asked_at = None;
+        if position >= progress.confirmed.position {
+            progress.confirmed = Place { position, since: now };
         }
     }
 
     /// The last event that is known to have arrived.
     pub fn confirmed(&self) -> Place {
-        *self.confirmed.lock()
+        self.progress.lock().confirmed
+    }
+
+    /// Whether the client has left a question unanswered for so long that it may have got nothing since.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.progress.lock().asked_at.is_some_and(|asked_at| now.saturating_duration_since(asked_at) >= SILENCE)
     }
 }
 
@@ -108,7 +137,7 @@ impl Readers {
     pub(super) fn open(&mut self, user: &Arc<str>, socket_id: SocketId, from: Place, last: Position) -> Arc<Reader> {
         let reader = Reader::new(last, from);
         self.users.entry(Arc::clone(user)).or_default().open.push(socket_id);
-        self.open.insert(socket_id, Open { user: Arc::clone(user), reader: Arc::clone(&reader), taken_at: None });
+        self.open.insert(socket_id, Open { user: Arc::clone(user), reader: Arc::clone(&reader), taken: Taken::No });
         reader
     }
 
@@ -121,26 +150,28 @@ impl Readers {
         let left = left.map(|(index, left)| (index, Predecessor { socket_id: left.socket_id, place: left.place }));
         let unconfirmed = |socket_id: &SocketId| {
             let open = self.open.get(socket_id)?;
-            let place = open.reader.confirmed();
-            let is_free = place.position < last && open.taken_at != Some(place.position);
-            is_free.then_some(Predecessor { socket_id: *socket_id, place })
+            let place = open.place().filter(|place| place.position < last)?;
+            Some(Predecessor { socket_id: *socket_id, place })
         };
         let open = places.open.iter().filter_map(unconfirmed).min_by_key(|open| open.place.position);
         match (left, open) {
-            (Some((_, left)), Some(open)) if open.place.position < left.place.position => Some(self.taken(open)),
+            (Some((_, left)), Some(open)) if open.place.position < left.place.position => Some(self.taken(open, last, now)),
             (Some((index, left)), _) => {
                 places.left.swap_remove(index);
                 self.forget_if_empty(user);
                 Some(left)
             }
-            (None, Some(open)) => Some(self.taken(open)),
+            (None, Some(open)) => Some(self.taken(open, last, now)),
             (None, None) => None,
         }
     }
 
-    fn taken(&mut self, predecessor: Predecessor) -> Predecessor {
+    fn taken(&mut self, predecessor: Predecessor, last: Position, now: Instant) -> Predecessor {
         if let Some(open) = self.open.get_mut(&predecessor.socket_id) {
-            open.taken_at = Some(predecessor.place.position);
+            open.taken = match open.reader.is_silent(now) {
+                true => Taken::Dead(open.reader.confirmed().position),
+                false => Taken::UpTo(Place { position: last, since: now }),
+            };
         }
         predecessor
     }
@@ -151,9 +182,8 @@ impl Readers {
         let users = self.users.len();
         let Some(places) = self.users.get_mut(&open.user) else { return };
         places.open.retain(|other| *other != socket_id);
-        let place = open.reader.confirmed();
         let has_capacity = users <= USERS_LEFT_MAX || !places.open.is_empty();
-        if is_cut && open.taken_at != Some(place.position) && has_capacity {
+        if let Some(place) = open.place().filter(|_| is_cut && has_capacity) {
             if places.left.len() == LEFT_MAX
                 && let Some(newest) = (0..LEFT_MAX).max_by_key(|index| places.left[*index].place.position)
             {
@@ -176,6 +206,18 @@ impl Readers {
     fn forget_if_empty(&mut self, user: &str) {
         if self.users.get(user).is_some_and(|places| places.open.is_empty() && places.left.is_empty()) {
             self.users.remove(user);
+        }
+    }
+}
+
+impl Open {
+    /// The place from which the user would go on; `None` if another connection has.
+    fn place(&self) -> Option<Place> {
+        let confirmed = self.reader.confirmed();
+        match self.taken {
+            Taken::Dead(position) if position == confirmed.position => None,
+            Taken::UpTo(place) if place.position > confirmed.position => Some(place),
+            _ => Some(confirmed),
         }
     }
 }

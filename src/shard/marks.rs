@@ -15,8 +15,6 @@ use crate::shard::wheel::Tick;
 
 /// A mark without an answer is sent anew after so many ticks: a client may answer a later ping instead.
 const REPEATED_AFTER: Tick = 10;
-/// A client that has not answered a mark for so many ticks may have got nothing of what came since.
-const LONG: Tick = 2;
 
 /// The marks of one connection.
 #[derive(Debug, Default)]
@@ -61,7 +59,7 @@ impl Shard {
 
     /// Sends a mark to each client that has got something to confirm.
     pub(super) fn send_marks(&mut self) {
-        let now = self.wheel.now();
+        let (now, instant) = (self.wheel.now(), self.now);
         let mut due = Vec::new();
         let (connections, channels) = (&mut self.connections, &self.channels);
         self.tracked.retain(|slot| {
@@ -81,6 +79,7 @@ impl Shard {
             });
             let confirms: Vec<_> = confirms.collect();
             if is_new {
+                confirms.iter().for_each(|(reader, _)| reader.ask(instant));
                 marks.number = marks.number.wrapping_add(1);
                 marks.sent = Some(Sent { at: now, confirms });
                 due.push((*slot, marks.number));
@@ -104,7 +103,6 @@ impl Shard {
     /// Whether a client has left a mark unanswered for long, so that it may not have got what was sent since.
     pub(super) fn is_unconfirmed_long(&self, slot: Slot) -> bool {
         let marks = self.connections.get(slot).and_then(|connection| connection.marks.as_ref());
-        let sent = marks.and_then(|marks| marks.sent.as_ref());
-        sent.is_some_and(|sent| self.wheel.now() - sent.at > LONG)
+        marks.is_some_and(|marks| marks.tracked.iter().any(|tracked| tracked.reader.is_silent(self.now)))
     }
 }

@@ -34,6 +34,7 @@ mod flow_nodes;
 mod fuzz;
 mod handshake;
 mod harness;
+mod history;
 mod ingest;
 mod isolation;
 mod limits;
