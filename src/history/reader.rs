@@ -155,7 +155,9 @@ impl Readers {
         };
         let open = places.open.iter().filter_map(unconfirmed).min_by_key(|open| open.place.position);
         match (left, open) {
-            (Some((_, left)), Some(open)) if open.place.position < left.place.position => Some(self.taken(open, last, now)),
+            (Some((_, left)), Some(open)) if open.place.position < left.place.position => {
+                Some(self.taken(open, last, now))
+            }
             (Some((index, left)), _) => {
                 places.left.swap_remove(index);
                 self.forget_if_empty(user);
