@@ -1,4 +1,4 @@
-// Kalimat di atas halaman, dan sebab masalah dengan langkahnya. Tanpa terjemahan, halaman memakai kata-kata server.
+// Kalimat di atas halaman, dan sebab masalah dengan langkahnya.
 
 /** @type {Record<string, string | undefined>} */
 export const glances = {
@@ -81,6 +81,7 @@ export const causes = {
 	redis_refuses: 'Redis menolak perintah|lihat rincian; beri pengguna redis.username hak yang diperlukan',
 	soketi_in_redis: 'Soketi memakai Redis yang sama|ganti redis.key_prefix atau cluster.name di sini, atau hentikan Soketi',
 	node_dead: 'sebuah node mati|periksa log dan mesinnya; kliennya pindah ke node lain',
+	node_silent: 'tidak semua node menjawab|periksa apakah ada node yang macet',
 	webhook_failed: 'webhook tidak terkirim, dan dicoba lagi|lihat rincian: endpoint harus menjawab 2xx dalam webhooks.timeout_seconds',
 	webhook_lost: 'webhook menyerah|perbaiki endpoint, atau naikkan webhooks.retry_seconds',
 	accept_failed: 'koneksi tidak bisa diterima|naikkan batas berkas terbuka: LimitNOFILE= di systemd',
