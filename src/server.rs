@@ -69,7 +69,7 @@ pub struct Server {
     tasks: Tasks,
     /// Receives a message from each shard that ends.
     shards: mpsc::Receiver<()>,
-    /// The threads for webhooks, the other nodes and Laravel's events.
+    /// The threads for flow rules, webhooks, the other nodes and Laravel's events.
     threads: Vec<BackgroundThread>,
     /// Cancelled when a shard accepts no more connections.
     closed: Vec<CancellationToken>,
@@ -185,7 +185,6 @@ impl Server {
         let port = Port::of_metrics(&node, routes, head_time, http_connections);
         Listener::new(metrics_listener, tasks.clone(), port).serve()?;
         tasks.spawn(tick(Arc::clone(&node), tasks.stop().clone()));
-        tasks.spawn(run_flows(Arc::clone(&node), tasks.stop().clone()));
         Ok(Self {
             address,
             metrics_address,
@@ -414,11 +413,6 @@ fn start_dashboard(
     tasks.spawn(Arc::clone(&dashboard).run_with_others(tasks.stop().clone()));
     tasks.spawn(Arc::clone(&dashboard).run(tasks.stop().clone()));
     Some(dashboard)
-}
-
-/// Delivers what flow rules have held back.
-async fn run_flows(node: Arc<Node>, stop: CancellationToken) {
-    stop.run_until_cancelled(node.run_flows()).await;
 }
 
 /// Calls [`Node::tick`] about once a second.

@@ -1,4 +1,4 @@
-//! The deadlines of the flows of all apps: one heap, and one task of `node` that sleeps until the nearest.
+//! The deadlines of the flows of all apps: one heap, and one thread that sleeps until the nearest.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

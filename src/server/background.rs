@@ -1,5 +1,5 @@
-//! Background work beside the shards: webhooks, other nodes, shared rate limits, Laravel's Redis, the database with the
-//! apps.
+//! Background work beside the shards: flow rules, webhooks, other nodes, shared rate limits, Laravel's Redis, the database
+//! with the apps.
 //! `Server::start` starts it, and waits for the first attempts to connect.
 
 use std::io;
@@ -31,7 +31,14 @@ pub(super) async fn start(
     tasks: &Tasks,
 ) -> io::Result<Vec<BackgroundThread>> {
     let mut threads = Vec::new();
-    // First, so that it ends before the cluster's link, which carries its last events.
+    // The page and the metrics may take long; a window ends in time all the same. A drain has ended all rules before this
+    // thread ends. It sleeps while no channel has a deadline.
+    let flows = Arc::clone(node);
+    let run = async move |stop: CancellationToken| {
+        stop.run_until_cancelled(flows.run_flows()).await;
+    };
+    threads.push(BackgroundThread::start("flows", run)?);
+    // It ends before the cluster's link, which carries its last events.
     let webhooks = Arc::clone(node.webhooks());
     threads.push(BackgroundThread::start("webhooks", |stop| webhooks.run(stop))?);
     if let Some(cluster) = node.cluster().cloned() {

@@ -1,13 +1,19 @@
 //! Flow rules: what becomes of a flood of events. Windows of an hour end when something flushes them, so that these tests
 //! need no clock; tests/flow has the windows themselves.
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use gema::config::Config;
 use gema::config::Seconds;
+use gema::server::Server;
 use serde_json::Value;
 use serde_json::json;
 use support::client::Client;
+use support::http::Api;
+use support::server::APP_ID;
+use support::server::APP_KEY;
+use support::server::APP_SECRET;
 use support::server::TestServer;
 
 use crate::wire::TEXT;
@@ -96,6 +102,38 @@ async fn what_is_held_back_comes_unchanged_when_its_window_ends() {
     let data = r#""{\"data\":{\"channel\":\"\\u00e9\",\"value\":2.0},\"x\":[ 1 ]}""#;
     assert_eq!(last, format!(r#"{{"event":"{READING}","data":{data},"channel":"private-scada-realtime"}}"#));
     page.nothing_came().await;
+}
+
+/// The metrics port and the operator's page are served in the runtime that has started the server.
+#[tokio::test]
+async fn a_window_ends_in_time_while_the_metrics_port_is_busy() {
+    let mut config = Config::default();
+    (config.server.host, config.metrics.host) = (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into());
+    (config.server.port, config.metrics.port) = (0, 0);
+    let rule = json!([{ "match": "scada-*", "conflate": { "key": "data.channel", "window_ms": 1000 } }]);
+    config.limits.flow_rules = serde_json::from_value(rule).unwrap();
+    let (started, address) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::start(&config).await.unwrap();
+            started.send(server.address()).unwrap();
+            // Nothing else runs here meanwhile.
+            let _ = released.recv();
+            server.drain().await;
+        });
+    });
+    let address = address.recv().unwrap();
+    let mut page = Client::open(address, "/app/app-key?protocol=7", &[]).await;
+    page.established().await;
+    page.subscribe(CHANNEL).await;
+    let api = Api::new(address, APP_ID, APP_KEY, APP_SECRET);
+    api.publish(CHANNEL, READING, &reading("t", 1)).await;
+    api.publish(CHANNEL, READING, &reading("t", 2)).await;
+    assert_eq!(shown(&[page.next_text().await, page.next_text().await]), ["t=1", "t=2"]);
+    drop(release);
+    tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
 }
 
 #[tokio::test]
