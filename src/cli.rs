@@ -239,7 +239,9 @@ fn start(files: &[PathBuf], loaded: Loaded, with_page: bool) -> anyhow::Result<E
     // Kept until the end, so that the last lines are written.
     let (_log, verbosity) = telemetry::init(&loaded.config.log, watch.clone())?;
     let process = Process { loaded, config, watch: watch.unwrap_or_default(), verbosity, page };
-    for warning in &process.loaded.warnings {
+    // A token of this run is not in `loaded`.
+    let of_page = (!process.loaded.config.dashboard.is_on()).then(|| process.config.warning_of_open_page()).flatten();
+    for warning in process.loaded.warnings.iter().chain(&of_page) {
         warn!("{warning}");
     }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(files, &process))

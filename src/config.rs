@@ -350,6 +350,25 @@ mod tests {
     }
 
     #[test]
+    fn a_page_without_tls_is_warned_of_where_others_can_reach_it() {
+        let mut config = Config { apps: vec![AppEntry::new("a", "k", "secret")], ..Config::default() };
+        assert_eq!(config.warnings(), [""; 0]);
+        config.dashboard.token = Secret::new("viewer-token-0123456789");
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:#?}");
+        assert_eq!(warnings[0].subject.key, "metrics.host");
+        assert!(warnings[0].text.starts_with("is 0.0.0.0, so the token"), "{warnings:#?}");
+        // TLS is on the main port only.
+        config.tls.cert_path = "server.pem".to_owned();
+        assert_eq!(config.warnings().len(), 1);
+        config.metrics.host = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(config.warnings(), [""; 0]);
+        config.metrics.host = IpAddr::from([0, 0, 0, 0]);
+        config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
     fn events_that_cannot_be_sent_or_delivered_are_warned_of() {
         let mut config = Config { apps: vec![AppEntry::new("a", "k", " secret\n")], ..Config::default() };
         config.limits.max_event_payload_in_kb = 20_000.0;

@@ -201,6 +201,17 @@ fn warnings(files: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
+fn a_page_that_others_can_reach_without_tls_is_warned_of() {
+    let page = [("SOKETI_HOST", "127.0.0.1"), ("GEMA_DASHBOARD_TOKEN", "viewer-token-0123456789")];
+    let found = warnings(&[], &page);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with("metrics.host is 0.0.0.0, so the token of the operator's page"), "{found:#?}");
+    for more in [("SOKETI_METRICS_HOST", "127.0.0.1"), ("GEMA_SERVER_TRUSTED_PROXIES", "10.0.0.1")] {
+        assert_eq!(warnings(&[], &[&page[..], &[more]].concat()), [""; 0], "{more:?}");
+    }
+}
+
+#[test]
 fn soketis_variables_switch_redis_on() {
     let environment = on_redis(&[
         ("SOKETI_ADAPTER_REDIS_PREFIX", "shop"),

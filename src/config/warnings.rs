@@ -48,6 +48,7 @@ impl Config {
             );
             warnings.add_if(limit && host.is_loopback() && self.server.trusted_proxies.is_empty(), key, text);
         }
+        warnings.0.extend(self.warning_of_open_page());
         warnings.0.extend(flow_rules::warnings("limits.flow_rules", &self.limits.flow_rules));
         for (index, entry) in self.apps.iter().enumerate() {
             let rules = entry.flow_rules.as_deref().unwrap_or_default();
@@ -57,6 +58,18 @@ impl Config {
             self.warn_of_app(&app, &mut warnings);
         }
         warnings.0
+    }
+
+    /// About an operator's page whose token can be read on the way: the metrics port has no TLS of its own.
+    pub fn warning_of_open_page(&self) -> Option<Fault> {
+        let (host, mut warnings) = (self.metrics.host, FaultList::default());
+        let is_open = !host.is_loopback() && self.server.trusted_proxies.is_empty();
+        let text = format!(
+            "is {host}, so the token of the operator's page crosses the network without TLS; set metrics.host to \
+             127.0.0.1, or let people in through a proxy with TLS and name it in server.trusted_proxies"
+        );
+        warnings.add_if(self.dashboard.is_on() && is_open, "metrics.host", text);
+        warnings.0.pop()
     }
 
     fn warn_of_app(&self, app: &App, warnings: &mut FaultList) {
