@@ -5,6 +5,7 @@
 //! as a number; at `debug` each has a line. `telemetry` limits the lines per second.
 
 mod cause;
+mod table;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 pub use cause::Cause;
+pub(crate) use table::cause_table;
 
 use crate::metrics::Metrics;
 use crate::protocol::socket_id::SocketId;
@@ -27,6 +29,8 @@ const FIRST_PERIOD: Duration = Duration::from_secs(10);
 const NEXT_PERIOD: Duration = Duration::from_secs(60);
 /// Apps per cause that are counted apart; further ones count together.
 const APPS_MAX: usize = 1024;
+/// Like `APPS_MAX`, within a second for the operator's page.
+const NEW_APPS_MAX: usize = 10_000;
 /// Characters of a client's text that a line shows.
 const SHOWN_MAX: usize = 200;
 /// Bytes of a detail that a line shows.
@@ -65,6 +69,19 @@ pub struct Refusals {
     metrics: Arc<Metrics>,
     /// By cause, then by app.
     suppressed: Vec<Mutex<HashMap<Box<str>, Suppressed>>>,
+    /// The numbers since the last [`Self::take_new`], by cause, then by app; empty if nobody takes them.
+    new: Vec<Mutex<HashMap<Box<str>, u64>>>,
+}
+
+/// New refusals of a cause and app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRefusals {
+    /// The cause.
+    pub cause: Cause,
+    /// The app's id, or nothing.
+    pub app: Box<str>,
+    /// How many.
+    pub count: u64,
 }
 
 /// A cause and app whose further lines are suppressed.
@@ -99,12 +116,31 @@ macro_rules! line {
 impl Refusals {
     /// No refusals so far.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, suppressed: Cause::ALL.iter().map(|_| Mutex::default()).collect() }
+        Self { metrics, suppressed: Cause::ALL.iter().map(|_| Mutex::default()).collect(), new: Vec::new() }
+    }
+
+    /// From now on the numbers are there for [`Self::take_new`], which somebody must call each second.
+    pub fn counted_anew(mut self) -> Self {
+        self.new = Cause::ALL.iter().map(|_| Mutex::default()).collect();
+        self
+    }
+
+    /// The refusals since the last call.
+    pub fn take_new(&self) -> Vec<NewRefusals> {
+        let mut taken = Vec::new();
+        for (&cause, new) in Cause::ALL.iter().zip(&self.new) {
+            let new = std::mem::take(&mut *new.lock());
+            taken.extend(new.into_iter().map(|(app, count)| NewRefusals { cause, app, count }));
+        }
+        taken
     }
 
     /// Counts a refusal and logs it.
     pub fn add(&self, cause: Cause, subject: &Subject<'_>) {
         self.metrics.refused(subject.app, cause.name(), cause.code_label());
+        if let Some(new) = self.new.get(cause as usize) {
+            count_new(&mut new.lock(), subject.app);
+        }
         // Decided before the line is formatted, since a detail may take locks of its own.
         match self.is_due(cause, subject.app, Instant::now()) {
             Some(repeated) => line!(warn, cause, subject, (repeated > 0).then_some(repeated)),
@@ -149,6 +185,17 @@ impl Refusals {
             for (app, count) in due {
                 line!(warn, cause, Subject { app: &app, ..Subject::default() }, Some(count));
             }
+        }
+    }
+}
+
+/// Counts a refusal of an app, or of none if there are too many apps.
+fn count_new(new: &mut HashMap<Box<str>, u64>, app: &str) {
+    let app = if new.len() < NEW_APPS_MAX || new.contains_key(app) { app } else { "" };
+    match new.get_mut(app) {
+        Some(count) => *count += 1,
+        None => {
+            new.insert(app.into(), 1);
         }
     }
 }
@@ -210,6 +257,25 @@ mod tests {
 
     fn refusals() -> Refusals {
         Refusals::new(Arc::new(Metrics::new("soketi_", 6001, false)))
+    }
+
+    #[test]
+    fn new_refusals_are_taken_once_and_only_where_somebody_takes_them() {
+        let add = |refusals: &Refusals, app: &str| {
+            refusals.add(Cause::ConnectOrigin, &Subject { app, ..Subject::default() });
+        };
+        let refusals = refusals();
+        add(&refusals, "a");
+        assert_eq!(refusals.take_new(), []);
+        let refusals = refusals.counted_anew();
+        ["a", "b", "a"].into_iter().for_each(|app| add(&refusals, app));
+        let mut new = refusals.take_new();
+        new.sort_by_key(|new| new.app.clone());
+        let new: Vec<(&str, u64)> = new.iter().map(|new| (&*new.app, new.count)).collect();
+        assert_eq!(new, [("a", 2), ("b", 1)]);
+        assert_eq!(refusals.take_new(), []);
+        (0..NEW_APPS_MAX + 5).for_each(|number| add(&refusals, &format!("{number}")));
+        assert_eq!(refusals.take_new().len(), NEW_APPS_MAX + 1);
     }
 
     #[test]

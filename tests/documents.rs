@@ -114,7 +114,7 @@ fn each_block_of_settings_is_understood() {
 
 #[test]
 fn the_document_of_the_doctor_lists_every_cause() {
-    let row = |cause: &Cause| format!("| `{}` | {} | {} |\n", cause.name(), cause.sentence(), cause.fix());
+    let row = |cause: &Cause| format!("| `{}` | {} | {} |\n", cause.name(), cause.sentence(), cause.remedy());
     let table: String = Cause::ALL.iter().map(row).collect();
     let table = format!("| `cause` | what is wrong | what to do |\n| --- | --- | --- |\n{table}\n");
     let document = fs::read_to_string(root().join("docs/doctor.md")).unwrap();

@@ -134,7 +134,7 @@ impl Diagnosis {
             let cause = Cause::ALL.iter().find(|cause| cause.name() == *name).expect("there is such a cause");
             let line = format!("✗ {step:<10} {}", cause.sentence());
             assert!(self.text.lines().any(|text| text.starts_with(&line)), "{line}\n{}", self.text);
-            assert!(self.text.contains(&format!("\n  fix        {}\n", cause.fix())), "{}", self.text);
+            assert!(self.text.contains(&format!("\n  fix        {}\n", cause.remedy())), "{}", self.text);
         }
         self
     }

@@ -1,49 +1,9 @@
 //! The causes that `gema doctor` tells apart: one table with the name, sentence and fix of each.
 //! Each step names a cause; `docs/doctor.md` shows the table, and a test compares them.
 
-macro_rules! causes {
-    ($($variant:ident $name:literal $sentence:literal $fix:literal;)*) => {
-        /// The cause of a failed step.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Cause { $(#[doc = $sentence] $variant,)* }
+use crate::refusal::cause_table;
 
-        impl Cause {
-            /// All causes, in the order of the steps.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            const fn row(self) -> Row {
-                match self {
-                    $(Self::$variant => Row { name: $name, sentence: $sentence, fix: $fix },)*
-                }
-            }
-        }
-    };
-}
-
-struct Row {
-    name: &'static str,
-    sentence: &'static str,
-    fix: &'static str,
-}
-
-impl Cause {
-    /// The name for scripts.
-    pub const fn name(self) -> &'static str {
-        self.row().name
-    }
-
-    /// The cause in words.
-    pub const fn sentence(self) -> &'static str {
-        self.row().sentence
-    }
-
-    /// The fix, with the name of the setting.
-    pub const fn fix(self) -> &'static str {
-        self.row().fix
-    }
-}
-
-causes! {
+cause_table! {
     // Laravel's `.env`, and the configuration.
     EnvUnreadable "env_unreadable"
         "Laravel's .env cannot be read"
@@ -252,6 +212,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Cause::ALL.len());
-        assert!(Cause::ALL.iter().all(|cause| !cause.sentence().is_empty() && !cause.fix().is_empty()));
+        assert!(Cause::ALL.iter().all(|cause| !cause.sentence().is_empty() && !cause.remedy().is_empty()));
     }
 }

@@ -56,7 +56,7 @@ impl Step {
             Outcome::Failed(cause, detail) => {
                 let detail = visible(detail);
                 let gap = if detail.is_empty() { "" } else { ": " };
-                let (sentence, label, fix) = (cause.sentence(), cause.name(), cause.fix());
+                let (sentence, label, fix) = (cause.sentence(), cause.name(), cause.remedy());
                 format!("✗ {name:<10} {sentence}{gap}{detail} [{label}]\n  {:<10} {fix}", "fix")
             }
         }
@@ -79,7 +79,7 @@ impl Step {
                 "cause": cause.name(),
                 "text": cause.sentence(),
                 "detail": detail,
-                "fix": cause.fix(),
+                "fix": cause.remedy(),
             }),
         }
     }
@@ -180,7 +180,7 @@ mod tests {
         let text = step.text(step.name);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "✗ port       nothing listens on this port: 127.0.0.1:1 [port_closed]");
-        assert_eq!(lines[1], format!("  fix        {}", Cause::PortClosed.fix()));
+        assert_eq!(lines[1], format!("  fix        {}", Cause::PortClosed.remedy()));
         assert_eq!(step.json(&Subject::default())["cause"], "port_closed");
     }
 
