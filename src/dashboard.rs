@@ -13,8 +13,12 @@ mod history;
 mod login;
 mod nodes;
 mod now;
+mod problem;
+mod questions;
+mod request;
 mod sampler;
 mod state;
+mod status;
 mod stream;
 mod tokens;
 
@@ -25,6 +29,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::middleware::map_response;
 use axum::routing::get;
 use axum::routing::post;
 use parking_lot::Mutex;
@@ -149,6 +154,7 @@ impl Dashboard {
             .route("/dashboard/api/log", post(act::log))
             .route("/dashboard/{*file}", get(files::file).post(answer::no_such_path))
             .method_not_allowed_fallback(answer::no_such_method)
+            .layer(map_response(answer::forbid_frames))
             .with_state(Arc::clone(self))
     }
 

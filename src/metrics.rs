@@ -4,6 +4,7 @@
 mod cluster;
 mod compression;
 mod dashboard;
+mod drops;
 mod events;
 mod flow;
 mod forget;
@@ -38,8 +39,10 @@ pub use cluster::ClusterMeters;
 pub use cluster::PeerDropCause;
 pub use compression::CompressionMeters;
 pub use dashboard::DashboardMeters;
+pub use drops::DropCause;
 pub use flow::FlowMeters;
 pub use flow::RuleMeters;
+pub use flow::Thinned;
 pub use forget::Found;
 pub use history::HistoryMeters;
 pub use ingest::IngestDropCause;
@@ -54,9 +57,12 @@ pub use usage::usage;
 pub use webhooks::AppWebhookMeters;
 pub use webhooks::WebhookMeters;
 
+use crate::metrics::drops::DropMeters;
 use crate::metrics::events::EventNames;
 use crate::metrics::history::HistoryFamilies;
 use crate::metrics::raw::RawMeters;
+use crate::metrics::sums::Handles;
+use crate::metrics::sums::Summed;
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -84,6 +90,7 @@ pub struct Metrics {
     pub cluster: Option<ClusterMeters>,
     /// The webhooks.
     pub webhooks: WebhookMeters,
+    summed: Summed,
 }
 
 /// The counters of one app, whose handles are made once.
@@ -118,30 +125,12 @@ pub struct AppMeters {
     /// Subscriptions with a view of other channels.
     pub views: Gauge,
     events: Arc<EventNames>,
-    drops: IntCounterVec,
+    drops: Arc<DropMeters>,
     forbidden: IntCounterVec,
     flow: IntCounterVec,
     raw: RawMeters,
     id: String,
     port: String,
-}
-
-/// Why events did not reach a connection. The names are values of the label `cause` of `gema_drops_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DropCause {
-    /// The connection read too slowly, and was closed with 4100.
-    SlowReader,
-    /// The connection was gone.
-    Disconnected,
-}
-
-impl DropCause {
-    fn label(self) -> &'static str {
-        match self {
-            Self::SlowReader => "slow_reader",
-            Self::Disconnected => "disconnected",
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -280,6 +269,7 @@ impl Metrics {
             limiter_local,
             cluster,
             webhooks,
+            summed: Summed::default(),
             port,
             registry,
         }
@@ -289,7 +279,7 @@ impl Metrics {
     pub fn app(&self, id: &str) -> AppMeters {
         let labels = &[id, &self.port];
         let by = &self.by_app;
-        AppMeters {
+        let meters = AppMeters {
             connected: by.connected.with_label_values(labels),
             new_connections: by.new_connections.with_label_values(labels),
             new_disconnections: by.new_disconnections.with_label_values(labels),
@@ -305,13 +295,21 @@ impl Metrics {
             users: by.users.with_label_values(labels),
             views: by.views.with_label_values(labels),
             events: Arc::new(EventNames::new(by.events.clone(), id, &self.port)),
-            drops: by.drops.clone(),
+            drops: Arc::new(DropMeters::new(&by.drops, id, &self.port)),
             forbidden: by.forbidden.clone(),
             flow: by.flow.clone(),
             raw: by.raw.clone(),
             id: id.to_owned(),
             port: self.port.clone(),
-        }
+        };
+        let handles = Handles {
+            deliveries: meters.deliveries.clone(),
+            transmitted_bytes: meters.transmitted_bytes.clone(),
+            drops: Arc::clone(&meters.drops),
+            events: Arc::clone(&meters.events),
+        };
+        self.summed.add(id, handles);
+        meters
     }
 
     /// Finds the series of these apps whose other labels are not known. It takes a while: call it without a lock.
@@ -345,11 +343,10 @@ impl Metrics {
         ] {
             let _ = counters.remove_label_values(&labels);
         }
-        for cause in [DropCause::SlowReader, DropCause::Disconnected] {
-            let _ = by.drops.remove_label_values(&[&*meters.id, &*self.port, cause.label()]);
-        }
+        meters.drops.forget();
         by.raw.forget(&labels);
         by.history.forget(&labels);
+        self.summed.forget(&meters.id);
         meters.events.forget();
         found.remove(&meters.id);
         if let Some(cluster) = &self.cluster {
@@ -419,7 +416,7 @@ impl AppMeters {
     /// Counts events that did not reach a connection.
     pub fn dropped(&self, cause: DropCause, events: u64) {
         if events > 0 {
-            self.drops.with_label_values(&[&self.id, &self.port, cause.label()]).inc_by(events);
+            self.drops.add(cause, events);
         }
     }
 }

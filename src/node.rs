@@ -92,6 +92,7 @@ impl Node {
         let rates = shared.then(|| Arc::new(Rates::new(&config.cluster, &config.redis, metrics.limiter_local.clone())));
         let store = store.map(Arc::new);
         let webhooks = Webhooks::new(config, cluster.clone(), store.clone(), metrics.webhooks.clone());
+        let refusals = Refusals::new(Arc::clone(&metrics));
         let node = Self {
             apps: Apps::default(),
             addresses: Arc::new(Addresses::new(
@@ -113,7 +114,7 @@ impl Node {
             store,
             webhooks: Arc::new(webhooks),
             compression: config.connections.compression.then(|| metrics.compression()),
-            refusals: Arc::new(Refusals::new(Arc::clone(&metrics))),
+            refusals: Arc::new(if config.dashboard.is_on() { refusals.counted_anew() } else { refusals }),
             metrics,
             total: ChannelTotal::new(config.connections.channels_total_max),
         };

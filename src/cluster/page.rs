@@ -28,6 +28,10 @@ use crate::redis::value::text;
 const STATUS_TIME: Duration = Duration::from_secs(15);
 /// A longer status is not one of gema's.
 const STATUS_BYTES_MAX: usize = 256 * 1024;
+/// A longer question is not one of gema's.
+const QUESTION_BYTES_MAX: usize = 64 * 1024;
+/// A longer answer is not one of gema's, which bounds each list in it.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How long another node has to answer a question.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Questions of other nodes that wait for the page; further ones get no answer.
@@ -75,6 +79,9 @@ impl Cluster {
 
     /// Asks the page of another node. `None` if it does not answer in time.
     pub async fn ask_page(&self, to: NodeId, question: &str) -> Option<Arc<str>> {
+        if question.len() > QUESTION_BYTES_MAX {
+            return None;
+        }
         let (answer, answered) = oneshot::channel();
         // All nodes receive all answers, so no two nodes may use the same number.
         let asked = Asked { all: &self.page, number: rand::random() };
@@ -86,8 +93,11 @@ impl Cluster {
         tokio::time::timeout(ANSWER_TIME, answered).await.ok()?.ok()
     }
 
-    /// Answers a question of another node's page.
+    /// Answers a question of another node's page, which takes no longer an answer than gema's own.
     pub fn answer_page(&self, question: &PageMessage, answer: &str) {
+        if answer.len() > ANSWER_BYTES_MAX {
+            return;
+        }
         let message =
             PageMessage { node: self.node(), to: question.node, request: question.request, text: answer.into() };
         self.announce(Envelope::Answer(message));
@@ -95,7 +105,8 @@ impl Cluster {
 
     /// A page of another node asks.
     pub(super) fn on_ask(&self, question: PageMessage) {
-        if let Some(received) = self.page.received.lock().as_ref().filter(|_| question.to == self.node()) {
+        let is_asked = question.to == self.node() && question.text.len() <= QUESTION_BYTES_MAX;
+        if let Some(received) = self.page.received.lock().as_ref().filter(|_| is_asked) {
             // A page that does not keep up does not answer.
             let _ = received.try_send(question);
         }
@@ -106,7 +117,9 @@ impl Cluster {
         if answer.to != self.node() {
             return;
         }
-        if let Some(asked) = self.page.asked.lock().remove(&answer.request) {
+        let asked = self.page.asked.lock().remove(&answer.request);
+        // Without an answer the question ends at once.
+        if let Some(asked) = asked.filter(|_| answer.text.len() <= ANSWER_BYTES_MAX) {
             let _ = asked.send(answer.text);
         }
     }
@@ -141,12 +154,14 @@ impl Cluster {
         peers.into_iter().zip(answers.iter().map(|answer| number(answer).unwrap_or_default())).collect()
     }
 
-    /// The channels of each other node, with the connections there.
-    pub async fn channels_by_node(&self, app: &str) -> Vec<(NodeId, Vec<(ChannelName, usize)>)> {
+    /// The channels of each other node, with the connections there, for each of these apps.
+    pub async fn channels_by_node(&self, apps: &[&str]) -> Vec<Vec<(NodeId, Vec<(ChannelName, usize)>)>> {
         let peers = self.peers();
-        let ask = |peer: &NodeId| cmd("HGETALL").arg(self.names.topics(*peer, app)).take();
-        let answers = self.ask_redis(peers.iter().map(ask).collect()).await.unwrap_or_default();
-        peers.into_iter().zip(answers.iter().map(crate::cluster::answers::channels)).collect()
+        let pairs = apps.iter().flat_map(|app| peers.iter().map(move |peer| (*peer, *app)));
+        let ask = |(peer, app)| cmd("HGETALL").arg(self.names.topics(peer, app)).take();
+        let answers = self.ask_redis(pairs.map(ask).collect()).await.unwrap_or_default();
+        let mut channels = answers.iter().map(crate::cluster::answers::channels);
+        apps.iter().map(|_| peers.iter().copied().zip(channels.by_ref()).collect()).collect()
     }
 
     async fn ask_redis(&self, commands: Vec<Cmd>) -> Option<Vec<Value>> {

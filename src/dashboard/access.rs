@@ -1,6 +1,8 @@
 //! Access: a token or a cookie for each path, an operator to act, and no page of another origin.
-//! Each handler of the API begins with [`Dashboard::viewer`] or [`Dashboard::operator`].
+//! `request` lets in whoever asks a handler of the API, by [`Dashboard::authorize`] or
+//! [`Dashboard::authorize_operator`].
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -24,6 +26,13 @@ const COOKIES_MAX: usize = 4;
 /// The cookie's name.
 pub(super) const COOKIE: &str = "gema_dashboard";
 
+/// One who acts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Actor {
+    pub(super) role: &'static str,
+    pub(super) address: IpAddr,
+}
+
 impl Dashboard {
     /// The role of whoever asks, who may look.
     pub(super) fn authorize<B>(&self, client: &Client, request: &Request<B>) -> Result<Role, Failure> {
@@ -38,8 +47,9 @@ impl Dashboard {
         })
     }
 
-    /// Like `authorize`, for what only an operator may do, and for no page of another origin.
-    pub(super) fn authorize_operator<B>(&self, client: &Client, request: &Request<B>) -> Result<(), Failure> {
+    /// Like `authorize`, for what only an operator may do, and for no page of another origin. Returns who acts, for the
+    /// log.
+    pub(super) fn authorize_operator<B>(&self, client: &Client, request: &Request<B>) -> Result<Actor, Failure> {
         let role = self.authorize(client, request)?;
         self.check_origin(client, request.headers())?;
         if role < Role::Operator {
@@ -47,7 +57,7 @@ impl Dashboard {
             let text = "Only an operator may do that. Log in with dashboard.operator_token.";
             return Err(Failure::new(StatusCode::FORBIDDEN, text));
         }
-        Ok(())
+        Ok(Actor { role: role.name(), address: self.api.client_address(client, request.headers()) })
     }
 
     /// Refuses a request to act that a page of another origin has made with the browser's cookie.

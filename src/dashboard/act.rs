@@ -1,14 +1,9 @@
 //! Acting: publish an event, disconnect a user, drain the node, change the log. Only operators may.
 //! The page's panel *Try* asks, and scripts do.
 
-use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -17,10 +12,11 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::dashboard::Dashboard;
+use crate::dashboard::access::Actor;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
 use crate::dashboard::connections;
-use crate::http::Client;
+use crate::dashboard::request::Action;
 use crate::node::Publication;
 use crate::protocol::code::TERMINATED;
 use crate::protocol::publish::PublisherEvent;
@@ -32,9 +28,11 @@ use crate::watch::verbosity::Detour;
 
 /// Minutes that a change of the log may last.
 const LOG_MINUTES_MAX: u64 = 24 * 60;
+/// Characters of a name in the log.
+const SHOWN_CHARS_MAX: usize = 200;
 
 #[derive(Deserialize)]
-struct Publish {
+pub(super) struct Publish {
     app: String,
     channel: String,
     event: String,
@@ -45,12 +43,8 @@ struct Publish {
 
 /// `POST /dashboard/api/publish`.
 pub(super) async fn publish(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
+    Action { dashboard, actor: Actor { role, address }, body: wanted }: Action<Publish>,
 ) -> Result<Response, Failure> {
-    dashboard.authorize_operator(&client, &request)?;
-    let wanted: Publish = answer::read(request).await?;
     let app = dashboard.app(&wanted.app)?;
     let rules = app.rules_for_request();
     // As with Pusher's libraries, data that is no text is sent as JSON in a text.
@@ -78,6 +72,10 @@ pub(super) async fn publish(
     }
     let publication = Publication { name: &event.name, data: &event.data, except: event.except };
     app.publish(&rules, &channel, &publication, Instant::now());
+    tracing::info!(
+        role, %address, app = wanted.app, channel = channel.as_str(), event = &*event.name,
+        "an operator publishes an event"
+    );
     Ok(answer::json(&json!({
         "channel": channel.as_str(),
         "nodes": nodes,
@@ -86,7 +84,7 @@ pub(super) async fn publish(
 }
 
 #[derive(Deserialize)]
-struct Disconnect {
+pub(super) struct Disconnect {
     app: String,
     #[serde(default)]
     user: Option<String>,
@@ -96,27 +94,33 @@ struct Disconnect {
 
 /// `POST /dashboard/api/disconnect`.
 pub(super) async fn disconnect(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
+    Action { dashboard, actor: Actor { role, address }, body: wanted }: Action<Disconnect>,
 ) -> Result<Response, Failure> {
-    dashboard.authorize_operator(&client, &request)?;
-    let wanted: Disconnect = answer::read(request).await?;
     let app = dashboard.app(&wanted.app)?;
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let closed = match (some(wanted.user), some(wanted.socket)) {
+    let (user, socket) = (some(wanted.user), some(wanted.socket));
+    let (shown_user, shown_socket) = (user.as_deref().map(cut), socket.as_deref().map(cut));
+    let closed = match (&user, &socket) {
         (Some(user), None) => {
-            let closed = app.terminate(&user).await;
+            let closed = app.terminate(user).await;
             closed.map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}.")).retry_after(1))?
         }
         (None, Some(socket)) => {
             let question = json!({ "path": "close", "app": wanted.app, "socket": socket });
-            let (own, (others, _)) =
-                tokio::join!(dashboard.close_own_socket(&wanted.app, socket), dashboard.ask_all(&question));
-            own + others.iter().filter_map(|answer| answer["closed"].as_u64()).sum::<u64>()
+            let (own, (others, failed)) =
+                tokio::join!(dashboard.close_own_socket(&wanted.app, socket.clone()), dashboard.ask_all(&question));
+            let closed = others.iter().filter_map(|answer| answer["closed"].as_u64());
+            let closed = closed.fold(own, u64::saturating_add);
+            // The connection may be on a node that lets no operator act.
+            match failed.into_iter().map(|(_, failure)| failure).find(Failure::is_forbidden) {
+                Some(forbidden) if closed == 0 => return Err(forbidden),
+                _ => closed,
+            }
         }
         _ => return Err(Failure::bad("Name either a user or a socket to disconnect.")),
     };
+    let (app, user, socket) = (&*wanted.app, shown_user, shown_socket);
+    tracing::info!(role, %address, app, user, socket, closed, "an operator closes connections");
     Ok(answer::json(&json!({ "closed": closed })))
 }
 
@@ -133,19 +137,22 @@ impl Dashboard {
     }
 }
 
+/// The beginning of a name that somebody has sent, for the log.
+fn cut(name: &str) -> &str {
+    let end = name.char_indices().nth(SHOWN_CHARS_MAX).map_or(name.len(), |(end, _)| end);
+    &name[..end]
+}
+
 #[derive(Deserialize)]
-struct Drain {
+pub(super) struct Drain {
     node: String,
 }
 
 /// `POST /dashboard/api/drain`.
 pub(super) async fn drain(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
+    Action { dashboard, actor: Actor { role, address }, body: Drain { node } }: Action<Drain>,
 ) -> Result<Response, Failure> {
-    dashboard.authorize_operator(&client, &request)?;
-    let Drain { node } = answer::read(request).await?;
+    tracing::info!(role, %address, node = cut(&node), "an operator drains a node");
     match node == dashboard.id() {
         true => dashboard.drain.cancel(),
         false => drop(dashboard.ask(&node, &json!({ "path": "drain" })).await?),
@@ -154,7 +161,7 @@ pub(super) async fn drain(
 }
 
 #[derive(Deserialize)]
-struct Log {
+pub(super) struct Log {
     level: String,
     #[serde(default)]
     minutes: Option<u64>,
@@ -168,12 +175,8 @@ struct Log {
 
 /// `POST /dashboard/api/log`.
 pub(super) async fn log(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
+    Action { dashboard, actor: Actor { role, address }, body: wanted }: Action<Log>,
 ) -> Result<Response, Failure> {
-    dashboard.authorize_operator(&client, &request)?;
-    let wanted: Log = answer::read(request).await?;
     let level = match &*wanted.level {
         "info" => LevelFilter::INFO,
         "debug" => LevelFilter::DEBUG,
@@ -193,7 +196,8 @@ pub(super) async fn log(
         None => Ok(None),
     };
     let (app, channel, user) = (some("app", wanted.app)?, some("channel", wanted.channel)?, some("user", wanted.user)?);
-    tracing::info!(level = wanted.level, minutes, app, channel, user, "the operator's page changes the log for a time");
+    let log_level = &*wanted.level;
+    tracing::info!(role, %address, log_level, minutes, app, channel, user, "an operator changes the log for a time");
     verbosity.set_detour(Detour { level, until: Instant::now() + time, app, channel, user });
     Ok(answer::json(&json!({ "until_ms": now_ms() + minutes * 60_000 })))
 }

@@ -19,6 +19,7 @@ use http_body_util::BodyExt;
 use http_body_util::Limited;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::dashboard::Dashboard;
@@ -51,6 +52,10 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
+    }
+
     pub(super) fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
@@ -81,6 +86,27 @@ pub(super) fn respond(status: StatusCode, value: &impl Serialize) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Lets no browser show an answer in a frame of another page.
+pub(super) async fn forbid_frames(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let policy = headers.entry(header::CONTENT_SECURITY_POLICY);
+    policy.or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    response
+}
+
+/// As many values as fit into so many bytes, in their order.
+pub(super) fn within<T: Serialize>(values: impl IntoIterator<Item = T>, bytes_max: usize) -> Vec<Value> {
+    let mut bytes = 0;
+    let values = values.into_iter().map(|value| json!(value));
+    let fits = |value: &Value| {
+        // With the comma.
+        bytes += value.to_string().len() + 1;
+        bytes <= bytes_max
+    };
+    values.take_while(fits).collect()
 }
 
 /// Reads a body that is JSON.

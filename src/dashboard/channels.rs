@@ -1,14 +1,11 @@
 //! The channels: the largest ones, and one with its members.
 //! The page's panel *Channels* asks.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::Request;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,9 +15,10 @@ use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
 use crate::dashboard::now::round;
-use crate::http::Client;
+use crate::dashboard::request::View;
 use crate::node::App;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::NodeId;
 use crate::registry::Activity;
 use crate::registry::ChannelInfo;
 use crate::watch::filter;
@@ -30,6 +28,10 @@ use crate::watch::now_ms;
 const CHANNELS_MAX: usize = 1000;
 /// Members of one answer.
 const MEMBERS_MAX: usize = 1000;
+/// Apps whose channels are asked for in one round trip to Redis.
+const APPS_AT_ONCE: usize = 100;
+/// Bytes of the channels or members of one answer.
+const ANSWER_BYTES_MAX: usize = 768 * 1024;
 
 #[derive(Deserialize)]
 pub(super) struct ListQuery {
@@ -49,6 +51,9 @@ pub(super) struct OneQuery {
     name: String,
 }
 
+/// The channels of the other nodes, with the connections there.
+type OtherChannels = Vec<(NodeId, Vec<(ChannelName, usize)>)>;
+
 /// A channel with its connections on each node.
 struct Found {
     app: Arc<App>,
@@ -60,46 +65,35 @@ struct Found {
 
 impl Found {
     fn subscribers(&self) -> usize {
-        self.nodes.iter().map(|(_, subscribers)| subscribers).sum()
+        self.nodes.iter().map(|(_, subscribers)| *subscribers).fold(0, usize::saturating_add)
     }
 }
 
 /// `GET /dashboard/api/channels`.
-pub(super) async fn list(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
-) -> Result<Response, Failure> {
-    dashboard.authorize(&client, &request)?;
-    let query: ListQuery = answer::parameters(&request)?;
+pub(super) async fn list(View { dashboard, query, .. }: View<ListQuery>) -> Result<Response, Failure> {
     let pattern = filter::one_star_each(&answer::short_pattern("match", query.pattern)?);
-    let mut found: Vec<Found> = Vec::new();
-    let apps = dashboard.node().all_apps();
-    for app in apps.iter().filter(|app| query.app.is_empty() || app.id == query.app) {
-        found.extend(dashboard.channels_of(app, &pattern).await);
+    let limit = query.limit.unwrap_or(100).clamp(1, CHANNELS_MAX);
+    let mut apps = dashboard.node().all_apps();
+    apps.retain(|app| query.app.is_empty() || app.id == query.app);
+    // Never closed.
+    let _turn = dashboard.searches.acquire().await;
+    let (mut found, mut total): (Vec<Found>, usize) = (Vec::new(), 0);
+    for apps in apps.chunks(APPS_AT_ONCE) {
+        let more = dashboard.channels_of(apps, &pattern).await;
+        total += more.len();
+        found.extend(more);
+        // Of many channels, only those are kept that may be shown.
+        sort(&mut found, &query.sort);
+        found.truncate(limit);
         // A server with many apps answers others meanwhile.
         tokio::task::yield_now().await;
     }
-    let (total, limit) = (found.len(), query.limit.unwrap_or(100).clamp(1, CHANNELS_MAX));
-    let now = Instant::now();
-    let events = |found: &Found| found.here.activity.map_or(0.0, |activity| activity.per_second(now));
-    match &*query.sort {
-        "events" => found.sort_by(|one, other| events(other).total_cmp(&events(one)).then(one.name.cmp(&other.name))),
-        _ => found.sort_by_cached_key(|found| (std::cmp::Reverse(found.subscribers()), found.name.clone())),
-    }
-    found.truncate(limit);
-    let shown: Vec<Value> = found.iter().map(channel).collect();
+    let shown = answer::within(found.iter().map(channel), ANSWER_BYTES_MAX);
     Ok(answer::json(&json!({ "channels": shown, "total": total })))
 }
 
 /// `GET /dashboard/api/channel`.
-pub(super) async fn one(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
-) -> Result<Response, Failure> {
-    dashboard.authorize(&client, &request)?;
-    let query: OneQuery = answer::parameters(&request)?;
+pub(super) async fn one(View { dashboard, query, .. }: View<OneQuery>) -> Result<Response, Failure> {
     let app = dashboard.app(&query.app)?;
     let name = parse(&query.name)?;
     let here = app.channel_here(&name);
@@ -117,7 +111,7 @@ pub(super) async fn one(
             json!({ "id": id, "info": info })
         };
         shown["members_total"] = all.len().into();
-        shown["members"] = all.iter().take(MEMBERS_MAX).map(member).collect();
+        shown["members"] = answer::within(all.iter().take(MEMBERS_MAX).map(member), ANSWER_BYTES_MAX).into();
     }
     Ok(answer::json(&shown))
 }
@@ -126,19 +120,37 @@ pub(super) fn parse(name: &str) -> Result<ChannelName, Failure> {
     ChannelName::parse(name, usize::MAX).map_err(|error| Failure::bad(format!("{error}.")))
 }
 
+/// Puts the largest or busiest channels first.
+fn sort(found: &mut [Found], by: &str) {
+    let now = Instant::now();
+    let events = |found: &Found| found.here.activity.map_or(0.0, |activity| activity.per_second(now));
+    match by {
+        "events" => found.sort_by(|one, other| events(other).total_cmp(&events(one)).then(one.name.cmp(&other.name))),
+        _ => found.sort_by_cached_key(|found| (Reverse(found.subscribers()), found.name.clone())),
+    }
+}
+
 impl Dashboard {
-    /// The occupied channels of an app on all nodes whose names match.
-    async fn channels_of(&self, app: &Arc<App>, pattern: &str) -> Vec<Found> {
+    /// The occupied channels of these apps on all nodes whose names match.
+    async fn channels_of(&self, apps: &[Arc<App>], pattern: &str) -> Vec<Found> {
+        let ids: Vec<&str> = apps.iter().map(|app| &*app.id).collect();
+        let mut others = match self.node().cluster() {
+            Some(cluster) => cluster.channels_by_node(&ids).await,
+            None => Vec::new(),
+        };
+        others.resize_with(apps.len(), Vec::new);
+        let each = apps.iter().zip(others);
+        each.flat_map(|(app, others)| self.channels_of_app(app, others, pattern)).collect()
+    }
+
+    /// Those of one app; `others` are the channels of the other nodes.
+    fn channels_of_app(&self, app: &Arc<App>, others: OtherChannels, pattern: &str) -> Vec<Found> {
         let is_wanted = |name: &ChannelName| pattern.is_empty() || filter::matches(pattern, name.as_str());
         let (id, mut found) = (self.id(), HashMap::new());
         for (name, here) in app.channels().into_iter().filter(|(name, _)| is_wanted(name)) {
             let nodes = vec![(id.clone(), here.subscriptions)];
             found.insert(name.clone(), Found { app: Arc::clone(app), name, here, nodes });
         }
-        let others = match self.node().cluster() {
-            Some(cluster) => cluster.channels_by_node(&app.id).await,
-            None => Vec::new(),
-        };
         for (node, channels) in others {
             for (name, subscribers) in channels.into_iter().filter(|(name, _)| name.user().is_none() && is_wanted(name))
             {

@@ -4,10 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::Request;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::http::Client;
+use crate::dashboard::request::View;
 use crate::node::Node;
 use crate::registry::connections::ConnectionInfo;
 use crate::registry::connections::ConnectionQuery;
@@ -26,6 +22,8 @@ use crate::registry::inbox::ShardMessage;
 
 /// Connections of one answer.
 pub(super) const CONNECTIONS_MAX: usize = 1000;
+/// Bytes of the connections of one answer, each of which may have long names. So an answer crosses to another node.
+const CONNECTIONS_BYTES_MAX: usize = 768 * 1024;
 /// How long a shard may take for one slice, which is long only if it is overloaded.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
@@ -40,13 +38,7 @@ pub(super) struct ConnectionsQuery {
 }
 
 /// `GET /dashboard/api/connections`.
-pub(super) async fn list(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
-) -> Result<Response, Failure> {
-    dashboard.authorize(&client, &request)?;
-    let query: ConnectionsQuery = answer::parameters(&request)?;
+pub(super) async fn list(View { dashboard, query, .. }: View<ConnectionsQuery>) -> Result<Response, Failure> {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let wanted = Wanted {
         app: some(query.app),
@@ -60,18 +52,16 @@ pub(super) async fn list(
     }
     let limit = query.limit.unwrap_or(100).clamp(1, CONNECTIONS_MAX);
     let question = json!({ "path": "connections", "wanted": wanted, "limit": limit });
-    let (mut answer, (others, silent)) =
-        tokio::join!(dashboard.own_connections(wanted, limit), dashboard.ask_all(&question));
-    let total = |answer: &Value| answer["total"].as_u64().unwrap_or_default();
-    for mut other in others {
-        answer["total"] = (total(&answer) + total(&other)).into();
-        if let (Some(own), Some(more)) = (answer["connections"].as_array_mut(), other["connections"].as_array_mut()) {
-            own.append(more);
-            own.truncate(limit);
-        }
-    }
-    answer["silent_nodes"] = silent.into();
-    Ok(answer::json(&answer))
+    let (own, (others, failed)) = tokio::join!(dashboard.own_connections(wanted, limit), dashboard.ask_all(&question));
+    let answers = || std::iter::once(&own).chain(&others);
+    let totals = answers().filter_map(|answer| answer["total"].as_u64());
+    let found = answers().filter_map(|answer| answer["connections"].as_array()).flatten().take(limit);
+    let silent: Vec<String> = failed.into_iter().map(|(node, _)| node).collect();
+    Ok(answer::json(&json!({
+        "connections": answer::within(found, CONNECTIONS_BYTES_MAX),
+        "total": totals.fold(0, u64::saturating_add),
+        "silent_nodes": silent,
+    })))
 }
 
 impl Dashboard {
@@ -81,7 +71,7 @@ impl Dashboard {
         let _turn = self.searches.acquire().await;
         let (found, total) = find(self.node(), wanted, limit).await;
         let id = self.id();
-        let found: Vec<Value> = found.iter().map(|info| connection(info, &id)).collect();
+        let found = answer::within(found.iter().map(|info| connection(info, &id)), CONNECTIONS_BYTES_MAX);
         json!({ "connections": found, "total": total })
     }
 }

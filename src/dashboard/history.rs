@@ -1,12 +1,6 @@
 //! The figures of the last 15 minutes or 24 hours, of all nodes or of one.
 //! The page draws its plots from them, and adds what the stream brings.
 
-use std::sync::Arc;
-
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::Request;
 use axum::response::Response;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -17,10 +11,15 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
-use crate::http::Client;
+use crate::dashboard::request::View;
 use crate::watch::history::History;
 use crate::watch::history::SERIES;
 use crate::watch::history::Sample;
+
+/// A day with a value for each minute.
+const BY_MINUTE: &str = "24h";
+/// The ranges; a quarter of an hour with a value for each second is the usual one.
+const RANGES: [&str; 3] = ["", "15m", BY_MINUTE];
 
 #[derive(Deserialize)]
 pub(super) struct HistoryQuery {
@@ -31,35 +30,31 @@ pub(super) struct HistoryQuery {
 }
 
 /// `GET /dashboard/api/history`.
-pub(super) async fn history(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
-) -> Result<Response, Failure> {
-    dashboard.authorize(&client, &request)?;
-    let query: HistoryQuery = answer::parameters(&request)?;
+pub(super) async fn history(View { dashboard, query, .. }: View<HistoryQuery>) -> Result<Response, Failure> {
+    if !RANGES.contains(&&*query.range) {
+        return Err(Failure::bad("range is 15m or 24h."));
+    }
     Ok(answer::json(&match &*query.node {
-        "" => of(&dashboard.watch().history_of_all, &query.range)?,
-        node if node == dashboard.id() => dashboard.own_history(&query.range)?,
+        "" => of(&dashboard.watch().history_of_all, &query.range),
+        node if node == dashboard.id() => dashboard.own_history(&query.range),
         node => dashboard.ask(node, &json!({ "path": "history", "range": query.range })).await?,
     }))
 }
 
 impl Dashboard {
     /// The series of this node.
-    pub(super) fn own_history(&self, range: &str) -> Result<Value, Failure> {
+    pub(super) fn own_history(&self, range: &str) -> Value {
         of(&self.watch().history, range)
     }
 }
 
 /// The series of a range.
-fn of(history: &Mutex<History>, range: &str) -> Result<Value, Failure> {
+fn of(history: &Mutex<History>, range: &str) -> Value {
     let (step_seconds, end, samples) = match range {
-        "" | "15m" => history.lock().seconds(),
-        "24h" => history.lock().minutes(),
-        _ => return Err(Failure::bad("range is 15m or 24h.")),
+        BY_MINUTE => history.lock().minutes(),
+        _ => history.lock().seconds(),
     };
-    Ok(json!({ "step_seconds": step_seconds, "end_ms": end * 1000, "series": series(&samples) }))
+    json!({ "step_seconds": step_seconds, "end_ms": end * 1000, "series": series(&samples) })
 }
 
 fn series(samples: &[Sample]) -> Map<String, Value> {

@@ -1,38 +1,33 @@
-//! The nodes of a cluster, as their pages tell each other: a status in Redis every two seconds, and questions over the
-//! bus.
+//! The other nodes of a cluster, as their pages tell: a status of each in Redis every two seconds.
 //! `Dashboard::run_with_others` keeps the table; the state, the sampler and the searches read it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use futures_util::future::join_all;
 use serde_json::Value;
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::cluster::NodeStatus;
 use crate::dashboard::Dashboard;
-use crate::dashboard::answer::Failure;
-use crate::dashboard::connections;
 use crate::dashboard::now::Now;
-use crate::dashboard::state;
+use crate::dashboard::problem::ShownProblem;
+use crate::dashboard::status::Status;
 use crate::protocol::envelope::NodeId;
-use crate::protocol::envelope::PageMessage;
-use crate::registry::connections::Wanted;
 use crate::watch::now_ms;
 
 /// How often a status is written and the others are read.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// A node whose status is older has hung, or is cut off.
 const LOST_AFTER: Duration = Duration::from_secs(7);
-/// How long a lost node is shown.
+/// How long a lost node is shown, unless another one takes its place before.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10 * 60);
-/// Problems in a status: the newest.
-const PROBLEMS_MAX: usize = 50;
+/// Lost nodes that are shown: more of them say nothing new.
+const LOST_MAX: usize = 50;
 /// How long the last status may take.
 const LAST_STATUS_TIME: Duration = Duration::from_millis(300);
 
@@ -47,23 +42,34 @@ pub(super) struct Nodes {
 /// Another node.
 #[derive(Debug, Clone)]
 struct OtherNode {
-    /// Its last status; null if it has no page.
-    status: Value,
+    /// Its last status; `None` if it has no page.
+    status: Option<Status>,
     /// When that was new.
     reported: Instant,
     reported_ms: u64,
     /// It was among the living at the last look.
     is_live: bool,
+    /// Another node has started in its place.
+    is_replaced: bool,
 }
 
 impl OtherNode {
     fn is_lost(&self, now: Instant) -> bool {
-        let is_silent = !self.status.is_null() && now.saturating_duration_since(self.reported) >= LOST_AFTER;
+        let is_silent = self.status.is_some() && now.saturating_duration_since(self.reported) >= LOST_AFTER;
         !self.is_live || is_silent
     }
 
+    /// Whether the page shows it.
+    fn is_shown(&self, now: Instant) -> bool {
+        !(self.is_replaced && self.is_lost(now))
+    }
+
     fn is_draining(&self) -> bool {
-        self.status["draining"] == true
+        self.status.as_ref().is_some_and(|status| status.draining)
+    }
+
+    fn name(&self, id: NodeId) -> String {
+        self.status.as_ref().map_or_else(|| id.to_string(), |status| status.name.clone())
     }
 }
 
@@ -73,96 +79,129 @@ impl Nodes {
         self.version
     }
 
+    /// Whether there is such a node.
+    pub(super) fn is_known(&self, id: NodeId) -> bool {
+        self.others.contains_key(&id)
+    }
+
     /// The nodes that are listed.
     fn known(&self) -> Vec<NodeId> {
         self.others.keys().copied().collect()
     }
 
-    /// Takes what Redis has of the nodes.
-    fn update(&mut self, statuses: Vec<NodeStatus>, now: Instant) {
+    /// Takes what Redis has of the nodes. `own` is this node.
+    fn update(&mut self, statuses: Vec<NodeStatus>, own: &Status, now: Instant) {
         self.version += 1;
         for node in self.others.values_mut() {
             node.is_live = false;
         }
         for NodeStatus { node: id, is_live, status } in statuses {
-            let status = status.and_then(|text| serde_json::from_str(&text).ok()).filter(Value::is_object);
-            let new = || OtherNode { status: Value::Null, reported: now, reported_ms: now_ms(), is_live };
+            let status = status.and_then(|text| Status::parse(&text));
+            let new = || OtherNode { status: None, reported: now, reported_ms: now_ms(), is_live, is_replaced: false };
             let node = self.others.entry(id).or_insert_with(new);
             node.is_live = is_live;
             let Some(status) = status else { continue };
-            if status["at_ms"] != node.status["at_ms"] {
+            if node.status.as_ref().is_none_or(|before| before.at_ms != status.at_ms) {
                 (node.reported, node.reported_ms) = (now, now_ms());
             }
-            node.status = status;
+            node.status = Some(status);
         }
         // A node that has drained has left as it should.
         self.others.retain(|_, node| {
             node.is_live || (!node.is_draining() && now.saturating_duration_since(node.reported) < FORGOTTEN_AFTER)
         });
+        self.find_replaced(own, now);
+        self.forget_lost(now);
+    }
+
+    /// A node that was killed comes back with another id: it has the same name and address, and has started since.
+    fn find_replaced(&mut self, own: &Status, now: Instant) {
+        let is_replaced = |status: &Status| {
+            let up = self.others.values().filter(|node| !node.is_lost(now)).filter_map(|node| node.status.as_ref());
+            up.chain([own]).any(|other| other.replaces(status))
+        };
+        let lost = self.others.iter().filter(|(_, node)| node.is_lost(now));
+        let replaced = lost.filter(|(_, node)| node.status.as_ref().is_some_and(is_replaced));
+        let replaced: BTreeSet<NodeId> = replaced.map(|(id, _)| *id).collect();
+        for (id, node) in &mut self.others {
+            node.is_replaced = replaced.contains(id);
+        }
+        self.others.retain(|_, node| node.is_live || !node.is_replaced);
+    }
+
+    /// Forgets the longest lost nodes if there are many.
+    fn forget_lost(&mut self, now: Instant) {
+        let gone = self.others.iter().filter(|(_, node)| node.is_lost(now) && !node.is_live);
+        let mut gone: Vec<(Instant, NodeId)> = gone.map(|(id, node)| (node.reported, *id)).collect();
+        gone.sort_unstable();
+        let over = gone.len().saturating_sub(LOST_MAX);
+        let forgotten: BTreeSet<NodeId> = gone.into_iter().take(over).map(|(_, id)| id).collect();
+        self.others.retain(|id, _| !forgotten.contains(id));
     }
 
     /// The figures of the nodes that report.
     pub(super) fn figures(&self, now: Instant) -> Vec<Now> {
         let up = self.others.values().filter(|node| !node.is_lost(now));
-        up.filter_map(|node| serde_json::from_value(node.status["now"].clone()).ok()).collect()
+        up.filter_map(|node| Some(node.status.as_ref()?.now.clone())).collect()
     }
 
     /// How many nodes report, and the names of those that do not any more.
     pub(super) fn counts(&self, now: Instant) -> (usize, Vec<String>) {
-        let lost = self.others.iter().filter(|(_, node)| node.is_lost(now));
-        let lost: Vec<String> = lost.map(|(id, node)| name(*id, node)).collect();
-        (self.others.len() - lost.len(), lost)
+        let shown: Vec<(&NodeId, &OtherNode)> = self.others.iter().filter(|(_, node)| node.is_shown(now)).collect();
+        let lost = shown.iter().filter(|(_, node)| node.is_lost(now));
+        let lost: Vec<String> = lost.map(|(id, node)| node.name(**id)).collect();
+        (shown.len() - lost.len(), lost)
     }
 
     /// The nodes for the page.
     pub(super) fn shown(&self, now: Instant) -> Vec<Value> {
-        self.others.iter().map(|(id, node)| shown(*id, node, now)).collect()
+        let shown_nodes = self.others.iter().filter(|(_, node)| node.is_shown(now));
+        shown_nodes.map(|(id, node)| shown(*id, node, now)).collect()
     }
 
     /// The problems of the other nodes.
-    pub(super) fn problems(&self) -> Vec<Value> {
-        self.others.values().filter_map(|node| node.status["problems"].as_array()).flatten().cloned().collect()
+    pub(super) fn problems(&self) -> Vec<ShownProblem> {
+        let statuses = self.others.values().filter_map(|node| node.status.as_ref());
+        statuses.flat_map(|status| status.problems.iter().cloned()).collect()
     }
 
     /// The nodes whose pages can be asked.
-    fn asked(&self, now: Instant) -> Vec<NodeId> {
-        self.others.iter().filter(|(_, node)| !node.status.is_null() && !node.is_lost(now)).map(|(id, _)| *id).collect()
+    pub(super) fn asked(&self, now: Instant) -> Vec<NodeId> {
+        self.others.iter().filter(|(_, node)| node.status.is_some() && !node.is_lost(now)).map(|(id, _)| *id).collect()
     }
 }
 
-fn name(id: NodeId, node: &OtherNode) -> String {
-    node.status["name"].as_str().map_or_else(|| id.to_string(), str::to_owned)
-}
-
+/// A node for the page. One without a page of its own has an id and a state only.
 fn shown(id: NodeId, node: &OtherNode, now: Instant) -> Value {
     let state = match () {
         () if node.is_lost(now) => "lost",
         () if node.is_draining() => "draining",
         () => "up",
     };
-    let mut shown = json!({ "id": id.to_string(), "name": name(id, node), "this": false, "state": state });
-    shown["seen_ms"] = node.reported_ms.into();
-    for field in [
-        "address",
-        "version",
-        "started_ms",
-        "connections",
-        "channels",
-        "events_per_second",
-        "deliveries_per_second",
-        "cpu",
-        "memory_bytes",
-    ] {
-        shown[field] = node.status[field].clone();
-    }
-    shown
+    let status = node.status.as_ref();
+    json!({
+        "id": id.to_string(),
+        "name": node.name(id),
+        "this": false,
+        "state": state,
+        "seen_ms": node.reported_ms,
+        "address": status.map(|status| &status.address),
+        "version": status.map(|status| &status.version),
+        "started_ms": status.map(|status| status.started_ms),
+        "connections": status.map(|status| status.connections),
+        "channels": status.map(|status| status.channels),
+        "events_per_second": status.map(|status| status.events_per_second),
+        "deliveries_per_second": status.map(|status| status.deliveries_per_second),
+        "cpu": status.map(|status| status.cpu),
+        "memory_bytes": status.map(|status| status.memory_bytes),
+    })
 }
 
 impl Dashboard {
     /// Tells the pages of the other nodes about this one, and answers their questions, until `stop`.
     pub async fn run_with_others(self: Arc<Self>, stop: CancellationToken) {
         let Some(cluster) = self.node().cluster().cloned() else { return };
-        let mut questions = cluster.page_questions();
+        let questions = cluster.page_questions();
         let mut interval = tokio::time::interval(STATUS_EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let work = async {
@@ -173,106 +212,34 @@ impl Dashboard {
                         self.exchange(&cluster).await;
                     }
                 },
-                self.answer_all(&cluster, &mut questions),
+                self.answer_all(&cluster, questions),
             )
         };
         stop.run_until_cancelled(work).await;
     }
 
     async fn exchange(&self, cluster: &Cluster) {
-        cluster.write_status(&self.status().to_string()).await;
+        let own = self.status();
+        cluster.write_status(&text(&own)).await;
         let known = self.nodes.lock().known();
         let statuses = cluster.statuses(&known).await;
         // Without Redis nothing is known of the others, which the sentence tells.
         if let Some(statuses) = statuses {
-            self.nodes.lock().update(statuses, Instant::now());
+            self.nodes.lock().update(statuses, &own, Instant::now());
         }
     }
 
     /// Tells the others at once that this node drains.
     pub async fn announce_draining(&self) {
         if let Some(cluster) = self.node().cluster() {
-            let told = async { cluster.write_status(&self.status().to_string()).await };
+            let told = async { cluster.write_status(&text(&self.status())).await };
             let _ = tokio::time::timeout(LAST_STATUS_TIME, told).await;
         }
     }
+}
 
-    /// This node for the others.
-    fn status(&self) -> Value {
-        let sampled = self.sampled();
-        let mut status = self.this_node(&sampled);
-        let problems = self.watch().problems.lock().since(0);
-        let id = self.id();
-        let problems: Vec<Value> = problems.iter().take(PROBLEMS_MAX).map(|one| state::problem(one, &id)).collect();
-        status["at_ms"] = now_ms().into();
-        status["draining"] = self.node().is_draining().into();
-        status["now"] = json!(sampled.own);
-        status["problems"] = problems.into();
-        status
-    }
-
-    async fn answer_all(&self, cluster: &Cluster, questions: &mut mpsc::Receiver<PageMessage>) {
-        while let Some(question) = questions.recv().await {
-            let asked = serde_json::from_str(&question.text).unwrap_or_default();
-            let answer = self.answer_other(&asked).await;
-            cluster.answer_page(&question, &answer.to_string());
-        }
-    }
-
-    /// The answer to another page, which has checked the role of whoever asks.
-    async fn answer_other(&self, asked: &Value) -> Value {
-        let limit = asked["limit"].as_u64().and_then(|limit| usize::try_from(limit).ok()).unwrap_or_default();
-        match asked["path"].as_str().unwrap_or_default() {
-            "state" => self.own_state(),
-            "history" => self.own_history(asked["range"].as_str().unwrap_or_default()).unwrap_or_default(),
-            "connections" => {
-                let wanted: Wanted = serde_json::from_value(asked["wanted"].clone()).unwrap_or_default();
-                self.own_connections(wanted, limit.min(connections::CONNECTIONS_MAX)).await
-            }
-            "close" => {
-                let (app, socket) = (asked["app"].as_str(), asked["socket"].as_str());
-                let closed = match app.zip(socket) {
-                    Some((app, socket)) => self.close_own_socket(app, socket.to_owned()).await,
-                    None => 0,
-                };
-                json!({ "closed": closed })
-            }
-            "drain" => {
-                self.drain.cancel();
-                json!({ "node": self.id() })
-            }
-            _ => Value::Null,
-        }
-    }
-
-    /// Asks the page of another node.
-    pub(super) async fn ask(&self, node: &str, question: &Value) -> Result<Value, Failure> {
-        let none = || Failure::not_found("There is no such node. State lists the ids of all nodes.");
-        let id = NodeId::parse(node).ok_or_else(none)?;
-        let cluster = self.node().cluster().ok_or_else(none)?;
-        if !self.nodes.lock().others.contains_key(&id) {
-            return Err(none());
-        }
-        let answer = cluster.ask_page(id, &question.to_string()).await;
-        answer.and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(|| {
-            let text = "This node does not answer. It hangs, or has no dashboard.token of its own.";
-            Failure::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, text).retry_after(2)
-        })
-    }
-
-    /// Asks the pages of all other nodes at once. Returns the answers, and the nodes that gave none.
-    pub(super) async fn ask_all(&self, question: &Value) -> (Vec<Value>, Vec<String>) {
-        let nodes = self.nodes.lock().asked(Instant::now());
-        let ask = async |node: NodeId| (node, self.ask(&node.to_string(), question).await);
-        let (mut answers, mut silent) = (Vec::new(), Vec::new());
-        for (node, answer) in join_all(nodes.into_iter().map(ask)).await {
-            match answer {
-                Ok(answer) => answers.push(answer),
-                Err(_) => silent.push(node.to_string()),
-            }
-        }
-        (answers, silent)
-    }
+fn text(status: &Status) -> String {
+    serde_json::to_string(status).expect("a status always becomes JSON")
 }
 
 #[cfg(test)]
@@ -282,6 +249,10 @@ mod tests {
     fn status(at_ms: u64, draining: bool) -> Option<String> {
         let now = json!({ "connections": 3 });
         Some(json!({ "name": "web-2", "at_ms": at_ms, "draining": draining, "now": now }).to_string())
+    }
+
+    fn own() -> Status {
+        Status { name: "web-1".to_owned(), ..Status::default() }
     }
 
     fn live(node: NodeId, status: Option<String>) -> NodeStatus {
@@ -298,21 +269,62 @@ mod tests {
         let [hangs, drains, leaves, bare] = [(); 4].map(|()| NodeId::random());
         let at = |seconds| begin + Duration::from_secs(seconds);
         let all = [(hangs, false), (drains, true), (leaves, false)].map(|(node, drains)| live(node, status(1, drains)));
-        nodes.update(all.into_iter().chain([live(bare, None)]).collect(), begin);
+        nodes.update(all.into_iter().chain([live(bare, None)]).collect(), &own(), begin);
         assert_eq!(nodes.counts(at(1)), (4, vec![]));
         assert_eq!(nodes.figures(at(1)).iter().map(|now| now.connections).sum::<u64>(), 9);
         // The first says nothing new. The second is gone, and the third drained and left between two looks. The last has
         // no page.
         let left = gone(leaves, status(2, true));
-        nodes.update(vec![live(hangs, status(1, false)), gone(drains, None), left, live(bare, None)], at(8));
+        nodes.update(vec![live(hangs, status(1, false)), gone(drains, None), left, live(bare, None)], &own(), at(8));
         assert_eq!(nodes.counts(at(8)), (1, vec!["web-2".to_owned()]));
         let states: Vec<Value> = nodes.shown(at(8)).iter().map(|node| node["state"].clone()).collect();
         assert!(states.contains(&json!("lost")) && states.contains(&json!("up")) && states.len() == 2);
-        nodes.update(vec![live(hangs, status(2, false)), live(bare, None)], at(9));
+        nodes.update(vec![live(hangs, status(2, false)), live(bare, None)], &own(), at(9));
         assert_eq!(nodes.counts(at(9)), (2, vec![]));
-        nodes.update(vec![gone(hangs, status(2, false))], at(10));
+        nodes.update(vec![gone(hangs, status(2, false))], &own(), at(10));
         assert_eq!(nodes.counts(at(10)).1.len(), 2);
-        nodes.update(vec![], at(10 + 600));
+        nodes.update(vec![], &own(), at(10 + 600));
         assert_eq!(nodes.counts(at(610)), (0, vec![]));
+    }
+
+    #[test]
+    fn a_node_that_is_back_takes_the_place_of_the_one_that_was_killed() {
+        let (mut nodes, begin) = (Nodes::default(), Instant::now());
+        let [old, new, third] = [(); 3].map(|()| NodeId::random());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let status = |name: &str, started_ms: u64, at_ms: u64| {
+            Some(
+                json!({ "name": name, "address": "0.0.0.0:6001", "started_ms": started_ms, "at_ms": at_ms })
+                    .to_string(),
+            )
+        };
+        let seen = |seconds: u64| status("web-2", 100, 1000 + seconds);
+        nodes.update(vec![live(old, seen(0)), live(third, status("web-3", 100, 1000))], &own(), begin);
+        // It is killed. Its lease and status last for some time, also beside the new node.
+        nodes.update(vec![live(old, seen(0)), live(third, status("web-3", 100, 1008))], &own(), at(8));
+        assert_eq!(nodes.counts(at(8)), (1, vec!["web-2".to_owned()]));
+        let others = |seconds: u64| {
+            [live(new, status("web-2", 9000, 9000 + seconds)), live(third, status("web-3", 100, 1000 + seconds))]
+        };
+        nodes.update(others(10).into_iter().chain([live(old, seen(0))]).collect(), &own(), at(10));
+        assert_eq!((nodes.counts(at(10)), nodes.shown(at(10)).len()), ((2, vec![]), 2));
+        nodes.update(others(40).into_iter().collect(), &own(), at(40));
+        assert!(!nodes.is_known(old));
+        // On its own page, the node that is back does not see its forerunner, either.
+        let own = Status::parse(&status("web-3", 20_000, 20_000).unwrap()).unwrap();
+        nodes.update(vec![live(new, status("web-2", 9000, 9050))], &own, at(50));
+        assert_eq!((nodes.counts(at(50)), nodes.is_known(third)), ((1, vec![]), false));
+    }
+
+    #[test]
+    fn lost_nodes_are_bounded_and_the_newest_are_shown() {
+        let (mut nodes, begin) = (Nodes::default(), Instant::now());
+        for number in 0..200 {
+            let node = live(NodeId::random(), status(number, false));
+            nodes.update(vec![node], &own(), begin + Duration::from_secs(number));
+        }
+        assert_eq!(nodes.others.len(), 1 + LOST_MAX);
+        let now = begin + Duration::from_secs(200);
+        assert!(nodes.others.values().all(|node| now - node.reported < Duration::from_secs(60)));
     }
 }

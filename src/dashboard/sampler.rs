@@ -1,25 +1,26 @@
 //! One look at everything each second: the figures, their history, the numbers of problems, and the sentence.
 //! `Dashboard::run` calls it; states and streams share what it found.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::Value;
-
 use crate::dashboard::Dashboard;
-use crate::dashboard::apps;
 use crate::dashboard::now::Now;
 use crate::dashboard::now::Rates;
+use crate::dashboard::now::Rule;
 use crate::metrics;
 use crate::metrics::Sums;
 use crate::refusal::Cause;
+use crate::refusal::NewRefusals;
 use crate::store::StoreState;
 use crate::watch::glance;
 use crate::watch::glance::Glance;
 use crate::watch::glance::Situation;
 use crate::watch::now_ms;
-use crate::watch::problems::Problem;
+use crate::watch::problems::Problems;
 use crate::watch::problems::Refused;
 
 /// Seconds of refusals that the sentence looks at.
@@ -43,8 +44,10 @@ pub(super) struct Sampled {
     pub(super) cpu: f64,
     pub(super) memory_bytes: u64,
     pub(super) redis: Redis,
-    pub(super) apps: Vec<Value>,
-    pub(super) flow_rules: Vec<Value>,
+    /// Publishes a second of the apps that have any.
+    pub(super) publishes: HashMap<Arc<str>, f64>,
+    /// Events in and out a second of the flow rules that have any.
+    pub(super) rules: HashMap<Rule, (f64, f64)>,
 }
 
 /// The link to Redis.
@@ -67,8 +70,13 @@ pub(super) struct Sampler {
     peak: u64,
     redis: Redis,
     /// Refusals by cause of the last seconds.
-    refusals: VecDeque<Vec<(String, u64)>>,
+    refusals: VecDeque<Vec<(Cause, u64)>>,
+    refused: RefusedSoFar,
 }
+
+/// Refusals by cause and app since the start, as the metrics count them.
+#[derive(Debug, Default)]
+struct RefusedSoFar(HashMap<(&'static str, Box<str>), u64>);
 
 impl Sampler {
     pub(super) fn new(dashboard: &Dashboard) -> Self {
@@ -80,6 +88,7 @@ impl Sampler {
             peak: 0,
             redis: Redis { since_ms: now_ms(), ..Redis::default() },
             refusals: VecDeque::new(),
+            refused: RefusedSoFar::default(),
         }
     }
 
@@ -89,8 +98,9 @@ impl Sampler {
         let seconds = at.saturating_duration_since(self.at).as_secs_f64();
         let sums = node.metrics().sums();
         let before = std::mem::replace(&mut self.sums, sums);
+        let refused = node.refusals().take_new();
         // The first look comes at once.
-        let rates = Rates { before: &before, after: &self.sums, seconds: seconds.max(0.1) };
+        let rates = Rates { before: &before, after: &self.sums, refused: &refused, seconds: seconds.max(0.1) };
         let connections = node.sockets() as u64;
         self.peak = self.peak.max(connections);
         let channels = node.channels() as u64;
@@ -98,16 +108,15 @@ impl Sampler {
         let mut now = own.clone();
         let others = dashboard.nodes.lock().figures(at);
         others.iter().for_each(|other| now.add(other));
-        let (apps, flow_rules) = (apps::apps(node, &rates), apps::flow_rules(node, &rates));
-        let counts = own.causes.iter().map(|(cause, rate)| (cause.clone(), (rate * rates.seconds).round() as u64));
-        self.refusals.push_back(counts.collect());
+        let (publishes, rules) = (rates.publishes(), rates.rules());
+        self.refusals.push_back(by_cause(&refused));
         if self.refusals.len() > REFUSALS_SECONDS {
             self.refusals.pop_front();
         }
         dashboard.watch().history.lock().add(at_ms / 1000, own.sample());
         dashboard.watch().history_of_all.lock().add(at_ms / 1000, now.sample());
         self.look_at_redis(dashboard, at_ms);
-        self.count_problems(dashboard, &before, at_ms);
+        self.count_problems(dashboard, refused, at_ms);
         let usage = metrics::usage().unwrap_or_default();
         let cpu = (usage.cpu_seconds - self.cpu_seconds).max(0.0) / seconds.max(0.1);
         (self.at, self.cpu_seconds, self.number) = (at, usage.cpu_seconds, self.number + 1);
@@ -120,8 +129,8 @@ impl Sampler {
             cpu: (cpu * 1000.0).round() / 1000.0,
             memory_bytes: usage.memory_bytes,
             redis: self.redis.clone(),
-            apps,
-            flow_rules,
+            publishes,
+            rules,
         }
     }
 
@@ -136,16 +145,10 @@ impl Sampler {
         self.redis = Redis { is_used: true, is_linked, buffer: buffer.min(1.0), since_ms: self.redis.since_ms };
     }
 
-    /// Takes the numbers of refusals from the metrics, and resolves what is over.
-    fn count_problems(&self, dashboard: &Dashboard, before: &Sums, at_ms: u64) {
-        // The first look takes everything: refusals may have come before it.
-        let none = HashMap::new();
-        let before = if self.number == 0 { &none } else { &before.refusals };
-        let refused = refused_since(before, &self.sums.refusals);
+    /// Adds the new refusals, and resolves what is over.
+    fn count_problems(&mut self, dashboard: &Dashboard, new: Vec<NewRefusals>, at_ms: u64) {
         let mut problems = dashboard.watch().problems.lock();
-        for refused in &refused {
-            problems.set_refused(refused, at_ms);
-        }
+        self.refused.add(new, &mut problems, at_ms);
         let mut lasting = Vec::new();
         match self.redis.is_used && !self.redis.is_linked {
             true => lasting.extend(REDIS_CODES),
@@ -162,8 +165,6 @@ impl Sampler {
         let (others, lost) = dashboard.nodes.lock().counts(at);
         let node = dashboard.node();
         let is_away = self.redis.is_used && !self.redis.is_linked;
-        let open = dashboard.watch().problems.lock().since(0);
-        let error = |problem: &&Problem| problem.is_error && !problem.is_resolved;
         Situation {
             nodes: 1 + others,
             lost,
@@ -177,34 +178,47 @@ impl Sampler {
             is_store_away: is_store_away(dashboard),
             drops: now.drops,
             webhooks: (node.webhooks().waiting() as u64, dashboard.config.webhooks.queue_events_max as u64),
-            error: open.iter().find(error).map(|problem| problem.sentence.clone()),
+            error: dashboard.watch().problems.lock().open_error(),
             refused: self.most_refused(),
         }
     }
 
     /// The most frequent cause of the last minute in words, and the number of all refusals.
     fn most_refused(&self) -> Option<(String, u64)> {
-        let mut counts: HashMap<&str, u64> = HashMap::new();
+        let mut counts: HashMap<&str, (u64, Cause)> = HashMap::new();
         for (cause, count) in self.refusals.iter().flatten() {
-            *counts.entry(cause).or_default() += count;
+            counts.entry(cause.name()).or_insert((0, *cause)).0 += count;
         }
-        let all = counts.values().sum();
-        let (most, _) = counts.into_iter().max_by_key(|(cause, count)| (*count, std::cmp::Reverse(*cause)))?;
-        let cause = Cause::ALL.iter().find(|cause| cause.name() == most)?;
-        Some((cause.sentence().to_owned(), all))
+        let all = counts.values().map(|(count, _)| count).sum();
+        let (_, (_, most)) = counts.into_iter().max_by_key(|(name, (count, _))| (*count, Reverse(*name)))?;
+        Some((most.sentence().to_owned(), all))
     }
 }
 
-/// The refusals by app and cause that have grown in number. The others are no news: their problem may be long forgotten.
-fn refused_since(before: &HashMap<(String, String), u64>, after: &HashMap<(String, String), u64>) -> Vec<Refused> {
-    let by_name: HashMap<&str, Cause> = Cause::ALL.iter().map(|cause| (cause.name(), *cause)).collect();
-    let grown = after.iter().filter(|(key, count)| before.get(*key) != Some(*count));
-    let refused = |((app, cause), count): (&(String, String), &u64)| {
-        let cause = by_name.get(&**cause)?;
-        let (sentence, remedy) = (cause.sentence(), cause.remedy());
-        Some(Refused { app: app.clone(), cause: cause.name(), sentence, remedy, count: *count })
-    };
-    grown.filter_map(refused).collect()
+impl RefusedSoFar {
+    /// Adds new refusals to their problems. The others are no news: their problem may be long forgotten.
+    fn add(&mut self, new: Vec<NewRefusals>, problems: &mut Problems, at_ms: u64) {
+        for NewRefusals { cause, app, count } in new {
+            let all = self.0.entry((cause.name(), app.clone())).or_default();
+            *all += count;
+            let (sentence, remedy) = (cause.sentence(), cause.remedy());
+            let refused = Refused { app: app.into(), cause: cause.name(), sentence, remedy, count: *all };
+            problems.set_refused(&refused, at_ms);
+        }
+    }
+}
+
+/// The refusals of all apps by cause.
+fn by_cause(new: &[NewRefusals]) -> Vec<(Cause, u64)> {
+    let mut counts: Vec<(Cause, u64)> = Vec::new();
+    // The causes come one after the other.
+    for NewRefusals { cause, count, .. } in new {
+        match counts.last_mut().filter(|(last, _)| last == cause) {
+            Some((_, all)) => *all += count,
+            None => counts.push((*cause, *count)),
+        }
+    }
+    counts
 }
 
 fn is_store_away(dashboard: &Dashboard) -> bool {
@@ -215,39 +229,48 @@ fn is_store_away(dashboard: &Dashboard) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::problems::Problems;
-
-    type Counts = HashMap<(String, String), u64>;
-
-    fn look(problems: &mut Problems, (before, after): (&Counts, &Counts), at_ms: u64) {
-        refused_since(before, after).iter().for_each(|refused| problems.set_refused(refused, at_ms));
-        problems.tick(at_ms, &[]);
-    }
+    use crate::metrics::Metrics;
+    use crate::refusal::Refusals;
+    use crate::refusal::Subject;
 
     #[test]
     fn refusals_that_do_not_grow_stay_forgotten_and_evict_nobody() {
-        let name = Cause::ALL[0].name().to_owned();
-        let counts = |apps: u32, count| -> Counts {
-            (0..apps).map(|app| ((format!("app-{app}"), name.clone()), count)).collect()
+        let refusals = Refusals::new(Arc::new(Metrics::new("soketi_", 6001, false))).counted_anew();
+        let refuse = |apps: u32| {
+            for app in 0..apps {
+                let app = format!("app-{app}");
+                refusals.add(Cause::ConnectOrigin, &Subject { app: &app, ..Subject::default() });
+            }
         };
-        let mut problems = Problems::default();
-        let (none, few) = (Counts::new(), counts(3, 7));
-        look(&mut problems, (&none, &few), 0);
+        let (mut problems, mut so_far) = (Problems::default(), RefusedSoFar::default());
+        let mut look = |problems: &mut Problems, at_ms: u64| {
+            so_far.add(refusals.take_new(), problems, at_ms);
+            problems.tick(at_ms, &[]);
+        };
+        (0..7).for_each(|_| refuse(3));
+        look(&mut problems, 0);
         assert_eq!(problems.since(0).len(), 3);
         let day = 24 * 3600 * 1000;
-        look(&mut problems, (&few, &few), day);
-        look(&mut problems, (&few, &few), day + 1000);
+        look(&mut problems, day);
+        look(&mut problems, day + 1000);
         assert!(problems.since(0).is_empty(), "refusals of the day before come back");
         // More kinds than are kept.
-        let many = counts(600, 7);
-        look(&mut problems, (&none, &many), day + 2000);
+        refuse(600);
+        look(&mut problems, day + 2000);
         let version = problems.version();
-        look(&mut problems, (&many, &many), day + 3000);
+        look(&mut problems, day + 3000);
         assert_eq!(problems.version(), version, "kinds take each other's place without an event");
-        let mut more = many.clone();
-        *more.get_mut(&("app-5".to_owned(), name.clone())).unwrap() = 8;
-        look(&mut problems, (&many, &more), day + 4000);
+        refuse(1);
+        look(&mut problems, day + 4000);
         let [problem] = &problems.since(version)[..] else { panic!("one has changed") };
-        assert_eq!((problem.count, problem.last_ms), (8, day + 4000));
+        assert_eq!((problem.count, problem.last_ms), (9, day + 4000));
+    }
+
+    #[test]
+    fn refusals_of_apps_are_added_by_cause() {
+        let new = |cause, app: &str, count| NewRefusals { cause, app: app.into(), count };
+        let all =
+            [new(Cause::ConnectOrigin, "a", 2), new(Cause::ConnectOrigin, "b", 3), new(Cause::ApiSignature, "a", 1)];
+        assert_eq!(by_cause(&all), [(Cause::ConnectOrigin, 5), (Cause::ApiSignature, 1)]);
     }
 }

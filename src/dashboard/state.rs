@@ -1,14 +1,10 @@
 //! Everything that is slow, in one answer: nodes, problems, apps, settings.
 //! The page asks for it when it opens and when it reconnects.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::Request;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,24 +13,29 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
+use crate::dashboard::apps;
+use crate::dashboard::problem::ShownProblem;
+use crate::dashboard::request::View;
 use crate::dashboard::sampler::Sampled;
-use crate::http::Client;
 use crate::watch::glance::Glance;
 use crate::watch::now_ms;
-use crate::watch::problems::Problem;
 use crate::webhook::EndpointReport;
 
 /// Endpoints of webhooks that one answer shows.
 const ENDPOINTS_MAX: usize = 500;
+/// Bytes of the problems of one answer. The lists of a state are so small together that it crosses to another node.
+const PROBLEMS_BYTES_MAX: usize = 384 * 1024;
+/// Bytes of the apps of one answer.
+const APPS_BYTES_MAX: usize = 192 * 1024;
+/// Bytes of the endpoints of one answer.
+const WEBHOOKS_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of the flow rules of one answer.
+const FLOW_RULES_BYTES_MAX: usize = 96 * 1024;
+/// Bytes of the settings of one answer.
+const SETTINGS_BYTES_MAX: usize = 96 * 1024;
 
 /// `GET /dashboard/api/state`.
-pub(super) async fn state(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
-) -> Result<Response, Failure> {
-    let role = dashboard.authorize(&client, &request)?;
-    let query: StateQuery = answer::parameters(&request)?;
+pub(super) async fn state(View { dashboard, role, query, .. }: View<StateQuery>) -> Result<Response, Failure> {
     let mut state = match &*query.node {
         "" => dashboard.merged_state(),
         node if node == dashboard.id() => dashboard.own_state(),
@@ -54,23 +55,23 @@ impl Dashboard {
     /// This node's state, with the nodes, figures and problems of all.
     fn merged_state(&self) -> Value {
         let mut state = self.own_state();
-        let nodes = self.nodes.lock();
+        let (others, problems) = {
+            let nodes = self.nodes.lock();
+            (nodes.shown(Instant::now()), nodes.problems())
+        };
         state["now"] = json!(self.sampled().now);
-        for (field, others) in [("nodes", nodes.shown(Instant::now())), ("problems", nodes.problems())] {
-            if let Some(own) = state[field].as_array_mut() {
-                own.extend(others);
-            }
+        if let Some(own) = state["nodes"].as_array_mut() {
+            own.extend(others);
         }
-        if let Some(problems) = state["problems"].as_array_mut() {
-            problems.sort_by_key(|problem| std::cmp::Reverse(problem["last_ms"].as_u64()));
-        }
+        let mut problems: Vec<ShownProblem> = self.problems().chain(problems).collect();
+        problems.sort_by_key(|problem| Reverse(problem.last_ms));
+        state["problems"] = answer::within(problems, PROBLEMS_BYTES_MAX).into();
         state
     }
 
     /// This node's state.
     pub(super) fn own_state(&self) -> Value {
         let sampled = self.sampled();
-        let problems = self.watch().problems.lock().since(0);
         let redis = &sampled.redis;
         json!({
             "now_ms": now_ms(),
@@ -87,24 +88,30 @@ impl Dashboard {
             },
             "now": sampled.own,
             "limits": { "connections_max": self.node().sockets_max() },
-            "problems": problems.iter().map(|one| problem(one, &self.id())).collect::<Vec<_>>(),
-            "apps": sampled.apps,
-            "webhooks": self.webhooks(),
-            "flow_rules": sampled.flow_rules,
-            "settings": self.settings(),
+            "problems": answer::within(self.problems(), PROBLEMS_BYTES_MAX),
+            "apps": answer::within(apps::apps(self.node(), &sampled), APPS_BYTES_MAX),
+            "webhooks": answer::within(self.webhooks(), WEBHOOKS_BYTES_MAX),
+            "flow_rules": answer::within(apps::flow_rules(self.node(), &sampled), FLOW_RULES_BYTES_MAX),
+            "settings": answer::within(self.settings(), SETTINGS_BYTES_MAX),
             "snippets": self.snippets(),
             "warnings": self.settings.load().warnings,
             "public": self.public(),
         })
     }
 
+    /// The problems of this node, the newest change first.
+    fn problems(&self) -> impl Iterator<Item = ShownProblem> {
+        let (problems, id) = (self.watch().problems.lock().since(0), self.id());
+        problems.into_iter().map(move |problem| ShownProblem::of(&problem, &id))
+    }
+
     /// This node, as the page lists it.
-    pub(super) fn this_node(&self, sampled: &Sampled) -> Value {
+    fn this_node(&self, sampled: &Sampled) -> Value {
         let now = &sampled.own;
         json!({
             "id": self.id(),
             "name": host_name(),
-            "address": format!("{}:{}", self.config.server.host, self.port),
+            "address": self.address(),
             "this": true,
             "state": if self.node().is_draining() { "draining" } else { "up" },
             "version": env!("GEMA_VERSION"),
@@ -203,25 +210,4 @@ pub(super) fn host_name() -> String {
 /// The sentence for the page.
 pub(super) fn glance(glance: &Glance) -> Value {
     json!({ "level": glance.level.name(), "code": glance.code, "values": glance.values, "text": glance.text })
-}
-
-/// A problem for the page; `node` is the one that has it.
-pub(super) fn problem(problem: &Problem, node: &str) -> Value {
-    let mut place: serde_json::Map<String, Value> =
-        problem.place.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
-    place.entry("node").or_insert_with(|| node.into());
-    json!({
-        "id": format!("{}|{node}", problem.id()),
-        "code": problem.code,
-        "level": if problem.is_error { "error" } else { "warn" },
-        "count": problem.count,
-        "first_ms": problem.first_ms,
-        "last_ms": problem.last_ms,
-        "resolved": problem.is_resolved,
-        "sentence": problem.sentence,
-        "remedy": problem.remedy,
-        "where": place,
-        "detail": problem.detail,
-        "live": problem.live,
-    })
 }

@@ -9,12 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::http::HeaderValue;
-use axum::http::Request;
 use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::Response;
@@ -28,9 +25,10 @@ use serde_json::json;
 use crate::dashboard::Dashboard;
 use crate::dashboard::answer;
 use crate::dashboard::answer::Failure;
+use crate::dashboard::problem::ShownProblem;
+use crate::dashboard::request::View;
 use crate::dashboard::state;
 use crate::dashboard::tokens;
-use crate::http::Client;
 use crate::watch::filter::Filter;
 use crate::watch::live::Row;
 use crate::watch::live::Watching;
@@ -51,19 +49,16 @@ pub(super) struct StreamQuery {
 }
 
 /// `GET /dashboard/api/stream`.
-pub(super) async fn stream(
-    State(dashboard): State<Arc<Dashboard>>,
-    Extension(client): Extension<Client>,
-    request: Request<Body>,
-) -> Result<Response, Failure> {
-    dashboard.authorize(&client, &request)?;
-    let query: StreamQuery = answer::parameters(&request)?;
+pub(super) async fn stream(View { dashboard, address, query, .. }: View<StreamQuery>) -> Result<Response, Failure> {
     let too_many = || {
-        let text = "As many pages are open as may be. Close one, or try again later.";
+        let text = format!(
+            "As many pages are open as may be: {STREAMS_OF_ADDRESS_MAX} of one address, {} of all. Close one, or try again \
+             later.",
+            dashboard.streams.most
+        );
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5)
     };
     let filter = answer::short_pattern("filter", query.filter)?;
-    let address = dashboard.api.client_address(&client, request.headers());
     let place = Place::take(&dashboard, address).ok_or_else(too_many)?;
     let watching = match &*query.live {
         "" | "0" => None,
@@ -146,7 +141,7 @@ struct Stream {
     problems: u64,
     problems_at: u64,
     /// The problems of other nodes, as of this look at them.
-    others: HashMap<String, Value>,
+    others: HashMap<String, ShownProblem>,
     nodes: u64,
     glance: String,
     is_bye_sent: bool,
@@ -243,16 +238,16 @@ impl Stream {
         drop(problems);
         self.problems = version;
         let id = dashboard.id();
-        let mut changed: Vec<Value> = changed.iter().map(|one| state::problem(one, &id)).collect();
+        let mut changed: Vec<ShownProblem> = changed.iter().map(|one| ShownProblem::of(one, &id)).collect();
         changed.extend(self.problems_of_others(dashboard));
         if !changed.is_empty() {
             self.problems_at = second;
-            add(text, "problems", &changed.into());
+            add(text, "problems", &json!(changed));
         }
     }
 
     /// The problems of other nodes that have changed.
-    fn problems_of_others(&mut self, dashboard: &Dashboard) -> Vec<Value> {
+    fn problems_of_others(&mut self, dashboard: &Dashboard) -> Vec<ShownProblem> {
         let nodes = dashboard.nodes.lock();
         if nodes.version() == self.nodes {
             return Vec::new();
@@ -260,10 +255,9 @@ impl Stream {
         self.nodes = nodes.version();
         let all = nodes.problems();
         drop(nodes);
-        let id = |problem: &Value| problem["id"].as_str().unwrap_or_default().to_owned();
         let before = std::mem::take(&mut self.others);
-        self.others = all.iter().map(|problem| (id(problem), problem.clone())).collect();
-        all.into_iter().filter(|problem| before.get(&id(problem)) != Some(problem)).collect()
+        self.others = all.iter().map(|problem| (problem.id.clone(), problem.clone())).collect();
+        all.into_iter().filter(|problem| before.get(&problem.id) != Some(problem)).collect()
     }
 }
 

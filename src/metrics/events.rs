@@ -39,6 +39,14 @@ impl EventNames {
         }
     }
 
+    /// How many events of publishers, and how many of clients.
+    pub(super) fn sums(&self) -> (u64, u64) {
+        let known = self.known.read();
+        let clients = known.get(CLIENTS).map_or(0, IntCounter::get);
+        let all: u64 = known.values().map(IntCounter::get).sum();
+        (all.saturating_sub(clients), clients)
+    }
+
     pub(super) fn count_clients(&self) {
         self.count(CLIENTS);
     }

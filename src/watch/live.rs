@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -14,6 +13,7 @@ use parking_lot::Mutex;
 use crate::watch::Watch;
 use crate::watch::filter::Filter;
 use crate::watch::kinds;
+use crate::watch::now_ms;
 use crate::watch::record::Record;
 
 /// Rows a second of one watcher: more than a person can read.
@@ -21,6 +21,8 @@ pub const ROWS_PER_SECOND: u64 = 50;
 /// Events a second that are looked at for all watchers together. A filter must see an event to know it; a flood of
 /// events must not cost more.
 const LOOKS_PER_SECOND: u64 = 2000;
+/// A thread that looks at the clock may be so much later with its event.
+const LATE_SECONDS_MAX: u64 = 2;
 /// Rows that wait for a watcher who does not read; further ones are counted.
 const WAITING_MAX: usize = 150;
 /// Watchers of live rows at once.
@@ -48,7 +50,6 @@ pub struct Live {
     next: AtomicU64,
     /// The events that are looked at.
     looks: Quota,
-    began: Instant,
 }
 
 /// One who watches.
@@ -80,7 +81,6 @@ impl Default for Live {
             change: Mutex::new(()),
             next: AtomicU64::new(1),
             looks: Quota::default(),
-            began: Instant::now(),
         }
     }
 }
@@ -123,7 +123,7 @@ impl Live {
     /// event need not even be formatted. Those who see everything want no more than their rows; a filter may want each
     /// event.
     pub(super) fn has_capacity(&self) -> bool {
-        let (watchers, second) = (self.watchers.load(), self.second());
+        let (watchers, second) = (self.watchers.load(), now_ms() / 1000);
         let may_want = watchers.iter().any(|watcher| !watcher.filter.is_empty() || watcher.has_capacity(second));
         if may_want && self.looks.take(second, LOOKS_PER_SECOND) {
             return true;
@@ -136,7 +136,8 @@ impl Live {
 
     /// Offers an event to all watchers.
     pub(super) fn offer(&self, record: Record) {
-        let (watchers, second) = (self.watchers.load(), self.second());
+        // The second that the row shows, so that no second has more rows than a watcher may get.
+        let (watchers, second) = (self.watchers.load(), record.at_ms / 1000);
         let kind = kinds::kind(&record);
         let is_filtered = watchers.iter().any(|watcher| !watcher.filter.is_empty());
         let sentence = if is_filtered { record.text.to_lowercase() } else { String::new() };
@@ -153,11 +154,6 @@ impl Live {
         for watcher in others.into_iter().chain([first]) {
             watcher.push(Arc::clone(&row));
         }
-    }
-
-    /// Seconds since the start.
-    fn second(&self) -> u64 {
-        self.began.elapsed().as_secs() + 1
     }
 
     /// The memory of all rows that wait.
@@ -187,18 +183,25 @@ impl Watcher {
 
 impl Quota {
     fn is_left(&self, second: u64, most: u64) -> bool {
-        let used = self.0.load(Ordering::Relaxed);
-        used >> 32 != second || used & u64::from(u32::MAX) < most
+        let (_, used) = Self::used(self.0.load(Ordering::Relaxed), second);
+        used < most
     }
 
     /// Takes one of this second's.
     fn take(&self, second: u64, most: u64) -> bool {
-        let next = |used: u64| match used >> 32 == second {
-            true if used & u64::from(u32::MAX) >= most => None,
-            true => Some(used + 1),
-            false => Some(second << 32 | 1),
+        let next = |value: u64| {
+            let (second, used) = Self::used(value, second);
+            (used < most).then_some(second << 32 | (used + 1))
         };
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    /// The second that counts, and how many are used in it. Another thread may be a little late; a clock that was set
+    /// back begins anew.
+    fn used(value: u64, second: u64) -> (u64, u64) {
+        let (counted, used) = (value >> 32, value & u64::from(u32::MAX));
+        let is_late = (counted.saturating_sub(LATE_SECONDS_MAX)..=counted).contains(&second);
+        if is_late { (counted, used) } else { (second, 0) }
     }
 }
 
@@ -241,14 +244,22 @@ mod tests {
     fn a_viewer_gets_so_many_rows_a_second_and_the_rest_as_a_number() {
         let watch = Arc::new(Watch::default());
         let (live, watching) = (&watch.live, watch.view(Filter::default()).unwrap());
-        let second = live.second();
         for _ in 0..500 {
             live.offer(record("a"));
         }
-        let seconds = live.second() - second + 1;
         let (rows, left_out) = watching.take();
-        assert!((50..=50 * seconds as usize).contains(&rows.len()), "{} in {seconds} s", rows.len());
-        assert_eq!(rows.len() as u64 + left_out, 500);
+        assert_eq!((rows.len(), left_out), (50, 450));
+        // One that is late takes a row of the second that has begun, and the next second has rows of its own.
+        let at = |second: u64| Record { at_ms: second * 1000, ..record("a") };
+        for second in [7, 6, 7, 8, 9] {
+            (0..30).for_each(|_| live.offer(at(second)));
+        }
+        let (rows, left_out) = watching.take();
+        let of = |second: u64| rows.iter().filter(|row| row.record.at_ms == second * 1000).count();
+        assert_eq!(([6, 7, 8, 9].map(of), left_out), ([20, 30, 30, 30], 40));
+        // The clock is set back.
+        live.offer(at(2));
+        assert_eq!(watching.take().0.len(), 1);
         assert!(rows.windows(2).all(|pair| pair[0].id < pair[1].id));
         assert_eq!(rows[0].kind, "connect");
     }
@@ -257,9 +268,9 @@ mod tests {
     fn a_filter_looks_at_so_many_events_a_second_and_the_rest_are_a_number() {
         let watch = Arc::new(Watch::default());
         let (live, watching) = (&watch.live, watch.view(Filter::parse("app:nobody")).unwrap());
-        let second = live.second();
+        let second = now_ms() / 1000;
         let looked = (0..10_000).filter(|_| live.has_capacity()).inspect(|_| live.offer(record("a"))).count() as u64;
-        let seconds = live.second() - second + 1;
+        let seconds = now_ms() / 1000 - second + 1;
         assert!((LOOKS_PER_SECOND..=LOOKS_PER_SECOND * seconds).contains(&looked), "{looked} in {seconds} s");
         let (rows, left_out) = watching.take();
         assert_eq!((rows.len(), left_out), (0, 10_000 - looked));

@@ -18,6 +18,8 @@ const RESOLVED_AFTER_MS: u64 = 5 * 60 * 1000;
 const FORGOTTEN_AFTER_MS: u64 = 24 * 3600 * 1000;
 /// Characters of a name in `where`.
 const NAME_CHARS_MAX: usize = 200;
+/// Characters of a detail, which has all other fields.
+const DETAIL_CHARS_MAX: usize = 1000;
 
 /// The identity of a problem: its code, the app's id, and the rule or endpoint.
 type Key = (String, String, String);
@@ -215,6 +217,12 @@ impl Problems {
         changed
     }
 
+    /// The sentence of the error that has changed last, if one is open.
+    pub fn open_error(&self) -> Option<String> {
+        let open = self.by_key.values().filter(|problem| problem.is_error && !problem.is_resolved);
+        open.max_by_key(|problem| problem.version).map(|problem| problem.sentence.clone())
+    }
+
     /// The memory that they take.
     pub(super) fn bytes(&self) -> usize {
         self.by_key.values().map(Problem::bytes).sum()
@@ -276,7 +284,8 @@ fn detail(record: &Record) -> String {
     let others =
         record.fields.iter().filter(|(name, _)| !KNOWN.contains(name) && PLACES.iter().all(|(field, _)| field != name));
     let others = others.map(|(name, value)| format!("{name}: {value}"));
-    record.field("detail").map(str::to_owned).into_iter().chain(others).collect::<Vec<_>>().join("; ")
+    let all = record.field("detail").map(str::to_owned).into_iter().chain(others).collect::<Vec<_>>().join("; ");
+    all.chars().take(DETAIL_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

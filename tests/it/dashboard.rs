@@ -24,12 +24,12 @@ pub(crate) const VIEWER: &str = "viewer-token-0123456789";
 pub(crate) const OPERATOR: &str = "operator-token-0123456789";
 
 /// The program with both tokens.
-async fn start(variables: &[(&str, &str)]) -> Process {
+pub(crate) async fn start(variables: &[(&str, &str)]) -> Process {
     let tokens = [("GEMA_DASHBOARD_TOKEN", VIEWER), ("GEMA_DASHBOARD_OPERATOR_TOKEN", OPERATOR)];
     Process::start(&[&tokens[..], variables].concat()).await
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
@@ -42,13 +42,13 @@ pub(crate) async fn post(process: &Process, path: &str, token: &str, body: &Valu
     request(process.metrics_address, "POST", path, &[("Authorization", &bearer(token))], body.as_bytes()).await
 }
 
-async fn login(process: &Process, token: &str) -> Answer {
+pub(crate) async fn login(process: &Process, token: &str) -> Answer {
     let body = json!({ "token": token }).to_string();
     request(process.metrics_address, "POST", "/dashboard/api/login", &[], body.as_bytes()).await
 }
 
 /// The cookie that an answer sets, without its attributes.
-fn cookie(answer: &Answer) -> String {
+pub(crate) fn cookie(answer: &Answer) -> String {
     let set = answer.header("set-cookie").unwrap_or_else(|| panic!("no cookie: {answer:?}"));
     set.split(';').next().unwrap().to_owned()
 }
@@ -144,6 +144,11 @@ impl Events {
         rows["rows"].as_array().unwrap().iter().find(|row| is_it(row)).unwrap().clone()
     }
 
+    /// The first row of this kind.
+    pub(crate) async fn row_of(&mut self, kind: &str) -> Value {
+        self.row(|row| row["kind"] == kind).await
+    }
+
     /// The problem with this code, once it has come.
     pub(crate) async fn problem(&mut self, code: &str) -> Value {
         let until = Instant::now() + PATIENCE;
@@ -156,7 +161,7 @@ impl Events {
 }
 
 /// Each path that wants a token, with a body where it takes one.
-fn paths() -> Vec<(&'static str, &'static str, Value)> {
+pub(crate) fn paths() -> Vec<(&'static str, &'static str, Value)> {
     vec![
         ("GET", "/dashboard/api/state", Value::Null),
         ("GET", "/dashboard/api/history?range=15m", Value::Null),
@@ -410,7 +415,7 @@ async fn the_stream_brings_figures_problems_and_rows() {
     events.row(|row| row["kind"] == "disconnect").await;
 }
 
-async fn connect(process: &Process) -> Client {
+pub(crate) async fn connect(process: &Process) -> Client {
     let mut client = Client::open(process.address, "/app/app-key?protocol=7&client=js&version=8.4.0", &[]).await;
     client.established().await;
     client

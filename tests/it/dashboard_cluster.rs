@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use futures_util::StreamExt;
 use serde_json::Value;
 use serde_json::json;
 use support::client::PATIENCE;
@@ -98,6 +99,90 @@ async fn a_node_that_hangs_or_dies_is_lost_and_the_sentence_says_so() {
     becomes(one, "/dashboard/api/state", |state| states(state) == ["up", "up", "up"]).await;
     dies.process().signal("KILL");
     becomes(one, "/dashboard/api/state", lost).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_back_takes_the_place_of_the_one_that_was_killed() {
+    let redis = TestRedis::shared().await;
+    let cluster = cluster(redis);
+    let [one, dies] = cluster.nodes().await;
+    let one = one.process();
+    let two_are_up = |state: &Value| states(state) == ["up", "up"];
+    becomes(one, "/dashboard/api/state", two_are_up).await;
+    let port = dies.process().address.port().to_string();
+    dies.kill().await;
+    becomes(one, "/dashboard/api/state", |state| states(state) == ["lost", "up"]).await;
+    let back = cluster.with("GEMA_SERVER_PORT", &port).node().await;
+    let state = becomes(one, "/dashboard/api/state", two_are_up).await;
+    assert_eq!(state["glance"]["values"]["nodes"], 2, "{}", state["glance"]);
+    // The new one does not list its forerunner, either.
+    becomes(back.process(), "/dashboard/api/state", two_are_up).await;
+}
+
+#[tokio::test]
+async fn a_node_without_an_operators_token_lets_no_operator_of_another_act() {
+    let redis = TestRedis::shared().await;
+    let looks = Cluster::on(redis).with("GEMA_DASHBOARD_TOKEN", VIEWER);
+    let (acts, looks) = (looks.with("GEMA_DASHBOARD_OPERATOR_TOKEN", OPERATOR).node().await, looks.node().await);
+    let mut client = looks.member("presence-warehouse", "siti").await;
+    let (acts, looks) = (acts.process(), looks.process());
+    let found = becomes(acts, "/dashboard/api/connections?user=siti", |found| found["total"] == 1).await;
+    let connection = &found["connections"][0];
+    let closed = json!({ "app": "app-id", "socket": connection["socket"] });
+    let drained = json!({ "node": connection["node"] });
+    for (path, body) in [("disconnect", closed), ("drain", drained)] {
+        let answer = post(acts, &format!("/dashboard/api/{path}"), OPERATOR, &body).await;
+        let reason = answer.refused(403);
+        assert!(reason.contains("dashboard.operator_token") && reason.contains("Set it there"), "{path}: {reason}");
+    }
+    assert_eq!(states(&get(looks, "/dashboard/api/state", VIEWER).await.ok()), ["up", "up"]);
+    client.nothing_came().await;
+}
+
+#[tokio::test]
+async fn an_answer_of_another_node_is_bounded() {
+    let redis = TestRedis::shared().await;
+    let cluster = cluster(redis);
+    let [one, other] = cluster.nodes().await;
+    let (one, other) = (one.process(), other.process());
+    becomes(one, "/dashboard/api/state", |state| states(state) == ["up", "up"]).await;
+    let id = get(other, "/dashboard/api/state", VIEWER).await.ok()["node"].as_str().unwrap().to_owned();
+    // It answers nothing by itself from now on.
+    other.signal("STOP");
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port())).unwrap();
+    let mut control = client.get_async_pubsub().await.unwrap();
+    control.subscribe(cluster.key("nodes")).await.unwrap();
+    let mut messages = control.into_on_message();
+    let path = format!("/dashboard/api/history?node={id}");
+    let answers = [
+        (json!({ "name": "short" }).to_string(), 200),
+        (json!({ "name": "x".repeat(1024 * 1024) }).to_string(), 503),
+        ("[]".to_owned(), 503),
+    ];
+    for (body, status) in answers {
+        // An answer may come too late on a busy machine.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = async {
+                loop {
+                    let message: Vec<u8> = messages.next().await.unwrap().get_payload().unwrap();
+                    let text = String::from_utf8_lossy(&message).into_owned();
+                    let Some(ask) = text.strip_prefix("gema/1 ask ") else { continue };
+                    let fields: Vec<&str> = ask.split(' ').collect();
+                    let (asker, request) = (fields[0], fields[2]);
+                    let answer = format!("gema/1 answer {id} {asker} {request} {}\n{body}", body.len());
+                    return redis.run::<()>(&["PUBLISH", &cluster.key("nodes"), &answer]).await;
+                }
+            };
+            let (asked, ()) = tokio::join!(get(one, &path, VIEWER), answer);
+            if asked.status == status {
+                assert!(status != 200 || asked.ok()["name"] == "short", "{asked:?}");
+                break;
+            }
+            assert!(asked.status == 503 && Instant::now() < until, "{status}: {} {}", asked.status, asked.body.len());
+        }
+    }
+    other.signal("CONT");
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod compression;
 mod connection;
 mod dashboard;
 mod dashboard_cluster;
+mod dashboard_input;
 mod drain;
 mod flow;
 mod flow_input;
