@@ -41,7 +41,8 @@ pub(super) struct Status {
 impl Status {
     /// Reads the status of another node. `None` if it is not one of gema's.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut status: Self = serde_json::from_str(text).ok()?;
+        // A list would be taken for the fields in their order.
+        let mut status: Self = text.starts_with('{').then(|| serde_json::from_str(text).ok())??;
         status.problems.truncate(PROBLEMS_MAX);
         Some(Self {
             name: shortened(status.name),
