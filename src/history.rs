@@ -2,6 +2,7 @@
 //! `registry` holds a [`channel::ChannelHistory`] for each channel that has a rule.
 
 pub mod channel;
+mod explain;
 pub mod log;
 pub mod reader;
 pub mod rule;
