@@ -11,19 +11,20 @@ use crate::config::schema;
 use crate::config::settings::allowed_origins;
 use crate::config::settings::apps;
 use crate::config::settings::flow_rules;
+use crate::config::settings::history_rules;
 use crate::config::settings::webhooks;
 use crate::config::settings::webhooks::LeftOut;
 use crate::config::warnings;
 use crate::config::{App, AppEntry, Limits, RawClients};
 
-/// Limits that bound sizes and times, and flow rules, which protect nobody. A row whose value for one of them cannot be
+/// Limits that bound sizes and times, and rules for floods and histories, which protect nobody. A row whose value for one of them cannot be
 /// used is served with that of `[limits]`. Nothing stands in for the others: they protect by what they say.
 #[rustfmt::skip]
-const REPLACED: [&str; 12] = [
+const REPLACED: [&str; 14] = [
     "max_presence_members_per_channel", "max_presence_member_size_in_kb", "max_presence_user_id_length",
     "max_channel_name_length", "max_event_channels_at_once", "max_event_name_length", "max_event_payload_in_kb",
     "max_event_batch_size", "max_watchlist_size", "cache_ttl_seconds", "user_authentication_timeout_seconds",
-    "flow_rules",
+    "flow_rules", "history_rules", "history_bytes_max",
 ];
 
 /// Without doubt nobody may hear what was meant for others.
@@ -85,6 +86,7 @@ impl App {
         };
         let mut app = entry.resolve(limits);
         found.extend(settle_flow_rules(table, &entry, &mut app, limits));
+        found.extend(settle_history_rules(table, &entry, &mut app, limits));
         if let Some(text) = app.limits.raw_conflict() {
             found.push(Fault::new(format!("{table}.raw_clients"), format!("{text}; {WITHOUT_RAW}")));
             app.limits.raw_clients = RawClients::default();
@@ -148,6 +150,18 @@ fn settle_flow_rules(table: &str, entry: &AppEntry, app: &mut App, limits: &Limi
         flow_rules::of_encrypted("limits", of_rules, &app.limits, &mut faults);
     }
     faults.0
+}
+
+/// Checks the history rules of a row. With a mistake in them the app has those of `limits`.
+fn settle_history_rules(table: &str, entry: &AppEntry, app: &mut App, limits: &Limits) -> Vec<Fault> {
+    let Some(rules) = &entry.history_rules else { return Vec::new() };
+    let mut faults = FaultList::default();
+    history_rules::of_rules(&format!("{table}.history_rules"), rules, &mut faults);
+    if faults.0.is_empty() {
+        return history_rules::row_warnings(table, &app.limits);
+    }
+    app.limits.history_rules.clone_from(&limits.history_rules);
+    faults.0.into_iter().map(|fault| meanwhile(fault, "history_rules")).collect()
 }
 
 /// A column's value as a setting like this one; none if it is not set. As with Soketi, empty is not set, and MySQL has
@@ -219,6 +233,7 @@ mod tests {
     use super::*;
     use crate::config::fault::sentences;
     use crate::flow::rule::FlowRule;
+    use crate::history::rule::HistoryRule;
 
     fn read(columns: &Json) -> Result<RowApp, Vec<Fault>> {
         let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
@@ -369,6 +384,53 @@ mod tests {
             assert!(warnings.iter().all(|text| text.ends_with("; meanwhile limits.flow_rules holds")), "{warnings:?}");
             assert!(warnings[0].starts_with(says), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn history_rules_of_a_row_count_unless_one_of_them_is_wrong() {
+        let of_limits: Vec<HistoryRule> = serde_json::from_str(r#"[{"match":"*","seconds":9}]"#).unwrap();
+        let limits = Limits { history_rules: of_limits.clone(), ..Limits::default() };
+        let read = |columns: &Json| {
+            let mut row = json!({ "id": "a", "key": "k", "secret": "hush" }).as_object().unwrap().clone();
+            row.extend(columns.as_object().unwrap().clone());
+            let read = App::from_row("apps", &row, &limits).unwrap();
+            (read.app.limits, sentences(&read.warnings))
+        };
+        let good = json!([{ "match": "a", "seconds": "60", "replay": { "last": 5 } }]);
+        for column in [good.clone(), json!(good.to_string()), json!({ "0": good[0] })] {
+            let (limits, warnings) = read(&json!({ "history_rules": column, "history_bytes_max": "1048576" }));
+            let rule = &limits.history_rules[0];
+            assert_eq!((rule.seconds, rule.last(), limits.history_bytes_max), (60, 5, 1_048_576), "{column}");
+            assert_eq!(warnings, Vec::<String>::new());
+        }
+        for none in [json!([]), json!("[]"), json!("{}")] {
+            assert_eq!(read(&json!({ "history_rules": none })).0.history_rules, [], "{none}");
+        }
+        assert_eq!(read(&json!({ "history_rules": null })).0.history_rules, of_limits);
+        for (wrong, says) in [
+            (json!([{ "match": "a" }, good[0]]), "0.seconds is missing; it is how long an event is kept"),
+            (json!([{ "match": "a", "seconds": 3601 }]), "0.seconds is 3601; it must be between 1 and 3600"),
+            (json!([{ "match": "a", "seconds": 5, "replay": "last" }]), "0.replay is \"last\"; it must be"),
+        ] {
+            let (limits, warnings) = read(&json!({ "history_rules": wrong }));
+            assert_eq!(limits.history_rules, of_limits, "{wrong}");
+            assert!(
+                warnings.iter().all(|text| text.ends_with("; meanwhile limits.history_rules holds")),
+                "{warnings:?}"
+            );
+            assert!(warnings[0].starts_with(&format!("apps.history_rules.{says}")), "{warnings:?}");
+        }
+        let (limits, warnings) = read(&json!({ "history_bytes_max": 7 }));
+        assert_eq!(
+            (limits.history_bytes_max, warnings.len()),
+            (Limits::default().history_bytes_max, 1),
+            "{warnings:?}"
+        );
+        let twice = json!([good[0], { "match": "A", "seconds": 1 }]);
+        let (_, warnings) = read(&json!({ "history_rules": twice, "history_bytes_max": 4096 }));
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[0].starts_with("apps.history_rules.1 never decides"), "{warnings:?}");
+        assert!(warnings[1].starts_with("apps.history_rules.0.bytes_max is 1048576, but all channels"), "{warnings:?}");
     }
 
     #[test]

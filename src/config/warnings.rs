@@ -8,6 +8,7 @@ use crate::config::KeyPair;
 use crate::config::StoreDriver;
 use crate::config::fault::{Fault, FaultList};
 use crate::config::settings::flow_rules;
+use crate::config::settings::history_rules;
 use crate::config::settings::webhooks;
 
 impl Config {
@@ -54,6 +55,7 @@ impl Config {
             let rules = entry.flow_rules.as_deref().unwrap_or_default();
             warnings.0.extend(flow_rules::warnings(&format!("apps.{index}.flow_rules"), rules));
         }
+        warnings.0.extend(history_rules::warnings(&self.limits, &self.apps));
         for app in self.apps() {
             self.warn_of_app(&app, &mut warnings);
         }

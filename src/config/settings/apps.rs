@@ -121,10 +121,10 @@ limits! {
     pub channel_default: Decision = Decision::Allow,
     /// Rules for floods of events; the first rule that matches the channel and names the event decides.
     pub flow_rules: Vec<FlowRule> = Vec::new(),
-    /// Rules for what users get that come back; the first rule that matches the channel decides.
+    /// Rules for users that come back after a cut; the first rule that matches the channel decides.
     pub history_rules: Vec<HistoryRule> = Vec::new(),
     /// Memory for the events that an app's channels keep by these rules, in bytes.
-    pub history_bytes_max: usize = 67_108_864,
+    pub history_bytes_max: usize = 64 * 1024 * 1024 => 4096..=1024 * 1024 * 1024 * 1024,
     /// The channels of clients that do not speak Pusher's protocol.
     pub raw_clients: RawClients = RawClients::default(),
 }

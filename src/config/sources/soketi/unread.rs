@@ -17,10 +17,11 @@ const OURS: [&str; 6] = ["app_store", "connections", "ingest", "limiter", "limit
 const SHARED: [&str; 3] = ["cluster", "metrics", "webhooks"];
 /// Fields of an app that Soketi does not have.
 #[rustfmt::skip]
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "allow_public_client_events", "allowed_origins", "cache_ttl_seconds", "channel_default", "channel_rules",
-    "enable_subscription_count", "enable_watchlist", "flow_rules", "keys", "max_presence_user_id_length",
-    "max_watchlist_size", "raw_clients", "require_tls", "user_authentication_timeout_seconds",
+    "enable_subscription_count", "enable_watchlist", "flow_rules", "history_bytes_max", "history_rules", "keys",
+    "max_presence_user_id_length", "max_watchlist_size", "raw_clients", "require_tls",
+    "user_authentication_timeout_seconds",
 ];
 /// Where an app belongs that a file names.
 const PLACE_OF_APP: &str =
