@@ -11,6 +11,7 @@ use crate::config;
 use crate::flow::rules::Choice;
 use crate::flow::rules::FlowRules;
 use crate::flow::rules::choose;
+use crate::history::rule::HistoryRules;
 use crate::limiter::Allowance;
 use crate::limiter::TooFast;
 use crate::limiter::shared::Rates;
@@ -36,6 +37,7 @@ pub struct Rules {
     /// The app is no longer configured.
     pub(super) is_removed: bool,
     flow: FlowRules,
+    history: HistoryRules,
     backend_events: Option<Rate>,
     read_requests: Option<Rate>,
 }
@@ -50,6 +52,7 @@ impl Rules {
             keys: Keys::new(settings.keys.iter().map(|pair| (&*pair.key, pair.secret.expose()))),
             is_removed: false,
             flow: FlowRules::new(&settings.limits.flow_rules),
+            history: HistoryRules::new(&settings.limits.history_rules),
             backend_events: rate(settings.limits.max_backend_events_per_second, "backend_events"),
             read_requests: rate(settings.limits.max_read_requests_per_second, "read_requests"),
             settings,
@@ -70,6 +73,11 @@ impl Rules {
     /// The flow rules.
     pub(super) fn flow(&self) -> &FlowRules {
         &self.flow
+    }
+
+    /// The history rules.
+    pub(super) fn history(&self) -> &HistoryRules {
+        &self.history
     }
 
     /// The channel whose rules hold for `channel`: itself, or the one of which it is a view.

@@ -25,7 +25,15 @@ impl App {
     /// Checks the right to join a channel.
     pub fn grant(&self, rules: &Rules, verifier: Verifier<'_>, subscribe: &Subscribe) -> Result<Grant, SubscribeError> {
         let stars = self.cluster.as_ref().is_none_or(|cluster| cluster.has_patterns());
-        let grant = verifier.grant(subscribe, rules.subscribe_limits(stars))?;
+        let limits = rules.subscribe_limits(stars);
+        let grant = verifier.grant(subscribe, limits)?;
+        if let Some(user) = grant.user().filter(|_| rules.history().of_channel(grant.channel()).is_some()) {
+            // Places of users are remembered by their ids. That of a sign-in has a bound of its own.
+            let is_signed_in = verifier.user.is_some_and(|signed_in| signed_in.id == user.id);
+            if !is_signed_in {
+                user.check(limits.member).map_err(SubscribeError::from)?;
+            }
+        }
         let allowed = rules.limits().policy().subscribe(&rules.ruled(grant.channel()));
         allowed.inspect_err(|why| self.count_forbidden("subscribe", why))?;
         Ok(grant)

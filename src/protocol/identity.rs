@@ -42,8 +42,10 @@ pub enum IdentityError {
     #[error("watchlist must be an array of user-id strings")]
     NoWatchlist,
     /// A `user_id` or `user_info` beyond its limit.
-    #[error("The {field} of a presence member must not exceed {limit}")]
+    #[error("The {field} of a {whose} must not exceed {limit}")]
     TooLarge {
+        /// `presence member` or `user`.
+        whose: &'static str,
         /// `user_id` or `user_info`.
         field: &'static str,
         /// The limit with its unit.
@@ -85,13 +87,10 @@ impl Member {
     }
 
     fn check(self, limits: MemberLimits) -> Result<Self, IdentityError> {
-        if self.user_id.chars().count() > limits.user_id_length_max {
-            let limit = format!("{} characters", limits.user_id_length_max);
-            return Err(IdentityError::TooLarge { field: "user_id", limit });
-        }
+        check_length(&self.user_id, "presence member", limits)?;
         if self.user_info.len() > limits.user_info_bytes_max {
             let limit = format!("{} bytes", limits.user_info_bytes_max);
-            return Err(IdentityError::TooLarge { field: "user_info", limit });
+            return Err(IdentityError::TooLarge { whose: "presence member", field: "user_info", limit });
         }
         Ok(self)
     }
@@ -117,6 +116,19 @@ impl KnownUser {
         let data: ChannelData<'_> = json::object(channel_data)?;
         text_or_number(data.user_id).filter(|id| !id.is_empty()).map(Arc::from)
     }
+
+    /// Checks the length of the id.
+    pub fn check(&self, limits: MemberLimits) -> Result<(), IdentityError> {
+        check_length(&self.id, "user", limits)
+    }
+}
+
+fn check_length(id: &str, whose: &'static str, limits: MemberLimits) -> Result<(), IdentityError> {
+    if id.chars().count() > limits.user_id_length_max {
+        let limit = format!("{} characters", limits.user_id_length_max);
+        return Err(IdentityError::TooLarge { whose, field: "user_id", limit });
+    }
+    Ok(())
 }
 
 /// An identity bound to a connection by `pusher:signin`.

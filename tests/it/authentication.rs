@@ -591,6 +591,39 @@ async fn provoke_api(server: &TestServer) -> Vec<Answer> {
     answers
 }
 
+#[tokio::test]
+async fn the_id_of_a_user_who_may_come_back_has_a_bound() {
+    let server = TestServer::start_with(|config| {
+        config.limits.history_rules = serde_json::from_value(json!([{ "match": "orders.*", "seconds": 60 }])).unwrap();
+        config.limits.max_presence_user_id_length = 8;
+    })
+    .await;
+    let mut client = server.connect().await;
+    let data = |id: &str| json!({ "user_id": id }).to_string();
+    let auth = |client: &Client, channel: &str, data: &str| channel_auth(&client.socket_id, channel, Some(data));
+    for channel in ["private-orders.1", "private-encrypted-orders.1", "private-other"] {
+        // Characters count, not bytes, and nothing counts without a rule.
+        for id in ["12345678", "éééééééé", "123456789", &"é".repeat(10_000)] {
+            let (data, is_long) = (data(id), id.chars().count() > 8);
+            let auth = auth(&client, channel, &data);
+            if is_long && channel != "private-other" {
+                send(&mut client, channel, &auth, Some(&data)).await;
+                let message = "The user_id of a user must not exceed 8 characters";
+                client.next_refusal(channel, "LimitReached", 413, message).await;
+            } else {
+                accepted(&mut client, channel, &auth, Some(&data)).await;
+            }
+        }
+    }
+    // Without an id there is no user, and a sign-in has a bound of its own.
+    let none = r#"{"user_info":{}}"#;
+    let without = auth(&client, "private-orders.1", none);
+    accepted(&mut client, "private-orders.1", &without, Some(none)).await;
+    client.sign_in(&json!({ "id": "a-long-user-id" })).await;
+    let alone = channel_auth(&client.socket_id, "private-orders.1", None);
+    accepted(&mut client, "private-orders.1", &alone, None).await;
+}
+
 // G-201
 #[tokio::test]
 async fn no_secret_is_told_to_anybody() {
