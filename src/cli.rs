@@ -2,9 +2,9 @@
 //! `main` calls it.
 
 pub mod doctor;
-mod flow_rules;
 mod invocation;
 mod page;
+mod rules;
 
 use self::invocation::{Invocation, invocation};
 
@@ -31,6 +31,7 @@ use crate::config::Limits;
 use crate::config::Loaded;
 use crate::dashboard;
 use crate::flow::rules::FlowRules;
+use crate::history::rule::HistoryRules;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelKind;
 use crate::protocol::channel::ChannelName;
@@ -201,6 +202,8 @@ fn explain(limits: &Limits, channel: &str, events: &[String]) -> Vec<String> {
         let decision = flow_rules.explain_event(&name, event);
         format!("{channel}, event {event}: {decision}")
     }));
+    let history_rules = HistoryRules::new(&limits.history_rules);
+    lines.extend((!history_rules.is_empty()).then(|| format!("{channel}: {}", history_rules.explain(&name))));
     lines
 }
 
@@ -272,7 +275,7 @@ async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode>
         warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
     }
     info!(%address, %metrics_address, workers, open_files, "ready");
-    flow_rules::log(config);
+    rules::log(config);
     if let Some(token) = &process.page {
         token.print(metrics_address, &config.server.path_prefix);
     }
@@ -324,7 +327,7 @@ async fn reload(files: &[PathBuf], process: &Process, server: &Server) {
             process.verbosity.set_level(telemetry::level(new.config.log.level));
             server.show(process.settings(&new, &unchanged));
             info!("the configuration has been read anew");
-            flow_rules::log(&new.config);
+            rules::log(&new.config);
         }
         Err(error) => {
             error!("{error}");

@@ -633,8 +633,8 @@ fn a_rule_with_a_prefix_in_any_case_is_refused() {
     }
 }
 
-/// What `check` makes of flow rules in the text of a TOML file, without the file's name.
-fn of_flow_rules(name: &str, text: &str) -> Vec<String> {
+/// What `check` makes of rules in the text of a TOML file, without the file's name.
+fn of_rules(name: &str, text: &str) -> Vec<String> {
     let file = file(name, text);
     let found = faults(&["check", "--config", &file], &[]);
     let texts = found.iter().filter_map(|line| line.strip_prefix("fault: "));
@@ -725,7 +725,7 @@ snapshot = { max_age_seconds = "long" }
         "limits.flow_rules.5.snapshot.max_age_seconds (42) is \"long\"; it must be a whole number",
     ]
     .map(str::to_owned);
-    let mut found = of_flow_rules("flow_faults.toml", text);
+    let mut found = of_rules("flow_faults.toml", text);
     found.sort();
     expected.sort();
     for (found, expected) in found.iter().zip(&expected) {
@@ -740,14 +740,14 @@ fn figures_of_encrypted_data_are_a_fault() {
     let aggregate = "aggregate = { value = 'v', window_ms = 1000 }\n";
     let rule = |pattern: &str| format!("[[limits.flow_rules]]\nmatch = '{pattern}'\n{aggregate}");
     for pattern in ["scada-secret", "Scada-*", "*"] {
-        let found = of_flow_rules("encrypted.toml", &format!("{encrypted}{}", rule(pattern)));
+        let found = of_rules("encrypted.toml", &format!("{encrypted}{}", rule(pattern)));
         let text = format!(
             "limits.flow_rules.0.aggregate (6) cannot read the data of {pattern}, since limits.channel_rules.0 requires \
              encrypted channels there; use conflate, or another match"
         );
         assert_eq!(found, [text]);
     }
-    let found = of_flow_rules(
+    let found = of_rules(
         "encrypted.toml",
         &format!("{}[[apps]]\nid='a'\nkey='k'\nsecret='s'\n{}", rule("scada-*"), encrypted.replace("limits", "apps")),
     );
@@ -851,6 +851,196 @@ fn flow_rules_come_from_each_source_and_have_its_name() {
         let found = faults(&["check"], &[("GEMA_LIMITS_FLOW_RULES", none)]);
         assert!(found[0].contains("(from GEMA_LIMITS_FLOW_RULES) must be a"), "{found:?}");
     }
+}
+
+#[test]
+fn every_mistake_of_a_history_rule_is_told_with_its_line() {
+    let text = r#"
+[limits]
+history_bytes_max = 4095
+
+[[limits.history_rules]]
+match = "private-a"
+seconds = 3601
+events_max = 0
+bytes_max = 67108865
+replay = "Returning"
+
+[[limits.history_rules]]
+second = 5
+replay = { lats = 1 }
+
+[[limits.history_rules]]
+match = "c"
+seconds = 0
+events_max = 100000
+replay = { last = 100001 }
+
+[[limits.history_rules]]
+match = "d"
+seconds = "long"
+replay = { last = "x" }
+
+[[apps]]
+id = "a"
+key = "k"
+secret = "s"
+history_rules = [{ match = "e", seconds = 5, bytes_max = 4095, replay = 7 }, { match = "f", seconds = 1, replay.last = 0 }]
+"#;
+    let replay = "it must be \"returning\" or { last = 10 }";
+    let mut expected = [
+        "limits.history_bytes_max (3) is 4095; it must be between 4096 and 1099511627776",
+        "limits.history_rules.0.match (6) is \"private-a\"; it must be a name without private-, presence-, encrypted- and cache-, which it covers all, in any case",
+        "limits.history_rules.0.seconds (7) is 3601; it must be between 1 and 3600",
+        "limits.history_rules.0.events_max (8) is 0; it must be between 1 and 100000",
+        "limits.history_rules.0.bytes_max (9) is 67108865; it must be between 4096 and 67108864",
+        &format!("limits.history_rules.0.replay (10) is \"Returning\"; {replay}"),
+        "limits.history_rules.1.match (12) is missing; a rule says which channels it is for",
+        "limits.history_rules.1.seconds (12) is missing; it is how long an event is kept, such as 120",
+        "limits.history_rules.1.second (13) is not a setting; did you mean limits.history_rules.1.seconds?",
+        "limits.history_rules.1.replay.last (14) is missing; it is how many of the last events everybody gets who joins, such as 10",
+        "limits.history_rules.1.replay.lats (14) is not a setting; did you mean limits.history_rules.1.replay.last?",
+        "limits.history_rules.2.seconds (18) is 0; it must be between 1 and 3600",
+        "limits.history_rules.2.replay.last (20) is 100001; it must be between 1 and 100000",
+        "limits.history_rules.3.seconds (24) is \"long\"; it must be a whole number",
+        "limits.history_rules.3.replay.last (25) is \"x\"; it must be a whole number",
+        "apps.0.history_rules.0.bytes_max (31) is 4095; it must be between 4096 and 67108864",
+        &format!("apps.0.history_rules.0.replay (31) is 7; {replay}"),
+        "apps.0.history_rules.1.replay.last (31) is 0; it must be between 1 and 1000",
+    ]
+    .map(str::to_owned);
+    let mut found = of_rules("history_faults.toml", text);
+    found.sort();
+    expected.sort();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn history_rules_that_do_less_than_they_seem_to_are_warned_of() {
+    let rules = r#"
+[limits]
+history_bytes_max = 8192
+[[limits.history_rules]]
+match = "a-*"
+seconds = 60
+bytes_max = 8193
+[[limits.history_rules]]
+match = "A-b"
+seconds = 60
+bytes_max = 8192
+[[apps]]
+id = "one"
+key = "one"
+secret = "of-one"
+history_bytes_max = 8192000
+[[apps]]
+id = "two"
+key = "two"
+secret = "of-two"
+history_rules = [{ match = "*", seconds = 1, bytes_max = 9000 }, { match = "b", seconds = 1, bytes_max = 5000 }]
+[[apps]]
+id = "three"
+key = "three"
+secret = "of-three"
+history_bytes_max = 8000
+"#;
+    let file = file("history_warnings.toml", rules);
+    let from = |line: u32| format!("(from {file}:{line})");
+    let never = "never decides, since rule 0 before it is for the same channels";
+    let bytes = |bytes: u32, place: &str, max: u32| {
+        format!(
+            "is {bytes}, but all channels of an app together hold {place}.history_bytes_max, {max}, at most; raise that \
+             one, or lower this one"
+        )
+    };
+    assert_eq!(
+        warnings(&[&file], &[("SOKETI_HOST", "127.0.0.1")]),
+        [
+            format!("limits.history_rules.1 {} {never}", from(8)),
+            format!("limits.history_rules.0.bytes_max {} {}", from(7), bytes(8193, "limits", 8192)),
+            format!("apps.1.history_rules.1 {} {never}", from(21)),
+            format!("apps.1.history_rules.0.bytes_max {} {}", from(21), bytes(9000, "limits", 8192)),
+            format!("limits.history_rules.0.bytes_max {} {}", from(7), bytes(8193, "apps.2", 8000)),
+            format!("limits.history_rules.1.bytes_max {} {}", from(11), bytes(8192, "apps.2", 8000)),
+        ]
+    );
+}
+
+#[test]
+fn history_rules_come_from_each_source_and_have_its_name() {
+    let json = r#"[{"match":"orders.*","seconds":120,"bytes_max":8192,"replay":{"last":10}},{"match":"a","seconds":1,"replay":"returning"}]"#;
+    let toml = "[[limits.history_rules]]\nmatch = 'orders.*'\nbytes_max = 8192\nreplay = { last = 10 }\nseconds = 120\n\
+                [[limits.history_rules]]\nmatch = 'a'\nseconds = 1\nreplay = 'returning'\n";
+    let yaml = "limits:\n  history_rules:\n  - match: orders.*\n    bytes_max: 8192\n    replay:\n      last: 10\n\
+                \x20   seconds: 120\n  - { match: a, seconds: 1, replay: returning }\n";
+    let js = format!("module.exports = {{ limits: {{ history_rules: {json} }} }}");
+    let app = format!("module.exports = {{ apps: [{{ id: 'a', key: 'k', secret: 's', historyRules: {json} }}] }}");
+    let of_app = "[[apps]]\nid = 'a'\nkey = 'k'\nsecret = 's'\n[[apps.history_rules]]\nmatch = 'orders.*'\nbytes_max = 8192\n\
+                  replay.last = 10\nseconds = 120\n[[apps.history_rules]]\nmatch = 'a'\nseconds = 1\n";
+    let files = [
+        (file("history.toml", toml), "limits", 5),
+        (file("history.yaml", yaml), "limits", 7),
+        (file("history.json", &format!("{{ \"limits\": {{ \"history_rules\": {json} }} }}")), "limits", 1),
+        (file("history.config.js", &js), "limits", 1),
+        (file("history-app.config.js", &app), "apps.0", 1),
+        (file("history-app.toml", of_app), "apps.0", 9),
+    ];
+    let is_there = |settings: &str, place: &str, origin: &str| {
+        let value = |name: &str| setting(settings, &format!("{place}.history_rules.{name}"));
+        assert_eq!(value("0.seconds"), ("120".to_owned(), origin.to_owned()));
+        assert_eq!((value("0.match").0, value("0.bytes_max").0), ("\"orders.*\"".to_owned(), "8192".to_owned()));
+        assert_eq!(value("0.replay.last").0, "10");
+        assert_eq!(value("0.events_max"), ("1000".to_owned(), "default".to_owned()));
+        assert_eq!((value("1.match").0, value("1.replay").0), ("\"a\"".to_owned(), "\"returning\"".to_owned()));
+    };
+    for (file, place, line) in &files {
+        is_there(&settings(&[file], &[]), place, &format!("{file}:{line}"));
+    }
+    let variable = "GEMA_LIMITS_HISTORY_RULES";
+    is_there(&settings(&[], &[(variable, json)]), "limits", variable);
+    for (rules, told) in [
+        ("orders", "limits.history_rules (from GEMA_LIMITS_HISTORY_RULES) must be a list of rules"),
+        (
+            "[1]",
+            "limits.history_rules.0 (from GEMA_LIMITS_HISTORY_RULES) must be a group of settings, such as { match =",
+        ),
+        (r#"[{"match":"a"}]"#, "limits.history_rules.0.seconds (from GEMA_LIMITS_HISTORY_RULES) is missing; it is how"),
+        (
+            r#"[{"match":null,"seconds":1}]"#,
+            "limits.history_rules.0.match (from GEMA_LIMITS_HISTORY_RULES) is missing; a",
+        ),
+    ] {
+        let found = faults(&["check"], &[(variable, rules)]);
+        assert!(found[0].starts_with(&format!("fault: {told}")), "{found:?}");
+    }
+    let bytes = settings(&[], &[("GEMA_LIMITS_HISTORY_BYTES_MAX", "1048576")]);
+    let told = setting(&bytes, "limits.history_bytes_max");
+    assert_eq!(told, ("1048576".to_owned(), "GEMA_LIMITS_HISTORY_BYTES_MAX".to_owned()));
+}
+
+#[test]
+fn check_tells_the_history_of_a_channel() {
+    let text = "[[limits.history_rules]]\nmatch = 'orders.*'\nseconds = 120\n[[apps]]\nid = 'a'\nkey = 'k'\nsecret = 's'\n\
+                [[apps]]\nid = 'b'\nkey = 'b'\nsecret = 's'\nhistory_rules = [{ match = 'orders.7', seconds = 5, replay.last = 3 }]\n\
+                [[apps]]\nid = 'c'\nkey = 'c'\nsecret = 's'\nhistory_rules = []\n";
+    let file = file("history_explained.toml", text);
+    let output = gema(&["check", "--config", &file, "--channel", "presence-orders.8"], &[]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let told: Vec<&str> =
+        printed.lines().filter(|line| line.contains("presence-orders.8: ") && line.contains("history")).collect();
+    assert_eq!(
+        told,
+        [
+            "a: presence-orders.8: history rule orders.* keeps the events of each channel for 120 s, at most 1000 events and \
+             1048576 bytes: a known user who was cut off gets those that are missing; every member is known",
+            "b: presence-orders.8: no history rule; a user who was cut off misses the events until the page is back",
+        ]
+    );
+    let output = gema(&["check", "--channel", "a"], &[]);
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("history"), "no word without a rule");
 }
 
 #[test]

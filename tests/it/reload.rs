@@ -357,6 +357,56 @@ async fn flow_rules_change_on_sighup_and_each_has_a_line_in_the_log() {
     }
 }
 
+#[tokio::test]
+async fn history_rules_change_on_sighup_and_each_has_a_line_in_the_log() {
+    let app = "[[apps]]\nid = \"one\"\nkey = \"one-key\"\nsecret = \"one-secret\"\n";
+    let last = |count: &str| {
+        format!("[[limits.history_rules]]\nmatch = \"news\"\nseconds = 3600\nreplay = {{ last = {count} }}\n")
+    };
+    let path = file("reload-history-rules.toml", &(app.to_owned() + &last("2")));
+    let gema = Process::start_with(&["start", "--config", path.to_str().unwrap()], &[]).await;
+    let rule = |count: u32| {
+        format!(
+            "history rule news keeps the events of each channel for 3600 s, at most 1000 events and 1048576 bytes: a \
+             known user who was cut off gets those that are missing; everybody else who joins gets the last {count} events"
+        )
+    };
+    assert_eq!(gema.log.line(&rule(2)).await["apps"], "one");
+    let publish = async |data: u32| {
+        let api = Api::new(gema.address, "one", "one-key", "one-secret");
+        api.publish("news", "e", &data.to_string()).await;
+    };
+    let reload = async |text: &str, message: &str| {
+        fs::write(&path, text).unwrap();
+        let before = gema.log.lines().len();
+        gema.signal("HUP");
+        gema.log.find(|_| gema.log.lines()[before..].iter().any(|line| line["message"] == message)).await;
+    };
+    // A newcomer gets these, and then what is published.
+    let gets = async |old: &[u32], live: u32| {
+        let mut client = Client::open(gema.address, "/app/one-key?protocol=7", &[]).await;
+        client.established().await;
+        client.subscribe("news").await;
+        publish(live).await;
+        for data in old.iter().chain(&[live]) {
+            assert_eq!(client.next_event("e").await, json!(data));
+        }
+    };
+    for data in 1..=3 {
+        publish(data).await;
+    }
+    gets(&[2, 3], 4).await;
+    let unchanged = "the configuration has not changed, because the new one has faults";
+    reload(&(app.to_owned() + &last("0")), unchanged).await;
+    gets(&[3, 4], 5).await;
+    reload(&(app.to_owned() + &last("3")), &rule(3)).await;
+    gets(&[3, 4, 5], 6).await;
+    reload(app, "the configuration has been read anew").await;
+    gets(&[], 7).await;
+    reload(&(app.to_owned() + &last("3")), &rule(3)).await;
+    gets(&[], 8).await;
+}
+
 fn message(line: &serde_json::Value) -> String {
     line["message"].as_str().unwrap().to_owned()
 }
