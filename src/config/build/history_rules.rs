@@ -209,7 +209,7 @@ mod tests {
     fn the_kind_of_every_setting_is_known() {
         let like = like();
         let names = |names: &Object| names.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&like), ["bytes_max", "events_max", "match", "replay", "seconds"]);
+        assert_eq!(names(&like), ["match", "seconds", "events_max", "bytes_max", "replay"]);
         assert_eq!(names(&required::<HistoryRule>(&like)), ["match", "seconds"]);
     }
 }
