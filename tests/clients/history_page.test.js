@@ -1,4 +1,4 @@
-// History: a page whose connection was cut off gets the missed events, with the rule and the lines of docs/history.md.
+// A page whose connection was cut off gets the missed events, with the rule and the lines of docs/history.md.
 
 import assert from 'node:assert/strict';
 import net from 'node:net';
