@@ -11,6 +11,7 @@ pub mod event;
 pub mod extension;
 pub mod frame;
 pub mod grant;
+pub mod idempotency;
 pub mod identity;
 pub mod json;
 pub mod message;

@@ -26,6 +26,8 @@ pub struct PublisherEvent<'a> {
     pub except: Option<SocketId>,
     /// The attributes of the channels that the publisher asks for.
     pub info: Option<InfoRequest>,
+    /// Tells that a request is repeated, as it was sent. An event of a batch has none.
+    pub idempotency_key: Option<Cow<'a, str>>,
 }
 
 /// The size limits of publishers.
@@ -142,6 +144,8 @@ struct EventBody<'a> {
     socket_id: Option<&'a RawValue>,
     #[serde(borrow)]
     info: Option<&'a RawValue>,
+    #[serde(borrow)]
+    idempotency_key: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -168,7 +172,8 @@ impl<'a> PublisherEvent<'a> {
     /// ```
     pub fn parse(body: &'a [u8], limits: PublishLimits) -> Result<Self, BodyError> {
         let body: EventBody<'_> = parse(text(body)?)?;
-        body.check(body.channels(limits)?, limits)
+        let event = body.check(body.channels(limits)?, limits)?;
+        Ok(Self { idempotency_key: body.idempotency_key()?, ..event })
     }
 
     /// Replaces channels of the event by those that `to` names, each once.
@@ -248,7 +253,13 @@ impl<'a> EventBody<'a> {
         if json::data_is_longer(raw, &data, limits.data_bytes_max) {
             return Err(BodyError::DataTooLarge(limits.data_bytes_max));
         }
-        Ok(PublisherEvent { name, data, channels, except: self.except()?, info: self.info()? })
+        let (except, info) = (self.except()?, self.info()?);
+        Ok(PublisherEvent { name, data, channels, except, info, idempotency_key: None })
+    }
+
+    fn idempotency_key(&self) -> Result<Option<Cow<'a, str>>, BodyError> {
+        let key = self.idempotency_key.map(|key| json::text(key).ok_or(BodyError::NotText("idempotency_key")));
+        key.transpose()
     }
 
     fn name(&self, length_max: usize) -> Result<Cow<'a, str>, BodyError> {

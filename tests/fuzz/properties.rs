@@ -504,7 +504,14 @@ pub fn broadcasts(input: &[u8]) {
                 }
             }
             assert!(except.is_none() || value.is_null() || value["socket"].is_string());
-            assert_publishable(&PublisherEvent { name, data, channels: vec![channel], except, info: None });
+            assert_publishable(&PublisherEvent {
+                name,
+                data,
+                channels: vec![channel],
+                except,
+                info: None,
+                idempotency_key: None,
+            });
         }
         Err(BroadcastError::Encrypted) => assert!(channel.starts_with("private-encrypted-")),
         Err(BroadcastError::Refused(_)) => assert!(is_json(std::str::from_utf8(message).unwrap())),
