@@ -7,6 +7,7 @@
 pub mod answers;
 mod cleanup;
 mod commands;
+pub mod idempotency;
 mod lease;
 mod link;
 mod listener;

@@ -7,6 +7,7 @@ mod events;
 mod forwarded;
 mod head;
 mod health;
+mod idempotency;
 mod lookup;
 mod not_found;
 mod response;
@@ -46,6 +47,7 @@ use crate::http::forwarded::TrustedProxies;
 use crate::node::Node;
 use crate::refusal::Cause;
 use crate::registry::address::ShardIndex;
+use crate::tasks::Tasks;
 
 /// The state that the handlers of one shard share.
 #[derive(Debug, Clone)]
@@ -55,6 +57,7 @@ pub struct Api(Arc<ApiState>);
 struct ApiState {
     node: Arc<Node>,
     shard: ShardIndex,
+    tasks: Tasks,
     path_prefix: String,
     trusted_proxies: TrustedProxies,
     request_bytes_max: usize,
@@ -139,11 +142,17 @@ impl Routes {
 }
 
 impl Api {
-    /// The handlers of a shard, with their settings. Upgraded connections go to this shard.
-    pub fn new(node: Arc<Node>, shard: ShardIndex, server: &config::Server, http: &config::Http) -> Self {
+    /// The handlers of a shard, with their settings and the shard's tasks. Upgraded connections go to this shard.
+    pub fn new(
+        node: Arc<Node>,
+        (shard, tasks): (ShardIndex, &Tasks),
+        server: &config::Server,
+        http: &config::Http,
+    ) -> Self {
         Self(Arc::new(ApiState {
             node,
             shard,
+            tasks: tasks.clone(),
             path_prefix: server.path_prefix.clone(),
             trusted_proxies: TrustedProxies(server.trusted_proxies.clone()),
             request_bytes_max: http.request_bytes_max,

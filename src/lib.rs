@@ -2,7 +2,7 @@
 //!
 //! # Layers
 //! The lower ones: `protocol`, `metrics`, `tasks` · `flow`, `history`, `watch` · `config`, `refusal` · `redis` · `registry`, `limiter`,
-//! `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard`, `dashboard` · `server`,
+//! `idempotency`, `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard`, `dashboard` · `server`,
 //! `telemetry` · `cli`. A module uses only those before it; ARCHITECTURE.md says why.
 //!
 //! # The way of a message
@@ -41,6 +41,7 @@ pub mod dashboard;
 pub mod flow;
 pub mod history;
 pub mod http;
+pub mod idempotency;
 pub mod ingest;
 pub mod limiter;
 pub mod metrics;

@@ -9,6 +9,7 @@ mod events;
 mod flow;
 mod forget;
 mod history;
+mod idempotency;
 mod ingest;
 mod json;
 mod log;
@@ -45,6 +46,7 @@ pub use flow::RuleMeters;
 pub use flow::Thinned;
 pub use forget::Found;
 pub use history::HistoryMeters;
+pub use idempotency::IdempotencyMeters;
 pub use ingest::IngestDropCause;
 pub use ingest::IngestMeters;
 pub use log::Unwritten;
@@ -86,6 +88,8 @@ pub struct Metrics {
     pub bare_handshakes: IntCounter,
     /// Shared rate limits that this node applied alone because Redis was away.
     pub limiter_local: IntCounter,
+    /// Requests with an idempotency key.
+    pub idempotency: IdempotencyMeters,
     /// The cluster's link, in a cluster.
     pub cluster: Option<ClusterMeters>,
     /// The webhooks.
@@ -267,6 +271,7 @@ impl Metrics {
             panics,
             bare_handshakes,
             limiter_local,
+            idempotency: IdempotencyMeters::new(&own),
             cluster,
             webhooks,
             summed: Summed::default(),

@@ -31,6 +31,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::config::Connections;
 use crate::config::LimiterDriver;
+use crate::idempotency::RecentRequests;
 use crate::limiter::addresses::Addresses;
 use crate::limiter::shared::Rates;
 use crate::metrics::CompressionMeters;
@@ -64,6 +65,8 @@ pub struct Node {
     deadlines: Arc<Deadlines>,
     cluster: Option<Arc<Cluster>>,
     rates: Option<Arc<Rates>>,
+    /// Requests that may be repeated.
+    recent_requests: Arc<RecentRequests>,
     store: Option<Arc<Store>>,
     webhooks: Arc<Webhooks>,
     /// There if connections may be compressed.
@@ -111,6 +114,7 @@ impl Node {
             deadlines: Arc::default(),
             cluster,
             rates,
+            recent_requests: Arc::new(RecentRequests::new(metrics.idempotency.clone())),
             store,
             webhooks: Arc::new(webhooks),
             compression: config.connections.compression.then(|| metrics.compression()),
@@ -170,6 +174,11 @@ impl Node {
     /// The rate limits that nodes share, if they do.
     pub fn rates(&self) -> Option<&Arc<Rates>> {
         self.rates.as_ref()
+    }
+
+    /// The answers to recent requests with an idempotency key.
+    pub fn recent_requests(&self) -> &Arc<RecentRequests> {
+        &self.recent_requests
     }
 
     /// The webhooks of all apps.
@@ -249,6 +258,7 @@ impl Node {
         }
         self.forget_idle_apps();
         self.refusals.tick(now);
+        self.recent_requests.tick(now);
     }
 
     /// Sets the gauges to the present values.

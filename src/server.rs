@@ -163,7 +163,7 @@ impl Server {
         for (index, listener) in listeners.into_iter().enumerate() {
             // Each shard has its own token, so that they do not share its lock.
             let own = Tasks::new(stop.child_token());
-            let api = Api::new(Arc::clone(&node), index, &config.server, &config.http);
+            let api = Api::new(Arc::clone(&node), (index, &own), &config.server, &config.http);
             let (node, tls) = (Arc::clone(&node), tls.clone());
             let port = Port {
                 node: Arc::clone(&node),
@@ -178,7 +178,7 @@ impl Server {
             closed.push(listener.closed());
             run_shard(index, node, listener, EndNotice(ended.clone()))?;
         }
-        let api = Api::new(Arc::clone(&node), 0, &config.server, &config.http);
+        let api = Api::new(Arc::clone(&node), (0, &tasks), &config.server, &config.http);
         let dashboard =
             start_dashboard(&api, config, process, (address.port(), files::streams_max(open_files)), &tasks);
         let routes = api.metrics_port(config.metrics.enabled, dashboard.as_ref().map(Dashboard::router));

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::body::Bytes;
 use axum::body::HttpBody;
 use axum::extract::OriginalUri;
+use axum::http::HeaderName;
 use axum::http::Request;
 use axum::http::request::Parts;
 use axum::response::IntoResponse;
@@ -32,15 +33,20 @@ use crate::refusal::Cause;
 use crate::refusal::LazyText;
 use crate::refusal::Subject;
 
+/// The header with an idempotency key.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// A request whose signature has been checked.
 pub(super) struct Signed<'a> {
-    pub(super) app: &'a App,
+    pub(super) app: &'a Arc<App>,
     /// The app's rules when the request had come.
     pub(super) rules: Arc<Rules>,
     pub(super) body: Bytes,
     /// The signature is for the path of [`AlternativePath`].
     pub(super) by_alternative_path: bool,
     query: SignedQuery,
+    /// The values of the header `Idempotency-Key`; most requests have none.
+    header_keys: Vec<String>,
 }
 
 /// Another path that a library may have signed.
@@ -51,6 +57,11 @@ impl Signed<'_> {
     /// The first value of a query parameter.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.query.parameter(name)
+    }
+
+    /// The values of the header `Idempotency-Key`.
+    pub(super) fn header_keys(&self) -> impl Iterator<Item = &str> {
+        self.header_keys.iter().map(String::as_str)
     }
 
     /// The attributes that the request asks for.
@@ -91,7 +102,7 @@ impl Api {
     /// Like `signed`, but for an app that has been found.
     pub(super) async fn signed_for(
         &self,
-        app: &App,
+        app: &Arc<App>,
         from: &Client,
         request: Request<Body>,
         answer: impl AsyncFnOnce(&Signed<'_>) -> Result<(Response, usize), Refusal>,
@@ -121,7 +132,7 @@ impl Api {
     }
 
     /// Checks the signature and reads the body.
-    async fn check<'a>(&self, app: &'a App, parts: &Parts, body: Body) -> Result<Signed<'a>, Refusal> {
+    async fn check<'a>(&self, app: &'a Arc<App>, parts: &Parts, body: Body) -> Result<Signed<'a>, Refusal> {
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let tolerance_seconds = self.0.timestamp_tolerance_seconds;
         let check = |claim: Claim<'_>| claim.check(&app.rules().keys, Clock { now_seconds, tolerance_seconds });
@@ -138,7 +149,9 @@ impl Api {
         if !rules.settings.enabled {
             return Err(Refusal::new(Cause::ApiDisabled, "App disabled"));
         }
-        Ok(Signed { app, rules, body, by_alternative_path, query })
+        let header_keys = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let header_keys = header_keys.map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned()).collect();
+        Ok(Signed { app, rules, body, by_alternative_path, query, header_keys })
     }
 
     /// The difference from a valid request, for the log.

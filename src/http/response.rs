@@ -29,6 +29,17 @@ use crate::store::StoreError;
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
+const EMPTY_OBJECT: &[u8] = b"{}";
+
+/// The answer to a publisher whose events were accepted.
+#[derive(Debug)]
+pub(super) struct Published {
+    /// The rate limit, if there is one.
+    pub(super) allowance: Option<Allowance>,
+    /// A JSON object.
+    pub(super) body: Bytes,
+}
+
 /// A refused request: the cause, which has the status, and the message for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -79,7 +90,11 @@ impl Refusal {
     fn retry_after(&self) -> Option<Duration> {
         match self.too_fast {
             Some(too_fast) => too_fast.retry_after,
-            None => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)),
+            None => {
+                let is_temporary =
+                    self.status() == StatusCode::SERVICE_UNAVAILABLE || self.cause == Cause::ApiIdempotencyRunning;
+                is_temporary.then_some(Duration::from_secs(1))
+            }
         }
     }
 }
@@ -168,14 +183,38 @@ pub(super) fn text(status: StatusCode, message: impl Into<Body>) -> Response {
 
 /// A JSON object with status 200, which is what every official library takes for success.
 pub(super) fn json(value: &impl Serialize) -> (Response, usize) {
-    let bytes = serde_json::to_vec(value).expect("answers always become JSON");
-    let length = bytes.len();
-    (respond(StatusCode::OK, "application/json", bytes.into()), length)
+    object(encoded(value).into())
+}
+
+fn encoded(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers always become JSON")
 }
 
 /// `{}` with status 200.
 pub(super) fn empty_object() -> (Response, usize) {
-    (respond(StatusCode::OK, "application/json", Bytes::from_static(b"{}").into()), 2)
+    object(Bytes::from_static(EMPTY_OBJECT))
+}
+
+fn object(json: Bytes) -> (Response, usize) {
+    let length = json.len();
+    (respond(StatusCode::OK, "application/json", json.into()), length)
+}
+
+impl Published {
+    /// An answer without attributes.
+    pub(super) fn plain(allowance: Option<Allowance>) -> Self {
+        Self { allowance, body: Bytes::from_static(EMPTY_OBJECT) }
+    }
+
+    /// An answer with attributes.
+    pub(super) fn with(allowance: Option<Allowance>, attributes: &impl Serialize) -> Self {
+        Self { allowance, body: encoded(attributes).into() }
+    }
+
+    /// The response, with the length of its body.
+    pub(super) fn into_answer(self) -> (Response, usize) {
+        with_rate_limit(self.allowance, object(self.body))
+    }
 }
 
 /// Adds the rate limit's headers to a response, if there is a limit. All of it is available again after a second, which

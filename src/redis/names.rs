@@ -12,6 +12,7 @@ use percent_encoding::utf8_percent_encode;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
+use crate::protocol::idempotency::RequestId;
 use crate::protocol::pattern::ChannelPattern;
 
 /// Characters that separate the parts of a name.
@@ -118,6 +119,13 @@ impl Names {
         format!("{}:{{{}}}:{kind}", self.start, utf8_percent_encode(app, PARTS))
     }
 
+    /// String: the SHA-256 of the body of a request with an idempotency key, and behind it the answer.
+    pub fn request(&self, id: &RequestId) -> String {
+        let encoded = |text| utf8_percent_encode(text, PARTS);
+        let (app, key) = (encoded(&id.app), encoded(id.key.as_str()));
+        format!("{}:{{{app}}}:idempotency:{}:{key}", self.start, id.path.name())
+    }
+
     /// Set: the apps of a node.
     pub fn apps(&self, node: NodeId) -> String {
         format!("{}:{{node:{node}}}:apps", self.start)
@@ -211,6 +219,8 @@ fn tag(app: &str, topic: &Topic) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::idempotency::IdempotencyKey;
+    use crate::protocol::idempotency::PublishPath;
 
     #[test]
     fn names_of_different_things_differ() {
@@ -219,6 +229,9 @@ mod tests {
         assert_eq!(names.topic("app-id", &channel("orders")), "k:gema:{app-id:orders}");
         assert_eq!(names.members("app-id", &channel("presence-a")), "k:gema:{app-id:presence-a}:members");
         assert_eq!(names.rate("a:b", "read_requests"), "k:gema:{a%3Ab}:read_requests");
+        let key = IdempotencyKey::parse("order:7 {paid}").unwrap();
+        let id = RequestId { app: "a:b".to_owned(), path: PublishPath::BatchEvents, key };
+        assert_eq!(names.request(&id), "k:gema:{a%3Ab}:idempotency:batch_events:order%3A7%20%7Bpaid%7D");
         assert_eq!(names.topic("a:b}", &Topic::User("c d:{}%".into())), "k:gema:{a%3Ab%7D:~c%20d%3A%7B%7D%25}");
         assert_eq!(names.topic("a", &channel("#server-to-user-x:y")), "k:gema:{a:#server-to-user-x%3Ay}");
     }

@@ -300,6 +300,15 @@ cause_table! {
     ApiForbidden "api_forbidden" [403]
         "a rule for channels does not allow an event"
         "use the channel that detail names, or change channel_rules";
+    ApiIdempotencyKey "api_idempotency_key" [400]
+        "a request's idempotency key cannot be used"
+        "look at the answer, which names the fault";
+    ApiIdempotencyReuse "api_idempotency_reuse" [409]
+        "a request has the idempotency key of another one, with another body"
+        "use a new key for each event; a request that is repeated must have the same bytes";
+    ApiIdempotencyRunning "api_idempotency_running" [409]
+        "a request was repeated while another node was still at the first one"
+        "let the publisher try again; after a crash of that node this lasts 30 seconds";
     ApiEventRate "api_event_rate" [429]
         "an app publishes too fast"
         "raise max_backend_events_per_second";

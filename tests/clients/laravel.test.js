@@ -1,6 +1,7 @@
 // What Laravel's `pusher` and `reverb` drivers send, byte for byte, and what pusher-php-server makes of the answers.
 
 import assert from 'node:assert/strict';
+import { block } from './documents.js';
 import { app, startGema } from './gema.js';
 import { startLaravel } from './laravel.js';
 import { fresh, hear, join, openEveryEcho, openEveryPusher, subscribed } from './pages.js';
@@ -26,6 +27,23 @@ test('the recorded batch of PHP is accepted and answered with attributes', async
 test('our PHP writes what the real one wrote', () => {
   const recorded = String.raw`{"name":"ev","data":"{\"a\":\"\\u00e9\\\/\\ud83d\\ude00\"}","channel":"my-channel"}`;
   assert.equal(phpJson({ name: 'ev', data: phpJson({ a: 'é/😀' }), channel: 'my-channel' }), recorded);
+});
+
+test('an event with an idempotency key as laravel.md shows it comes once', async (t) => {
+  const code = block('laravel.md', 'php', 'idempotency_key');
+  const [, channel, name, field, value, key] = code.match(
+    /trigger\('(.+?)', '(.+?)', \['(.+?)' => (\d+)\], \['idempotency_key' => '(.+?)'\]\);/,
+  );
+  const wire = await openWire(t, gema.url());
+  await wire.join(channel, php.authorizeChannel(channel, await wire.socketId()));
+  const trigger = (data) => php.trigger(channel, name, data, { idempotency_key: key });
+  const data = { [field]: Number(value) };
+  assert.deepEqual([await trigger(data), await trigger(data)], [{}, {}]);
+  await assert.rejects(trigger({}), (error) => error instanceof ApiError && error.status === 409);
+  await php.trigger(channel, 'fence', {});
+  await wire.frames.take('fence');
+  assert.equal(wire.frames.count(name), 1);
+  assert.equal(await wire.frames.data(name), phpJson(data));
 });
 
 test('an event on 205 channels reaches a subscriber of any of them once (G-303)', async (t) => {

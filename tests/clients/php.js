@@ -25,8 +25,9 @@ export class PhpPusher {
     this.path = path;
   }
 
-  trigger(channels, name, data, { socket_id, info } = {}) {
-    return this.post('/events', phpJson(this.#event([channels].flat(), name, data, { socket_id, info })));
+  /** `params` become members of the body, whatever they are. */
+  trigger(channels, name, data, params = {}) {
+    return this.post('/events', phpJson(this.#event([channels].flat(), name, data, params)));
   }
 
   triggerBatch(batch) {

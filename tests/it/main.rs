@@ -36,6 +36,7 @@ mod fuzz;
 mod handshake;
 mod harness;
 mod history;
+mod idempotency;
 mod ingest;
 mod isolation;
 mod limits;

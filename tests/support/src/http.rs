@@ -98,6 +98,19 @@ impl Api {
         request(self.address().await, "POST", &format!("{path}?{query}"), &[], body.as_bytes()).await
     }
 
+    /// A signed POST with further parameters, which are sent and signed as they are, and further headers.
+    pub async fn post_with(
+        &self,
+        rest: &str,
+        parameters: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let path = self.path(rest);
+        let query = self.signed_query("POST", &path, parameters, body);
+        request(self.address().await, "POST", &format!("{path}?{query}"), headers, body.as_bytes()).await
+    }
+
     /// A signed GET of `/apps/{id}{rest}`; the parameters are sent and signed as they are.
     pub async fn get(&self, rest: &str, parameters: &[(&str, &str)]) -> Answer {
         let path = self.path(rest);
