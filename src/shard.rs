@@ -92,6 +92,8 @@ pub struct Shard {
     behind: HashMap<Slot, Vec<ChannelId>>,
     /// Connections whose clients have to confirm events.
     tracked: IndexSet<Slot>,
+    /// When they are asked next.
+    next_marks: Instant,
     /// The lagging connections have to be checked.
     eviction_due: bool,
     /// The last tick did not check them.
@@ -147,6 +149,7 @@ impl Shard {
             lagging: Vec::new(),
             behind: HashMap::new(),
             tracked: IndexSet::new(),
+            next_marks: now,
             eviction_due: false,
             eviction_postponed: false,
             was_away: false,
@@ -202,6 +205,7 @@ impl Shard {
     async fn send_out(&mut self) -> bool {
         let began = Instant::now();
         self.flush_all().await;
+        self.send_marks();
         self.write_all().await;
         self.wrote_for = began.elapsed();
         self.evict_over_limit();

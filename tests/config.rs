@@ -967,6 +967,10 @@ history_bytes_max = 8000
             format!("limits.history_rules.1.bytes_max {} {}", from(11), bytes(8192, "apps.2", 8000)),
         ]
     );
+    let clustered = [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_ADAPTER_DRIVER", "redis")];
+    let several = warnings(&[&file], &clustered);
+    let is_told = |app: &str| several.iter().any(|text| text.starts_with(&format!("app \"{app}\" has history rules")));
+    assert!(is_told("one") && is_told("two"), "{several:?}");
 }
 
 #[test]

@@ -62,8 +62,8 @@ enum Taken {
     No,
     /// The other one has got everything up to here. This one may be another tab, which lives.
     UpTo(Place),
-    /// This one had not answered for long, and is dead unless it confirms more than this.
-    Dead(Position),
+    /// This one had not answered for long: it is cut off, unless it confirms more than this.
+    Silent(Position),
 }
 
 /// The connections of a user, and the places of those that were cut off.
@@ -171,7 +171,7 @@ impl Readers {
     fn taken(&mut self, predecessor: Predecessor, last: Position, now: Instant) -> Predecessor {
         if let Some(open) = self.open.get_mut(&predecessor.socket_id) {
             open.taken = match open.reader.is_silent(now) {
-                true => Taken::Dead(open.reader.confirmed().position),
+                true => Taken::Silent(open.reader.confirmed().position),
                 false => Taken::UpTo(Place { position: last, since: now }),
             };
         }
@@ -217,7 +217,7 @@ impl Open {
     fn place(&self) -> Option<Place> {
         let confirmed = self.reader.confirmed();
         match self.taken {
-            Taken::Dead(position) if position == confirmed.position => None,
+            Taken::Silent(position) if position == confirmed.position => None,
             Taken::UpTo(place) if place.position > confirmed.position => Some(place),
             _ => Some(confirmed),
         }

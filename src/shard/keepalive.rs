@@ -25,7 +25,6 @@ impl Shard {
             self.check_deadlines(slot);
         }
         if ticks > 0 {
-            self.send_marks();
             // A socket may be writable without the shard knowing it yet. The next tick checks in any case.
             self.eviction_postponed = (self.was_away || more_events) && !self.eviction_postponed;
             self.eviction_due = !self.eviction_postponed;

@@ -1,8 +1,9 @@
 //! Marks: pings that tell how far a client has got the events of channels with a history. A client answers a ping
 //! after everything before it (RFC 6455, 5.5.3), whatever library it has, so the answer confirms all of that.
-//! The shard sends one at each tick to those that have got something since.
+//! The shard sends them to those that have got something since, a few times a second if they are few.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::history::log::Position;
 use crate::history::reader::Reader;
@@ -13,6 +14,10 @@ use crate::shard::Shard;
 use crate::shard::outbox::Piece;
 use crate::shard::wheel::Tick;
 
+/// The time between two rounds of marks for each connection that may get one, so that a shard sends 1000 in a second.
+const TIME_FOR_EACH: Duration = Duration::from_millis(1);
+/// The shortest and the longest time between two rounds: what is not confirmed comes twice after a cut.
+const TIMES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// A mark without an answer is sent anew after so many ticks: a client may answer a later ping instead.
 const REPEATED_AFTER: Tick = 10;
 
@@ -57,8 +62,13 @@ impl Shard {
         connection.marks.take_if(|marks| marks.tracked.is_empty());
     }
 
-    /// Sends a mark to each client that has got something to confirm.
+    /// Sends a mark to each client that has got something to confirm, unless the last round was just now.
     pub(super) fn send_marks(&mut self) {
+        if self.tracked.is_empty() || self.now < self.next_marks {
+            return;
+        }
+        let time = TIME_FOR_EACH * u32::try_from(self.tracked.len()).unwrap_or(u32::MAX);
+        self.next_marks = self.now + time.clamp(TIMES[0], TIMES[1]);
         let (now, instant) = (self.wheel.now(), self.now);
         let mut due = Vec::new();
         let (connections, channels) = (&mut self.connections, &self.channels);
