@@ -969,7 +969,9 @@ history_bytes_max = 8000
     );
     let clustered = [("SOKETI_HOST", "127.0.0.1"), ("SOKETI_ADAPTER_DRIVER", "redis")];
     let several = warnings(&[&file], &clustered);
-    let is_told = |app: &str| several.iter().any(|text| text.starts_with(&format!("app \"{app}\" has history rules")));
+    let is_told = |app: &str| {
+        several.iter().any(|text| text.contains(&format!("app \"{app}\"")) && text.contains("its own history"))
+    };
     assert!(is_told("one") && is_told("two"), "{several:?}");
 }
 

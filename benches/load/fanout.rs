@@ -58,6 +58,7 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     }
     report.put("rss_kib_connected", process.known().then(|| process.rss_kib()));
 
+    let viewers = server.open_viewers()?;
     let start = clock::now() + PAUSE;
     let order = publishing(fan, start);
     let publisher = Publisher::new(&server.publish_target()?, order.clone())?;
@@ -77,6 +78,8 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     let published = load.receive(publisher)?;
     load.report(&mut report, &published);
     let bytes = load.hub.bytes_read() - connecting;
+    report.put("viewers", server.viewers).put("viewer_bytes", viewers.bytes());
+    drop(viewers);
     report.measured("wire_bytes_per_delivery", bytes as f64 / load.subscribers.received as f64);
     if let Some(stalled) = stalled {
         load.read_what_is_left(stalled, process, &mut report)?;

@@ -28,6 +28,7 @@ mod report;
 mod signature;
 mod subscribers;
 mod target;
+mod viewers;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};

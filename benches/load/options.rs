@@ -10,6 +10,7 @@ use crate::process::Process;
 use crate::publisher::Pace;
 use crate::signature::Signer;
 use crate::target::Target;
+use crate::viewers::Viewers;
 
 /// No run lasts longer, whatever is asked for.
 const SECONDS_MAX: f64 = 600.0;
@@ -94,6 +95,15 @@ pub(crate) struct ServerOptions {
     /// Seconds after which connecting is given up.
     #[arg(long, default_value_t = 60)]
     pub(crate) limit_s: u64,
+    /// Viewers of the operator's page who read the live log meanwhile.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) viewers: usize,
+    /// The metrics port, for the viewers.
+    #[arg(long, default_value_t = 9601)]
+    metrics_port: u16,
+    /// The token of the operator's page, for the viewers.
+    #[arg(long, default_value = "")]
+    dashboard_token: String,
 }
 
 impl ServerOptions {
@@ -127,9 +137,23 @@ impl ServerOptions {
         Ok(Process::new(self.server_pid))
     }
 
+    /// Lets the viewers in.
+    pub(crate) fn open_viewers(&self) -> Result<Viewers> {
+        let host = *self.target()?.address.ip();
+        Viewers::open(self.viewers, SocketAddrV4::new(host, self.metrics_port), &self.dashboard_token)
+    }
+
     /// These options for another server on this machine, the floor.
     pub(crate) fn redirected(&self, port: u16, pid: u32) -> Self {
-        Self { url: None, publish_to: None, host: Ipv4Addr::LOCALHOST, port, server_pid: Some(pid), ..self.clone() }
+        Self {
+            url: None,
+            publish_to: None,
+            host: Ipv4Addr::LOCALHOST,
+            port,
+            server_pid: Some(pid),
+            viewers: 0,
+            ..self.clone()
+        }
     }
 }
 

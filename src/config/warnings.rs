@@ -84,13 +84,11 @@ impl Config {
         warnings.0.extend(webhooks::warnings(&app.id, &app.webhooks));
         warnings.0.extend(of_keys(app));
         let clustered = self.cluster.driver == ClusterDriver::Redis;
+        let text = "has history rules, and each node keeps its own history: a user who comes back to another node gets \
+                    nothing; have the proxy send each user to the same node";
+        warnings.add_if(clustered && !app.limits.history_rules.is_empty(), &*key, text);
         let bytes = app.limits.event_bytes_max();
         for (is_over, text) in [
-            (
-                clustered && !app.limits.history_rules.is_empty(),
-                "has history rules, and each node keeps its own history: a user who comes back to another node gets \
-                 nothing; have the proxy send each user to the same node",
-            ),
             (
                 app.limits.enable_client_messages && bytes > self.connections.message_bytes_max,
                 "lets clients send events larger than connections.message_bytes_max, which closes the sender's \
