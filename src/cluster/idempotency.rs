@@ -49,12 +49,17 @@ impl Cluster {
         let key = self.names.request(id);
         let since = Instant::now();
         let claim = cmd("SET").arg(&key).arg(hash.as_bytes()).arg("NX").arg("PX").arg(milliseconds(CLAIM_TIME)).take();
-        let answers = self.ask_in_time(vec![claim, cmd("GET").arg(&key).take()]).await?;
-        match answers.as_slice() {
-            [Ok(Value::Okay), _] => Some(Claimed::New(Claim { key, hash, since })),
-            [_, Ok(Value::BulkString(stored))] => read(stored, hash),
-            _ => None,
+        // The other node may give the request up between the two commands; then this one asks again.
+        for _ in 0..2 {
+            let answers = self.ask_in_time(vec![claim.clone(), cmd("GET").arg(&key).take()]).await?;
+            match answers.as_slice() {
+                [Ok(Value::Okay), _] => return Some(Claimed::New(Claim { key, hash, since })),
+                [_, Ok(Value::BulkString(stored))] => return read(stored, hash),
+                [Ok(Value::Nil), Ok(Value::Nil)] => (),
+                _ => return None,
+            }
         }
+        None
     }
 
     /// Stores the answer of a request for all nodes. False when Redis has not done it.

@@ -72,9 +72,14 @@ impl ChannelHistory {
         self.rule = rule;
     }
 
+    /// Whether somebody may miss or get the next event.
+    pub fn is_wanted(&self) -> bool {
+        !self.readers.is_empty() || self.rule.last() > 0
+    }
+
     /// An event goes to the subscribers. Returns its number; 0 if nobody can miss it, so that it is not kept.
     pub fn push(&mut self, frame: &Frame, except: Option<SocketId>, now: Instant) -> Position {
-        if self.readers.is_empty() && self.rule.last() == 0 {
+        if !self.is_wanted() {
             return 0;
         }
         self.log.push((frame, except), &self.rule, now)
@@ -85,7 +90,7 @@ impl ChannelHistory {
         self.log.drop_old(&self.rule, now);
         let last = self.log.last();
         let Some(user) = user else { return Welcome { events: self.last_events(), ..Welcome::default() } };
-        let predecessor = self.readers.take(&user.id, last, self.rule.time() * TIMES_REMEMBERED, now);
+        let predecessor = self.readers.take(&user.id, last, (self.rule.time() * TIMES_REMEMBERED, now), |_| true);
         let from = predecessor.map_or(Place { position: last, since: now }, |predecessor| predecessor.place);
         let reader = Some(self.readers.open(&user.id, user.socket_id, from, last));
         let Some(Predecessor { socket_id, place }) = predecessor else {
@@ -103,8 +108,11 @@ impl ChannelHistory {
             return Welcome::default();
         }
         let last = self.log.last();
-        let missed = self.readers.take(&user.id, last, self.rule.time() * TIMES_REMEMBERED, now);
-        let gap = missed.map(|Predecessor { place, .. }| Gap { missed: last - place.position, since: place.since });
+        // A connection that answers is another tab. It has got what it was sent.
+        let is_cut = |open: &Reader| open.is_silent(now);
+        let missed = self.readers.take(&user.id, last, (self.rule.time() * TIMES_REMEMBERED, now), is_cut);
+        let gap = missed
+            .map(|Predecessor { place, .. }| Gap { missed: last.saturating_sub(place.position), since: place.since });
         let reader = Some(self.readers.open(&user.id, user.socket_id, Place { position: last, since: now }, last));
         Welcome { gap: gap.filter(|gap| gap.missed > 0), events: Vec::new(), reader }
     }
@@ -122,7 +130,7 @@ impl ChannelHistory {
         self.ticked_at = Some(now);
         self.readers.forget_old(self.rule.time() * TIMES_REMEMBERED, now);
         self.log.drop_old(&self.rule, now);
-        if self.readers.is_empty() && self.rule.last() == 0 {
+        if !self.is_wanted() {
             self.log.clear();
         }
     }

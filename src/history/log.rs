@@ -25,6 +25,8 @@ pub struct HistoryBytes {
     max: AtomicUsize,
     used: AtomicUsize,
     evicted: AtomicU64,
+    /// The highest number of a log that is gone. Shards may still know it, so a new log begins there.
+    numbered: AtomicU64,
 }
 
 /// The last events of a channel.
@@ -47,7 +49,12 @@ struct Entry {
 
 impl Default for HistoryBytes {
     fn default() -> Self {
-        Self { max: AtomicUsize::new(usize::MAX), used: AtomicUsize::default(), evicted: AtomicU64::default() }
+        Self {
+            max: AtomicUsize::new(usize::MAX),
+            used: AtomicUsize::default(),
+            evicted: AtomicU64::default(),
+            numbered: AtomicU64::default(),
+        }
     }
 }
 
@@ -74,7 +81,8 @@ impl HistoryBytes {
 
 impl EventLog {
     pub(super) fn new(of_app: Arc<HistoryBytes>) -> Self {
-        Self { entries: VecDeque::new(), last: 0, bytes: 0, of_app }
+        let last = of_app.numbered.load(Ordering::Relaxed);
+        Self { entries: VecDeque::new(), last, bytes: 0, of_app }
     }
 
     /// The number of the last event.
@@ -143,6 +151,7 @@ impl EventLog {
 impl Drop for EventLog {
     fn drop(&mut self) {
         self.of_app.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.of_app.numbered.fetch_max(self.last, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use crate::history::log::Position;
@@ -13,8 +14,10 @@ use crate::protocol::socket_id::SocketId;
 
 /// Places that are kept for one user: as many tabs as may be cut off at once.
 const LEFT_MAX: usize = 64;
-/// Users without a connection whose places are kept on one channel.
-const USERS_LEFT_MAX: usize = 65_536;
+/// Places of all users that are kept on one channel. Beyond it a user that is cut off counts as a new one.
+const LEFT_IN_ALL_MAX: usize = 65_536;
+/// Open connections of one user that are looked at when another one joins.
+const OPEN_MAX: usize = 64;
 /// A client that lives answers sooner, as far as it gets anything at all.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -47,6 +50,8 @@ pub struct Place {
 pub(super) struct Readers {
     open: HashMap<SocketId, Open>,
     users: HashMap<Arc<str>, Places>,
+    /// The places of connections that were cut off.
+    left: usize,
 }
 
 #[derive(Debug)]
@@ -69,7 +74,7 @@ enum Taken {
 /// The connections of a user, and the places of those that were cut off.
 #[derive(Debug, Default)]
 struct Places {
-    open: Vec<SocketId>,
+    open: IndexSet<SocketId>,
     left: Vec<Left>,
 }
 
@@ -136,30 +141,39 @@ impl Readers {
     /// Adds a connection that has been sent everything up to `last`, after `from`.
     pub(super) fn open(&mut self, user: &Arc<str>, socket_id: SocketId, from: Place, last: Position) -> Arc<Reader> {
         let reader = Reader::new(last, from);
-        self.users.entry(Arc::clone(user)).or_default().open.push(socket_id);
+        self.users.entry(Arc::clone(user)).or_default().open.insert(socket_id);
         self.open.insert(socket_id, Open { user: Arc::clone(user), reader: Arc::clone(&reader), taken: Taken::No });
         reader
     }
 
     /// Takes the oldest place from which a connection of this user may go on. A connection that is still open may be
     /// cut off without the server knowing: its place counts as long as events after it are not confirmed.
-    pub(super) fn take(&mut self, user: &str, last: Position, time: Duration, now: Instant) -> Option<Predecessor> {
+    ///
+    /// Places are forgotten after a time, and of the open connections only those count that `may_be_cut`.
+    pub(super) fn take(
+        &mut self,
+        user: &str,
+        last: Position,
+        (time, now): (Duration, Instant),
+        may_be_cut: impl Fn(&Reader) -> bool,
+    ) -> Option<Predecessor> {
         let places = self.users.get_mut(user)?;
-        places.forget_old(time, now);
+        self.left -= places.forget_old(time, now);
         let left = places.left.iter().enumerate().min_by_key(|(_, left)| left.place.position);
         let left = left.map(|(index, left)| (index, Predecessor { socket_id: left.socket_id, place: left.place }));
         let unconfirmed = |socket_id: &SocketId| {
-            let open = self.open.get(socket_id)?;
+            let open = self.open.get(socket_id).filter(|open| may_be_cut(&open.reader))?;
             let place = open.place().filter(|place| place.position < last)?;
             Some(Predecessor { socket_id: *socket_id, place })
         };
-        let open = places.open.iter().filter_map(unconfirmed).min_by_key(|open| open.place.position);
+        let open = places.open.iter().take(OPEN_MAX).filter_map(unconfirmed).min_by_key(|open| open.place.position);
         match (left, open) {
             (Some((_, left)), Some(open)) if open.place.position < left.place.position => {
                 Some(self.taken(open, last, now))
             }
             (Some((index, left)), _) => {
                 places.left.swap_remove(index);
+                self.left -= 1;
                 self.forget_if_empty(user);
                 Some(left)
             }
@@ -181,18 +195,20 @@ impl Readers {
     /// A connection has left. One that was cut off leaves its place, unless another has gone on from there.
     pub(super) fn leave(&mut self, socket_id: SocketId, is_cut: bool, now: Instant) {
         let Some(open) = self.open.remove(&socket_id) else { return };
-        let users = self.users.len();
         let Some(places) = self.users.get_mut(&open.user) else { return };
-        places.open.retain(|other| *other != socket_id);
-        let has_capacity = users <= USERS_LEFT_MAX || !places.open.is_empty();
-        if let Some(place) = open.place().filter(|_| is_cut && has_capacity) {
+        places.open.swap_remove(&socket_id);
+        if let Some(place) = open.place_if_cut(now).filter(|_| is_cut) {
             if places.left.len() == LEFT_MAX
                 && let Some(newest) = (0..LEFT_MAX).max_by_key(|index| places.left[*index].place.position)
             {
                 // The oldest place has everything that the others have.
                 places.left.swap_remove(newest);
+                self.left -= 1;
             }
-            places.left.push(Left { socket_id, place, at: now });
+            if self.left < LEFT_IN_ALL_MAX {
+                places.left.push(Left { socket_id, place, at: now });
+                self.left += 1;
+            }
         }
         self.forget_if_empty(&open.user);
     }
@@ -200,7 +216,7 @@ impl Readers {
     /// Forgets places that were left so long ago.
     pub(super) fn forget_old(&mut self, time: Duration, now: Instant) {
         self.users.retain(|_, places| {
-            places.forget_old(time, now);
+            self.left -= places.forget_old(time, now);
             !places.open.is_empty() || !places.left.is_empty()
         });
     }
@@ -222,10 +238,20 @@ impl Open {
             _ => Some(confirmed),
         }
     }
+
+    /// The same once it is cut off. A silent connection that another has gone on from was cut off before that.
+    fn place_if_cut(&self, now: Instant) -> Option<Place> {
+        let place = self.place()?;
+        let is_shared = matches!(self.taken, Taken::UpTo(taken) if taken == place);
+        (!is_shared || !self.reader.is_silent(now)).then_some(place)
+    }
 }
 
 impl Places {
-    fn forget_old(&mut self, time: Duration, now: Instant) {
+    /// Forgets what was left so long ago. Returns how many places that were.
+    fn forget_old(&mut self, time: Duration, now: Instant) -> usize {
+        let before = self.left.len();
         self.left.retain(|left| now.saturating_duration_since(left.at) <= time);
+        before - self.left.len()
     }
 }

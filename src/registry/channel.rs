@@ -140,13 +140,15 @@ impl Channel {
 
     /// Whether nothing needs the channel any more.
     pub(super) fn is_idle(&mut self, scope: &Scope<'_>) -> bool {
-        if self.subscriptions() > 0 || self.remote.as_ref().is_some_and(|remote| !remote.is_idle(scope.now)) {
+        // Forgets what is too old, also while there are subscribers.
+        let has_history = self.history.as_mut().is_some_and(|history| !history.is_idle(scope.now));
+        if has_history
+            || self.subscriptions() > 0
+            || self.remote.as_ref().is_some_and(|remote| !remote.is_idle(scope.now))
+        {
             return false;
         }
         if self.flow.as_mut().is_some_and(|flow| !flow.is_idle(scope.now)) {
-            return false;
-        }
-        if self.history.as_mut().is_some_and(|history| !history.is_idle(scope.now)) {
             return false;
         }
         // Redis stores most cached events for all nodes.
@@ -216,9 +218,8 @@ impl Channel {
             None => event::subscription_succeeded(self.name.as_str()),
         });
         let (gap, missed, reader) = self.welcome(joiner, scope);
-        answers.extend(gap);
         let mut snapshot = self.flow.as_mut().map(|flow| flow.snapshot(scope.now)).unwrap_or_default();
-        if !missed.is_empty() {
+        if !missed.is_empty() && !snapshot.is_empty() {
             let missed: HashSet<&[u8]> = missed.iter().map(|frame| &frame.bytes()[..]).collect();
             snapshot.retain(|frame| !missed.contains(&frame.bytes()[..]));
         }
@@ -230,6 +231,7 @@ impl Channel {
             answers.extend(Some(cached).filter(|cached| !snapshot.contains(cached) && !missed.contains(cached)));
         }
         answers.extend(snapshot);
+        answers.extend(gap);
         answers.extend(missed);
         let id = if joiner.rules.raw {
             answers = answers.iter().filter_map(event::raw).collect();
@@ -322,7 +324,8 @@ impl Channel {
         if let Some(cache_for) = cache_for {
             flow.cache = Some((cache_for, is_local));
         }
-        if cache_for.is_none() && !flow.has_snapshot() && is_empty {
+        let is_remembered = self.history.as_ref().is_some_and(|history| history.is_wanted());
+        if cache_for.is_none() && !flow.has_snapshot() && is_empty && !is_remembered {
             return;
         }
         // Only what is stored for other nodes needs the origin.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::history::log::Position;
 use crate::history::reader::Reader;
@@ -14,7 +15,7 @@ use crate::shard::Shard;
 use crate::shard::outbox::Piece;
 use crate::shard::wheel::Tick;
 
-/// The time between two rounds of marks for each connection that may get one, so that a shard sends 1000 in a second.
+/// The time between two rounds of marks, for each connection that may get one.
 const TIME_FOR_EACH: Duration = Duration::from_millis(1);
 /// The shortest and the longest time between two rounds: what is not confirmed comes twice after a cut.
 const TIMES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
@@ -41,6 +42,7 @@ struct Tracked {
 #[derive(Debug)]
 struct Sent {
     at: Tick,
+    since: Instant,
     confirms: Vec<(Arc<Reader>, Position)>,
 }
 
@@ -80,18 +82,18 @@ impl Shard {
                 return true;
             }
             let mut is_new = marks.sent.is_some();
-            let confirms = marks.tracked.iter_mut().map(|tracked| {
+            for tracked in &mut marks.tracked {
                 let flushed = channels.get(&tracked.id).map_or(0, |channel| channel.flushed);
                 let position = flushed.max(tracked.reader.joined_at());
                 is_new |= position > tracked.marked;
                 tracked.marked = position;
-                (Arc::clone(&tracked.reader), position)
-            });
-            let confirms: Vec<_> = confirms.collect();
+            }
             if is_new {
+                let confirm = |tracked: &Tracked| (Arc::clone(&tracked.reader), tracked.marked);
+                let confirms: Vec<_> = marks.tracked.iter().map(confirm).collect();
                 confirms.iter().for_each(|(reader, _)| reader.ask(instant));
                 marks.number = marks.number.wrapping_add(1);
-                marks.sent = Some(Sent { at: now, confirms });
+                marks.sent = Some(Sent { at: now, since: instant, confirms });
                 due.push((*slot, marks.number));
             }
             true
@@ -105,8 +107,9 @@ impl Shard {
     pub(super) fn on_pong(&mut self, slot: Slot, payload: &[u8]) {
         let marks = self.connections.get_mut(slot).and_then(|connection| connection.marks.as_mut());
         let Some(marks) = marks.filter(|marks| payload == marks.number.to_be_bytes()) else { return };
-        for (reader, position) in marks.sent.take().into_iter().flat_map(|sent| sent.confirms) {
-            reader.confirm(position, self.now);
+        let Some(sent) = marks.sent.take() else { return };
+        for (reader, position) in sent.confirms {
+            reader.confirm(position, sent.since);
         }
     }
 

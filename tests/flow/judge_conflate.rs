@@ -108,6 +108,8 @@ impl ConflateJudge {
                 let opened =
                     (if is_late(latest) { at } else { not_late }, if is_late(earliest) { at } else { latest.min(at) });
                 key.opened = if turn.flushes && at < latest { (key.opened.0, opened.1) } else { opened };
+                // It may have been given up for another key while it waited for its beat.
+                key.maybe_forgotten |= !turn.flushes && may_forget > 0 && at < latest;
             } else if !turn.flushes {
                 ensure!(may_forget > 0, "{:?} comes {} ns before its window ends", key.id, earliest - at);
                 ensure!(

@@ -52,7 +52,8 @@ const NAME: &str = "reading";
 
 /// Events of one channel under each kind of rule. The input: a path to the key, a path to the value, and in each further
 /// line the data of an event: a JSON string with its quotes is that text, anything else is itself.
-pub fn flow_rules(input: &[u8]) {
+/// `is_wanted` chooses among the eight kinds.
+pub fn flow_rules(input: &[u8], is_wanted: impl Fn(usize) -> bool) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut lines = text.split('\n');
     let [key, value] = [(); 2].map(|()| lines.next().and_then(|path| DataPath::parse(path).ok()));
@@ -66,7 +67,7 @@ pub fn flow_rules(input: &[u8]) {
     }
     let keys: Vec<Option<String>> = texts.iter().map(|text| key_of(key.as_ref(), text.as_deref())).collect();
     let sent = Sent { literals: &literals, texts: &texts, keys: &keys };
-    for (index, rule) in RULES.iter().enumerate() {
+    for (index, rule) in RULES.iter().enumerate().filter(|(index, _)| is_wanted(*index)) {
         let rule = with_paths(rule, key.as_ref(), value.as_ref());
         let (came, snapshot) = deliver(&rule, &sent);
         match index {

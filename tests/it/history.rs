@@ -72,18 +72,27 @@ async fn cut(server: &TestServer, client: Client) {
     server.metric_becomes("soketi_connected", None, connected - 1.0).await;
 }
 
-/// Waits for the server's ping, which the client answers. Returns what came before.
-async fn confirm(client: &mut Client) -> Vec<String> {
-    let mut texts = Vec::new();
-    loop {
+/// Waits until these have come and the client has answered a ping behind them.
+async fn confirm(client: &mut Client, expected: &[&str]) {
+    let (mut texts, mut is_confirmed) = (Vec::new(), expected.is_empty());
+    while !is_confirmed {
         match client.next_message().await {
-            Message::Ping(_) => break,
+            Message::Ping(_) => is_confirmed = texts.len() == expected.len(),
             Message::Text(text) => texts.push(text.to_string()),
             other => panic!("{other:?}"),
         }
     }
-    texts.extend(client.settle().await);
-    shown(&texts)
+    assert_eq!(shown(&texts), expected);
+    // The server has read the answer.
+    client.nothing_came().await;
+}
+
+/// A user who confirms what comes first.
+async fn confirming_user(server: &TestServer, expected: &[&str]) -> Client {
+    let mut client = server.connect().await;
+    client.send_subscribe(CHANNEL, Some(USER)).await;
+    confirm(&mut client, expected).await;
+    client
 }
 
 #[tokio::test]
@@ -92,7 +101,7 @@ async fn a_user_who_was_cut_off_gets_what_he_has_missed() {
     let (mut page, came) = user(&server).await;
     assert_eq!(came, [SUCCEEDED]);
     publish(&server, CHANNEL, 1..=2).await;
-    assert_eq!(confirm(&mut page).await, ["1", "2"]);
+    confirm(&mut page, &["1", "2"]).await;
     cut(&server, page).await;
     publish(&server, CHANNEL, 3..=5).await;
     let (mut page, came) = user(&server).await;
@@ -107,7 +116,7 @@ async fn what_was_sent_and_not_confirmed_comes_again() {
     let server = server().await;
     let (mut page, _) = user(&server).await;
     publish(&server, CHANNEL, [1]).await;
-    assert_eq!(confirm(&mut page).await, ["1"]);
+    confirm(&mut page, &["1"]).await;
     publish(&server, CHANNEL, [2]).await;
     cut(&server, page).await;
     publish(&server, CHANNEL, [3]).await;
@@ -119,7 +128,7 @@ async fn a_replay_that_did_not_arrive_comes_again() {
     let server = server().await;
     let (mut page, _) = user(&server).await;
     publish(&server, CHANNEL, [1]).await;
-    assert_eq!(confirm(&mut page).await, ["1"]);
+    confirm(&mut page, &["1"]).await;
     cut(&server, page).await;
     publish(&server, CHANNEL, [2]).await;
     for _ in 0..3 {
@@ -132,8 +141,7 @@ async fn a_replay_that_did_not_arrive_comes_again() {
         drop(page);
         server.metric_becomes("soketi_connected", None, 0.0).await;
     }
-    let (mut page, _) = user(&server).await;
-    assert!(confirm(&mut page).await.is_empty());
+    let page = confirming_user(&server, &[SUCCEEDED, "2"]).await;
     cut(&server, page).await;
     assert_eq!(user(&server).await.1, [SUCCEEDED], "it was confirmed");
 }
@@ -147,12 +155,10 @@ async fn a_user_may_return_before_the_server_knows_that_his_line_is_dead() {
     page.established().await;
     assert_eq!(subscribe(&mut page, CHANNEL, Some(USER)).await, [SUCCEEDED]);
     publish(&server, CHANNEL, [1]).await;
-    assert_eq!(confirm(&mut page).await, ["1"]);
+    confirm(&mut page, &["1"]).await;
     proxy.freeze();
     publish(&server, CHANNEL, 2..=3).await;
-    let (mut second, came) = user(&server).await;
-    assert_eq!(came, [SUCCEEDED, "2", "3"]);
-    assert!(confirm(&mut second).await.is_empty());
+    let second = confirming_user(&server, &[SUCCEEDED, "2", "3"]).await;
     proxy.cut();
     server.metric_becomes("soketi_connected", None, 1.0).await;
     let (_third, came) = user(&server).await;
@@ -222,12 +228,10 @@ async fn each_tab_gets_what_its_predecessor_missed_the_oldest_place_first() {
     let (mut second, _) = user(&server).await;
     cut(&server, first).await;
     publish(&server, CHANNEL, [1]).await;
-    assert_eq!(confirm(&mut second).await, ["1"]);
+    confirm(&mut second, &["1"]).await;
     cut(&server, second).await;
     publish(&server, CHANNEL, [2]).await;
-    let (mut first, came) = user(&server).await;
-    assert_eq!(came, [SUCCEEDED, "1", "2"]);
-    assert!(confirm(&mut first).await.is_empty());
+    let _first = confirming_user(&server, &[SUCCEEDED, "1", "2"]).await;
     assert_eq!(user(&server).await.1[1], "2", "the second tab had the first event");
 }
 
@@ -314,7 +318,7 @@ async fn the_cached_event_comes_before_the_replay_and_once() {
     page.send_subscribe(channel, Some(USER)).await;
     assert_eq!(shown(&page.settle().await), [SUCCEEDED, "cache_miss"]);
     publish(&server, channel, [1]).await;
-    assert_eq!(confirm(&mut page).await, ["1"]);
+    confirm(&mut page, &["1"]).await;
     cut(&server, page).await;
     let mut page = server.connect().await;
     assert_eq!(subscribe(&mut page, channel, Some(USER)).await, [SUCCEEDED, "1"], "the cached event");
@@ -352,4 +356,49 @@ async fn the_memory_of_an_app_is_bounded() {
     let bytes = server.metric("gema_history_bytes", None).await;
     assert!((1.0..=20_000.0).contains(&bytes), "{bytes}");
     assert!(server.metric("gema_history_evicted_total", None).await > 0.0);
+}
+
+#[tokio::test]
+async fn a_flow_rule_lets_through_what_the_history_is_to_keep() {
+    let server = TestServer::start_single_with(|config| {
+        with_rule(json!({ "match": "orders.*", "seconds": 600 }))(config);
+        let rule = json!([{ "match": "*", "except": ["order"], "conflate": { "window_ms": 3_600_000 } }]);
+        config.limits.flow_rules = serde_json::from_value(rule).unwrap();
+    })
+    .await;
+    let (page, _) = user(&server).await;
+    cut(&server, page).await;
+    publish(&server, CHANNEL, 1..=2).await;
+    assert_eq!(user(&server).await.1, [SUCCEEDED, "1", "2"]);
+}
+
+#[tokio::test]
+async fn a_rule_that_goes_and_comes_back_counts_on() {
+    let mut server = server().await;
+    let (mut page, _) = user(&server).await;
+    publish(&server, CHANNEL, 1..=3).await;
+    confirm(&mut page, &["1", "2", "3"]).await;
+    server.reload(|config| config.limits.history_rules.clear()).await;
+    server.reload(with_rule(json!({ "match": "orders.*", "seconds": 600 }))).await;
+    let (mut other, _) = user(&server).await;
+    publish(&server, CHANNEL, [4]).await;
+    confirm(&mut other, &["4"]).await;
+    cut(&server, other).await;
+    publish(&server, CHANNEL, 5..=6).await;
+    assert_eq!(user(&server).await.1, [SUCCEEDED, "5", "6"]);
+}
+
+#[tokio::test]
+async fn who_signs_in_while_another_tab_gets_events_is_told_of_no_gap() {
+    let server = server_with(json!({ "match": "*", "seconds": 600 })).await;
+    let mut first = server.connect().await;
+    first.sign_in(&json!({ "id": "7" })).await;
+    first.settle().await;
+    first.subscribe("news").await;
+    publish(&server, "news", [1]).await;
+    // The first tab has not confirmed it, but it answers.
+    let mut second = server.connect().await;
+    second.subscribe("news").await;
+    second.send_sign_in(&json!({ "id": "7" }).to_string()).await;
+    assert_eq!(shown(&second.settle().await), ["signin_success"]);
 }
