@@ -50,7 +50,7 @@ test('each word stands in both languages with the same values', () => {
 
 test('each cause that is translated exists, and those of each day are', () => {
   const source = (name) => readFileSync(join(here, '../../src', name), 'utf8');
-  const refusals = [...source('refusal/cause.rs').matchAll(/^ {4}\w+ "(\w+)" \d+$/gm)].map(([, code]) => code);
+  const refusals = [...source('refusal/cause.rs').matchAll(/^ {4}\w+ "(\w+)" \[\d+\]$/gm)].map(([, code]) => code);
   const warnings = [...source('watch/kinds.rs').matchAll(/^ +(?:\("[^"]*", )?"(\w+)",/gm)].map(([, code]) => code);
   const { text } = files.find(({ name }) => name === 'causes_id.js');
   const translated = [...text.split('export const causes')[1].matchAll(/^\t(\w+): ['`]([^|\n]+)(\|.+)?['`],$/gm)].map(([, code]) => code);
