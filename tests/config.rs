@@ -633,7 +633,7 @@ fn a_rule_with_a_prefix_in_any_case_is_refused() {
     }
 }
 
-/// What `check` makes of rules in the text of a TOML file, without the file's name.
+/// The output of `check` for rules in the text of a TOML file, without the file's name.
 fn of_rules(name: &str, text: &str) -> Vec<String> {
     let file = file(name, text);
     let found = faults(&["check", "--config", &file], &[]);

@@ -23,7 +23,7 @@ const WARN: &str = "warn";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct ShownProblem {
-    /// The same problem on two nodes has two.
+    /// Two nodes that have the same problem give it two ids.
     pub(super) id: String,
     pub(super) code: String,
     pub(super) level: String,

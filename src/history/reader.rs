@@ -239,7 +239,8 @@ impl Open {
         }
     }
 
-    /// The same once it is cut off. A silent connection that another has gone on from was cut off before that.
+    /// The place that a connection leaves when it is cut off. A silent one whose place another connection has taken
+    /// leaves none: it was cut off before.
     fn place_if_cut(&self, now: Instant) -> Option<Place> {
         let place = self.place()?;
         let is_shared = matches!(self.taken, Taken::UpTo(taken) if taken == place);

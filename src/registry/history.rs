@@ -22,6 +22,8 @@ pub(super) struct AppHistory {
     rules: ArcSwap<HistoryRules>,
     /// There are rules. Without any, nothing else is asked.
     is_on: AtomicBool,
+    /// There have been rules, so that there is something to report.
+    was_on: AtomicBool,
     bytes: Arc<HistoryBytes>,
     pub(super) meters: Option<HistoryMeters>,
 }
@@ -55,6 +57,7 @@ impl AppState {
             return;
         }
         let is_on = !rules.is_empty();
+        self.history.was_on.fetch_or(is_on, Ordering::Relaxed);
         self.history.rules.store(Arc::new(rules));
         self.history.is_on.store(is_on, Ordering::Release);
         for name in self.channels.table.names(|_| true) {
@@ -71,7 +74,7 @@ impl AppState {
 
     /// Reports the bytes of the app's histories, and the events that were dropped for want of them.
     pub fn report_history(&self) {
-        if let Some(meters) = &self.history.meters {
+        if let Some(meters) = self.history.meters.as_ref().filter(|_| self.history.was_on.load(Ordering::Relaxed)) {
             meters.report(self.history.bytes.used(), self.history.bytes.take_evicted());
         }
     }

@@ -51,7 +51,7 @@ struct World {
     now: Instant,
     tabs: Vec<Tab>,
     published: u64,
-    /// What users have seen in tabs that are closed.
+    /// Events that users have seen in tabs that are closed.
     seen: BTreeMap<usize, BTreeSet<u64>>,
     /// Prints what happens, to find out why a history fails.
     is_told: bool,

@@ -308,7 +308,7 @@ mod tests {
             number
         }
 
-        /// What was published before the command of this number was carried out has come.
+        /// The mark of the command with this number has come: events published before it are here.
         fn mark(&self, number: u64, now: Instant) {
             self.app.on_message(&self.topic, NodeMessage::Mark(number), now);
         }
@@ -319,7 +319,7 @@ mod tests {
             self.mark(number, now);
         }
 
-        /// What is due on the channel.
+        /// Runs the channel's flow at this time.
         fn run(&self, now: Instant) {
             let (channel, receivers) = (self.name.clone(), Receivers::Subscribers);
             self.app.run_flow(&Due { app: "app-id".into(), channel, receivers }, now);
