@@ -166,6 +166,7 @@ async fn the_document_names_each_metric_and_no_other() {
     let change = |config: &mut gema::config::Config| {
         config.ingest.prefixes = vec!["laravel_=app-id".to_owned()];
         config.limits.raw_clients.channels = vec!["raw".to_owned()];
+        config.limits.history_rules = vec![serde_json::from_str(r#"{"match":"orders","seconds":1}"#).unwrap()];
     };
     let server = TestServer::start_cluster_with(2, change).await;
     let _raw = server.open("/app/app-key").await;
