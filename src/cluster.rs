@@ -7,6 +7,7 @@
 pub mod answers;
 mod cleanup;
 mod commands;
+mod history;
 pub mod idempotency;
 mod lease;
 mod link;
@@ -15,6 +16,7 @@ mod pace;
 mod page;
 mod peers;
 mod query;
+mod scripts;
 mod terminate;
 mod views;
 

@@ -4,5 +4,7 @@
 pub mod channel;
 mod explain;
 pub mod log;
+pub mod numbers;
 pub mod reader;
 pub mod rule;
+pub mod shared;

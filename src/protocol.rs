@@ -15,6 +15,7 @@ pub mod idempotency;
 pub mod identity;
 pub mod json;
 pub mod message;
+pub mod numbered;
 pub mod partial;
 pub mod pattern;
 pub mod policy;

@@ -1,6 +1,7 @@
 //! Turns the registry's commands into commands of Redis, and hands the answers back to the registry.
 //! `link` calls it for each round.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -8,23 +9,26 @@ use std::time::UNIX_EPOCH;
 
 use redis::Cmd;
 use redis::RedisResult;
-use redis::RedisWrite;
-use redis::ToRedisArgs;
 use redis::Value;
 use redis::cmd;
 
 use crate::cluster::Cluster;
 use crate::cluster::answers;
+use crate::cluster::history;
+use crate::cluster::scripts::Encoded;
+use crate::cluster::scripts::Scripts;
 use crate::flow::channel::StoredEvent;
+use crate::history::rule::HistoryRule;
 use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
-use crate::protocol::envelope::Encoding;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
+use crate::protocol::event;
+use crate::protocol::frame::Frame;
 use crate::redis::error::is_full;
 use crate::redis::names;
 use crate::registry::remote::command::Command;
@@ -36,17 +40,6 @@ use crate::registry::remote::message::UpdateOutcome;
 
 /// Bytes of events that the snapshot of a channel brings along when it is fetched; the oldest are left out.
 const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// The scripts of one link, by the hashes that Redis has given them.
-#[derive(Debug, Clone)]
-pub(super) struct Scripts {
-    pub(super) member: String,
-    pub(super) cache: String,
-    pub(super) last_events: String,
-    pub(super) lease: String,
-    /// `PUBLISH` or `SPUBLISH`.
-    pub(super) publish: &'static str,
-}
 
 /// Changes of one node's users on a topic, made at once.
 pub(super) struct MemberChanges<'a> {
@@ -71,16 +64,9 @@ pub(super) enum Expected {
     Updated,
     Stored,
     Fetched,
+    CaughtUp,
+    Found,
     Nothing,
-}
-
-/// Writes an event right into a command.
-struct Encoded<'a>(&'a Encoding<'a>);
-
-impl ToRedisArgs for Encoded<'_> {
-    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
-        self.0.write_to(&mut out.writer_for_next_arg()).expect("a command takes every byte");
-    }
 }
 
 impl Cluster {
@@ -154,6 +140,18 @@ impl Cluster {
                 commands.push(cmd("UNLINK").arg(&self.names.last_events(app, topic)[..]).take());
                 Expected::Nothing
             }
+            Operation::CatchUp { number } => {
+                commands.extend(self.catch_up(scripts, (app, topic), *number).into_iter().flatten());
+                Expected::CaughtUp
+            }
+            Operation::TakePlace { user, is_late, .. } => {
+                commands.extend(self.take_place(scripts, (app, topic), (user, *is_late)));
+                Expected::Found
+            }
+            Operation::WritePlaces(places) => {
+                commands.extend(self.write_places(scripts, (app, topic), places));
+                Expected::Nothing
+            }
             Operation::PublishCount => {
                 let Topic::Channel(name) = topic else { return Expected::Nothing };
                 let Some(state) = self.app(app) else { return Expected::Nothing };
@@ -184,6 +182,9 @@ impl Cluster {
             partial: publish.event.partial.clone(),
         };
         let (name, encoding) = (self.names.topic(app, topic), event.encoding());
+        if let Some(rule) = self.numbering_rule(app, topic, &event.frame) {
+            return self.append(scripts, (app, topic), (&encoding, cached_for_ms), &rule);
+        }
         match cached_for_ms {
             0 => {
                 let mut command = Cmd::with_capacity(3, scripts.publish.len() + name.len() + encoding.len_max());
@@ -199,6 +200,12 @@ impl Cluster {
                 .arg(time)
                 .take(),
         }
+    }
+
+    /// The rule by which an event is stored in the history, if there is one.
+    fn numbering_rule(&self, app: &str, topic: &Topic, frame: &Frame) -> Option<Arc<HistoryRule>> {
+        let Topic::Channel(name) = topic else { return None };
+        self.app(app)?.numbering_rule(name).filter(|_| !event::is_client_event(frame))
     }
 
     /// Opens a topic: publishes its state on this node, and fetches that of the others.
@@ -332,6 +339,16 @@ impl Cluster {
             (Expected::Fetched, Operation::FetchEvents { number }) => {
                 if let Topic::Channel(name) = &command.topic {
                     state.on_fetched(name, *number, fetched(answers), Instant::now());
+                }
+            }
+            (Expected::CaughtUp, Operation::CatchUp { number }) => {
+                if let Topic::Channel(name) = &command.topic {
+                    state.on_caught_up(name, *number, history::caught_up(answers), Instant::now());
+                }
+            }
+            (Expected::Found, Operation::TakePlace { number, user, address, .. }) => {
+                if let Topic::Channel(name) = &command.topic {
+                    state.on_found(name, (*number, user, *address), history::found(answers), Instant::now());
                 }
             }
             (Expected::Stored, _) => {

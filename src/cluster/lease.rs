@@ -10,8 +10,8 @@ use redis::RedisResult;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::cluster::commands::Scripts;
 use crate::cluster::link::ClusterLink;
+use crate::cluster::scripts::Scripts;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::redis::connection::RedisConnection;

@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use crate::cluster::LinkHandle;
 use crate::cluster::commands::Expected;
-use crate::cluster::commands::Scripts;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::OpenTopic;
 use crate::cluster::pace::Pace;
 use crate::cluster::peers::Peers;
+use crate::cluster::scripts::Scripts;
 use crate::protocol::envelope::Envelope;
 use crate::redis::connection::ANSWER_TIME;
 use crate::redis::connection::PING;
@@ -108,9 +108,11 @@ impl ClusterLink {
         let mut receiver = RedisConnection::open_on(runtime, &cluster.options, on_push).await?;
         let mut out = RedisConnection::open(&cluster.options, |_| ()).await?;
         let (member, cache) = (include_str!("member.lua"), include_str!("cache.lua"));
-        let sources = [member, cache, include_str!("last_events.lua"), LEASE_SCRIPT];
-        let [member, cache, last_events, lease] = script::load(&mut out, sources).await?;
-        let scripts = Scripts { member, cache, last_events, lease, publish: out.publish() };
+        let (last_events, append, places) =
+            (include_str!("last_events.lua"), include_str!("append.lua"), include_str!("places.lua"));
+        let sources = [member, cache, last_events, append, places, LEASE_SCRIPT];
+        let [member, cache, last_events, append, places, lease] = script::load(&mut out, sources).await?;
+        let scripts = Scripts { member, cache, last_events, append, places, lease, publish: out.publish() };
         let leases = cluster.renew_lease(&scripts, &mut out).await?;
         cluster.on_leases(&leases, true);
         let control = cluster.names.control();

@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::metrics::PeerDropCause;
+use crate::protocol::envelope;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::envelope::MAGIC;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
+use crate::protocol::numbered::EventNumber;
 use crate::registry::AppState;
 use crate::registry::remote::message::NodeMessage;
 
@@ -114,16 +116,25 @@ impl Listener {
 
     fn on_message(&self, topic: &[u8], message: &Bytes) {
         let open = self.topics.lock().get(topic).cloned();
-        let is_own = message.starts_with(self.own_event.as_bytes());
-        if is_own && open.as_ref().is_none_or(|open| !open.is_cached()) {
+        let (number, message) = match EventNumber::taken_from(message) {
+            Some((number, message)) => (Some(number), message),
+            None => (None, message.clone()),
+        };
+        if let Some(rest) = message.strip_prefix(self.own_event.as_bytes())
+            && open.as_ref().is_none_or(|open| !open.is_cached())
+        {
+            if let (Some(number), Some(open), Some(own)) = (number, open, envelope::first_number(rest)) {
+                open.app.on_message(&open.topic, NodeMessage::OwnNumber(own, number), Instant::now());
+            }
             return;
         }
-        let envelope = match Envelope::decode(message) {
+        let envelope = match Envelope::decode(&message) {
             Ok(envelope) => envelope,
             Err(error) => return self.reject(topic, error),
         };
         match (envelope, open) {
-            (Envelope::Event(event), Some(open)) => self.on_event(&open, event),
+            (Envelope::Event(event), Some(open)) => self.on_event(&open, event, number),
+            (_, Some(_)) if number.is_some() => self.reject(topic, EnvelopeError::Malformed),
             (Envelope::Member(change), Some(open)) => {
                 open.app.on_message(&open.topic, NodeMessage::Member(change), Instant::now());
             }
@@ -165,7 +176,7 @@ impl Listener {
         );
     }
 
-    fn on_event(&self, open: &OpenTopic, event: RemoteEvent) {
+    fn on_event(&self, open: &OpenTopic, event: RemoteEvent, number: Option<EventNumber>) {
         if matches!(open.topic, Topic::User(_)) {
             return;
         }
@@ -177,7 +188,7 @@ impl Listener {
         }
         let is_own = event.node == self.cluster.node();
         let accepted = Duration::from_micros(event.accepted_micros);
-        if !open.app.on_message(&open.topic, NodeMessage::Event(event), Instant::now()) {
+        if !open.app.on_message(&open.topic, NodeMessage::Event(event, number), Instant::now()) {
             meters.dropped(PeerDropCause::Duplicate, 1);
         } else if !is_own {
             meters.received(1);

@@ -19,6 +19,7 @@ use crate::cluster::listener::Listener;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::Topic;
+use crate::protocol::numbered::EventNumber;
 use crate::redis::connection::RedisConnection;
 
 impl ClusterLink {
@@ -122,6 +123,8 @@ impl Listener {
     /// Handles a message on a topic that is mirrored. It comes once for each pattern that matches.
     pub(super) fn on_mirrored(&self, topic: &[u8], message: &Bytes) {
         let cluster = &self.cluster;
+        let numbered = EventNumber::taken_from(message);
+        let message = numbered.as_ref().map_or(message, |(_, message)| message);
         let is_own = message.starts_with(self.own_event.as_bytes());
         let Some((app, Topic::Channel(name))) = cluster.names.read(topic).filter(|_| !is_own) else { return };
         let Some(app) = cluster.app(&app).filter(|_| !self.lost.is_cancelled()) else { return };

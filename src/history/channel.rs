@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::history::log::Entering;
 use crate::history::log::EventLog;
 use crate::history::log::HistoryBytes;
+use crate::history::log::Numbering;
 use crate::history::log::Position;
+use crate::history::numbers::SharedHistory;
 use crate::history::reader::Place;
 use crate::history::reader::Predecessor;
 use crate::history::reader::Reader;
@@ -18,17 +21,21 @@ use crate::protocol::identity::KnownUser;
 use crate::protocol::socket_id::SocketId;
 
 /// After so many times of its rule a place is forgotten. Before, a user that comes back too late is told of a gap.
-const TIMES_REMEMBERED: u32 = 2;
+pub(super) const TIMES_REMEMBERED: u32 = 2;
 /// Between two looks for events and places that are too old.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The history of a channel under its rule.
 #[derive(Debug)]
 pub struct ChannelHistory {
-    rule: Arc<HistoryRule>,
-    log: EventLog,
-    readers: Readers,
+    pub(super) rule: Arc<HistoryRule>,
+    pub(super) log: EventLog,
+    pub(super) readers: Readers,
     ticked_at: Option<Instant>,
+    /// This node is about to follow the numbers that Redis gives.
+    is_beginning: bool,
+    /// There while this node follows the numbers that Redis gives.
+    pub(super) shared: Option<Box<SharedHistory>>,
 }
 
 /// Events for a connection that joins, after the answer.
@@ -46,15 +53,48 @@ pub struct Welcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
     /// How many.
-    pub missed: u64,
+    pub missed: Missed,
     /// Until then everything has arrived.
     pub since: Instant,
+}
+
+/// How many events a user has missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// So many.
+    Events(u64),
+    /// Some, or perhaps none.
+    Unknown,
+}
+
+impl Missed {
+    /// How many; `None` if nobody knows.
+    pub fn count(self) -> Option<u64> {
+        match self {
+            Self::Events(missed) => Some(missed),
+            Self::Unknown => None,
+        }
+    }
+}
+
+impl Gap {
+    /// `None` if nothing is missing.
+    pub(super) fn of(missed: Missed, since: Instant) -> Option<Self> {
+        (missed != Missed::Events(0)).then_some(Self { missed, since })
+    }
 }
 
 impl ChannelHistory {
     /// An empty one, whose bytes count for its app.
     pub fn new(rule: Arc<HistoryRule>, of_app: Arc<HistoryBytes>) -> Self {
-        Self { rule, log: EventLog::new(of_app), readers: Readers::default(), ticked_at: None }
+        Self {
+            rule,
+            log: EventLog::new(of_app),
+            readers: Readers::default(),
+            ticked_at: None,
+            is_beginning: false,
+            shared: None,
+        }
     }
 
     /// The rule.
@@ -77,12 +117,33 @@ impl ChannelHistory {
         !self.readers.is_empty() || self.rule.last() > 0
     }
 
+    /// From now on every event is kept, since this node follows the numbers soon.
+    pub fn expect_shared(&mut self) {
+        self.is_beginning = true;
+    }
+
+    /// This node does not follow the numbers any more.
+    pub fn end_shared(&mut self) {
+        (self.shared, self.is_beginning) = (None, false);
+    }
+
     /// An event goes to the subscribers. Returns its number; 0 if nobody can miss it, so that it is not kept.
     pub fn push(&mut self, frame: &Frame, except: Option<SocketId>, now: Instant) -> Position {
-        if !self.is_wanted() {
+        self.push_shared(frame, except, Numbering::None, now)
+    }
+
+    /// The same for an event with a number on all nodes.
+    pub fn push_shared(
+        &mut self,
+        frame: &Frame,
+        except: Option<SocketId>,
+        shared: Numbering,
+        now: Instant,
+    ) -> Position {
+        if !self.is_wanted() && !self.is_beginning {
             return 0;
         }
-        self.log.push((frame, except), &self.rule, now)
+        self.log.push(&Entering { frame, except, shared, at: now }, &self.rule, now)
     }
 
     /// A connection joins.
@@ -91,14 +152,16 @@ impl ChannelHistory {
         let last = self.log.last();
         let Some(user) = user else { return Welcome { events: self.last_events(), ..Welcome::default() } };
         let predecessor = self.readers.take(&user.id, last, (self.rule.time() * TIMES_REMEMBERED, now), |_| true);
+        if let Some(Predecessor { socket_id, .. }) = predecessor {
+            self.note_taken(&user.id, socket_id);
+        }
         let from = predecessor.map_or(Place { position: last, since: now }, |predecessor| predecessor.place);
         let reader = Some(self.readers.open(&user.id, user.socket_id, from, last));
         let Some(Predecessor { socket_id, place }) = predecessor else {
             return Welcome { gap: None, events: self.last_events(), reader };
         };
         let (missed, events) = self.log.after(place.position, Some(socket_id));
-        let gap = (missed > 0).then_some(Gap { missed, since: place.since });
-        Welcome { gap, events, reader }
+        Welcome { gap: Gap::of(Missed::Events(missed), place.since), events, reader }
     }
 
     /// A connection that has joined turns out to be of a known user: later it may return. Events that an earlier
@@ -111,10 +174,11 @@ impl ChannelHistory {
         // A connection that answers is another tab. It has got what it was sent.
         let is_cut = |open: &Reader| open.is_silent(now);
         let missed = self.readers.take(&user.id, last, (self.rule.time() * TIMES_REMEMBERED, now), is_cut);
-        let gap = missed
-            .map(|Predecessor { place, .. }| Gap { missed: last.saturating_sub(place.position), since: place.since });
+        let gap = missed.and_then(|Predecessor { place, .. }| {
+            Gap::of(Missed::Events(last.saturating_sub(place.position)), place.since)
+        });
         let reader = Some(self.readers.open(&user.id, user.socket_id, Place { position: last, since: now }, last));
-        Welcome { gap: gap.filter(|gap| gap.missed > 0), events: Vec::new(), reader }
+        Welcome { gap, events: Vec::new(), reader }
     }
 
     /// A connection leaves: on purpose, or because it was cut off.
@@ -130,7 +194,7 @@ impl ChannelHistory {
         self.ticked_at = Some(now);
         self.readers.forget_old(self.rule.time() * TIMES_REMEMBERED, now);
         self.log.drop_old(&self.rule, now);
-        if !self.is_wanted() {
+        if !self.is_wanted() && !self.is_beginning {
             self.log.clear();
         }
     }
@@ -141,7 +205,7 @@ impl ChannelHistory {
         self.readers.is_empty() && self.log.is_empty()
     }
 
-    fn last_events(&self) -> Vec<Frame> {
+    pub(super) fn last_events(&self) -> Vec<Frame> {
         let from = self.log.last().saturating_sub(self.rule.last() as u64);
         self.log.after(from, None).1
     }

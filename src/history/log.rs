@@ -1,4 +1,5 @@
-//! The last events of a channel, numbered, within the bounds of its rule and of its app.
+//! The last events of a channel, numbered, within the bounds of its rule and of its app. In a cluster an event has a
+//! second number, which all nodes share.
 //! `channel` appends to it and reads what somebody has missed.
 
 use std::collections::VecDeque;
@@ -37,6 +38,10 @@ pub(super) struct EventLog {
     last: Position,
     bytes: usize,
     of_app: Arc<HistoryBytes>,
+    /// The greatest shared number of an event that is gone.
+    gone: u64,
+    /// The places of this node's own events without a shared number so far, each with its number on the node.
+    unnumbered: VecDeque<(Position, u64)>,
 }
 
 #[derive(Debug)]
@@ -45,6 +50,42 @@ struct Entry {
     /// The connection that must not get it.
     except: Option<SocketId>,
     at: Instant,
+    shared: Numbering,
+}
+
+/// The number of an event that all nodes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbering {
+    /// It has none: it concerns this node alone.
+    None,
+    /// It is on its way to Redis. With it goes this number, which grows with the events of this node.
+    Own(u64),
+    /// Redis has given it this number.
+    Number(u64),
+}
+
+/// An event for the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Entering<'a> {
+    /// The frame for all subscribers.
+    pub frame: &'a Frame,
+    /// The connection that must not get it.
+    pub except: Option<SocketId>,
+    /// Its number on all nodes.
+    pub shared: Numbering,
+    /// When it came.
+    pub at: Instant,
+}
+
+impl Entry {
+    /// Whether it comes after a shared number.
+    fn is_after(&self, number: u64) -> bool {
+        match self.shared {
+            Numbering::None => false,
+            Numbering::Own(_) => true,
+            Numbering::Number(own) => own > number,
+        }
+    }
 }
 
 impl Default for HistoryBytes {
@@ -82,7 +123,7 @@ impl HistoryBytes {
 impl EventLog {
     pub(super) fn new(of_app: Arc<HistoryBytes>) -> Self {
         let last = of_app.numbered.load(Ordering::Relaxed);
-        Self { entries: VecDeque::new(), last, bytes: 0, of_app }
+        Self { entries: VecDeque::new(), last, bytes: 0, of_app, gone: 0, unnumbered: VecDeque::new() }
     }
 
     /// The number of the last event.
@@ -96,17 +137,16 @@ impl EventLog {
     }
 
     /// Appends an event, and drops those beyond the bounds. Returns its number.
-    pub(super) fn push(
-        &mut self,
-        (frame, except): (&Frame, Option<SocketId>),
-        rule: &HistoryRule,
-        now: Instant,
-    ) -> Position {
+    pub(super) fn push(&mut self, event: &Entering<'_>, rule: &HistoryRule, now: Instant) -> Position {
+        let Entering { frame, except, shared, at } = *event;
         let cost = cost(frame);
         self.last += 1;
         self.bytes += cost;
         self.of_app.used.fetch_add(cost, Ordering::Relaxed);
-        self.entries.push_back(Entry { frame: frame.clone(), except, at: now });
+        self.entries.push_back(Entry { frame: frame.clone(), except, at, shared });
+        if let Numbering::Own(number) = shared {
+            self.unnumbered.push_back((self.last, number));
+        }
         while self.entries.len() > rule.events_max || self.bytes > rule.bytes_max {
             self.drop_first();
         }
@@ -128,6 +168,70 @@ impl EventLog {
     pub(super) fn clear(&mut self) {
         while self.drop_first() {}
         self.entries.shrink_to_fit();
+        self.gone = 0;
+    }
+
+    /// Redis has given a number to an event of this node. Earlier ones that it has not numbered get the same.
+    pub(super) fn number_own(&mut self, own: u64, number: u64) {
+        while let Some((position, _)) = self.unnumbered.pop_front_if(|(_, waiting)| *waiting <= own) {
+            match self.index(position).and_then(|index| self.entries.get_mut(index)) {
+                Some(entry) => entry.shared = Numbering::Number(number),
+                None => self.gone = self.gone.max(number),
+            }
+        }
+    }
+
+    /// The greatest shared number of an event that is gone: this log has no earlier one, either.
+    pub(super) fn gone(&self) -> u64 {
+        self.gone
+    }
+
+    /// Events up to this shared number are not in this log.
+    pub(super) fn begin_after(&mut self, number: u64) {
+        self.gone = self.gone.max(number);
+    }
+
+    /// The greatest shared number so that every event up to it stands before a place; `None` if events behind the place
+    /// are gone. All up to `received` have come.
+    pub(super) fn shared_at(&self, position: Position, received: u64) -> Option<u64> {
+        let from = self.index(position + 1)?;
+        let after = self.entries.iter().skip(from).filter_map(|entry| match entry.shared {
+            Numbering::Number(number) => Some(number - 1),
+            Numbering::None | Numbering::Own(_) => None,
+        });
+        after.chain([received]).min()
+    }
+
+    /// The events after a shared number, without those that exclude this connection. One that is on its way to Redis
+    /// comes after all numbers.
+    pub(super) fn after_shared(&self, number: u64, except: Option<SocketId>) -> Vec<Frame> {
+        let after = self.entries.iter().filter(|entry| entry.is_after(number));
+        let own = after.filter(|entry| except.is_none() || entry.except != except);
+        own.map(|entry| entry.frame.clone()).collect()
+    }
+
+    /// The place before the first event after a shared number.
+    pub(super) fn position_before(&self, number: u64) -> Position {
+        let first = self.entries.iter().position(|entry| entry.is_after(number));
+        first.map_or(self.last, |index| self.first() - 1 + index as u64)
+    }
+
+    /// Takes all events out, the first one first.
+    pub(super) fn take_all(&mut self) -> Vec<(Frame, Option<SocketId>, Numbering, Instant)> {
+        let all =
+            self.entries.iter().map(|entry| (entry.frame.clone(), entry.except, entry.shared, entry.at)).collect();
+        self.unnumbered.clear();
+        self.clear();
+        all
+    }
+
+    /// The number of the first event that is kept, or of the next one.
+    fn first(&self) -> Position {
+        self.last + 1 - self.entries.len() as u64
+    }
+
+    fn index(&self, position: Position) -> Option<usize> {
+        position.checked_sub(self.first()).and_then(|index| usize::try_from(index).ok())
     }
 
     /// The events after a place, without those that exclude this connection, and how many are not kept any more.
@@ -144,6 +248,9 @@ impl EventLog {
         let cost = cost(&entry.frame);
         self.bytes -= cost;
         self.of_app.used.fetch_sub(cost, Ordering::Relaxed);
+        if let Numbering::Number(number) = entry.shared {
+            self.gone = self.gone.max(number);
+        }
         true
     }
 }

@@ -59,6 +59,18 @@ struct Open {
     user: Arc<str>,
     reader: Arc<Reader>,
     taken: Taken,
+    written: Written,
+}
+
+/// The state of a place that the other nodes know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// None.
+    Nothing,
+    /// The connection has everything that the node has reported for all its connections.
+    Follows,
+    /// The connection has everything up to this shared number.
+    At(u64),
 }
 
 /// Whether another connection of the user has gone on from the place of this one, which was still open.
@@ -83,6 +95,16 @@ struct Left {
     socket_id: SocketId,
     place: Place,
     at: Instant,
+    written: bool,
+}
+
+/// A place that differs from that which the other nodes know.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Differing<'a> {
+    /// Of an open connection, which has everything that the node reports or not.
+    Open { user: &'a Arc<str>, socket_id: SocketId, place: Place, written: Written, follows: bool },
+    /// Of one that was cut off.
+    Left { user: &'a Arc<str>, socket_id: SocketId, place: Place },
 }
 
 /// The place from which a connection goes on, and the connection that it was.
@@ -142,8 +164,66 @@ impl Readers {
     pub(super) fn open(&mut self, user: &Arc<str>, socket_id: SocketId, from: Place, last: Position) -> Arc<Reader> {
         let reader = Reader::new(last, from);
         self.users.entry(Arc::clone(user)).or_default().open.insert(socket_id);
-        self.open.insert(socket_id, Open { user: Arc::clone(user), reader: Arc::clone(&reader), taken: Taken::No });
+        let (user, taken, written) = (Arc::clone(user), Taken::No, Written::Nothing);
+        self.open.insert(socket_id, Open { user, reader: Arc::clone(&reader), taken, written });
         reader
+    }
+
+    /// Takes the place of one connection of this user, which was cut off or is still open.
+    pub(super) fn take_of(
+        &mut self,
+        user: &str,
+        socket_id: SocketId,
+        (last, now): (Position, Instant),
+    ) -> Option<Predecessor> {
+        if let Some(place) = self.open.get(&socket_id).and_then(Open::place) {
+            return Some(self.taken(Predecessor { socket_id, place }, last, now));
+        }
+        let places = self.users.get_mut(user)?;
+        let index = places.left.iter().position(|left| left.socket_id == socket_id)?;
+        let place = places.left.swap_remove(index).place;
+        self.left -= 1;
+        self.forget_if_empty(user);
+        Some(Predecessor { socket_id, place })
+    }
+
+    /// The other nodes know this of the place of a connection.
+    pub(super) fn set_written(&mut self, user: &str, socket_id: SocketId, written: Written) {
+        if let Some(open) = self.open.get_mut(&socket_id) {
+            open.written = written;
+        } else if let Some(places) = self.users.get_mut(user) {
+            places.left.iter_mut().filter(|left| left.socket_id == socket_id).for_each(|left| left.written = true);
+        }
+    }
+
+    /// The other nodes know nothing any more.
+    pub(super) fn forget_written(&mut self) {
+        self.open.values_mut().for_each(|open| open.written = Written::Nothing);
+        self.users.values_mut().flat_map(|places| &mut places.left).for_each(|left| left.written = false);
+    }
+
+    /// The places that differ from those that the other nodes know. A connection follows the node that has confirmed
+    /// everything up to `followed`.
+    pub(super) fn differing(&self, followed: Position) -> impl Iterator<Item = Differing<'_>> {
+        let open = self.open.iter().filter_map(move |(socket_id, open)| {
+            let place = open.reader.confirmed();
+            let follows = place.position >= followed;
+            let is_known = follows && open.written == Written::Follows;
+            (!is_known).then_some(Differing::Open {
+                user: &open.user,
+                socket_id: *socket_id,
+                place,
+                written: open.written,
+                follows,
+            })
+        });
+        let left = self.users.iter().flat_map(|(user, places)| places.left.iter().map(move |left| (user, left)));
+        let left = left.filter(|(_, left)| !left.written).map(|(user, left)| Differing::Left {
+            user,
+            socket_id: left.socket_id,
+            place: left.place,
+        });
+        open.chain(left)
     }
 
     /// Takes the oldest place from which a connection of this user may go on. A connection that is still open may be
@@ -192,10 +272,11 @@ impl Readers {
         predecessor
     }
 
-    /// A connection has left. One that was cut off leaves its place, unless another has gone on from there.
-    pub(super) fn leave(&mut self, socket_id: SocketId, is_cut: bool, now: Instant) {
-        let Some(open) = self.open.remove(&socket_id) else { return };
-        let Some(places) = self.users.get_mut(&open.user) else { return };
+    /// A connection has left. One that was cut off leaves its place, unless another has gone on from there. Returns its
+    /// user, and how far it had got.
+    pub(super) fn leave(&mut self, socket_id: SocketId, is_cut: bool, now: Instant) -> Option<(Arc<str>, Arc<Reader>)> {
+        let open = self.open.remove(&socket_id)?;
+        let places = self.users.get_mut(&open.user)?;
         places.open.swap_remove(&socket_id);
         if let Some(place) = open.place_if_cut(now).filter(|_| is_cut) {
             if places.left.len() == LEFT_MAX
@@ -206,11 +287,12 @@ impl Readers {
                 self.left -= 1;
             }
             if self.left < LEFT_IN_ALL_MAX {
-                places.left.push(Left { socket_id, place, at: now });
+                places.left.push(Left { socket_id, place, at: now, written: false });
                 self.left += 1;
             }
         }
         self.forget_if_empty(&open.user);
+        Some((open.user, open.reader))
     }
 
     /// Forgets places that were left so long ago.

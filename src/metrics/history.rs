@@ -51,15 +51,17 @@ impl HistoryFamilies {
 }
 
 impl HistoryMeters {
-    /// Counts what a client got when it joined.
-    pub fn welcomed(&self, events: usize, missed: Option<u64>) {
+    /// Counts events that a client got when it joined.
+    pub fn replayed(&self, events: usize) {
         if events > 0 {
             self.families.replayed.with_label_values(&self.labels()).inc_by(events as u64);
         }
-        if let Some(missed) = missed {
-            self.families.gaps.with_label_values(&self.labels()).inc();
-            self.families.missed.with_label_values(&self.labels()).inc_by(missed);
-        }
+    }
+
+    /// Counts a gap, and the events that are missing if their number is known.
+    pub fn gap(&self, missed: Option<u64>) {
+        self.families.gaps.with_label_values(&self.labels()).inc();
+        self.families.missed.with_label_values(&self.labels()).inc_by(missed.unwrap_or_default());
     }
 
     /// Reports the bytes of all kept events, and how many events were dropped for want of them.

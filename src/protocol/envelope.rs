@@ -358,6 +358,12 @@ pub fn member_head(by: NodeId) -> String {
     format!("{MAGIC}member {by} ")
 }
 
+/// The number at the beginning of some fields.
+pub fn first_number(fields: &[u8]) -> Option<u64> {
+    let end = fields.iter().position(|&byte| byte == b' ')?;
+    std::str::from_utf8(&fields[..end]).ok()?.parse().ok()
+}
+
 /// A `user_info`, if it is JSON.
 pub fn json(text: &str) -> Option<Arc<str>> {
     serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok().then(|| text.into())

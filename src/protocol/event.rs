@@ -101,9 +101,9 @@ pub fn is_client_event(frame: &Frame) -> bool {
     frame.payload().starts_with(br#"{"event":"client-"#)
 }
 
-/// `gema:history_gap`: a returning user has missed events that are not kept any more. `since` is the time until which
-/// everything has arrived, in milliseconds since 1970.
-pub fn history_gap(channel: &str, missed: u64, since_ms: u64) -> Frame {
+/// `gema:history_gap`: a returning user has missed events that are not kept any more; `null` of them if nobody can tell.
+/// `since` is the time until which everything has arrived, in milliseconds since 1970.
+pub fn history_gap(channel: &str, missed: Option<u64>, since_ms: u64) -> Frame {
     let data = json!({ "channel": channel, "missed": missed, "since": since_ms }).to_string();
     internal("gema:history_gap", &data, Some(channel))
 }

@@ -104,6 +104,12 @@ impl Names {
         [key.clone(), format!("{key}:times")]
     }
 
+    /// Hash: the numbers of a channel's history, and the places of users. Stream: its events.
+    pub fn history(&self, app: &str, topic: &Topic) -> [String; 2] {
+        let key = format!("{}:{}:history", self.start, tag(app, topic));
+        [key.clone(), format!("{key}:events")]
+    }
+
     /// Sorted set: the nodes, by the end of their lease.
     pub fn leases(&self) -> String {
         format!("{}:{{nodes}}:leases", self.start)

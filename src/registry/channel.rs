@@ -2,8 +2,10 @@
 //! the channel's lock.
 
 mod activity;
+mod delivery;
 mod history;
 mod remote;
+mod shared;
 mod stored;
 mod subscribers;
 mod waiting;
@@ -13,19 +15,19 @@ use std::time::Duration;
 use std::time::Instant;
 
 pub use activity::Activity;
+pub(super) use delivery::Source;
 
 use crate::history::channel::ChannelHistory;
 use crate::protocol::channel::Access;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::envelope::Origin;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
 use crate::protocol::webhook;
 use crate::protocol::webhook::Kind;
 use crate::registry::cache::CachedEvent;
+use crate::registry::channel::shared::Known;
 use crate::registry::channel::subscribers::Subscribers;
-use crate::registry::deadlines::Receivers;
 use crate::registry::flow::Flow;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::ShardMessage;
@@ -172,7 +174,7 @@ impl Channel {
         if let Some(member) = &joiner.member {
             self.add_local_user(&member.user_id, scope);
         }
-        self.admit(&joiner, scope);
+        self.admit(joiner, scope);
     }
 
     /// Adds a user with connections here to the roster without the other nodes, or changes its `user_info` there.
@@ -203,7 +205,7 @@ impl Channel {
     }
 
     /// A connection has joined: the answer goes into its inbox, in line with the channel's events.
-    fn admit(&mut self, joiner: &Joiner, scope: &mut Scope<'_>) {
+    fn let_in(&mut self, joiner: &Joiner, known: Known, scope: &mut Scope<'_>) {
         if self.subscriptions() == 0 {
             scope.record(&self.name, webhook::Event::ChannelOccupied);
         }
@@ -217,7 +219,7 @@ impl Channel {
             Some(members) => members.succeeded(self.name.as_str()),
             None => event::subscription_succeeded(self.name.as_str()),
         });
-        let (gap, missed, reader) = self.welcome(joiner, scope);
+        let (gap, missed, reader) = self.welcome(joiner, known, scope);
         let mut snapshot = self.flow.as_mut().map(|flow| flow.snapshot(scope.now)).unwrap_or_default();
         if !missed.is_empty() && !snapshot.is_empty() {
             let missed: HashSet<&[u8]> = missed.iter().map(|frame| &frame.bytes()[..]).collect();
@@ -255,7 +257,8 @@ impl Channel {
         if self.remote.as_mut().is_some_and(|remote| remote.joiners.remove_refused(address)) {
             return;
         }
-        let had_joined = !self.remote.as_mut().is_some_and(|remote| remote.joiners.remove(address));
+        let had_joined = !self.remote.as_mut().is_some_and(|remote| remote.joiners.remove(address))
+            && !self.stop_joining(unsubscribe, scope);
         if had_joined && self.subscriptions() == 1 {
             // The last one gets what is pending.
             self.flush_flow(scope);
@@ -263,9 +266,7 @@ impl Channel {
         if had_joined {
             let subscribers = self.raw.as_deref_mut().filter(|_| unsubscribe.raw).unwrap_or(&mut self.subscribers);
             let id = subscribers.remove(address);
-            if let Some(history) = &mut self.history {
-                history.leave(unsubscribe.socket_id, unsubscribe.is_cut, scope.now);
-            }
+            self.leave_history(unsubscribe, scope);
             self.raw.take_if(|raw| raw.count() == 0);
             scope.inboxes.put_to(address, |slot| ShardMessage::Unsubscribed(slot, id));
             self.on_count(counted, scope);
@@ -294,98 +295,6 @@ impl Channel {
             _ if scope.is_linked() => self.update_user(user_id, scope),
             Departure::Info => self.add_local_user(user_id, scope),
             Departure::User(_) => self.remove_local_user(user_id, scope),
-        }
-    }
-
-    /// Takes an event for the subscribers: delivers it, or what the flow rules make of it. One that this node has accepted
-    /// comes with its origin. A cache channel keeps it for `cache_for`; `is_local` as in [`Cached`].
-    pub(super) fn accept(
-        &mut self,
-        (event, origin): (&Event, Option<Origin>),
-        cache_for: Option<Duration>,
-        is_local: bool,
-        scope: &mut Scope<'_>,
-    ) {
-        if scope.app.counts_activity {
-            self.activity.get_or_insert_with(|| Box::new(Activity::new(scope.now))).count(scope.now);
-        }
-        let Some(rules) = scope.app.flow.rules() else { return self.deliver(event, cache_for, is_local, scope) };
-        if self.flow.as_ref().is_some_and(|flow| flow.is_outdated(&rules)) {
-            self.update_flow(scope);
-        }
-        let is_empty = self.subscriptions() == 0;
-        let flow = self.flow.get_or_insert_with(|| {
-            Box::new(Flow::new(&self.name, Receivers::Subscribers, rules, scope.app, scope.now))
-        });
-        if !flow.has_rule() {
-            return self.deliver(event, cache_for, is_local, scope);
-        }
-        // A client event of the channel is not cached, but what is pending may be.
-        if let Some(cache_for) = cache_for {
-            flow.cache = Some((cache_for, is_local));
-        }
-        let is_remembered = self.history.as_ref().is_some_and(|history| history.is_wanted());
-        if cache_for.is_none() && !flow.has_snapshot() && is_empty && !is_remembered {
-            return;
-        }
-        // Only what is stored for other nodes needs the origin.
-        let with_origin = origin.filter(|_| flow.has_snapshot()).map(|_| Event { origin, ..event.clone() });
-        let events = flow.publish(with_origin.as_ref().unwrap_or(event), scope.now);
-        self.deliver_all(events, scope);
-    }
-
-    /// Delivers what is due by the flow rules.
-    pub(super) fn run_flow(&mut self, scope: &mut Scope<'_>) {
-        let events = self.flow.as_mut().map(|flow| flow.run_due(scope.now));
-        self.deliver_all(events.unwrap_or_default(), scope);
-        self.fetch_again(scope);
-    }
-
-    /// Delivers everything that the flow rules have held back.
-    pub(super) fn flush_flow(&mut self, scope: &mut Scope<'_>) {
-        let events = self.flow.as_mut().map(|flow| flow.flush(scope.now));
-        self.deliver_all(events.unwrap_or_default(), scope);
-    }
-
-    /// Takes the present flow rules of the app.
-    pub(super) fn update_flow(&mut self, scope: &mut Scope<'_>) {
-        self.flush_flow(scope);
-        self.end_storing(scope);
-        match &mut self.flow {
-            Some(flow) if scope.app.flow.rules().is_some() => flow.follow_rules(&self.name, scope.app, scope.now),
-            flow => *flow = None,
-        }
-    }
-
-    fn deliver_all(&mut self, events: Vec<Event>, scope: &mut Scope<'_>) {
-        let cache = self.flow.as_ref().and_then(|flow| flow.cache);
-        let (cache_for, is_local) = cache.map_or((None, false), |(cache_for, is_local)| (Some(cache_for), is_local));
-        for event in events {
-            self.deliver(&event, cache_for, is_local, scope);
-        }
-        self.store_events(scope);
-        if let Some(flow) = &mut self.flow {
-            flow.schedule(&self.name, scope.app);
-        }
-    }
-
-    fn deliver(&mut self, event: &Event, cache_for: Option<Duration>, is_local: bool, scope: &mut Scope<'_>) {
-        if let Some(cache_for) = cache_for {
-            self.cache((&event.frame, event.accepted + cache_for, is_local), scope);
-        }
-        match self.remember(event, scope) {
-            0 => self.announce(event, scope),
-            number => self.announce(&Event { number, ..event.clone() }, scope),
-        }
-    }
-
-    /// Puts an event into the inbox of each shard that has subscribers.
-    pub(super) fn announce(&self, event: &Event, scope: &mut Scope<'_>) {
-        self.subscribers.announce(event, &mut scope.inboxes);
-        if let Some(raw) = &self.raw
-            && let Some(frame) = event::raw(&event.frame)
-        {
-            raw.announce(&Event { frame, ..event.clone() }, &mut scope.inboxes);
         }
     }
 

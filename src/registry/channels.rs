@@ -190,7 +190,7 @@ impl AppState {
 }
 
 /// The channel called `name`, if there may be one. A new one opens its topic, if there is a link.
-fn open_entry<'a>(entry: &'a mut Entry<'_>, name: &ChannelName, scope: &Scope<'_>) -> Option<&'a mut Channel> {
+fn open_entry<'a>(entry: &'a mut Entry<'_>, name: &ChannelName, scope: &mut Scope<'_>) -> Option<&'a mut Channel> {
     if scope.app.total.is_full() {
         return entry.get();
     }

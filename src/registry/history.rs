@@ -9,12 +9,16 @@ use arc_swap::ArcSwap;
 
 use crate::history::channel::ChannelHistory;
 use crate::history::log::HistoryBytes;
+use crate::history::numbers::Found;
+use crate::history::rule::HistoryRule;
 use crate::history::rule::HistoryRules;
 use crate::metrics::HistoryMeters;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::identity::KnownUser;
+use crate::protocol::numbered::EventNumber;
 use crate::registry::AppState;
 use crate::registry::address::Address;
+use crate::registry::remote::history::CaughtUp;
 
 /// The history rules of an app.
 #[derive(Debug, Default)]
@@ -63,6 +67,41 @@ impl AppState {
         for name in self.channels.table.names(|_| true) {
             self.change_channel(&name, now, |channel, scope| channel.follow_history_rule(scope));
         }
+    }
+
+    /// The rule of a channel whose events all nodes send alike, so that Redis can number and store them for all.
+    pub fn numbering_rule(&self, name: &ChannelName) -> Option<Arc<HistoryRule>> {
+        if !self.history.is_on.load(Ordering::Acquire) {
+            return None;
+        }
+        let rule = self.history.rules.load().of_channel(name).cloned()?;
+        self.numbers_events(name).then_some(rule)
+    }
+
+    /// Whether all nodes send the same events of a channel: no flow rule thins them on each node by itself.
+    pub(super) fn numbers_events(&self, name: &ChannelName) -> bool {
+        self.flow.rules().is_none_or(|rules| rules.of_channel(name).is_empty())
+    }
+
+    /// The rule of a channel's history, and the last number that has come here, if this node follows the numbers.
+    pub fn history_of(&self, name: &ChannelName) -> Option<(Arc<HistoryRule>, Option<EventNumber>)> {
+        self.channels.table.with(name.as_str(), |entry| entry.get().and_then(|channel| channel.history_rule()))
+    }
+
+    /// The command of this number has caught up with a channel's history, or has failed.
+    pub fn on_caught_up(&self, name: &ChannelName, number: u64, answer: Option<CaughtUp>, now: Instant) {
+        self.change_channel(name, now, |channel, scope| channel.on_caught_up(number, answer, scope));
+    }
+
+    /// The command of this number has looked for a user's place, or has failed.
+    pub fn on_found(
+        &self,
+        name: &ChannelName,
+        command: (u64, &KnownUser, Address),
+        found: Option<Option<Found>>,
+        now: Instant,
+    ) {
+        self.change_channel(name, now, |channel, scope| channel.on_found(command, found, scope));
     }
 
     /// A connection on a channel has signed in as this user.

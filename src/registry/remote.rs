@@ -4,6 +4,7 @@
 pub(crate) mod channel;
 pub mod command;
 pub(crate) mod dedup;
+pub mod history;
 pub(crate) mod joiners;
 pub(crate) mod marked;
 pub mod message;
@@ -81,7 +82,7 @@ impl AppState {
             (Topic::User(id), NodeMessage::Member(change)) => {
                 self.change_users(|users, scope| users.on_change(id, change, scope));
             }
-            (Topic::User(_), NodeMessage::Event(_) | NodeMessage::Count(..) | NodeMessage::Mark(_)) => (),
+            (Topic::User(_), _) => (),
         }
         is_new
     }

@@ -24,7 +24,12 @@ fn with_rule(rule: Value) -> impl FnOnce(&mut Config) {
 }
 
 async fn server_with(rule: Value) -> TestServer {
-    TestServer::start_single_with(with_rule(rule)).await
+    TestServer::start_with(with_rule(rule)).await
+}
+
+/// One node, which knows what each connection has confirmed at this very moment.
+async fn single() -> TestServer {
+    TestServer::start_single_with(with_rule(json!({ "match": "orders.*", "seconds": 600 }))).await
 }
 
 async fn server() -> TestServer {
@@ -148,7 +153,7 @@ async fn a_replay_that_did_not_arrive_comes_again() {
 
 #[tokio::test]
 async fn a_user_may_return_before_the_server_knows_that_his_line_is_dead() {
-    let server = server().await;
+    let server = single().await;
     let proxy = Proxy::start(server.address().port()).await;
     let address = SocketAddr::from(([127, 0, 0, 1], proxy.port()));
     let mut page = Client::open(address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
@@ -223,7 +228,7 @@ async fn what_is_not_kept_any_more_is_a_gap() {
 
 #[tokio::test]
 async fn each_tab_gets_what_its_predecessor_missed_the_oldest_place_first() {
-    let server = server().await;
+    let server = single().await;
     let (first, _) = user(&server).await;
     let (mut second, _) = user(&server).await;
     cut(&server, first).await;
@@ -237,7 +242,7 @@ async fn each_tab_gets_what_its_predecessor_missed_the_oldest_place_first() {
 
 #[tokio::test]
 async fn members_and_signed_in_users_are_known() {
-    let server = TestServer::start_single_with(|config| {
+    let server = TestServer::start_with(|config| {
         with_rule(json!({ "match": "*", "seconds": 600 }))(config);
     })
     .await;
@@ -279,7 +284,7 @@ async fn who_signs_in_after_he_has_subscribed_is_told_of_a_gap() {
 
 #[tokio::test]
 async fn events_of_clients_and_of_members_are_not_kept() {
-    let server = TestServer::start_single_with(|config| {
+    let server = TestServer::start_with(|config| {
         with_rule(json!({ "match": "*", "seconds": 600 }))(config);
         config.limits.enable_client_messages = true;
     })
@@ -374,7 +379,7 @@ async fn a_flow_rule_lets_through_what_the_history_is_to_keep() {
 
 #[tokio::test]
 async fn a_rule_that_goes_and_comes_back_counts_on() {
-    let mut server = server().await;
+    let mut server = single().await;
     let (mut page, _) = user(&server).await;
     publish(&server, CHANNEL, 1..=3).await;
     confirm(&mut page, &["1", "2", "3"]).await;

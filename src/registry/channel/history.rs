@@ -7,12 +7,17 @@ use std::time::UNIX_EPOCH;
 
 use crate::history::channel::Gap;
 use crate::history::channel::Welcome;
+use crate::history::log::Numbering;
 use crate::history::reader::Reader;
+use crate::history::rule::HistoryRule;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
+use crate::protocol::numbered::EventNumber;
 use crate::registry::address::Address;
 use crate::registry::channel::Channel;
+use crate::registry::channel::Source;
+use crate::registry::channel::shared::Known;
 use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::ShardMessage;
@@ -21,21 +26,36 @@ use crate::registry::subscription::Joiner;
 
 impl Channel {
     /// Adds an event for users that may miss it. Returns its number; 0 if it is not kept.
-    pub(super) fn remember(&mut self, event: &Event, scope: &Scope<'_>) -> u64 {
+    pub(super) fn remember(&mut self, event: &Event, source: Source, scope: &Scope<'_>) -> u64 {
         let Some(history) = self.history.as_mut().filter(|_| !event::is_client_event(&event.frame)) else { return 0 };
-        history.push(&event.frame, event.except, scope.now)
+        let shared = match source {
+            Source::Here(origin) => origin.map_or(Numbering::None, |origin| Numbering::Own(origin.number.get())),
+            Source::Elsewhere(shared) => shared,
+            Source::Logged => return 0,
+        };
+        history.push_shared(&event.frame, event.except, shared, scope.now)
     }
 
     /// The part of the history that a joiner gets: perhaps a gap, and events.
     pub(super) fn welcome(
         &mut self,
         joiner: &Joiner,
+        known: Known,
         scope: &Scope<'_>,
     ) -> (Option<Frame>, Vec<Frame>, Option<Arc<Reader>>) {
         let Some(history) = &mut self.history else { return (None, Vec::new(), None) };
-        let Welcome { gap, events, reader } = history.join(joiner.user.as_ref(), scope.now);
+        let Welcome { gap, events, reader } = match (known, &joiner.user) {
+            (Known::Everywhere(found), Some(user)) => history.rejoin(user, found, scope.now),
+            (Known::Alone, Some(user)) => {
+                self.remote.get_or_insert_default().history.join_alone(user, joiner.address);
+                history.join(Some(user), scope.now)
+            }
+            (_, user) => history.join(user.as_ref(), scope.now),
+        };
+        let gap = gap.filter(|gap| self.matters(*gap));
         if let Some(meters) = &scope.app.history.meters {
-            meters.welcomed(events.len(), gap.map(|gap| gap.missed));
+            meters.replayed(events.len());
+            gap.inspect(|gap| meters.gap(gap.missed.count()));
         }
         (gap.map(|gap| self.gap_frame(gap, scope.now)), events, reader)
     }
@@ -44,8 +64,15 @@ impl Channel {
     pub(in crate::registry) fn identify(&mut self, address: Address, user: &KnownUser, scope: &mut Scope<'_>) {
         let Some(history) = &mut self.history else { return };
         let Welcome { gap, reader, .. } = history.identify(user, scope.now);
+        let is_new = reader.is_some();
         if let (Some(meters), Some(gap)) = (&scope.app.history.meters, gap) {
-            meters.welcomed(0, Some(gap.missed));
+            meters.gap(gap.missed.count());
+        }
+        if is_new && self.remote.is_some() {
+            // Other nodes may know of an earlier connection.
+            self.remote_mut().history.join_alone(user, address);
+            self.catch_up_if_needed(scope);
+            self.ask_alone(scope);
         }
         let gap = gap.map(|gap| self.gap_frame(gap, scope.now));
         if let Some(frame) = gap {
@@ -65,10 +92,16 @@ impl Channel {
         }
     }
 
-    fn gap_frame(&self, gap: Gap, now: Instant) -> Frame {
+    /// The rule, and the last number that has come.
+    pub(in crate::registry) fn history_rule(&self) -> Option<(Arc<HistoryRule>, Option<EventNumber>)> {
+        self.history.as_ref().map(|history| (Arc::clone(history.rule()), history.shared()))
+    }
+
+    pub(super) fn gap_frame(&self, gap: Gap, now: Instant) -> Frame {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = since_1970.saturating_sub(now.saturating_duration_since(gap.since));
-        event::history_gap(self.name.as_str(), gap.missed, u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        let missed = gap.missed.count();
+        event::history_gap(self.name.as_str(), missed, u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
 

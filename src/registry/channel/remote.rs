@@ -4,17 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::history::log::Numbering;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
 use crate::protocol::identity::Member;
+use crate::protocol::numbered::EventNumber;
 use crate::registry::channel::Channel;
+use crate::registry::channel::Source;
 use crate::registry::channel::is_counted;
+use crate::registry::channel::shared::Known;
 use crate::registry::inbox::Event;
 use crate::registry::members::LocalUser;
 use crate::registry::remote::channel::RemoteChannel;
 use crate::registry::remote::dedup::Arrival;
+use crate::registry::remote::history::Waiting;
 use crate::registry::remote::message::FetchedEvents;
 use crate::registry::remote::message::LocalTopic;
 use crate::registry::remote::message::NodeMessage;
@@ -27,12 +32,13 @@ impl Channel {
     }
 
     /// Subscribes to the channel's topic and fetches its state, unless that is on its way.
-    pub(crate) fn open(&mut self, scope: &Scope<'_>) {
+    pub(crate) fn open(&mut self, scope: &mut Scope<'_>) {
         let remote = self.remote.get_or_insert_default();
         if scope.is_linked() {
             remote.stored.received_since.get_or_insert(scope.now);
         }
         remote.topic.open(&Topic::Channel(self.name.clone()), scope);
+        self.resume(scope);
     }
 
     /// The part of the channel that is on this node, for the other nodes.
@@ -157,13 +163,18 @@ impl Channel {
                 self.add_local_user(&user_id, scope);
             }
         }
-        for joiner in joiners {
-            self.admit(&joiner, scope);
+        self.stop_catching_up(scope);
+        let remote = self.remote_mut();
+        remote.history.lost_at = Some(scope.now);
+        let found = remote.history.take_all();
+        for joiner in joiners.into_iter().chain(found) {
+            self.let_in(&joiner, Known::Alone, scope);
         }
     }
 
     /// Reconciles the channel with the other nodes when it is time.
     pub(crate) fn reconcile(&mut self, scope: &mut Scope<'_>) {
+        self.tick_shared(scope);
         let is_empty = self.subscriptions() == 0;
         let remote = self.remote.get_or_insert_default();
         // Comes back until the channel has been idle long enough, and until all joiners have joined.
@@ -185,12 +196,15 @@ impl Channel {
     pub(crate) fn on_message(&mut self, message: NodeMessage, scope: &mut Scope<'_>) -> bool {
         let remote = self.remote.get_or_insert_default();
         match message {
-            NodeMessage::Event(event) => return self.on_event(event, scope),
+            NodeMessage::Event(event, number) => return self.on_event(event, number, scope),
+            NodeMessage::OwnNumber(own, number) => self.on_own_number(own, number, scope),
             NodeMessage::Mark(number) => {
                 if let Some(snapshot) = remote.topic.on_mark(number) {
                     self.opened(snapshot, scope);
                 } else if let Some(events) = remote.stored.on_mark(number) {
                     self.take_over(events, scope);
+                } else if let Some((answer, waiting)) = remote.history.on_mark(number) {
+                    self.caught_up(answer, waiting, scope);
                 }
             }
             message if remote.topic.is_opening() => remote.topic.buffer(message),
@@ -204,24 +218,44 @@ impl Channel {
         true
     }
 
-    /// An event comes to its own node, too, if the channel caches it: then all nodes cache it in one order.
-    fn on_event(&mut self, event: RemoteEvent, scope: &mut Scope<'_>) -> bool {
-        let is_own = event.node == scope.node();
-        if !is_own {
-            match self.remote_mut().dedup.check(event.node, event.number) {
-                Arrival::New => (),
-                Arrival::Duplicate => return false,
-                Arrival::Implausible => scope.report_implausible(),
+    /// An event comes to its own node, too, if the channel caches it: then all nodes cache it in one order. Returns false
+    /// for a duplicate.
+    pub(super) fn on_event(&mut self, event: RemoteEvent, number: Option<EventNumber>, scope: &mut Scope<'_>) -> bool {
+        if event.node == scope.node() {
+            if let Some(number) = number {
+                self.on_own_number(event.number, number, scope);
             }
+            let cache_for = cache_for(&event);
+            if let Some(cache_for) = cache_for
+                && !self.flow.as_ref().is_some_and(|flow| flow.has_rule())
+            {
+                self.cache((&event.frame, scope.now + cache_for, false), scope);
+            }
+            return true;
         }
-        let cache_for = (event.cached_for_ms > 0).then(|| Duration::from_millis(event.cached_for_ms));
-        if !is_own {
-            self.accept((&Event::of_node(event, scope.now), None), cache_for, false, scope);
-        } else if let Some(cache_for) = cache_for
-            && !self.flow.as_ref().is_some_and(|flow| flow.has_rule())
-        {
-            self.cache((&event.frame, scope.now + cache_for, false), scope);
+        match self.number_of(number, scope) {
+            Some(shared) => self.receive(event, Source::Elsewhere(shared), scope),
+            None => match self.remote_mut().history.wait(Waiting::Event(event, number)) {
+                None => true,
+                Some(Waiting::Event(event, _)) => {
+                    // Too many wait.
+                    self.stop_catching_up(scope);
+                    self.receive(event, Source::Elsewhere(Numbering::None), scope)
+                }
+                Some(Waiting::Own(..)) => true,
+            },
         }
+    }
+
+    /// Takes an event of another node. Returns false for a duplicate.
+    pub(super) fn receive(&mut self, event: RemoteEvent, source: Source, scope: &mut Scope<'_>) -> bool {
+        match self.remote_mut().dedup.check(event.node, event.number) {
+            Arrival::New => (),
+            Arrival::Duplicate => return false,
+            Arrival::Implausible => scope.report_implausible(),
+        }
+        let cache_for = cache_for(&event);
+        self.accept((&Event::of_node(event, scope.now), source), cache_for, false, scope);
         true
     }
 
@@ -264,4 +298,9 @@ impl Channel {
             self.announce_count(scope);
         }
     }
+}
+
+/// How long a cache channel keeps an event.
+fn cache_for(event: &RemoteEvent) -> Option<Duration> {
+    (event.cached_for_ms > 0).then(|| Duration::from_millis(event.cached_for_ms))
 }

@@ -133,7 +133,7 @@ impl Channel {
 
     /// Fetches once more what Redis has stored: events that were accepted before this node opened the topic, and stored
     /// after it. Without a link, or while the topic opens, they come with its state.
-    pub(super) fn fetch_again(&mut self, scope: &Scope<'_>) {
+    pub(super) fn fetch_again(&mut self, scope: &mut Scope<'_>) {
         let at = self.flow.as_mut().and_then(|flow| flow.storing.fetch_again_at.take_if(|at| *at <= scope.now));
         let remote = self.remote.get_or_insert_default();
         if at.is_none() || !scope.is_linked() || remote.topic.is_opening() {
@@ -363,7 +363,7 @@ mod tests {
             let (frame, partial) = (frame(number), None);
             let event =
                 RemoteEvent { node, number, accepted_micros: 0, except: None, cached_for_ms: 0, frame, partial };
-            self.app.on_message(&self.topic, NodeMessage::Event(event), now);
+            self.app.on_message(&self.topic, NodeMessage::Event(event, None), now);
         }
     }
 

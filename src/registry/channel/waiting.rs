@@ -57,7 +57,7 @@ impl Channel {
             if update.is_some() || waits_for_view(&joiner, &self.name, scope) {
                 self.wait(joiner, update);
             } else {
-                self.admit(&joiner, scope);
+                self.admit(joiner, scope);
             }
         }
     }
@@ -79,7 +79,7 @@ impl Channel {
                     self.wait(joiner, None);
                     scope.needs_reconcile = true;
                 } else {
-                    self.admit(&joiner, scope);
+                    self.admit(joiner, scope);
                 }
             }
         }

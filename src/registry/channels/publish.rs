@@ -9,6 +9,7 @@ use crate::protocol::webhook;
 use crate::protocol::webhook::ClientEvent;
 use crate::registry::AppState;
 use crate::registry::channel::Channel;
+use crate::registry::channel::Source;
 use crate::registry::channels::open_entry;
 use crate::registry::channels::table::Entry;
 use crate::registry::deadlines::Receivers;
@@ -165,7 +166,7 @@ fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
     let outgoing = app.outgoing.as_ref().filter(|_| !is_local);
     let origin = outgoing.and_then(|outgoing| outgoing.publish(&app.id, name, event, cache_for));
     if let Some(channel) = entry.get() {
-        channel.accept((event, origin), cache_for, is_local, scope);
+        channel.accept((event, Source::Here(origin)), cache_for, is_local, scope);
     }
     app.views.mirror(name, event, scope);
 }

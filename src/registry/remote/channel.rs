@@ -11,6 +11,7 @@ use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::dedup::Dedup;
+use crate::registry::remote::history::RemoteHistory;
 use crate::registry::remote::joiners::Joiners;
 use crate::registry::remote::marked::Marked;
 use crate::registry::remote::message::FetchedEvents;
@@ -30,6 +31,7 @@ pub(crate) struct RemoteChannel {
     pub(crate) counts: RemoteCounts,
     pub(crate) dedup: Dedup,
     pub(crate) stored: RemoteEvents,
+    pub(crate) history: RemoteHistory,
     /// When the last connection left.
     pub(crate) idle_since: Option<Instant>,
 }
@@ -74,7 +76,7 @@ impl RemoteChannel {
     /// Whether a channel without subscribers may be removed.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         let is_over = self.idle_since.is_none_or(|since| now.saturating_duration_since(since) >= IDLE_TIME);
-        is_over && self.joiners.is_empty()
+        is_over && self.joiners.is_empty() && self.history.is_empty()
     }
 
     /// Publishes the number of connections on this node, unless that is in flight.

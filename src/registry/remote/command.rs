@@ -6,8 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::flow::channel::StoredEvent;
+use crate::history::numbers::PlaceChange;
+use crate::history::numbers::Places;
 use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
+use crate::protocol::identity::KnownUser;
+use crate::registry::address::Address;
 use crate::registry::inbox::Event;
 
 /// The bytes that the snapshot of a flow rule has in the answer when it is fetched, as far as is known before.
@@ -51,6 +55,24 @@ pub enum Operation {
     },
     /// Forget the channel's snapshot: no rule keeps one any more.
     ForgetEvents,
+    /// Fetch the events of the channel's history that this node lacks. The topic is open.
+    CatchUp {
+        /// Relates the answer to this command.
+        number: u64,
+    },
+    /// Look for the place of an earlier connection of a user, and take it for this one.
+    TakePlace {
+        /// Relates the answer to this command.
+        number: u64,
+        /// The connection.
+        user: KnownUser,
+        /// Where it is.
+        address: Address,
+        /// It has joined already.
+        is_late: bool,
+    },
+    /// Write places of users.
+    WritePlaces(Box<Places>),
 }
 
 impl Operation {
@@ -58,6 +80,18 @@ impl Operation {
     pub(crate) fn open(has_snapshot: bool) -> (u64, Self) {
         let number = next_number();
         (number, Self::Open { number, has_snapshot })
+    }
+
+    /// Fetches what is missing of a history; returns the number of the command, too.
+    pub(crate) fn catch_up() -> (u64, Self) {
+        let number = next_number();
+        (number, Self::CatchUp { number })
+    }
+
+    /// Looks for a user's place; returns the number of the command, too.
+    pub(crate) fn take_place(user: KnownUser, address: Address, is_late: bool) -> (u64, Self) {
+        let number = next_number();
+        (number, Self::TakePlace { number, user, address, is_late })
     }
 
     /// Fetches a channel's snapshot; returns the number of the command, too.
@@ -125,7 +159,10 @@ impl Command {
     /// Bytes of events and snapshots on the way to Redis and back, about.
     pub(super) fn round_cost(&self) -> usize {
         match &self.operation {
-            Operation::Open { has_snapshot: true, .. } | Operation::FetchEvents { .. } => SNAPSHOT_COST,
+            Operation::Open { has_snapshot: true, .. } | Operation::FetchEvents { .. } | Operation::CatchUp { .. } => {
+                SNAPSHOT_COST
+            }
+            Operation::WritePlaces(places) => places.changes.len() * size_of::<PlaceChange>(),
             Operation::StoreEvents(store) => store.events.iter().map(|event| event.frame.bytes().len()).sum(),
             _ => self.event_cost(),
         }

@@ -9,7 +9,7 @@ use crate::registry::address::Address;
 use crate::registry::subscription::Joiner;
 
 /// How long a joiner waits for the other nodes before the next check, which makes two seconds at most.
-const WAIT_MAX: Duration = Duration::from_millis(800);
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(800);
 
 /// The joiners of one channel.
 #[derive(Debug, Default)]

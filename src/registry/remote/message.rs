@@ -11,14 +11,17 @@ use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::Member;
+use crate::protocol::numbered::EventNumber;
 use crate::registry::inbox::Event;
 use crate::registry::remote::roster::RosterEntry;
 
 /// A message of another node, or of this one by way of Redis.
 #[derive(Debug)]
 pub enum NodeMessage {
-    /// An event.
-    Event(RemoteEvent),
+    /// An event. On a channel with a history it has a number.
+    Event(RemoteEvent, Option<EventNumber>),
+    /// The number that an event of this node has got; its number here comes first.
+    OwnNumber(u64, EventNumber),
     /// A change of a member.
     Member(Change),
     /// The connections that a node has on the channel.

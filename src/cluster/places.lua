@@ -1,0 +1,281 @@
+-- Looks after the history of a channel beside its events: where known users are, and what a node lacks.
+-- KEYS  1 hash: "epoch", "number" and "bytes" of the events; "node:<node>" with the place of the connections that follow a
+--       node: epoch, number and time; "user:<user>" with the places of a user, see `read`
+--       2 stream: the events
+-- ARGV  1 what to do: "catch_up", "take" or "write"   2 an epoch, if a new one has to begin
+--       3 milliseconds until a place is forgotten   4 … see below
+-- "catch_up" 4 the epoch that the node knows, or nothing   5 the last number that it has   6 bytes of events at most
+--       returns epoch, number, and the events after that number, the last one first: number, age, message
+-- "take" 4 user   5 connection   6 its node   7 the nodes that live, between spaces   8 "1" if the connection has joined
+--       already: then an open connection counts only if it is behind
+--       returns epoch and number, and of the earlier connection its id, epoch, number and age of the place; no id if this
+--       has been asked before
+-- "write" 4 the node   5 the number of the connections that follow it, or nothing   6 its epoch   7 its age
+--       8 … user, connection, kind, epoch, number and age: see `WRITE`
+local head, events = KEYS[1], KEYS[2]
+local what, fresh, keep = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Events that are read at once.
+local PAGE = 100
+-- Users that are looked at for forgotten places, in each write.
+local SWEPT = 20
+-- Places of one user.
+local PLACES_MAX = 64
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function is_type(key, kind)
+  local is = redis.call('TYPE', key).ok
+  return is == kind or is == 'none'
+end
+
+-- Somebody else has written here.
+if not (is_type(head, 'hash') and is_type(events, 'stream')) then
+  redis.call('UNLINK', head, events)
+end
+
+local found = redis.call('HMGET', head, 'epoch', 'number')
+local epoch, number = found[1], tonumber(found[2] or '')
+
+-- A new epoch, whose numbers are greater than all before it.
+local function begin(least)
+  local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  number = math.max(least, number or 0, last and tonumber(last[1]:match('^%d+')) or 0)
+  epoch = fresh
+  redis.call('HSET', head, 'epoch', epoch, 'number', whole(number))
+end
+
+-- The places of a user, each "<connection>:<node>:<kind>:<epoch>:<number>:<time>:<time when it was cut off>".
+-- Kinds: "f" open, and follows its node; "a" open, and has joined at this place just now; "b" open, and behind: its client
+-- has confirmed no more for a while; "t" open when another connection went on from here, this place; "s" behind then, so
+-- that it has no place any more; "l" cut off.
+local function read(user)
+  local places = {}
+  for socket, node, kind, of, at, since, left in
+    (redis.call('HGET', head, 'user:' .. user) or ''):gmatch('([%d.]+):(%x+):(%a):(%x*):(%d+):(%d+):(%d+)')
+  do
+    local place = { socket = socket, node = node, kind = kind, epoch = of }
+    place.number, place.since, place.left = tonumber(at), tonumber(since), tonumber(left)
+    if not (kind == 'l' and place.left < now - keep) then
+      places[#places + 1] = place
+    end
+  end
+  return places
+end
+
+local function store(user, places)
+  while #places > PLACES_MAX do
+    local newest = 1
+    for index, place in ipairs(places) do
+      if place.number > places[newest].number then
+        newest = index
+      end
+    end
+    table.remove(places, newest)
+  end
+  local texts = {}
+  for index, place in ipairs(places) do
+    texts[index] = table.concat({
+      place.socket, place.node, place.kind, place.epoch, whole(place.number), whole(place.since), whole(place.left),
+    }, ':')
+  end
+  if #texts == 0 then
+    redis.call('HDEL', head, 'user:' .. user)
+  else
+    redis.call('HSET', head, 'user:' .. user, table.concat(texts, ' '))
+  end
+end
+
+-- The place that all connections have that follow a node.
+local function followed(node)
+  local of, at, since = (redis.call('HGET', head, 'node:' .. node) or ''):match('^(%x+) (%d+) (%d+)$')
+  return of, tonumber(at), tonumber(since)
+end
+
+local function expire()
+  redis.call('PEXPIRE', head, keep)
+  redis.call('PEXPIRE', events, keep)
+end
+
+if what == 'catch_up' then
+  local known, received, bytes = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+  local from = received
+  if not epoch then
+    begin(received)
+  elseif known == epoch and number < received then
+    -- Redis has come back with an older state.
+    begin(received)
+    from = 0
+  elseif known ~= epoch then
+    from = 0
+  end
+  expire()
+  local answer, last = { epoch, whole(number) }, '+'
+  while bytes > 0 do
+    local page = redis.call('XREVRANGE', events, last, whole(from + 1), 'COUNT', PAGE)
+    for _, entry in ipairs(page) do
+      local at, since = entry[1]:match('^(%d+)-(%d+)$')
+      bytes = bytes - #entry[2][2]
+      if bytes < 0 then
+        break
+      end
+      if tonumber(since) >= now - keep / 2 then
+        answer[#answer + 1] = at
+        answer[#answer + 1] = math.max(0, now - since)
+        answer[#answer + 1] = entry[2][2]
+      end
+    end
+    if #page < PAGE then
+      break
+    end
+    last = '(' .. page[#page][1]
+  end
+  return answer
+end
+
+if what == 'take' then
+  local user, socket, node, alive, is_late = ARGV[4], ARGV[5], ARGV[6], ' ' .. ARGV[7] .. ' ', ARGV[8] == '1'
+  if not epoch then
+    begin(0)
+  end
+  redis.call('HSETNX', head, 'node:' .. node, epoch .. ' ' .. whole(number) .. ' ' .. whole(now))
+  expire()
+  local places, oldest, own = read(user), nil, nil
+  for index, place in ipairs(places) do
+    local of, at, since = place.epoch, place.number, place.since
+    if place.kind == 'f' or place.kind == 't' then
+      local all, all_at, all_since = followed(place.node)
+      if all and (place.kind == 'f' or all_at > at) then
+        of, at, since = all, all_at, all_since
+      end
+    end
+    local is_dead = not alive:find(' ' .. place.node .. ' ', 1, true)
+    local is_open = place.kind ~= 'l' and not is_dead
+    if place.socket == socket then
+      -- This was asked before, and the answer was lost.
+      own, oldest = index, { index = index, epoch = of, number = at, since = since }
+      break
+    elseif
+      place.kind ~= 's'
+      and not (is_open and (at >= number or is_late and place.kind ~= 'b'))
+      and (not oldest or at < oldest.number)
+    then
+      oldest = { index = index, epoch = of, number = at, since = since, is_open = is_open }
+    end
+  end
+  local new = { socket = socket, node = node, kind = 'a', epoch = epoch, number = number, since = now, left = 0 }
+  local answer = { epoch, whole(number) }
+  if oldest then
+    local place = places[oldest.index]
+    new.epoch, new.number, new.since = oldest.epoch, oldest.number, oldest.since
+    local socket_then = own and '' or place.socket
+    for _, part in ipairs({ socket_then, oldest.epoch, whole(oldest.number), math.max(0, now - oldest.since) }) do
+      answer[#answer + 1] = part
+    end
+    if own or not oldest.is_open then
+      table.remove(places, oldest.index)
+    else
+      place.kind = place.kind == 'b' and 's' or 't'
+      place.epoch, place.number, place.since = epoch, number, now
+    end
+  end
+  places[#places + 1] = new
+  store(user, places)
+  return answer
+end
+
+local node = ARGV[4]
+if not epoch then
+  -- Nobody needs places in an epoch that is over.
+  return 0
+end
+if ARGV[5] ~= '' then
+  redis.call('HSET', head, 'node:' .. node, ARGV[6] .. ' ' .. ARGV[5] .. ' ' .. whole(now - ARGV[7]))
+  expire()
+end
+
+-- What becomes of a place: by the kind that is written, "e" ended, "f", "b", "l" as above, "c" cut off while it was silent,
+-- "k" cut off where it is known to be.
+local WRITE = {}
+function WRITE.e()
+  return nil
+end
+function WRITE.f(place)
+  local _, at = followed(node)
+  if place.kind ~= 't' or (at and at >= place.number) then
+    place.kind = 'f'
+  end
+  return place
+end
+function WRITE.b(place, new)
+  if (place.kind == 't' or place.kind == 's') and new.number <= place.number then
+    place.kind = 's'
+  else
+    place.kind, place.epoch, place.number, place.since = 'b', new.epoch, new.number, new.since
+  end
+  return place
+end
+function WRITE.l(place, new, is_silent)
+  if place.kind == 's' and new.number <= place.number then
+    return nil
+  end
+  if place.kind == 't' and new.number <= place.number then
+    if is_silent then
+      return nil
+    end
+    new = place
+  end
+  place.kind, place.epoch, place.number, place.since, place.left = 'l', new.epoch, new.number, new.since, now
+  return place
+end
+function WRITE.c(place, new)
+  return WRITE.l(place, new, true)
+end
+function WRITE.k(place)
+  local of, at, since = followed(node)
+  local new = place
+  if place.kind == 'f' and at then
+    new = { epoch = of, number = at, since = since }
+  end
+  return WRITE.l(place, new)
+end
+
+for i = 8, #ARGV, 6 do
+  local user, socket, kind = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local new = { epoch = ARGV[i + 3], number = tonumber(ARGV[i + 4]), since = now - (tonumber(ARGV[i + 5]) or 0) }
+  local places, kept, is_there = read(user), {}, false
+  for _, place in ipairs(places) do
+    if place.socket == socket then
+      is_there = true
+      place.node = node
+      place = WRITE[kind](place, new)
+    end
+    kept[#kept + 1] = place
+  end
+  if not is_there and kind ~= 'e' and (new.number or kind == 'f') then
+    local place = { socket = socket, node = node, kind = kind == 'c' and 'l' or kind, left = now }
+    place.epoch, place.number, place.since = new.epoch, new.number or number, new.since
+    kept[#kept + 1] = place
+  end
+  store(user, kept)
+end
+
+-- Forgets places that are too old, of a few users each time.
+local cursor = redis.call('HGET', head, 'cursor') or '0'
+local page = redis.call('HSCAN', head, cursor, 'MATCH', 'user:*', 'COUNT', SWEPT)
+redis.call('HSET', head, 'cursor', page[1])
+for i = 1, #page[2], 2 do
+  local user = page[2][i]:sub(6)
+  local places, kept = read(user), {}
+  for _, place in ipairs(places) do
+    local _, _, since = followed(place.node)
+    if place.kind == 'l' or (since and since >= now - keep) then
+      kept[#kept + 1] = place
+    end
+  end
+  store(user, kept)
+end
+return 1
