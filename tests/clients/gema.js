@@ -42,6 +42,8 @@ export class Gema {
   port = 0;
   /** The same for its metrics port. */
   metricsPort = 0;
+  /** When it was killed last, by `performance.now()`. */
+  killedAt = 0;
   #child;
   /** Resolves with the exit code or the signal. */
   #ended;
@@ -117,8 +119,17 @@ export class Gema {
     return until(() => this.#log.some((line) => parsed(line).message === 'linked to the cluster'), 'the node is linked');
   }
 
+  /** The sum of what the metrics of this name show, with GEMA_METRICS_ENABLED; 0 if there is none so far. */
+  async metric(name) {
+    const answer = await fetch(`http://${this.host}:${this.metricsPort}/metrics`);
+    assert.ok(answer.ok, `/metrics: ${answer.status}`);
+    const lines = (await answer.text()).split('\n').filter((line) => line.split(/[ {]/, 1)[0] === name);
+    return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
+  }
+
   /** Ends the server as a crash would. */
   async kill() {
+    this.killedAt = performance.now();
     this.#child.kill('SIGKILL');
     await within(this.#ended, 'the server is gone after SIGKILL');
   }

@@ -1,11 +1,11 @@
 // A page whose connection was cut off gets the missed events, with the rule and the lines of docs/history.md.
 
 import assert from 'node:assert/strict';
-import net from 'node:net';
 import { after } from 'node:test';
 import { block, run } from './documents.js';
 import { app, startGema } from './gema.js';
 import { startLaravel } from './laravel.js';
+import { startLine } from './line.js';
 import { ready, withEcho } from './pages.js';
 import { until } from './wait.js';
 
@@ -18,46 +18,7 @@ for (const pattern of ['permintaan-barang.{clinic}', 'few.{clinic}']) {
   laravel.channel(pattern, () => true).grant(pattern, (user) => ({ user_id: user.id }));
 }
 
-/** The way from the pages to gema. It can be cut without a word, and stays so until it is mended. */
-class Line {
-  #sockets = new Set();
-  #isCut = false;
-
-  async start() {
-    this.server = net.createServer((page) => {
-      if (this.#isCut) return page.destroy();
-      const server = net.connect(gema.port, gema.host);
-      for (const [from, to] of [[page, server], [server, page]]) {
-        this.#sockets.add(from);
-        from.on('error', () => {}).on('close', () => to.destroy());
-        from.pipe(to);
-      }
-      return undefined;
-    });
-    await new Promise((resolve) => this.server.listen(0, gema.host, resolve));
-    after(() => {
-      this.cut();
-      this.server.close();
-    });
-    return this;
-  }
-
-  get port() {
-    return this.server.address().port;
-  }
-
-  cut() {
-    this.#isCut = true;
-    for (const socket of this.#sockets) socket.resetAndDestroy();
-    this.#sockets.clear();
-  }
-
-  mend() {
-    this.#isCut = false;
-  }
-}
-
-const line = await new Line().start();
+const line = await startLine({ after }, () => gema);
 
 /** Does the lines of the document for a page that listens to `name`; answers what they do. */
 async function listen(open, user, name) {
@@ -74,9 +35,15 @@ async function listen(open, user, name) {
   return { done, pusher };
 }
 
-async function cut(pusher) {
-  line.cut();
-  await until(() => pusher.connection.state !== 'connected', 'the page notices the cut');
+/** The line is gone until `mend`. The page does not try again by itself, which it would do seconds later. */
+function cut(pusher) {
+  line.down();
+  pusher.disconnect();
+}
+
+function mend(pusher) {
+  line.mend();
+  pusher.connect();
 }
 
 withEcho('a page gets the events that were sent while it was cut off', laravel, async ({ open, version }) => {
@@ -84,9 +51,9 @@ withEcho('a page gets the events that were sent while it was cut off', laravel, 
   const send = (n) => laravel.broadcast(['private-permintaan-barang.K001'], 'dikirim', { n });
   await send(0);
   await until(() => done.shown.length > 0, 'the first event');
-  await cut(pusher);
+  cut(pusher);
   for (const n of [1, 2, 3]) await send(n);
-  line.mend();
+  mend(pusher);
   await until(() => done.shown.includes(3), 'the missed events');
   await send(4);
   await until(() => done.shown.includes(4), 'a live event');
@@ -97,9 +64,9 @@ withEcho('a page gets the events that were sent while it was cut off', laravel, 
 
 withEcho('a page that missed more than is kept is told of the gap', laravel, async ({ open, version }) => {
   const { done, pusher } = await listen(open, `siti-${version}`, 'few.K001');
-  await cut(pusher);
+  cut(pusher);
   for (const n of [1, 2, 3, 4, 5]) await laravel.broadcast(['private-few.K001'], 'dikirim', { n });
-  line.mend();
+  mend(pusher);
   await until(() => done.shown.includes(5), 'the missed events');
   assert.deepEqual(done.shown, [4, 5]);
   assert.equal(done.reloads, 1);

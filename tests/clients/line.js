@@ -1,10 +1,13 @@
-// A line between pages and a server that can be cut in each way in which real lines are.
+// A line between pages and servers that can be cut in each way in which real lines are.
 
 import { createServer, connect } from 'node:net';
 
-/** Passes TCP connections on to a server. It ends with the test. */
-export async function startLine(t, { host, port }) {
-  const line = new Line({ host, port });
+/**
+ * Passes each TCP connection on to the server that `pick` names then, or to none if it names none. It ends with the test,
+ * or with whatever has the `after` of a test.
+ */
+export async function startLine(t, pick) {
+  const line = new Line(pick);
   await line.start();
   t.after(() => line.stop());
   return line;
@@ -13,13 +16,14 @@ export async function startLine(t, { host, port }) {
 class Line {
   host = '127.0.0.1';
   port = 0;
-  #target;
+  #pick;
   #server;
   #pairs = new Set();
   #dead = new Set();
+  #isDown = false;
 
-  constructor(target) {
-    this.#target = target;
+  constructor(pick) {
+    this.#pick = pick;
   }
 
   async start() {
@@ -29,14 +33,20 @@ class Line {
   }
 
   #pass(near) {
-    const pair = { near, far: connect({ ...this.#target, noDelay: true }) };
+    const server = this.#isDown ? undefined : this.#pick();
+    if (!server) {
+      near.destroy();
+      return;
+    }
+    const pair = { near, far: connect({ host: server.host, port: server.port, noDelay: true }) };
     this.#pairs.add(pair);
     for (const [from, to] of [[near, pair.far], [pair.far, near]]) {
       from.on('data', (bytes) => pair.isStalled || to.write(bytes));
       from.on('error', () => {});
       from.on('close', () => {
+        if (pair.isStalled) return;
         this.#pairs.delete(pair);
-        if (!pair.isStalled) to.destroy();
+        to.destroy();
       });
     }
   }
@@ -47,6 +57,7 @@ class Line {
       near.destroy();
       far.destroy();
     }
+    this.#pairs.clear();
   }
 
   /** The same with a reset in place of an end. */
@@ -55,6 +66,18 @@ class Line {
       near.resetAndDestroy();
       far.resetAndDestroy();
     }
+    this.#pairs.clear();
+  }
+
+  /** The same, and there is no other line until `mend`. */
+  down() {
+    this.#isDown = true;
+    this.reset();
+  }
+
+  /** There are lines again. */
+  mend() {
+    this.#isDown = false;
   }
 
   /** Nothing passes any more, and neither side is told. What was on its way is lost. */
@@ -66,6 +89,7 @@ class Line {
   abandon() {
     for (const pair of this.#pairs) {
       if (!pair.isStalled) continue;
+      this.#pairs.delete(pair);
       this.#dead.add(pair.far);
       pair.near.destroy();
     }

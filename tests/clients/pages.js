@@ -34,14 +34,24 @@ export function withEcho(name, laravel, run) {
   }
 }
 
-/** Every pusher-js at once, for tests that take long. */
-export function openEveryPusher(t, gema, options) {
-  return VERSIONS.map(({ Pusher }) => openPusher(t, Pusher, gema, options));
+/** Every pusher-js at once, for tests that take long: a function for each that opens a page. */
+export function everyPusher(t, gema) {
+  return VERSIONS.map(({ Pusher }) => (options) => openPusher(t, Pusher, gema, options));
 }
 
-/** Every Laravel Echo at once, for tests that take long. */
+/** Every Laravel Echo at once, in the same way. */
+export function everyEcho(t, laravel) {
+  return ECHO_VERSIONS.map(({ Echo, Pusher }) => (user, options) => openEcho(t, Echo, Pusher, laravel, user, options));
+}
+
+/** A page with every pusher-js. */
+export function openEveryPusher(t, gema, options) {
+  return everyPusher(t, gema).map((open) => open(options));
+}
+
+/** A page with every Laravel Echo. */
 export function openEveryEcho(t, laravel, user) {
-  return ECHO_VERSIONS.map(({ Echo, Pusher }) => openEcho(t, Echo, Pusher, laravel, user));
+  return everyEcho(t, laravel).map((open) => open(user));
 }
 
 /**

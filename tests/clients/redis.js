@@ -1,4 +1,4 @@
-// A Redis of a test file's own: on a free port, with nothing on disk.
+// A Redis of a test file's own: on a free port, with nothing on disk, or in a folder of its own.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -8,29 +8,51 @@ import { until } from './wait.js';
 /** Below the ports that Linux gives to outgoing connections, so that none of those takes one in between. */
 const PORTS = { first: 20_000, count: 12_000 };
 
-/** Starts a Redis; answers its port and how it is stopped. */
-export async function startRedis() {
+/** Starts a Redis. With a `folder` it has everything again after it was stopped and started; else it has nothing. */
+export async function startRedis({ folder } = {}) {
   for (;;) {
     const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
     if (!(await isFree(port))) continue;
-    const child = spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'], {
+    const redis = new Redis(port, folder);
+    // Somebody else may have taken the port in between.
+    if (await redis.start()) return redis;
+  }
+}
+
+class Redis {
+  host = '127.0.0.1';
+  #disk;
+  #child;
+  #kill = () => this.#child.kill('SIGKILL');
+
+  constructor(port, folder) {
+    this.port = port;
+    this.#disk = folder ? ['--appendonly', 'yes', '--dir', folder] : ['--appendonly', 'no'];
+  }
+
+  /** Whether it could take its port. */
+  async start() {
+    const child = spawn('redis-server', ['--port', this.port, '--bind', this.host, '--save', '', ...this.#disk], {
       stdio: 'ignore',
     });
+    this.#child = child;
     let failed;
     child.once('error', (error) => (failed = error));
-    const kill = () => child.kill('SIGKILL');
-    process.once('exit', kill);
-    const ended = () => child.exitCode !== null || child.signalCode !== null;
-    await until(async () => failed || ended() || (await answers(port)), 'redis-server answers');
+    process.once('exit', this.#kill);
+    await until(async () => failed || this.#hasEnded() || (await answers(this.port)), 'redis-server answers');
     if (failed) throw new Error(`redis-server is needed on the PATH: ${failed.message}`);
-    // Somebody else may have taken the port in between.
-    if (ended()) continue;
-    const stop = async () => {
-      kill();
-      await until(ended, 'redis-server is gone');
-      process.removeListener('exit', kill);
-    };
-    return { port, stop };
+    return !this.#hasEnded();
+  }
+
+  /** Ends it as a crash would. */
+  async stop() {
+    this.#kill();
+    await until(() => this.#hasEnded(), 'redis-server is gone');
+    process.removeListener('exit', this.#kill);
+  }
+
+  #hasEnded() {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
   }
 }
 
