@@ -2,6 +2,7 @@
 //! back to any node. `append.lua` stores an event, `places.lua` does everything else.
 //! `commands` calls it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -147,6 +148,14 @@ pub(super) fn caught_up(answers: &[RedisResult<Value>]) -> Option<CaughtUp> {
     };
     let mut stored: Vec<_> = events.as_chunks().0.iter().filter_map(event).collect();
     stored.reverse();
+    // After a lost link a node may have sent some twice.
+    let mut last_of = HashMap::new();
+    stored.retain(|HistoryEvent { event, .. }| {
+        let last = last_of.entry(event.node).or_insert(0);
+        let is_new = event.number > *last;
+        *last = event.number.max(*last);
+        is_new
+    });
     Some(CaughtUp { number, stored })
 }
 

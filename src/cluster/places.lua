@@ -49,9 +49,13 @@ local function begin(least)
 end
 
 -- The places of a user, each "<connection>:<node>:<kind>:<epoch>:<number>:<time>:<time when it was cut off>".
--- Kinds: "f" open, and follows its node; "a" open, and has joined at this place just now; "b" open, and behind: its client
--- has confirmed no more for a while; "t" open when another connection went on from here, this place; "s" behind then, so
--- that it has no place any more; "l" cut off.
+-- "f" open, and follows its node
+-- "n" open, and has joined just now, without an earlier connection of its user
+-- "a" open, and has gone on from this place of an earlier connection just now
+-- "b" open, and behind: its client has confirmed no more for a while
+-- "t" open when another connection went on from here, this place
+-- "s" behind when another connection went on from here, so that it has no place any more
+-- "l" cut off
 local function read(user)
   local places = {}
   for socket, node, kind, of, at, since, left in
@@ -131,7 +135,8 @@ if what == 'catch_up' then
     if #page < PAGE then
       break
     end
-    last = '(' .. page[#page][1]
+    -- The number before it.
+    last = whole(tonumber(page[#page][1]:match('^%d+')) - 1)
   end
   return answer
 end
@@ -154,36 +159,39 @@ if what == 'take' then
     end
     local is_dead = not alive:find(' ' .. place.node .. ' ', 1, true)
     local is_open = place.kind ~= 'l' and not is_dead
+    local counts = place.kind ~= 's' and not (is_open and (at >= number or is_late and place.kind ~= 'b'))
     if place.socket == socket then
-      -- This was asked before, and the answer was lost.
-      own, oldest = index, { index = index, epoch = of, number = at, since = since }
-      break
-    elseif
-      place.kind ~= 's'
-      and not (is_open and (at >= number or is_late and place.kind ~= 'b'))
-      and (not oldest or at < oldest.number)
-    then
+      -- This was asked before, and the answer may be lost.
+      own, counts, is_open = index, place.kind ~= 'n', false
+    end
+    if counts and (not oldest or at < oldest.number) then
       oldest = { index = index, epoch = of, number = at, since = since, is_open = is_open }
     end
   end
-  local new = { socket = socket, node = node, kind = 'a', epoch = epoch, number = number, since = now, left = 0 }
+  local new = { socket = socket, node = node, kind = 'n', epoch = epoch, number = number, since = now, left = 0 }
   local answer = { epoch, whole(number) }
   if oldest then
     local place = places[oldest.index]
-    new.epoch, new.number, new.since = oldest.epoch, oldest.number, oldest.since
-    local socket_then = own and '' or place.socket
+    new.kind, new.epoch, new.number, new.since = 'a', oldest.epoch, oldest.number, oldest.since
+    local socket_then = oldest.index == own and '' or place.socket
     for _, part in ipairs({ socket_then, oldest.epoch, whole(oldest.number), math.max(0, now - oldest.since) }) do
       answer[#answer + 1] = part
     end
-    if own or not oldest.is_open then
-      table.remove(places, oldest.index)
-    else
+    if oldest.is_open then
       place.kind = place.kind == 'b' and 's' or 't'
       place.epoch, place.number, place.since = epoch, number, now
     end
   end
-  places[#places + 1] = new
-  store(user, places)
+  if own and not oldest then
+    new = places[own]
+  end
+  local kept = { new }
+  for index, place in ipairs(places) do
+    if index ~= own and not (oldest and index == oldest.index and not oldest.is_open) then
+      kept[#kept + 1] = place
+    end
+  end
+  store(user, kept)
   return answer
 end
 

@@ -122,9 +122,10 @@ impl ChannelHistory {
         self.is_beginning = true;
     }
 
-    /// This node does not follow the numbers any more.
+    /// This node does not follow the numbers any more: nobody can miss anything.
     pub fn end_shared(&mut self) {
         (self.shared, self.is_beginning) = (None, false);
+        self.log.clear();
     }
 
     /// An event goes to the subscribers. Returns its number; 0 if nobody can miss it, so that it is not kept.
@@ -177,7 +178,9 @@ impl ChannelHistory {
         let gap = missed.and_then(|Predecessor { place, .. }| {
             Gap::of(Missed::Events(last.saturating_sub(place.position)), place.since)
         });
-        let reader = Some(self.readers.open(&user.id, user.socket_id, Place { position: last, since: now }, last));
+        // The gap has to arrive, too.
+        let from = missed.filter(|_| gap.is_some()).map_or(Place { position: last, since: now }, |missed| missed.place);
+        let reader = Some(self.readers.open(&user.id, user.socket_id, from, last));
         Welcome { gap, events: Vec::new(), reader }
     }
 

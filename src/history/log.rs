@@ -11,10 +11,14 @@ use std::time::Instant;
 
 use crate::history::rule::HistoryRule;
 use crate::protocol::frame::Frame;
+use crate::protocol::numbered::EventNumber;
 use crate::protocol::socket_id::SocketId;
 
 /// The memory of an event besides its frame.
 const OVERHEAD: usize = 128;
+
+/// Events of this node that may wait for their numbers after they are gone.
+const UNNUMBERED_MAX: usize = 100_000;
 
 /// The number of an event on its channel and node, counted from one; also the place behind it. 0 is the place before
 /// all events.
@@ -42,6 +46,8 @@ pub(super) struct EventLog {
     gone: u64,
     /// The places of this node's own events without a shared number so far, each with its number on the node.
     unnumbered: VecDeque<(Position, u64)>,
+    /// The last event of this node that has a shared number.
+    last_own: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +68,13 @@ pub enum Numbering {
     Own(u64),
     /// Redis has given it this number.
     Number(u64),
+}
+
+impl Numbering {
+    /// Of an event of another node.
+    pub fn of(number: Option<EventNumber>) -> Self {
+        number.map_or(Self::None, |number| Self::Number(number.number))
+    }
 }
 
 /// An event for the log.
@@ -123,7 +136,7 @@ impl HistoryBytes {
 impl EventLog {
     pub(super) fn new(of_app: Arc<HistoryBytes>) -> Self {
         let last = of_app.numbered.load(Ordering::Relaxed);
-        Self { entries: VecDeque::new(), last, bytes: 0, of_app, gone: 0, unnumbered: VecDeque::new() }
+        Self { entries: VecDeque::new(), last, bytes: 0, of_app, gone: 0, unnumbered: VecDeque::new(), last_own: 0 }
     }
 
     /// The number of the last event.
@@ -173,11 +186,23 @@ impl EventLog {
 
     /// Redis has given a number to an event of this node. Earlier ones that it has not numbered get the same.
     pub(super) fn number_own(&mut self, own: u64, number: u64) {
-        while let Some((position, _)) = self.unnumbered.pop_front_if(|(_, waiting)| *waiting <= own) {
-            match self.index(position).and_then(|index| self.entries.get_mut(index)) {
-                Some(entry) => entry.shared = Numbering::Number(number),
-                None => self.gone = self.gone.max(number),
+        if own <= self.last_own {
+            // It was sent twice.
+            return;
+        }
+        self.last_own = own;
+        let mut is_here = false;
+        while let Some(&(position, waiting)) = self.unnumbered.front()
+            && waiting <= own
+        {
+            self.unnumbered.pop_front();
+            if let Some(entry) = self.index(position).and_then(|index| self.entries.get_mut(index)) {
+                entry.shared = Numbering::Number(number);
+                is_here = true;
             }
+        }
+        if !is_here {
+            self.gone = self.gone.max(number);
         }
     }
 
@@ -248,8 +273,11 @@ impl EventLog {
         let cost = cost(&entry.frame);
         self.bytes -= cost;
         self.of_app.used.fetch_sub(cost, Ordering::Relaxed);
-        if let Numbering::Number(number) = entry.shared {
-            self.gone = self.gone.max(number);
+        match entry.shared {
+            Numbering::None => (),
+            Numbering::Own(_) if self.unnumbered.len() > UNNUMBERED_MAX => drop(self.unnumbered.pop_front()),
+            Numbering::Own(_) => (),
+            Numbering::Number(number) => self.gone = self.gone.max(number),
         }
         true
     }

@@ -20,6 +20,8 @@ pub(super) struct SharedHistory {
     /// For each of the last ticks the last event on this node, and `received`.
     pub(super) ticks: VecDeque<(Position, u64)>,
     pub(super) tick: u64,
+    /// The last gap that was announced to everybody, and the epoch of places before it: none that is.
+    pub(super) gap: Option<(Position, Epoch)>,
     /// Places that were taken while Redis was away.
     pub(super) taken: Vec<(Arc<str>, SocketId)>,
     /// The number that is written for all connections that follow this node, and when.
@@ -111,7 +113,7 @@ impl SharedHistory {
     /// Begins at this number.
     pub(super) fn begin(epoch: Epoch, received: u64) -> Self {
         let (ticks, taken) = (VecDeque::new(), Vec::new());
-        Self { epoch, received, ticks, tick: 0, taken, followed: None }
+        Self { epoch, received, ticks, tick: 0, gap: None, taken, followed: None }
     }
 
     /// A number of the present epoch.

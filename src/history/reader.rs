@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Reader {
     /// The last event that it was sent when it joined.
-    joined_at: Position,
+    joined_at: AtomicU64,
     progress: Mutex<Progress>,
 }
 
@@ -116,12 +118,19 @@ pub(super) struct Predecessor {
 
 impl Reader {
     fn new(joined_at: Position, confirmed: Place) -> Arc<Self> {
+        let joined_at = AtomicU64::new(joined_at);
         Arc::new(Self { joined_at, progress: Mutex::new(Progress { confirmed, asked_at: None }) })
     }
 
     /// The last event that it was sent when it joined.
     pub fn joined_at(&self) -> Position {
-        self.joined_at
+        self.joined_at.load(Ordering::Relaxed)
+    }
+
+    /// Events have got other places, so many further on.
+    fn shift(&self, by: u64) {
+        self.joined_at.fetch_add(by, Ordering::Relaxed);
+        self.progress.lock().confirmed.position += by;
     }
 
     /// The client has been asked to confirm what it was sent.
@@ -136,6 +145,11 @@ impl Reader {
         if position >= progress.confirmed.position {
             progress.confirmed = Place { position, since: now };
         }
+    }
+
+    /// No more than this is certain to have arrived, since a gap has to arrive first.
+    pub(super) fn set_back(&self, place: Place) {
+        self.progress.lock().confirmed = place;
     }
 
     /// The last event that is known to have arrived.
@@ -187,6 +201,11 @@ impl Readers {
         Some(Predecessor { socket_id, place })
     }
 
+    /// The connection, if it is one of them.
+    pub(super) fn reader(&self, socket_id: SocketId) -> Option<Arc<Reader>> {
+        self.open.get(&socket_id).map(|open| Arc::clone(&open.reader))
+    }
+
     /// The other nodes know this of the place of a connection.
     pub(super) fn set_written(&mut self, user: &str, socket_id: SocketId, written: Written) {
         if let Some(open) = self.open.get_mut(&socket_id) {
@@ -196,9 +215,25 @@ impl Readers {
         }
     }
 
-    /// The other nodes know nothing any more.
+    /// Events have got other places, so many further on.
+    pub(super) fn shift(&mut self, by: u64) {
+        for open in self.open.values_mut() {
+            open.reader.shift(by);
+            match &mut open.taken {
+                Taken::No => (),
+                Taken::UpTo(Place { position, .. }) | Taken::Silent(position) => *position += by,
+            }
+        }
+        self.users.values_mut().flat_map(|places| &mut places.left).for_each(|left| left.place.position += by);
+    }
+
+    /// The other nodes may know nothing of open connections any more.
     pub(super) fn forget_written(&mut self) {
         self.open.values_mut().for_each(|open| open.written = Written::Nothing);
+    }
+
+    /// Nor of those that were cut off.
+    pub(super) fn forget_written_left(&mut self) {
         self.users.values_mut().flat_map(|places| &mut places.left).for_each(|left| left.written = false);
     }
 

@@ -24,10 +24,12 @@ use crate::history::numbers::SharedPlace;
 use crate::history::reader::Differing;
 use crate::history::reader::Place;
 use crate::history::reader::Predecessor;
+use crate::history::reader::Reader;
 use crate::history::reader::Written;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
+use crate::protocol::numbered::Epoch;
 use crate::protocol::numbered::EventNumber;
 use crate::protocol::socket_id::SocketId;
 
@@ -51,6 +53,7 @@ impl ChannelHistory {
     /// Follows the numbers from here on. `stored` is everything that Redis has stored up to then. Events of this node that
     /// are in the log came after those, or are among them.
     pub fn begin_shared(&mut self, number: EventNumber, stored: &[HistoryEvent], node: NodeId, now: Instant) {
+        let before = self.log.last();
         let own = self.log.take_all();
         let of_node = |stored: &&HistoryEvent| stored.event.node == node;
         let known: HashSet<u64> = stored.iter().filter(of_node).map(|stored| stored.event.number).collect();
@@ -60,11 +63,17 @@ impl ChannelHistory {
             self.log.push(&Entering { frame, except, shared, at }, &self.rule, now);
         }
         for (frame, except, shared, at) in &own {
-            if !matches!(shared, Numbering::Own(number) if known.contains(number)) {
+            let is_stored = match shared {
+                Numbering::None => false,
+                Numbering::Own(number) => known.contains(number),
+                Numbering::Number(_) => true,
+            };
+            if !is_stored {
                 let (except, shared, at) = (*except, *shared, *at);
                 self.log.push(&Entering { frame, except, shared, at }, &self.rule, now);
             }
         }
+        self.readers.shift(self.log.last() - before);
         self.shared = Some(Box::new(SharedHistory::begin(number.epoch, number.number)));
     }
 
@@ -73,10 +82,12 @@ impl ChannelHistory {
     pub fn resume_shared(&mut self, number: EventNumber) -> bool {
         let Some(shared) = &mut self.shared else { return false };
         shared.received = number.number;
+        // Another node may have taken this one for dead.
+        self.readers.forget_written();
         let is_lost = shared.epoch != number.epoch;
         if is_lost {
             **shared = SharedHistory::begin(number.epoch, number.number);
-            self.readers.forget_written();
+            self.readers.forget_written_left();
         }
         is_lost
     }
@@ -116,16 +127,27 @@ impl ChannelHistory {
     }
 
     /// Redis has found the place when the connection has joined already. Events cannot be sent in order any more, so they
-    /// are a gap.
-    pub fn rejoin_late(&mut self, user: &KnownUser, found: Option<Found>, now: Instant) -> Option<Gap> {
-        let found = found.filter(|_| self.readers.has(user.socket_id))?;
+    /// are a gap. It has to be confirmed by the returned reader.
+    pub fn rejoin_late(&mut self, user: &KnownUser, found: Option<Found>, now: Instant) -> Option<(Gap, Arc<Reader>)> {
+        let (found, reader) = found.zip(self.readers.reader(user.socket_id))?;
         let (gap, events, place) = self.missed_since(&user.id, found, now);
         let missed = match gap.map(|gap| gap.missed) {
             Some(Missed::Unknown) => Missed::Unknown,
             Some(Missed::Events(missed)) => Missed::Events(missed + events.len() as u64),
             None => Missed::Events(events.len() as u64),
         };
-        (missed != Missed::Events(0)).then_some(Gap { missed, since: place.since })
+        let gap = Gap::of(missed, place.since)?;
+        reader.set_back(place);
+        Some((gap, reader))
+    }
+
+    /// A gap has been announced to everybody as the last event. A user that has not confirmed it gets it on another node,
+    /// too.
+    pub fn note_gap(&mut self) {
+        let last = self.log.last();
+        if let Some(shared) = &mut self.shared {
+            shared.gap = Some((last, Epoch::random()));
+        }
     }
 
     /// The events after a place that was found, with the gap before them, and the place as this node counts it.
@@ -166,7 +188,8 @@ impl ChannelHistory {
             .log
             .shared_at(position, shared.received)
             .or_else(|| shared.ticks.iter().find(|(last, _)| *last <= position).map(|(_, received)| *received))?;
-        Some(SharedPlace { number: shared.number(number), since })
+        let epoch = shared.gap.filter(|(gap, _)| position < *gap).map_or(shared.epoch, |(_, epoch)| epoch);
+        Some(SharedPlace { number: EventNumber { epoch, number }, since })
     }
 
     /// Remembers the present numbers, and returns what Redis lacks, except of connections whose place it does not know so

@@ -243,7 +243,7 @@ impl Channel {
         };
         scope.inboxes.put_to(joiner.address, |slot| ShardMessage::Joined(slot, id, answers));
         if let Some(reader) = reader {
-            history::track(joiner.address, id, reader, scope);
+            scope.track(joiner.address, id, reader);
         }
         if joiner.view.is_some() {
             scope.app.views.start(&self.name, joiner.address, scope);

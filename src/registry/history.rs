@@ -26,6 +26,8 @@ pub(super) struct AppHistory {
     rules: ArcSwap<HistoryRules>,
     /// There are rules. Without any, nothing else is asked.
     is_on: AtomicBool,
+    /// Events have come that each node gets by itself: they have no numbers.
+    is_fed_here: AtomicBool,
     /// There have been rules, so that there is something to report.
     was_on: AtomicBool,
     bytes: Arc<HistoryBytes>,
@@ -78,8 +80,20 @@ impl AppState {
         self.numbers_events(name).then_some(rule)
     }
 
+    /// An event has come that each node gets by itself.
+    pub(super) fn note_unnumbered(&self) {
+        if self.history.is_on.load(Ordering::Acquire) {
+            self.history.is_fed_here.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the numbers of a channel say everything about what somebody has missed.
+    pub(super) fn numbers_all(&self, name: &ChannelName) -> bool {
+        self.numbers_events(name) && !self.history.is_fed_here.load(Ordering::Relaxed)
+    }
+
     /// Whether all nodes send the same events of a channel: no flow rule thins them on each node by itself.
-    pub(super) fn numbers_events(&self, name: &ChannelName) -> bool {
+    fn numbers_events(&self, name: &ChannelName) -> bool {
         self.flow.rules().is_none_or(|rules| rules.of_channel(name).is_empty())
     }
 

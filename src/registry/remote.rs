@@ -12,6 +12,7 @@ pub mod outgoing;
 pub mod roster;
 pub(crate) mod topic;
 
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::protocol::envelope::NodeId;
@@ -26,6 +27,9 @@ use crate::registry::remote::message::Snapshot;
 use crate::registry::remote::message::UpdateOutcome;
 use crate::registry::remote::outgoing::Outgoing;
 use crate::registry::scope::Scope;
+
+/// Within this time after a lost link the other nodes are back, and have sent what Redis may have lost.
+const YOUNG: Duration = Duration::from_secs(5);
 
 impl AppState {
     /// The link to the other nodes is up: publishes the state of this node, and opens the topics that matter here.
@@ -111,6 +115,12 @@ impl Scope<'_> {
     /// Whether there is a link to the other nodes. Without one this node decides alone.
     pub(super) fn is_linked(&self) -> bool {
         self.outgoing().is_some_and(Outgoing::is_linked)
+    }
+
+    /// Whether the link is so young that other nodes may not have sent everything.
+    pub(super) fn is_link_young(&self) -> bool {
+        let linked_at = self.outgoing().and_then(Outgoing::linked_at);
+        linked_at.is_some_and(|at| self.now.saturating_duration_since(at) < YOUNG)
     }
 
     /// Counts an implausible message.

@@ -1,11 +1,16 @@
 //! The context of a change under the lock of a channel or of the users. `channels` and `users` make one for each change.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::history::reader::Reader;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::webhook;
 use crate::registry::AppState;
+use crate::registry::address::Address;
+use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::InboxWriter;
+use crate::registry::inbox::ShardMessage;
 use crate::registry::webhook_events::Change;
 use crate::registry::webhook_events::WebhookEvent;
 
@@ -24,6 +29,11 @@ pub(crate) struct Scope<'a> {
 impl<'a> Scope<'a> {
     pub(crate) fn new(app: &'a AppState, now: Instant) -> Self {
         Self { app, now, inboxes: app.inboxes.writer(), count_later: false, needs_reconcile: false }
+    }
+
+    /// Makes the shard of a connection ask the client which events of a channel have arrived.
+    pub(super) fn track(&mut self, address: Address, id: ChannelId, reader: Arc<Reader>) {
+        self.inboxes.put_to(address, |slot| ShardMessage::Track(slot, id, reader));
     }
 
     /// Records a webhook event if its kind is wanted.

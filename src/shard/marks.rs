@@ -52,7 +52,13 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot).filter(|one| one.session().is_some()) else { return };
         // The events that it got when it joined have to be confirmed, too.
         let marked = reader.confirmed().position;
-        connection.marks.get_or_insert_default().tracked.push(Tracked { id, reader, marked });
+        let marks = connection.marks.get_or_insert_default();
+        if marks.tracked.iter().any(|tracked| tracked.id == id) {
+            // There is something new to confirm, which the last mark came before.
+            marks.tracked.retain(|tracked| tracked.id != id);
+            marks.sent = None;
+        }
+        marks.tracked.push(Tracked { id, reader, marked });
         self.tracked.insert(slot);
     }
 

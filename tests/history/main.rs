@@ -49,6 +49,8 @@ struct World {
     rule: HistoryRule,
     bytes: Arc<HistoryBytes>,
     now: Instant,
+    /// The time in which somebody may not have answered.
+    unanswered: Duration,
     tabs: Vec<Tab>,
     published: u64,
     /// Events that users have seen in tabs that are closed.
@@ -74,7 +76,8 @@ impl World {
         let bytes = Arc::new(HistoryBytes::default());
         let history = ChannelHistory::new(Arc::new(rule.clone()), Arc::clone(&bytes));
         let (now, tabs, told) = (Instant::now(), Vec::new(), BTreeMap::new());
-        Self { rng, history, rule, bytes, now, tabs, published: 0, seen: BTreeMap::new(), is_told, told }
+        let (seen, unanswered) = (BTreeMap::new(), Duration::ZERO);
+        Self { rng, history, rule, bytes, now, unanswered, tabs, published: 0, seen, is_told, told }
     }
 
     fn step(&mut self) {
@@ -219,8 +222,10 @@ impl World {
 
     fn wait(&mut self) {
         let time = Duration::from_millis(self.rng.random_range(0..2 * SECONDS * 1000 / 10));
-        if time > Duration::from_secs(2) {
+        self.unanswered += time;
+        if self.unanswered > Duration::from_secs(2) {
             // Those that live have answered by then.
+            self.unanswered = Duration::ZERO;
             for index in 0..self.tabs.len() {
                 self.confirm_some(index, self.tabs[index].sent.len());
             }

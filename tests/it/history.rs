@@ -205,6 +205,7 @@ async fn leaving_on_purpose_ends_the_claim() {
     publish(&server, CHANNEL, [1]).await;
     assert_eq!(subscribe(&mut page, CHANNEL, Some(USER)).await, [SUCCEEDED]);
     page.close().await;
+    server.metric_becomes("soketi_connected", None, 0.0).await;
     publish(&server, CHANNEL, [2]).await;
     assert_eq!(user(&server).await.1, [SUCCEEDED]);
 }

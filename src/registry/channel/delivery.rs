@@ -108,7 +108,7 @@ impl Channel {
         }
     }
 
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         (event, source): (&Event, Source),
         cache_for: Option<Duration>,

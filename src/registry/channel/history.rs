@@ -18,7 +18,6 @@ use crate::registry::address::Address;
 use crate::registry::channel::Channel;
 use crate::registry::channel::Source;
 use crate::registry::channel::shared::Known;
-use crate::registry::inbox::ChannelId;
 use crate::registry::inbox::Event;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::scope::Scope;
@@ -45,9 +44,15 @@ impl Channel {
     ) -> (Option<Frame>, Vec<Frame>, Option<Arc<Reader>>) {
         let Some(history) = &mut self.history else { return (None, Vec::new(), None) };
         let Welcome { gap, events, reader } = match (known, &joiner.user) {
-            (Known::Everywhere(found), Some(user)) => history.rejoin(user, found, scope.now),
+            (Known::Everywhere(found), Some(user)) => {
+                if found.is_none() && scope.is_link_young() {
+                    // The node that knows the user may not be back.
+                    self.remote.get_or_insert_default().history.join_alone(user, joiner.address, true);
+                }
+                history.rejoin(user, found, scope.now)
+            }
             (Known::Alone, Some(user)) => {
-                self.remote.get_or_insert_default().history.join_alone(user, joiner.address);
+                self.remote.get_or_insert_default().history.join_alone(user, joiner.address, false);
                 history.join(Some(user), scope.now)
             }
             (_, user) => history.join(user.as_ref(), scope.now),
@@ -70,7 +75,7 @@ impl Channel {
         }
         if is_new && self.remote.is_some() {
             // Other nodes may know of an earlier connection.
-            self.remote_mut().history.join_alone(user, address);
+            self.remote_mut().history.join_alone(user, address, false);
             self.catch_up_if_needed(scope);
             self.ask_alone(scope);
         }
@@ -79,7 +84,7 @@ impl Channel {
             scope.inboxes.put_to(address, |slot| ShardMessage::Send(slot, frame));
         }
         if let Some(reader) = reader {
-            track(address, self.subscribers.id(), reader, scope);
+            scope.track(address, self.subscribers.id(), reader);
         }
     }
 
@@ -103,9 +108,4 @@ impl Channel {
         let missed = gap.missed.count();
         event::history_gap(self.name.as_str(), missed, u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
-}
-
-/// Tells the shard of a connection which events its client has to confirm.
-pub(super) fn track(address: Address, id: ChannelId, reader: Arc<Reader>, scope: &mut Scope<'_>) {
-    scope.inboxes.put_to(address, |slot| ShardMessage::Track(slot, id, reader));
 }

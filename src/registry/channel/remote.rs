@@ -237,10 +237,10 @@ impl Channel {
             Some(shared) => self.receive(event, Source::Elsewhere(shared), scope),
             None => match self.remote_mut().history.wait(Waiting::Event(event, number)) {
                 None => true,
-                Some(Waiting::Event(event, _)) => {
+                Some(Waiting::Event(event, number)) => {
                     // Too many wait.
                     self.stop_catching_up(scope);
-                    self.receive(event, Source::Elsewhere(Numbering::None), scope)
+                    self.receive(event, Source::Elsewhere(Numbering::of(number)), scope)
                 }
                 Some(Waiting::Own(..)) => true,
             },

@@ -173,6 +173,16 @@ impl Channel {
         }
         if self.history.as_mut().is_some_and(|history| history.resume_shared(until)) {
             self.announce_gap(Missed::Unknown, scope);
+            self.write_lacking(scope);
+        }
+    }
+
+    /// Writes the places that Redis lacks.
+    fn write_lacking(&mut self, scope: &Scope<'_>) {
+        let (Some(history), Some(remote)) = (&mut self.history, &self.remote) else { return };
+        let places = history.tick_shared(|socket_id| remote.history.is_alone(socket_id), scope.now);
+        if places.followed.is_some() || !places.changes.is_empty() {
+            self.write_places(places, scope);
         }
     }
 
@@ -183,7 +193,11 @@ impl Channel {
             meters.gap(missed.count());
         }
         let frame = self.gap_frame(Gap { missed, since }, scope.now);
-        self.announce(&Event::of(frame, scope.now), scope);
+        // Like an event, so that it has to be confirmed, and comes again if it has not arrived.
+        self.deliver((&Event::of(frame, scope.now), Source::Elsewhere(Numbering::None)), None, false, scope);
+        if let Some(history) = &mut self.history {
+            history.note_gap();
+        }
     }
 
     /// Catches up no more: what waited is delivered.
@@ -194,8 +208,8 @@ impl Channel {
 
     fn deliver_waiting(&mut self, waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
         for message in waiting {
-            if let Waiting::Event(event, _) = message {
-                self.receive(event, Source::Elsewhere(Numbering::None), scope);
+            if let Waiting::Event(event, number) = message {
+                self.receive(event, Source::Elsewhere(Numbering::of(number)), scope);
             }
         }
     }
@@ -250,7 +264,7 @@ impl Channel {
         scope: &mut Scope<'_>,
     ) {
         let found =
-            found.map(|found| found.map(|found| Found { is_numbered: scope.app.numbers_events(&self.name), ..found }));
+            found.map(|found| found.map(|found| Found { is_numbered: scope.app.numbers_all(&self.name), ..found }));
         let remote = self.remote_mut();
         let Some(found) = found else {
             match remote.history.take(number) {
@@ -263,13 +277,14 @@ impl Channel {
             return self.admit_found(scope);
         }
         remote.history.end_alone(user.socket_id);
-        let gap = self.history.as_mut().and_then(|history| history.rejoin_late(user, found, scope.now));
-        if let Some(gap) = gap.filter(|gap| self.matters(*gap)) {
+        let late = self.history.as_mut().and_then(|history| history.rejoin_late(user, found, scope.now));
+        if let Some((gap, reader)) = late.filter(|(gap, _)| self.matters(*gap)) {
             if let Some(meters) = &scope.app.history.meters {
                 meters.gap(gap.missed.count());
             }
             let frame = self.gap_frame(gap, scope.now);
             scope.inboxes.put_to(address, |slot| ShardMessage::Send(slot, frame));
+            scope.track(address, self.subscribers.id(), reader);
         }
     }
 
@@ -278,14 +293,19 @@ impl Channel {
         gap.missed != Missed::Unknown || !self.flow.as_ref().is_some_and(|flow| flow.has_snapshot())
     }
 
-    /// A connection leaves the history. False if it had not joined yet.
+    /// A connection leaves the history.
     pub(super) fn leave_history(&mut self, unsubscribe: &Unsubscribe<'_>, scope: &mut Scope<'_>) {
         let Some(history) = &mut self.history else { return };
         let (socket_id, is_cut) = (unsubscribe.socket_id, unsubscribe.is_cut);
+        let is_asked = self.remote.as_mut().is_some_and(|remote| remote.history.end_alone(socket_id));
         if !scope.is_linked() || history.shared().is_none() {
             return history.leave(socket_id, is_cut, scope.now);
         }
-        if let Some(change) = history.leave_shared(socket_id, is_cut, scope.now) {
+        if let Some(mut change) = history.leave_shared(socket_id, is_cut, scope.now) {
+            if let (PlaceState::Left { place, .. }, true) = (&mut change.state, is_asked) {
+                // Redis has perhaps found an earlier one.
+                *place = None;
+            }
             self.write_places(Places { followed: None, changes: vec![change] }, scope);
         }
     }
@@ -329,10 +349,7 @@ impl Channel {
         if history.shared().is_none() {
             return self.catch_up(scope);
         }
-        let places = history.tick_shared(|socket_id| remote.history.is_alone(socket_id), scope.now);
-        if places.followed.is_some() || !places.changes.is_empty() {
-            self.write_places(places, scope);
-        }
+        self.write_lacking(scope);
         self.ask_alone(scope);
     }
 
@@ -343,7 +360,8 @@ impl Channel {
         if !scope.is_linked() || !is_following || remote.history.is_catching_up() {
             return;
         }
-        for (user, address) in remote.history.ask_alone(ASKED_MAX) {
+        scope.needs_reconcile |= remote.history.has_alone();
+        for (user, address) in remote.history.ask_alone(ASKED_MAX, scope.is_link_young()) {
             let (_, operation) = Operation::take_place(user, address, true);
             scope.command(Topic::Channel(self.name.clone()), operation);
         }

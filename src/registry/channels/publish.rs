@@ -48,6 +48,7 @@ impl AppState {
 
     /// Like [`Self::publish`], for an event that each node gets by itself.
     pub fn publish_here(&self, name: &ChannelName, event: &Event, cache_for: Option<Duration>) {
+        self.note_unnumbered();
         self.change(name, event.accepted, |entry, scope| {
             publish(entry, Publish { name, event, cache_for, receivers: Receivers::Here }, scope);
         });

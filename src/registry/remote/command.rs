@@ -153,7 +153,7 @@ impl Command {
 
     /// Whether it waits, after a lost link, until the other nodes listen again.
     pub fn waits_for_nodes(&self) -> bool {
-        matches!(self.operation, Operation::Publish(_) | Operation::StoreEvents(_))
+        matches!(self.operation, Operation::Publish(_) | Operation::StoreEvents(_) | Operation::TakePlace { .. })
     }
 
     /// Bytes of events and snapshots on the way to Redis and back, about.

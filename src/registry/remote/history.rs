@@ -76,6 +76,8 @@ struct Alone {
     address: Address,
     /// Redis is asked.
     is_asked: bool,
+    /// Redis has answered while the link was young, and has to be asked again.
+    waits: bool,
 }
 
 impl RemoteHistory {
@@ -185,9 +187,9 @@ impl RemoteHistory {
         self.joining.is_empty()
     }
 
-    /// A connection joins by what this node alone knows.
-    pub(crate) fn join_alone(&mut self, user: &KnownUser, address: Address) {
-        self.alone.insert(user.socket_id, Alone { user: user.clone(), address, is_asked: false });
+    /// A connection joins by what this node alone knows. If it `waits`, Redis is asked only once the link is older.
+    pub(crate) fn join_alone(&mut self, user: &KnownUser, address: Address, waits: bool) {
+        self.alone.insert(user.socket_id, Alone { user: user.clone(), address, is_asked: false, waits });
     }
 
     /// Whether a connection has joined so, and Redis has not answered so far.
@@ -195,9 +197,14 @@ impl RemoteHistory {
         self.alone.contains_key(&socket_id)
     }
 
-    /// The connection is known everywhere, or it has left.
-    pub(crate) fn end_alone(&mut self, socket_id: SocketId) {
-        self.alone.remove(&socket_id);
+    /// Whether there are such connections.
+    pub(crate) fn has_alone(&self) -> bool {
+        !self.alone.is_empty()
+    }
+
+    /// The connection is known everywhere, or it has left. Returns whether Redis is asked.
+    pub(crate) fn end_alone(&mut self, socket_id: SocketId) -> bool {
+        self.alone.remove(&socket_id).is_some_and(|alone| alone.is_asked)
     }
 
     /// Redis could not answer.
@@ -208,8 +215,9 @@ impl RemoteHistory {
     }
 
     /// Takes some of those connections, to ask for them.
-    pub(crate) fn ask_alone(&mut self, max: usize) -> Vec<(KnownUser, Address)> {
-        let unasked = self.alone.values_mut().filter(|alone| !alone.is_asked).take(max);
+    pub(crate) fn ask_alone(&mut self, max: usize, is_young: bool) -> Vec<(KnownUser, Address)> {
+        let is_due = |alone: &&mut Alone| !alone.is_asked && !(alone.waits && is_young);
+        let unasked = self.alone.values_mut().filter(is_due).take(max);
         unasked
             .map(|alone| {
                 alone.is_asked = true;

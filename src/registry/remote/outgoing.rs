@@ -57,6 +57,7 @@ struct Queue {
     in_flight: usize,
     numbers: u64,
     lost_at: Option<Instant>,
+    linked_at: Option<Instant>,
     /// Whether there has ever been a link.
     joined: bool,
     /// Events dropped before there was a link.
@@ -82,6 +83,11 @@ impl Outgoing {
     /// Whether there is a link to the other nodes. Without one this node decides alone.
     pub fn is_linked(&self) -> bool {
         self.linked.load(Ordering::Acquire)
+    }
+
+    /// Since when there has been a link, now or the last time.
+    pub(crate) fn linked_at(&self) -> Option<Instant> {
+        self.queue.lock().linked_at
     }
 
     /// Whether publishers must wait: too much waits for the link, or the link has been away too long.
@@ -194,7 +200,7 @@ impl Outgoing {
     pub fn link(&self) -> bool {
         let mut queue = self.queue.lock();
         self.linked.store(true, Ordering::Release);
-        queue.lost_at = None;
+        (queue.lost_at, queue.linked_at) = (None, Some(Instant::now()));
         std::mem::replace(&mut queue.joined, true)
     }
 
