@@ -170,6 +170,7 @@ fn check(loaded: &Loaded, channels: &[String], events: &[String]) -> anyhow::Res
     let of_certificate = certificates.and_then(|certificates| Some(loaded.locate(certificates.warning()?)));
     let warnings = loaded.warnings.iter().chain(&of_certificate).map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
+    lines.extend(loaded.config.cluster.explain_outage());
     for app in loaded.config.apps() {
         let about = channels.iter().flat_map(|channel| explain(&app.limits, channel, events));
         lines.extend(about.map(|line| format!("{}: {line}", app.id)));

@@ -98,12 +98,16 @@ impl Cluster {
     /// A node of the configured cluster, without a link yet.
     pub fn new(cluster: &config::Cluster, redis: &config::Redis, inboxes: Arc<Inboxes>, meters: ClusterMeters) -> Self {
         let limits = BufferLimits { bytes_max: cluster.buffer_bytes_max, time: cluster.buffer_seconds.duration() };
+        let mut outgoing = Outgoing::new(NodeId::random(), limits);
+        if cluster.outage == config::Outage::Local {
+            outgoing = outgoing.never_full();
+        }
         Self {
             names: Names::new(&cluster.name, &redis.key_prefix),
             options: redis.clone(),
             strict: cluster.strict,
             tried: CancellationToken::new(),
-            outgoing: Arc::new(Outgoing::new(NodeId::random(), limits)),
+            outgoing: Arc::new(outgoing),
             inboxes,
             meters,
             apps: RwLock::default(),
@@ -196,6 +200,9 @@ impl Cluster {
         self.meters.up.set(self.is_linked().into());
         self.meters.nodes.set(i64::try_from(self.peers().len() + 1).unwrap_or(i64::MAX));
         self.meters.dropped(PeerDropCause::BeforeLink, self.outgoing.take_dropped());
+        if let Some(events) = self.outgoing.take_missed() {
+            self.meters.dropped(PeerDropCause::Outage, events);
+        }
     }
 
     /// Announces something to the other nodes, past the queue. False without a link, or when too much waits already.

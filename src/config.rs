@@ -21,7 +21,7 @@ pub use loaded::{Faults, Loaded};
 pub use origin::Origin;
 pub use row::RowApp;
 pub use settings::apps::{App, AppEntry, KeyPair, Limits};
-pub use settings::cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver};
+pub use settings::cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Outage};
 pub use settings::connections::Connections;
 pub use settings::dashboard::Dashboard;
 pub use settings::http::Http;

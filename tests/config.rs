@@ -394,6 +394,53 @@ fn redis_faults_name_key_origin_and_remedy_and_hold_no_secret() {
 }
 
 #[test]
+fn an_outage_is_set_everywhere_and_explained() {
+    let settings = [
+        ("outage.toml", "[cluster]\ndriver = 'redis'\nbuffer_seconds = 30\noutage = 'local'\n"),
+        ("outage.yaml", "cluster:\n  driver: redis\n  buffer_seconds: 30\n  outage: local\n"),
+        ("outage.json", r#"{"cluster":{"driver":"redis","buffer_seconds":30,"outage":"local"}}"#),
+    ];
+    let variables = ["DRIVER=redis", "BUFFER_SECONDS=30", "OUTAGE=local"].map(|pair| pair.split_once('=').unwrap());
+    let variables = variables.map(|(name, value)| (format!("GEMA_CLUSTER_{name}"), value));
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let mut printed: Vec<String> = settings
+        .map(|(name, text)| gema(&["check", "--config", &file(name, text)], &[]))
+        .into_iter()
+        .chain([gema(&["check"], &variables)])
+        .map(|output| String::from_utf8(output.stdout).unwrap())
+        .collect();
+    printed.dedup();
+    let [printed] = &printed[..] else { panic!("{printed:#?}") };
+    let line = "without Redis, publishers are never refused: each node delivers to its own connections; for the other \
+                nodes it keeps the events of the last 30 s, at most 33554432 bytes, and drops older ones; /ready answers \
+                200";
+    assert!(printed.lines().any(|printed| printed == line), "{printed}");
+    let buffered = gema(&["check"], &[("GEMA_CLUSTER_DRIVER", "redis"), ("GEMA_CLUSTER_OUTAGE", "buffer")]);
+    assert!(!String::from_utf8(buffered.stdout).unwrap().contains("without Redis"));
+
+    let wrong = file("outage-wrong.toml", "[cluster]\ndriver = 'redis'\noutage = 'drop'\noutages = 'local'\n");
+    assert_eq!(
+        faults(&["check", "--config", &wrong], &[]),
+        [
+            format!("fault: cluster.outage (from {wrong}:3) is \"drop\"; it must be `buffer` or `local`"),
+            format!("fault: cluster.outages (from {wrong}:4) is not a setting; did you mean cluster.outage?"),
+        ]
+    );
+    let found = faults(&["check"], &[("GEMA_CLUSTER_DRIVER", "redis"), ("GEMA_CLUSTER_OUTAGE", "Local")]);
+    assert_eq!(
+        found,
+        ["fault: cluster.outage (from GEMA_CLUSTER_OUTAGE) is \"Local\"; it must be `buffer` or `local`"]
+    );
+    let alone = warnings(&[], &[("SOKETI_HOST", "127.0.0.1"), ("GEMA_CLUSTER_OUTAGE", "local")]);
+    assert_eq!(
+        alone,
+        [
+            "GEMA_CLUSTER_OUTAGE has no effect, because cluster.driver is local; set it to redis to run several nodes as one"
+        ]
+    );
+}
+
+#[test]
 fn adapters_that_are_not_there_stop_the_start() {
     for adapter in ["cluster", "nats", "Redis"] {
         let found = faults(&["start"], &[("SOKETI_ADAPTER_DRIVER", adapter)]);

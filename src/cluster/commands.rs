@@ -23,6 +23,7 @@ use crate::protocol::envelope;
 use crate::protocol::envelope::CACHED_MS_MAX;
 use crate::protocol::envelope::CONNECTIONS_MAX;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::MissedEvents;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
@@ -150,6 +151,14 @@ impl Cluster {
             }
             Operation::WritePlaces(places) => {
                 commands.extend(self.write_places(scripts, (app, topic), places));
+                Expected::Nothing
+            }
+            Operation::ReportMissed { events, since, of_several } => {
+                let name = if *of_several { self.names.control() } else { self.names.topic(app, topic) };
+                let since_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let (node, of_app) = (self.node(), of_several.then(|| Arc::clone(app)));
+                let missed = Envelope::Missed(MissedEvents { node, events: *events, since_ms, of_app });
+                commands.push(cmd(scripts.publish).arg(name).arg(missed.encode()).take());
                 Expected::Nothing
             }
             Operation::PublishCount => {

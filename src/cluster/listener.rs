@@ -148,6 +148,8 @@ impl Listener {
                     app.on_message(&topic, NodeMessage::Mark(number), Instant::now());
                 }
             }
+            // No channel keeps track of what it misses.
+            (Envelope::Missed(_), Some(_)) => (),
             (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
             // The topic was closed.
             (_, None) => (),

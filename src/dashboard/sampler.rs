@@ -27,6 +27,8 @@ use crate::watch::problems::Refused;
 const REFUSALS_SECONDS: usize = 60;
 /// The codes of problems that last while Redis is away.
 const REDIS_CODES: [&str; 2] = ["redis_absent", "redis_lost"];
+/// The code of a problem that lasts as long, and that Redis does not resolve when it is back: events are lost.
+const OUTAGE_CODE: &str = "outage_drops";
 /// Like `REDIS_CODES`, for the database with the apps.
 const STORE_CODES: [&str; 1] = ["store_away"];
 
@@ -151,7 +153,7 @@ impl Sampler {
         self.refused.add(new, &mut problems, at_ms);
         let mut lasting = Vec::new();
         match self.redis.is_used && !self.redis.is_linked {
-            true => lasting.extend(REDIS_CODES),
+            true => lasting.extend(REDIS_CODES.into_iter().chain([OUTAGE_CODE])),
             false => problems.resolve(&REDIS_CODES),
         }
         match is_store_away(dashboard) {
@@ -175,6 +177,7 @@ impl Sampler {
             events: now.events,
             redis_away: is_away.then(|| now.at_ms.saturating_sub(self.redis.since_ms) / 1000),
             buffer: self.redis.buffer,
+            missed: node.cluster().and_then(|cluster| cluster.outgoing().missed()),
             is_store_away: is_store_away(dashboard),
             drops: now.drops,
             webhooks: (node.webhooks().waiting() as u64, dashboard.config.webhooks.queue_events_max as u64),

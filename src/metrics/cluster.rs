@@ -64,6 +64,8 @@ pub enum PeerDropCause {
     Overloaded,
     /// Accepted before there was a link, and too many of these.
     BeforeLink,
+    /// Did not fit among those that wait for Redis, where the operator wants nobody refused.
+    Outage,
     /// With an impossible number.
     Implausible,
 }
@@ -76,6 +78,7 @@ impl PeerDropCause {
             Self::Duplicate => "duplicate",
             Self::Overloaded => "overloaded",
             Self::BeforeLink => "unheard",
+            Self::Outage => "outage",
             Self::Implausible => "implausible",
         }
     }

@@ -8,6 +8,7 @@
 //! gema/1 member <by> <version> <node> <since> <id length> <info length>\n<id><info>
 //! gema/1 count <node> <connections>\n
 //! gema/1 mark <node> <number>\n
+//! gema/1 missed <node> <events> <since, ms ago> <app length>\n<app>
 //! gema/1 hello|here|leaving|gone <node> <of>\n
 //! gema/1 terminate|terminated <node> <request> <number> <app length> <user length>\n<app><user>
 //! gema/1 ask|answer <node> <to> <request> <length>\n<text>
@@ -106,6 +107,8 @@ pub enum Envelope {
     /// The node that opens the topic has received everything before it, once this comes back. The number is that of its
     /// command.
     Mark(NodeId, u64),
+    /// Events of the topic's channel, or of several ones, that the node has dropped for the others.
+    Missed(MissedEvents),
     /// A node joins the cluster, or returns to it.
     Hello(NodeId, NodeId),
     /// The answer to a hello, for the second node.
@@ -122,6 +125,19 @@ pub enum Envelope {
     Ask(PageMessage),
     /// The answer.
     Answer(PageMessage),
+}
+
+/// Events that do not reach the other nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedEvents {
+    /// The node that accepted them.
+    pub node: NodeId,
+    /// How many they are.
+    pub events: u64,
+    /// How long ago the first one was accepted, in milliseconds. Clocks of nodes may differ.
+    pub since_ms: u64,
+    /// The app's id, on the control topic: the events were on several of its channels.
+    pub of_app: Option<Arc<str>>,
 }
 
 /// An event that another node has accepted.
@@ -213,6 +229,10 @@ impl Envelope {
             }
             Self::Count(node, count) => format!("{MAGIC}count {node} {count}\n").into_bytes(),
             Self::Mark(node, number) => format!("{MAGIC}mark {node} {number}\n").into_bytes(),
+            Self::Missed(MissedEvents { node, events, since_ms, of_app }) => {
+                let app = of_app.as_deref().unwrap_or_default();
+                format!("{MAGIC}missed {node} {events} {since_ms} {}\n{app}", app.len()).into_bytes()
+            }
             Self::Hello(node, of) => format!("{MAGIC}hello {node} {of}\n").into_bytes(),
             Self::Here(node, of) => format!("{MAGIC}here {node} {of}\n").into_bytes(),
             Self::Draining(node, of) => format!("{MAGIC}leaving {node} {of}\n").into_bytes(),
@@ -270,6 +290,12 @@ impl Envelope {
                 Self::Count(node, Some(count).filter(|_| body.is_empty())?)
             }
             "mark" => Self::Mark(node, fields.number().filter(|_| body.is_empty())?),
+            "missed" => {
+                let (events, since_ms, length) = (fields.counted()?, fields.counted()?, fields.number::<usize>()?);
+                let app = std::str::from_utf8(body).ok().filter(|app| app.len() == length)?;
+                let of_app = Some(app).filter(|app| !app.is_empty()).map(Arc::from);
+                Self::Missed(MissedEvents { node, events, since_ms, of_app })
+            }
             "hello" => Self::Hello(node, fields.node().filter(|_| body.is_empty())?),
             "here" => Self::Here(node, fields.node().filter(|_| body.is_empty())?),
             "leaving" => Self::Draining(node, fields.node().filter(|_| body.is_empty())?),
@@ -440,6 +466,8 @@ mod tests {
             Envelope::Member(went),
             Envelope::Count(one, 12),
             Envelope::Mark(one, 12),
+            Envelope::Missed(MissedEvents { node: one, events: 3, since_ms: 9000, of_app: None }),
+            Envelope::Missed(MissedEvents { node: one, events: 3, since_ms: 9000, of_app: Some("app-id".into()) }),
             Envelope::Hello(one, one),
             Envelope::Here(one, other),
             Envelope::Draining(one, one),
@@ -499,6 +527,8 @@ mod tests {
             format!("gema/1 member {node} 18446744073709551615 {node} 1 1 2\na{{}}"),
             format!("gema/1 event {node} 18446744073709551615 1 - 0 4\n\u{81}\u{2}{{}}"),
             format!("gema/1 count {node} 16777217\n"),
+            format!("gema/1 missed {node} 9007199254740993 1 0\n"),
+            format!("gema/1 missed {node} 1 9007199254740993 0\n"),
         ] {
             assert_eq!(Envelope::decode(&text.clone().into()), Err(EnvelopeError::Malformed), "{text}");
         }

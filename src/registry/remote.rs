@@ -8,6 +8,7 @@ pub mod history;
 pub(crate) mod joiners;
 pub(crate) mod marked;
 pub mod message;
+mod missed;
 pub mod outgoing;
 pub mod roster;
 pub(crate) mod topic;

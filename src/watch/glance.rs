@@ -61,6 +61,8 @@ pub struct Situation {
     pub redis_away: Option<u64>,
     /// How much of the buffer for other nodes is used, from 0 to 1.
     pub buffer: f64,
+    /// Events that the other nodes miss since Redis is away. `None` where publishers are refused instead.
+    pub missed: Option<u64>,
     /// The database with the apps does not answer.
     pub is_store_away: bool,
     /// Events each second that did not reach their readers.
@@ -80,8 +82,9 @@ const REFUSALS_MIN: u64 = 3;
 
 /// The sentence for these situation. The rules stand in order: the first that applies decides.
 pub fn glance(situation: &Situation) -> Glance {
-    const RULES: [fn(&Situation) -> Option<Glance>; 11] = [
+    const RULES: [fn(&Situation) -> Option<Glance>; 12] = [
         buffer_full,
+        missed,
         server_full,
         store_away,
         redis_away,
@@ -102,12 +105,22 @@ fn glance_of(level: Level, code: &'static str, values: Value, text: String) -> G
 }
 
 fn buffer_full(situation: &Situation) -> Option<Glance> {
-    let seconds = situation.redis_away.filter(|_| situation.buffer >= 1.0)?;
+    let seconds = situation.redis_away.filter(|_| situation.buffer >= 1.0 && situation.missed.is_none())?;
     let text = format!(
         "Redis has been away for {}. The buffer is full, so publishers are refused until it is back.",
         time(seconds)
     );
     Some(glance_of(Level::Bad, "buffer_full", json!({ "seconds": seconds }), text))
+}
+
+fn missed(situation: &Situation) -> Option<Glance> {
+    let (seconds, events) = (situation.redis_away?, situation.missed.filter(|&events| events > 0)?);
+    let text = format!(
+        "Redis has been away for {}. Each node serves its own pages; those on other nodes miss {} events of this one.",
+        time(seconds),
+        grouped(events)
+    );
+    Some(glance_of(Level::Bad, "outage_local", json!({ "seconds": seconds, "events": events }), text))
 }
 
 fn server_full(situation: &Situation) -> Option<Glance> {
@@ -272,6 +285,20 @@ mod tests {
             "bad",
             "buffer_full",
             "Redis has been away for 3 min. The buffer is full, so publishers are refused until it is back.",
+        );
+        is(
+            |situation| (situation.redis_away, situation.buffer, situation.missed) = (Some(4), 1.0, Some(0)),
+            "bad",
+            "redis_away",
+            "Redis has been away for 4 s. Events don't cross between nodes; nothing is lost yet (100 % of the buffer \
+             used).",
+        );
+        is(
+            |situation| (situation.redis_away, situation.buffer, situation.missed) = (Some(180), 1.0, Some(1204)),
+            "bad",
+            "outage_local",
+            "Redis has been away for 3 min. Each node serves its own pages; those on other nodes miss 1,204 events of \
+             this one.",
         );
         is(
             |situation| situation.connections_here = 1000,

@@ -44,6 +44,7 @@ type Problem = (&'static str, &'static str, &'static str);
 const PROBLEMS: &[Problem] = &[
     ("there is no link to Redis", "redis_absent", REDIS),
     ("the link to Redis is lost", "redis_lost", REDIS),
+    ("the other nodes miss", "outage_drops", OUTAGE),
     ("Redis is out of memory", "redis_memory", "raise Redis' maxmemory, or give gema a Redis of its own"),
     (
         "Redis refuses a command",
@@ -127,6 +128,9 @@ const PROBLEMS: &[Problem] = &[
 ];
 
 const REDIS: &str = "look whether Redis runs and whether redis.host, redis.port and redis.password are right";
+
+const OUTAGE: &str = "look at Redis; a greater cluster.buffer_seconds keeps more, cluster.outage = \"buffer\" drops \
+                      nothing and refuses publishers";
 
 /// The code and the remedy of a warning that is no refusal. Warnings that are not listed share the code of their module,
 /// and bring their remedy in the sentence.

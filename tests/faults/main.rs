@@ -8,6 +8,7 @@
 mod crashes;
 mod disasters;
 mod full;
+mod local;
 mod network;
 mod nodes;
 mod outages;
@@ -56,6 +57,10 @@ fn tests() -> Vec<Trial> {
             nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead,
             a_node_that_stops_meanwhile_leaves_nobody_behind,
             what_was_refused_is_told_when_there_is_room_again;
+        local:
+            beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped_is_counted,
+            beyond_the_bytes_of_the_buffer_the_oldest_events_give_way,
+            a_node_reports_what_the_others_miss_before_the_rest_comes;
         network:
             a_slow_redis_does_not_slow_local_delivery,
             a_half_open_link_is_noticed_and_replaced,

@@ -220,6 +220,28 @@ async fn redis_that_is_away_is_a_problem_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn what_other_nodes_miss_is_a_problem_that_stays_after_redis_is_back() {
+    let mut redis = TestRedis::start().await;
+    let cluster = cluster(&redis).with("GEMA_CLUSTER_OUTAGE", "local").with("GEMA_CLUSTER_BUFFER_SECONDS", "0.1");
+    let [one, _other] = cluster.nodes().await;
+    let mut events = Events::open(one.process(), "").await;
+    redis.kill();
+    one.redis_is(false, PATIENCE).await;
+    one.api().publish("orders", "e", "1").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    one.api().publish("orders", "e", "2").await;
+    let glance = events.find("glance", |glance| glance["code"] == "outage_local").await;
+    assert!(glance["values"]["events"].as_u64().unwrap() >= 1, "{glance}");
+    redis.restart().await;
+    events.find("glance", |glance| glance["code"] == "all_well").await;
+    becomes(one.process(), "/dashboard/api/state", |state| {
+        let missed = state["problems"].as_array().unwrap().iter().find(|problem| problem["code"] == "outage_drops");
+        missed.is_some_and(|problem| problem["count"] == 2 && problem["resolved"] == false)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_is_in_redis() {
     let redis = TestRedis::start().await;
     let [_one, _other] = Cluster::on(&redis).nodes().await;

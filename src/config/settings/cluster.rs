@@ -13,12 +13,14 @@ section! {
         pub driver: ClusterDriver = ClusterDriver::Local,
         /// Nodes with the same name on the same Redis are one server; others never hear them.
         pub name: String = "gema".to_owned(),
-        /// Events that may wait for Redis, in bytes. Beyond it publishers are told to come back later.
+        /// Events that may wait for Redis, in bytes. `outage` says what happens beyond it.
         // From an ordinary batch of events to what a small machine can spare.
         pub buffer_bytes_max: usize = 32 * 1024 * 1024 => 1024 * 1024..=1024 * 1024 * 1024,
-        /// How long Redis may be away until publishers are told to come back later.
+        /// How long events may wait for Redis. `outage` says what happens beyond it.
         // Events that are older than ten minutes are no news.
         pub buffer_seconds: Seconds = Seconds(5.0) => 0.1..=600.0,
+        /// The fate of events when more would wait for Redis than may.
+        pub outage: Outage = Outage::Buffer,
         /// Whether `/ready` answers 503 while Redis is away.
         pub strict: bool = false,
     }
@@ -33,6 +35,17 @@ pub enum ClusterDriver {
     Local,
     /// By way of Redis, which `[redis]` describes.
     Redis,
+}
+
+/// The fate of events when more would wait for Redis than may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outage {
+    /// Publishers are told to come back later.
+    #[default]
+    Buffer,
+    /// This node delivers to its own connections. The other nodes miss the oldest events.
+    Local,
 }
 
 /// Limits per second of several nodes.
@@ -55,6 +68,20 @@ pub enum LimiterDriver {
 }
 
 impl Cluster {
+    /// A line about events without Redis, if the operator has chosen their fate.
+    pub fn explain_outage(&self) -> Option<String> {
+        let is_local = self.driver == ClusterDriver::Redis && self.outage == Outage::Local;
+        let ready = if self.strict { "503, because cluster.strict is true" } else { "200" };
+        is_local.then(|| {
+            format!(
+                "without Redis, publishers are never refused: each node delivers to its own connections; for the \
+                 other nodes it keeps the events of the last {} s, at most {} bytes, and drops older ones; /ready \
+                 answers {ready}",
+                self.buffer_seconds.0, self.buffer_bytes_max
+            )
+        })
+    }
+
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
         self.check_bounds("cluster", faults);
         let name = &self.name;
@@ -97,6 +124,19 @@ mod tests {
         for name in ["shop", "shop:eu-1#x", "toko-\u{e9}", &long[1..]] {
             assert_eq!(faults(|cluster| cluster.name = name.to_owned()), [""; 0]);
         }
+    }
+
+    #[test]
+    fn an_outage_is_explained_where_it_is_no_default() {
+        let mut cluster = Cluster { outage: Outage::Local, ..Cluster::default() };
+        assert_eq!(cluster.explain_outage(), None);
+        cluster.driver = ClusterDriver::Redis;
+        let explained = cluster.explain_outage().unwrap();
+        assert!(explained.contains("the last 5 s, at most 33554432 bytes") && explained.ends_with("answers 200"));
+        cluster.strict = true;
+        assert!(cluster.explain_outage().unwrap().ends_with("answers 503, because cluster.strict is true"));
+        cluster.outage = Outage::Buffer;
+        assert_eq!(cluster.explain_outage(), None);
     }
 
     #[test]

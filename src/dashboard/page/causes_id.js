@@ -1,16 +1,19 @@
-// Kalimat di atas halaman, dan sebab masalah dengan langkahnya.
+// Kalimat di atas halaman, dan sebab dengan langkahnya.
+
+const AWAY = 'Redis terputus selama {seconds}.';
 
 /** @type {Record<string, string | undefined>} */
 export const glances = {
 	all_well: 'Semua baik: {nodes} node, {connections} halaman tersambung, {events} event/detik.',
-	buffer_full: 'Redis terputus selama {seconds}. Penyangga penuh, jadi pengirim ditolak sampai Redis kembali.',
+	buffer_full: `${AWAY} Penyangga penuh, jadi pengirim ditolak sampai Redis kembali.`,
+	outage_local: `${AWAY} Node lain kehilangan {events} event.`,
 	server_full: 'Node ini penuh: {connections} dari {max} koneksi. Halaman berikutnya ditolak.',
-	store_away: 'Database aplikasi tidak menjawab. Aplikasi yang sedang dipakai tetap jalan; yang lain tidak bisa tersambung.',
-	redis_away: 'Redis terputus selama {seconds}. Event tidak sampai ke node lain; belum ada yang hilang (penyangga terpakai {percent} %).',
+	store_away: 'Database aplikasi tidak menjawab. Aplikasi yang dipakai tetap jalan; yang lain tidak bisa tersambung.',
+	redis_away: `${AWAY} Event tidak sampai ke node lain; belum ada yang hilang (penyangga terpakai {percent} %).`,
 	nodes_lost: '{lost} dari {nodes} node tidak melapor lagi: {names}.',
-	drops: '{drops} event/detik tidak sampai ke halamannya, karena halaman membaca terlalu lambat.',
+	drops: '{drops} event/detik tidak sampai ke halamannya, karena dibaca terlalu lambat.',
 	error: 'Harus ditangani: {sentence}.',
-	draining: 'Node ini sedang berhenti: masih ada {connections} koneksi.',
+	draining: 'Node ini berhenti: masih ada {connections} koneksi.',
 	nearly_full: 'Node ini hampir penuh: {connections} dari {max} koneksi.',
 	webhooks_waiting: 'Webhook tidak sampai: {waiting} event menunggu.',
 	refusals: '{count} penolakan dalam semenit terakhir, terbanyak: {sentence}.',
@@ -20,7 +23,7 @@ const KEY = 'samakan key di halaman dan aplikasi: PUSHER_APP_KEY';
 const PROXY = 'di belakang proxy isi server.trusted_proxies';
 const SECRET = 'isi aplikasi dengan secret yang benar: PUSHER_APP_SECRET';
 const STORE = 'periksa database dan bagian app_store';
-const REDIS = 'periksa apakah Redis berjalan, dan redis.host, redis.port, redis.password';
+const REDIS = 'periksa Redis, dan redis.host, redis.port, redis.password';
 
 /** Sebab dan langkah. Tanpa langkah: `raise …` dari server. @type {Record<string, string | undefined>} */
 export const causes = {
@@ -29,17 +32,17 @@ export const causes = {
 	path_not_found: 'permintaan menuju path yang tidak ada|pakai /app/KEY untuk WebSocket dan /apps/ID/… untuk API',
 	no_upgrade: 'permintaan WebSocket bukan upgrade|biarkan proxy meneruskan header Upgrade dan Connection lewat HTTP/1.1',
 	address_handshakes: `satu alamat membuka koneksi terlalu cepat|naikkan connections.handshakes_per_address_per_second; ${PROXY}`,
-	dashboard_token: 'halaman operator diminta dengan token yang salah|masuk dengan nilai dashboard.token atau dashboard.operator_token',
-	dashboard_attempts: `satu alamat terlalu sering mencoba token yang salah|tunggu semenit; ${PROXY}`,
+	dashboard_token: 'halaman operator diminta dengan token yang salah|masuk dengan dashboard.token atau dashboard.operator_token',
+	dashboard_attempts: `satu alamat terlalu sering memakai token salah|tunggu semenit; ${PROXY}`,
 	dashboard_origin: 'halaman lain mencoba bertindak di sini|buka halaman ini di alamatnya sendiri, dan biarkan proxy meneruskan header Host',
 	invalid_http: 'klien mengirim sesuatu yang bukan HTTP|cari siapa yang memakai protokol lain ke port ini',
-	connect_path: 'WebSocket menuju path yang tidak ada|pakai /app/KEY; wsPath di pusher-js adalah bagian sebelum /app',
+	connect_path: 'WebSocket menuju path yang tidak ada|pakai /app/KEY; wsPath di pusher-js bagian sebelum /app',
 	connect_unknown_key: 'koneksi memakai key yang tidak dimiliki aplikasi mana pun|pakai key salah satu aplikasi, atau tambahkan ke apps.keys',
 	app_id_as_key: 'klien memakai id aplikasi, seharusnya key|isi halaman dengan PUSHER_APP_KEY, bukan PUSHER_APP_ID',
-	connect_unavailable: `aplikasi sebuah koneksi tidak bisa dicari sekarang|${STORE}`,
+	connect_unavailable: `aplikasi sebuah koneksi tidak bisa dicari|${STORE}`,
 	connect_disabled: 'koneksi untuk aplikasi yang dinonaktifkan|atur enabled aplikasi menjadi true',
 	connect_tls: 'koneksi tanpa TLS, padahal aplikasi mewajibkannya|pakai wss://, isi server.trusted_proxies, atau hapus require_tls',
-	connect_origin: 'koneksi datang dari halaman dengan asal lain|tambahkan asalnya ke allowed_origins aplikasi, hanya jika itu milik Anda',
+	connect_origin: 'koneksi dari halaman dengan asal lain|tambahkan asalnya ke allowed_origins aplikasi, hanya jika itu milik Anda',
 	connect_server_full: 'koneksi server sudah penuh|naikkan connections.connections_max, atau batas berkas terbuka',
 	connect_app_full: 'koneksi aplikasi sudah penuh|naikkan max_connections aplikasi',
 	address_connections: `satu alamat sudah punya koneksi sebanyak yang boleh|naikkan connections.per_address_max; ${PROXY}`,
@@ -62,7 +65,7 @@ export const causes = {
 	client_event_too_large: 'data client event terlalu besar',
 	client_event_rate: 'koneksi mengirim client event terlalu cepat',
 	api_unknown_app: 'permintaan untuk aplikasi yang tidak ada|pakai id salah satu aplikasi: PUSHER_APP_ID',
-	api_unavailable: `aplikasi sebuah permintaan tidak bisa dicari sekarang|${STORE}`,
+	api_unavailable: `aplikasi sebuah permintaan tidak bisa dicari|${STORE}`,
 	api_disabled: 'permintaan untuk aplikasi yang dinonaktifkan|atur enabled aplikasi menjadi true',
 	api_unsigned: 'permintaan tidak ditandatangani seperti pustaka Pusher|lihat rincian; perlu auth_key, auth_timestamp, auth_version=1.0, auth_signature, body_md5',
 	api_unknown_key: 'permintaan memakai key yang bukan milik aplikasinya|isi id dan key dari aplikasi yang sama: PUSHER_APP_ID, PUSHER_APP_KEY',
@@ -77,16 +80,17 @@ export const causes = {
 	api_cut_off: 'permintaan memerlukan node lain, yang tidak terjangkau|periksa Redis; lihat cluster.buffer_seconds',
 	redis_absent: `tidak ada sambungan ke Redis|${REDIS}`,
 	redis_lost: `sambungan ke Redis terputus|${REDIS}`,
+	outage_drops: `node lain kehilangan event|${REDIS}`,
 	redis_memory: 'memori Redis penuh|naikkan maxmemory Redis, atau beri gema Redis sendiri',
 	redis_refuses: 'Redis menolak perintah|lihat rincian; beri pengguna redis.username hak yang diperlukan',
 	soketi_in_redis: 'Soketi memakai Redis yang sama|ganti redis.key_prefix atau cluster.name di sini, atau hentikan Soketi',
 	node_dead: 'sebuah node mati|periksa log dan mesinnya; kliennya pindah ke node lain',
-	node_silent: 'tidak semua node menjawab|periksa apakah ada node yang macet',
+	node_silent: 'tidak semua node menjawab|periksa node yang macet',
 	webhook_failed: 'webhook tidak terkirim, dan dicoba lagi|lihat rincian: endpoint harus menjawab 2xx dalam webhooks.timeout_seconds',
 	webhook_lost: 'webhook menyerah|perbaiki endpoint, atau naikkan webhooks.retry_seconds',
 	accept_failed: 'koneksi tidak bisa diterima|naikkan batas berkas terbuka: LimitNOFILE= di systemd',
 	store_away: `database aplikasi tidak menjawab|${STORE}`,
-	restart_needed: 'perubahan konfigurasi baru berlaku setelah restart|restart node ini',
+	restart_needed: 'perubahan baru berlaku setelah restart|restart node ini',
 	config_faults: 'konfigurasi baru tidak dipakai karena salah|perbaiki yang disebut log, lalu kirim SIGHUP lagi',
 	files_limit: 'batas berkas terbuka lebih kecil dari connections_max|naikkan batas berkas terbuka, atau turunkan connections.connections_max',
 };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::flow::channel::StoredEvent;
 use crate::history::numbers::PlaceChange;
@@ -73,6 +74,15 @@ pub enum Operation {
     },
     /// Write places of users.
     WritePlaces(Box<Places>),
+    /// Report to the other nodes how many events they miss.
+    ReportMissed {
+        /// How many they are.
+        events: u64,
+        /// When the first one was accepted.
+        since: Instant,
+        /// They were on several channels of the app, of which the topic is one.
+        of_several: bool,
+    },
 }
 
 impl Operation {
@@ -151,9 +161,20 @@ impl Command {
         matches!(self.operation, Operation::Publish(_))
     }
 
+    /// Whether it publishes an event that was accepted longer ago than this.
+    pub(super) fn has_waited_for(&self, time: Duration) -> bool {
+        matches!(&self.operation, Operation::Publish(publish) if publish.event.accepted.elapsed() > time)
+    }
+
     /// Whether it waits, after a lost link, until the other nodes listen again.
     pub fn waits_for_nodes(&self) -> bool {
-        matches!(self.operation, Operation::Publish(_) | Operation::StoreEvents(_) | Operation::TakePlace { .. })
+        matches!(
+            self.operation,
+            Operation::Publish(_)
+                | Operation::StoreEvents(_)
+                | Operation::TakePlace { .. }
+                | Operation::ReportMissed { .. }
+        )
     }
 
     /// Bytes of events and snapshots on the way to Redis and back, about.

@@ -1,0 +1,180 @@
+//! Redis goes away where publishers are never refused: `cluster.outage` is `local`.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use serde_json::json;
+use support::node::BACK_MAX;
+use support::node::Cluster;
+use support::node::NOTICED_MAX;
+use support::node::Node;
+use support::node::eventually;
+use support::node::know_each_other;
+use support::node::outlast;
+use support::proxy::Proxy;
+use support::redis_server::TestRedis;
+
+use crate::traffic::NUMBERS;
+use crate::traffic::PAUSE;
+use crate::traffic::together_again;
+
+/// How long events wait for Redis.
+const KEPT: Duration = Duration::from_secs(1);
+const KEPT_SECONDS: &str = "1";
+
+fn local(redis: &TestRedis) -> Cluster {
+    Cluster::on(redis).with("GEMA_CLUSTER_OUTAGE", "local").with("GEMA_CLUSTER_BUFFER_SECONDS", KEPT_SECONDS)
+}
+
+/// Events that this node has dropped for the others.
+async fn dropped(node: &Node) -> usize {
+    node.figures().await.sum("gema_cluster_dropped_total", r#"cause="outage""#) as usize
+}
+
+/// Nothing waits or is on its way to Redis.
+async fn is_idle(node: &Node) {
+    node.becomes("gema_cluster_waiting", "", BACK_MAX, |now| now == 0.0).await;
+}
+
+/// The warnings about missed events, each with the number of events where it has one.
+fn warnings(node: &Node) -> Vec<Option<u64>> {
+    let lines = node.process().log.lines();
+    let about = lines.iter().filter(|line| line["message"].as_str().unwrap().starts_with("the other nodes miss"));
+    about.map(|line| line["events"].as_u64()).collect()
+}
+
+pub async fn beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped_is_counted() {
+    let mut redis = TestRedis::start().await;
+    let nodes: [Node; 2] = local(&redis).with("GEMA_CLUSTER_STRICT", "true").nodes().await;
+    let [here, there] = &nodes;
+    assert_eq!(dropped(here).await, 0);
+    let listeners = [here.listener(NUMBERS, 1).await, there.listener(NUMBERS, 1).await];
+    let mut publisher = here.publisher(NUMBERS, "one").await;
+    for _ in 0..5 {
+        assert!(publisher.publish().await);
+    }
+    is_idle(here).await;
+    redis.kill();
+    for node in &nodes {
+        node.redis_is(false, NOTICED_MAX).await;
+    }
+    let (away, flow) = (Instant::now(), publisher.flow(PAUSE));
+    outlast(away, KEPT * 4).await;
+    flow.goes_on(20).await;
+    let events = flow.at();
+    eventually("local delivery", BACK_MAX, async || listeners[0].at("one") >= events).await;
+    assert!(dropped(here).await > 0);
+    assert_eq!(warnings(here), [None], "the beginning");
+    // The pages of a strict node may go elsewhere; publishers are served all the same.
+    assert_eq!(here.ready().await.status, 503);
+    redis.restart().await;
+    for node in &nodes {
+        node.redis_is(true, BACK_MAX).await;
+    }
+    together_again(&nodes).await;
+    flow.goes_on(20).await;
+    let mut publisher = flow.stop().await;
+    publisher.end().await;
+    assert!(publisher.refused.is_empty(), "{:?}", publisher.refused);
+    let [local, remote] = listeners;
+    local.heard().await.1.assert_exactly("one", &publisher.accepted);
+    let missing = remote.heard().await.1.missing("one", &publisher.accepted);
+    // The oldest of the outage.
+    assert!(missing.iter().copied().eq(5..5 + missing.len() as u64), "{missing:?}");
+    assert_eq!(dropped(here).await, missing.len());
+    assert_eq!(warnings(here), [None, Some(missing.len() as u64)], "the beginning and the end");
+    assert_eq!((dropped(there).await, warnings(there)), (0, Vec::new()));
+}
+
+pub async fn beyond_the_bytes_of_the_buffer_the_oldest_events_give_way() {
+    const EVENT_BYTES: usize = 50_000;
+    /// Twice what there is room for.
+    const EVENTS: usize = 40;
+    let mut redis = TestRedis::start().await;
+    let cluster = local(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "600");
+    let cluster = cluster.with("GEMA_CLUSTER_BUFFER_BYTES_MAX", "1048576");
+    let nodes: [Node; 2] = cluster.with("GEMA_LIMITS_ENABLE_CLIENT_MESSAGES", "true").nodes().await;
+    let [here, there] = &nodes;
+    let mut readers = [here.subscribed("private-large").await, there.subscribed("private-large").await];
+    let mut sender = here.subscribed("private-large").await;
+    redis.kill();
+    here.redis_is(false, NOTICED_MAX).await;
+    let large = "x".repeat(EVENT_BYTES);
+    for number in 0..EVENTS {
+        let event = json!({ "name": "e", "channel": "private-large", "data": format!("{number} {large}") });
+        here.api().post("/events", &event.to_string()).await.ok();
+    }
+    let dropped_before = dropped(here).await;
+    assert!((15..=25).contains(&dropped_before), "{dropped_before}");
+    let last = json!({ "event": "client-last", "channel": "private-large", "data": "x".repeat(8000) });
+    sender.send_json(last).await;
+    let [local, remote] = &mut readers;
+    for number in 0..EVENTS {
+        let frame = local.next().await;
+        assert!(frame["data"].as_str().unwrap().starts_with(&format!("{number} ")), "{number}");
+    }
+    assert_eq!(local.next().await["event"], "client-last", "events of clients are not refused either");
+    redis.restart().await;
+    for node in &nodes {
+        node.redis_is(true, BACK_MAX).await;
+    }
+    let dropped = dropped(here).await;
+    for number in dropped..EVENTS {
+        let frame = remote.next_within(BACK_MAX).await;
+        assert!(frame["data"].as_str().unwrap().starts_with(&format!("{number} ")), "{number}, {dropped} dropped");
+    }
+    assert_eq!(remote.next_within(BACK_MAX).await["event"], "client-last");
+    remote.nothing_came().await;
+    is_idle(here).await;
+}
+
+pub async fn a_node_reports_what_the_others_miss_before_the_rest_comes() {
+    let redis = TestRedis::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let cluster = local(&redis);
+    let (cut_off, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
+    know_each_other([&cut_off, &other]).await;
+    let mut reader = other.subscribed("orders").await;
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port())).unwrap();
+    let mut topic = client.get_async_pubsub().await.unwrap();
+    topic.subscribe(cluster.topic("orders")).await.unwrap();
+    let mut messages = topic.into_on_message();
+    is_idle(&cut_off).await;
+    proxy.freeze();
+    cut_off.redis_is(false, NOTICED_MAX).await;
+    let publish = async |name: &str| {
+        let event = json!({ "name": name, "channel": "orders", "data": "" });
+        cut_off.api().post("/events", &event.to_string()).await.ok();
+    };
+    for _ in 0..3 {
+        publish("old").await;
+    }
+    outlast(Instant::now(), KEPT * 2).await;
+    publish("new").await;
+    proxy.thaw();
+    cut_off.redis_is(true, BACK_MAX).await;
+    let mut next = async || {
+        let message: Vec<u8> = messages.next().await.unwrap().get_payload().unwrap();
+        String::from_utf8_lossy(&message).into_owned()
+    };
+    let report = loop {
+        let message = next().await;
+        assert!(!message.starts_with("gema/1 event "), "{message}");
+        if message.starts_with("gema/1 missed ") {
+            break message;
+        }
+    };
+    let events: usize = report.split(' ').nth(3).unwrap().parse().unwrap();
+    let since_ms: u128 = report.split(' ').nth(4).unwrap().parse().unwrap();
+    // On a slow machine the last event may be too old, too.
+    assert!((3..=4).contains(&events) && report.ends_with(&format!(" {events} {since_ms} 0\n")), "{report}");
+    assert!(since_ms >= (KEPT * 2).as_millis(), "{report}");
+    assert_eq!(dropped(&cut_off).await, events);
+    if events == 3 {
+        assert_eq!(reader.next_within(BACK_MAX).await["event"], "new");
+        assert!(next().await.contains("\"new\""));
+    }
+    reader.nothing_came().await;
+    assert_eq!(other.figures().await.sum("gema_cluster_dropped_total", r#"cause="malformed""#), 0.0);
+}
