@@ -19,11 +19,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
+use crate::history::channel::Missed;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::EnvelopeError;
 use crate::protocol::envelope::MAGIC;
+use crate::protocol::envelope::MissedEvents;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
 use crate::protocol::numbered::EventNumber;
@@ -148,8 +150,12 @@ impl Listener {
                     app.on_message(&topic, NodeMessage::Mark(number), Instant::now());
                 }
             }
-            // No channel keeps track of what it misses.
-            (Envelope::Missed(_), Some(_)) => (),
+            (Envelope::Missed(missed), Some(OpenTopic { app, topic })) if missed.of_app.is_none() => {
+                if missed.node != self.cluster.node() {
+                    let (now, events) = (Instant::now(), Missed::Events(missed.events));
+                    app.on_message(&topic, NodeMessage::Missed { missed: events, since: since(&missed, now) }, now);
+                }
+            }
             (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
             // The topic was closed.
             (_, None) => (),
@@ -222,6 +228,12 @@ impl Listener {
             }
             Envelope::Draining(node, _) if node != me => cluster.update_peers(|peers| peers.draining(node)),
             Envelope::Gone(by, node) if node != me => cluster.on_gone(by, node),
+            Envelope::Missed(missed) if missed.node != me => {
+                if let Some(app) = missed.of_app.as_deref().and_then(|app| cluster.app(app)) {
+                    let now = Instant::now();
+                    app.on_missed(since(&missed, now), now);
+                }
+            }
             Envelope::Terminate(request) if request.node != me => cluster.on_terminate(request),
             Envelope::Terminated(answer) if answer.node != me => cluster.on_terminated(&answer),
             Envelope::Ask(question) if question.node != me => cluster.on_ask(question),
@@ -229,6 +241,11 @@ impl Listener {
             _ => (),
         }
     }
+}
+
+/// The time before the first of these events; now if that cannot be.
+fn since(missed: &MissedEvents, now: Instant) -> Instant {
+    now.checked_sub(Duration::from_millis(missed.since_ms)).unwrap_or(now)
 }
 
 impl OpenTopic {

@@ -16,6 +16,7 @@ pub(crate) mod topic;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::history::channel::Missed;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
 use crate::registry::AppState;
@@ -90,6 +91,13 @@ impl AppState {
             (Topic::User(_), _) => (),
         }
         is_new
+    }
+
+    /// Another node has dropped events on some channels.
+    pub fn on_missed(&self, since: Instant, now: Instant) {
+        for name in self.channels.table.names(|channel| channel.history_rule().is_some()) {
+            self.change_channel(&name, now, |channel, scope| channel.announce_missed(Missed::Unknown, since, scope));
+        }
     }
 
     /// This node's id.

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use futures_util::StreamExt;
+use serde_json::Value;
 use serde_json::json;
+use support::client::Client;
 use support::node::BACK_MAX;
 use support::node::Cluster;
 use support::node::NOTICED_MAX;
@@ -17,6 +21,7 @@ use support::redis_server::TestRedis;
 
 use crate::traffic::NUMBERS;
 use crate::traffic::PAUSE;
+use crate::traffic::names;
 use crate::traffic::together_again;
 
 /// How long events wait for Redis.
@@ -177,4 +182,91 @@ pub async fn a_node_reports_what_the_others_miss_before_the_rest_comes() {
     }
     reader.nothing_came().await;
     assert_eq!(other.figures().await.sum("gema_cluster_dropped_total", r#"cause="malformed""#), 0.0);
+}
+
+/// A rule for `orders`.
+const RULES: &str = r#"[{"match":"orders","seconds":600}]"#;
+
+/// A node whose way to Redis is a proxy, and another one.
+async fn over_a_proxy(redis: &TestRedis) -> (Proxy, Node, Node) {
+    let proxy = Proxy::start(redis.port()).await;
+    let cluster = local(redis).with("GEMA_LIMITS_HISTORY_RULES", RULES);
+    let (cut_off, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
+    know_each_other([&cut_off, &other]).await;
+    (proxy, cut_off, other)
+}
+
+async fn publish(node: &Node, name: &str, channels: &[String]) {
+    let event = json!({ "name": name, "channels": channels, "data": "" });
+    node.api().post("/events", &event.to_string()).await.ok();
+}
+
+/// The data of a gap, which comes next.
+async fn gap(client: &mut Client) -> Value {
+    let frame = client.next_within(BACK_MAX).await;
+    assert_eq!(frame["event"], "gema:history_gap", "{frame}");
+    serde_json::from_str(frame["data"].as_str().unwrap()).unwrap()
+}
+
+fn since_1970() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
+}
+
+pub async fn pages_of_other_nodes_get_a_gap_where_a_rule_keeps_track() {
+    let redis = TestRedis::start().await;
+    let (proxy, cut_off, other) = over_a_proxy(&redis).await;
+    let channels = names(&["orders", "plain"]);
+    let mut readers = [other.subscribed("orders").await, other.subscribed("plain").await];
+    let mut local = cut_off.subscribed("orders").await;
+    is_idle(&cut_off).await;
+    proxy.freeze();
+    cut_off.redis_is(false, NOTICED_MAX).await;
+    let began = since_1970();
+    for _ in 0..3 {
+        publish(&cut_off, "old", &channels).await;
+    }
+    outlast(Instant::now(), KEPT * 2).await;
+    let ended = since_1970();
+    publish(&cut_off, "new", &channels).await;
+    proxy.thaw();
+    cut_off.redis_is(true, BACK_MAX).await;
+    let gap = gap(&mut readers[0]).await;
+    // On a slow machine the last event may be too old, too.
+    let missed = gap["missed"].as_u64().unwrap();
+    assert!(gap["channel"] == "orders" && (3..=4).contains(&missed), "{gap}");
+    let since = u128::from(gap["since"].as_u64().unwrap());
+    // Two clocks are involved, which may differ by some milliseconds.
+    assert!(since + 100 >= began && since <= ended, "{began} {since} {ended}");
+    for reader in &mut readers {
+        if missed == 3 {
+            assert_eq!(reader.next_within(BACK_MAX).await["event"], "new");
+        }
+        reader.nothing_came().await;
+    }
+    for event in ["old", "old", "old", "new"] {
+        assert_eq!(local.next().await["event"], event, "a page of the node itself misses nothing");
+    }
+    local.nothing_came().await;
+    assert!(other.figures().await.sum("gema_history_gaps_total", "") >= 1.0);
+}
+
+pub async fn beyond_a_thousand_channels_a_gap_has_no_number() {
+    let redis = TestRedis::start().await;
+    let (proxy, cut_off, other) = over_a_proxy(&redis).await;
+    let mut reader = other.subscribed("orders").await;
+    is_idle(&cut_off).await;
+    proxy.freeze();
+    cut_off.redis_is(false, NOTICED_MAX).await;
+    for request in 0..10 {
+        let channels: Vec<String> = (0..100).map(|number| format!("{request}-{number}")).collect();
+        publish(&cut_off, "old", &channels).await;
+    }
+    publish(&cut_off, "old", &names(&["orders"])).await;
+    outlast(Instant::now(), KEPT * 2).await;
+    proxy.thaw();
+    cut_off.redis_is(true, BACK_MAX).await;
+    let gap = gap(&mut reader).await;
+    assert!(gap["channel"] == "orders" && gap["missed"].is_null(), "{gap}");
+    reader.nothing_came().await;
+    assert_eq!(dropped(&cut_off).await, 1001);
 }

@@ -60,7 +60,9 @@ fn tests() -> Vec<Trial> {
         local:
             beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped_is_counted,
             beyond_the_bytes_of_the_buffer_the_oldest_events_give_way,
-            a_node_reports_what_the_others_miss_before_the_rest_comes;
+            a_node_reports_what_the_others_miss_before_the_rest_comes,
+            pages_of_other_nodes_get_a_gap_where_a_rule_keeps_track,
+            beyond_a_thousand_channels_a_gap_has_no_number;
         network:
             a_slow_redis_does_not_slow_local_delivery,
             a_half_open_link_is_noticed_and_replaced,

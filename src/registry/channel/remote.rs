@@ -207,6 +207,7 @@ impl Channel {
                     self.caught_up(answer, waiting, scope);
                 }
             }
+            NodeMessage::Missed { missed, since } => self.announce_missed(missed, since, scope),
             message if remote.topic.is_opening() => remote.topic.buffer(message),
             NodeMessage::Member(change) => self.on_change(change, scope),
             NodeMessage::Count(node, count) => {

@@ -2,6 +2,8 @@
 //! catches up first, and then each number follows the one before it. A joiner waits until Redis has looked for the place of
 //! its user. Without the link this node decides alone.
 
+use std::time::Instant;
+
 use crate::history::channel::Gap;
 use crate::history::channel::Missed;
 use crate::history::log::Numbering;
@@ -189,6 +191,14 @@ impl Channel {
     /// Announces to everybody here that events are missing.
     fn announce_gap(&mut self, missed: Missed, scope: &mut Scope<'_>) {
         let since = self.remote_mut().history.lost_at.unwrap_or(scope.now);
+        self.announce_missed(missed, since, scope);
+    }
+
+    /// Announces to everybody here that events are missing, where a rule wants to know.
+    pub(in crate::registry) fn announce_missed(&mut self, missed: Missed, since: Instant, scope: &mut Scope<'_>) {
+        if self.history.is_none() {
+            return;
+        }
         if let Some(meters) = &scope.app.history.meters {
             meters.gap(missed.count());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::flow::channel::StoredEvent;
+use crate::history::channel::Missed;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
@@ -26,6 +27,13 @@ pub enum NodeMessage {
     Member(Change),
     /// The connections that a node has on the channel.
     Count(NodeId, u32),
+    /// Another node has dropped events of the channel.
+    Missed {
+        /// How many.
+        missed: Missed,
+        /// Everything until then has come.
+        since: Instant,
+    },
     /// Everything has come that was published before the topic's state, which the command of this number has fetched.
     Mark(u64),
 }
