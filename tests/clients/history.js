@@ -43,6 +43,8 @@ export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 class Sequence {
   /** For each event, when its request began and when it was answered with 200. */
   accepted = [];
+  /** When its node was killed. */
+  #brokenAt = 0;
   #began = performance.now();
 
   constructor(name, node) {
@@ -52,12 +54,13 @@ class Sequence {
 
   /** Whether the node was killed since it began, so that it does not go on. */
   get isBroken() {
-    return this.node.killedAt > this.#began;
+    if (!this.#brokenAt && this.node.killedAt > this.#began) this.#brokenAt = this.node.killedAt;
+    return this.#brokenAt > 0;
   }
 
   /** Whether an event may have been on the node only when that was killed. */
   mayBeLost(number) {
-    return this.isBroken && this.accepted[number - 1].at > this.node.killedAt - LOST_MS;
+    return this.isBroken && this.accepted[number - 1].at > this.#brokenAt - LOST_MS;
   }
 }
 
