@@ -34,6 +34,8 @@ pub struct ChannelHistory {
     ticked_at: Option<Instant>,
     /// This node is about to follow the numbers that Redis gives.
     is_beginning: bool,
+    /// No event of this node waits for Redis.
+    is_settled: bool,
     /// There while this node follows the numbers that Redis gives.
     pub(super) shared: Option<Box<SharedHistory>>,
 }
@@ -93,6 +95,7 @@ impl ChannelHistory {
             readers: Readers::default(),
             ticked_at: None,
             is_beginning: false,
+            is_settled: true,
             shared: None,
         }
     }
@@ -115,6 +118,12 @@ impl ChannelHistory {
     /// Whether somebody may miss or get the next event.
     pub fn is_wanted(&self) -> bool {
         !self.readers.is_empty() || self.rule.last() > 0
+    }
+
+    /// Whether there is nothing that waits for Redis. Until then events of this node are kept for users that may come here,
+    /// although nobody is here.
+    pub fn set_settled(&mut self, is_settled: bool) {
+        self.is_settled = is_settled;
     }
 
     /// From now on every event is kept, since this node follows the numbers soon.
@@ -197,7 +206,7 @@ impl ChannelHistory {
         self.ticked_at = Some(now);
         self.readers.forget_old(self.rule.time() * TIMES_REMEMBERED, now);
         self.log.drop_old(&self.rule, now);
-        if !self.is_wanted() && !self.is_beginning {
+        if !self.is_wanted() && !self.is_beginning && self.is_settled {
             self.log.clear();
         }
     }

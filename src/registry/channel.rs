@@ -143,7 +143,10 @@ impl Channel {
     /// Whether nothing needs the channel any more.
     pub(super) fn is_idle(&mut self, scope: &Scope<'_>) -> bool {
         // Forgets what is too old, also while there are subscribers.
-        let has_history = self.history.as_mut().is_some_and(|history| !history.is_idle(scope.now));
+        let has_history = self.history.as_mut().is_some_and(|history| {
+            history.set_settled(scope.is_settled());
+            !history.is_idle(scope.now)
+        });
         if has_history
             || self.subscriptions() > 0
             || self.remote.as_ref().is_some_and(|remote| !remote.is_idle(scope.now))

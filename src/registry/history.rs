@@ -49,6 +49,11 @@ impl AppHistory {
         Some(Box::new(ChannelHistory::new(Arc::clone(rule), Arc::clone(&self.bytes))))
     }
 
+    /// Whether a rule matches a channel.
+    pub(super) fn has_rule(&self, name: &ChannelName) -> bool {
+        self.is_on.load(Ordering::Acquire) && self.rules.load().of_channel(name).is_some()
+    }
+
     /// Whether a channel keeps events although nobody may come back.
     pub(super) fn replays_last(&self, name: &ChannelName) -> bool {
         self.is_on.load(Ordering::Acquire) && self.rules.load().of_channel(name).is_some_and(|rule| rule.last() > 0)

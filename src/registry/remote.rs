@@ -126,6 +126,11 @@ impl Scope<'_> {
         self.outgoing().is_some_and(Outgoing::is_linked)
     }
 
+    /// Whether there are no other nodes, or nothing waits for the link to them.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outgoing().is_none_or(|outgoing| outgoing.is_linked() && !self.is_link_young())
+    }
+
     /// Whether the link is so young that other nodes may not have sent everything.
     pub(super) fn is_link_young(&self) -> bool {
         let linked_at = self.outgoing().and_then(Outgoing::linked_at);

@@ -203,6 +203,7 @@ async fn leaving_on_purpose_ends_the_claim() {
     page.unsubscribe(CHANNEL).await;
     page.settle().await;
     publish(&server, CHANNEL, [1]).await;
+    server.quiet().await;
     assert_eq!(subscribe(&mut page, CHANNEL, Some(USER)).await, [SUCCEEDED]);
     page.close().await;
     server.metric_becomes("soketi_connected", None, 0.0).await;

@@ -32,6 +32,7 @@ impl Channel {
             Source::Elsewhere(shared) => shared,
             Source::Logged => return 0,
         };
+        history.set_settled(!matches!(shared, Numbering::Own(_)) || scope.is_settled());
         history.push_shared(&event.frame, event.except, shared, scope.now)
     }
 

@@ -160,6 +160,7 @@ fn deliver(entry: &mut Entry<'_>, publish: Publish<'_>, scope: &mut Scope<'_>) {
         (cache_for.is_some() && (is_local || !scope.is_linked()))
             || app.has_snapshot(name)
             || app.history.replays_last(name)
+            || (app.history.has_rule(name) && !scope.is_settled())
     };
     if entry.get().is_none() && is_kept() {
         open_entry(entry, name, scope);
