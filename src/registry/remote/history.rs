@@ -216,7 +216,7 @@ impl RemoteHistory {
 
     /// Takes some of those connections, to ask for them.
     pub(crate) fn ask_alone(&mut self, max: usize, is_young: bool) -> Vec<(KnownUser, Address)> {
-        let is_due = |alone: &&mut Alone| !alone.is_asked && !(alone.waits && is_young);
+        let is_due = |alone: &&mut Alone| !(alone.is_asked || alone.waits && is_young);
         let unasked = self.alone.values_mut().filter(is_due).take(max);
         unasked
             .map(|alone| {
