@@ -65,7 +65,8 @@ for (const { suffix, seed } of runs) {
         }
       };
       const channels = [`private-${room}`, `presence-${room}`];
-      await scenario(t, seed, { channels, open, living: () => cluster.living(), breakNodes, isEarly: true });
+      const mayBeLate = breaks.includes(restartRedis);
+      await scenario(t, seed, { channels, open, living: () => cluster.living(), breakNodes, isEarly: true, mayBeLate });
     });
   }
 }
