@@ -10,6 +10,8 @@ local topic, publish, message, line, keep, max, bytes_max, fresh, cache = unpack
 keep, max, bytes_max = tonumber(keep), tonumber(max), tonumber(bytes_max)
 -- Between two looks for events beyond the bounds.
 local PAUSE = 16
+-- Lua does not count exactly beyond it.
+local NUMBER_MAX = 2 ^ 53
 -- Events that are removed at once.
 local PAGE = 100
 
@@ -17,7 +19,11 @@ if cache ~= '' then
   redis.pcall('SET', KEYS[3], message, 'PX', cache)
 end
 local found = redis.pcall('HMGET', head, 'epoch', 'bytes')
-local epoch = not found.err and found[1]
+local epoch = not found.err and found[1] or nil
+if epoch and not (#epoch == 16 and epoch:match('^%x+$')) then
+  -- Somebody else has written here.
+  epoch, fresh = nil, ''
+end
 if not epoch and fresh ~= '' and not found.err then
   local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
   if not redis.pcall('HSET', head, 'epoch', fresh, 'number', last and last[1]:match('^%d+') or '0').err then
@@ -25,7 +31,11 @@ if not epoch and fresh ~= '' and not found.err then
   end
 end
 local number = epoch and redis.pcall('HINCRBY', head, 'number', 1)
-if type(number) ~= 'number' then
+if type(number) ~= 'number' or number > NUMBER_MAX then
+  if epoch then
+    -- A user with a place has missed this event: the next epoch says so.
+    redis.pcall('HDEL', head, 'epoch')
+  end
   redis.call(publish, topic, message)
   return 0
 end

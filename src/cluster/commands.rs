@@ -67,6 +67,7 @@ pub(super) enum Expected {
     Fetched,
     CaughtUp,
     Found,
+    PlacesWritten,
     Nothing,
 }
 
@@ -151,7 +152,7 @@ impl Cluster {
             }
             Operation::WritePlaces(places) => {
                 commands.extend(self.write_places(scripts, (app, topic), places));
-                Expected::Nothing
+                Expected::PlacesWritten
             }
             Operation::ReportMissed { events, since, of_several } => {
                 let name = if *of_several { self.names.control() } else { self.names.topic(app, topic) };
@@ -358,6 +359,13 @@ impl Cluster {
             (Expected::Found, Operation::TakePlace { number, user, address, .. }) => {
                 if let Topic::Channel(name) = &command.topic {
                     state.on_found(name, (*number, user, *address), history::found(answers), Instant::now());
+                }
+            }
+            (Expected::PlacesWritten, _) => {
+                if let Topic::Channel(name) = &command.topic
+                    && answers.iter().any(|answer| !matches!(answer, Ok(Value::Int(1))))
+                {
+                    state.on_places_refused(name, Instant::now());
                 }
             }
             (Expected::Stored, _) => {

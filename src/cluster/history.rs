@@ -23,6 +23,7 @@ use crate::history::numbers::SharedPlace;
 use crate::history::rule::HistoryRule;
 use crate::protocol::envelope::Encoding;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::numbered;
@@ -65,13 +66,14 @@ impl Cluster {
     /// Fetches the events that this node lacks, and publishes the mark of the command of this number.
     pub(super) fn catch_up(&self, scripts: &Scripts, (app, topic): (&str, &Topic), number: u64) -> Option<[Cmd; 2]> {
         let Topic::Channel(name) = topic else { return None };
-        let (rule, known) = self.app(app)?.history_of(name)?;
+        let (rule, known, last) = self.app(app)?.history_of(name)?;
         let mut command = self.places(scripts, (app, topic), &rule, "catch_up");
         match known {
             Some(EventNumber { epoch, number }) => command.arg(epoch.to_string()).arg(number),
             None => command.arg("").arg(0),
         };
-        command.arg(rule.bytes_max.min(BYTES_MAX));
+        let last = last.map(|Origin { node, number }| format!("{node} {number}"));
+        command.arg(rule.bytes_max.min(BYTES_MAX)).arg(last.unwrap_or_default());
         let mark = Envelope::Mark(self.node(), number).encode();
         Some([command, cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(mark).take()])
     }
@@ -84,18 +86,18 @@ impl Cluster {
         (user, is_late): (&KnownUser, bool),
     ) -> Option<Cmd> {
         let Topic::Channel(name) = topic else { return None };
-        let (rule, _) = self.app(app)?.history_of(name)?;
+        let (rule, known, _) = self.app(app)?.history_of(name)?;
         let nodes: Vec<String> = self.peers().iter().chain([&self.node()]).map(ToString::to_string).collect();
         let mut command = self.places(scripts, (app, topic), &rule, "take");
         command.arg(&*user.id).arg(user.socket_id.to_string()).arg(self.node().to_string()).arg(nodes.join(" "));
-        command.arg(if is_late { "1" } else { "" });
+        command.arg(if is_late { "1" } else { "" }).arg(known.map_or(0, |known| known.number));
         Some(command)
     }
 
     /// Writes places of users.
     pub(super) fn write_places(&self, scripts: &Scripts, (app, topic): (&str, &Topic), places: &Places) -> Option<Cmd> {
         let Topic::Channel(name) = topic else { return None };
-        let (rule, _) = self.app(app)?.history_of(name)?;
+        let (rule, ..) = self.app(app)?.history_of(name)?;
         let mut command = self.places(scripts, (app, topic), &rule, "write");
         command.arg(self.node().to_string());
         match places.followed {

@@ -5,13 +5,15 @@
 -- ARGV  1 what to do: "catch_up", "take" or "write"   2 an epoch, if a new one has to begin
 --       3 milliseconds until a place is forgotten   4 … see below
 -- "catch_up" 4 the epoch that the node knows, or nothing   5 the last number that it has   6 bytes of events at most
+--       7 node and number of the event with the last number, or nothing
 --       returns epoch, number, and the events after that number, the last one first: number, age, message
 -- "take" 4 user   5 connection   6 its node   7 the nodes that live, between spaces   8 "1" if the connection has joined
---       already: then an open connection counts only if it is behind
+--       already: then an open connection counts only if it is behind   9 the last number that the node has
 --       returns epoch and number, and of the earlier connection its id, epoch, number and age of the place; no id if this
 --       has been asked before
 -- "write" 4 the node   5 the number of the connections that follow it, or nothing   6 its epoch   7 its age
 --       8 … user, connection, kind, epoch, number and age: see `WRITE`
+--       returns 1, or 0 if there is no epoch
 local head, events = KEYS[1], KEYS[2]
 local what, fresh, keep = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -39,6 +41,14 @@ end
 
 local found = redis.call('HMGET', head, 'epoch', 'number')
 local epoch, number = found[1], tonumber(found[2] or '')
+-- Lua does not count exactly beyond it.
+local NUMBER_MAX = 2 ^ 53
+if not (number and number >= 0 and number < NUMBER_MAX) then
+  number = nil
+end
+if not (number and epoch and #epoch == 16 and epoch:match('^%x+$')) then
+  epoch = nil
+end
 
 -- A new epoch, whose numbers are greater than all before it.
 local function begin(least)
@@ -99,6 +109,16 @@ local function followed(node)
   return of, tonumber(at), tonumber(since)
 end
 
+-- Whether an event that a node has heard is the one of this number. One that is gone may be.
+local function is_last(at, origin)
+  local entry = redis.call('XRANGE', events, whole(at), whole(at), 'COUNT', 1)[1]
+  if entry then
+    return entry[2][2]:match('^gema/1 event (%x+ %d+) ') == origin
+  end
+  local first = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
+  return not first or tonumber(first[1]:match('^%d+')) > at
+end
+
 local function expire()
   redis.call('PEXPIRE', head, keep)
   redis.call('PEXPIRE', events, keep)
@@ -109,8 +129,8 @@ if what == 'catch_up' then
   local from = received
   if not epoch then
     begin(received)
-  elseif known == epoch and number < received then
-    -- Redis has come back with an older state.
+  elseif number < received or (known == epoch and ARGV[7] ~= '' and not is_last(received, ARGV[7])) then
+    -- Redis has come back with an older state, or somebody has cleared it.
     begin(received)
     from = 0
   elseif known ~= epoch then
@@ -144,9 +164,13 @@ end
 if what == 'take' then
   local user, socket, node, alive, is_late = ARGV[4], ARGV[5], ARGV[6], ' ' .. ARGV[7] .. ' ', ARGV[8] == '1'
   if not epoch then
-    begin(0)
+    begin(tonumber(ARGV[9]))
   end
-  redis.call('HSETNX', head, 'node:' .. node, epoch .. ' ' .. whole(number) .. ' ' .. whole(now))
+  local _, _, written = followed(node)
+  if not written or written < now - keep then
+    -- Nobody follows the node so far.
+    redis.call('HSET', head, 'node:' .. node, epoch .. ' ' .. whole(number) .. ' ' .. whole(now))
+  end
   expire()
   local places, oldest, own = read(user), nil, nil
   for index, place in ipairs(places) do
@@ -159,7 +183,7 @@ if what == 'take' then
     end
     local is_dead = not alive:find(' ' .. place.node .. ' ', 1, true)
     local is_open = place.kind ~= 'l' and not is_dead
-    local counts = place.kind ~= 's' and not (is_open and (at >= number or is_late and place.kind ~= 'b'))
+    local counts = place.kind ~= 's' and not (is_open and place.kind ~= 'b' and (at >= number or is_late))
     if place.socket == socket then
       -- This was asked before, and the answer may be lost.
       own, counts, is_open = index, place.kind ~= 'n', false
@@ -197,7 +221,7 @@ end
 
 local node = ARGV[4]
 if not epoch then
-  -- Nobody needs places in an epoch that is over.
+  -- The node begins a new epoch first.
   return 0
 end
 if ARGV[5] ~= '' then
@@ -271,19 +295,31 @@ for i = 8, #ARGV, 6 do
   store(user, kept)
 end
 
--- Forgets places that are too old, of a few users each time.
-local cursor = redis.call('HGET', head, 'cursor') or '0'
-local page = redis.call('HSCAN', head, cursor, 'MATCH', 'user:*', 'COUNT', SWEPT)
-redis.call('HSET', head, 'cursor', page[1])
-for i = 1, #page[2], 2 do
-  local user = page[2][i]:sub(6)
-  local places, kept = read(user), {}
-  for _, place in ipairs(places) do
-    local _, _, since = followed(place.node)
-    if place.kind == 'l' or (since and since >= now - keep) then
-      kept[#kept + 1] = place
+-- Forgets nodes and places that are too old, a few at a time.
+if ARGV[5] ~= '' then
+  local page = redis.call('HSCAN', head, redis.call('HGET', head, 'cursor') or '0', 'MATCH', '*:*', 'COUNT', SWEPT)
+  redis.call('HSET', head, 'cursor', page[1])
+  for i = 1, #page[2], 2 do
+    local kind, name = page[2][i]:match('^(%a+):(.*)$')
+    if kind == 'node' then
+      local _, _, since = followed(name)
+      if not since or since < now - keep then
+        redis.call('HDEL', head, page[2][i])
+      end
+    elseif kind == 'user' then
+      local places, kept = read(name), {}
+      for _, place in ipairs(places) do
+        local _, _, since = followed(place.node)
+        if place.kind == 'l' or (since and since >= now - keep) then
+          kept[#kept + 1] = place
+        end
+      end
+      -- Some that are too old may have been left out when they were read.
+      local _, written = page[2][i + 1]:gsub('%S+', '')
+      if #kept < written then
+        store(name, kept)
+      end
     end
   end
-  store(user, kept)
 end
 return 1

@@ -21,7 +21,7 @@ use crate::protocol::identity::KnownUser;
 use crate::protocol::socket_id::SocketId;
 
 /// After so many times of its rule a place is forgotten. Before, a user that comes back too late is told of a gap.
-pub(super) const TIMES_REMEMBERED: u32 = 2;
+const TIMES_REMEMBERED: u32 = 2;
 /// Between two looks for events and places that are too old.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -218,7 +218,6 @@ impl ChannelHistory {
     }
 
     pub(super) fn last_events(&self) -> Vec<Frame> {
-        let from = self.log.last().saturating_sub(self.rule.last() as u64);
-        self.log.after(from, None).1
+        self.log.last_events(self.rule.last())
     }
 }

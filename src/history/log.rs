@@ -64,6 +64,8 @@ struct Entry {
 pub enum Numbering {
     /// It has none: it concerns this node alone.
     None,
+    /// It is no event of the channel, but says that some are missing.
+    Gap,
     /// It is on its way to Redis. With it goes this number, which grows with the events of this node.
     Own(u64),
     /// Redis has given it this number.
@@ -94,7 +96,7 @@ impl Entry {
     /// Whether it comes after a shared number.
     fn is_after(&self, number: u64) -> bool {
         match self.shared {
-            Numbering::None => false,
+            Numbering::None | Numbering::Gap => false,
             Numbering::Own(_) => true,
             Numbering::Number(own) => own > number,
         }
@@ -222,7 +224,7 @@ impl EventLog {
         let from = self.index(position + 1)?;
         let after = self.entries.iter().skip(from).filter_map(|entry| match entry.shared {
             Numbering::Number(number) => Some(number - 1),
-            Numbering::None | Numbering::Own(_) => None,
+            Numbering::None | Numbering::Gap | Numbering::Own(_) => None,
         });
         after.chain([received]).min()
     }
@@ -233,6 +235,14 @@ impl EventLog {
         let after = self.entries.iter().filter(|entry| entry.is_after(number));
         let own = after.filter(|entry| except.is_none() || entry.except != except);
         own.map(|entry| entry.frame.clone()).collect()
+    }
+
+    /// The last events, so many at most.
+    pub(super) fn last_events(&self, max: usize) -> Vec<Frame> {
+        let events = self.entries.iter().rev().filter(|entry| entry.shared != Numbering::Gap).take(max);
+        let mut frames: Vec<Frame> = events.map(|entry| entry.frame.clone()).collect();
+        frames.reverse();
+        frames
     }
 
     /// The place before the first event after a shared number.
@@ -274,7 +284,7 @@ impl EventLog {
         self.bytes -= cost;
         self.of_app.used.fetch_sub(cost, Ordering::Relaxed);
         match entry.shared {
-            Numbering::None => (),
+            Numbering::None | Numbering::Gap => (),
             Numbering::Own(_) if self.unnumbered.len() > UNNUMBERED_MAX => drop(self.unnumbered.pop_front()),
             Numbering::Own(_) => (),
             Numbering::Number(number) => self.gone = self.gone.max(number),

@@ -1,11 +1,15 @@
 //! The numbers of a channel's events in a cluster and the places of users, as Redis has them.
 //! `shared` decides by them; `registry` and `cluster` hand them on.
 
+use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::history::log::Position;
+use crate::protocol::envelope::NODES_MAX;
+use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::numbered::Epoch;
 use crate::protocol::numbered::EventNumber;
@@ -20,6 +24,10 @@ pub(super) struct SharedHistory {
     /// For each of the last ticks the last event on this node, and `received`.
     pub(super) ticks: VecDeque<(Position, u64)>,
     pub(super) tick: u64,
+    /// Of each node the last event that has come with a number.
+    pub(super) last_of: HashMap<NodeId, u64>,
+    /// The event with the number `received`, if this node has heard it.
+    pub(super) last: Option<Origin>,
     /// The last gap that was announced to everybody, and the epoch of places before it: none that is.
     pub(super) gap: Option<(Position, Epoch)>,
     /// Places that were taken while Redis was away.
@@ -112,8 +120,19 @@ pub enum Arrival {
 impl SharedHistory {
     /// Begins at this number.
     pub(super) fn begin(epoch: Epoch, received: u64) -> Self {
-        let (ticks, taken) = (VecDeque::new(), Vec::new());
-        Self { epoch, received, ticks, tick: 0, gap: None, taken, followed: None }
+        let (ticks, taken, last_of) = (VecDeque::new(), Vec::new(), HashMap::new());
+        Self { epoch, received, last_of, last: None, ticks, tick: 0, gap: None, taken, followed: None }
+    }
+
+    /// Whether an event with a number is new. A node that has lost its link may send it twice.
+    pub(super) fn is_new(&mut self, node: NodeId, number: u64) -> bool {
+        if self.last_of.len() >= NODES_MAX && !self.last_of.contains_key(&node) {
+            self.last_of.clear();
+        }
+        let last = self.last_of.entry(node).or_default();
+        let is_new = number > *last;
+        *last = number.max(*last);
+        is_new
     }
 
     /// A number of the present epoch.

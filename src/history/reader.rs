@@ -62,6 +62,8 @@ struct Open {
     reader: Arc<Reader>,
     taken: Taken,
     written: Written,
+    /// Redis may have moved the place of an earlier connection to this one, and its answer was lost.
+    is_unsure: bool,
 }
 
 /// The state of a place that the other nodes know.
@@ -98,6 +100,8 @@ struct Left {
     place: Place,
     at: Instant,
     written: bool,
+    /// As in [`Open`].
+    is_unsure: bool,
 }
 
 /// A place that differs from that which the other nodes know.
@@ -106,7 +110,7 @@ pub(super) enum Differing<'a> {
     /// Of an open connection, which has everything that the node reports or not.
     Open { user: &'a Arc<str>, socket_id: SocketId, place: Place, written: Written, follows: bool },
     /// Of one that was cut off.
-    Left { user: &'a Arc<str>, socket_id: SocketId, place: Place },
+    Left { user: &'a Arc<str>, socket_id: SocketId, place: Place, is_unsure: bool },
 }
 
 /// The place from which a connection goes on, and the connection that it was.
@@ -179,7 +183,7 @@ impl Readers {
         let reader = Reader::new(last, from);
         self.users.entry(Arc::clone(user)).or_default().open.insert(socket_id);
         let (user, taken, written) = (Arc::clone(user), Taken::No, Written::Nothing);
-        self.open.insert(socket_id, Open { user, reader: Arc::clone(&reader), taken, written });
+        self.open.insert(socket_id, Open { user, reader: Arc::clone(&reader), taken, written, is_unsure: false });
         reader
     }
 
@@ -206,6 +210,18 @@ impl Readers {
         self.open.get(&socket_id).map(|open| Arc::clone(&open.reader))
     }
 
+    /// Redis may have moved an earlier place to this connection, or it is certain what it has done.
+    pub(super) fn set_unsure(&mut self, socket_id: SocketId, is_unsure: bool) {
+        if let Some(open) = self.open.get_mut(&socket_id) {
+            open.is_unsure = is_unsure;
+        }
+    }
+
+    /// Whether that is so.
+    pub(super) fn is_unsure(&self, socket_id: SocketId) -> bool {
+        self.open.get(&socket_id).is_some_and(|open| open.is_unsure)
+    }
+
     /// The other nodes know this of the place of a connection.
     pub(super) fn set_written(&mut self, user: &str, socket_id: SocketId, written: Written) {
         if let Some(open) = self.open.get_mut(&socket_id) {
@@ -227,13 +243,9 @@ impl Readers {
         self.users.values_mut().flat_map(|places| &mut places.left).for_each(|left| left.place.position += by);
     }
 
-    /// The other nodes may know nothing of open connections any more.
+    /// The other nodes may know nothing any more.
     pub(super) fn forget_written(&mut self) {
         self.open.values_mut().for_each(|open| open.written = Written::Nothing);
-    }
-
-    /// Nor of those that were cut off.
-    pub(super) fn forget_written_left(&mut self) {
         self.users.values_mut().flat_map(|places| &mut places.left).for_each(|left| left.written = false);
     }
 
@@ -257,8 +269,9 @@ impl Readers {
             user,
             socket_id: left.socket_id,
             place: left.place,
+            is_unsure: left.is_unsure,
         });
-        open.chain(left)
+        left.chain(open)
     }
 
     /// Takes the oldest place from which a connection of this user may go on. A connection that is still open may be
@@ -322,7 +335,8 @@ impl Readers {
                 self.left -= 1;
             }
             if self.left < LEFT_IN_ALL_MAX {
-                places.left.push(Left { socket_id, place, at: now, written: false });
+                let is_unsure = open.is_unsure;
+                places.left.push(Left { socket_id, place, at: now, written: false, is_unsure });
                 self.left += 1;
             }
         }

@@ -9,7 +9,6 @@ use std::time::Instant;
 use crate::history::channel::ChannelHistory;
 use crate::history::channel::Gap;
 use crate::history::channel::Missed;
-use crate::history::channel::TIMES_REMEMBERED;
 use crate::history::channel::Welcome;
 use crate::history::log::Entering;
 use crate::history::log::Numbering;
@@ -27,6 +26,7 @@ use crate::history::reader::Predecessor;
 use crate::history::reader::Reader;
 use crate::history::reader::Written;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::numbered::Epoch;
@@ -39,8 +39,8 @@ const FOLLOWED_TICKS: usize = 2;
 const TICKS_MAX: usize = 64;
 /// How many times a tick passes until a slow connection's place is written again.
 const SLOW_TICKS: u64 = 4;
-/// Places that are written at once; the rest is written the next time.
-const CHANGES_MAX: usize = 1000;
+/// Places that were taken while Redis was away, and that Redis has to forget. Those beyond are found again.
+const TAKEN_MAX: usize = 65_536;
 /// After this part of the time of a rule what Redis knows is written again, so that it does not expire.
 const REFRESHES: u32 = 2;
 
@@ -64,7 +64,7 @@ impl ChannelHistory {
         }
         for (frame, except, shared, at) in &own {
             let is_stored = match shared {
-                Numbering::None => false,
+                Numbering::None | Numbering::Gap => false,
                 Numbering::Own(number) => known.contains(number),
                 Numbering::Number(_) => true,
             };
@@ -74,26 +74,48 @@ impl ChannelHistory {
             }
         }
         self.readers.shift(self.log.last() - before);
-        self.shared = Some(Box::new(SharedHistory::begin(number.epoch, number.number)));
+        let mut shared = SharedHistory::begin(number.epoch, number.number);
+        for HistoryEvent { event, .. } in stored {
+            shared.is_new(event.node, event.number);
+        }
+        shared.last = origin_of(stored.last().filter(|last| last.number == number.number));
+        self.shared = Some(Box::new(shared));
     }
 
     /// Goes on from here after the link was lost, once what was missed is in the log. Returns whether Redis has lost
     /// something meanwhile: then nobody can tell what else is missing.
-    pub fn resume_shared(&mut self, number: EventNumber) -> bool {
+    pub fn resume_shared(&mut self, number: EventNumber, last: Option<Origin>) -> bool {
         let Some(shared) = &mut self.shared else { return false };
-        shared.received = number.number;
-        // Another node may have taken this one for dead.
+        if shared.received != number.number {
+            (shared.received, shared.last) = (number.number, last);
+        }
+        // Another node may have taken this one for dead, and what was written last may be lost.
         self.readers.forget_written();
         let is_lost = shared.epoch != number.epoch;
         if is_lost {
-            **shared = SharedHistory::begin(number.epoch, number.number);
-            self.readers.forget_written_left();
+            let last_of = std::mem::take(&mut shared.last_of);
+            **shared = SharedHistory { last_of, last, ..SharedHistory::begin(number.epoch, number.number) };
         }
         is_lost
     }
 
+    /// Redis has not written a place.
+    pub fn forget_written(&mut self) {
+        self.readers.forget_written();
+    }
+
+    /// The event with the last number that has come, if this node has heard it.
+    pub fn last_origin(&self) -> Option<Origin> {
+        self.shared.as_ref().and_then(|shared| shared.last)
+    }
+
+    /// Whether an event with a number is new; `None` if this node does not follow the numbers.
+    pub fn is_new(&mut self, origin: Origin) -> Option<bool> {
+        self.shared.as_mut().map(|shared| shared.is_new(origin.node, origin.number.get()))
+    }
+
     /// The next event has this number. One that does not fit is not counted.
-    pub fn arrive(&mut self, number: EventNumber) -> Arrival {
+    pub fn arrive(&mut self, number: EventNumber, origin: Option<Origin>) -> Arrival {
         let Some(shared) = &mut self.shared else { return Arrival::Unnumbered };
         if number.number <= shared.received && number.epoch == shared.epoch {
             return Arrival::Unnumbered;
@@ -101,7 +123,7 @@ impl ChannelHistory {
         if number.epoch != shared.epoch || number.number != shared.received + 1 {
             return Arrival::Hole;
         }
-        shared.received = number.number;
+        (shared.received, shared.last) = (number.number, origin);
         Arrival::Next
     }
 
@@ -129,6 +151,7 @@ impl ChannelHistory {
     /// Redis has found the place when the connection has joined already. Events cannot be sent in order any more, so they
     /// are a gap. It has to be confirmed by the returned reader.
     pub fn rejoin_late(&mut self, user: &KnownUser, found: Option<Found>, now: Instant) -> Option<(Gap, Arc<Reader>)> {
+        self.readers.set_unsure(user.socket_id, false);
         let (found, reader) = found.zip(self.readers.reader(user.socket_id))?;
         let (gap, events, place) = self.missed_since(&user.id, found, now);
         let missed = match gap.map(|gap| gap.missed) {
@@ -171,10 +194,12 @@ impl ChannelHistory {
 
     /// A connection leaves while there is a link. Returns what Redis has to know.
     pub fn leave_shared(&mut self, socket_id: SocketId, is_cut: bool, now: Instant) -> Option<PlaceChange> {
+        let is_unsure = self.readers.is_unsure(socket_id);
         let (user, reader) = self.readers.leave(socket_id, is_cut, now)?;
         self.readers.set_written(&user, socket_id, Written::Follows);
         let state = if is_cut {
-            PlaceState::Left { place: self.shared_place(reader.confirmed()), is_silent: reader.is_silent(now) }
+            let place = self.shared_place(reader.confirmed()).filter(|_| !is_unsure);
+            PlaceState::Left { place, is_silent: reader.is_silent(now) }
         } else {
             PlaceState::Ended
         };
@@ -201,6 +226,8 @@ impl ChannelHistory {
         shared.ticks.truncate(TICKS_MAX - 1);
         shared.ticks.push_front((last, shared.received));
         let (position, number) = shared.ticks.get(FOLLOWED_TICKS).or(shared.ticks.back()).copied().unwrap_or_default();
+        // A connection follows this node once it has confirmed the last gap.
+        let position = position.max(shared.gap.map_or(0, |(gap, _)| gap));
         let refresh = self.rule.time() / REFRESHES;
         let is_due = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) >= refresh;
         let is_written = shared.followed.as_ref().is_some_and(|followed| followed.0 == number && !is_due(followed));
@@ -212,7 +239,7 @@ impl ChannelHistory {
         let ended = |(user, socket_id)| PlaceChange { user, socket_id, state: PlaceState::Ended };
         let mut changes: Vec<_> = std::mem::take(&mut shared.taken).into_iter().map(ended).collect();
         let mut written = Vec::new();
-        for differing in self.readers.differing(position).take(CHANGES_MAX) {
+        for differing in self.readers.differing(position) {
             let (user, socket_id, state, now_written) = match differing {
                 Differing::Open { socket_id, .. } if is_unknown(socket_id) => continue,
                 Differing::Open { user, socket_id, follows: true, .. } => {
@@ -224,8 +251,8 @@ impl ChannelHistory {
                     Some(place) => (user, socket_id, PlaceState::Behind(place), Written::At(place.number.number)),
                     None => continue,
                 },
-                Differing::Left { user, socket_id, place } => {
-                    let place = self.shared_place(place);
+                Differing::Left { user, socket_id, place, is_unsure } => {
+                    let place = self.shared_place(place).filter(|_| !is_unsure);
                     (user, socket_id, PlaceState::Left { place, is_silent: false }, Written::Follows)
                 }
             };
@@ -238,17 +265,23 @@ impl ChannelHistory {
         Places { followed, changes }
     }
 
+    /// Redis is asked for the place of a connection that has joined, and may move it there before the answer comes.
+    pub fn set_unsure(&mut self, socket_id: SocketId) {
+        self.readers.set_unsure(socket_id, true);
+    }
+
     /// A place was taken while Redis was away. Redis has to know.
     pub(super) fn note_taken(&mut self, user: &Arc<str>, socket_id: SocketId) {
         if let Some(shared) = &mut self.shared
             && !self.readers.has(socket_id)
+            && shared.taken.len() < TAKEN_MAX
         {
             shared.taken.push((Arc::clone(user), socket_id));
         }
     }
+}
 
-    /// The age at which a place is forgotten.
-    pub fn remembered(&self) -> std::time::Duration {
-        self.rule.time() * TIMES_REMEMBERED
-    }
+/// The origin of an event.
+fn origin_of(event: Option<&HistoryEvent>) -> Option<Origin> {
+    event.and_then(|HistoryEvent { event, .. }| Origin::new(event.node, event.number))
 }

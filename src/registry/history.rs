@@ -14,10 +14,12 @@ use crate::history::rule::HistoryRule;
 use crate::history::rule::HistoryRules;
 use crate::metrics::HistoryMeters;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::envelope::Origin;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::numbered::EventNumber;
 use crate::registry::AppState;
 use crate::registry::address::Address;
+use crate::registry::channel::Channel;
 use crate::registry::remote::history::CaughtUp;
 
 /// The history rules of an app.
@@ -102,14 +104,20 @@ impl AppState {
         self.flow.rules().is_none_or(|rules| rules.of_channel(name).is_empty())
     }
 
-    /// The rule of a channel's history, and the last number that has come here, if this node follows the numbers.
-    pub fn history_of(&self, name: &ChannelName) -> Option<(Arc<HistoryRule>, Option<EventNumber>)> {
+    /// The rule of a channel's history, and the last number that has come here with its event, if this node follows the
+    /// numbers.
+    pub fn history_of(&self, name: &ChannelName) -> Option<(Arc<HistoryRule>, Option<EventNumber>, Option<Origin>)> {
         self.channels.table.with(name.as_str(), |entry| entry.get().and_then(|channel| channel.history_rule()))
     }
 
     /// The command of this number has caught up with a channel's history, or has failed.
     pub fn on_caught_up(&self, name: &ChannelName, number: u64, answer: Option<CaughtUp>, now: Instant) {
         self.change_channel(name, now, |channel, scope| channel.on_caught_up(number, answer, scope));
+    }
+
+    /// Redis has refused to write places.
+    pub fn on_places_refused(&self, name: &ChannelName, now: Instant) {
+        self.change_channel(name, now, Channel::on_places_refused);
     }
 
     /// The command of this number has looked for a user's place, or has failed.

@@ -10,6 +10,7 @@ use crate::history::channel::Welcome;
 use crate::history::log::Numbering;
 use crate::history::reader::Reader;
 use crate::history::rule::HistoryRule;
+use crate::protocol::envelope::Origin;
 use crate::protocol::event;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
@@ -53,6 +54,9 @@ impl Channel {
                 history.rejoin(user, found, scope.now)
             }
             (Known::Alone, Some(user)) => {
+                if !scope.is_linked() {
+                    self.remote.get_or_insert_default().history.joined_unlinked.get_or_insert(scope.now);
+                }
                 self.remote.get_or_insert_default().history.join_alone(user, joiner.address, false);
                 history.join(Some(user), scope.now)
             }
@@ -98,9 +102,10 @@ impl Channel {
         }
     }
 
-    /// The rule, and the last number that has come.
-    pub(in crate::registry) fn history_rule(&self) -> Option<(Arc<HistoryRule>, Option<EventNumber>)> {
-        self.history.as_ref().map(|history| (Arc::clone(history.rule()), history.shared()))
+    /// The rule, and the last number that has come with its event.
+    pub(in crate::registry) fn history_rule(&self) -> Option<(Arc<HistoryRule>, Option<EventNumber>, Option<Origin>)> {
+        let history = self.history.as_ref()?;
+        Some((Arc::clone(history.rule()), history.shared(), history.last_origin()))
     }
 
     pub(super) fn gap_frame(&self, gap: Gap, now: Instant) -> Frame {

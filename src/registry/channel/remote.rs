@@ -7,8 +7,10 @@ use std::time::Duration;
 use crate::history::log::Numbering;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::NodeId;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::envelope::Topic;
+use crate::protocol::event;
 use crate::protocol::identity::Member;
 use crate::protocol::numbered::EventNumber;
 use crate::registry::channel::Channel;
@@ -165,10 +167,13 @@ impl Channel {
         }
         self.stop_catching_up(scope);
         let remote = self.remote_mut();
-        remote.history.lost_at = Some(scope.now);
-        let found = remote.history.take_all();
-        for joiner in joiners.into_iter().chain(found) {
+        remote.history.on_unlinked(scope.now);
+        let asked = remote.history.take_all();
+        for joiner in joiners {
             self.let_in(&joiner, Known::Alone, scope);
+        }
+        for joiner in asked {
+            self.let_in_unsure(&joiner, scope);
         }
     }
 
@@ -234,26 +239,44 @@ impl Channel {
             }
             return true;
         }
-        match self.number_of(number, scope) {
+        let is_following = self.history.as_ref().is_some_and(|history| history.shared().is_some());
+        if is_following && number.is_none() && self.lacks_number(&event, scope) {
+            self.catch_up(scope);
+        }
+        match self.number_of(number, Origin::new(event.node, event.number), scope) {
             Some(shared) => self.receive(event, Source::Elsewhere(shared), scope),
             None => match self.remote_mut().history.wait(Waiting::Event(event, number)) {
                 None => true,
-                Some(Waiting::Event(event, number)) => {
+                Some(message) => {
                     // Too many wait.
                     self.stop_catching_up(scope);
-                    self.receive(event, Source::Elsewhere(Numbering::of(number)), scope)
+                    self.deliver_waiting(vec![message], scope);
+                    true
                 }
-                Some(Waiting::Own(..)) => true,
             },
         }
     }
 
+    /// Whether Redis should have numbered an event: it had no memory, or the other node does not know the rule so far.
+    fn lacks_number(&self, event: &RemoteEvent, scope: &Scope<'_>) -> bool {
+        scope.app.numbering_rule(&self.name).is_some() && !event::is_client_event(&event.frame)
+    }
+
     /// Takes an event of another node. Returns false for a duplicate.
     pub(super) fn receive(&mut self, event: RemoteEvent, source: Source, scope: &mut Scope<'_>) -> bool {
-        match self.remote_mut().dedup.check(event.node, event.number) {
-            Arrival::New => (),
-            Arrival::Duplicate => return false,
-            Arrival::Implausible => scope.report_implausible(),
+        let origin = Origin::new(event.node, event.number);
+        let numbered = origin.filter(|_| matches!(source, Source::Elsewhere(Numbering::Number(_))));
+        let is_new = numbered.and_then(|origin| self.history.as_mut()?.is_new(origin));
+        let dedup = &mut self.remote_mut().dedup;
+        match is_new {
+            Some(false) => return false,
+            // Events without a number may have overtaken it.
+            Some(true) => dedup.skip(event.node, event.number),
+            None => match dedup.check(event.node, event.number) {
+                Arrival::New => (),
+                Arrival::Duplicate => return false,
+                Arrival::Implausible => scope.report_implausible(),
+            },
         }
         let cache_for = cache_for(&event);
         self.accept((&Event::of_node(event, scope.now), source), cache_for, false, scope);

@@ -13,6 +13,7 @@ use crate::history::numbers::HistoryEvent;
 use crate::history::numbers::PlaceChange;
 use crate::history::numbers::PlaceState;
 use crate::history::numbers::Places;
+use crate::protocol::envelope::Origin;
 use crate::protocol::envelope::Topic;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::numbered::EventNumber;
@@ -28,6 +29,8 @@ use crate::registry::scope::Scope;
 use crate::registry::subscription::Joiner;
 use crate::registry::subscription::Unsubscribe;
 
+/// Places in one command.
+const CHANGES_MAX: usize = 1000;
 /// Places that are looked for in one tick, for users that have joined without an answer.
 const ASKED_MAX: usize = 500;
 
@@ -80,6 +83,14 @@ impl Channel {
         }
     }
 
+    /// Lets in a joiner although Redis may have found, or finds, the place of its user.
+    pub(super) fn let_in_unsure(&mut self, joiner: &Joiner, scope: &mut Scope<'_>) {
+        self.let_in(joiner, Known::Alone, scope);
+        if let (Some(history), Some(user)) = (&mut self.history, &joiner.user) {
+            history.set_unsure(user.socket_id);
+        }
+    }
+
     /// Follows the numbers from now on, or anew after a lost link, unless that is on its way.
     pub(super) fn catch_up(&mut self, scope: &mut Scope<'_>) {
         let Some(history) = &mut self.history else { return };
@@ -122,7 +133,7 @@ impl Channel {
                 remote.history.pause(scope.now);
                 self.stop_catching_up(scope);
                 for joiner in self.remote_mut().history.take_all() {
-                    self.let_in(&joiner, Known::Alone, scope);
+                    self.let_in_unsure(&joiner, scope);
                 }
             }
             None => (),
@@ -132,12 +143,21 @@ impl Channel {
     /// Everything up to a number has come, or is in the answer.
     pub(super) fn caught_up(&mut self, answer: CaughtUp, waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
         let CaughtUp { number, stored } = answer;
-        let Some(history) = &mut self.history else { return self.deliver_waiting(waiting, scope) };
+        let Some(history) = &mut self.history else {
+            self.deliver_waiting(waiting, scope);
+            return self.admit_found(scope);
+        };
         let is_first = history.shared().is_none();
         if is_first {
             history.begin_shared(number, &stored, scope.node(), scope.now);
         } else {
             self.deliver_missed(number, stored, scope);
+        }
+        let remote = self.remote_mut();
+        remote.history.lost_at = None;
+        if let Some(since) = remote.history.joined_unlinked.take().filter(|_| is_first) {
+            // Connections have joined before, and nobody knows what other nodes have published since.
+            self.announce_missed(Missed::Unknown, since, scope);
         }
         for message in waiting {
             match message {
@@ -152,6 +172,7 @@ impl Channel {
             }
         }
         self.admit_found(scope);
+        self.write_lacking(scope);
         self.ask_alone(scope);
     }
 
@@ -164,6 +185,8 @@ impl Channel {
         if received.epoch == until.epoch && first > received.number + 1 {
             self.announce_gap(Missed::Events(first - 1 - received.number), scope);
         }
+        let last = stored.last().filter(|last| last.number == until.number);
+        let last = last.and_then(|last| Origin::new(last.event.node, last.event.number));
         for HistoryEvent { number, event, .. } in stored {
             if event.node == scope.node() {
                 if let Some(history) = &mut self.history {
@@ -173,18 +196,33 @@ impl Channel {
                 self.receive(event, Source::Elsewhere(Numbering::Number(number)), scope);
             }
         }
-        if self.history.as_mut().is_some_and(|history| history.resume_shared(until)) {
+        if self.history.as_mut().is_some_and(|history| history.resume_shared(until, last)) {
             self.announce_gap(Missed::Unknown, scope);
-            self.write_lacking(scope);
         }
     }
 
     /// Writes the places that Redis lacks.
     fn write_lacking(&mut self, scope: &Scope<'_>) {
         let (Some(history), Some(remote)) = (&mut self.history, &self.remote) else { return };
-        let places = history.tick_shared(|socket_id| remote.history.is_alone(socket_id), scope.now);
-        if places.followed.is_some() || !places.changes.is_empty() {
-            self.write_places(places, scope);
+        let Places { followed, mut changes } =
+            history.tick_shared(|socket_id| remote.history.is_alone(socket_id), scope.now);
+        // Connections that follow this node no more are written before the place of those that do.
+        while changes.len() > CHANGES_MAX {
+            let rest = changes.split_off(CHANGES_MAX);
+            self.write_places(Places { followed: None, changes: std::mem::replace(&mut changes, rest) }, scope);
+        }
+        if followed.is_some() || !changes.is_empty() {
+            self.write_places(Places { followed, changes }, scope);
+        }
+    }
+
+    /// Redis has not written places. They are written again, perhaps in a new epoch.
+    pub(crate) fn on_places_refused(&mut self, scope: &mut Scope<'_>) {
+        if let Some(history) = &mut self.history {
+            history.forget_written();
+            if history.shared().is_some() {
+                self.catch_up(scope);
+            }
         }
     }
 
@@ -204,7 +242,7 @@ impl Channel {
         }
         let frame = self.gap_frame(Gap { missed, since }, scope.now);
         // Like an event, so that it has to be confirmed, and comes again if it has not arrived.
-        self.deliver((&Event::of(frame, scope.now), Source::Elsewhere(Numbering::None)), None, false, scope);
+        self.deliver((&Event::of(frame, scope.now), Source::Elsewhere(Numbering::Gap)), None, false, scope);
         if let Some(history) = &mut self.history {
             history.note_gap();
         }
@@ -216,9 +254,13 @@ impl Channel {
         self.deliver_waiting(waiting, scope);
     }
 
-    fn deliver_waiting(&mut self, waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
+    /// Events with a number come again, in order, when this node catches up the next time.
+    pub(super) fn deliver_waiting(&mut self, waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
+        let comes_again = self.history.as_ref().is_some_and(|history| history.shared().is_some());
         for message in waiting {
-            if let Waiting::Event(event, number) = message {
+            if let Waiting::Event(event, number) = message
+                && (number.is_none() || !comes_again)
+            {
                 self.receive(event, Source::Elsewhere(Numbering::of(number)), scope);
             }
         }
@@ -226,22 +268,29 @@ impl Channel {
 
     /// The number of an event of another node, if it follows the one before it. `None` if the event has to wait until this
     /// node has caught up.
-    pub(super) fn number_of(&mut self, number: Option<EventNumber>, scope: &mut Scope<'_>) -> Option<Numbering> {
+    pub(super) fn number_of(
+        &mut self,
+        number: Option<EventNumber>,
+        origin: Option<Origin>,
+        scope: &mut Scope<'_>,
+    ) -> Option<Numbering> {
         if self.remote_mut().history.is_catching_up() {
             return None;
         }
         let (Some(number), Some(history)) = (number, &mut self.history) else { return Some(Numbering::None) };
-        match history.arrive(number) {
+        match history.arrive(number, origin) {
             Arrival::Next => return Some(Numbering::Number(number.number)),
             Arrival::Unnumbered => return Some(Numbering::None),
             Arrival::Hole => (),
         }
         self.catch_up(scope);
-        if self.remote_mut().history.is_catching_up() {
+        let remote = self.remote_mut();
+        if remote.history.is_catching_up() {
+            remote.history.pause(scope.now);
             return None;
         }
-        // Twice in a short time: Redis does not have what is missing.
-        self.history.as_mut()?.resume_shared(number);
+        // Twice in a short time: Redis does not have what is missing, or there is too much of it.
+        self.history.as_mut()?.resume_shared(number, origin);
         self.announce_gap(Missed::Unknown, scope);
         Some(Numbering::Number(number.number))
     }
@@ -253,7 +302,7 @@ impl Channel {
         {
             return;
         }
-        match self.number_of(Some(number), scope) {
+        match self.number_of(Some(number), Origin::new(scope.node(), own), scope) {
             Some(Numbering::Number(number)) => {
                 if let Some(history) = &mut self.history {
                     history.number_own(own, number);
@@ -278,7 +327,7 @@ impl Channel {
         let remote = self.remote_mut();
         let Some(found) = found else {
             match remote.history.take(number) {
-                Some(joiner) => self.let_in(&joiner, Known::Alone, scope),
+                Some(joiner) => self.let_in_unsure(&joiner, scope),
                 None => remote.history.ask_again(user.socket_id),
             }
             return;
@@ -305,17 +354,15 @@ impl Channel {
 
     /// A connection leaves the history.
     pub(super) fn leave_history(&mut self, unsubscribe: &Unsubscribe<'_>, scope: &mut Scope<'_>) {
-        let Some(history) = &mut self.history else { return };
         let (socket_id, is_cut) = (unsubscribe.socket_id, unsubscribe.is_cut);
-        let is_asked = self.remote.as_mut().is_some_and(|remote| remote.history.end_alone(socket_id));
+        if let Some(remote) = &mut self.remote {
+            remote.history.end_alone(socket_id);
+        }
+        let Some(history) = &mut self.history else { return };
         if !scope.is_linked() || history.shared().is_none() {
             return history.leave(socket_id, is_cut, scope.now);
         }
-        if let Some(mut change) = history.leave_shared(socket_id, is_cut, scope.now) {
-            if let (PlaceState::Left { place, .. }, true) = (&mut change.state, is_asked) {
-                // Redis has perhaps found an earlier one.
-                *place = None;
-            }
+        if let Some(change) = history.leave_shared(socket_id, is_cut, scope.now) {
             self.write_places(Places { followed: None, changes: vec![change] }, scope);
         }
     }
@@ -340,11 +387,11 @@ impl Channel {
 
     /// Writes what Redis lacks, and lets in those that have waited long enough. Comes about once a second.
     pub(super) fn tick_shared(&mut self, scope: &mut Scope<'_>) {
-        if self.remote.is_none() || self.history.is_none() {
+        if self.remote.is_none() {
             return;
         }
         for joiner in self.remote_mut().history.take_overdue(scope.now) {
-            self.let_in(&joiner, Known::Alone, scope);
+            self.let_in_unsure(&joiner, scope);
         }
         let Some(history) = &mut self.history else { return };
         let remote = self.remote.get_or_insert_default();
@@ -372,6 +419,9 @@ impl Channel {
         }
         scope.needs_reconcile |= remote.history.has_alone();
         for (user, address) in remote.history.ask_alone(ASKED_MAX, scope.is_link_young()) {
+            if let Some(history) = &mut self.history {
+                history.set_unsure(user.socket_id);
+            }
             let (_, operation) = Operation::take_place(user, address, true);
             scope.command(Topic::Channel(self.name.clone()), operation);
         }

@@ -32,6 +32,8 @@ pub(crate) struct RemoteHistory {
     alone: HashMap<SocketId, Alone>,
     /// When the link was lost.
     pub(crate) lost_at: Option<Instant>,
+    /// When the first connection joined without a link, if this node has not caught up since.
+    pub(crate) joined_unlinked: Option<Instant>,
 }
 
 /// Between the command to catch up, its answer and its mark.
@@ -94,6 +96,12 @@ impl RemoteHistory {
     /// Catches up from now on, by the command of this number.
     pub(crate) fn catch_up(&mut self, number: u64) {
         self.catching_up = Some(Box::new(CatchingUp { answer: Marked::new(number), waiting: Vec::new() }));
+    }
+
+    /// The link is lost.
+    pub(crate) fn on_unlinked(&mut self, now: Instant) {
+        self.lost_at.get_or_insert(now);
+        self.paused_until = None;
     }
 
     /// Does not catch up again soon.
@@ -202,9 +210,9 @@ impl RemoteHistory {
         !self.alone.is_empty()
     }
 
-    /// The connection is known everywhere, or it has left. Returns whether Redis is asked.
-    pub(crate) fn end_alone(&mut self, socket_id: SocketId) -> bool {
-        self.alone.remove(&socket_id).is_some_and(|alone| alone.is_asked)
+    /// The connection is known everywhere, or it has left.
+    pub(crate) fn end_alone(&mut self, socket_id: SocketId) {
+        self.alone.remove(&socket_id);
     }
 
     /// Redis could not answer.
