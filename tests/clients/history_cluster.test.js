@@ -6,11 +6,13 @@ import { EVENT, pause, presencePage, privatePage } from './history.js';
 import { startLaravel } from './laravel.js';
 import { startLine } from './line.js';
 import { everyPusher, fresh, withEcho, withPusher } from './pages.js';
+import { RedisClient } from './redis.js';
 import { test, until } from './wait.js';
 
 const rules = [
   { match: 'few-*', seconds: 600, events_max: 2 },
   { match: 'last-*', seconds: 600, replay: { last: 3 } },
+  { match: 'pair-*', seconds: 600, replay: { last: 2 } },
   { match: 'room-*', seconds: 600 },
 ];
 const env = { GEMA_LIMITS_HISTORY_RULES: JSON.stringify(rules) };
@@ -280,13 +282,17 @@ withPusher('a user who was told of a gap on a dead line is told again', a, async
   assert.ok([[1, 2, 3, 4].join(), 'gap of 3,4'].includes(user.shown.join()), `${user.shown}`);
 });
 
+/** A user with every pusher-js. */
+function everyUser(t, node, channel) {
+  return Promise.all(everyPusher(t, node).map((open, n) => User.open(node, { t, open }, channel, `user-${n}`)));
+}
+
 /** Users with every pusher-js that are cut off, and return when Redis has been restarted. */
 async function restartOfRedis(t, { keepsData }) {
   const own = await startCluster(2, { t, env, keepsData });
   const [a, b] = own.nodes;
   const channel = fresh('private-room');
-  const users = [];
-  for (const [n, open] of everyPusher(t, a).entries()) users.push(await User.open(a, { t, open }, channel, `user-${n}`));
+  const users = await everyUser(t, a, channel);
   await cut(...users);
   await publish(a, channel, [1, 2, 3]);
   await own.restartRedis();
@@ -307,4 +313,76 @@ test('users come back when Redis has lost everything, and are told that somethin
     assert.ok([`gap of ${missing}`, 'gap of null'].includes(shown[0]), `${shown}`);
     assert.equal(shown.at(-1), 4);
   }
+});
+
+withPusher('a page on an encrypted channel hears of a gap on its connection', a, async (page) => {
+  const user = await User.open(a, page, fresh('private-encrypted-few'));
+  const gaps = [];
+  user.pusher.bind('gema:history_gap', (gap) => gaps.push(gap));
+  await cut(user);
+  await publish(a, user.channel, [1, 2, 3, 4, 5]);
+  await user.back(a);
+  await user.sees(5);
+  assert.deepEqual(gaps.map(({ channel, missed }) => [channel, missed]), [[user.channel, 3]]);
+  assert.deepEqual(user.shown, [4, 5]);
+});
+
+withPusher('a page that came first while its node had no link is told of a gap', a, async (page) => {
+  const channel = fresh('private-room');
+  const toRedis = await startLine(page.t, () => cluster.redis);
+  const c = await cluster.add(page.t, toRedis);
+  await c.linked();
+  const near = await User.open(a, page, channel, 'budi');
+  toRedis.down();
+  await until(async () => (await c.metric('gema_redis_up')) === 0, 'the node has no link');
+  const far = await User.open(c, page, channel);
+  await publish(a, channel, [1, 2, 3]);
+  await near.sees(3);
+  toRedis.mend();
+  await far.sees('gap of null');
+  await publish(a, channel, [4]);
+  await far.sees(4);
+  assert.deepEqual(far.shown, ['gap of null', 4]);
+});
+
+test('users who were away while Redis had no memory left are told on another node', async (t) => {
+  const own = await startCluster(2, { t, env });
+  const [a, b] = own.nodes;
+  const redis = await RedisClient.connect(own.redis);
+  t.after(() => redis.close());
+  const channel = fresh('private-room');
+  const users = await everyUser(t, a, channel);
+  await cut(...users);
+  // Behind it Redis has their places.
+  await publish(a, channel, [0]);
+  await redis.command('CONFIG', 'SET', 'maxmemory', '1');
+  await publish(a, channel, [1, 2, 3]);
+  await redis.command('CONFIG', 'SET', 'maxmemory', '0');
+  for (const user of users) {
+    await user.back(b);
+    await user.sees('gap of null');
+  }
+  await publish(b, channel, [4]);
+  for (const user of users) {
+    await user.sees(4);
+    assert.equal(user.shown.at(-1), 4);
+  }
+});
+
+test('a newcomer gets the last events, and no gap that was announced among them', async (t) => {
+  const own = await startCluster(2, { t, env });
+  const [a] = own.nodes;
+  const channel = fresh('private-pair');
+  const [open] = everyPusher(t, a);
+  const witness = await User.open(a, { t, open }, channel, 'budi');
+  await publish(a, channel, [1, 2, 3]);
+  await witness.sees(3);
+  await own.restartRedis();
+  await witness.sees('gap of null');
+  await publish(a, channel, [4]);
+  await witness.sees(4);
+  const user = await User.open(a, { t, open }, channel);
+  await publish(a, channel, [5]);
+  await user.sees(5);
+  assert.deepEqual(user.shown, [3, 4, 5]);
 });
