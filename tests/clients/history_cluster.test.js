@@ -369,6 +369,26 @@ test('users who were away while Redis had no memory left are told on another nod
   }
 });
 
+test('users who were away while Redis was cleared are told on another node', async (t) => {
+  const own = await startCluster(2, { t, env });
+  const [a, b] = own.nodes;
+  const redis = await RedisClient.connect(own.redis);
+  t.after(() => redis.close());
+  const channel = fresh('private-room');
+  const users = await everyUser(t, a, channel);
+  await cut(...users);
+  await publish(a, channel, [1, 2, 3]);
+  await redis.command('FLUSHALL');
+  await publish(a, channel, [4]);
+  for (const user of users) await user.back(b);
+  await publish(b, channel, [5]);
+  for (const user of users) {
+    await user.sees(5);
+    // Perhaps late: the node where they were has to write their places again.
+    await user.sees('gap of null');
+  }
+});
+
 test('a newcomer gets the last events, and no gap that was announced among them', async (t) => {
   const own = await startCluster(2, { t, env });
   const [a] = own.nodes;
