@@ -406,3 +406,17 @@ test('a newcomer gets the last events, and no gap that was announced among them'
   await user.sees(5);
   assert.deepEqual(user.shown, [3, 4, 5]);
 });
+
+test('pages get what another node publishes after Redis was cleared', async (t) => {
+  const own = await startCluster(2, { t, env });
+  const [a, b] = own.nodes;
+  const redis = await RedisClient.connect(own.redis);
+  t.after(() => redis.close());
+  const channel = fresh('private-room');
+  const user = await User.open(a, { t, open: everyPusher(t, a)[0] }, channel);
+  await publish(b, channel, [1, 2, 3]);
+  await user.sees(3);
+  await redis.command('FLUSHALL');
+  await publish(b, channel, [4]);
+  await user.sees(4);
+});

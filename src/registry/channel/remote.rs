@@ -241,7 +241,7 @@ impl Channel {
         }
         let is_following = self.history.as_ref().is_some_and(|history| history.shared().is_some());
         if is_following && number.is_none() && self.lacks_number(&event, scope) {
-            self.catch_up(scope);
+            self.catch_up_once(scope);
         }
         match self.number_of(number, Origin::new(event.node, event.number), scope) {
             Some(shared) => self.receive(event, Source::Elsewhere(shared), scope),

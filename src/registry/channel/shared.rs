@@ -105,6 +105,16 @@ impl Channel {
         scope.needs_reconcile = true;
     }
 
+    /// Catches up because of an event that does not fit, at most once in a while.
+    pub(super) fn catch_up_once(&mut self, scope: &mut Scope<'_>) {
+        let is_new = !self.remote_mut().history.is_catching_up();
+        self.catch_up(scope);
+        let remote = self.remote_mut();
+        if is_new && remote.history.is_catching_up() {
+            remote.history.pause(scope.now);
+        }
+    }
+
     /// Follows the numbers if somebody needs them, and this node does not.
     pub(super) fn catch_up_if_needed(&mut self, scope: &mut Scope<'_>) {
         scope.needs_reconcile = true;
@@ -283,10 +293,8 @@ impl Channel {
             Arrival::Unnumbered => return Some(Numbering::None),
             Arrival::Hole => (),
         }
-        self.catch_up(scope);
-        let remote = self.remote_mut();
-        if remote.history.is_catching_up() {
-            remote.history.pause(scope.now);
+        self.catch_up_once(scope);
+        if self.remote_mut().history.is_catching_up() {
             return None;
         }
         // Twice in a short time: Redis does not have what is missing, or there is too much of it.
