@@ -4,7 +4,7 @@
 -- ARGV  1 topic   2 PUBLISH or SPUBLISH   3 message   4 beginning of the line with the number
 --       5 milliseconds to keep an event   6 events at most   7 bytes at most   8 an epoch if events are kept for everybody,
 --       nothing if only for known users   9 milliseconds to store the event of a cache channel, or nothing
--- A Redis that is out of memory does not store the event, but still publishes it, without a number.
+-- An event that cannot be stored, such as for want of memory, is published without a number.
 local head, events = KEYS[1], KEYS[2]
 local topic, publish, message, line, keep, max, bytes_max, fresh, cache = unpack(ARGV)
 keep, max, bytes_max = tonumber(keep), tonumber(max), tonumber(bytes_max)
@@ -18,34 +18,43 @@ local PAGE = 100
 if cache ~= '' then
   redis.pcall('SET', KEYS[3], message, 'PX', cache)
 end
-local found = redis.pcall('HMGET', head, 'epoch', 'bytes')
-local epoch = not found.err and found[1] or nil
-if epoch and not (#epoch == 16 and epoch:match('^%x+$')) then
-  -- Somebody else has written here.
-  epoch, fresh = nil, ''
-end
-if not epoch and fresh ~= '' and not found.err then
-  local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-  if not redis.pcall('HSET', head, 'epoch', fresh, 'number', last and last[1]:match('^%d+') or '0').err then
+-- Nothing in here may keep the event from being published.
+local function number_and_store()
+  local found = redis.pcall('HMGET', head, 'epoch', 'bytes')
+  if found.err then
+    return
+  end
+  local epoch = found[1]
+  if epoch and not (#epoch == 16 and epoch:match('^%x+$')) then
+    -- Somebody else has written here.
+    return
+  end
+  if not epoch and fresh ~= '' then
+    local last = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)
+    local number = not last.err and last[1] and last[1][1]:match('^%d+') or '0'
+    if last.err or redis.pcall('HSET', head, 'epoch', fresh, 'number', number).err then
+      return
+    end
     epoch = fresh
   end
-end
-local number = epoch and redis.pcall('HINCRBY', head, 'number', 1)
-if type(number) ~= 'number' or number > NUMBER_MAX then
-  if epoch then
+  if not epoch then
+    return
+  end
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local number = redis.pcall('HINCRBY', head, 'number', 1)
+  local is_counted = type(number) == 'number' and number <= NUMBER_MAX
+  if not is_counted or redis.pcall('XADD', events, string.format('%.0f-%.0f', number, now), 'e', message).err then
     -- A user with a place has missed this event: the next epoch says so.
     redis.pcall('HDEL', head, 'epoch')
+    return
   end
-  redis.call(publish, topic, message)
-  return 0
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local id = string.format('%.0f-%.0f', number, now)
-if not redis.pcall('XADD', events, id, 'e', message).err then
-  local bytes = redis.call('HINCRBY', head, 'bytes', #message)
+  local stored, bytes = redis.call('XLEN', events), (tonumber(found[2] or '') or 0) + #message
+  if stored == 1 then
+    bytes = #message
+  end
   if number % PAUSE == 0 or bytes > bytes_max then
-    local excess = redis.call('XLEN', events) - max
+    local excess = stored - max
     repeat
       local first, removed = redis.call('XRANGE', events, '-', '+', 'COUNT', PAGE), {}
       for _, entry in ipairs(first) do
@@ -59,12 +68,14 @@ if not redis.pcall('XADD', events, id, 'e', message).err then
         redis.call('XDEL', events, unpack(removed))
       end
     until #removed < PAGE
-    redis.call('HSET', head, 'bytes', string.format('%.0f', bytes))
   end
+  redis.call('HSET', head, 'bytes', string.format('%.0f', bytes))
   redis.call('PEXPIRE', events, 2 * keep)
   if fresh ~= '' then
     redis.call('PEXPIRE', head, 2 * keep)
   end
+  return line .. epoch .. ' ' .. string.format('%.0f', number) .. '\n'
 end
-redis.call(publish, topic, line .. epoch .. ' ' .. string.format('%.0f', number) .. '\n' .. message)
-return number
+
+redis.call(publish, topic, (number_and_store() or '') .. message)
+return 1

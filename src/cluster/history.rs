@@ -33,8 +33,6 @@ use crate::protocol::socket_id::SocketId;
 use crate::redis::value::text;
 use crate::registry::remote::history::CaughtUp;
 
-/// After so many times of its rule a place is forgotten.
-const TIMES_REMEMBERED: u32 = 2;
 /// Bytes of events that a node fetches at once; older ones are left out.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -130,7 +128,7 @@ impl Cluster {
     fn places(&self, scripts: &Scripts, (app, topic): (&str, &Topic), rule: &HistoryRule, what: &str) -> Cmd {
         let mut command = cmd("EVALSHA");
         command.arg(&scripts.places).arg(2).arg(&self.names.history(app, topic)[..]).arg(what);
-        command.arg(Epoch::random().to_string()).arg(millis(rule.time() * TIMES_REMEMBERED));
+        command.arg(Epoch::random().to_string()).arg(millis(rule.remembered()));
         command
     }
 }

@@ -118,9 +118,10 @@ impl Listener {
 
     fn on_message(&self, topic: &[u8], message: &Bytes) {
         let open = self.topics.lock().get(topic).cloned();
-        let (number, message) = match EventNumber::taken_from(message) {
-            Some((number, message)) => (Some(number), message),
-            None => (None, message.clone()),
+        let numbered = EventNumber::taken_from(message);
+        let (number, message) = match &numbered {
+            Some((number, message)) => (Some(*number), message),
+            None => (None, message),
         };
         if let Some(rest) = message.strip_prefix(self.own_event.as_bytes())
             && open.as_ref().is_none_or(|open| !open.is_cached())
@@ -130,7 +131,7 @@ impl Listener {
             }
             return;
         }
-        let envelope = match Envelope::decode(&message) {
+        let envelope = match Envelope::decode(message) {
             Ok(envelope) => envelope,
             Err(error) => return self.reject(topic, error),
         };

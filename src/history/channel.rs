@@ -20,8 +20,6 @@ use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::socket_id::SocketId;
 
-/// After so many times of its rule a place is forgotten. Before, a user that comes back too late is told of a gap.
-const TIMES_REMEMBERED: u32 = 2;
 /// Between two looks for events and places that are too old.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -142,7 +140,7 @@ impl ChannelHistory {
         self.push_shared(frame, except, Numbering::None, now)
     }
 
-    /// The same for an event with a number on all nodes.
+    /// Like [`Self::push`], for an event with a number on all nodes.
     pub fn push_shared(
         &mut self,
         frame: &Frame,
@@ -161,7 +159,7 @@ impl ChannelHistory {
         self.log.drop_old(&self.rule, now);
         let last = self.log.last();
         let Some(user) = user else { return Welcome { events: self.last_events(), ..Welcome::default() } };
-        let predecessor = self.readers.take(&user.id, last, (self.rule.time() * TIMES_REMEMBERED, now), |_| true);
+        let predecessor = self.readers.take(&user.id, last, (self.rule.remembered(), now), |_| true);
         if let Some(Predecessor { socket_id, .. }) = predecessor {
             self.note_taken(&user.id, socket_id);
         }
@@ -183,7 +181,7 @@ impl ChannelHistory {
         let last = self.log.last();
         // A connection that answers is another tab. It has got what it was sent.
         let is_cut = |open: &Reader| open.is_silent(now);
-        let missed = self.readers.take(&user.id, last, (self.rule.time() * TIMES_REMEMBERED, now), is_cut);
+        let missed = self.readers.take(&user.id, last, (self.rule.remembered(), now), is_cut);
         let gap = missed.and_then(|Predecessor { place, .. }| {
             Gap::of(Missed::Events(last.saturating_sub(place.position)), place.since)
         });
@@ -204,7 +202,7 @@ impl ChannelHistory {
             return;
         }
         self.ticked_at = Some(now);
-        self.readers.forget_old(self.rule.time() * TIMES_REMEMBERED, now);
+        self.readers.forget_old(self.rule.remembered(), now);
         self.log.drop_old(&self.rule, now);
         if !self.is_wanted() && !self.is_beginning && self.is_settled {
             self.log.clear();

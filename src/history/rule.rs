@@ -46,6 +46,9 @@ pub enum Replay {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HistoryRules(Vec<Arc<HistoryRule>>);
 
+/// After so many times of its rule a place is forgotten.
+const TIMES_REMEMBERED: u32 = 2;
+
 fn events_max() -> usize {
     1000
 }
@@ -88,6 +91,11 @@ impl HistoryRule {
     /// How long an event is kept.
     pub fn time(&self) -> Duration {
         Duration::from_secs(self.seconds.into())
+    }
+
+    /// How long the place of a user is remembered. One who comes back after the events are gone is told of a gap.
+    pub fn remembered(&self) -> Duration {
+        self.time() * TIMES_REMEMBERED
     }
 
     /// Events that somebody gets who has missed none.

@@ -345,11 +345,16 @@ withPusher('a page that came first while its node had no link is told of a gap',
   assert.deepEqual(far.shown, ['gap of null', 4]);
 });
 
-test('users who were away while Redis had no memory left are told on another node', async (t) => {
+/** Two nodes with a Redis of their own, and a connection to it. */
+async function startOwnCluster(t) {
   const own = await startCluster(2, { t, env });
-  const [a, b] = own.nodes;
   const redis = await RedisClient.connect(own.redis);
   t.after(() => redis.close());
+  return { nodes: own.nodes, redis };
+}
+
+test('users who were away while Redis had no memory left are told on another node', async (t) => {
+  const { nodes: [a, b], redis } = await startOwnCluster(t);
   const channel = fresh('private-room');
   const users = await everyUser(t, a, channel);
   await cut(...users);
@@ -370,10 +375,7 @@ test('users who were away while Redis had no memory left are told on another nod
 });
 
 test('users who were away while Redis was cleared are told on another node', async (t) => {
-  const own = await startCluster(2, { t, env });
-  const [a, b] = own.nodes;
-  const redis = await RedisClient.connect(own.redis);
-  t.after(() => redis.close());
+  const { nodes: [a, b], redis } = await startOwnCluster(t);
   const channel = fresh('private-room');
   const users = await everyUser(t, a, channel);
   await cut(...users);
@@ -408,10 +410,7 @@ test('a newcomer gets the last events, and no gap that was announced among them'
 });
 
 test('pages get what another node publishes after Redis was cleared', async (t) => {
-  const own = await startCluster(2, { t, env });
-  const [a, b] = own.nodes;
-  const redis = await RedisClient.connect(own.redis);
-  t.after(() => redis.close());
+  const { nodes: [a, b], redis } = await startOwnCluster(t);
   const channel = fresh('private-room');
   const user = await User.open(a, { t, open: everyPusher(t, a)[0] }, channel);
   await publish(b, channel, [1, 2, 3]);

@@ -141,6 +141,7 @@ impl Channel {
             }
             None if remote.history.awaits(number) => {
                 remote.history.pause(scope.now);
+                remote.history.is_behind = true;
                 self.stop_catching_up(scope);
                 for joiner in self.remote_mut().history.take_all() {
                     self.let_in_unsure(&joiner, scope);
@@ -164,7 +165,7 @@ impl Channel {
             self.deliver_missed(number, stored, scope);
         }
         let remote = self.remote_mut();
-        remote.history.lost_at = None;
+        (remote.history.lost_at, remote.history.is_behind) = (None, false);
         if let Some(since) = remote.history.joined_unlinked.take().filter(|_| is_first) {
             // Connections have joined before, and nobody knows what other nodes have published since.
             self.announce_missed(Missed::Unknown, since, scope);
@@ -231,7 +232,7 @@ impl Channel {
         if let Some(history) = &mut self.history {
             history.forget_written();
             if history.shared().is_some() {
-                self.catch_up(scope);
+                self.catch_up_once(scope);
             }
         }
     }
@@ -266,12 +267,14 @@ impl Channel {
 
     /// Events with a number come again, in order, when this node catches up the next time.
     pub(super) fn deliver_waiting(&mut self, waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
-        let comes_again = self.history.as_ref().is_some_and(|history| history.shared().is_some());
+        let is_following = self.history.as_ref().is_some_and(|history| history.shared().is_some());
         for message in waiting {
-            if let Waiting::Event(event, number) = message
-                && (number.is_none() || !comes_again)
-            {
-                self.receive(event, Source::Elsewhere(Numbering::of(number)), scope);
+            match message {
+                Waiting::Event(_, Some(_)) if is_following => self.remote_mut().history.is_behind = true,
+                Waiting::Event(event, number) => {
+                    self.receive(event, Source::Elsewhere(Numbering::of(number)), scope);
+                }
+                Waiting::Own(..) => self.remote_mut().history.is_behind |= is_following,
             }
         }
     }
@@ -411,7 +414,7 @@ impl Channel {
             return history.end_shared();
         }
         scope.needs_reconcile = true;
-        if history.shared().is_none() {
+        if history.shared().is_none() || remote.history.is_behind {
             return self.catch_up(scope);
         }
         self.write_lacking(scope);

@@ -30,6 +30,8 @@ pub(crate) struct RemoteHistory {
     joining: Vec<Joining>,
     /// Connections that have joined without an answer of Redis.
     alone: HashMap<SocketId, Alone>,
+    /// Events are missing that Redis may have: this node has to catch up as soon as it may.
+    pub(crate) is_behind: bool,
     /// When the link was lost.
     pub(crate) lost_at: Option<Instant>,
     /// When the first connection joined without a link, if this node has not caught up since.

@@ -17,7 +17,7 @@ const CHANNELS_MAX: usize = 1000;
 pub(super) struct Missed {
     /// Those of which the other nodes do not know yet, by app and channel.
     unreported: HashMap<(Arc<str>, Topic), Count>,
-    /// The same by app, of further channels. The topic is one of them.
+    /// Those of further channels, by app. The topic is one of them.
     of_several: HashMap<Arc<str>, (Topic, Count)>,
     /// All events since the last [`Self::end`].
     since_begin: u64,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::protocol::channel::ChannelName;
@@ -50,6 +51,8 @@ pub struct Outgoing {
     /// Memory of the events that wait or are in flight. Changes under the queue's lock.
     bytes: AtomicUsize,
     linked: AtomicBool,
+    /// Since when there has been a link, now or the last time.
+    linked_at: RwLock<Option<Instant>>,
     filled: Notify,
     views: Notify,
     implausible: AtomicU64,
@@ -61,7 +64,6 @@ struct Queue {
     in_flight: usize,
     numbers: u64,
     lost_at: Option<Instant>,
-    linked_at: Option<Instant>,
     /// Whether there has ever been a link.
     joined: bool,
     /// Events dropped before there was a link.
@@ -76,7 +78,7 @@ impl Outgoing {
         Self { node, limits, ..Self::default() }
     }
 
-    /// The same for an operator who wants no publisher refused.
+    /// A queue that refuses no publisher: the oldest events give way.
     pub fn never_full(self) -> Self {
         Self { is_never_full: true, ..self }
     }
@@ -98,7 +100,7 @@ impl Outgoing {
 
     /// Since when there has been a link, now or the last time.
     pub(crate) fn linked_at(&self) -> Option<Instant> {
-        self.queue.lock().linked_at
+        *self.linked_at.read()
     }
 
     /// Whether publishers must wait: too much waits for the link, or the link has been away too long.
@@ -261,8 +263,9 @@ impl Outgoing {
     /// Accepts all commands from now on. Returns whether there has been a link before.
     pub fn link(&self) -> bool {
         let mut queue = self.queue.lock();
+        *self.linked_at.write() = Some(Instant::now());
         self.linked.store(true, Ordering::Release);
-        (queue.lost_at, queue.linked_at) = (None, Some(Instant::now()));
+        queue.lost_at = None;
         if self.is_never_full {
             self.drop_outdated(&mut queue);
             let reports = queue.end_outage();
