@@ -43,7 +43,7 @@ local function number_and_store()
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   local number = redis.pcall('HINCRBY', head, 'number', 1)
-  local is_counted = type(number) == 'number' and number <= NUMBER_MAX
+  local is_counted = type(number) == 'number' and number >= 1 and number <= NUMBER_MAX
   if not is_counted or redis.pcall('XADD', events, string.format('%.0f-%.0f', number, now), 'e', message).err then
     -- A user with a place has missed this event: the next epoch says so.
     redis.pcall('HDEL', head, 'epoch')

@@ -223,7 +223,7 @@ impl EventLog {
     pub(super) fn shared_at(&self, position: Position, received: u64) -> Option<u64> {
         let from = self.index(position + 1)?;
         let after = self.entries.iter().skip(from).filter_map(|entry| match entry.shared {
-            Numbering::Number(number) => Some(number - 1),
+            Numbering::Number(number) => Some(number.saturating_sub(1)),
             Numbering::None | Numbering::Gap | Numbering::Own(_) => None,
         });
         after.chain([received]).min()

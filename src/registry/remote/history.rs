@@ -20,6 +20,8 @@ use crate::registry::subscription::Joiner;
 const RETRY_PAUSE: Duration = Duration::from_secs(3);
 /// Events that may wait while this node catches up.
 const WAITING_MAX: usize = 20_000;
+/// Bytes of these events.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The state of one channel.
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ pub(crate) struct RemoteHistory {
 struct CatchingUp {
     answer: Marked<CaughtUp>,
     waiting: Vec<Waiting>,
+    /// Of the events that wait.
+    bytes: usize,
 }
 
 /// A message that waits until this node has caught up.
@@ -97,7 +101,8 @@ impl RemoteHistory {
 
     /// Catches up from now on, by the command of this number.
     pub(crate) fn catch_up(&mut self, number: u64) {
-        self.catching_up = Some(Box::new(CatchingUp { answer: Marked::new(number), waiting: Vec::new() }));
+        let answer = Marked::new(number);
+        self.catching_up = Some(Box::new(CatchingUp { answer, waiting: Vec::new(), bytes: 0 }));
     }
 
     /// The link is lost.
@@ -113,13 +118,15 @@ impl RemoteHistory {
 
     /// Keeps a message until this node has caught up. Gives it back if it does not, or if too many wait.
     pub(crate) fn wait(&mut self, message: Waiting) -> Option<Waiting> {
-        match &mut self.catching_up {
-            Some(catching_up) if catching_up.waiting.len() < WAITING_MAX => {
-                catching_up.waiting.push(message);
-                None
-            }
-            _ => Some(message),
+        let Some(catching_up) = &mut self.catching_up else { return Some(message) };
+        if catching_up.waiting.len() >= WAITING_MAX || catching_up.bytes >= WAITING_BYTES_MAX {
+            return Some(message);
         }
+        if let Waiting::Event(event, _) = &message {
+            catching_up.bytes += event.frame.bytes().len();
+        }
+        catching_up.waiting.push(message);
+        None
     }
 
     /// The command of this number has an answer. Returns it once its mark has come, with what waited.
