@@ -169,7 +169,7 @@ impl Receiver for Counter {
 fn burst(target: &Target, conns: usize, secs: f64, report: &mut Report) -> Result<()> {
     let mut hub = Hub::new(target)?;
     let first = Subscription { channel: channel(0), data: None };
-    let ready = hub.open_all(vec![first; conns], State::Ready, conns, 60)?;
+    let ready = hub.open_all(vec![first; conns], State::Ready, (conns, 60), &mut Nobody)?;
     for client in 0..conns {
         for number in 1..BURST_CHANNELS {
             let subscribe = json!({ "event": "pusher:subscribe", "data": { "channel": channel(number) } });
@@ -207,10 +207,11 @@ fn rejoin(target: &Target, observers: usize, secs: f64, report: &mut Report) -> 
         channel: ROOM.to_owned(),
         data: Some(json!({ "user_id": format!("user-{number}"), "user_info": { "name": info } }).to_string()),
     };
-    let ready = hub.open_all((0..observers).map(|number| member(number, "o")), State::Ready, observers, 60)?;
+    let ready =
+        hub.open_all((0..observers).map(|number| member(number, "o")), State::Ready, (observers, 60), &mut Nobody)?;
     let mut restless = Hub::new(target)?;
     restless.auto_subscribe = false;
-    restless.open_all([member(observers, &"x".repeat(1900))], State::Established, 1, 60)?;
+    restless.open_all([member(observers, &"x".repeat(1900))], State::Established, (1, 60), &mut Nobody)?;
     let leave = json!({ "event": "pusher:unsubscribe", "data": { "channel": ROOM } }).to_string();
     let mut seen = Counter { begins_with: r#"{"event":"pusher_internal:member_added""#, ..Counter::default() };
     let end = clock::now() + clock::nanos(secs);

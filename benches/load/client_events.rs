@@ -9,7 +9,7 @@ use crate::client::{State, Subscription};
 use crate::clock::{self, SECOND};
 use crate::fanout;
 use crate::histogram::Histogram;
-use crate::hub::{Hub, Receiver};
+use crate::hub::{Hub, Nobody, Receiver};
 use crate::mark::{Mark, Payload};
 use crate::meter::Meter;
 use crate::options::{ClientEventsOptions, bounded};
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &ClientEventsOptions) -> Result<Report> {
 
     let mut hub = Hub::new(&server.target()?)?;
     let subscriptions = (0..pairs * 2).map(|client| Subscription { channel: channel(client), data: None });
-    report.put("ready", hub.open_all(subscriptions, State::Ready, server.inflight, server.limit_s)?);
+    report.put("ready", hub.open_all(subscriptions, State::Ready, server.pace(), &mut Nobody)?);
 
     let start = clock::now();
     let from = start + clock::nanos(*warmup);

@@ -7,9 +7,8 @@ use anyhow::Result;
 use crate::client::{State, Subscription};
 use crate::clock::{self, SECOND};
 use crate::fanout::channel;
-use crate::histogram::Histogram;
 use crate::http::Pool;
-use crate::hub::{Hub, Receiver};
+use crate::hub::{Hub, Nobody, Receiver};
 use crate::mark::{Mark, Payload};
 use crate::meter::Usage;
 use crate::options::{ConnectOptions, bounded};
@@ -53,7 +52,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<Report> {
     let mut hub = Hub::new(&server.target()?)?;
     hub.compressed = *compression;
     let subscriptions = (0..*conns).map(|n| Subscription { channel: channel(n % channels), data: None });
-    let ready = hub.open_all(subscriptions, State::Ready, server.inflight, server.limit_s)?;
+    let ready = hub.open_all(subscriptions, State::Ready, server.pace(), &mut Nobody)?;
     let connected = Usage::now(process, ready as u64);
     report.put("wanted", *conns).put("ready", ready).put("channels", channels).put("inflight", server.inflight);
     report_speed(&mut report, &hub, process, [&before.usage, &connected], ready);
@@ -83,15 +82,11 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<Report> {
 }
 
 fn report_speed(report: &mut Report, hub: &Hub, process: Process, [before, connected]: [&Usage; 2], ready: usize) {
-    let mut times = Histogram::new();
-    for client in hub.clients.iter().filter(|client| client.state == State::Ready) {
-        times.record(client.ready_at - client.started);
-    }
     let seconds = connected.seconds_since(before);
     report
         .measured("connect_s", seconds)
         .measured("connections_per_s", ready as f64 / seconds)
-        .put("latency_ms", times.summary())
+        .put("latency_ms", hub.ready_times().summary())
         .measured("tool_cpu_s", connected.own_cpu_since(before));
     if process.known() {
         let cpu = connected.server_cpu_since(before);

@@ -49,7 +49,7 @@ pub(crate) fn run(server: &ServerOptions, fan: &Fan) -> Result<Report> {
     let clients = fan.subs + usize::from(stalled.is_some());
     let subscriptions = (0..clients).map(|n| Subscription { channel: fan.channel(n % fan.channels), data: None });
     let begin = clock::now();
-    let ready = hub.open_all(subscriptions, State::Ready, server.inflight, server.limit_s)?;
+    let ready = hub.open_all(subscriptions, State::Ready, server.pace(), &mut Nobody)?;
     report.measured("connect_s", (clock::now() - begin) as f64 / SECOND as f64);
     if ready < clients {
         report.put("failed", "not all subscribers connected").put("ready", ready);

@@ -8,11 +8,13 @@ use anyhow::Result;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use serde_json::json;
+use socket2::SockRef;
 
 use crate::client::{Client, Reading, State, Subscription};
 use crate::clock::{self, SECOND};
 use crate::compression::Inflater;
 use crate::frame::{self, opcode};
+use crate::histogram::Histogram;
 use crate::report::Report;
 use crate::target::Target;
 
@@ -127,8 +129,8 @@ impl Hub {
         &mut self,
         subscriptions: impl IntoIterator<Item = Subscription>,
         state: State,
-        inflight: usize,
-        seconds_max: u64,
+        (inflight, seconds_max): (usize, u64),
+        receiver: &mut impl Receiver,
     ) -> Result<usize> {
         let deadline = clock::now() + seconds_max * SECOND;
         let mut waiting = subscriptions.into_iter();
@@ -141,10 +143,19 @@ impl Hub {
             if underway.is_empty() {
                 break;
             }
-            self.poll(Duration::from_millis(100), &mut Nobody)?;
+            self.poll(Duration::from_millis(100), receiver)?;
             underway.retain(|&client| ![state, State::Closed].contains(&self.clients[client].state));
         }
         Ok(self.clients[first..].iter().filter(|client| client.state == state).count())
+    }
+
+    /// From the start of each client to its subscription.
+    pub(crate) fn ready_times(&self) -> Histogram {
+        let mut times = Histogram::new();
+        for client in self.clients.iter().filter(|client| client.state == State::Ready) {
+            times.record(client.ready_at - client.started);
+        }
+        times
     }
 
     /// Waits for the sockets at most so long, and passes on what they bring.
@@ -360,6 +371,17 @@ impl Hub {
     /// All clients leave.
     pub(crate) fn leave_all(&mut self) {
         (0..self.clients.len()).for_each(|client| self.leave(client));
+    }
+
+    /// All clients are cut off: no close frame, and a reset, so that no port is held back for the clients that come next.
+    pub(crate) fn cut_all(&mut self) -> Result<()> {
+        for client in &mut self.clients {
+            if let Some(stream) = client.stream() {
+                SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+            }
+            client.close();
+        }
+        Ok(())
     }
 
     /// Reads nothing more for this client, as a browser that hangs.

@@ -24,8 +24,10 @@ mod options;
 mod presence;
 mod process;
 mod publisher;
+mod redis;
 mod report;
 mod signature;
+mod storm;
 mod subscribers;
 mod target;
 mod viewers;
@@ -56,6 +58,7 @@ fn main() -> Result<()> {
         Scenario::Presence(options) => presence::run(&options)?,
         Scenario::ClientEvents(options) => client_events::run(&options)?,
         Scenario::Churn(options) => churn::run(&options)?,
+        Scenario::Storm(options) => storm::run(&options)?,
         Scenario::Abuse(options) => abuse::run(&options)?,
         Scenario::FloorServer(options) => return floor_server::run(options.port),
     };

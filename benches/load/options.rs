@@ -56,6 +56,9 @@ pub(crate) enum Scenario {
     ClientEvents(ClientEventsOptions),
     /// Connects, subscribes, stays a little and leaves, at a rate; then compares memory and channels.
     Churn(ChurnOptions),
+    /// Known users are cut off, miss events and come back at once; the server needs the history rule that
+    /// docs/measured.md names
+    Storm(StormOptions),
     /// Hostile or unlucky clients: flood, burst, pings, rejoin, bodies.
     Abuse(AbuseOptions),
     /// The bare loop itself.
@@ -127,6 +130,11 @@ impl ServerOptions {
         let redis_prefix = url.and_then(|url| url.strip_prefix("redis://")?.split_once('/')).map(|(_, prefix)| prefix);
         let signer = Signer::new(&self.app_id, &self.key, &self.secret);
         Ok(Target { address, signer, redis_prefix: redis_prefix.map(str::to_owned) })
+    }
+
+    /// How many connect at a time, and for how many seconds at most.
+    pub(crate) fn pace(&self) -> (usize, u64) {
+        (self.inflight, self.limit_s)
     }
 
     /// The server's process.
@@ -352,6 +360,23 @@ pub(crate) struct ChurnOptions {
     pub(crate) live_ms: u64,
     #[arg(long, default_value_t = 10.0)]
     pub(crate) secs: f64,
+}
+
+/// Options of `storm`.
+#[derive(Args)]
+pub(crate) struct StormOptions {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) users: usize,
+    /// Events that everybody misses
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) events: u32,
+    #[arg(long, default_value_t = 256)]
+    pub(crate) payload: usize,
+    /// The cluster's Redis, such as 127.0.0.1:6379: counts its scripts for each user that returns
+    #[arg(long)]
+    pub(crate) redis: Option<SocketAddrV4>,
 }
 
 /// Options of `abuse`.

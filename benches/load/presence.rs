@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::client::{State, Subscription};
 use crate::clock::{self, SECOND};
 use crate::fanout;
-use crate::hub::{Hub, Receiver};
+use crate::hub::{Hub, Nobody, Receiver};
 use crate::meter::Usage;
 use crate::options::{PresenceOptions, bounded};
 use crate::report::Report;
@@ -62,7 +62,7 @@ pub(crate) fn run(options: &PresenceOptions) -> Result<Report> {
 
     let mut hub = Hub::new(&server.target()?)?;
     hub.auto_subscribe = false;
-    let established = hub.open_all((0..*users).map(user), State::Established, server.inflight, server.limit_s)?;
+    let established = hub.open_all((0..*users).map(user), State::Established, server.pace(), &mut Nobody)?;
     let expected = (established * established.saturating_sub(1) / 2) as u64;
     let deadline = clock::now() + server.limit_s * SECOND;
 
