@@ -3,10 +3,12 @@
 
 pub mod doctor;
 mod invocation;
+mod options;
 mod page;
 mod rules;
 
 use self::invocation::{Invocation, invocation};
+use self::options::{StartOptions, with_ignored};
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -25,10 +27,10 @@ use tracing::{error, info, warn};
 
 use crate::config;
 use crate::config::Config;
-use crate::config::Fault;
 use crate::config::Faults;
 use crate::config::Limits;
 use crate::config::Loaded;
+use crate::config::OptionValue;
 use crate::dashboard;
 use crate::flow::rules::FlowRules;
 use crate::history::rule::HistoryRules;
@@ -65,6 +67,8 @@ enum Command {
         /// Makes a token for the operator's page of this run, and prints the page's URL with it.
         #[arg(long)]
         dashboard: bool,
+        #[command(flatten)]
+        options: StartOptions,
     },
     /// Names every mistake in files and variables; exit code 1 if there is one.
     Check {
@@ -103,20 +107,27 @@ pub fn run() -> ExitCode {
     };
     let arguments = Arguments::parse_from(arguments);
     let files = &arguments.config;
-    let done = match arguments.command.unwrap_or(Command::Start { dashboard: false }) {
-        Command::Start { dashboard } => load(files)
-            .and_then(|loaded| with_ignored(loaded, &ignored))
-            .map_err(Into::into)
-            .and_then(|loaded| start(files, loaded, dashboard)),
-        Command::Check { channels, events, strict } => load(files)
+    let without_options = Command::Start { dashboard: false, options: StartOptions::default() };
+    let done = match arguments.command.unwrap_or(without_options) {
+        Command::Start { dashboard, options } => {
+            let sources = Sources { files, options: options.values() };
+            load(&sources)
+                .and_then(|mut loaded| {
+                    loaded.warnings.extend(options.warnings());
+                    with_ignored(loaded, &ignored)
+                })
+                .map_err(Into::into)
+                .and_then(|loaded| start(&sources, loaded, dashboard))
+        }
+        Command::Check { channels, events, strict } => load(&Sources::of(files))
             .and_then(|loaded| if strict { loaded.strict() } else { Ok(loaded) })
             .map_err(Into::into)
             .and_then(|loaded| check(&loaded, &channels, &events)),
-        Command::Config => read(files).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
+        Command::Config => read(&Sources::of(files)).map_err(Into::into).and_then(|loaded| print(loaded.settings())),
         Command::Health { url: Some(url) } => health(&url),
         Command::Doctor(options) => doctor::run(&options, files),
         Command::Health { url: None } => {
-            read(files).map_err(Into::into).and_then(|loaded| health(&ready_url(&loaded.config)?))
+            read(&Sources::of(files)).map_err(Into::into).and_then(|loaded| health(&ready_url(&loaded.config)?))
         }
     };
     done.unwrap_or_else(|error| {
@@ -125,9 +136,21 @@ pub fn run() -> ExitCode {
     })
 }
 
+/// Where the command line says that settings come from, beside variables.
+struct Sources<'a> {
+    files: &'a [PathBuf],
+    options: Vec<OptionValue>,
+}
+
+impl<'a> Sources<'a> {
+    fn of(files: &'a [PathBuf]) -> Self {
+        Self { files, options: Vec::new() }
+    }
+}
+
 /// Loads the configuration, or returns all faults and warnings, with those of the certificate.
-fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
-    let (good, mut faults) = match read(files) {
+fn load(sources: &Sources<'_>) -> Result<Loaded, Faults> {
+    let (good, mut faults) = match read(sources) {
         Ok(loaded) => (Box::new(loaded), Vec::new()),
         Err(Faults { faults, good }) => (good, faults),
     };
@@ -135,33 +158,8 @@ fn load(files: &[PathBuf]) -> Result<Loaded, Faults> {
     if faults.is_empty() { Ok(*good) } else { Err(Faults { faults, good }) }
 }
 
-/// Warns about options that Soketi ignores. One that names an app is a fault if the default app would be served
-/// instead.
-fn with_ignored(mut loaded: Loaded, options: &[String]) -> Result<Loaded, Faults> {
-    let app = loaded.config.with_public_secret();
-    let mut faults = Vec::new();
-    for option in options {
-        let names_app = ["app-id", "app-key", "app-secret"].iter().any(|name| option.ends_with(name));
-        match app.as_ref().filter(|_| names_app) {
-            Some(app) => faults.push(Fault::new(
-                option,
-                format!(
-                    "names an app where none is read, and app {app:?} with the secret that everybody knows would \
-                 be served; set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY and SOKETI_DEFAULT_APP_SECRET"
-                ),
-            )),
-            None => loaded.warnings.push(Fault::new(
-                option,
-                "has no effect, as with Soketi, which takes --config alone; set the variable instead, such as \
-                 SOKETI_PORT",
-            )),
-        }
-    }
-    if faults.is_empty() { Ok(loaded) } else { Err(Faults { faults, good: Box::new(loaded) }) }
-}
-
-fn read(files: &[PathBuf]) -> Result<Loaded, Faults> {
-    config::load_in(Path::new("."), files, config::process_environment())
+fn read(Sources { files, options }: &Sources<'_>) -> Result<Loaded, Faults> {
+    config::load_with(Path::new("."), files, config::process_environment(), options)
 }
 
 fn check(loaded: &Loaded, channels: &[String], events: &[String]) -> anyhow::Result<ExitCode> {
@@ -170,6 +168,7 @@ fn check(loaded: &Loaded, channels: &[String], events: &[String]) -> anyhow::Res
     let of_certificate = certificates.and_then(|certificates| Some(loaded.locate(certificates.warning()?)));
     let warnings = loaded.warnings.iter().chain(&of_certificate).map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(["the configuration has no faults".to_owned()]).collect();
+    lines.extend(loaded.explain_reverb());
     lines.extend(loaded.config.cluster.explain_outage());
     for app in loaded.config.apps() {
         let about = channels.iter().flat_map(|channel| explain(&app.limits, channel, events));
@@ -234,7 +233,7 @@ fn print(lines: impl IntoIterator<Item = impl Display>) -> anyhow::Result<ExitCo
 }
 
 /// Serves until a signal comes.
-fn start(files: &[PathBuf], loaded: Loaded, with_page: bool) -> anyhow::Result<ExitCode> {
+fn start(sources: &Sources<'_>, loaded: Loaded, with_page: bool) -> anyhow::Result<ExitCode> {
     // `loaded` stays as it was read, to be compared with what SIGHUP reads.
     let mut config = loaded.config.clone();
     let page = with_page.then(|| page::add_token(&mut config.dashboard));
@@ -248,7 +247,7 @@ fn start(files: &[PathBuf], loaded: Loaded, with_page: bool) -> anyhow::Result<E
     for warning in process.loaded.warnings.iter().chain(&of_page) {
         warn!("{warning}");
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(files, &process))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(sources, &process))
 }
 
 /// The configuration of a process and its log.
@@ -263,7 +262,7 @@ struct Process {
     page: Option<page::Token>,
 }
 
-async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode> {
+async fn serve(sources: &Sources<'_>, process: &Process) -> anyhow::Result<ExitCode> {
     let config = &process.config;
     // Before the start, so that an early signal is not lost.
     let mut stop = Stop::listen()?;
@@ -276,6 +275,9 @@ async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode>
         warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
     }
     info!(%address, %metrics_address, workers, open_files, "ready");
+    if let Some(line) = process.loaded.explain_reverb() {
+        info!("{line}");
+    }
     rules::log(config);
     if let Some(token) = &process.page {
         token.print(metrics_address, &config.server.path_prefix);
@@ -283,7 +285,7 @@ async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode>
     let signal = loop {
         tokio::select! {
             signal = stop.signal() => break signal,
-            _ = hang_up.recv() => reload(files, process, &server).await,
+            _ = hang_up.recv() => reload(sources, process, &server).await,
             () = drain_requested.cancelled() => break "the operator's page",
             () = server.failed() => bail!("a worker has ended, though nobody asked for it"),
         }
@@ -295,10 +297,10 @@ async fn serve(files: &[PathBuf], process: &Process) -> anyhow::Result<ExitCode>
 }
 
 /// Reads files and variables again. With a fault in them the server keeps its configuration.
-async fn reload(files: &[PathBuf], process: &Process, server: &Server) {
+async fn reload(sources: &Sources<'_>, process: &Process, server: &Server) {
     let started = &process.loaded;
     const UNCHANGED: &str = "the configuration has not changed, because the new one has faults";
-    let new = match load(files) {
+    let new = match load(sources) {
         Ok(new) => new,
         Err(Faults { faults, .. }) => {
             for fault in faults {

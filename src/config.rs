@@ -16,7 +16,7 @@ mod tree;
 mod warnings;
 
 pub use fault::{Fault, Subject};
-pub use load::{load, load_in};
+pub use load::{OptionValue, load, load_in, load_with};
 pub use loaded::{Faults, Loaded};
 pub use origin::Origin;
 pub use row::RowApp;

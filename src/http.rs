@@ -201,6 +201,9 @@ impl Api {
             .route("/users/{*user}", post(terminate::terminate))
             .route("/", get(health::alive))
             .route("/health/live", get(health::alive))
+            // Reverb's and laravel-websockets' paths.
+            .route("/up", get(health::alive))
+            .route("/health", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/accept-traffic", get(health::accept_traffic));
         self.port(requests, true, Router::new())

@@ -137,7 +137,7 @@ fn gather(options: &Options, files: &[PathBuf]) -> (Case, Vec<Step>) {
 /// Whether a variable of gema or Soketi is set. Laravel's own variables do not tell that gema's configuration is here.
 fn is_set(loaded: &Loaded) -> bool {
     loaded.origins.values().any(|origin| match origin {
-        Origin::Line { .. } => true,
+        Origin::Line { .. } | Origin::Option(_) => true,
         Origin::Variable(name) | Origin::VariableInLine { name, .. } => {
             name.starts_with("GEMA_") || name.starts_with("SOKETI_")
         }

@@ -12,8 +12,10 @@ use super::fault::Fault;
 use super::loaded::{Faults, Loaded};
 use super::no_effect;
 use super::no_effect::LOCAL;
+use super::origin::Origin;
 use super::sources::Sources;
 use super::sources::laravel;
+use super::sources::reverb;
 use super::tree::Group;
 
 /// Reads `files`, later ones over earlier ones, and puts `environment` over them.
@@ -36,7 +38,31 @@ pub fn load_in(
     files: &[PathBuf],
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Faults> {
-    from(Sources::read(files, environment.into_iter().collect(), Some(&folder.join(".env"))))
+    load_with(folder, files, environment, &[])
+}
+
+/// Same as [`load_in`], with options of the command line, which win over all others.
+pub fn load_with(
+    folder: &Path,
+    files: &[PathBuf],
+    environment: impl IntoIterator<Item = (String, String)>,
+    options: &[OptionValue],
+) -> Result<Loaded, Faults> {
+    let mut sources = Sources::read(files, environment.into_iter().collect(), Some(&folder.join(".env")));
+    let value = |given: &OptionValue| Origin::Option(given.option.to_owned()).value(given.value.as_str());
+    sources.layers.push(options.iter().map(|given| (given.key.to_owned(), value(given))).collect());
+    from(sources)
+}
+
+/// The value of a setting on the command line.
+#[derive(Debug, Clone)]
+pub struct OptionValue {
+    /// With its dashes, such as `--port`.
+    pub option: &'static str,
+    /// The setting, such as `server.port`.
+    pub key: &'static str,
+    /// As it was written.
+    pub value: String,
 }
 
 fn from(mut sources: Sources) -> Result<Loaded, Faults> {
@@ -45,6 +71,10 @@ fn from(mut sources: Sources) -> Result<Loaded, Faults> {
         faults.push(error.to_string().into());
         Group::new()
     });
+    let mut reverb = sources.read_reverb(&merged);
+    faults.append(&mut reverb.faults);
+    sources.warnings.append(&mut reverb.warnings);
+    sources.warnings.extend(reverb::put(&mut merged, &reverb));
     laravel::complete(&mut merged, &sources.fallbacks, sources.files_have_apps);
 
     let (config, Build { faults: of_values, warnings: without_effect, origins, .. }) = build::config(merged);
@@ -81,7 +111,8 @@ fn from(mut sources: Sources) -> Result<Loaded, Faults> {
     if !faults.is_empty() {
         return Err(Faults { faults, good: Box::new(loaded) });
     }
-    if let Some((true, variable)) = sources.broadcaster.filter(|_| !loaded.config.ingest.is_on()) {
+    let redis = sources.broadcaster.filter(|(broadcaster, _)| broadcaster == "redis" && !loaded.config.ingest.is_on());
+    if let Some((_, variable)) = redis {
         loaded.warnings.push(variable.fault(
             "is redis, but ingest.prefixes is empty, so gema hears no events of Laravel; set it to pusher, or \
              ingest.prefixes to Laravel's REDIS_PREFIX and the app, such as laravel_database_=app-id",
@@ -107,7 +138,6 @@ fn merge(layers: Vec<Group>) -> Result<Group, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::origin::Origin;
     use super::*;
     use crate::config::LimiterDriver;
     use crate::config::fault::sentences;

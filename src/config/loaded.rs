@@ -57,6 +57,17 @@ impl Loaded {
         self.values(|_| true).into_iter().map(|(key, value)| (key.clone(), value, origin(&key))).collect()
     }
 
+    /// A line about the names that configure this server, if they are Reverb's.
+    pub fn explain_reverb(&self) -> Option<String> {
+        let variable = |key: &str| self.origins.get(key)?.variable().filter(|name| name.starts_with("REVERB_APP_"));
+        let name = variable("apps.0.key")?;
+        let port = match variable("server.port") {
+            Some(_) => format!("port {}, Reverb's own, because nothing sets another", self.config.server.port),
+            None => format!("port {}", self.config.server.port),
+        };
+        Some(format!("Reverb's variables such as {name} configure this server: it listens on {port}"))
+    }
+
     /// A fault of a key, or of an app, with its origin.
     pub fn locate(&self, mut fault: Fault) -> Fault {
         let key = &fault.subject.key;

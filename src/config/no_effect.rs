@@ -23,7 +23,7 @@ pub(super) fn warnings(config: &Config, origins: &BTreeMap<String, Origin>) -> V
         let (section, field) = key.split_once('.')?;
         let because = because(section, field, config)?;
         let subject = match origin {
-            Origin::Variable(name) => Subject { key: name.clone(), origin: None },
+            Origin::Variable(name) | Origin::Option(name) => Subject { key: name.clone(), origin: None },
             _ => Subject { key: key.clone(), origin: Some(origin.clone()) },
         };
         let differs = values[section].get(field) != defaults[section].get(field) || secrets.contains(&key.as_str());

@@ -27,6 +27,8 @@ pub enum Origin {
     },
     /// A variable of the environment.
     Variable(String),
+    /// An option of the command line.
+    Option(String),
     /// A variable that a line of `.env` sets, or that a line of `soketi.config.js` reads.
     VariableInLine {
         /// The file as the operator named it.
@@ -42,13 +44,21 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line { file, line } => write!(f, "{file}:{line}"),
-            Self::Variable(name) => f.write_str(name),
+            Self::Variable(name) | Self::Option(name) => f.write_str(name),
             Self::VariableInLine { file, line, name } => write!(f, "{file}:{line}, {name}"),
         }
     }
 }
 
 impl Origin {
+    /// The variable that set the value, in whichever way.
+    pub(super) fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Variable(name) | Self::VariableInLine { name, .. } => Some(name),
+            Self::Line { .. } | Self::Option(_) => None,
+        }
+    }
+
     pub(super) fn line(file: &str, line: usize) -> Self {
         Self::Line { file: file.to_owned(), line }
     }

@@ -5,8 +5,10 @@ pub(super) mod dotenv;
 mod file;
 mod javascript;
 pub(super) mod laravel;
+pub(super) mod reverb;
 pub(super) mod soketi;
 mod toml;
+mod variable;
 pub(super) mod variables;
 mod yaml;
 
@@ -20,9 +22,10 @@ use config::{Value, ValueKind};
 use super::fault::{Fault, Subject};
 use super::tree::Group;
 
+use reverb::Others;
 use soketi::Translation;
 use soketi::translate::translate;
-use variables::Variable;
+use variable::Variable;
 
 /// Everything that files and variables set.
 #[derive(Default)]
@@ -34,8 +37,10 @@ pub(super) struct Sources {
     pub(super) files_have_apps: bool,
     /// The setting that makes Soketi look for a Redis Cluster, if there is one.
     pub(super) cluster_mode: Option<Subject>,
-    /// Whether Laravel broadcasts by way of Redis, and by which variable.
-    pub(super) broadcaster: Option<(bool, Subject)>,
+    /// Laravel's broadcaster, and the variable that names it.
+    pub(super) broadcaster: Option<(String, Subject)>,
+    /// Reverb's variables, which count only if no other source names the app.
+    pub(super) reverb: Vec<Variable>,
     /// Settings that name an app where none is read, with the place where it belongs.
     pub(super) unread_apps: Vec<(Subject, &'static str)>,
     /// Why there may be more variables than we know of.
@@ -110,9 +115,15 @@ impl Sources {
         found.into_values().collect()
     }
 
+    /// The values of Reverb's variables beside those of `root`.
+    pub(super) fn read_reverb(&self, root: &Group) -> Translation {
+        let broadcaster = self.broadcaster.as_ref().map(|(broadcaster, _)| broadcaster.as_str());
+        reverb::read(&self.reverb, &Others { root, fallbacks: &self.fallbacks, broadcaster })
+    }
+
     fn add(&mut self, mut translation: Translation) {
         translation.settle_cluster_mode(self.cluster_mode.is_some());
-        let Translation { values, fallbacks, broadcaster, faults, warnings, unread_apps, .. } = translation;
+        let Translation { values, fallbacks, broadcaster, reverb, faults, warnings, unread_apps, .. } = translation;
         // The crate `config` writes `apps[0].id`.
         let key = |key: String| match key.split('.').collect::<Vec<_>>()[..] {
             ["apps", index, field] => format!("apps[{index}].{field}"),
@@ -121,6 +132,7 @@ impl Sources {
         self.layers.push(values.into_iter().map(|(name, value)| (key(name), value)).collect());
         self.fallbacks.extend(fallbacks);
         self.broadcaster = self.broadcaster.take().or(broadcaster);
+        self.reverb.extend(reverb);
         self.faults.extend(faults);
         self.warnings.extend(warnings);
         self.unread_apps.extend(unread_apps);

@@ -49,26 +49,28 @@ export class Gema {
   #ended;
   #env;
   #config;
+  #dotenv;
   #folder;
   #log = [];
 
   /**
    * `env`: variables besides the app's; `config`: text of a TOML file, which then has to name the apps;
-   * `app`: another id, key and secret.
+   * `app`: another id, key and secret; `dotenv`: text of a `.env` in its folder, which then names app, host and port.
    */
-  constructor({ env = {}, config, app: own = app }) {
+  constructor({ env = {}, config, app: own = app, dotenv }) {
     this.app = own;
     this.#config = config;
-    this.#env = config ? env : { ...appEnv(own), ...env };
+    this.#dotenv = dotenv;
+    this.#env = config || dotenv ? env : { ...appEnv(own), ...env };
   }
 
   async start() {
     this.#log = [];
     this.#child = spawn(binary, ['start', ...this.#configArgument()], {
+      cwd: this.#laravelFolder(),
       env: {
         PATH: process.env.PATH,
-        SOKETI_HOST: this.host,
-        SOKETI_PORT: String(this.port),
+        ...(!this.#dotenv && { SOKETI_HOST: this.host, SOKETI_PORT: String(this.port) }),
         SOKETI_METRICS_SERVER_PORT: String(this.metricsPort),
         // Nobody waits for clients that have left; a stop is a matter of milliseconds.
         SOKETI_SHUTDOWN_GRACE_PERIOD: '500',
@@ -148,12 +150,27 @@ export class Gema {
     return `ws://${this.host}:${this.port}/app/${key}${query ? `?${query}` : ''}`;
   }
 
+  /** What the log of this run has said so far. */
+  said() {
+    return this.#log.map((line) => parsed(line).message ?? line);
+  }
+
   #configArgument() {
     if (!this.#config) return [];
+    return [`--config=${this.#write('gema.toml', this.#config)}`];
+  }
+
+  #laravelFolder() {
+    if (!this.#dotenv) return undefined;
+    this.#write('.env', this.#dotenv);
+    return this.#folder;
+  }
+
+  #write(name, text) {
     this.#folder ??= mkdtempSync(join(tmpdir(), 'gema-clients-'));
-    const file = join(this.#folder, 'gema.toml');
-    writeFileSync(file, this.#config);
-    return [`--config=${file}`];
+    const file = join(this.#folder, name);
+    writeFileSync(file, text);
+    return file;
   }
 
   #readyLine() {

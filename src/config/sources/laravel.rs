@@ -3,18 +3,22 @@
 
 use config::{Map, Value, ValueKind};
 
+use crate::config::origin::Origin;
 use crate::config::tree::Group;
 
-type Fields = Vec<(&'static str, Value)>;
+type Fields<'a> = Vec<(&'a str, Value)>;
+
+/// The drivers with which a database has the apps.
+const DATABASES: [&str; 5] = ["mysql", "mariadb", "postgres", "postgresql", "pgsql"];
 
 /// Gives those keys of `fallbacks` a value that have none. Soketi's default app has its names where
 /// no file has apps.
 pub(in crate::config) fn complete(root: &mut Group, fallbacks: &[(&'static str, Value)], files_have_apps: bool) {
-    let below = |place: &str| -> Fields {
+    let below = |place: &str| -> Fields<'_> {
         fallbacks.iter().filter_map(|(key, value)| Some((key.strip_prefix(place)?, value.clone()))).collect()
     };
     // Nor are apps that a database has instead.
-    if !selects(root, "app_store", &["mysql", "mariadb", "postgres", "postgresql", "pgsql"]) {
+    if !selects(root, "app_store", &DATABASES) {
         first_app(root, below("apps.0."), true);
     }
     if !files_have_apps {
@@ -27,8 +31,38 @@ pub(in crate::config) fn complete(root: &mut Group, fallbacks: &[(&'static str, 
     }
 }
 
+/// The setting that names an app, or says that a database has the apps.
+pub(in crate::config) fn app_of(root: &Group) -> Option<String> {
+    let store = value(root, "app_store", "driver").filter(|_| selects(root, "app_store", &DATABASES));
+    let app = || match &root.get("apps")?.kind {
+        ValueKind::Array(apps) => apps.iter().find_map(|app| match &app.kind {
+            ValueKind::Table(fields) => {
+                ["id", "key", "secret"].iter().find_map(|name| fields.get(*name).filter(|value| is_set(value)))
+            }
+            _ => None,
+        }),
+        _ => None,
+    };
+    let value = store.or_else(app)?;
+    Some(Origin::of(value).map_or_else(|| "the configuration".to_owned(), |origin| origin.to_string()))
+}
+
+/// Gives `key` the value unless it has one, which is returned then.
+pub(in crate::config) fn put(root: &mut Group, key: &str, value: Value) -> Option<Value> {
+    if let Some(field) = key.strip_prefix("apps.0.") {
+        first_app(root, vec![(field, value)], true);
+        return None;
+    }
+    let (section, field) = key.split_once('.')?;
+    let none = || Value::new(None, ValueKind::Table(Map::new()));
+    let ValueKind::Table(table) = &mut root.entry(section.to_owned()).or_insert_with(none).kind else { return None };
+    let before = table.get(field).filter(|before| before.kind != ValueKind::Nil).cloned();
+    put_missing(table, field, value);
+    before
+}
+
 /// Gives the first app those of `fields` that it lacks; without an app, makes one if `make` says so.
-fn first_app(root: &mut Group, fields: Fields, make: bool) {
+fn first_app(root: &mut Group, fields: Fields<'_>, make: bool) {
     let none = || Value::new(None, ValueKind::Array(Vec::new()));
     if make && !fields.is_empty() {
         root.entry("apps".to_owned()).or_insert_with(none);
@@ -62,7 +96,7 @@ fn value<'a>(root: &'a Group, section: &str, field: &str) -> Option<&'a Value> {
 }
 
 /// Laravel's variables describe one server: they complete its settings, and never contradict them.
-fn redis(root: &mut Group, mut fields: Fields) {
+fn redis(root: &mut Group, mut fields: Fields<'_>) {
     let none = || Value::new(None, ValueKind::Table(Map::new()));
     let ValueKind::Table(redis) = &mut root.entry("redis".to_owned()).or_insert_with(none).kind else { return };
     // As in Laravel a URL wins over the rest.

@@ -12,17 +12,18 @@ use config::Value;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value as Json;
 
-pub(in crate::config) use self::table::{BROADCASTER, LARAVEL, Means, TABLE, option, options};
+pub(in crate::config) use self::table::{BROADCASTER, LARAVEL, LARAVEL_WEBSOCKETS, Means, TABLE, option, options};
 use crate::config::fault::{Fault, Subject};
 use crate::config::origin::Origin;
 use crate::config::settings::values::boolean;
+use crate::config::sources::variable::Variable;
 use crate::config::suggest::nearest;
 
 /// With it Soketi looks for a Redis Cluster.
 pub(in crate::config) const CLUSTER_MODE: &str = "SOKETI_ADAPTER_REDIS_CLUSTER_MODE";
 
 /// Why options of Redis that say how hard to try have no effect.
-const OWN_LINK: &str = "gema's link to Redis has times and retries of its own";
+pub(in crate::config) const OWN_LINK: &str = "gema's link to Redis has times and retries of its own";
 
 /// The characters that are escaped in the path of a URL.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -48,8 +49,10 @@ pub(in crate::config) struct Translation {
     pub(in crate::config) fallbacks: Vec<(&'static str, Value)>,
     /// Whether Soketi would look for a Redis Cluster, and by which setting.
     pub(in crate::config) cluster_mode: Option<(bool, Subject)>,
-    /// Whether Laravel broadcasts by way of Redis, and by which variable.
-    pub(in crate::config) broadcaster: Option<(bool, Subject)>,
+    /// Laravel's broadcaster, and the variable that names it.
+    pub(in crate::config) broadcaster: Option<(String, Subject)>,
+    /// Reverb's variables, which count only if no other source names the app.
+    pub(in crate::config) reverb: Vec<Variable>,
     /// The setting with the nodes of a Redis Cluster in Soketi's way, which counts in that mode only.
     pub(in crate::config) cluster_nodes: Option<Subject>,
     /// Whether it may have been written for Soketi, which ignores unknown names.
@@ -65,15 +68,27 @@ impl Translation {
     pub(in crate::config) fn unknown(&mut self, subject: &Subject, meant: Option<&str>) {
         let remedy = meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
         match self.is_soketis {
-            true => self.unread(subject, &remedy),
+            true => self.unread(subject, "Soketi", &remedy),
             false => self.faults.push(subject.fault(format!("is not a setting; {remedy}"))),
         }
     }
 
-    /// Warns about a name that neither Soketi nor gema reads.
-    pub(in crate::config) fn unread(&mut self, subject: &Subject, remedy: &str) {
-        let text = format!("has no effect, because neither Soketi nor gema reads it; {remedy}");
+    /// Warns about a name that neither the program `whose` it may be nor gema reads.
+    pub(in crate::config) fn unread(&mut self, subject: &Subject, whose: &str, remedy: &str) {
+        let text = format!("has no effect, because neither {whose} nor gema reads it; {remedy}");
         self.warnings.push(Fault { unread: true, ..subject.fault(text) });
+    }
+
+    /// Warns if a value that counts to the letter has the quotes around it that Compose leaves there.
+    pub(in crate::config) fn warn_of_quotes(&mut self, Setting { subject, value, .. }: Setting<'_>, means: &Means<'_>) {
+        let (Means::Key(key) | Means::Fallback(key)) = means else { return };
+        let is_text = ["apps.0.id", "apps.0.key", "apps.0.secret"].contains(key) || key.ends_with(".password");
+        if is_text && unquoted(value) != value {
+            self.warnings.push(subject.fault(
+                "begins and ends with a quote, which counts as a part of it; in a list of Compose write NAME=value \
+                 without quotes",
+            ));
+        }
     }
 
     /// Translates `setting`, which is not empty.
@@ -113,7 +128,7 @@ impl Translation {
                 }
             },
             Means::Broadcaster => {
-                self.broadcaster.get_or_insert_with(|| (value.trim() == "redis", subject.clone()));
+                self.broadcaster.get_or_insert_with(|| (value.trim().to_owned(), subject.clone()));
             }
             Means::Milliseconds(key) => match number().filter(|number| number.is_finite()) {
                 Some(number) => self.set(subject, key, origin.value(number / 1000.0)),

@@ -3,39 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::fault::Subject;
-use crate::config::origin::Origin;
 use crate::config::schema;
 use crate::config::sources::soketi;
-use crate::config::sources::soketi::{BROADCASTER, LARAVEL, Means, Setting, TABLE, Translation};
+use crate::config::sources::soketi::{BROADCASTER, LARAVEL, LARAVEL_WEBSOCKETS, Means, Setting, TABLE, Translation};
+use crate::config::sources::variable::Variable;
 use crate::config::suggest::{did_you_mean, nearest};
 
 /// The environment of this process, for [`load`](crate::config::load()).
 pub fn process() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
-}
-
-/// A variable and where it stands.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct Variable {
-    pub(in crate::config) name: String,
-    pub(in crate::config) value: String,
-    /// Its line in `.env`, unless the process was started with it.
-    pub(in crate::config) line: Option<usize>,
-}
-
-impl Variable {
-    /// For a sentence.
-    pub(in crate::config) fn subject(&self) -> Subject {
-        Subject { key: self.name.clone(), origin: self.line.map(|line| Origin::line(".env", line)) }
-    }
-
-    /// For the value that it sets.
-    fn origin(&self) -> Origin {
-        let (file, name) = (".env".to_owned(), self.name.clone());
-        self.line.map_or(Origin::Variable(name.clone()), |line| Origin::VariableInLine { file, line, name })
-    }
 }
 
 /// Reads the variables that concern us; all others are somebody else's.
@@ -48,6 +25,9 @@ pub(in crate::config) fn read(mut variables: Vec<Variable>) -> Translation {
     for variable in variables {
         let (name, value, subject) = (&variable.name, &variable.value, variable.subject());
         match known.get(name) {
+            _ if is_reverbs(name) && is_service_link(name, value) => (),
+            // Whether they count is known when all sources are.
+            _ if is_reverbs(name) => translation.reverb.push(variable),
             // A service called `redis` is not what Laravel means.
             Some(Means::Fallback(_)) if is_service_link(name, value) => (),
             Some(_) if is_service_link(name, value) => translation.warnings.push(subject.fault(
@@ -56,13 +36,8 @@ pub(in crate::config) fn read(mut variables: Vec<Variable>) -> Translation {
             )),
             Some(means) => {
                 let Some(value) = soketi::given(value) else { continue };
-                if is_quoted_text(means, &value) {
-                    translation.warnings.push(subject.fault(
-                        "begins and ends with a quote, which counts as a part of it; in a list of Compose write \
-                         NAME=value without quotes",
-                    ));
-                }
                 let setting = Setting { subject: &subject, origin: &variable.origin(), value: &value };
+                translation.warn_of_quotes(setting, means);
                 translation.apply(setting, means);
             }
             None if !concerns_us(name) || is_service_link(name, value) => (),
@@ -78,7 +53,8 @@ const PLACE_OF_APP: &str = "set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY an
 /// One of Soketi's variables may be another program's, or nobody's; ours are only ours.
 fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) {
     let (name, subject) = (&variable.name, variable.subject());
-    let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).collect();
+    let websockets = LARAVEL_WEBSOCKETS.iter().map(|(name, _)| (*name).to_owned());
+    let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).chain(websockets).collect();
     let names = names.iter().map(String::as_str);
     if name.starts_with("GEMA_") {
         let otherwise = if variable.line.is_some() { "remove it" } else { "unset it" };
@@ -90,20 +66,14 @@ fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) 
     } else {
         let meant = nearest(name, names);
         let remedy = meant.as_ref().map(|meant| format!("did you mean {meant}?"));
-        translation.unread(&subject, &remedy.unwrap_or_else(|| "keep it if another program does".to_owned()));
+        let whose = if name.starts_with(WEBSOCKETS) { "laravel-websockets" } else { "Soketi" };
+        translation.unread(&subject, whose, &remedy.unwrap_or_else(|| "keep it if another program does".to_owned()));
         meant.and_then(|meant| Some(APP.iter().find(|(variable, _)| *variable == meant)?.1))
     };
     let value = soketi::given(&variable.value);
     if default.zip(value).is_some_and(|(default, value)| value != default) {
         translation.unread_apps.push((subject, PLACE_OF_APP));
     }
-}
-
-/// Whether a value that counts to the letter has the quotes around it that Compose leaves there.
-fn is_quoted_text(means: &Means<'_>, value: &str) -> bool {
-    let (Means::Key(key) | Means::Fallback(key)) = means else { return false };
-    let is_text = ["apps.0.id", "apps.0.key", "apps.0.secret"].contains(key) || key.ends_with(".password");
-    is_text && soketi::unquoted(value) != value
 }
 
 /// The variables that name the default app, with Soketi's defaults.
@@ -115,14 +85,23 @@ const APP: [(&str, &str); 3] = [
 /// Soketi's name before 1.0, which it does not read any more.
 const UNPREFIXED: (&str, &str) = ("DEFAULT_APP_SECRET", "app-secret");
 
-/// Whether a variable is Soketi's or ours by its name.
+/// The start of laravel-websockets' names.
+const WEBSOCKETS: &str = "LARAVEL_WEBSOCKETS_";
+
+/// Whether a variable is Soketi's, laravel-websockets' or ours by its name.
 fn concerns_us(name: &str) -> bool {
-    name.starts_with("SOKETI_") || name.starts_with("GEMA_") || name == UNPREFIXED.0
+    ["SOKETI_", "GEMA_", WEBSOCKETS].iter().any(|start| name.starts_with(start)) || name == UNPREFIXED.0
+}
+
+/// Whether a variable is Reverb's by its name. Laravel's other variables of Redis count without Reverb, too.
+fn is_reverbs(name: &str) -> bool {
+    name.starts_with("REVERB_") || name == "REDIS_TIMEOUT"
 }
 
 /// Whether anything is read from a variable of that name.
 pub(in crate::config) fn is_read(name: &str) -> bool {
-    concerns_us(name) || LARAVEL.iter().any(|(laravels, _)| *laravels == name) || BROADCASTER.contains(&name)
+    let is_laravels = LARAVEL.iter().any(|(laravels, _)| *laravels == name) || BROADCASTER.contains(&name);
+    is_laravels || concerns_us(name) || is_reverbs(name) || LARAVEL_WEBSOCKETS.iter().any(|(other, _)| *other == name)
 }
 
 /// The variables that set `key`: Soketi's and Laravel's, where they have one, and ours.
@@ -150,7 +129,8 @@ fn known(keys: &[String]) -> BTreeMap<String, Means<'_>> {
     let own = keys.iter().map(|key| (own(key), Means::Key(key)));
     let laravels = LARAVEL.iter().map(|(name, key)| ((*name).to_owned(), Means::Fallback(key)));
     let broadcaster = BROADCASTER.iter().map(|name| ((*name).to_owned(), Means::Broadcaster));
-    soketis.chain(own).chain(laravels).chain(broadcaster).collect()
+    let websockets = LARAVEL_WEBSOCKETS.iter().map(|(name, means)| ((*name).to_owned(), *means));
+    soketis.chain(own).chain(laravels).chain(broadcaster).chain(websockets).collect()
 }
 
 /// Whether Kubernetes made the variable, which happens when a service is called `soketi` or `gema`.

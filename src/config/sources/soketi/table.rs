@@ -143,6 +143,31 @@ pub(in crate::config) const LARAVEL: [(&str, &str); 9] = [
 /// Laravel's names for the way of its events, the newer one first.
 pub(in crate::config) const BROADCASTER: [&str; 2] = ["BROADCAST_CONNECTION", "BROADCAST_DRIVER"];
 
+const WEBSOCKETS_PAGE: &str = "it is about laravel-websockets' own page; gema's is at /dashboard on metrics.port";
+const WEBSOCKETS_PORT: &str = "it is where laravel-websockets' own page connects, not where the server listens; set SOKETI_PORT or start with --port";
+const WEBSOCKETS_TLS: &str = "gema reads TLS by its own names; set SOKETI_SSL_CERT, SOKETI_SSL_KEY and SOKETI_SSL_PASS to the same, or remove it";
+const WEBSOCKETS_NODES: &str = "several nodes are switched on by gema's own name; set SOKETI_ADAPTER_DRIVER=redis";
+const WEBSOCKETS_REDIS: &str = "Redis has the address of REDIS_URL or REDIS_HOST";
+
+/// The variables of laravel-websockets, 1.x and 2.x, apart from those that are Laravel's. None of them sets anything:
+/// they are often left over in a `.env` of today.
+pub(in crate::config) const LARAVEL_WEBSOCKETS: [(&str, Means<'static>); 14] = [
+    ("LARAVEL_WEBSOCKETS_PORT", Parameter("6001", WEBSOCKETS_PORT)),
+    ("LARAVEL_WEBSOCKETS_DOMAIN", Parameter("", WEBSOCKETS_PAGE)),
+    ("LARAVEL_WEBSOCKETS_PATH", Parameter("", WEBSOCKETS_PAGE)),
+    ("LARAVEL_WEBSOCKETS_STATISTICS_DRIVER", Parameter("", MONITORING)),
+    ("LARAVEL_WEBSOCKETS_SSL_LOCAL_CERT", Parameter("", WEBSOCKETS_TLS)),
+    ("LARAVEL_WEBSOCKETS_SSL_CA", Parameter("", WEBSOCKETS_TLS)),
+    ("LARAVEL_WEBSOCKETS_SSL_LOCAL_PK", Parameter("", WEBSOCKETS_TLS)),
+    ("LARAVEL_WEBSOCKETS_SSL_PASSPHRASE", Parameter("", WEBSOCKETS_TLS)),
+    ("LARAVEL_WEBSOCKETS_REPLICATION_DRIVER", Parameter("local", WEBSOCKETS_NODES)),
+    ("LARAVEL_WEBSOCKETS_REPLICATION_CONNECTION", Parameter("default", WEBSOCKETS_REDIS)),
+    ("WEBSOCKETS_REPLICATION_MODE", Parameter("local", WEBSOCKETS_NODES)),
+    ("WEBSOCKETS_REDIS_REPLICATION_CONNECTION", Parameter("default", WEBSOCKETS_REDIS)),
+    ("PUSHER_APP_HOST", Parameter("", WEBSOCKETS_PAGE)),
+    ("PUSHER_APP_PATH", Parameter("", WEBSOCKETS_PAGE)),
+];
+
 /// Every variable of Soketi 1.6.1 without the `SOKETI_` before it, and every option as it is called in a file.
 /// An option without a variable has no name there.
 #[rustfmt::skip]
