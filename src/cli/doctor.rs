@@ -9,6 +9,7 @@ mod exchange;
 mod files;
 mod ingest;
 mod laravel;
+mod names;
 mod redis;
 mod report;
 mod route;
@@ -77,8 +78,8 @@ pub(super) fn run(options: &Options, files: &[PathBuf]) -> anyhow::Result<ExitCo
 
 async fn examine(options: &Options, files: &[PathBuf]) -> anyhow::Result<bool> {
     let url = options.url.as_deref().map(Target::parse).transpose()?;
-    let mut report = Report::new(options.json);
     let (case, steps) = gather(options, files);
+    let mut report = Report::new(options.json, case.laravel.as_ref().map(Laravel::names).unwrap_or_default());
     report.add(steps)?;
     let Targets { pages, laravel } = Targets::gather(url, case.laravel.as_ref(), &case.config);
     let credentials = Credentials::gather(case.laravel.as_ref(), case.has_config.then_some(&case.config));

@@ -1,5 +1,6 @@
 //! Laravel's `.env` and gema's configuration themselves.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::redis_server::free_port;
@@ -87,7 +88,7 @@ async fn a_broadcaster_that_does_not_reach_gema_is_named() {
     found.names(&[("env", "broadcast_log")]).says("BROADCAST_CONNECTION=log").passes(&["signature"]);
     broadcaster("BROADCAST_DRIVER=null").await.names(&[("env", "broadcast_null")]);
     broadcaster("").await.names(&[("env", "broadcast_null")]).says("BROADCAST_CONNECTION is not set");
-    broadcaster("BROADCAST_CONNECTION=reverb").await.names(&[("env", "broadcast_other")]);
+    broadcaster("BROADCAST_CONNECTION=ably").await.names(&[("env", "broadcast_other")]);
     broadcaster("BROADCAST_CONNECTION=redis").await.names(&[("env", "broadcast_redis_without_ingest")]);
 }
 
@@ -116,4 +117,41 @@ async fn a_fault_of_the_configuration_hides_no_other_step() {
     let config = configuration(server.address, "backlog = 0");
     let diagnosis = Case::empty().laravel(server.address, "").config(&config).diagnose().await;
     diagnosis.names(&[("config", "configuration_faults")]).says("server.backlog").passes(&["connect", "signature"]);
+}
+
+/// The `.env` of Reverb's installer, for a server at this address; with `PUSHER_*` of another service left over.
+fn reverb(address: SocketAddr, more: &str) -> Case {
+    let (host, port) = (address.ip(), address.port());
+    Case::empty().env(&format!(
+        "BROADCAST_CONNECTION=reverb\nPUSHER_APP_KEY=old\nREVERB_APP_ID=app-id\nREVERB_APP_KEY=app-key\n\
+         REVERB_APP_SECRET=app-secret\nREVERB_HOST={host}\nREVERB_PORT={port}\nREVERB_SCHEME=http\n\
+         VITE_REVERB_APP_KEY=\"${{REVERB_APP_KEY}}\"\nVITE_REVERB_HOST=\"${{REVERB_HOST}}\"\n\
+         VITE_REVERB_PORT=\"${{REVERB_PORT}}\"\nVITE_REVERB_SCHEME=\"${{REVERB_SCHEME}}\"\n{more}\n"
+    ))
+}
+
+#[tokio::test]
+async fn reverbs_names_are_tested_as_those_of_pusher_are() {
+    let server = gema(&[]).await;
+    let right = reverb(server.address, "").diagnose().await;
+    right.names(&[]).says("BROADCAST_CONNECTION=reverb, app app-id").passes(&["env", "connect", "signature"]);
+    let wrong = reverb(server.address, "REVERB_APP_SECRET=other-secret").diagnose().await;
+    wrong.names(&[("signature", "wrong_secret")]).says("set REVERB_APP_SECRET to the secret of the app");
+    let wrong = reverb(server.address, "VITE_REVERB_APP_KEY=old").diagnose().await;
+    wrong.names(&[("connect", "unknown_key")]).says("set REVERB_APP_KEY, and VITE_REVERB_APP_KEY");
+    let wrong = reverb(server.address, "REVERB_SCHEME=https").diagnose().await;
+    wrong.names(&[("tls", "env_other_scheme")]).says("REVERB_SCHEME is https");
+    let case = reverb(server.address, "REVERB_HOST=").config(&configuration(server.address, ""));
+    case.diagnose().await.names(&[("env", "env_no_host")]).says("has no REVERB_HOST");
+    let missing = reverb(server.address, "REVERB_APP_SECRET=").diagnose().await;
+    missing.names(&[("env", "env_incomplete")]).says("REVERB_APP_SECRET is missing");
+    let silent = reverb(server.address, "BROADCAST_CONNECTION=log\nPUSHER_APP_KEY=").diagnose().await;
+    silent.names(&[("env", "broadcast_log")]).says("set BROADCAST_CONNECTION=reverb").passes(&["signature"]);
+}
+
+#[tokio::test]
+async fn a_path_of_reverb_is_part_of_the_address() {
+    let server = gema(&[("SOKETI_PATH_PREFIX", "/ws")]).await;
+    reverb(server.address, "REVERB_SERVER_PATH=ws").diagnose().await.names(&[]).passes(&["connect", "signature"]);
+    reverb(server.address, "").diagnose().await.names(&[("connect", "path_prefix"), ("apps", "path_prefix")]);
 }

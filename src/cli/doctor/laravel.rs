@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::cli::doctor::cause::Cause;
+use crate::cli::doctor::names::Names;
 use crate::cli::doctor::report::Step;
 use crate::config;
 use crate::config::Secret;
@@ -16,8 +17,11 @@ use crate::config::Secret;
 const STEP: &str = "env";
 
 /// Variables that belong to Laravel's broadcasting. In a container they are in the environment, without a file.
-const OURS: [&str; 8] =
-    ["PUSHER_", "VITE_PUSHER_", "MIX_PUSHER_", "BROADCAST_", "REDIS_HOST", "REDIS_PORT", "REDIS_PREFIX", "APP_"];
+#[rustfmt::skip]
+const OURS: [&str; 10] = [
+    "PUSHER_", "VITE_PUSHER_", "MIX_PUSHER_", "REVERB_", "VITE_REVERB_", "BROADCAST_", "REDIS_HOST", "REDIS_PORT",
+    "REDIS_PREFIX", "APP_",
+];
 
 /// Laravel's variables.
 #[derive(Debug, Default)]
@@ -50,7 +54,7 @@ impl Laravel {
             environment.iter().filter(|(name, _)| of_process(name)).map(|(name, value)| (name.clone(), value.clone())),
         );
         // Not PUSHER_APP_ID and the like: gema's own environment may have them, too.
-        let marks = ["BROADCAST_", "PUSHER_HOST", "VITE_PUSHER_", "MIX_PUSHER_", "APP_KEY"];
+        let marks = ["BROADCAST_", "PUSHER_HOST", "VITE_PUSHER_", "MIX_PUSHER_", "VITE_REVERB_", "APP_KEY"];
         let is_laravels = |name: &String| marks.iter().any(|mark| name.starts_with(mark));
         if !variables.keys().any(is_laravels) {
             let reason = match variables.is_empty() {
@@ -69,9 +73,25 @@ impl Laravel {
         Some(value).filter(|value| !["", "null", "(null)", "empty", "(empty)"].contains(value))
     }
 
+    /// The value of a name that begins as [`Laravel::names`] says.
+    pub(super) fn of_app(&self, rest: &str) -> Option<&str> {
+        self.get(&format!("{}_{rest}", self.names().start()))
+    }
+
     /// The secret of the app.
     pub(super) fn secret(&self) -> Option<Secret> {
-        self.get("PUSHER_APP_SECRET").map(Secret::new)
+        self.of_app("APP_SECRET").map(Secret::new)
+    }
+
+    /// The names of the app and of its address: those of the broadcaster, or of the app that is there.
+    pub(super) fn names(&self) -> Names {
+        let has_reverb_alone = self.get("PUSHER_APP_KEY").is_none() && self.get("REVERB_APP_KEY").is_some();
+        match self.broadcaster().value {
+            "reverb" => Names::Reverb,
+            "pusher" => Names::Pusher,
+            _ if has_reverb_alone => Names::Reverb,
+            _ => Names::Pusher,
+        }
     }
 
     /// The broadcaster; Laravel's own default is `null`.
@@ -83,7 +103,7 @@ impl Laravel {
 
     /// Whether Laravel publishes through the HTTP API.
     fn uses_api(&self) -> bool {
-        self.broadcaster().value == "pusher"
+        ["pusher", "reverb"].contains(&self.broadcaster().value)
     }
 
     /// The beginnings that the names of Laravel's Redis channels may have: the one that is set, or those that Laravel
@@ -115,7 +135,7 @@ impl Laravel {
             "log" => Some(Cause::BroadcastLog),
             "null" => Some(Cause::BroadcastNull),
             "redis" if listens == Some(false) => Some(Cause::BroadcastRedis),
-            "pusher" | "redis" => None,
+            "pusher" | "reverb" | "redis" => None,
             _ => Some(Cause::BroadcastOther),
         };
         steps.extend(wrong.map(|cause| Step::failed(STEP, cause, &*is)));
@@ -123,17 +143,17 @@ impl Laravel {
             let reason = "Laravel publishes to Redis; whether gema listens there is in its configuration: --config";
             steps.push(Step::skipped(STEP, reason));
         }
-        let names = ["PUSHER_APP_ID", "PUSHER_APP_KEY", "PUSHER_APP_SECRET"];
-        let missing: Vec<&str> = names.into_iter().filter(|name| self.get(name).is_none()).collect();
+        let names = ["APP_ID", "APP_KEY", "APP_SECRET"].into_iter().filter(|name| self.of_app(name).is_none());
+        let missing: Vec<String> = names.map(|name| format!("{}_{name}", self.names().start())).collect();
         // A publisher through Redis needs no app.
         if !missing.is_empty() && value != "redis" {
             steps.push(Step::failed(STEP, Cause::EnvIncomplete, format!("{} is missing", missing.join(", "))));
         }
-        if self.get("PUSHER_HOST").is_none() && self.uses_api() {
+        if self.of_app("HOST").is_none() && self.uses_api() {
             steps.push(Step::failed(STEP, Cause::EnvNoHost, ""));
         }
         if steps.is_empty() {
-            let app = self.get("PUSHER_APP_ID").map_or(String::new(), |id| format!(", app {id}"));
+            let app = self.of_app("APP_ID").map_or(String::new(), |id| format!(", app {id}"));
             steps.push(Step::passed(STEP, format!("{}: {is}{app}", self.file)));
         }
         steps

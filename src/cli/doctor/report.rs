@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::doctor::cause::Cause;
+use crate::cli::doctor::names::Names;
 
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,20 +50,21 @@ impl Step {
     }
 
     /// A line; two for a failed step. `name` is that of the step, or of several.
-    fn text(&self, name: &str) -> String {
+    fn text(&self, name: &str, laravels: Names) -> String {
         match &self.outcome {
             Outcome::Passed(text) => format!("✓ {name:<10} {}", visible(text)),
             Outcome::Skipped(reason) => format!("– {name:<10} {}", visible(reason)),
             Outcome::Failed(cause, detail) => {
                 let detail = visible(detail);
                 let gap = if detail.is_empty() { "" } else { ": " };
-                let (sentence, label, fix) = (cause.sentence(), cause.name(), cause.remedy());
+                let (label, sentence, fix) =
+                    (cause.name(), laravels.put_into(cause.sentence()), laravels.put_into(cause.remedy()));
                 format!("✗ {name:<10} {sentence}{gap}{detail} [{label}]\n  {:<10} {fix}", "fix")
             }
         }
     }
 
-    fn json(&self, subject: &Subject) -> Value {
+    fn json(&self, subject: &Subject, laravels: Names) -> Value {
         let (step, Subject { address, side }) = (self.name, subject);
         match &self.outcome {
             Outcome::Passed(text) => {
@@ -77,9 +79,9 @@ impl Step {
                 "side": side,
                 "state": "failed",
                 "cause": cause.name(),
-                "text": cause.sentence(),
+                "text": laravels.put_into(cause.sentence()),
                 "detail": detail,
-                "fix": cause.remedy(),
+                "fix": laravels.put_into(cause.remedy()),
             }),
         }
     }
@@ -112,14 +114,16 @@ impl Subject {
 #[derive(Debug)]
 pub(super) struct Report {
     as_json: bool,
+    /// For texts about Laravel's variables.
+    laravels: Names,
     subject: Subject,
     steps: Vec<Value>,
     failed: usize,
 }
 
 impl Report {
-    pub(super) fn new(as_json: bool) -> Self {
-        Self { as_json, subject: Subject::default(), steps: Vec::new(), failed: 0 }
+    pub(super) fn new(as_json: bool, laravels: Names) -> Self {
+        Self { as_json, laravels, subject: Subject::default(), steps: Vec::new(), failed: 0 }
     }
 
     /// The next steps are about this.
@@ -132,13 +136,13 @@ impl Report {
     pub(super) fn add(&mut self, steps: impl IntoIterator<Item = Step>) -> io::Result<()> {
         let steps: Vec<Step> = steps.into_iter().collect();
         self.failed += steps.iter().filter(|step| step.has_failed()).count();
-        self.steps.extend(steps.iter().map(|step| step.json(&self.subject)));
+        self.steps.extend(steps.iter().map(|step| step.json(&self.subject, self.laravels)));
         if !self.as_json {
             // Steps that are skipped for the same reason share a line.
             for same in steps.chunk_by(|one, other| one.outcome == other.outcome && one.is_skipped()) {
                 let names: Vec<&str> = same.iter().map(|step| step.name).collect();
                 let colon = if same.len() > 1 { ":" } else { "" };
-                print(&same[0].text(&format!("{}{colon}", names.join(", "))))?;
+                print(&same[0].text(&format!("{}{colon}", names.join(", ")), self.laravels))?;
             }
         }
         Ok(())
@@ -177,11 +181,11 @@ mod tests {
     #[test]
     fn a_failed_step_has_a_line_for_the_cause_and_one_for_the_fix() {
         let step = Step::failed("port", Cause::PortClosed, "127.0.0.1:1");
-        let text = step.text(step.name);
+        let text = step.text(step.name, Names::Pusher);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "✗ port       nothing listens on this port: 127.0.0.1:1 [port_closed]");
         assert_eq!(lines[1], format!("  fix        {}", Cause::PortClosed.remedy()));
-        assert_eq!(step.json(&Subject::default())["cause"], "port_closed");
+        assert_eq!(step.json(&Subject::default(), Names::Pusher)["cause"], "port_closed");
     }
 
     #[test]
@@ -191,7 +195,7 @@ mod tests {
             Step::skipped("ready", "a\u{1b}[2Jb\nc"),
             Step::failed("ready", Cause::ServerDegraded, "a\u{1b}[2Jb\nc"),
         ] {
-            let text = step.text(step.name);
+            let text = step.text(step.name, Names::Pusher);
             assert!(text.contains("a\u{fffd}[2Jb\u{fffd}c") && !text.contains('\u{1b}'), "{text:?}");
         }
     }

@@ -10,6 +10,7 @@ use anyhow::bail;
 use reqwest::Url;
 
 use crate::cli::doctor::laravel::Laravel;
+use crate::cli::doctor::names::Names;
 use crate::config::Config;
 use crate::config::Secret;
 
@@ -83,7 +84,11 @@ impl Target {
         let tls = laravel.get(&format!("{start}_SCHEME")).is_none_or(|scheme| scheme == "https");
         let port = laravel.get(&format!("{start}_PORT")).and_then(|port| port.parse().ok());
         let port = port.unwrap_or(if tls { 443 } else { 80 });
-        Some(Self { host, port, tls, prefix: String::new(), source: Source::Laravel(start) })
+        // Laravel's own configuration of Reverb publishes below this path.
+        let path = laravel.get("REVERB_SERVER_PATH").filter(|_| start.ends_with("REVERB")).unwrap_or_default();
+        let path = path.trim_matches('/');
+        let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
+        Some(Self { host, port, tls, prefix, source: Source::Laravel(start) })
     }
 
     /// The address of this configuration's server.
@@ -129,8 +134,11 @@ impl Targets {
     /// missing, and gema's configuration for both.
     pub(super) fn gather(url: Option<Target>, laravel: Option<&Laravel>, config: &Config) -> Self {
         let of = |start| laravel.and_then(|laravel| Target::of_laravel(laravel, start));
-        let publishes = of("PUSHER");
-        let pages = url.or_else(|| of("VITE_PUSHER")).or_else(|| of("MIX_PUSHER")).or_else(|| publishes.clone());
+        let (publishes, pages) = match laravel.map(Laravel::names).unwrap_or_default() {
+            Names::Pusher => (of("PUSHER"), of("VITE_PUSHER").or_else(|| of("MIX_PUSHER"))),
+            Names::Reverb => (of("REVERB"), of("VITE_REVERB")),
+        };
+        let pages = url.or(pages).or_else(|| publishes.clone());
         let pages = pages.unwrap_or_else(|| Target::of_config(config));
         let laravel = publishes.filter(|publishes| !publishes.is_same_place(&pages));
         Self { pages, laravel }
@@ -140,11 +148,18 @@ impl Targets {
 impl Credentials {
     /// Laravel's, or those of the first app of the configuration. `config` is `None` where none was found.
     pub(super) fn gather(laravel: Option<&Laravel>, config: Option<&Config>) -> Self {
-        if let Some(laravel) = laravel.filter(|laravel| laravel.get("PUSHER_APP_KEY").is_some()) {
-            let get = |name| laravel.get(name).map(str::to_owned);
-            let key = get("PUSHER_APP_KEY");
-            let page_key = get("VITE_PUSHER_APP_KEY").or_else(|| get("MIX_PUSHER_APP_KEY")).or_else(|| key.clone());
-            return Self { id: get("PUSHER_APP_ID"), key, page_key, secret: laravel.secret(), are_laravels: true };
+        if let Some(laravel) = laravel.filter(|laravel| laravel.of_app("APP_KEY").is_some()) {
+            let start = laravel.names().start();
+            let of_page = |tool: &str| laravel.get(&format!("{tool}_{start}_APP_KEY")).map(str::to_owned);
+            let key = laravel.of_app("APP_KEY").map(str::to_owned);
+            let page_key = of_page("VITE").or_else(|| of_page("MIX")).or_else(|| key.clone());
+            return Self {
+                id: laravel.of_app("APP_ID").map(str::to_owned),
+                key,
+                page_key,
+                secret: laravel.secret(),
+                are_laravels: true,
+            };
         }
         let app = config.and_then(|config| config.apps().into_iter().find(|app| app.enabled));
         app.and_then(|app| {

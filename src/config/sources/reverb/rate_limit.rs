@@ -42,7 +42,7 @@ impl<'a> RateLimit<'a> {
         }
         let (Some(attempts), Some(seconds)) = (attempts, seconds) else { return };
         let rate = attempts.div_ceil(seconds);
-        let Setting { subject, origin, .. } = self.0.get(ATTEMPTS).unwrap_or(enabled);
+        let Setting { subject, origin, .. } = enabled;
         translation.set(subject, "limits.max_client_events_per_second", origin.value(i64::from(rate)));
         if seconds > 1 {
             let text = format!(
