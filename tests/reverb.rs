@@ -207,6 +207,7 @@ fn numbers_have_reverbs_units() {
     assert_eq!(limit(&[]), (1, 1), "60 in 60 s");
     assert_eq!(limit(&[(attempts, "61")]), (2, 1), "rounded up");
     assert_eq!(limit(&[(attempts, "20"), (seconds, "1")]), (20, 0), "exact, so no warning");
+    assert_eq!(limit(&[(attempts, "'20'"), (seconds, "'1'")]), (20, 0), "as a list of Compose may have it");
     let idle = load(&[&APP[..], &[(attempts, "20")]].concat()).unwrap();
     assert_eq!(
         sentences(&idle.warnings),
@@ -272,6 +273,9 @@ fn who_names_the_app_decides_whether_reverbs_names_count() {
     let broadcaster = |name| [("BROADCAST_CONNECTION", name)];
     assert_eq!(by(&[&APP]), ("1".to_owned(), 8080, String::new()));
     assert_eq!(by(&[&APP, &broadcaster("log")]), ("1".to_owned(), 8080, String::new()));
+    // As the `.env` of a new application of Laravel 10 has them.
+    let empty = [("PUSHER_APP_ID", ""), ("PUSHER_APP_KEY", "null"), ("PUSHER_APP_SECRET", " ")];
+    assert_eq!(by(&[&APP, &empty]), ("1".to_owned(), 8080, String::new()));
     let (id, port, warning) = by(&[&APP, &PUSHER]);
     assert_eq!((id.as_str(), port), ("2", 6001));
     assert!(
@@ -388,10 +392,14 @@ fn folder(test: &str) -> PathBuf {
     folder
 }
 
+/// Opens the operator's page.
+const TOKEN: &str = "token-of-the-test";
+
 fn command(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gema"));
-    let quiet = [("GEMA_METRICS_PORT", "0"), ("GEMA_LOG_FORMAT", "json"), ("GEMA_SERVER_WORKERS", "1")];
-    command.args(words).current_dir(folder).env_clear().envs(quiet);
+    let places = [("GEMA_METRICS_HOST", "127.0.0.1"), ("GEMA_METRICS_PORT", "0"), ("GEMA_DASHBOARD_TOKEN", TOKEN)];
+    let quiet = [("GEMA_LOG_FORMAT", "json"), ("GEMA_SERVER_WORKERS", "1")];
+    command.args(words).current_dir(folder).env_clear().envs(places).envs(quiet);
     command
 }
 
@@ -418,13 +426,13 @@ fn start(folder: &Path, words: &[&str]) -> (Running, Vec<Json>, String) {
     (server, log, address)
 }
 
-/// The answer to a request on a connection of its own.
-fn answer(address: &str, path: &str, headers: &str) -> String {
+/// The answer to a request on a connection of its own, as far as `end`.
+fn answer(address: &str, path: &str, headers: &str, end: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").unwrap();
     let mut heard = Vec::new();
-    while !String::from_utf8_lossy(&heard).contains(['}', 'O']) {
+    while !String::from_utf8_lossy(&heard).contains(end) {
         let mut piece = [0; 1024];
         let read = stream.read(&mut piece).unwrap();
         assert_ne!(read, 0, "{}", String::from_utf8_lossy(&heard));
@@ -455,16 +463,23 @@ fn the_options_of_reverb_start_and_websockets_serve_start_the_server() {
     assert!(has("WARN", "--hostname has no effect, because gema answers to every name"), "{log:?}");
     assert!(has("INFO", "Reverb's variables such as REVERB_APP_KEY configure this server: it listens on port 0"));
     assert!(!has("WARN", "REVERB_SERVER_PORT"), "an option wins without a word, as with Reverb");
-    assert!(answer(&address, "/ws/app/shop-key?protocol=7", UPGRADE).contains("pusher:connection_established"));
+    assert!(answer(&address, "/ws/app/shop-key?protocol=7", UPGRADE, "}").contains("pusher:connection_established"));
     for path in ["/ws/up", "/ws/health"] {
-        assert!(answer(&address, path, "").starts_with("HTTP/1.1 200 OK"), "{path}");
+        assert!(answer(&address, path, "", "\r\n\r\nOK").starts_with("HTTP/1.1 200 OK"), "{path}");
+    }
+    let ready = log.iter().find(|line| line["message"] == "ready").unwrap();
+    let page = ready["metrics_address"].as_str().unwrap();
+    let authorization = format!("Authorization: Bearer {TOKEN}\r\n");
+    let shown = answer(page, "/ws/dashboard/api/state", &authorization, "REVERB_SCHEME=http");
+    for line in ["broadcaster: 'reverb'", "BROADCAST_CONNECTION=reverb\\nREVERB_APP_ID=1\\nREVERB_APP_KEY=shop-key"] {
+        assert!(shown.contains(line), "{line}: {shown}");
     }
 
     let words = ["start", "--host", "127.0.0.1", "--port", "0", "--disable-statistics", "--statistics-interval=5"];
     let (_server, log, address) = start(&folder, &words);
     let warnings = log.iter().filter(|line| line["level"] == "WARN").count();
     assert_eq!(warnings, 2, "{log:?}");
-    assert!(answer(&address, "/app/shop-key?protocol=7", UPGRADE).contains("pusher:connection_established"));
+    assert!(answer(&address, "/app/shop-key?protocol=7", UPGRADE, "}").contains("pusher:connection_established"));
 }
 
 #[test]

@@ -171,16 +171,23 @@ impl Dashboard {
             .map_or((String::new(), String::new()), |app| (app.id.clone(), app.keys[0].key.clone()));
         let (host, port, path) = (public_host(self.config.server.host), self.port, &self.config.server.path_prefix);
         let scheme = if self.config.tls.is_enabled() { "https" } else { "http" };
-        let path_lines = if path.is_empty() { String::new() } else { format!("PUSHER_PATH={path}\n") };
+        // The names that this server has its app by.
+        let has_reverbs =
+            |(key, _, origin): &(String, Value, String)| key == "apps.0.key" && origin.ends_with("REVERB_APP_KEY");
+        let (names, broadcaster, path_name) = match settings.listed.iter().any(has_reverbs) {
+            true => ("REVERB", "reverb", "REVERB_SERVER_PATH"),
+            false => ("PUSHER", "pusher", "PUSHER_PATH"),
+        };
+        let path_lines = if path.is_empty() { String::new() } else { format!("{path_name}={path}\n") };
         let ws_path = if path.is_empty() { String::new() } else { format!("    wsPath: '{path}',\n") };
         let is_tls = self.config.tls.is_enabled();
         json!({
             "env": format!(
-                "BROADCAST_CONNECTION=pusher\nPUSHER_APP_ID={id}\nPUSHER_APP_KEY={key}\nPUSHER_APP_SECRET=…\n\
-                 PUSHER_HOST={host}\nPUSHER_PORT={port}\nPUSHER_SCHEME={scheme}\n{path_lines}"
+                "BROADCAST_CONNECTION={broadcaster}\n{names}_APP_ID={id}\n{names}_APP_KEY={key}\n{names}_APP_SECRET=…\n\
+                 {names}_HOST={host}\n{names}_PORT={port}\n{names}_SCHEME={scheme}\n{path_lines}"
             ),
             "echo": format!(
-                "new Echo({{\n    broadcaster: 'pusher',\n    key: '{key}',\n    cluster: 'mt1',\n    wsHost: '{host}',\n    \
+                "new Echo({{\n    broadcaster: '{broadcaster}',\n    key: '{key}',\n    cluster: 'mt1',\n    wsHost: '{host}',\n    \
                  wsPort: {port},\n    wssPort: {port},\n{ws_path}    forceTLS: {is_tls},\n    \
                  enabledTransports: ['ws', 'wss'],\n}});\n"
             ),

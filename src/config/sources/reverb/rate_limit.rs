@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::settings::values::boolean;
-use crate::config::sources::soketi::{Setting, Translation};
+use crate::config::sources::soketi::{Setting, Translation, unquoted};
 
 pub(super) const ENABLED: &str = "REVERB_APP_RATE_LIMITING_ENABLED";
 pub(super) const ATTEMPTS: &str = "REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS";
@@ -55,7 +55,7 @@ impl<'a> RateLimit<'a> {
 
     fn is_true(&self, name: &str, translation: &mut Translation) -> bool {
         let Some(Setting { subject, value, .. }) = self.0.get(name) else { return false };
-        boolean(value).unwrap_or_else(|| {
+        boolean(unquoted(value)).unwrap_or_else(|| {
             translation.faults.push(subject.fault(format!("is {value:?}; it must be true or false")));
             false
         })
@@ -64,7 +64,7 @@ impl<'a> RateLimit<'a> {
     /// The number, or Reverb's default; `None` with a fault if it is none.
     fn number(&self, name: &str, least: u32, translation: &mut Translation) -> Option<u32> {
         let Some(Setting { subject, value, .. }) = self.0.get(name) else { return Some(DEFAULT) };
-        let number = value.trim().parse().ok().filter(|number| *number >= least);
+        let number = unquoted(value).trim().parse().ok().filter(|number| *number >= least);
         if number.is_none() {
             let text = format!("is {value:?}; it must be a whole number, {least} or more");
             translation.faults.push(subject.fault(text));
