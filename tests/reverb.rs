@@ -312,8 +312,10 @@ fn soketis_and_gemas_own_names_win_one_by_one() {
     let own = [("SOKETI_PORT", "7001"), ("GEMA_CLUSTER_NAME", "own"), ("GEMA_LIMITS_ENABLE_CLIENT_MESSAGES", "false")];
     let reverbs =
         [("REVERB_SERVER_PORT", "9000"), ("REVERB_SCALING_ENABLED", "true"), ("REVERB_SCALING_CHANNEL", "shop")];
-    let loaded = load(&[&APP[..], &own, &reverbs].concat()).unwrap();
+    let of_app = [("SOKETI_DEFAULT_APP_MAX_CONNS", "5"), ("REVERB_APP_MAX_CONNECTIONS", "7")];
+    let loaded = load(&[&APP[..], &own, &reverbs, &of_app].concat()).unwrap();
     let config = &loaded.config;
+    assert_eq!((config.apps()[0].id.as_str(), config.apps()[0].limits.max_connections), ("1", 5));
     assert_eq!((config.server.port, config.cluster.name.as_str()), (7001, "own"));
     assert!(!config.apps()[0].limits.enable_client_messages);
     assert_eq!(

@@ -89,7 +89,7 @@ pub(in crate::config) struct Others<'a> {
     pub(in crate::config) broadcaster: Option<&'a str>,
 }
 
-/// The values of Reverb's variables; none if another source names the app, which is then warned of.
+/// The values of Reverb's variables; none, with one warning, if another source names the app.
 pub(in crate::config) fn read(variables: &[Variable], others: &Others<'_>) -> Translation {
     let given: Vec<Given<'_>> = variables.iter().filter_map(Given::of).collect();
     let mut translation = Translation::default();
@@ -238,7 +238,7 @@ impl<'a> Given<'a> {
 fn outweighed(given: &[Given<'_>], others: &Others<'_>) -> Option<String> {
     let app: BTreeMap<&str, &str> = of_app(given).collect();
     if app.is_empty() {
-        return Some(format!("none of {} is set, and another app is served; set them, too", APP.join(", ")));
+        return Some(format!("none of {} is set; set them, or gema's own names", APP.join(", ")));
     }
     if let Some(other) = laravel::app_of(others.root) {
         return Some(format!("{other} decides about the app; set gema's own names instead, such as SOKETI_PORT"));
@@ -247,7 +247,7 @@ fn outweighed(given: &[Given<'_>], others: &Others<'_>) -> Option<String> {
     let name = Origin::of(pushers.first()?.1)?;
     if others.broadcaster != Some("reverb") {
         return Some(format!(
-            "{name} names the app; set BROADCAST_CONNECTION=reverb if Laravel publishes as that of Reverb, or remove them"
+            "{name} names the app; set BROADCAST_CONNECTION=reverb if Laravel publishes through Reverb, or remove them"
         ));
     }
     // An installation that has run with these names has gema's own port.

@@ -53,8 +53,11 @@ const PLACE_OF_APP: &str = "set SOKETI_DEFAULT_APP_ID, SOKETI_DEFAULT_APP_KEY an
 /// One of Soketi's variables may be another program's, or nobody's; ours are only ours.
 fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) {
     let (name, subject) = (&variable.name, variable.subject());
-    let websockets = LARAVEL_WEBSOCKETS.iter().map(|(name, _)| (*name).to_owned());
-    let names: Vec<String> = keys.iter().map(|key| own(key)).chain(soketis()).chain(websockets).collect();
+    let is_of_websockets = name.starts_with(WEBSOCKETS);
+    let names: Vec<String> = match is_of_websockets {
+        true => LARAVEL_WEBSOCKETS.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        false => keys.iter().map(|key| own(key)).chain(soketis()).collect(),
+    };
     let names = names.iter().map(String::as_str);
     if name.starts_with("GEMA_") {
         let otherwise = if variable.line.is_some() { "remove it" } else { "unset it" };
@@ -66,7 +69,7 @@ fn unknown(translation: &mut Translation, variable: &Variable, keys: &[String]) 
     } else {
         let meant = nearest(name, names);
         let remedy = meant.as_ref().map(|meant| format!("did you mean {meant}?"));
-        let whose = if name.starts_with(WEBSOCKETS) { "laravel-websockets" } else { "Soketi" };
+        let whose = if is_of_websockets { "laravel-websockets" } else { "Soketi" };
         translation.unread(&subject, whose, &remedy.unwrap_or_else(|| "keep it if another program does".to_owned()));
         meant.and_then(|meant| Some(APP.iter().find(|(variable, _)| *variable == meant)?.1))
     };
