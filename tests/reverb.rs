@@ -339,17 +339,21 @@ fn leftovers_change_nothing_for_whoever_has_run_soketi_or_gema() {
         .collect();
     let file = folder.join("gema.toml");
     fs::write(&file, "[[apps]]\nid = \"4\"\nkey = \"f-key\"\nsecret = \"hush-4\"\n").unwrap();
+    let soketis = folder.join("soketi.json");
+    let apps = r#"{"appManager.array.apps": [{"id": "5", "key": "j-key", "secret": "hush-5"}], "port": 6003}"#;
+    fs::write(&soketis, apps).unwrap();
     let database = [("SOKETI_APP_MANAGER_DRIVER", "mysql"), ("SOKETI_PORT", "6002")];
     let same_app = [("PUSHER_APP_ID", "7"), ("PUSHER_APP_KEY", "007"), ("PUSHER_APP_SECRET", "other")];
     let reverb = ("BROADCAST_CONNECTION", "reverb");
     let pusher = ("BROADCAST_CONNECTION", "pusher");
-    let cases: [(&[PathBuf], Vec<Pair<'_>>); 7] = [
+    let cases: [(&[PathBuf], Vec<Pair<'_>>); 8] = [
         (&[], PUSHER.to_vec()),
         (&[], [&PUSHER[..], &[pusher]].concat()),
         (&[], [&same_app[..], &[reverb]].concat()),
         (&[], [&SOKETI[..], &[reverb]].concat()),
         (&[], database.to_vec()),
         (std::slice::from_ref(&file), vec![reverb]),
+        (std::slice::from_ref(&soketis), vec![reverb]),
         (&[], vec![SOKETI[1], ("SOKETI_HOST", "127.0.0.1")]),
     ];
     for (files, before) in cases {
