@@ -11,6 +11,11 @@ const RUNS = Number(process.env.HISTORY_RUNS ?? 1);
 const PER_SECOND = 200;
 /** After that a request that was not answered with 200 is sent again. */
 const RETRY_MS = 50;
+/**
+ * An event that came longer before the end of its connection does not come again: the line stalls for 1.5 s at most
+ * (`breakLine`), and another node knows a place that is three seconds old.
+ */
+const TWICE_MS = 5_000;
 /** A node that is killed may take along events that it has accepted this shortly before. */
 const LOST_MS = 1_000;
 
@@ -139,7 +144,7 @@ export class Page {
     [this.pusher, this.channel] = [pusher, channel];
     pusher.connection.bind('connected', () => this.connections.push([]));
     pusher.connection.bind('failed', () => this.#load(load));
-    channel.bind(EVENT, (event) => this.connections.at(-1).push(event));
+    channel.bind(EVENT, (event) => this.connections.at(-1).push({ ...event, at: performance.now() }));
     channel.bind(GAP, (gap) => this.connections.at(-1).push({ ...gap, at: performance.now() }));
   }
 
@@ -183,7 +188,8 @@ export class Page {
     const twice = all.filter(({ sequence }) => sequence !== undefined).length - events;
     const connections = this.connections.length;
     const late = lateConnections(this.connections);
-    return { wrong, isComplete: missing.length <= told, connections, twice, told, late, ...figures };
+    const oldestTwiceMs = oldestTwice(this.connections);
+    return { wrong, isComplete: missing.length <= told, connections, twice, oldestTwiceMs, told, late, ...figures };
   }
 }
 
@@ -202,6 +208,22 @@ function wrongOrder(connection, nth, isEarly) {
     latest.set(sequence, Math.max(before, number));
   }
   return wrong;
+}
+
+/** Of the events that came twice, how long before the end of its connection the oldest one came the first time, in ms. */
+function oldestTwice(connections) {
+  const latest = new Map();
+  let oldest = 0;
+  for (const connection of connections) {
+    const lastAt = connection.at(-1)?.at;
+    for (const { sequence, number, at } of connection) {
+      if (sequence === undefined) continue;
+      const event = `${sequence}:${number}`;
+      oldest = Math.max(oldest, latest.get(event) ?? 0);
+      latest.set(event, lastAt - at);
+    }
+  }
+  return oldest;
 }
 
 /** How many connections began with a hole that no gap told: it was filled or told later. */
@@ -279,8 +301,8 @@ export async function scenario(t, seed, { channels, open, living, breakNodes = (
   const checked = check();
   const events = sequences().reduce((sum, { accepted }) => sum + accepted.length, 0);
   console.log(`HISTORY_SEED=${seed}: ${events} events in ${sequences().length} sequences, the last ones came within ${lateMs.toFixed(0)} ms`);
-  for (const { connections, late, twice, told, unknown, covered, lost } of checked) {
-    console.log(`  ${connections} connections, ${late} late: ${twice} came twice, ${told} told as missed, ${covered} missing before ` +
+  for (const { connections, late, twice, oldestTwiceMs, told, unknown, covered, lost } of checked) {
+    console.log(`  ${connections} connections, ${late} late: ${twice} came twice (${oldestTwiceMs.toFixed(0)} ms), ${told} told as missed, ${covered} missing before ` +
       `${unknown} gaps of unknown size, ${lost} lost with a killed node`);
   }
   const wrong = checked.flatMap((one, n) => one.wrong.map((text) => `page ${n}: ${text.slice(0, 1_000)}`));
@@ -288,6 +310,7 @@ export async function scenario(t, seed, { channels, open, living, breakNodes = (
   assert.ok(hasCome, `the last events came only when more were published (HISTORY_SEED=${seed})`);
   const sum = (figure) => checked.reduce((sum, one) => sum + one[figure], 0);
   assert.ok(mayBeLate || sum('late') <= sum('connections') / 8, `told too late (HISTORY_SEED=${seed})`);
+  assert.ok(checked.every(({ oldestTwiceMs }) => oldestTwiceMs < TWICE_MS), `events came again too late (HISTORY_SEED=${seed})`);
   assert.ok(checked.every(({ connections }) => connections > 1), 'the lines were broken');
 }
 
