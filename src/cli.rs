@@ -274,7 +274,8 @@ async fn serve(sources: &Sources<'_>, process: &Process) -> anyhow::Result<ExitC
     if u64::try_from(connections_max).is_ok_and(|connections| connections >= open_files) {
         warn!(connections_max, open_files, "connections.connections_max is more than the limit of open files allows");
     }
-    info!(%address, %metrics_address, workers, open_files, "ready");
+    let name = Some(config.server.name.as_str()).filter(|name| !name.is_empty());
+    info!(name, %address, %metrics_address, workers, open_files, "ready");
     if let Some(line) = process.loaded.explain_reverb() {
         info!("{line}");
     }

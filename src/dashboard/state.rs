@@ -105,12 +105,17 @@ impl Dashboard {
         problems.into_iter().map(move |problem| ShownProblem::of(&problem, &id))
     }
 
+    /// The name of this node.
+    pub(super) fn name(&self) -> String {
+        Some(&self.config.server.name).filter(|name| !name.is_empty()).cloned().unwrap_or_else(host_name)
+    }
+
     /// This node, as the page lists it.
     fn this_node(&self, sampled: &Sampled) -> Value {
         let now = &sampled.own;
         json!({
             "id": self.id(),
-            "name": host_name(),
+            "name": self.name(),
             "address": self.address(),
             "this": true,
             "state": if self.node().is_draining() { "draining" } else { "up" },
@@ -208,7 +213,7 @@ fn public_host(host: IpAddr) -> String {
 }
 
 /// The name of the machine, or of the pod.
-pub(super) fn host_name() -> String {
+fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }

@@ -8,7 +8,6 @@ use crate::dashboard::Dashboard;
 use crate::dashboard::now::Now;
 use crate::dashboard::problem::ShownProblem;
 use crate::dashboard::problem::shortened;
-use crate::dashboard::state::host_name;
 use crate::watch::now_ms;
 
 /// Problems in a status: the newest.
@@ -72,7 +71,7 @@ impl Dashboard {
         });
         let problems = shown.collect();
         Status {
-            name: host_name(),
+            name: self.name(),
             address: self.address(),
             version: env!("GEMA_VERSION").to_owned(),
             started_ms: self.started_ms,

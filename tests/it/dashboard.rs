@@ -347,7 +347,7 @@ async fn after_five_wrong_tokens_an_address_has_to_wait_and_no_token_is_told() {
 
 #[tokio::test]
 async fn a_state_shows_everything_and_no_secret() {
-    let process = start(&[]).await;
+    let process = start(&[("GEMA_SERVER_NAME", "gema-x2x7q")]).await;
     let mut client = connect(&process).await;
     client.subscribe("orders").await;
     let state = state(&process).await;
@@ -370,6 +370,7 @@ async fn a_state_shows_everything_and_no_secret() {
         assert_eq!(state[name].is_array(), kind == "array", "{name}: {}", state[name]);
     }
     assert_eq!((&state["role"], &state["nodes"][0]["this"]), (&json!("viewer"), &json!(true)));
+    assert_eq!(state["nodes"][0]["name"], "gema-x2x7q");
     let setting = |key: &str| {
         let settings = state["settings"].as_array().unwrap();
         settings.iter().find(|setting| setting["key"] == key).unwrap_or_else(|| panic!("{key}")).clone()

@@ -17,6 +17,8 @@ section! {
         pub host: IpAddr = IpAddr::from([0, 0, 0, 0]),
         /// Main port, for WebSockets and the HTTP API; 0 takes any free one.
         pub port: u16 = 6001,
+        /// The node's name on the operator's page and in the log; empty for the name of the machine or of the pod.
+        pub name: String = String::new(),
         /// Put before every path of both ports, such as `/ws`, where all of them move; empty for none.
         pub path_prefix: String = String::new(),
         /// Threads that serve connections; 0 takes one per core.
@@ -58,6 +60,8 @@ impl Server {
                  digits and - . _ ~ between, such as \"/ws\""
             ),
         );
+        // As long as Kubernetes allows a pod's.
+        faults.add_if(self.name.len() > 253, "server.name", "is too long; use at most 253 bytes");
         faults.add_if(
             self.proxy_protocol && self.trusted_proxies.is_empty(),
             "server.proxy_protocol",

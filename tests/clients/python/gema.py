@@ -36,10 +36,10 @@ def library(port):
 class Gema:
     host = HOST
 
-    def start(self, **settings):
+    def start(self, arguments=("start",), **settings):
         """Starts it with these environment variables, too."""
         self.process = subprocess.Popen(
-            [BINARY, "start"],
+            [BINARY, *arguments],
             env={
                 "PATH": os.environ["PATH"],
                 "SOKETI_HOST": self.host,
