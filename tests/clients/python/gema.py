@@ -36,10 +36,10 @@ def library(port):
 class Gema:
     host = HOST
 
-    def start(self, arguments=("start",), **settings):
+    def start(self, command=(BINARY, "start"), **settings):
         """Starts it with these environment variables, too."""
         self.process = subprocess.Popen(
-            [BINARY, *arguments],
+            command,
             env={
                 "PATH": os.environ["PATH"],
                 "SOKETI_HOST": self.host,

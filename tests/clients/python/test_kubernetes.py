@@ -73,7 +73,8 @@ class Manifests:
         """The variables of a pod."""
         variables = {}
         for source in self.container.get("envFrom", []):
-            variables.update(SECRET if "secretRef" in source else self.data("ConfigMap", source["configMapRef"]))
+            own = [one for one in self.all("Secret") if one["metadata"]["name"] == source["secretRef"]["name"]]
+            variables.update(own[0]["stringData"] if own else SECRET)
         for entry in self.container.get("env", []):
             by_field = {"metadata.name": "gema-5d9c7b8f4-x2x7q"}
             reference = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
@@ -84,15 +85,18 @@ class Manifests:
         [found] = [one for one in self.all(kind) if one["metadata"]["name"] == reference["name"]]
         return found["data"]
 
-    def arguments(self, folder):
-        """The arguments of a pod's program, with its files in this folder."""
-        volumes = {volume["name"]: volume for volume in self.pod["spec"].get("volumes", [])}
-        arguments = self.container["args"]
-        for mount in self.container.get("volumeMounts", []):
-            for name, text in self.data("ConfigMap", volumes[mount["name"]]["configMap"]).items():
-                (pathlib.Path(folder) / name).write_text(text)
-            arguments = [argument.replace(mount["mountPath"], folder) for argument in arguments]
-        return arguments
+    def command(self, folder):
+        """What a pod runs, with its files in this folder."""
+        [volume] = [volume for volume in self.pod["spec"]["volumes"] if "configMap" in volume]
+        [mount] = [mount for mount in self.container["volumeMounts"] if mount["name"] == volume["name"]]
+        for name, text in self.data("ConfigMap", volume["configMap"]).items():
+            (pathlib.Path(folder) / name).write_text(text)
+        # The image has the program under several names.
+        words = self.container.get("command", ["gema"]) + self.container["args"]
+        link = pathlib.Path(folder) / words[0]
+        link.unlink(missing_ok=True)
+        link.symlink_to(pathlib.Path(harness.BINARY).absolute())
+        return [str(link), *(word.replace(mount["mountPath"], folder) for word in words[1:])]
 
 
 class Case(unittest.TestCase):
@@ -141,7 +145,7 @@ class Case(unittest.TestCase):
 
     def assert_settings(self, manifests, folder):
         """gema knows each setting, listens where the pod says, and has the time to leave."""
-        files = [argument for argument in manifests.arguments(folder) if argument.startswith("--config")]
+        files = [word for word in manifests.command(folder) if word.startswith("--config")]
         environment = manifests.environment()
         checked = run(harness.BINARY, "check", "--strict", *files, env=environment)
         self.assertEqual(checked.stdout + checked.stderr, "the configuration has no faults\n")
@@ -149,7 +153,8 @@ class Case(unittest.TestCase):
         settings = dict(re.findall(r"^(\S+) = (.*?)\s+#", printed, re.MULTILINE))
         self.assertEqual(int(settings["server.port"]), manifests.ports["ws"])
         self.assertEqual(int(settings["metrics.port"]), manifests.ports["metrics"])
-        self.assertEqual(settings["cluster.driver"], '"redis"')
+        is_alone = settings["cluster.driver"] == '"local"'
+        self.assertEqual(is_alone, manifests.one("Deployment")["spec"].get("replicas") == 1)
         notice, drain = float(settings["server.drain_notice_seconds"]), float(settings["server.drain_seconds"])
         self.assertGreaterEqual(notice, 5, "as long as Kubernetes takes until nobody sends to the pod")
         self.assertGreater(drain, notice)
@@ -158,8 +163,8 @@ class Case(unittest.TestCase):
     def assert_serves(self, manifests, folder):
         """The probes of a running pod succeed; of one that leaves all but the readiness'."""
         server = harness.Gema()
-        environment = {**manifests.environment(), **LOCAL, "GEMA_SERVER_DRAIN_NOTICE_SECONDS": "2.5"}
-        server.start(arguments=manifests.arguments(folder), **environment, SOKETI_SHUTDOWN_GRACE_PERIOD="3000")
+        environment = {**manifests.environment(), **LOCAL}
+        server.start(manifests.command(folder), **environment, SOKETI_SHUTDOWN_GRACE_PERIOD="25000")
         try:
             ready = next(line for line in map(json.loads, server.log) if line["message"] == "ready")
             self.assertEqual(ready["name"], environment["GEMA_SERVER_NAME"])
@@ -178,13 +183,17 @@ class Case(unittest.TestCase):
             harness.until(lambda: probe("readinessProbe") == 503, "a pod that leaves is not ready")
             self.assertEqual(probe("livenessProbe"), 200)
         finally:
-            server.stop()
+            # Nobody waits for the end of the notice.
+            server.process.kill()
+            server.process.wait()
+            server.process.stdout.close()
 
 
 def answer(addresses, request):
     """The status that a probe gets."""
+    address = addresses[{6001: "ws", 9601: "metrics"}.get(request["port"], request["port"])]
     try:
-        return urllib.request.urlopen(addresses[request["port"]] + request["path"], timeout=5).status
+        return urllib.request.urlopen(address + request["path"], timeout=5).status
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -231,3 +240,140 @@ class PlainFiles(Case):
         backend, services = path["backend"]["service"], self.build(ROOT / "config/kubernetes").all("Service")
         [ports] = [one["spec"]["ports"] for one in services if one["metadata"]["name"] == backend["name"]]
         self.assertIn(backend["port"]["name"], [port["name"] for port in ports])
+
+
+class Chart(Case):
+    FOLDER = ROOT / "config/helm/gema"
+    # Enough to start.
+    SECRETS = {"secrets": {name: value for name, value in SECRET.items() if name.startswith("PUSHER")}}
+    # Every name of Soketi's chart that has a meaning for gema, as one may have used it there.
+    OF_SOKETI = """
+replicaCount: 3
+strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}
+imagePullSecrets: [{name: registry}]
+fullnameOverride: soketi
+app:
+  image: {repository: registry.example/gema, pullPolicy: Always, tag: "1"}
+  command: [node, --max-old-space-size=256, --max_old_space_size=256, --optimize_for_size, --optimize-for-size,
+            /app/bin/server.js, start]
+  extraEnv:
+    - {name: POD_ID, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: SOKETI_ADAPTER_DRIVER, value: redis}
+    - {name: SOKETI_DB_REDIS_HOST, value: redis}
+    - {name: SOKETI_DEFAULT_APP_MAX_CONNS, value: "100"}
+  extraVolumeMounts: [{name: some-folder, mountPath: /some/path}]
+  resources: {limits: {cpu: 250m, memory: 256Mi}}
+serviceMonitor: {enabled: true, scrapeInterval: 5s, scrapeTimeout: 3s}
+serviceAccount: {create: true, annotations: {a: b}, name: ""}
+podAnnotations: {a: b}
+podSecurityContext: {fsGroup: 2000}
+securityContext: {runAsNonRoot: true, runAsUser: 1000}
+service: {type: LoadBalancer, port: 80, annotations: {a: b}}
+ingress:
+  enabled: true
+  class: nginx
+  annotations: {a: b}
+  hosts: [{host: ws.shop.example, paths: [/]}, {host: ws2.shop.example, paths: []}]
+  tls: [{secretName: tls, hosts: [ws.shop.example]}]
+autoscaling:
+  enabled: true
+  minReplicas: 2
+  maxReplicas: 100
+  targetCPUUtilizationPercentage: 80
+  targetMemoryUtilizationPercentage: 80
+  behavior: {scaleDown: {stabilizationWindowSeconds: 1800}, scaleUp: {stabilizationWindowSeconds: 10}}
+  customMetrics:
+    - {type: Pods, pods: {metric: {name: soketi_connected}, target: {type: AverageValue, averageValue: "50"}}}
+pdb: {enabled: true, minAvailable: 1}
+livenessProbe: {httpGet: {path: /, port: 6001, httpHeaders: [{name: X-Kube-Healthcheck, value: "Yes"}]}}
+readinessProbe: {httpGet: {path: /accept-traffic, port: 6001}, periodSeconds: 1}
+terminationGracePeriodSeconds: 45
+nodeSelector: {disk: ssd}
+tolerations: [{key: gema, operator: Exists}]
+affinity: {nodeAffinity: {}}
+extraVolumes: [{name: some-folder, emptyDir: {}}]
+extraContainers: []
+extraInitContainers: [{name: wait, image: busybox}]
+"""
+
+    def template(self, *values):
+        """Helm's answer to these values, the later ones over the earlier."""
+        with tempfile.TemporaryDirectory() as folder:
+            words = []
+            for number, one in enumerate(values):
+                file = pathlib.Path(folder) / f"{number}.yaml"
+                file.write_text(one if isinstance(one, str) else yaml.safe_dump(one))
+                words += ["--values", str(file)]
+            return run(program("helm"), "template", "shop", str(self.FOLDER), *words)
+
+    def render(self, *values):
+        answer = self.template(self.SECRETS, *values)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        return Manifests(answer.stdout)
+
+    def assert_refused(self, values, why):
+        answer = self.template(values)
+        self.assertNotEqual(answer.returncode, 0, values)
+        self.assertIn(why, answer.stderr)
+
+    def test_with_an_app_alone_it_is_one_node(self):
+        self.assert_right(self.render())
+
+    def test_several_pods_meet_in_redis(self):
+        # Large numbers stay numbers.
+        cluster = {"driver": "redis", "buffer_bytes_max": 33554432}
+        network = {"enabled": True, "egress": [{"ports": [{"port": 6379}]}]}
+        config = {"cluster": cluster, "redis": {"host": "redis"}, "server": {"workers": 1}}
+        manifests = self.render({"replicaCount": 3, "networkPolicy": network, "config": config})
+        self.assert_right(manifests)
+        self.assertEqual(manifests.one("NetworkPolicy")["spec"]["policyTypes"], ["Ingress", "Egress"])
+
+    def test_the_values_of_soketis_chart_mean_the_same(self):
+        manifests = self.render(self.OF_SOKETI)
+        self.assert_right(manifests)
+        kinds = {object["kind"] for object in manifests.objects}
+        self.assertLessEqual({"HorizontalPodAutoscaler", "Ingress", "ServiceAccount", "ServiceMonitor"}, kinds)
+        self.assertEqual(manifests.one("PodDisruptionBudget")["spec"]["minAvailable"], 1)
+        rules = manifests.one("Ingress")["spec"]["rules"]
+        self.assertEqual([rule["http"]["paths"][0]["path"] for rule in rules], ["/", "/app"])
+        self.assertEqual(manifests.container["image"], "registry.example/gema:1")
+        pod = manifests.pod["spec"]
+        for name in ["nodeSelector", "tolerations", "initContainers", "imagePullSecrets"]:
+            self.assertTrue(pod[name], name)
+
+    def test_a_misspelt_value_is_refused_wherever_it_stands(self):
+        self.assert_refused({**self.SECRETS, "replicaCuont": 2}, "'replicaCuont' not allowed")
+        self.assert_refused({**self.SECRETS, "app": {"image": {"tga": "1"}}}, "'tga' not allowed")
+        groups = "app service ingress autoscaling pdb serviceMonitor networkPolicy serviceAccount"
+        for group in groups.split():
+            self.assert_refused({**self.SECRETS, group: {"enabeld": True}}, "'enabeld' not allowed")
+        self.assert_refused({**self.SECRETS, "replicaCount": "two"}, "/replicaCount")
+
+    def test_values_that_cannot_work_are_refused_with_a_sentence(self):
+        self.assert_refused({}, "there is no app: set secrets.PUSHER_APP_ID")
+        self.assert_refused({**self.SECRETS, "replicaCount": 2}, "several pods need Redis")
+        self.assert_refused({**self.SECRETS, "autoscaling": {"enabled": True}}, "several pods need Redis")
+        self.assert_refused({**self.SECRETS, "terminationGracePeriodSeconds": 25}, "must be more than config.server")
+
+    def test_the_documented_values_work(self):
+        manifests = self.render(documented("repository: registry"))
+        self.assert_right(manifests)
+
+    def test_the_schema_names_each_value_and_the_versions_are_gemas(self):
+        schema = json.loads((self.FOLDER / "values.schema.json").read_text())
+        values = yaml.safe_load((self.FOLDER / "values.yaml").read_text())
+        known = schema["properties"]
+        # Helm gives it to a chart in a chart.
+        self.assertIn("global", known)
+        self.assertEqual(known.keys() - {"global"}, values.keys())
+        for name, group in known.items():
+            if "properties" in group:
+                self.assertEqual(group["properties"].keys(), values[name].keys(), name)
+        version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+        self.assertEqual(yaml.safe_load((self.FOLDER / "Chart.yaml").read_text())["appVersion"], version)
+        kustomization = yaml.safe_load((ROOT / "config/kubernetes/kustomization.yaml").read_text())
+        self.assertEqual([image["newTag"] for image in kustomization["images"]], [version])
+
+    def test_helm_finds_nothing_to_complain_of(self):
+        linted = run(program("helm"), "lint", "--strict", str(self.FOLDER), "--set", "existingSecret=gema")
+        self.assertEqual(linted.returncode, 0, linted.stdout + linted.stderr)
