@@ -67,12 +67,15 @@ fn values(text: &str) -> HashMap<&str, &str> {
 fn systemds_unit_starts_the_server() {
     let unit = shipped("config/gema.service");
     let values = values(&unit);
-    serves("systemd", values["ExecStart"], &[], "TERM");
+    // A name without a path, which systemd finds in /usr/local/bin and in /usr/bin, where the package has it.
+    let command = format!("ExecStart={}", values["ExecStart"]);
+    let absolute = command.replace("=gema ", &format!("={PROGRAM} "));
+    serves("systemd", absolute.trim_start_matches("ExecStart="), &[], "TERM");
     // Longer than the time that `config/example.toml` gives the server to leave.
     let example = load(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")], []).unwrap();
     assert!(values["TimeoutStopSec"].parse::<f64>().unwrap() > example.config.server.drain_seconds.0);
     let file = folder("systemd").join("gema.service");
-    fs::write(&file, unit.replace(PROGRAM, env!("CARGO_BIN_EXE_gema"))).unwrap();
+    fs::write(&file, unit.replace(&command, &absolute.replace(PROGRAM, env!("CARGO_BIN_EXE_gema")))).unwrap();
     match Command::new("systemd-analyze").arg("verify").arg(&file).output() {
         Ok(told) => assert!(
             told.status.success() && !String::from_utf8_lossy(&told.stderr).contains("gema.service"),
@@ -112,6 +115,76 @@ fn pm2s_file_starts_the_server() {
     let line = format!("{} {}", app["script"].as_str().unwrap(), app["args"].as_str().unwrap());
     serves("pm2", &line, &environment, "INT");
     assert_eq!((&app["interpreter"], &app["exec_mode"]), (&"none".into(), &"fork".into()));
+}
+
+/// `tests/long/deb/run` builds it and installs it.
+#[test]
+fn the_debian_package_has_what_there_is_and_protects_settings() {
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: Json = serde_json::from_slice(&metadata.stdout).unwrap();
+    let package = &metadata["packages"][0]["metadata"]["deb"];
+    let manual = folder("deb").join("manual");
+    let _ = fs::remove_dir_all(&manual);
+    let written = Command::new(env!("CARGO_BIN_EXE_gema")).arg("manual").arg(&manual).env_clear().status().unwrap();
+    assert!(written.success());
+    let text = |value: &Json| value.as_str().unwrap().to_owned();
+    let mut settings = Vec::new();
+    for asset in package["assets"].as_array().unwrap() {
+        let [source, target, mode] = [0, 1, 2].map(|part| text(&asset[part]));
+        let made =
+            source.strip_prefix("target/release/manual/").map(|name| manual.join(name.replace('*', "gema-check")));
+        let file = made.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(&source));
+        assert!(file.exists() || source == "target/release/gema", "{source}");
+        if target.starts_with("etc/") {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            settings.push(if target.ends_with('/') { format!("/{target}{name}") } else { format!("/{target}") });
+            assert!(name != "gema.env" || mode == "600", "others may read secrets");
+        }
+    }
+    let protected: Vec<_> = package["conf-files"].as_array().unwrap().iter().map(text).collect();
+    assert_eq!(settings, protected);
+    let units = &package["systemd-units"];
+    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(text(&units["unit-scripts"])).join("gema.service").exists());
+    let unit = shipped("config/gema.service");
+    for name in &settings {
+        assert!(unit.contains(name), "the unit does not read {name}");
+    }
+}
+
+/// Manual pages and completions name each command and each of its options.
+#[test]
+fn the_manual_has_each_command() {
+    let folder = folder("manual");
+    let run = |arguments: &[&str]| {
+        let done = Command::new(env!("CARGO_BIN_EXE_gema")).args(arguments).env_clear().output().unwrap();
+        assert!(done.status.success(), "{arguments:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    run(&["manual", folder.to_str().unwrap()]);
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let help = run(&["--help"]);
+    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap().lines();
+    let commands: Vec<&str> = listed.map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert!(commands.len() > 4 && !commands.contains(&"manual"), "{commands:?}");
+    for command in commands.iter().filter(|command| **command != "help") {
+        let page = read(&format!("gema-{command}.1"));
+        let help = run(&[command, "--help"]);
+        let options: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--")).collect();
+        for option in options.iter().map(|option| option.trim_matches(|letter: char| !letter.is_ascii_lowercase())) {
+            let escaped = option.replace('-', "\\-");
+            assert!(page.contains(&format!("\\-\\-{escaped}")), "{command}: {option}");
+            for name in ["gema.bash", "_gema", "gema.fish"] {
+                assert!(read(name).contains(option), "{name}: {option}");
+            }
+        }
+    }
+    let sourced = format!(". {} && complete -p gema", folder.join("gema.bash").display());
+    let bash = Command::new("bash").args(["-euc", &sourced]).output().unwrap();
+    assert!(bash.status.success(), "{}", String::from_utf8_lossy(&bash.stderr));
 }
 
 #[test]

@@ -14,7 +14,7 @@ const SOKETI: [&str; 2] = ["soketi", "soketi-pm2"];
 /// Its scripts.
 const SCRIPTS: [&str; 2] = ["server.js", "pm2.js"];
 /// Our own commands.
-const COMMANDS: [&str; 6] = ["start", "check", "config", "health", "doctor", "help"];
+const COMMANDS: [&str; 7] = ["start", "check", "config", "health", "doctor", "manual", "help"];
 
 /// Options of wget and of curl that are followed by a value: one letter each, or a word.
 const WGET: (&str, [&str; 6]) =
