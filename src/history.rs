@@ -8,3 +8,4 @@ pub mod numbers;
 pub mod reader;
 pub mod rule;
 pub mod shared;
+pub mod totals;

@@ -66,6 +66,11 @@ end
 -- "t" open when another connection went on from here, this place
 -- "s" behind when another connection went on from here, so that it has no place any more
 -- "l" cut off
+-- "d" cut off, and most likely before another connection went on from here: the client has confirmed nothing since
+local function is_left(place)
+  return place.kind == 'l' or place.kind == 'd'
+end
+
 local function read(user)
   local places = {}
   for socket, node, kind, of, at, since, left in
@@ -73,7 +78,7 @@ local function read(user)
   do
     local place = { socket = socket, node = node, kind = kind, epoch = of }
     place.number, place.since, place.left = tonumber(at), tonumber(since), tonumber(left)
-    if not (kind == 'l' and place.left < now - keep) then
+    if not (is_left(place) and place.left < now - keep) then
       places[#places + 1] = place
     end
   end
@@ -172,26 +177,39 @@ if what == 'take' then
     redis.call('HSET', head, 'node:' .. node, epoch .. ' ' .. whole(number) .. ' ' .. whole(now))
   end
   expire()
-  local places, oldest, own = read(user), nil, nil
+  local places, oldest, doubtful, own = read(user), nil, nil, nil
   for index, place in ipairs(places) do
     local of, at, since = place.epoch, place.number, place.since
+    -- A connection was most likely cut off before another went on from its place, if it has confirmed nothing since. So it
+    -- counts only if there is no other place, or each return would bring what the last one brought.
+    local is_doubtful = place.kind == 't' or place.kind == 'd'
     if place.kind == 'f' or place.kind == 't' then
       local all, all_at, all_since = followed(place.node)
       if all and (place.kind == 'f' or all_at > at) then
-        of, at, since = all, all_at, all_since
+        of, at, since, is_doubtful = all, all_at, all_since, false
       end
     end
     local is_dead = not alive:find(' ' .. place.node .. ' ', 1, true)
-    local is_open = place.kind ~= 'l' and not is_dead
+    local is_open = not is_left(place) and not is_dead
     local counts = place.kind ~= 's' and not (is_open and place.kind ~= 'b' and (at >= number or is_late))
     if place.socket == socket then
       -- This was asked before, and the answer may be lost.
       own, counts, is_open = index, place.kind ~= 'n', false
     end
-    if counts and (not oldest or at < oldest.number) then
-      oldest = { index = index, epoch = of, number = at, since = since, is_open = is_open }
+    local before = oldest
+    if is_doubtful then
+      before = doubtful
+    end
+    if counts and (not before or at < before.number) then
+      local this = { index = index, epoch = of, number = at, since = since, is_open = is_open }
+      if is_doubtful then
+        doubtful = this
+      else
+        oldest = this
+      end
     end
   end
+  oldest = oldest or doubtful
   local new = { socket = socket, node = node, kind = 'n', epoch = epoch, number = number, since = now, left = 0 }
   local answer = { epoch, whole(number) }
   if oldest then
@@ -258,7 +276,8 @@ function WRITE.l(place, new, is_silent)
     if is_silent then
       return nil
     end
-    new = place
+    place.kind, place.left = 'd', now
+    return place
   end
   place.kind, place.epoch, place.number, place.since, place.left = 'l', new.epoch, new.number, new.since, now
   return place
@@ -310,7 +329,7 @@ if ARGV[5] ~= '' then
       local places, kept = read(name), {}
       for _, place in ipairs(places) do
         local _, _, since = followed(place.node)
-        if place.kind == 'l' or (since and since >= now - keep) then
+        if is_left(place) or (since and since >= now - keep) then
           kept[#kept + 1] = place
         end
       end

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use crate::history::log::Entering;
 use crate::history::log::EventLog;
-use crate::history::log::HistoryBytes;
 use crate::history::log::Numbering;
 use crate::history::log::Position;
 use crate::history::numbers::SharedHistory;
@@ -16,6 +15,7 @@ use crate::history::reader::Predecessor;
 use crate::history::reader::Reader;
 use crate::history::reader::Readers;
 use crate::history::rule::HistoryRule;
+use crate::history::totals::HistoryTotals;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::socket_id::SocketId;
@@ -85,12 +85,12 @@ impl Gap {
 }
 
 impl ChannelHistory {
-    /// An empty one, whose bytes count for its app.
-    pub fn new(rule: Arc<HistoryRule>, of_app: Arc<HistoryBytes>) -> Self {
+    /// An empty one, whose bytes and places count for its app.
+    pub fn new(rule: Arc<HistoryRule>, of_app: &Arc<HistoryTotals>) -> Self {
         Self {
             rule,
-            log: EventLog::new(of_app),
-            readers: Readers::default(),
+            log: EventLog::new(Arc::clone(of_app)),
+            readers: Readers::new(Arc::clone(of_app)),
             ticked_at: None,
             is_beginning: false,
             is_settled: true,

@@ -4,12 +4,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::history::rule::HistoryRule;
+use crate::history::totals::HistoryTotals;
 use crate::protocol::frame::Frame;
 use crate::protocol::numbered::EventNumber;
 use crate::protocol::socket_id::SocketId;
@@ -24,16 +22,6 @@ const UNNUMBERED_MAX: usize = 100_000;
 /// all events.
 pub type Position = u64;
 
-/// The bytes of all histories of an app.
-#[derive(Debug)]
-pub struct HistoryBytes {
-    max: AtomicUsize,
-    used: AtomicUsize,
-    evicted: AtomicU64,
-    /// The highest number of a log that is gone. Shards may still know it, so a new log begins there.
-    numbered: AtomicU64,
-}
-
 /// The last events of a channel.
 #[derive(Debug)]
 pub(super) struct EventLog {
@@ -41,7 +29,7 @@ pub(super) struct EventLog {
     /// The number of the last event, kept or not.
     last: Position,
     bytes: usize,
-    of_app: Arc<HistoryBytes>,
+    of_app: Arc<HistoryTotals>,
     /// The greatest shared number of an event that is gone.
     gone: u64,
     /// The places of this node's own events without a shared number so far, each with its number on the node.
@@ -103,41 +91,9 @@ impl Entry {
     }
 }
 
-impl Default for HistoryBytes {
-    fn default() -> Self {
-        Self {
-            max: AtomicUsize::new(usize::MAX),
-            used: AtomicUsize::default(),
-            evicted: AtomicU64::default(),
-            numbered: AtomicU64::default(),
-        }
-    }
-}
-
-impl HistoryBytes {
-    /// Bounds them from the next event on.
-    pub fn set_max(&self, max: usize) {
-        self.max.store(max, Ordering::Relaxed);
-    }
-
-    /// Bytes of the kept events, with what they cost besides their frames.
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Events dropped because the app has no more bytes, since the last call.
-    pub fn take_evicted(&self) -> u64 {
-        self.evicted.swap(0, Ordering::Relaxed)
-    }
-
-    fn is_full(&self) -> bool {
-        self.used() > self.max.load(Ordering::Relaxed)
-    }
-}
-
 impl EventLog {
-    pub(super) fn new(of_app: Arc<HistoryBytes>) -> Self {
-        let last = of_app.numbered.load(Ordering::Relaxed);
+    pub(super) fn new(of_app: Arc<HistoryTotals>) -> Self {
+        let last = of_app.numbered();
         Self { entries: VecDeque::new(), last, bytes: 0, of_app, gone: 0, unnumbered: VecDeque::new(), last_own: 0 }
     }
 
@@ -157,7 +113,7 @@ impl EventLog {
         let cost = cost(frame);
         self.last += 1;
         self.bytes += cost;
-        self.of_app.used.fetch_add(cost, Ordering::Relaxed);
+        self.of_app.add(cost);
         self.entries.push_back(Entry { frame: frame.clone(), except, at, shared });
         if let Numbering::Own(number) = shared {
             self.unnumbered.push_back((self.last, number));
@@ -166,7 +122,7 @@ impl EventLog {
             self.drop_first();
         }
         while self.of_app.is_full() && self.drop_first() {
-            self.of_app.evicted.fetch_add(1, Ordering::Relaxed);
+            self.of_app.evict();
         }
         self.drop_old(rule, now);
         self.last
@@ -282,7 +238,7 @@ impl EventLog {
         let Some(entry) = self.entries.pop_front() else { return false };
         let cost = cost(&entry.frame);
         self.bytes -= cost;
-        self.of_app.used.fetch_sub(cost, Ordering::Relaxed);
+        self.of_app.subtract(cost);
         match entry.shared {
             Numbering::None | Numbering::Gap => (),
             Numbering::Own(_) if self.unnumbered.len() > UNNUMBERED_MAX => drop(self.unnumbered.pop_front()),
@@ -295,8 +251,8 @@ impl EventLog {
 
 impl Drop for EventLog {
     fn drop(&mut self) {
-        self.of_app.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.of_app.numbered.fetch_max(self.last, Ordering::Relaxed);
+        self.of_app.subtract(self.bytes);
+        self.of_app.set_numbered(self.last);
     }
 }
 

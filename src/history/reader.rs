@@ -12,12 +12,12 @@ use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use crate::history::log::Position;
+use crate::history::totals::CountedPlace;
+use crate::history::totals::HistoryTotals;
 use crate::protocol::socket_id::SocketId;
 
 /// Places that are kept for one user: as many tabs as may be cut off at once.
 const LEFT_MAX: usize = 64;
-/// Places of all users that are kept on one channel. Beyond it a user that is cut off counts as a new one.
-const LEFT_IN_ALL_MAX: usize = 65_536;
 /// Open connections of one user that are looked at when another one joins.
 const OPEN_MAX: usize = 64;
 /// A client that lives answers sooner, as far as it gets anything at all.
@@ -48,12 +48,11 @@ pub struct Place {
 }
 
 /// The connections of known users.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Readers {
     open: HashMap<SocketId, Open>,
     users: HashMap<Arc<str>, Places>,
-    /// The places of connections that were cut off.
-    left: usize,
+    of_app: Arc<HistoryTotals>,
 }
 
 #[derive(Debug)]
@@ -102,6 +101,10 @@ struct Left {
     written: bool,
     /// As in [`Open`].
     is_unsure: bool,
+    /// Another connection has gone on from here, and this one has confirmed nothing since: most likely it was cut off
+    /// before. The place counts only if there is no other, or each return would bring what the last one brought.
+    is_doubtful: bool,
+    _counted: CountedPlace,
 }
 
 /// A place that differs from that which the other nodes know.
@@ -168,6 +171,11 @@ impl Reader {
 }
 
 impl Readers {
+    /// None so far. The places that connections leave count for the app.
+    pub(super) fn new(of_app: Arc<HistoryTotals>) -> Self {
+        Self { open: HashMap::new(), users: HashMap::new(), of_app }
+    }
+
     /// Whether there is neither a connection nor a place.
     pub(super) fn is_empty(&self) -> bool {
         self.users.is_empty()
@@ -200,7 +208,6 @@ impl Readers {
         let places = self.users.get_mut(user)?;
         let index = places.left.iter().position(|left| left.socket_id == socket_id)?;
         let place = places.left.swap_remove(index).place;
-        self.left -= 1;
         self.forget_if_empty(user);
         Some(Predecessor { socket_id, place })
     }
@@ -274,7 +281,7 @@ impl Readers {
         left.chain(open)
     }
 
-    /// Takes the oldest place from which a connection of this user may go on. A connection that is still open may be
+    /// Takes the oldest place from which a connection of this user may go on, a doubtful one only if there is no other. A connection that is still open may be
     /// cut off without the server knowing: its place counts as long as events after it are not confirmed.
     ///
     /// Places are forgotten after a time, and of the open connections only those count that `may_be_cut`.
@@ -286,22 +293,25 @@ impl Readers {
         may_be_cut: impl Fn(&Reader) -> bool,
     ) -> Option<Predecessor> {
         let places = self.users.get_mut(user)?;
-        self.left -= places.forget_old(time, now);
-        let left = places.left.iter().enumerate().min_by_key(|(_, left)| left.place.position);
-        let left = left.map(|(index, left)| (index, Predecessor { socket_id: left.socket_id, place: left.place }));
+        places.forget_old(time, now);
+        let oldest_left = |is_doubtful| {
+            let left = places.left.iter().enumerate().filter(|(_, left)| left.is_doubtful == is_doubtful);
+            let (index, left) = left.min_by_key(|(_, left)| left.place.position)?;
+            Some((index, Predecessor { socket_id: left.socket_id, place: left.place }))
+        };
         let unconfirmed = |socket_id: &SocketId| {
             let open = self.open.get(socket_id).filter(|open| may_be_cut(&open.reader))?;
             let place = open.place().filter(|place| place.position < last)?;
             Some(Predecessor { socket_id: *socket_id, place })
         };
         let open = places.open.iter().take(OPEN_MAX).filter_map(unconfirmed).min_by_key(|open| open.place.position);
+        let left = oldest_left(false).or_else(|| oldest_left(true).filter(|_| open.is_none()));
         match (left, open) {
             (Some((_, left)), Some(open)) if open.place.position < left.place.position => {
                 Some(self.taken(open, last, now))
             }
             (Some((index, left)), _) => {
                 places.left.swap_remove(index);
-                self.left -= 1;
                 self.forget_if_empty(user);
                 Some(left)
             }
@@ -326,18 +336,25 @@ impl Readers {
         let open = self.open.remove(&socket_id)?;
         let places = self.users.get_mut(&open.user)?;
         places.open.swap_remove(&socket_id);
-        if let Some(place) = open.place_if_cut(now).filter(|_| is_cut) {
+        if let Some((place, is_doubtful)) = open.place_if_cut(now).filter(|_| is_cut) {
             if places.left.len() == LEFT_MAX
                 && let Some(newest) = (0..LEFT_MAX).max_by_key(|index| places.left[*index].place.position)
             {
                 // The oldest place has everything that the others have.
                 places.left.swap_remove(newest);
-                self.left -= 1;
             }
-            if self.left < LEFT_IN_ALL_MAX {
+            if let Some(counted) = self.of_app.count_place() {
                 let is_unsure = open.is_unsure;
-                places.left.push(Left { socket_id, place, at: now, written: false, is_unsure });
-                self.left += 1;
+                let at = now;
+                places.left.push(Left {
+                    socket_id,
+                    place,
+                    at,
+                    written: false,
+                    is_unsure,
+                    is_doubtful,
+                    _counted: counted,
+                });
             }
         }
         self.forget_if_empty(&open.user);
@@ -347,7 +364,7 @@ impl Readers {
     /// Forgets places that were left so long ago.
     pub(super) fn forget_old(&mut self, time: Duration, now: Instant) {
         self.users.retain(|_, places| {
-            self.left -= places.forget_old(time, now);
+            places.forget_old(time, now);
             !places.open.is_empty() || !places.left.is_empty()
         });
     }
@@ -370,20 +387,18 @@ impl Open {
         }
     }
 
-    /// The place that a connection leaves when it is cut off. A silent one whose place another connection has taken
-    /// leaves none: it was cut off before.
-    fn place_if_cut(&self, now: Instant) -> Option<Place> {
+    /// The place that a connection leaves when it is cut off, and whether it is doubtful. A silent one whose place
+    /// another connection has taken leaves none: it was cut off before.
+    fn place_if_cut(&self, now: Instant) -> Option<(Place, bool)> {
         let place = self.place()?;
         let is_shared = matches!(self.taken, Taken::UpTo(taken) if taken == place);
-        (!is_shared || !self.reader.is_silent(now)).then_some(place)
+        (!is_shared || !self.reader.is_silent(now)).then_some((place, is_shared))
     }
 }
 
 impl Places {
-    /// Forgets what was left so long ago. Returns how many places that were.
-    fn forget_old(&mut self, time: Duration, now: Instant) -> usize {
-        let before = self.left.len();
+    /// Forgets what was left so long ago.
+    fn forget_old(&mut self, time: Duration, now: Instant) {
         self.left.retain(|left| now.saturating_duration_since(left.at) <= time);
-        before - self.left.len()
     }
 }

@@ -8,10 +8,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::history::channel::ChannelHistory;
-use crate::history::log::HistoryBytes;
 use crate::history::numbers::Found;
 use crate::history::rule::HistoryRule;
 use crate::history::rule::HistoryRules;
+use crate::history::totals::HistoryTotals;
 use crate::metrics::HistoryMeters;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::Origin;
@@ -32,7 +32,7 @@ pub(super) struct AppHistory {
     is_fed_here: AtomicBool,
     /// There have been rules, so that there is something to report.
     was_on: AtomicBool,
-    bytes: Arc<HistoryBytes>,
+    totals: Arc<HistoryTotals>,
     pub(super) meters: Option<HistoryMeters>,
 }
 
@@ -48,7 +48,7 @@ impl AppHistory {
         }
         let rules = self.rules.load();
         let rule = rules.of_channel(name)?;
-        Some(Box::new(ChannelHistory::new(Arc::clone(rule), Arc::clone(&self.bytes))))
+        Some(Box::new(ChannelHistory::new(Arc::clone(rule), &self.totals)))
     }
 
     /// Whether a rule matches a channel.
@@ -65,7 +65,7 @@ impl AppHistory {
 impl AppState {
     /// Takes history rules, and how many bytes all channels of the app may keep.
     pub fn set_history_rules(&self, rules: HistoryRules, bytes_max: usize, now: Instant) {
-        self.history.bytes.set_max(bytes_max);
+        self.history.totals.set_bytes_max(bytes_max);
         if **self.history.rules.load() == rules {
             return;
         }
@@ -141,7 +141,7 @@ impl AppState {
     /// Reports the bytes of the app's histories, and the events that were dropped for want of them.
     pub fn report_history(&self) {
         if let Some(meters) = self.history.meters.as_ref().filter(|_| self.history.was_on.load(Ordering::Relaxed)) {
-            meters.report(self.history.bytes.used(), self.history.bytes.take_evicted());
+            meters.report(self.history.totals.bytes(), self.history.totals.take_evicted());
         }
     }
 }

@@ -15,9 +15,9 @@ use std::time::Instant;
 
 use gema::history::channel::ChannelHistory;
 use gema::history::channel::Welcome;
-use gema::history::log::HistoryBytes;
 use gema::history::reader::Reader;
 use gema::history::rule::HistoryRule;
+use gema::history::totals::HistoryTotals;
 use gema::protocol::event;
 use gema::protocol::frame::Frame;
 use gema::protocol::identity::KnownUser;
@@ -47,7 +47,7 @@ struct World {
     rng: StdRng,
     history: ChannelHistory,
     rule: HistoryRule,
-    bytes: Arc<HistoryBytes>,
+    totals: Arc<HistoryTotals>,
     now: Instant,
     /// The time in which somebody may not have answered.
     unanswered: Duration,
@@ -73,11 +73,11 @@ impl World {
             bytes_max: if rng.random_bool(0.3) { rng.random_range(200..3000) } else { 1 << 20 },
             ..serde_json::from_str(&format!(r#"{{"match":"*","seconds":{SECONDS}}}"#)).unwrap()
         };
-        let bytes = Arc::new(HistoryBytes::default());
-        let history = ChannelHistory::new(Arc::new(rule.clone()), Arc::clone(&bytes));
+        let totals = Arc::new(HistoryTotals::default());
+        let history = ChannelHistory::new(Arc::new(rule.clone()), &totals);
         let (now, tabs, told) = (Instant::now(), Vec::new(), BTreeMap::new());
         let (seen, unanswered) = (BTreeMap::new(), Duration::ZERO);
-        Self { rng, history, rule, bytes, now, unanswered, tabs, published: 0, seen, is_told, told }
+        Self { rng, history, rule, totals, now, unanswered, tabs, published: 0, seen, is_told, told }
     }
 
     fn step(&mut self) {
@@ -90,7 +90,7 @@ impl World {
             92..95 => self.leave(),
             _ => self.wait(),
         }
-        assert!(self.bytes.used() <= self.rule.bytes_max, "the bound of the rule holds");
+        assert!(self.totals.bytes() <= self.rule.bytes_max, "the bound of the rule holds");
     }
 
     fn tell(&self, what: &str, tab: &Tab) {
