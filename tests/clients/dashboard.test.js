@@ -9,9 +9,10 @@ import { startBrowser } from './chromium.js';
 import { address, ask, openDashboard, OPERATOR, startWatched, VIEWER } from './dashboard.js';
 import { block } from './documents.js';
 import { app, binary, startGema } from './gema.js';
-import { freePort, startSites } from './nginx.js';
-import { openWire } from './wire.js';
+import { startSites } from './nginx.js';
+import { freePort } from './program.js';
 import { test, until } from './wait.js';
+import { openWire } from './wire.js';
 
 const PANELS = ['overview', 'now', 'live', 'channels', 'connections?user:42', 'apps', 'try', 'settings'];
 const HOOK = '/hooks/klinik';

@@ -5,8 +5,8 @@ import assert from 'node:assert/strict';
 import { startCluster } from './cluster.js';
 import { startGema } from './gema.js';
 import { startLaravel } from './laravel.js';
-import { startNginx } from './nginx.js';
 import { fresh, ready, subscribed, withEcho, withPusher } from './pages.js';
+import { startProxy } from './proxies.js';
 import { until } from './wait.js';
 
 const WINDOW_MS = 250;
@@ -27,7 +27,7 @@ const rule = {
 const env = { GEMA_LIMITS_FLOW_RULES: JSON.stringify([rule]) };
 const gema = await startGema({ env });
 const { nodes } = await startCluster(2, { env });
-const nginx = await startNginx(nodes);
+const nginx = await startProxy('nginx', nodes);
 
 const SETUPS = {
   'one node': { server: gema, publisher: gema, pages: 1 },

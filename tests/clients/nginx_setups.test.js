@@ -4,8 +4,9 @@ import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { connect } from 'node:net';
 import { startGema } from './gema.js';
-import { freePort, startSites } from './nginx.js';
+import { startSites } from './nginx.js';
 import { connected, fresh, hear, subscribed, withPusher } from './pages.js';
+import { freePort } from './program.js';
 import { test, within } from './wait.js';
 import { openWire } from './wire.js';
 

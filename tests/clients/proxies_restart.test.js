@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { startCluster } from './cluster.js';
-import { startNginx, startSilence } from './nginx.js';
 import { errorCode, openEveryPusher } from './pages.js';
+import { startProxy, startSilence } from './proxies.js';
 import { test, until } from './wait.js';
 
 const PAGES = 30;
@@ -50,7 +50,7 @@ async function restart(node, pages, nginx) {
 function rollingRestart(name, { silent = false, page, ...options }) {
   test(`all pages are back when one node after the other was restarted, without an event [${name}]`, async (t) => {
     const nodes = silent ? [await startSilence(t), ...cluster.nodes] : cluster.nodes;
-    const nginx = await startNginx(nodes, { ...options, t });
+    const nginx = await startProxy('nginx', nodes, { ...options, t });
     const pages = await openPages(t, nginx, page && page(nginx));
     for (const node of [...cluster.nodes, cluster.nodes[0]]) {
       t.diagnostic(`all back ${(await restart(node, pages, nginx)).toFixed(0)} ms after the node was told to stop`);
@@ -67,7 +67,7 @@ rollingRestart('over TLS', { workers: 4, tls: true, page: overTls });
 rollingRestart('beside a node that does not answer', { workers: 2, silent: true });
 
 test('publishers are answered while the nodes are restarted as fast as they can', async (t) => {
-  const nginx = await startNginx(cluster.nodes, { workers: 2, t });
+  const nginx = await startProxy('nginx', cluster.nodes, { workers: 2, t });
   const statuses = new Map();
   let stop = false;
   const publisher = (async () => {
@@ -90,7 +90,7 @@ test('publishers are answered while the nodes are restarted as fast as they can'
 });
 
 test('a node that does not answer delays a publisher once, not each event', async (t) => {
-  const nginx = await startNginx([await startSilence(t), ...cluster.nodes], { t });
+  const nginx = await startProxy('nginx', [await startSilence(t), ...cluster.nodes], { t });
   const began = performance.now();
   for (let n = 0; n < 100; n += 1) await nginx.api.trigger('news', 'e', n);
   const took = performance.now() - began;

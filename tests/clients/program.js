@@ -1,0 +1,55 @@
+// A server of somebody else, run in a folder of its own on a free port until the tests have ended.
+
+import { spawn } from 'node:child_process';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { createConnection, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after } from 'node:test';
+import { until } from './wait.js';
+
+export const newFolder = (name) => mkdtempSync(join(tmpdir(), `gema-${name}-`));
+
+/** Runs `[program, ...arguments]` in a folder, which goes with it; resolves when it answers on `port`. */
+export async function runProgram([program, ...args], { folder, port, t = { after } }) {
+  const file = join(folder, 'output.log');
+  const output = openSync(file, 'w');
+  // Some would keep files in the home of whoever runs the tests.
+  const env = { PATH: process.env.PATH, HOME: folder };
+  const child = spawn(program, args, { cwd: folder, stdio: ['ignore', output, output], env });
+  closeSync(output);
+  const log = () => readFileSync(file, 'utf8');
+  let failed;
+  child.once('error', (error) => (failed = error));
+  const ended = () => failed || child.exitCode !== null || child.signalCode !== null;
+  const kill = () => child.kill('SIGTERM');
+  process.once('exit', kill);
+  t.after(async () => {
+    child.kill('SIGTERM');
+    await until(ended, `${program} is gone`);
+    process.removeListener('exit', kill);
+    rmSync(folder, { recursive: true, force: true });
+  });
+  await until(() => ended() || answers('127.0.0.1', port), `${program} answers`);
+  if (failed) throw new Error(`${program} is needed on the PATH: ${failed.message}`);
+  if (ended()) throw new Error(`${program} ended: ${log()}`);
+  return { log, signal: (name) => child.kill(name) };
+}
+
+function answers(host, port) {
+  return new Promise((resolve) => {
+    const socket = createConnection(port, host, () => resolve(true));
+    socket.once('error', () => resolve(false)).once('connect', () => socket.destroy());
+  });
+}
+
+/** Below the ports that Linux gives to outgoing connections, so that none of those takes one in between. */
+const PORTS = { first: 20_000, count: 12_000 };
+
+export function freePort() {
+  return new Promise((resolve) => {
+    const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
+    const server = createServer().once('error', () => resolve(freePort()));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(port)));
+  });
+}
