@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
 import { startGema } from './gema.js';
+import { freePort } from './program.js';
 import { startRedis } from './redis.js';
 import { until } from './wait.js';
 
@@ -41,9 +42,10 @@ class Cluster {
     };
   }
 
-  /** Starts another node, perhaps by way of another port to the same Redis. */
-  add(t, redis = this.redis) {
-    return startGema({ env: { ...this.env, GEMA_REDIS_PORT: String(redis.port) }, t });
+  /** Starts another node, perhaps by way of another port to the same Redis. When it is restarted its ports are free. */
+  async add(t, redis = this.redis) {
+    const ports = [await freePort(), await freePort()];
+    return startGema({ env: { ...this.env, GEMA_REDIS_PORT: String(redis.port) }, ports, t });
   }
 
   /** The nodes that were not killed. */

@@ -38,10 +38,10 @@ export async function startGema(options = {}) {
 
 export class Gema {
   host = '127.0.0.1';
-  /** The free port that the server took; it keeps it when started again. */
-  port = 0;
+  /** Its port, or the free one that the server took; it keeps it when started again. */
+  port;
   /** The same for its metrics port. */
-  metricsPort = 0;
+  metricsPort;
   /** When it was killed last, by `performance.now()`. */
   killedAt = 0;
   #child;
@@ -55,10 +55,13 @@ export class Gema {
 
   /**
    * `env`: variables besides the app's; `config`: text of a TOML file, which then has to name the apps;
-   * `app`: another id, key and secret; `dotenv`: text of a `.env` in its folder, which then names app, host and port.
+   * `app`: another id, key and secret; `ports`: its port and its metrics port; `dotenv`: text of a `.env` in its folder,
+   * which then names app, host and port.
    */
-  constructor({ env = {}, config, app: own = app, dotenv }) {
+  constructor({ env = {}, config, app: own = app, ports: [port, metricsPort] = [0, 0], dotenv }) {
     this.app = own;
+    this.port = port;
+    this.metricsPort = metricsPort;
     this.#config = config;
     this.#dotenv = dotenv;
     this.#env = config || dotenv ? env : { ...appEnv(own), ...env };

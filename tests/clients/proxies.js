@@ -1,20 +1,22 @@
 // The proxies that have files in config/, with these files in front of several nodes.
 
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createPrivateKey } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import Pusher from 'pusher';
 import { masterKey } from './gema.js';
 import { nginxCommand, OWN_PATHS } from './nginx.js';
 import { freePort, newFolder, runProgram } from './program.js';
-import { within } from './wait.js';
+import { until, within } from './wait.js';
 
+const here = import.meta.dirname ?? new URL('.', import.meta.url).pathname;
 const project = new URL('../../', import.meta.url);
 const read = (name) => readFileSync(new URL(name, project), 'utf8');
 
-/** How each proxy is started with its files: `write` puts them into the folder. */
+/** How each proxy is started with its files, which `write` puts into the folder; `reload` has it read them again. */
 const PROXIES = {
   nginx: {
     write({ folder, listen, tls, nodes, workers }) {
@@ -31,6 +33,7 @@ const PROXIES = {
       writeFileSync(join(folder, 'nginx.conf'), main);
     },
     command: nginxCommand,
+    reload: ({ newWorker }) => newWorker('SIGHUP'),
   },
   haproxy: {
     write({ folder, listen, tls, nodes }) {
@@ -39,6 +42,36 @@ const PROXIES = {
       writeFileSync(join(folder, 'haproxy.cfg'), shipped('config/haproxy.cfg', nodes, words));
     },
     command: (folder) => ['haproxy', '-W', '-f', join(folder, 'haproxy.cfg')],
+    reload: ({ newWorker }) => newWorker('SIGUSR2'),
+  },
+  caddy: {
+    write({ folder, listen, tls, nodes }) {
+      const own = tls ? `https://${listen} {\ntls ${tls.certificate} ${tls.key}` : `http://${listen} {`;
+      const text = shipped('config/Caddyfile', nodes, { '\ngema.example {': `\n${own}` });
+      // Its port for orders would be the same for each Caddy of the machine.
+      const options = `{\nadmin unix/${folder}/admin\nauto_https disable_redirects\n}`;
+      writeFileSync(join(folder, 'Caddyfile'), `${options}\n${text}`);
+    },
+    command: (folder) => ['caddy', 'run', '--config', join(folder, 'Caddyfile')],
+    reload: ({ folder }) => promisify(execFile)('caddy', ['reload', '--force', '--config', join(folder, 'Caddyfile')]),
+  },
+  traefik: {
+    write({ folder, listen, tls, nodes }) {
+      mkdirSync(join(folder, 'dynamic'));
+      const address = `address: "${listen}"${tls ? '\n    http: { tls: {} }' : ''}`;
+      const words = { 'address: ":80"': address, '/etc/traefik/dynamic': join(folder, 'dynamic') };
+      // Pages may be there when the test ends.
+      words['graceTimeOut: 10s'] = 'graceTimeOut: 0s';
+      writeFileSync(join(folder, 'traefik.yaml'), shipped('config/traefik.yaml', [], words));
+      const pair = tls ? `tls: { certificates: [{ certFile: ${tls.certificate}, keyFile: ${tls.key} }] }\n` : '';
+      writeFileSync(join(folder, 'dynamic/gema.yaml'), shipped('config/traefik-gema.yaml', nodes, {}) + pair);
+    },
+    command: (folder) => [installed('traefik'), `--configFile=${join(folder, 'traefik.yaml')}`],
+    async reload({ folder, url }) {
+      const file = join(folder, 'dynamic/gema.yaml');
+      writeFileSync(file, exchange(file, readFileSync(file, 'utf8'), 'PathPrefix(`/apps/`)', 'PathPrefix(`/`)'));
+      await until(async () => (await fetch(`${url}/ready`)).ok, 'Traefik leads to another path, too');
+    },
   },
 };
 
@@ -53,11 +86,26 @@ export async function startProxy(kind, nodes, { tls = false, workers = 1, t } = 
   const folder = newFolder(kind);
   const listen = `127.0.0.1:${port}`;
   PROXIES[kind].write({ folder, listen, tls: tls && certificate(folder), nodes, workers });
-  const { log, signal } = await runProgram(PROXIES[kind].command(folder), { folder, port, t });
+  const program = await runProgram(PROXIES[kind].command(folder), { folder, port, t });
+  const { log } = program;
   const { app, host } = nodes.find(({ app }) => app);
   const { id: appId, key, secret } = app;
   const api = new Pusher({ appId, key, secret, host, port, useTLS: tls, encryptionMasterKeyBase64: masterKey });
-  return { kind, app, host, port, api, log, signal };
+  // Some listen before they have read where their nodes are.
+  const answers = () => api.get({ path: '/channels' }).then(({ status }) => status === 200, () => false);
+  await until(answers, `gema answers through ${kind}`).catch((error) => {
+    throw new Error(`${error.message}\n${log()}`);
+  });
+  const reload = () => PROXIES[kind].reload({ ...program, folder, url: `http://${listen}` });
+  return { kind, app, host, port, api, log, reload };
+}
+
+/** A program that came with the packages for Python. */
+function installed(name) {
+  const places = ['.venv/bin', '.venv/packages/bin'].map((place) => join(here, place, name));
+  const file = places.find((place) => existsSync(place));
+  if (!file) throw new Error(`${name} is needed: tests/clients/run installs it`);
+  return file;
 }
 
 /** A file of the project with `words` exchanged and for these nodes; those beyond the second stand wherever that does. */

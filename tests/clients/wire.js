@@ -3,9 +3,12 @@
 import WebSocket from 'ws';
 import { Inbox, until } from './wait.js';
 
-/** Opens a socket on `url`; frames arrive by their event name, with `data` as the string it was on the wire. */
-export async function openWire(t, url, protocols) {
-  const wire = new Wire(url, protocols);
+/**
+ * Opens a socket on `url`; frames arrive by their event name, with `data` as the string it was on the wire. `options` are
+ * those of `ws`.
+ */
+export async function openWire(t, url, protocols, options) {
+  const wire = new Wire(url, protocols, options);
   t.after(() => wire.socket.terminate());
   await until(() => wire.socket.readyState !== WebSocket.CONNECTING, `${url} is open`);
   return wire;
@@ -17,8 +20,8 @@ class Wire {
   closed;
   #established;
 
-  constructor(url, protocols) {
-    this.socket = new WebSocket(url, protocols);
+  constructor(url, protocols, options) {
+    this.socket = new WebSocket(url, protocols, options);
     this.socket.on('error', (error) => {
       this.error = error;
     });

@@ -1,4 +1,5 @@
-//! Two nodes behind the nginx of the machine, with the configuration that is shipped.
+//! Two nodes behind the nginx of the machine, with the configuration that is shipped. `tests/clients/proxies.test.js` has
+//! what holds for every proxy.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -36,12 +37,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::wire::Wire;
-
 const PATH: &str = "/app/app-key?protocol=7&client=js&version=8.6.0&flash=false";
-
-/// Longer than nginx waits by itself (60 s).
-const SILENCE: Duration = Duration::from_secs(70);
 
 /// nginx with `config/nginx-main.conf` and `config/nginx.conf`, in front of the server's nodes.
 async fn start(server: &TestServer) -> Nginx {
@@ -85,39 +81,6 @@ fn shipped(name: &str, words: [(&str, String); 3]) -> String {
 }
 
 #[tokio::test]
-async fn a_connection_through_nginx_outlives_a_long_silence() {
-    let server = TestServer::start_cluster(2).await;
-    let nginx = start(&server).await;
-    let mut wires = Vec::new();
-    for _ in 0..2 {
-        let mut wire = Wire::connect(nginx.address, PATH).await;
-        wire.subscribe("a").await;
-        wires.push(wire);
-    }
-    tokio::time::sleep(SILENCE).await;
-    api(&nginx).publish("a", "e", "1").await;
-    for mut wire in wires {
-        assert_eq!(wire.next_text().await, r#"{"event":"e","data":"1","channel":"a"}"#);
-    }
-}
-
-#[tokio::test]
-async fn strangers_do_not_make_nginx_believe_that_a_node_is_gone() {
-    let server = TestServer::start_cluster(2).await;
-    let nginx = start(&server).await;
-    let stranger = Api::new(nginx.address, "nobody", "no-key", "no-secret");
-    for size in [1_000_000, 11_000_000, 20_000_000] {
-        let body = "x".repeat(size);
-        for _ in 0..10 {
-            assert!([404, 413].contains(&stranger.post("/events", &body).await.status), "{}", nginx.log());
-        }
-        Wire::connect(nginx.address, PATH).await;
-        api(&nginx).publish("a", "e", "1").await;
-    }
-    assert!(!nginx.log().contains("upstream"), "{}", nginx.log());
-}
-
-#[tokio::test]
 async fn nothing_is_lost_while_nginx_reads_its_configuration_anew() {
     let server = TestServer::start_cluster(2).await;
     let nginx = start(&server).await;
@@ -157,25 +120,6 @@ async fn publish(address: SocketAddr, api: Api, stop: Arc<AtomicBool>, published
         let mut client = Client::open(address, PATH, &[]).await;
         client.established().await;
         client.close().await;
-    }
-}
-
-#[tokio::test]
-async fn what_a_publisher_sends_one_after_the_other_arrives_in_order_on_both_nodes() {
-    const EVENTS: u64 = 2_000;
-    let server = TestServer::start_cluster(2).await;
-    let nginx = start(&server).await;
-    let mut clients = [server.connect_at(0).await, server.connect_at(1).await];
-    for client in &mut clients {
-        client.subscribe("a").await;
-    }
-    for n in 0..EVENTS {
-        api(&nginx).publish("a", "e", &n.to_string()).await;
-    }
-    for client in &mut clients {
-        for n in 0..EVENTS {
-            assert_eq!(client.next_event("e").await, n);
-        }
     }
 }
 
