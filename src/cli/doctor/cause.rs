@@ -84,16 +84,20 @@ cause_table! {
     // Through the proxy.
     ProxyNoUpgrade "proxy_no_upgrade"
         "the proxy drops headers of the WebSocket handshake"
-        "nginx: proxy_http_version 1.1, and proxy_set_header for Upgrade and Connection in the location of /app/";
+        "nginx: proxy_http_version 1.1, and proxy_set_header for Upgrade and Connection in the location of /app/; \
+         other proxies: docs/proxies.md";
     ProxyNoApp "proxy_no_app"
         "the proxy does not forward /app/ to gema"
-        "nginx: location /app/ { proxy_pass http://gema; } in the server block of this name and port";
+        "nginx: location /app/ { proxy_pass http://gema; } in the server block of this name and port; \
+         other proxies: docs/proxies.md";
     ProxyNoApps "proxy_no_apps"
         "the proxy does not forward /apps/ to gema"
-        "nginx: location /apps/ { proxy_pass http://gema; } in the server block of this name and port";
+        "nginx: location /apps/ { proxy_pass http://gema; } in the server block of this name and port; \
+         other proxies: docs/proxies.md";
     ProxyRewritesPath "proxy_rewrites_path"
         "the proxy changes the path or the query before gema sees it"
-        "nginx: proxy_pass without a path or slash behind the port, and no rewrite";
+        "nginx: proxy_pass without a path or slash behind the port, and no rewrite; \
+         other proxies: docs/proxies.md";
     PathPrefix "path_prefix"
         "gema serves its paths behind a prefix, and the address lacks it"
         "add server.path_prefix to --url, to wsPath in the page and to the path in config/broadcasting.php";
@@ -108,7 +112,8 @@ cause_table! {
         "look at the status and at who sent it, and compare the address with the server's";
     ProxyIdleTimeout "proxy_idle_timeout"
         "a silent connection is closed before the client sends its first ping"
-        "nginx: proxy_read_timeout 300s; other proxies: an idle timeout above connections.activity_timeout_seconds";
+        "nginx: proxy_read_timeout 300s; HAProxy: timeout tunnel 300s; \
+         other proxies: above connections.activity_timeout_seconds";
     // The page's connection.
     UnknownKey "unknown_key"
         "no app of the server has this key"
