@@ -27,8 +27,14 @@ SECRET = {
     "PUSHER_APP_SECRET": harness.SECRET,
     "SOKETI_DB_REDIS_PASSWORD": "of-redis",
 }
-# For a run without Kubernetes: any ports, and no Redis.
-LOCAL = {"GEMA_SERVER_PORT": "0", "GEMA_METRICS_PORT": "0", "GEMA_CLUSTER_DRIVER": "local", "GEMA_SERVER_WORKERS": "1"}
+# For a run without Kubernetes: any ports, no Redis, and time to look at a pod that leaves.
+LOCAL = {
+    "GEMA_SERVER_PORT": "0",
+    "GEMA_METRICS_PORT": "0",
+    "GEMA_CLUSTER_DRIVER": "local",
+    "SOKETI_SHUTDOWN_GRACE_PERIOD": "25000",
+    "GEMA_SERVER_DRAIN_NOTICE_SECONDS": "20",
+}
 
 
 def program(name):
@@ -153,18 +159,23 @@ class Case(unittest.TestCase):
         settings = dict(re.findall(r"^(\S+) = (.*?)\s+#", printed, re.MULTILINE))
         self.assertEqual(int(settings["server.port"]), manifests.ports["ws"])
         self.assertEqual(int(settings["metrics.port"]), manifests.ports["metrics"])
-        is_alone = settings["cluster.driver"] == '"local"'
-        self.assertEqual(is_alone, manifests.one("Deployment")["spec"].get("replicas") == 1)
         notice, drain = float(settings["server.drain_notice_seconds"]), float(settings["server.drain_seconds"])
-        self.assertGreaterEqual(notice, 5, "as long as Kubernetes takes until nobody sends to the pod")
-        self.assertGreater(drain, notice)
+        deployment = manifests.one("Deployment")["spec"]
+        if settings["cluster.driver"] == '"redis"':
+            self.assertGreaterEqual(notice, 5, "as long as Kubernetes takes until nobody sends to the pod")
+            self.assertGreater(drain, notice)
+            self.assertGreaterEqual(deployment["minReadySeconds"], drain, "the next one waits for the last one")
+        else:
+            # Two pods that do not exchange events never serve together.
+            self.assertEqual((deployment["replicas"], deployment["minReadySeconds"], notice), (1, 0, 0))
+            self.assertEqual(deployment["strategy"], {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}})
         self.assertGreaterEqual(manifests.pod["spec"]["terminationGracePeriodSeconds"], drain + 5)
 
     def assert_serves(self, manifests, folder):
         """The probes of a running pod succeed; of one that leaves all but the readiness'."""
         server = harness.Gema()
         environment = {**manifests.environment(), **LOCAL}
-        server.start(manifests.command(folder), **environment, SOKETI_SHUTDOWN_GRACE_PERIOD="25000")
+        server.start(manifests.command(folder), **environment)
         try:
             ready = next(line for line in map(json.loads, server.log) if line["message"] == "ready")
             self.assertEqual(ready["name"], environment["GEMA_SERVER_NAME"])

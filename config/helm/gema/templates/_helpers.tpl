@@ -29,16 +29,21 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- default (.Values.secrets | empty | ternary "" (include "gema.fullname" .)) .Values.existingSecret }}
 {{- end }}
 
+{{- /* Whether pods meet in Redis: a text, or none. */ -}}
+{{- define "gema.meets" -}}
+{{- $by_variable := false }}
+{{- range .Values.app.extraEnv }}
+{{- if has .name (list "SOKETI_ADAPTER_DRIVER" "GEMA_CLUSTER_DRIVER") }}{{ $by_variable = true }}{{ end }}
+{{- end }}
+{{- if or $by_variable (eq "redis" (dig "cluster" "driver" "" .Values.config)) }}yes{{ end }}
+{{- end }}
+
 {{- /* Ends the installation with a sentence where pods would start, but not do what they are for. */ -}}
 {{- define "gema.check" -}}
-{{- $variables := list }}
-{{- range .Values.app.extraEnv }}{{ $variables = append $variables .name }}{{ end }}
-{{- $apps := or (include "gema.secretName" .) .Values.config.apps .Values.config.app_store $variables }}
-{{- if not $apps }}
+{{- if not (or (include "gema.secretName" .) .Values.config.apps .Values.config.app_store .Values.app.extraEnv) }}
 {{- fail "there is no app: set secrets.PUSHER_APP_ID, secrets.PUSHER_APP_KEY and secrets.PUSHER_APP_SECRET, or existingSecret" }}
 {{- end }}
-{{- $meets := or (eq "redis" (dig "cluster" "driver" "" .Values.config)) (has "SOKETI_ADAPTER_DRIVER" $variables) (has "GEMA_CLUSTER_DRIVER" $variables) }}
-{{- if and (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) (not $meets) }}
+{{- if and (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) (not (include "gema.meets" .)) }}
 {{- fail "several pods need Redis: set config.cluster.driver to redis and config.redis.host to its host" }}
 {{- end }}
 {{- $drain := dig "server" "drain_seconds" 3 .Values.config }}
