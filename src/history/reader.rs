@@ -402,3 +402,30 @@ impl Places {
         self.left.retain(|left| now.saturating_duration_since(left.at) <= time);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_another_connection_took_is_the_last_choice() {
+        let (now, time) = (Instant::now(), Duration::from_secs(60));
+        let mut readers = Readers::new(Arc::default());
+        let user: Arc<str> = "siti".into();
+        let [first, second] = [SocketId::random(), SocketId::random()];
+        let take = |readers: &mut Readers, last| readers.take("siti", last, (time, now), |_| true);
+
+        readers.open(&user, first, Place { position: 0, since: now }, 0);
+        let taken = take(&mut readers, 10).unwrap();
+        assert_eq!(taken.socket_id, first);
+        let reader = readers.open(&user, second, taken.place, 10);
+        readers.leave(first, true, now);
+        reader.confirm(20, now);
+        readers.leave(second, true, now);
+
+        let mut left = || take(&mut readers, 30).map(|left| (left.socket_id, left.place.position));
+        assert_eq!(left(), Some((second, 20)));
+        assert_eq!(left(), Some((first, 10)));
+        assert_eq!(left(), None);
+    }
+}

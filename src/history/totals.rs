@@ -93,3 +93,19 @@ impl Drop for CountedPlace {
         self.0.places.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_places_and_no_more_are_counted() {
+        let totals = Arc::new(HistoryTotals::default());
+        let mut places: Vec<_> = std::iter::from_fn(|| totals.count_place()).collect();
+        assert_eq!(places.len(), PLACES_MAX);
+        places.pop();
+        assert!(totals.count_place().is_some_and(|_place| totals.count_place().is_none()));
+        drop(places);
+        assert_eq!(totals.places.load(Ordering::Relaxed), 0);
+    }
+}
