@@ -286,6 +286,13 @@ fn who_names_the_app_decides_whether_reverbs_names_count() {
         "{warning}"
     );
     assert_eq!(by(&[&APP, &PUSHER, &broadcaster("pusher")]).0, "2");
+    // Leftovers beside the default app.
+    for other in ["pusher", "redis"] {
+        let (id, port, warning) =
+            by(&[&APP, &broadcaster(other), &[("GEMA_INGEST_PREFIXES", "laravel_database_=app-id")]]);
+        assert_eq!((id.as_str(), port), ("app-id", 6001));
+        assert!(warning.contains(&format!("no effect, because Laravel's broadcaster is {other}; set")), "{warning}");
+    }
     let (id, port, warning) = by(&[&APP, &PUSHER, &broadcaster("reverb")]);
     assert_eq!((id.as_str(), port), ("1", 8080));
     assert_eq!(
@@ -300,11 +307,33 @@ fn who_names_the_app_decides_whether_reverbs_names_count() {
     let (id, port, warning) = by(&[&APP, &same, &broadcaster("reverb")]);
     assert_eq!((id.as_str(), port), ("1", 6001));
     assert!(warning.contains("because PUSHER_APP_ID names the same app"), "{warning}");
+    let (_, port, _) = by(&[&APP, &same[1..], &broadcaster("reverb")]);
+    assert_eq!(port, 6001);
     // One that names no app is no reason to serve another port.
     let (id, port, warning) = by(&[&[("REVERB_SERVER_PORT", "9000"), ("SOKETI_HOST", "127.0.0.1")]]);
     assert_eq!((id.as_str(), port), ("app-id", 6001));
     assert!(warning.starts_with("REVERB_SERVER_PORT has no effect, because none of REVERB_APP_ID"), "{warning}");
     assert!(!by(&[&APP, &PUSHER]).2.contains("hush"));
+}
+
+#[test]
+fn origins_and_words_for_nothing_mean_what_they_mean_in_laravel() {
+    for name in ["REVERB_ALLOWED_ORIGINS", "REVERB_APP_ALLOWED_ORIGINS"] {
+        let loaded = load(&[&APP[..], &[(name, "shop.example,admin.example")]].concat()).unwrap();
+        assert_eq!(loaded.config.apps()[0].limits.allowed_origins, ["shop.example", "admin.example"]);
+    }
+    let words =
+        [("REVERB_SERVER_PATH", "(empty)"), ("REVERB_SCALING_ENABLED", "(false)"), ("REVERB_INTERNAL_PORT", "1")];
+    let loaded = load(&[&APP[..], &words].concat()).unwrap();
+    assert_eq!((loaded.config.server.path_prefix.as_str(), loaded.warnings.len()), ("", 0));
+    let faults = sentences(&load(&[APP[0], APP[1], (APP[2].0, "(null)")]).unwrap_err().faults);
+    assert!(faults[0].starts_with("REVERB_APP_SECRET is missing"), "{faults:?}");
+}
+
+#[test]
+fn a_misspelt_name_is_named_although_nothing_else_is_set() {
+    let warnings = sentences(&load(&[("REVERB_APP_KY", "shop-key")]).unwrap().warnings).join("; ");
+    assert!(warnings.starts_with("REVERB_APP_KY has no effect"), "{warnings}");
 }
 
 #[test]
@@ -321,8 +350,8 @@ fn soketis_and_gemas_own_names_win_one_by_one() {
     assert_eq!(
         sentences(&loaded.warnings),
         [
-            "REVERB_SCALING_CHANNEL has no effect, because cluster.name (from GEMA_CLUSTER_NAME) says it",
-            "REVERB_SERVER_PORT has no effect, because server.port (from SOKETI_PORT) says it",
+            "REVERB_SCALING_CHANNEL has no effect, because cluster.name (from GEMA_CLUSTER_NAME) sets it",
+            "REVERB_SERVER_PORT has no effect, because server.port (from SOKETI_PORT) sets it",
         ]
     );
 }

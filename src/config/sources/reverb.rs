@@ -50,8 +50,9 @@ enum Means {
 
 use Means::{ClientEvents, Common, MessageBytes, OfClients, Path, Redis, Scaling};
 
-/// Every variable of Reverb's `config/reverb.php`. Those of Redis count for all of Laravel.
-const TABLE: [(&str, Means); 25] = [
+/// Every variable of Reverb's `config/reverb.php`; those of `config/broadcasting.php` that begin alike, and the names that
+/// published files give to the origins. Those of Redis count for all of Laravel.
+const TABLE: [(&str, Means); 30] = [
     ("REVERB_APP_ID", Common(Key("apps.0.id"))),
     ("REVERB_APP_KEY", Common(Key("apps.0.key"))),
     ("REVERB_APP_SECRET", Common(Key("apps.0.secret"))),
@@ -62,6 +63,11 @@ const TABLE: [(&str, Means); 25] = [
     ("REVERB_HOST", OfClients),
     ("REVERB_PORT", OfClients),
     ("REVERB_SCHEME", OfClients),
+    ("REVERB_INTERNAL_HOST", OfClients),
+    ("REVERB_INTERNAL_PORT", OfClients),
+    ("REVERB_INTERNAL_SCHEME", OfClients),
+    ("REVERB_ALLOWED_ORIGINS", Common(Key("limits.allowed_origins"))),
+    ("REVERB_APP_ALLOWED_ORIGINS", Common(Key("limits.allowed_origins"))),
     ("REVERB_MAX_REQUEST_SIZE", Common(Key("http.request_bytes_max"))),
     ("REVERB_SCALING_ENABLED", Scaling),
     ("REVERB_SCALING_CHANNEL", Common(Untagged("cluster.name"))),
@@ -95,7 +101,16 @@ pub(in crate::config) fn read(variables: &[Variable], others: &Others<'_>) -> Tr
     let mut translation = Translation::default();
     let is_setting = |given: &&Given<'_>| given.means.is_some_and(|means| !matches!(means, OfClients | Redis));
     let settings: Vec<&Given<'_>> = given.iter().filter(is_setting).collect();
-    let Some(first) = settings.first() else { return translation };
+    let Some(first) = settings.first() else {
+        if laravel::app_of(others.root).is_none() && pushers(others.fallbacks).is_empty() {
+            // A misspelt name may be meant to name the app.
+            given
+                .iter()
+                .filter(|given| given.means.is_none())
+                .for_each(|given| given.translate(false, &mut translation));
+        }
+        return translation;
+    };
     if let Some(because) = outweighed(&given, others) {
         let more = match settings.len() - 1 {
             0 => "has".to_owned(),
@@ -122,11 +137,11 @@ pub(in crate::config) fn put(root: &mut Group, reverb: &Translation) -> Vec<Faul
         let before = laravel::put(root, key, value.clone()).filter(|before| !is_same(before, value));
         if let Some((before, subject)) = before.zip(reverb.subjects.get(key)) {
             let other = Subject::of(&**key, &before);
-            // As with Reverb, whoever writes an option knows what it outweighs.
+            // As with Reverb, an option of the command line outweighs without a word.
             if matches!(other.origin, Some(Origin::Option(_))) {
                 continue;
             }
-            warnings.push(subject.fault(format!("has no effect, because {other} says it")));
+            warnings.push(subject.fault(format!("has no effect, because {other} sets it")));
         }
     }
     warnings
@@ -150,7 +165,15 @@ impl<'a> Given<'a> {
     fn of(variable: &'a Variable) -> Option<Self> {
         let means = TABLE.iter().find(|(name, _)| *name == variable.name).map(|(_, means)| *means);
         let (origin, subject) = (variable.origin(), variable.subject());
-        Some(Self { variable, value: soketi::given(&variable.value)?, means, origin, subject })
+        let value = soketi::given(&variable.value)?;
+        let value = match value.trim() {
+            // Laravel's words for nothing.
+            "(null)" | "empty" | "(empty)" => return None,
+            "(true)" => "true".to_owned(),
+            "(false)" => "false".to_owned(),
+            _ => value,
+        };
+        Some(Self { variable, value, means, origin, subject })
     }
 
     fn name(&self) -> &'a str {
@@ -244,18 +267,24 @@ fn outweighed(given: &[Given<'_>], others: &Others<'_>) -> Option<String> {
         return Some(format!("{other} decides about the app; set gema's own names instead, such as SOKETI_PORT"));
     }
     let pushers = pushers(others.fallbacks);
-    let name = Origin::of(pushers.first()?.1)?;
+    let Some((_, first)) = pushers.first() else {
+        let other = others.broadcaster.filter(|name| ["pusher", "redis", "ably"].contains(name))?;
+        return Some(format!(
+            "Laravel's broadcaster is {other}; set BROADCAST_CONNECTION=reverb if Laravel publishes through Reverb"
+        ));
+    };
+    let name = Origin::of(first)?;
     if others.broadcaster != Some("reverb") {
         return Some(format!(
             "{name} names the app; set BROADCAST_CONNECTION=reverb if Laravel publishes through Reverb, or remove them"
         ));
     }
     // An installation that has run with these names has gema's own port.
-    let is_same = |field: &str, name: &str| {
-        let pusher = pushers.iter().find(|(key, _)| *key == format!("apps.0.{field}"));
-        pusher.map(|(_, value)| value.kind.to_string()).as_deref() == app.get(name).copied()
+    let reverbs = |key: &str| {
+        let fields = ["apps.0.id", "apps.0.key", "apps.0.secret"].into_iter().zip(APP);
+        fields.into_iter().find(|(field, _)| *field == key).and_then(|(_, name)| app.get(name).copied())
     };
-    let is_same = ["id", "key", "secret"].iter().zip(APP).all(|(field, name)| is_same(field, name));
+    let is_same = pushers.iter().all(|(key, value)| reverbs(key) == Some(value.kind.to_string().as_str()));
     is_same.then(|| format!("{name} names the same app; remove PUSHER_APP_* to configure gema by Reverb's names"))
 }
 
