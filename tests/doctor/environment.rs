@@ -149,6 +149,19 @@ async fn reverbs_names_are_tested_as_those_of_pusher_are() {
     silent.names(&[("env", "broadcast_log")]).says("set BROADCAST_CONNECTION=reverb").passes(&["signature"]);
 }
 
+/// Where pages go through a proxy and Laravel does not.
+#[tokio::test]
+async fn laravels_internal_address_of_reverb_is_where_it_publishes() {
+    let [server, other] = [gema(&[]).await, gema(&[("SOKETI_DEFAULT_APP_SECRET", "other-secret")]).await];
+    let internal = format!(
+        "REVERB_INTERNAL_HOST={}\nREVERB_INTERNAL_PORT={}\nREVERB_INTERNAL_SCHEME=http",
+        other.address.ip(),
+        other.address.port()
+    );
+    let diagnosis = reverb(server.address, &internal).diagnose().await;
+    diagnosis.names(&[("signature", "wrong_secret")]).passes(&["connect"]);
+}
+
 #[tokio::test]
 async fn a_path_of_reverb_is_part_of_the_address() {
     let server = gema(&[("SOKETI_PATH_PREFIX", "/ws")]).await;

@@ -85,7 +85,7 @@ impl Target {
         let port = laravel.get(&format!("{start}_PORT")).and_then(|port| port.parse().ok());
         let port = port.unwrap_or(if tls { 443 } else { 80 });
         // Laravel's own configuration of Reverb publishes below this path.
-        let path = laravel.get("REVERB_SERVER_PATH").filter(|_| start.ends_with("REVERB")).unwrap_or_default();
+        let path = laravel.get("REVERB_SERVER_PATH").filter(|_| start.contains("REVERB")).unwrap_or_default();
         let path = path.trim_matches('/');
         let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
         Some(Self { host, port, tls, prefix, source: Source::Laravel(start) })
@@ -136,13 +136,19 @@ impl Targets {
         let of = |start| laravel.and_then(|laravel| Target::of_laravel(laravel, start));
         let (publishes, pages) = match laravel.map(Laravel::names).unwrap_or_default() {
             Names::Pusher => (of("PUSHER"), of("VITE_PUSHER").or_else(|| of("MIX_PUSHER"))),
-            Names::Reverb => (of("REVERB"), of("VITE_REVERB")),
+            Names::Reverb => (internal(laravel).or_else(|| of("REVERB")), of("VITE_REVERB").or_else(|| of("REVERB"))),
         };
         let pages = url.or(pages).or_else(|| publishes.clone());
         let pages = pages.unwrap_or_else(|| Target::of_config(config));
         let laravel = publishes.filter(|publishes| !publishes.is_same_place(&pages));
         Self { pages, laravel }
     }
+}
+
+/// The address behind the proxy, by names that applications have in common.
+fn internal(laravel: Option<&Laravel>) -> Option<Target> {
+    let laravel = laravel.filter(|laravel| laravel.get("REVERB_INTERNAL_PORT").is_some())?;
+    Target::of_laravel(laravel, "REVERB_INTERNAL")
 }
 
 impl Credentials {

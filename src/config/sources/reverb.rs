@@ -50,8 +50,8 @@ enum Means {
 
 use Means::{ClientEvents, Common, MessageBytes, OfClients, Path, Redis, Scaling};
 
-/// Every variable of Reverb's `config/reverb.php`; those of `config/broadcasting.php` that begin alike, and the names that
-/// published files give to the origins. Those of Redis count for all of Laravel.
+/// Every variable of Reverb's `config/reverb.php`, and names that many applications have for the address behind the proxy
+/// and for the origins. Those of Redis count for all of Laravel.
 const TABLE: [(&str, Means); 30] = [
     ("REVERB_APP_ID", Common(Key("apps.0.id"))),
     ("REVERB_APP_KEY", Common(Key("apps.0.key"))),
