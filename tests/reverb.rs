@@ -351,6 +351,8 @@ fn soketis_and_gemas_own_names_win_one_by_one() {
         sentences(&loaded.warnings),
         [
             "REVERB_SCALING_CHANNEL has no effect, because cluster.name (from GEMA_CLUSTER_NAME) sets it",
+            "REVERB_APP_MAX_CONNECTIONS has no effect, because apps.0.max_connections (from SOKETI_DEFAULT_APP_MAX_CONNS) \
+             sets it",
             "REVERB_SERVER_PORT has no effect, because server.port (from SOKETI_PORT) sets it",
         ]
     );

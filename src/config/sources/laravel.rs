@@ -47,6 +47,13 @@ pub(in crate::config) fn app_of(root: &Group) -> Option<String> {
     Some(Origin::of(value).map_or_else(|| "the configuration".to_owned(), |origin| origin.to_string()))
 }
 
+/// The value of a field of the first app.
+pub(in crate::config) fn of_first_app<'a>(root: &'a Group, field: &str) -> Option<&'a Value> {
+    let ValueKind::Array(apps) = &root.get("apps")?.kind else { return None };
+    let ValueKind::Table(app) = &apps.first()?.kind else { return None };
+    app.get(field).filter(|value| value.kind != ValueKind::Nil)
+}
+
 /// Gives `key` the value unless it has one, which is returned then.
 pub(in crate::config) fn put(root: &mut Group, key: &str, value: Value) -> Option<Value> {
     if let Some(field) = key.strip_prefix("apps.0.") {

@@ -134,9 +134,15 @@ pub(in crate::config) fn read(variables: &[Variable], others: &Others<'_>) -> Tr
 pub(in crate::config) fn put(root: &mut Group, reverb: &Translation) -> Vec<Fault> {
     let mut warnings = Vec::new();
     for (key, value) in &reverb.values {
-        let before = laravel::put(root, key, value.clone()).filter(|before| !is_same(before, value));
-        if let Some((before, subject)) = before.zip(reverb.subjects.get(key)) {
-            let other = Subject::of(&**key, &before);
+        // A limit of the app outweighs that of all apps.
+        let of_app = key.strip_prefix("limits.").and_then(|field| {
+            let value = laravel::of_first_app(root, field)?;
+            Some((format!("apps.0.{field}"), value.clone()))
+        });
+        let before = laravel::put(root, key, value.clone()).map(|before| (key.clone(), before)).or(of_app);
+        let before = before.filter(|(_, before)| !is_same(before, value));
+        if let Some(((key, before), subject)) = before.zip(reverb.subjects.get(key)) {
+            let other = Subject::of(key, &before);
             // As with Reverb, an option of the command line outweighs without a word.
             if matches!(other.origin, Some(Origin::Option(_))) {
                 continue;
