@@ -44,9 +44,9 @@ const REVERB: [Row; 31] = [
     ("REVERB_SERVER_HOST", "0.0.0.0", "127.0.0.9", Setting(&["server.host = \"127.0.0.9\""]), "`server.host`"),
     ("REVERB_SERVER_PORT", "8080", "9000", Setting(&["server.port = 9000"]), "`server.port`; 8080 where nothing sets it"),
     ("REVERB_SERVER_PATH", "", "ws/", Setting(&["server.path_prefix = \"/ws\""]), "`server.path_prefix`, with or without slashes around it"),
-    ("REVERB_HOST", "", "ws.shop.example", Nothing, "where pages and Laravel connect: `gema doctor` tests it. Reverb also looks for a certificate of Herd or Valet by this name; gema does not: set `tls.cert_path`"),
-    ("REVERB_PORT", "443", "444", Nothing, "the same"),
-    ("REVERB_SCHEME", "https", "http", Nothing, "the same"),
+    ("REVERB_HOST", "", "ws.shop.example", Setting(&["REVERB_HOST = \"ws.shop.example\""]), "where pages and Laravel connect: `gema doctor` tests it, `gema config` and the operator's page show it. Reverb also looks for a certificate of Herd or Valet by this name; gema does not: set `tls.cert_path`"),
+    ("REVERB_PORT", "", "444", Setting(&["REVERB_PORT = \"444\""]), "the same"),
+    ("REVERB_SCHEME", "", "http", Setting(&["REVERB_SCHEME = \"http\""]), "the same"),
     ("REVERB_MAX_REQUEST_SIZE", "", "200000", Setting(&["http.request_bytes_max = 200000"]), "`http.request_bytes_max`, in bytes; 10 MiB where it is not set"),
     ("REVERB_SCALING_ENABLED", "false", "true", Setting(&["cluster.driver = \"redis\""]), "`true` is `cluster.driver = \"redis\"`"),
     ("REVERB_SCALING_CHANNEL", "", "shop", Setting(&["cluster.name = \"shop\""]), "`cluster.name`, without braces; `gema` where it is not set"),
@@ -326,6 +326,10 @@ fn origins_and_words_for_nothing_mean_what_they_mean_in_laravel() {
         [("REVERB_SERVER_PATH", "(empty)"), ("REVERB_SCALING_ENABLED", "(false)"), ("REVERB_INTERNAL_PORT", "1")];
     let loaded = load(&[&APP[..], &words].concat()).unwrap();
     assert_eq!((loaded.config.server.path_prefix.as_str(), loaded.warnings.len()), ("", 0));
+    assert_eq!(
+        loaded.settings().last().unwrap().split_whitespace().collect::<Vec<_>>()[..3],
+        ["REVERB_INTERNAL_PORT", "=", "\"1\""]
+    );
     let faults = sentences(&load(&[APP[0], APP[1], (APP[2].0, "(null)")]).unwrap_err().faults);
     assert!(faults[0].starts_with("REVERB_APP_SECRET is missing"), "{faults:?}");
 }

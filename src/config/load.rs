@@ -78,7 +78,8 @@ fn from(mut sources: Sources) -> Result<Loaded, Faults> {
     laravel::complete(&mut merged, &sources.fallbacks, sources.files_have_apps);
 
     let (config, Build { faults: of_values, warnings: without_effect, origins, .. }) = build::config(merged);
-    let mut loaded = Loaded { config, warnings: std::mem::take(&mut sources.warnings), origins };
+    let warnings = std::mem::take(&mut sources.warnings);
+    let mut loaded = Loaded { config, warnings, origins, clients: reverb.clients };
     loaded.warnings.extend(without_effect);
     loaded.complete();
     let of_apps = loaded.refuse_default_app(&sources.unread_apps);

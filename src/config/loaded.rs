@@ -24,6 +24,8 @@ pub struct Loaded {
     pub warnings: Vec<Fault>,
     /// For each key that was set, the file or variable that set it.
     pub origins: BTreeMap<String, Origin>,
+    /// Where clients connect, by Reverb's variables, each with its value and its place. gema only shows them.
+    pub clients: Vec<(String, String, Origin)>,
 }
 
 /// Why a configuration may not be served: every mistake, not just the first.
@@ -54,7 +56,9 @@ impl Loaded {
     /// Each value with its key and who set it. Secrets are masked.
     pub fn listed(&self) -> Vec<(String, Json, String)> {
         let origin = |key: &str| self.origins.get(key).map_or_else(|| "default".to_owned(), Origin::to_string);
-        self.values(|_| true).into_iter().map(|(key, value)| (key.clone(), value, origin(&key))).collect()
+        let values = self.values(|_| true).into_iter().map(|(key, value)| (key.clone(), value, origin(&key)));
+        let clients = self.clients.iter().map(|(name, value, origin)| (name.clone(), json!(value), origin.to_string()));
+        values.chain(clients).collect()
     }
 
     /// A line about the names that configure this server, if they are Reverb's.

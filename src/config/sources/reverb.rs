@@ -219,7 +219,10 @@ impl<'a> Given<'a> {
             Some(Redis) if is_scaled => translation.apply(self.setting(), &Parameter("60", OWN_LINK)),
             Some(ClientEvents) => self.client_events(value, translation),
             Some(MessageBytes) => self.message_bytes(value, translation),
-            Some(Redis | OfClients | Means::RateLimit) => (),
+            Some(OfClients) => {
+                translation.clients.push((self.name().to_owned(), value.to_owned(), self.origin.clone()));
+            }
+            Some(Redis | Means::RateLimit) => (),
             None => {
                 let meant = nearest(self.name(), TABLE.iter().map(|(name, _)| *name));
                 let remedy = meant.map(|meant| format!("did you mean {meant}?"));

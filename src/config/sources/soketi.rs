@@ -53,6 +53,8 @@ pub(in crate::config) struct Translation {
     pub(in crate::config) broadcaster: Option<(String, Subject)>,
     /// Reverb's variables, which count only if no other source names the app.
     pub(in crate::config) reverb: Vec<Variable>,
+    /// Where clients connect: variables of Reverb that count, with their values. They are only shown.
+    pub(in crate::config) clients: Vec<(String, String, Origin)>,
     /// The setting with the nodes of a Redis Cluster in Soketi's way, which counts in that mode only.
     pub(in crate::config) cluster_nodes: Option<Subject>,
     /// Whether it may have been written for Soketi, which ignores unknown names.
