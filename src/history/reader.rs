@@ -299,13 +299,19 @@ impl Readers {
             let (index, left) = left.min_by_key(|(_, left)| left.place.position)?;
             Some((index, Predecessor { socket_id: left.socket_id, place: left.place }))
         };
-        let unconfirmed = |socket_id: &SocketId| {
+        let unconfirmed = |socket_id: &SocketId, is_doubtful| {
             let open = self.open.get(socket_id).filter(|open| may_be_cut(&open.reader))?;
-            let place = open.place().filter(|place| place.position < last)?;
+            let place = open.place().filter(|place| place.position < last && open.is_doubtful() == is_doubtful)?;
             Some(Predecessor { socket_id: *socket_id, place })
         };
-        let open = places.open.iter().take(OPEN_MAX).filter_map(unconfirmed).min_by_key(|open| open.place.position);
-        let left = oldest_left(false).or_else(|| oldest_left(true).filter(|_| open.is_none()));
+        let oldest_open = |is_doubtful| {
+            let open = places.open.iter().take(OPEN_MAX).filter_map(|socket_id| unconfirmed(socket_id, is_doubtful));
+            open.min_by_key(|open| open.place.position)
+        };
+        let (left, open) = match (oldest_left(false), oldest_open(false)) {
+            (None, None) => (oldest_left(true), oldest_open(true)),
+            certain => certain,
+        };
         match (left, open) {
             (Some((_, left)), Some(open)) if open.place.position < left.place.position => {
                 Some(self.taken(open, last, now))
@@ -387,12 +393,17 @@ impl Open {
         }
     }
 
+    /// Whether another connection has gone on from here, and this one has confirmed nothing since.
+    fn is_doubtful(&self) -> bool {
+        matches!(self.taken, Taken::UpTo(place) if place.position > self.reader.confirmed().position)
+    }
+
     /// The place that a connection leaves when it is cut off, and whether it is doubtful. A silent one whose place
     /// another connection has taken leaves none: it was cut off before.
     fn place_if_cut(&self, now: Instant) -> Option<(Place, bool)> {
         let place = self.place()?;
-        let is_shared = matches!(self.taken, Taken::UpTo(taken) if taken == place);
-        (!is_shared || !self.reader.is_silent(now)).then_some((place, is_shared))
+        let is_doubtful = self.is_doubtful();
+        (!is_doubtful || !self.reader.is_silent(now)).then_some((place, is_doubtful))
     }
 }
 
@@ -427,5 +438,22 @@ mod tests {
         assert_eq!(left(), Some((second, 20)));
         assert_eq!(left(), Some((first, 10)));
         assert_eq!(left(), None);
+    }
+
+    #[test]
+    fn a_place_that_was_taken_is_the_last_choice_while_its_connection_is_open_as_well() {
+        let (now, time) = (Instant::now(), Duration::from_secs(60));
+        let mut readers = Readers::new(Arc::default());
+        let user: Arc<str> = "siti".into();
+        let [first, second] = [SocketId::random(), SocketId::random()];
+
+        readers.open(&user, first, Place { position: 0, since: now }, 0);
+        let taken = readers.take("siti", 10, (time, now), |_| true).unwrap();
+        let reader = readers.open(&user, second, taken.place, 10);
+        reader.confirm(20, now);
+        readers.leave(second, true, now);
+
+        let next = readers.take("siti", 30, (time, now), |_| true).unwrap();
+        assert_eq!((next.socket_id, next.place.position), (second, 20));
     }
 }
