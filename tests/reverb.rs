@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 
 use Becomes::{Nothing, Refused, Setting, Warning};
 
-/// Whatever a value of a variable leads to.
+/// The effect of a value of a variable.
 #[derive(Debug, Clone, Copy)]
 enum Becomes {
     /// These lines of `gema config`, and no warning.
@@ -302,7 +302,7 @@ fn who_names_the_app_decides_whether_reverbs_names_count() {
     let (id, port, warning) = by(&[&APP, &SOKETI, &broadcaster("reverb")]);
     assert_eq!((id.as_str(), port), ("3", 6001));
     assert!(warning.contains("because SOKETI_DEFAULT_APP_ID decides about the app"), "{warning}");
-    // The same app by both names: whoever had it had it on gema's port.
+    // The same app by both names: gema has served it on its own port before.
     let same = [("PUSHER_APP_ID", "1"), ("PUSHER_APP_KEY", "shop-key"), ("PUSHER_APP_SECRET", "hush")];
     let (id, port, warning) = by(&[&APP, &same, &broadcaster("reverb")]);
     assert_eq!((id.as_str(), port), ("1", 6001));

@@ -281,8 +281,9 @@ impl Readers {
         left.chain(open)
     }
 
-    /// Takes the oldest place from which a connection of this user may go on, a doubtful one only if there is no other. A connection that is still open may be
-    /// cut off without the server knowing: its place counts as long as events after it are not confirmed.
+    /// Takes the oldest place from which a connection of this user may go on, a doubtful one only if there is no other.
+    /// A connection that is still open may be cut off without the server knowing: its place counts as long as events
+    /// after it are not confirmed.
     ///
     /// Places are forgotten after a time, and of the open connections only those count that `may_be_cut`.
     pub(super) fn take(

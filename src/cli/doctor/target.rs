@@ -84,7 +84,7 @@ impl Target {
         let tls = laravel.get(&format!("{start}_SCHEME")).is_none_or(|scheme| scheme == "https");
         let port = laravel.get(&format!("{start}_PORT")).and_then(|port| port.parse().ok());
         let port = port.unwrap_or(if tls { 443 } else { 80 });
-        // Laravel's own configuration of Reverb publishes below this path.
+        // gema serves below this path. Laravel publishes there with `options.path` in its configuration.
         let path = laravel.get("REVERB_SERVER_PATH").filter(|_| start.contains("REVERB")).unwrap_or_default();
         let path = path.trim_matches('/');
         let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
