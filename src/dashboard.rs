@@ -158,18 +158,25 @@ impl Dashboard {
             .with_state(Arc::clone(self))
     }
 
-    /// Samples the metrics each second until `stop`.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    /// Samples the metrics at once, so that the first page has them, and each second until `stop`.
+    pub fn run(self: Arc<Self>, stop: CancellationToken) -> impl Future<Output = ()> {
         let mut sampler = Sampler::new(&self);
-        let mut interval = tokio::time::interval(SAMPLE_EVERY);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        while stop.run_until_cancelled(interval.tick()).await.is_some() {
-            self.meters.bytes.set(i64::try_from(self.watch().bytes()).unwrap_or(i64::MAX));
-            self.meters.streams.set(self.streams.open() as i64);
-            self.sampled.store(Arc::new(sampler.sample(&self, Instant::now())));
-            if let Some(verbosity) = &self.verbosity {
-                verbosity.tick(Instant::now());
+        self.sample(&mut sampler);
+        async move {
+            let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + SAMPLE_EVERY, SAMPLE_EVERY);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            while stop.run_until_cancelled(interval.tick()).await.is_some() {
+                self.sample(&mut sampler);
             }
+        }
+    }
+
+    fn sample(&self, sampler: &mut Sampler) {
+        self.meters.bytes.set(i64::try_from(self.watch().bytes()).unwrap_or(i64::MAX));
+        self.meters.streams.set(self.streams.open() as i64);
+        self.sampled.store(Arc::new(sampler.sample(self, Instant::now())));
+        if let Some(verbosity) = &self.verbosity {
+            verbosity.tick(Instant::now());
         }
     }
 

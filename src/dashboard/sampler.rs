@@ -41,7 +41,7 @@ pub(super) struct Sampled {
     pub(super) now: Now,
     /// The figures of this node.
     pub(super) own: Now,
-    pub(super) glance: Option<Glance>,
+    pub(super) glance: Glance,
     /// The share of a core that the process used.
     pub(super) cpu: f64,
     pub(super) memory_bytes: u64,
@@ -122,7 +122,7 @@ impl Sampler {
         let usage = metrics::usage().unwrap_or_default();
         let cpu = (usage.cpu_seconds - self.cpu_seconds).max(0.0) / seconds.max(0.1);
         (self.at, self.cpu_seconds, self.number) = (at, usage.cpu_seconds, self.number + 1);
-        let glance = Some(glance::glance(&self.situation(dashboard, (&own, &now), at)));
+        let glance = glance::glance(&self.situation(dashboard, (&own, &now), at));
         Sampled {
             number: self.number,
             now,

@@ -78,7 +78,7 @@ impl Dashboard {
             "node": self.id(),
             "version": env!("GEMA_VERSION"),
             "started_ms": self.started_ms,
-            "glance": sampled.glance.as_ref().map(glance),
+            "glance": glance(&sampled.glance),
             "nodes": [self.this_node(&sampled)],
             "redis": {
                 "used": redis.is_used,

@@ -204,7 +204,7 @@ impl Stream {
         if sampled.number != self.sample {
             self.sample = sampled.number;
             add(&mut text, "now", &json!(sampled.now));
-            let glance = sampled.glance.as_ref().map_or(Value::Null, state::glance);
+            let glance = state::glance(&sampled.glance);
             let line = glance.to_string();
             if line != self.glance {
                 add(&mut text, "glance", &glance);

@@ -6,9 +6,10 @@ use serde_json::Value;
 use serde_json::json;
 
 /// How well things are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Nothing to do.
+    #[default]
     Ok,
     /// Degraded, going on.
     Warn,
@@ -28,7 +29,7 @@ impl Level {
 }
 
 /// The sentence, and what it is made of, for pages in other languages.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Glance {
     /// How well things are.
     pub level: Level,

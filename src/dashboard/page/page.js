@@ -108,9 +108,9 @@ function skip(event) {
 	panel.focus();
 }
 
-/** @param {Glance | null} glance before the first second there is none */
+/** @param {Glance} glance */
 function showGlance(glance) {
-	if (!glance || store.link === 'locked') return;
+	if (store.link === 'locked') return;
 	const { level } = glance;
 	const words = glanceWords(glance, shown(glance.values), state().problems);
 	const before = sentence.querySelector('h1')?.textContent;

@@ -134,15 +134,15 @@ function takeNow(now) {
 	emit('now', now);
 }
 
-/** @param {Glance | null} glance */
+/** @param {Glance} glance */
 function takeGlance(glance) {
 	const before = situationOf(state().glance);
 	emit('glance', (state().glance = glance));
 	if (situationOf(glance) !== before) refresh();
 }
 
-/** With another one, other things have changed, too. @param {Glance | null} glance */
-const situationOf = (glance) => glance && `${glance.code} ${glance.values.nodes} ${glance.values.lost}`;
+/** With another one, other things have changed, too. @param {Glance} glance */
+const situationOf = (glance) => `${glance.code} ${glance.values.nodes} ${glance.values.lost}`;
 
 /** @param {Problem[]} changed */
 function takeProblems(changed) {
