@@ -90,7 +90,7 @@ interface State {
   version: string;
   started_ms: number;
   /** Before the first second there is none. */
-  glance: Glance | null;
+  glance: Glance;
   nodes: ClusterNode[];
   redis: { used: boolean, linked?: boolean, since_ms?: number | null, outage_buffer?: number | null };
   now: Now;
