@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::client::PATIENCE;
 use crate::http::request;
+use crate::http::try_request;
 use crate::pace;
 use crate::redis_server::TestRedis;
 use crate::redis_server::run;
@@ -93,6 +94,12 @@ impl Figures {
     /// Asks a metrics port.
     pub async fn of(metrics: SocketAddr) -> Self {
         Self(request(metrics, "GET", "/metrics", &[], b"").await.body)
+    }
+
+    /// The same of a node that may not answer.
+    pub async fn try_of(metrics: SocketAddr, patience: Duration) -> Option<Self> {
+        let answer = try_request(metrics, "GET", "/metrics", b"", patience).await?;
+        (answer.status == 200).then_some(Self(answer.body))
     }
 
     /// The sum of all series of this name that have this label, such as `cause="malformed"`; 0 without any.

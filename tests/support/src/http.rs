@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use gema::protocol::signature::Signer;
@@ -126,6 +127,12 @@ impl Api {
         format!("POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
     }
 
+    /// The path and the query of a signed request to `/apps/{id}{rest}`.
+    pub fn signed(&self, method: &str, rest: &str, parameters: &[(&str, &str)], body: &str) -> String {
+        let path = self.path(rest);
+        format!("{path}?{}", self.signed_query(method, &path, parameters, body))
+    }
+
     /// Publishes one event; it must be accepted.
     pub async fn publish(&self, channel: &str, name: &str, data: &str) {
         let body = serde_json::json!({ "name": name, "channel": channel, "data": data }).to_string();
@@ -172,6 +179,27 @@ pub async fn request(address: SocketAddr, method: &str, target: &str, headers: &
     }
     head.push_str("\r\n");
     raw(address, &[head.as_bytes(), body].concat()).await
+}
+
+/// The same where there may be no answer, as when the server is killed meanwhile.
+pub async fn try_request(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    body: &[u8],
+    patience: Duration,
+) -> Option<Answer> {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}\r\n");
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(&[head.as_bytes(), body].concat()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        Some(answer)
+    };
+    let answer = timeout(patience, exchange).await.ok()??;
+    answer.windows(4).any(|four| four == b"\r\n\r\n").then(|| parse(&answer))
 }
 
 /// Sends bytes as they are and reads one answer, until the server closes the connection.

@@ -1,0 +1,49 @@
+//! Random disasters, and one judge of everything that was seen from outside. `tests/long/chaos/run` runs it for long.
+
+#![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod cases;
+mod check;
+mod history;
+mod node;
+mod page;
+mod publisher;
+mod run;
+mod schedule;
+mod world;
+
+use std::time::Duration;
+
+use crate::run::Plan;
+
+/// The number in a variable.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+fn seed() -> u64 {
+    let seed = number("GEMA_TEST_SEED").unwrap_or_else(|| rand::random::<u32>().into());
+    println!("to see the same again: GEMA_TEST_SEED={seed}");
+    seed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_fails_for_half_a_minute_the_promises_hold() {
+    let plan = Plan { seed: seed(), storm: Duration::from_secs(25), longest: Duration::from_secs(6), pages: 24 };
+    run::run(&plan).await.assert_sound(&plan);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/long/chaos/run"]
+async fn whatever_fails_for_long_the_promises_hold() {
+    let minutes = number("GEMA_TEST_MINUTES").unwrap_or(10);
+    let pages = number("GEMA_TEST_PAGES").unwrap_or(100);
+    let plan = Plan {
+        seed: seed(),
+        storm: Duration::from_secs(60 * minutes),
+        longest: Duration::from_secs(20),
+        pages: pages as usize,
+    };
+    run::run(&plan).await.assert_sound(&plan);
+}

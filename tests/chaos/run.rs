@@ -1,0 +1,304 @@
+//! One run: everybody comes, things fail, all is well again, and the judge looks at what was seen.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::barrier::Figures;
+use support::http::try_request;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::check::check;
+use crate::history::History;
+use crate::history::Name;
+use crate::history::Recorder;
+use crate::history::What;
+use crate::node::LinkWatch;
+use crate::page::Page;
+use crate::page::Phase;
+use crate::publisher::Door;
+use crate::publisher::Publisher;
+use crate::schedule::NODES;
+use crate::schedule::Step;
+use crate::schedule::schedule;
+use crate::world::APPS;
+use crate::world::World;
+
+/// Until everybody is where they should be, once nothing fails any more: a lease of a node that was killed ends within
+/// 15 s, and whoever Redis has lost may be awaited for 12 s.
+const BACK_MAX: Duration = Duration::from_secs(45);
+/// Between two events of one publisher on average.
+const PAUSE: Duration = Duration::from_millis(160);
+/// The first number of those who publish in the end.
+const LAST: u32 = 1000;
+
+pub struct Plan {
+    pub seed: u64,
+    pub storm: Duration,
+    /// The longest that something fails.
+    pub longest: Duration,
+    pub pages: usize,
+}
+
+/// What is left of a run.
+pub struct Outcome {
+    history: History,
+    folder: PathBuf,
+    pub broken: Vec<String>,
+}
+
+impl Outcome {
+    #[track_caller]
+    pub fn assert_sound(&self, plan: &Plan) {
+        let publications = self.history.entries.iter().filter(|entry| matches!(entry.what, What::Accepted { .. }));
+        let heard = self.history.entries.iter().filter(|entry| matches!(entry.what, What::Heard { .. }));
+        println!(
+            "seed {}: {} events accepted, {} heard, {} windows, {} kills",
+            plan.seed,
+            publications.count(),
+            heard.count(),
+            self.history.windows.len(),
+            self.history.deaths.len()
+        );
+        if self.broken.is_empty() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+            return;
+        }
+        let file = self.folder.join("history.txt");
+        self.history.write(&file);
+        let some: Vec<&String> = self.broken.iter().take(30).collect();
+        panic!("GEMA_TEST_SEED={}: {} faults, such as {some:#?}; see {}", plan.seed, self.broken.len(), file.display());
+    }
+}
+
+pub async fn run(plan: &Plan) -> Outcome {
+    let steps = schedule(plan.seed, plan.storm, plan.longest);
+    run_steps(plan, &steps).await
+}
+
+pub async fn run_steps(plan: &Plan, steps: &[Step]) -> Outcome {
+    let recorder = Recorder::new();
+    let world = Arc::new(World::start(plan.seed, recorder.clone()).await);
+    let mut play = Play::start(plan, &world).await;
+    play.storm(plan, steps).await;
+    play.settle().await;
+    play.end().await;
+    let history = recorder.history();
+    let broken = check(&history);
+    Outcome { history, folder: world.folder.clone(), broken }
+}
+
+/// Who takes part in a run.
+struct Play {
+    world: Arc<World>,
+    phase: watch::Sender<Phase>,
+    stop: watch::Sender<bool>,
+    pages: Vec<JoinHandle<()>>,
+    /// Subscriptions of all pages.
+    wanted: usize,
+    publishers: Vec<JoinHandle<()>>,
+    watchers: Vec<JoinHandle<()>>,
+}
+
+impl Play {
+    async fn start(plan: &Plan, world: &Arc<World>) -> Self {
+        let watchers = (0..NODES).map(|node| {
+            let world = Arc::clone(world);
+            let watch = LinkWatch::new(&world.recorder, node, &world.places);
+            tokio::spawn(async move { watch.run(&world.places).await })
+        });
+        let mut watchers: Vec<_> = watchers.collect();
+        let nurse = Arc::clone(world);
+        watchers.push(tokio::spawn(async move {
+            loop {
+                nurse.look_after();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }));
+        let (phase, watch) = watch::channel(Phase::Calm);
+        let pages: Vec<Page> = (0..plan.pages).map(|number| Page::new(number, world, &watch)).collect();
+        let wanted = pages.iter().map(Page::wants).sum();
+        let (stop, stopped) = watch::channel(false);
+        let mut play =
+            Self { world: Arc::clone(world), phase, stop, wanted, pages: Vec::new(), publishers: Vec::new(), watchers };
+        play.nodes_are_together().await;
+        play.pages = pages.into_iter().map(|page| tokio::spawn(page.run())).collect();
+        play.everybody_is_there().await;
+        let doors = (0..NODES).map(Door::Node).chain([Door::Nginx]);
+        for (id, (app, door)) in (0..APPS.len()).flat_map(|app| doors.clone().map(move |door| (app, door))).enumerate()
+        {
+            let publisher = Publisher::new(id as u32, app, door, world);
+            play.publishers.push(tokio::spawn(publisher.run(world.channels.clone(), PAUSE, stopped.clone())));
+        }
+        play
+    }
+
+    async fn storm(&self, plan: &Plan, steps: &[Step]) {
+        self.phase.send_replace(Phase::Restless);
+        let began = Instant::now();
+        let mut sufferings = Vec::new();
+        for step in steps {
+            tokio::time::sleep_until(began + step.at).await;
+            let (world, action) = (Arc::clone(&self.world), step.action.clone());
+            sufferings.push(tokio::spawn(async move { world.suffer(&action).await }));
+        }
+        tokio::time::sleep_until(began + plan.storm).await;
+        for suffering in sufferings {
+            suffering.await.unwrap();
+        }
+        self.world.recorder.note("nothing fails any more");
+    }
+
+    /// Waits until everything that was accepted has arrived, and everybody knows who is there.
+    async fn settle(&mut self) {
+        self.phase.send_replace(Phase::Calm);
+        self.nodes_are_together().await;
+        self.everybody_is_there().await;
+        self.stop.send_replace(true);
+        for publisher in self.publishers.drain(..) {
+            publisher.await.unwrap();
+        }
+        self.the_last_events_arrive().await;
+        self.members_are_known().await;
+        self.world.recorder.record(What::Settled);
+    }
+
+    async fn end(&mut self) {
+        self.phase.send_replace(Phase::Over);
+        for page in self.pages.drain(..) {
+            page.await.unwrap();
+        }
+        for watcher in self.watchers.drain(..) {
+            watcher.abort();
+            let _ = watcher.await;
+        }
+        for node in &self.world.nodes {
+            if let Err(how) = node.lock().await.stop().await {
+                self.world.recorder.fault(how);
+            }
+        }
+    }
+
+    async fn nodes_are_together(&self) {
+        self.until("each node knows all nodes", async || {
+            for metrics in self.world.places.metrics {
+                let figures = Figures::try_of(metrics, Duration::from_secs(2)).await;
+                let nodes = figures.map_or(0.0, |figures| figures.sum("gema_cluster_nodes", ""));
+                if nodes != NODES as f64 {
+                    return Err(format!("{metrics} knows {nodes}"));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    async fn everybody_is_there(&self) {
+        self.until("every page is on its channels", async || {
+            let joined = self.world.recorder.look(|now| {
+                let subscriptions = now.connections.values().flat_map(|open| open.channels.values());
+                subscriptions.filter(|subscription| subscription.joined).count()
+            });
+            if joined == self.wanted { Ok(()) } else { Err(format!("{joined} of {} subscriptions", self.wanted)) }
+        })
+        .await;
+    }
+
+    /// Publishes on each channel from each node, and waits until everybody has all of it.
+    async fn the_last_events_arrive(&self) {
+        let mut expected: BTreeMap<(usize, Name), BTreeMap<u32, u32>> = BTreeMap::new();
+        for node in 0..NODES {
+            for app in 0..APPS.len() {
+                let id = LAST + (node * APPS.len() + app) as u32;
+                let mut publisher = Publisher::new(id, app, Door::Node(node), &self.world);
+                for channel in &self.world.channels {
+                    match publisher.publish(std::slice::from_ref(channel)).await {
+                        Some(number) => {
+                            expected.entry((app, channel.clone())).or_default().insert(id, number);
+                        }
+                        None => self.world.recorder.fault(format!("node {node} does not take an event in the end")),
+                    }
+                }
+            }
+        }
+        self.until("the last events arrive", async || {
+            self.world.recorder.look(|now| {
+                for ((app, channel), last) in &expected {
+                    for (connection, open, subscription) in now.subscriptions(*app, channel) {
+                        for (publisher, number) in last {
+                            if subscription.last.get(publisher) != Some(number) {
+                                let place = open.place;
+                                return Err(format!("connection {connection} at {place:?} on {channel}: {publisher}"));
+                            }
+                        }
+                    }
+                }
+                Ok(())
+            })
+        })
+        .await;
+    }
+
+    /// Waits until every page and every node has the right list of each presence channel.
+    async fn members_are_known(&self) {
+        let presence: Vec<Name> =
+            self.world.channels.iter().filter(|channel| channel.starts_with("presence-")).cloned().collect();
+        self.until("everybody knows who is there", async || {
+            for app in 0..APPS.len() {
+                for channel in &presence {
+                    let present = self.world.recorder.look(|now| now.users(app, channel));
+                    self.world.recorder.look(|now| {
+                        for (connection, open, subscription) in now.subscriptions(app, channel) {
+                            if subscription.members != present {
+                                let (place, members) = (open.place, &subscription.members);
+                                return Err(format!(
+                                    "app {app} {channel}: connection {connection} at {place:?} knows {members:?}, and there are {present:?}"
+                                ));
+                            }
+                        }
+                        Ok(())
+                    })?;
+                    for node in 0..NODES {
+                        let listed = self.listed(node, app, channel).await;
+                        if listed.as_ref() != Some(&present) {
+                            return Err(format!("app {app} {channel}: node {node} lists {listed:?} instead of {present:?}"));
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// The users of a presence channel, as a node lists them to the back end.
+    async fn listed(&self, node: usize, app: usize, channel: &str) -> Option<BTreeSet<Name>> {
+        let target = APPS[app].api().signed("GET", &format!("/channels/{channel}/users"), &[], "");
+        let address = self.world.places.addresses[node];
+        let answer = try_request(address, "GET", &target, b"", Duration::from_secs(5)).await?;
+        let users = answer.json()["users"].as_array()?.clone();
+        users.iter().map(|user| user["id"].as_str().map(Name::from)).collect()
+    }
+
+    /// Waits until it is so; that it is not in time is a fault, after which the run goes on.
+    async fn until(&self, what: &str, mut so: impl AsyncFnMut() -> Result<(), String>) {
+        let began = Instant::now();
+        loop {
+            match so().await {
+                Ok(()) => {
+                    self.world.recorder.note(format!("{what}, after {:?}", began.elapsed()));
+                    return;
+                }
+                Err(how) if began.elapsed() > BACK_MAX => {
+                    self.world.recorder.fault(format!("not within {BACK_MAX:?}: {what}: {how}"));
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
