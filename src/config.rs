@@ -6,6 +6,7 @@ mod load;
 mod loaded;
 mod no_effect;
 mod origin;
+mod over_nats;
 mod reload;
 mod row;
 mod schema;
@@ -28,6 +29,7 @@ pub use settings::http::Http;
 pub use settings::ingest::Ingest;
 pub use settings::log::{Log, LogFormat, LogLevel};
 pub use settings::metrics::Metrics;
+pub use settings::nats::Nats;
 pub use settings::raw_clients::RawClients;
 pub use settings::redis::{Redis, host_and_port};
 pub use settings::server::Server;
@@ -70,6 +72,8 @@ pub struct Config {
     pub limiter: Limiter,
     /// Where Redis is, and how it lets us in.
     pub redis: Redis,
+    /// Where NATS is, and how it lets us in.
+    pub nats: Nats,
     /// Where the apps come from.
     pub app_store: AppStore,
     /// MySQL or MariaDB, if the apps are there.
@@ -151,6 +155,7 @@ impl Config {
         self.dashboard.validate(&mut faults);
         self.cluster.validate(&mut faults);
         self.redis.validate(&mut faults);
+        self.nats.validate(&mut faults);
         self.app_store.check_bounds("app_store", &mut faults);
         self.mysql.validate("mysql", &mut faults);
         self.postgres.validate("postgres", &mut faults);
@@ -161,6 +166,7 @@ impl Config {
         apps::validate(&self.apps, &mut faults);
         flow_rules::validate(&self.limits, &self.apps, &mut faults);
         history_rules::validate(&self.limits, &self.apps, &mut faults);
+        over_nats::validate(self, &mut faults);
         self.validate_raw_clients(&mut faults);
         let (server, metrics) = (&self.server, &self.metrics);
         let same_host = server.host == metrics.host || server.host.is_unspecified() || metrics.host.is_unspecified();

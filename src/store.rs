@@ -28,6 +28,7 @@ pub use crate::store::worker::StoreWorker;
 
 use crate::config::App;
 use crate::config::AppStore;
+use crate::config::ClusterDriver;
 use crate::config::Config;
 use crate::config::LeftOut;
 use crate::config::Limits;
@@ -65,6 +66,8 @@ pub struct Store {
     cache: Cache<LookupKey, CacheEntry>,
     queries: QueryQueue,
     outage: Outage,
+    /// The nodes meet in NATS, where apps lack what needs Redis.
+    is_over_nats: bool,
     meters: StoreMeters,
 }
 
@@ -190,6 +193,7 @@ impl Store {
             cache,
             queries,
             outage: Outage::new(place),
+            is_over_nats: config.cluster.driver == ClusterDriver::Nats,
             meters: meters(),
         };
         Some((store, link))
@@ -393,7 +397,13 @@ impl Store {
             return Err(unusable(&format!("{table}.{column} is {:?} in several rows; each must differ", name.text)));
         }
         let app = App::from_row(&self.table, row, &self.limits.read());
-        app.map(Some).map_err(|faults| {
+        let served = |mut row: RowApp| {
+            if self.is_over_nats {
+                row.warnings.extend(row.app.leave_out_history(&self.table));
+            }
+            Some(row)
+        };
+        app.map(served).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             unusable(&faults.join("; "))
         })

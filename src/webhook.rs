@@ -35,6 +35,7 @@ pub use report::EndpointReport;
 
 use crate::cluster::Cluster;
 use crate::config;
+use crate::config::ClusterDriver;
 use crate::config::WebhooksDriver;
 use crate::metrics::AppWebhookMeters;
 use crate::metrics::WebhookMeters;
@@ -107,8 +108,9 @@ impl Webhooks {
     ) -> Self {
         let options = config.webhooks.clone();
         let stored = options.driver == WebhooksDriver::Redis;
+        let meets_in_redis = config.cluster.driver == ClusterDriver::Redis;
         let redis =
-            (stored || cluster.is_some()).then(|| Arc::new(WebhookRedis::new(&config.cluster, &config.redis, stored)));
+            (stored || meets_in_redis).then(|| Arc::new(WebhookRedis::new(&config.cluster, &config.redis, stored)));
         // An app of the database may have webhooks without being in use here.
         redis.iter().filter(|_| store.is_some()).for_each(|redis| redis.need());
         let streams = redis.clone().filter(|_| stored).map(Streams::new);
@@ -135,7 +137,8 @@ impl Webhooks {
         self.changed.notify_one();
         let wanted = settings.webhooks.iter().flat_map(|webhook| webhook.event_types.iter().copied());
         // Peers that saw `member_added` also get `member_removed`, even if nobody wants these events any more.
-        let recorded = OCCUPANCY_KINDS.into_iter().filter(|kind| self.cluster.is_some() && app.records_webhook(*kind));
+        let is_common = self.cluster.is_some() && self.redis.is_some();
+        let recorded = OCCUPANCY_KINDS.into_iter().filter(|kind| is_common && app.records_webhook(*kind));
         app.set_webhook_kinds(wanted.chain(recorded).collect());
     }
 

@@ -339,5 +339,5 @@ fn shown(kind: &ValueKind) -> String {
 
 /// Whether no message may show the key's value.
 fn is_secret(key: &str) -> bool {
-    ["secret", "password", "passphrase", "url", "token"].iter().any(|word| key.ends_with(word))
+    ["secret", "password", "passphrase", "url", "token", "nats.servers"].iter().any(|word| key.ends_with(word))
 }

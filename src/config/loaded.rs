@@ -138,12 +138,14 @@ pub(super) fn secrets_that_differ(one: &Config, other: &Config) -> impl Iterator
     pairs.filter(|((_, one), (_, other))| one != other).map(|((key, _), _)| key)
 }
 
-fn secrets(config: &Config) -> [(&'static str, &Secret); 7] {
-    let redis = &config.redis;
+fn secrets(config: &Config) -> [(&'static str, &Secret); 9] {
+    let (redis, nats) = (&config.redis, &config.nats);
     [
         ("redis.url", &redis.url),
         ("redis.password", &redis.password),
         ("redis.sentinel_password", &redis.sentinel_password),
+        ("nats.password", &nats.password),
+        ("nats.token", &nats.token),
         ("mysql.password", &config.mysql.password),
         ("postgres.password", &config.postgres.password),
         ("dashboard.token", &config.dashboard.token),

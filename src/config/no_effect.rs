@@ -11,7 +11,7 @@ use super::loaded;
 use super::origin::Origin;
 use super::schema;
 
-/// Why nothing about Redis has an effect.
+/// Why nothing about several nodes has an effect.
 pub(super) const LOCAL: &str = "cluster.driver is local; set it to redis to run several nodes as one";
 
 /// A warning for each setting that is not the default and has no effect.
@@ -34,14 +34,19 @@ pub(super) fn warnings(config: &Config, origins: &BTreeMap<String, Origin>) -> V
 
 /// Why a setting has no effect beside the others, if it has none.
 fn because(section: &str, field: &str, config: &Config) -> Option<&'static str> {
-    let (redis, driver) = (&config.redis, config.app_store.driver);
+    let (redis, nats, driver) = (&config.redis, &config.nats, config.app_store.driver);
+    let is_nats = config.cluster.driver == ClusterDriver::Nats;
     Some(match (section, field) {
         ("cluster" | "app_store", "driver") => return None,
         ("connections", "compression_bytes_min") if !config.connections.compression => {
             "connections.compression is false"
         }
+        ("redis", _) if !config.needs_redis() && is_nats => "cluster.driver is nats, and nothing else uses Redis",
         ("redis", _) if !config.needs_redis() => LOCAL,
-        ("cluster", "name") | ("redis", "key_prefix") if !config.keeps_in_redis() => LOCAL,
+        ("redis", "key_prefix") if !config.keeps_in_redis() && is_nats => {
+            "nothing is kept in Redis; nats.prefix is that of NATS"
+        }
+        ("cluster", "name") | ("redis", "key_prefix") if !config.keeps_in_redis() && !is_nats => LOCAL,
         ("cluster", "name") => return None,
         ("cluster", _) if config.cluster.driver == ClusterDriver::Local => LOCAL,
         ("redis", "host" | "port") if redis.is_bare_socket() => "Redis is at a Unix socket",
@@ -55,6 +60,10 @@ fn because(section: &str, field: &str, config: &Config) -> Option<&'static str> 
         ("redis", "tls_verify") if !redis.speaks_tls() => "redis.tls is false",
         ("redis", "username") if redis.password.is_empty() => "redis.password is empty",
         ("redis", "sentinel_password" | "sentinel_master") if redis.sentinels.is_empty() => "redis.sentinels is empty",
+        ("nats", _) if !is_nats => "cluster.driver is not nats",
+        ("nats", "tls_verify") if !nats.speaks_tls() => "nats.tls is false",
+        ("nats", "user") if nats.password.is_empty() => "nats.password is empty",
+        ("nats", "password") if nats.user.is_empty() => "nats.user is empty",
         ("app_store", _) if driver == StoreDriver::Config => {
             "app_store.driver is config; set it to mysql or postgres to take apps from a database"
         }

@@ -12,6 +12,7 @@ pub(super) mod http;
 pub(super) mod ingest;
 pub(super) mod log;
 pub(super) mod metrics;
+pub(super) mod nats;
 pub(super) mod raw_clients;
 pub(super) mod redis;
 pub(super) mod server;

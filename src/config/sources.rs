@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use config::{Value, ValueKind};
 
 use super::fault::{Fault, Subject};
+use super::tree;
 use super::tree::Group;
 
 use reverb::Others;
@@ -77,8 +78,10 @@ impl Sources {
         // The last source that has the mode decides for all.
         let last = translations.iter_mut().rev().find_map(|translation| translation.cluster_mode.take());
         sources.cluster_mode = last.filter(|(mode, _)| *mode).map(|(_, subject)| subject);
+        let is_nats = is_nats(&translations, &own);
         let mut own = own.into_iter();
-        for translation in translations {
+        for mut translation in translations {
+            translation.settle_name(is_nats);
             sources.add(translation);
             sources.layers.extend(own.next());
         }
@@ -137,6 +140,16 @@ impl Sources {
         self.warnings.extend(warnings);
         self.unread_apps.extend(unread_apps);
     }
+}
+
+/// Whether the nodes meet in NATS: the last source that names a driver decides. `own` are the settings of files under
+/// gema's names.
+fn is_nats(translations: &[Translation], own: &[Group]) -> bool {
+    let of = |(index, translation): (usize, &Translation)| {
+        let own = own.get(index).and_then(|own| tree::setting(own, "cluster", "driver"));
+        own.or_else(|| translation.values.get("cluster.driver")).map(|driver| driver.kind.to_string())
+    };
+    translations.iter().enumerate().rev().find_map(of).is_some_and(|driver| driver == "nats")
 }
 
 fn has_apps(settings: &Group) -> bool {

@@ -13,6 +13,14 @@ pub(super) fn sorted(table: Group) -> BTreeMap<String, Value> {
     table.into_iter().collect()
 }
 
+/// A value of a section; none if it is not set.
+pub(super) fn setting<'a>(root: &'a Group, section: &str, field: &str) -> Option<&'a Value> {
+    match &root.get(section)?.kind {
+        ValueKind::Table(table) => table.get(field).filter(|value| value.kind != ValueKind::Nil),
+        _ => None,
+    }
+}
+
 /// A value as a variable would have it; none for null, as a word or as a value.
 pub(super) fn text(value: &Value) -> Option<String> {
     match &value.kind {

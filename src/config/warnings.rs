@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::config::KeyPair;
 use crate::config::StoreDriver;
 use crate::config::fault::{Fault, FaultList};
+use crate::config::over_nats;
 use crate::config::settings::flow_rules;
 use crate::config::settings::history_rules;
 use crate::config::settings::webhooks;
@@ -16,12 +17,19 @@ impl Config {
     pub fn warnings(&self) -> Vec<Fault> {
         let mut warnings = FaultList::default();
         let (host, redis, connections) = (self.server.host, &self.redis, &self.connections);
-        let is_of_redis = self.needs_redis() && !redis.password.is_trimmed();
-        let text = "begins or ends with white space; remove it unless Redis has the same";
-        warnings.add_if(is_of_redis, "redis.password", text);
+        let (nats, is_nats) = (&self.nats, self.cluster.driver == ClusterDriver::Nats);
+        for (key, is_odd, server) in [
+            ("redis.password", self.needs_redis() && !redis.password.is_trimmed(), "Redis"),
+            ("nats.password", is_nats && !nats.password.is_trimmed(), "NATS"),
+            ("nats.token", is_nats && !nats.token.is_trimmed(), "NATS"),
+        ] {
+            let text = format!("begins or ends with white space; remove it unless {server} has the same");
+            warnings.add_if(is_odd, key, text);
+        }
         let (mysql, postgres, driver) = (&self.mysql, &self.postgres, self.app_store.driver);
         for (key, is_unverified, server) in [
             ("redis.tls_verify", self.needs_redis() && redis.speaks_tls() && !redis.tls_verify, "Redis"),
+            ("nats.tls_verify", is_nats && nats.speaks_tls() && !nats.tls_verify, "NATS"),
             ("mysql.tls_verify", driver == StoreDriver::Mysql && mysql.tls && !mysql.tls_verify, "the database"),
             (
                 "postgres.tls_verify",
@@ -49,6 +57,7 @@ impl Config {
             );
             warnings.add_if(limit && host.is_loopback() && self.server.trusted_proxies.is_empty(), key, text);
         }
+        warnings.0.extend(over_nats::warnings(self));
         warnings.0.extend(self.warning_of_open_page());
         warnings.0.extend(flow_rules::warnings("limits.flow_rules", &self.limits.flow_rules));
         for (index, entry) in self.apps.iter().enumerate() {
@@ -83,10 +92,7 @@ impl Config {
         warnings.add_if(app.has_public_secret() && !host.is_loopback(), &*key, text);
         warnings.0.extend(webhooks::warnings(&app.id, &app.webhooks));
         warnings.0.extend(of_keys(app));
-        let clustered = self.cluster.driver == ClusterDriver::Redis;
-        let text = "has history rules, and each node keeps its own history: a user who comes back to another node gets \
-                    nothing; have the proxy send each user to the same node";
-        warnings.add_if(clustered && !app.limits.history_rules.is_empty(), &*key, text);
+        let clustered = self.cluster.driver != ClusterDriver::Local;
         let bytes = app.limits.event_bytes_max();
         for (is_over, text) in [
             (

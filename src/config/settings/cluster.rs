@@ -11,17 +11,17 @@ section! {
     pub struct Cluster {
         /// How the nodes hear of each other.
         pub driver: ClusterDriver = ClusterDriver::Local,
-        /// Nodes with the same name on the same Redis are one server; others never hear them.
+        /// Nodes with the same name on the same Redis or NATS are one server; others never hear them.
         pub name: String = "gema".to_owned(),
-        /// Events that may wait for Redis, in bytes. `outage` says what happens beyond it.
+        /// Events that may wait for Redis or NATS, in bytes. `outage` says what happens beyond it.
         // From an ordinary batch of events to what a small machine can spare.
         pub buffer_bytes_max: usize = 32 * 1024 * 1024 => 1024 * 1024..=1024 * 1024 * 1024,
-        /// How long events may wait for Redis. `outage` says what happens beyond it.
+        /// How long events may wait for Redis or NATS. `outage` says what happens beyond it.
         // Events that are older than ten minutes are no news.
         pub buffer_seconds: Seconds = Seconds(5.0) => 0.1..=600.0,
-        /// The fate of events when more would wait for Redis than may.
+        /// The fate of events when more would wait than may.
         pub outage: Outage = Outage::Buffer,
-        /// Whether `/ready` answers 503 while Redis is away.
+        /// Whether `/ready` answers 503 while Redis or NATS is away.
         pub strict: bool = false,
     }
 }
@@ -35,9 +35,22 @@ pub enum ClusterDriver {
     Local,
     /// By way of Redis, which `[redis]` describes.
     Redis,
+    /// By way of NATS, which `[nats]` describes.
+    Nats,
 }
 
-/// The fate of events when more would wait for Redis than may.
+impl ClusterDriver {
+    /// The program in which the nodes meet, for people; none on a node alone.
+    pub fn program(self) -> Option<&'static str> {
+        match self {
+            Self::Local => None,
+            Self::Redis => Some("Redis"),
+            Self::Nats => Some("NATS"),
+        }
+    }
+}
+
+/// The fate of events when more would wait than may.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outage {
@@ -68,18 +81,15 @@ pub enum LimiterDriver {
 }
 
 impl Cluster {
-    /// A line about events without Redis, if the operator has chosen their fate.
+    /// A line about events without Redis or NATS, if the operator has chosen their fate.
     pub fn explain_outage(&self) -> Option<String> {
-        let is_local = self.driver == ClusterDriver::Redis && self.outage == Outage::Local;
+        let program = self.driver.program().filter(|_| self.outage == Outage::Local)?;
         let ready = if self.strict { "503, because cluster.strict is true" } else { "200" };
-        is_local.then(|| {
-            format!(
-                "without Redis, publishers are never refused: each node delivers to its own connections; for the \
-                 other nodes it keeps the events of the last {} s, at most {} bytes, and drops older ones; /ready \
-                 answers {ready}",
-                self.buffer_seconds.0, self.buffer_bytes_max
-            )
-        })
+        Some(format!(
+            "without {program}, publishers are never refused: each node delivers to its own connections; for the other \
+             nodes it keeps the events of the last {} s, at most {} bytes, and drops older ones; /ready answers {ready}",
+            self.buffer_seconds.0, self.buffer_bytes_max
+        ))
     }
 
     pub(in crate::config) fn validate(&self, faults: &mut FaultList) {
@@ -130,6 +140,8 @@ mod tests {
     fn an_outage_is_explained_where_it_is_no_default() {
         let mut cluster = Cluster { outage: Outage::Local, ..Cluster::default() };
         assert_eq!(cluster.explain_outage(), None);
+        cluster.driver = ClusterDriver::Nats;
+        assert!(cluster.explain_outage().unwrap().starts_with("without NATS, "));
         cluster.driver = ClusterDriver::Redis;
         let explained = cluster.explain_outage().unwrap();
         assert!(explained.contains("the last 5 s, at most 33554432 bytes") && explained.ends_with("answers 200"));

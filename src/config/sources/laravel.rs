@@ -4,7 +4,7 @@
 use config::{Map, Value, ValueKind};
 
 use crate::config::origin::Origin;
-use crate::config::tree::Group;
+use crate::config::tree::{Group, setting};
 
 type Fields<'a> = Vec<(&'a str, Value)>;
 
@@ -33,7 +33,7 @@ pub(in crate::config) fn complete(root: &mut Group, fallbacks: &[(&'static str, 
 
 /// The setting that names an app, or says that a database has the apps.
 pub(in crate::config) fn app_of(root: &Group) -> Option<String> {
-    let store = value(root, "app_store", "driver").filter(|_| selects(root, "app_store", &DATABASES));
+    let store = setting(root, "app_store", "driver").filter(|_| selects(root, "app_store", &DATABASES));
     let app = || match &root.get("apps")?.kind {
         ValueKind::Array(apps) => apps.iter().find_map(|app| match &app.kind {
             ValueKind::Table(fields) => {
@@ -86,20 +86,13 @@ fn first_app(root: &mut Group, fields: Fields<'_>, make: bool) {
 
 /// Whether the driver of `section` is one of these.
 fn selects(root: &Group, section: &str, drivers: &[&str]) -> bool {
-    let driver = value(root, section, "driver").map(|driver| &driver.kind);
+    let driver = setting(root, section, "driver").map(|driver| &driver.kind);
     matches!(driver, Some(ValueKind::String(driver)) if drivers.contains(&driver.as_str()))
 }
 
 fn needs_redis(root: &Group) -> bool {
     ["cluster", "limiter", "webhooks"].iter().any(|section| selects(root, section, &["redis"]))
-        || value(root, "ingest", "prefixes").is_some_and(is_set)
-}
-
-fn value<'a>(root: &'a Group, section: &str, field: &str) -> Option<&'a Value> {
-    match &root.get(section)?.kind {
-        ValueKind::Table(table) => table.get(field),
-        _ => None,
-    }
+        || setting(root, "ingest", "prefixes").is_some_and(is_set)
 }
 
 /// Laravel's variables describe one server: they complete its settings, and never contradict them.

@@ -57,6 +57,8 @@ pub(in crate::config) struct Translation {
     pub(in crate::config) clients: Vec<(String, String, Origin)>,
     /// The setting with the nodes of a Redis Cluster in Soketi's way, which counts in that mode only.
     pub(in crate::config) cluster_nodes: Option<Subject>,
+    /// The name of the cluster if its nodes meet in NATS.
+    pub(in crate::config) nats_name: Option<(Subject, Value)>,
     /// Whether it may have been written for Soketi, which ignores unknown names.
     pub(in crate::config) is_soketis: bool,
     pub(in crate::config) faults: Vec<Fault>,
@@ -84,7 +86,8 @@ impl Translation {
     /// Warns if a value that counts to the letter has the quotes around it that Compose leaves there.
     pub(in crate::config) fn warn_of_quotes(&mut self, Setting { subject, value, .. }: Setting<'_>, means: &Means<'_>) {
         let (Means::Key(key) | Means::Fallback(key)) = means else { return };
-        let is_text = ["apps.0.id", "apps.0.key", "apps.0.secret"].contains(key) || key.ends_with(".password");
+        let is_text = ["apps.0.id", "apps.0.key", "apps.0.secret"].contains(key)
+            || [".password", ".token"].iter().any(|end| key.ends_with(end));
         if is_text && unquoted(value) != value {
             self.warnings.push(subject.fault(
                 "begins and ends with a quote, which counts as a part of it; in a list of Compose write NAME=value \
@@ -118,6 +121,8 @@ impl Translation {
             Means::Choice(key, choices, _) if choices.contains(&value.trim()) => {
                 self.set(subject, key, origin.value(value.trim()));
             }
+            Means::NatsPrefix if value.is_empty() => (),
+            Means::NatsPrefix => self.nats_name = Some((subject.clone(), origin.value(value))),
             Means::Nodes(key, port) => self.nodes(setting, key, port),
             Means::Options => self.ioredis(setting, value),
             Means::Ioredis(option) => self.ioredis_option(setting, option),
@@ -233,6 +238,24 @@ impl Translation {
                  it out",
             )),
             _ => self.unknown(subject, nearest(&format!("database.redis.{option}"), options()).as_deref()),
+        }
+    }
+
+    /// Of Soketi's prefixes that of its adapter names the cluster.
+    pub(in crate::config) fn settle_name(&mut self, is_nats: bool) {
+        let own = self.subjects.get("cluster.name").cloned();
+        let is_of_redis = |own: &Subject| ["SOKETI_ADAPTER_REDIS_PREFIX", "adapter.redis.prefix"].contains(&&*own.key);
+        if let Some(own) = own.as_ref().filter(|own| is_nats && is_of_redis(own)) {
+            self.warnings.push(own.fault("has no effect, because cluster.driver is nats"));
+            self.values.remove("cluster.name");
+        }
+        let Some((subject, name)) = self.nats_name.take() else { return };
+        match own.filter(|own| !is_of_redis(own)) {
+            _ if !is_nats => self.warnings.push(subject.fault("has no effect, because cluster.driver is not nats")),
+            Some(own) => {
+                self.warnings.push(subject.fault(format!("has no effect, because {own} sets cluster.name, too")));
+            }
+            None => drop(self.values.insert("cluster.name".to_owned(), name)),
         }
     }
 

@@ -160,6 +160,8 @@ mod tests {
             |&(name, value): &(&str, &str)| Variable { name: name.to_owned(), value: value.to_owned(), line: None };
         let mut translation = read(variables.iter().map(variable).collect());
         translation.settle_cluster_mode(translation.cluster_mode.as_ref().is_some_and(|(mode, _)| *mode));
+        let is_nats = translation.values.get("cluster.driver").is_some_and(|driver| driver.kind.to_string() == "nats");
+        translation.settle_name(is_nats);
         translation
     }
 
@@ -224,7 +226,6 @@ mod tests {
     #[test]
     fn a_feature_that_is_not_there_is_refused() {
         for (name, value) in [
-            ("SOKETI_ADAPTER_DRIVER", "nats"),
             ("SOKETI_ADAPTER_DRIVER", "cluster"),
             ("SOKETI_APP_MANAGER_DRIVER", "dynamodb"),
             ("SOKETI_QUEUE_DRIVER", "sqs"),
@@ -241,11 +242,10 @@ mod tests {
 
     #[test]
     fn a_parameter_of_what_is_not_selected_is_warned_of() {
-        let environment =
-            read_all(&[("SOKETI_ADAPTER_NATS_PASSWORD", "hush"), ("SOKETI_ADAPTER_NATS_TIMEOUT", "10000")]);
+        let environment = read_all(&[("SOKETI_QUEUE_SQS_URL", "hush"), ("SOKETI_QUEUE_SQS_REGION", "us-east-1")]);
         assert_eq!(
             environment.warnings,
-            ["SOKETI_ADAPTER_NATS_PASSWORD has no effect, because the adapter nats is not selected"]
+            ["SOKETI_QUEUE_SQS_URL has no effect, because the queue driver sqs is not selected"]
         );
     }
 
@@ -270,6 +270,44 @@ mod tests {
     }
 
     #[test]
+    fn soketis_nats_adapter_is_understood() {
+        let environment = read_all(&[
+            ("SOKETI_ADAPTER_DRIVER", "nats"),
+            ("SOKETI_ADAPTER_NATS_PREFIX", "shop"),
+            ("SOKETI_ADAPTER_NATS_SERVERS", r#"["a:1","b:2"]"#),
+            ("SOKETI_ADAPTER_NATS_USER", "gema"),
+            ("SOKETI_ADAPTER_NATS_PASSWORD", "0012"),
+            ("SOKETI_ADAPTER_NATS_TOKEN", "null"),
+            ("SOKETI_ADAPTER_NATS_TIMEOUT", "2500"),
+        ]);
+        assert!(environment.faults.is_empty() && environment.warnings.is_empty(), "{environment:?}");
+        let text = |key| text(&environment, key);
+        assert_eq!((text("cluster.driver"), text("cluster.name")), ("nats".to_owned(), "shop".to_owned()));
+        assert_eq!((text("nats.user"), text("nats.password")), ("gema".to_owned(), "0012".to_owned()));
+        assert_eq!(
+            (text("nats.connect_seconds"), text("nats.servers")),
+            ("2.5".to_owned(), r#"["a:1","b:2"]"#.to_owned())
+        );
+        assert!(!environment.values.contains_key("nats.token"));
+    }
+
+    #[test]
+    fn of_soketis_prefixes_that_of_its_adapter_names_the_cluster() {
+        let prefixes = [("SOKETI_ADAPTER_NATS_PREFIX", "over-nats"), ("SOKETI_ADAPTER_REDIS_PREFIX", "over-redis")];
+        for (driver, name, unused) in [("nats", "over-nats", prefixes[1].0), ("redis", "over-redis", prefixes[0].0)] {
+            let environment = read_all(&[&prefixes[..], &[("SOKETI_ADAPTER_DRIVER", driver)]].concat());
+            assert_eq!(text(&environment, "cluster.name"), name);
+            let [warning] = &environment.warnings[..] else { panic!("{:?}", environment.warnings) };
+            assert!(warning.to_string().starts_with(&format!("{unused} has no effect, because cluster.driver is ")));
+        }
+        let own = [("GEMA_CLUSTER_NAME", "own"), ("SOKETI_ADAPTER_DRIVER", "nats"), prefixes[0]];
+        let environment = read_all(&own);
+        assert_eq!(text(&environment, "cluster.name"), "own");
+        let because = "has no effect, because GEMA_CLUSTER_NAME sets cluster.name, too";
+        assert_eq!(environment.warnings, [format!("{} {because}", prefixes[0].0)]);
+    }
+
+    #[test]
     fn what_soketi_has_by_default_for_redis_sets_nothing_odd() {
         let environment = read_all(&[
             ("SOKETI_ADAPTER_REDIS_PREFIX", ""),
@@ -284,7 +322,7 @@ mod tests {
     #[test]
     fn an_adapter_that_is_not_there_is_refused_with_a_remedy() {
         let environment = read_all(&[
-            ("SOKETI_ADAPTER_DRIVER", "nats"),
+            ("SOKETI_ADAPTER_DRIVER", "cluster"),
             ("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", r#"{"password":"hush"}"#),
             ("SOKETI_DB_REDIS_SENTINELS", "hush:1"),
             (CLUSTER_MODE, "maybe"),
@@ -292,7 +330,8 @@ mod tests {
         assert_eq!(
             environment.faults,
             [
-                "SOKETI_ADAPTER_DRIVER must be local or redis or left out: nodes meet in Redis; use redis",
+                "SOKETI_ADAPTER_DRIVER must be local or redis or nats or left out: nodes meet in Redis or NATS; use redis \
+                 or nats",
                 "SOKETI_ADAPTER_REDIS_CLUSTER_MODE is \"maybe\"; it must be true or false",
                 "SOKETI_ADAPTER_REDIS_SUB_OPTIONS has password, which is set elsewhere; remove it there and set \
                  GEMA_REDIS_PASSWORD",
@@ -304,10 +343,11 @@ mod tests {
 
     #[test]
     fn other_nodes_are_not_asked_so_their_time_has_no_effect() {
-        let environment = read_all(&[("SOKETI_ADAPTER_REDIS_REQUESTS_TIMEOUT", "100")]);
+        let names = ["SOKETI_ADAPTER_NATS_REQUESTS_TIMEOUT", "SOKETI_ADAPTER_REDIS_REQUESTS_TIMEOUT"];
+        let environment = read_all(&names.map(|name| (name, "100")));
         assert_eq!(
             environment.warnings,
-            ["SOKETI_ADAPTER_REDIS_REQUESTS_TIMEOUT has no effect, because gema asks no other nodes"]
+            names.map(|name| format!("{name} has no effect, because gema asks no other nodes"))
         );
     }
 

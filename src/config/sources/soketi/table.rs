@@ -24,6 +24,8 @@ pub(in crate::config) enum Means<'a> {
     Lifetime(&'a str),
     /// Sets the key to the text without braces, which in a Redis Cluster choose a slot.
     Untagged(&'static str),
+    /// Sets the name of the cluster if its nodes meet in NATS.
+    NatsPrefix,
     /// Switches on the first key if it is `true` or an object, which may switch off the second one.
     Tls(&'static str, &'static str),
     /// Whether Soketi looks at its cluster nodes.
@@ -52,6 +54,7 @@ impl<'a> Means<'a> {
             | Fallback(key)
             | Choice(key, ..)
             | Nodes(key, _) => Some(key),
+            NatsPrefix => Some("cluster.name"),
             Talkative => Some("log.level"),
             Options => Some("redis.tls"),
             Ioredis(_) | ClusterMode | Broadcaster | Only(..) | Parameter(..) => None,
@@ -62,13 +65,14 @@ impl<'a> Means<'a> {
 #[cfg(test)]
 use Means::{Broadcaster, Fallback};
 use Means::{
-    Choice, ClusterMode, Ioredis, Key, Lifetime, Mebibytes, Milliseconds, Nodes, Only, Options, Parameter, Talkative,
-    Tls, Untagged,
+    Choice, ClusterMode, Ioredis, Key, Lifetime, Mebibytes, Milliseconds, NatsPrefix, Nodes, Only, Options, Parameter,
+    Talkative, Tls, Untagged,
 };
 
-const ADAPTERS: &str = "nodes meet in Redis; use redis";
+const ADAPTERS: &str = "nodes meet in Redis or NATS; use redis or nats";
+const NO_QUESTIONS: &str = "gema asks no other nodes";
 const CLUSTER_ADAPTER: &str = "the adapter cluster is not selected";
-const NATS_ADAPTER: &str = "the adapter nats is not selected";
+const NODES: &str = "nodes find each other";
 const APP_MANAGERS: &str =
     "gema does not read DynamoDB; move the apps to MySQL or PostgreSQL, or into the configuration as [[apps]]";
 const APP_CACHE: &str = "apps from a database are always kept for a while, see app_store.cache_seconds";
@@ -76,7 +80,7 @@ const DYNAMODB: &str = "the app manager dynamodb is not selected";
 const SQL_VERSION: &str = "gema speaks with every version of that server";
 const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its settings";
 const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
-const CACHES: &str = "nodes that meet in Redis remember cached events there, and one by itself in its memory";
+const CACHES: &str = "nodes remember cached events where they meet, and one by itself in its memory";
 const WORKERS: &str = "every node sends its webhooks itself, so none is left to a worker; leave the worker out";
 const SQS: &str = "the queue driver sqs is not selected";
 const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
@@ -172,21 +176,21 @@ pub(in crate::config) const LARAVEL_WEBSOCKETS: [(&str, Means<'static>); 14] = [
 /// An option without a variable has no name there.
 #[rustfmt::skip]
 pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
-    ("ADAPTER_DRIVER", "adapter.driver", Choice("cluster.driver", &["local", "redis"], ADAPTERS)),
-    ("ADAPTER_REDIS_REQUESTS_TIMEOUT", "adapter.redis.requestsTimeout", Parameter("5000", "gema asks no other nodes")),
+    ("ADAPTER_DRIVER", "adapter.driver", Choice("cluster.driver", &["local", "redis", "nats"], ADAPTERS)),
+    ("ADAPTER_REDIS_REQUESTS_TIMEOUT", "adapter.redis.requestsTimeout", Parameter("5000", NO_QUESTIONS)),
     ("ADAPTER_REDIS_PREFIX", "adapter.redis.prefix", Untagged("cluster.name")),
     ("ADAPTER_REDIS_PUB_OPTIONS", "adapter.redis.redisPubOptions", Options),
     ("ADAPTER_REDIS_SUB_OPTIONS", "adapter.redis.redisSubOptions", Options),
     ("ADAPTER_REDIS_CLUSTER_MODE", "adapter.redis.clusterMode", ClusterMode),
     ("ADAPTER_CLUSTER_REQUESTS_TIMEOUT", "adapter.cluster.requestsTimeout", Parameter("5000", CLUSTER_ADAPTER)),
-    ("ADAPTER_NATS_REQUESTS_TIMEOUT", "adapter.nats.requestsTimeout", Parameter("5000", NATS_ADAPTER)),
-    ("ADAPTER_NATS_PREFIX", "adapter.nats.prefix", Parameter("", NATS_ADAPTER)),
-    ("ADAPTER_NATS_SERVERS", "adapter.nats.servers", Parameter(r#"["127.0.0.1:4222"]"#, NATS_ADAPTER)),
-    ("ADAPTER_NATS_USER", "adapter.nats.user", Parameter("", NATS_ADAPTER)),
-    ("ADAPTER_NATS_PASSWORD", "adapter.nats.pass", Parameter("", NATS_ADAPTER)),
-    ("ADAPTER_NATS_TOKEN", "adapter.nats.token", Parameter("", NATS_ADAPTER)),
-    ("ADAPTER_NATS_TIMEOUT", "adapter.nats.timeout", Parameter("10000", NATS_ADAPTER)),
-    ("ADAPTER_NATS_NODES_NUMBER", "adapter.nats.nodesNumber", Parameter("", NATS_ADAPTER)),
+    ("ADAPTER_NATS_REQUESTS_TIMEOUT", "adapter.nats.requestsTimeout", Parameter("5000", NO_QUESTIONS)),
+    ("ADAPTER_NATS_PREFIX", "adapter.nats.prefix", NatsPrefix),
+    ("ADAPTER_NATS_SERVERS", "adapter.nats.servers", Key("nats.servers")),
+    ("ADAPTER_NATS_USER", "adapter.nats.user", Key("nats.user")),
+    ("ADAPTER_NATS_PASSWORD", "adapter.nats.pass", Key("nats.password")),
+    ("ADAPTER_NATS_TOKEN", "adapter.nats.token", Key("nats.token")),
+    ("ADAPTER_NATS_TIMEOUT", "adapter.nats.timeout", Milliseconds("nats.connect_seconds")),
+    ("ADAPTER_NATS_NODES_NUMBER", "adapter.nats.nodesNumber", Parameter("", NODES)),
     ("APP_MANAGER_DRIVER", "appManager.driver", Choice("app_store.driver", &["array", "mysql", "mariadb", "postgres"], APP_MANAGERS)),
     ("APP_MANAGER_CACHE_ENABLED", "appManager.cache.enabled", Parameter("false", APP_CACHE)),
     ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Lifetime("app_store.cache_seconds")),

@@ -14,6 +14,7 @@ use crate::config::sources::soketi;
 use crate::config::sources::soketi::unread;
 use crate::config::sources::soketi::{Means, Setting, Translation};
 use crate::config::suggest::nearest;
+use crate::config::tree;
 use crate::config::tree::{Group, sorted, text};
 
 /// Where files have apps in Soketi's way, and in the way of many that were written for it.
@@ -181,6 +182,12 @@ impl File {
 
     /// Our own names win over Soketi's, and say so where they differ.
     fn outweigh(&mut self, own: &Group) {
+        if let Some(ours) = tree::setting(own, "cluster", "name")
+            && let Some((theirs, _)) = self.translation.nats_name.take()
+        {
+            let ours = Subject::of("cluster.name", ours);
+            self.translation.warnings.push(theirs.fault(format!("has no effect, because {ours} says it, too")));
+        }
         for (key, soketis) in &self.translation.values {
             let Some((section, field)) = key.split_once('.') else { continue };
             let Some(ValueKind::Table(table)) = own.get(section).map(|section| &section.kind) else { continue };
