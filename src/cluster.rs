@@ -1,24 +1,24 @@
-//! Several nodes as one server: carries messages between the registries of the nodes, by way of Redis.
+//! Several nodes as one server: carries messages between the registries of the nodes, by way of Redis or NATS.
 //! `node` owns the [`Cluster`] and asks it; `server::background` runs the link.
 //!
 //! The registry decides who gets what, under its locks. Everything that this node publishes goes through one queue
 //! ([`Outgoing`]) and one pipeline, so that the other nodes get it in that order.
 
-pub mod answers;
+mod bus;
 mod cleanup;
-mod commands;
-mod history;
+mod directory;
 pub mod idempotency;
 mod lease;
 mod link;
 mod listener;
+pub mod over_redis;
 mod pace;
 mod page;
 mod peers;
 mod query;
-mod scripts;
 mod terminate;
 mod views;
+mod way;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use page::NodeStatus;
 
+use crate::cluster::directory::Directory;
 use crate::cluster::page::PageQuestions;
 use crate::cluster::peers::Peers;
 use crate::cluster::terminate::Questions;
+use crate::cluster::way::Way;
 use crate::config;
 use crate::metrics::ClusterMeters;
 use crate::metrics::PeerDropCause;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
-use crate::redis::connection::RedisConnection;
-use crate::redis::names::Names;
 use crate::registry::AppState;
 use crate::registry::inbox::Inboxes;
 use crate::registry::remote::outgoing::BufferLimits;
@@ -53,8 +53,7 @@ use crate::registry::remote::outgoing::Outgoing;
 
 /// This node's part in its cluster.
 pub struct Cluster {
-    names: Names,
-    options: config::Redis,
+    way: Way,
     strict: bool,
     /// Cancelled after the first attempt to open a link.
     tried: CancellationToken,
@@ -71,7 +70,7 @@ pub struct Cluster {
     is_draining: AtomicBool,
     /// This node listens to all that matters to it.
     is_listening: AtomicBool,
-    /// When Redis last refused something for lack of memory, until it has been published again.
+    /// When something was last refused for lack of memory, until it has been published again.
     refused_at: Mutex<Option<Instant>>,
     /// The way to the other nodes, while there is a link.
     link: Mutex<Option<LinkHandle>>,
@@ -82,8 +81,8 @@ pub struct Cluster {
 
 /// The part of the link that the rest of the process uses.
 struct LinkHandle {
-    /// For queries.
-    connection: RedisConnection,
+    /// For questions.
+    directory: Directory,
     /// Takes messages for the control topic, which do not wait for the queue.
     control: mpsc::Sender<Envelope>,
 }
@@ -103,8 +102,7 @@ impl Cluster {
             outgoing = outgoing.never_full();
         }
         Self {
-            names: Names::new(&cluster.name, &redis.key_prefix),
-            options: redis.clone(),
+            way: Way::new(cluster, redis),
             strict: cluster.strict,
             tried: CancellationToken::new(),
             outgoing: Arc::new(outgoing),
@@ -189,7 +187,7 @@ impl Cluster {
 
     /// Whether nodes can subscribe to patterns of topics. A Redis Cluster has none.
     pub fn has_patterns(&self) -> bool {
-        self.options.cluster_nodes.is_empty()
+        self.way.has_patterns()
     }
 
     /// Sets the gauges to the present values.
@@ -208,6 +206,11 @@ impl Cluster {
     /// Announces something to the other nodes, past the queue. False without a link, or when too much waits already.
     fn announce(&self, envelope: Envelope) -> bool {
         self.link.lock().as_ref().is_some_and(|link| link.control.try_send(envelope).is_ok())
+    }
+
+    /// How many apps have been added.
+    fn apps_added(&self) -> u64 {
+        self.apps_added.load(Ordering::Acquire)
     }
 
     fn app(&self, id: &str) -> Option<Arc<AppState>> {

@@ -44,6 +44,7 @@ pub mod http;
 pub mod idempotency;
 pub mod ingest;
 pub mod limiter;
+pub mod link;
 pub mod metrics;
 pub mod node;
 pub mod protocol;

@@ -1,173 +1,55 @@
-//! Removes from Redis what is no longer true: the records of crashed nodes, of this node when it stops, and what this
-//! node could not remove earlier.
-//! `link` runs it: at the start, beside the queue, and at the end.
+//! Removes what is no longer true, and publishes again what was refused.
+//! `link` runs it beside the queue.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use redis::RedisResult;
-use redis::Value;
-use redis::cmd;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
-use crate::cluster::commands::MemberChanges;
-use crate::cluster::lease::RENEW;
+use crate::cluster::bus::Bus;
+use crate::cluster::bus::Outdated;
 use crate::cluster::link::ClusterLink;
-use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
-use crate::protocol::envelope::Topic;
-use crate::redis::error::fault;
-use crate::redis::error::is_full;
 use crate::redis::lease::LEASE;
-use crate::redis::names;
-use crate::redis::value::texts;
-use crate::registry::AppState;
 
-/// How long Redis must have refused nothing before this node publishes its state again.
+/// How long nothing must have been refused before this node publishes its state again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3);
-/// Topics of a crashed node that are cleared in one round trip.
-const CLEARED_AT_ONCE: usize = 500;
 
-impl ClusterLink {
-    /// Removes crashed nodes, and repeats what Redis refused. Both may take longer than a lease.
-    pub(super) async fn clean_up(&self, mut reports: watch::Receiver<Vec<NodeId>>) -> RedisResult<Infallible> {
-        while reports.changed().await.is_ok() {
+impl<B: Bus> ClusterLink<B> {
+    /// Removes crashed nodes, and repeats what was refused. Both may take longer than a lease.
+    pub(super) async fn clean_up(&self, mut reports: watch::Receiver<Vec<NodeId>>) -> Result<Infallible, B::Error> {
+        loop {
+            // `watch_leases` reports as long as there is this link.
+            let _ = reports.changed().await;
             self.repeat_refused().await?;
             let crashed = reports.borrow().clone();
-            // After a time without Redis every lease has ended, and the nodes come back one after the other.
+            // After a time without a link every lease has ended, and the nodes come back one after the other.
             if self.since.elapsed() > LEASE && !crashed.is_empty() {
-                self.remove_crashed(&crashed).await?;
+                self.bus.clear(Outdated::Crashed(&crashed)).await?;
                 // A report that came meanwhile may name nodes that are removed now.
                 reports.mark_unchanged();
             }
         }
-        Err(fault("nobody reports crashed nodes"))
     }
 
-    /// Publishes this node's state again, once Redis has had memory for everything for a while.
-    async fn repeat_refused(&self) -> RedisResult<()> {
+    /// Publishes this node's state again, once everything has been taken for a while.
+    async fn repeat_refused(&self) -> Result<(), B::Error> {
         let refused_at = *self.cluster.refused_at.lock();
         if refused_at.is_none_or(|at| at.elapsed() < REFUSED_PAUSE) {
             return Ok(());
         }
-        self.clear_outdated().await?;
+        self.bus.clear(Outdated::Own).await?;
         // Until now the records had to stay.
         self.cluster.refused_at.lock().take_if(|at| Some(*at) == refused_at);
         self.cluster.publish_state();
         Ok(())
     }
-
-    /// Removes crashed nodes, unless another survivor does.
-    async fn remove_crashed(&self, crashed: &[NodeId]) -> RedisResult<()> {
-        let (lock, mut out) = (self.cluster.names.cleanup_lock(), self.out.clone());
-        let mut take = cmd("SET");
-        take.arg(&lock).arg(self.cluster.node().to_string()).arg("NX").arg("PX").arg(LEASE.as_millis() as u64);
-        if out.ask_one(take).await? == Value::Nil {
-            return Ok(());
-        }
-        let removed = tokio::select! {
-            removed = self.remove_each(crashed) => removed,
-            lost = self.renew_lock(&lock) => lost.map(|never| match never {}),
-        };
-        out.ask_one(cmd("DEL").arg(lock).take()).await?;
-        match removed {
-            Err(error) if is_full(&error) => Ok(()),
-            removed => removed,
-        }
-    }
-
-    async fn renew_lock(&self, lock: &str) -> RedisResult<Infallible> {
-        loop {
-            tokio::time::sleep(RENEW).await;
-            self.out.clone().ask_one(cmd("PEXPIRE").arg(lock).arg(LEASE.as_millis() as u64).take()).await?;
-        }
-    }
-
-    async fn remove_each(&self, crashed: &[NodeId]) -> RedisResult<()> {
-        for &node in crashed {
-            tracing::warn!(%node, "a node is dead; its connections no longer count");
-            self.remove(node).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes the records of a node, and announces that it is gone. While Redis has no memory for that, the records
-    /// stay, so that somebody can remove them later.
-    pub(super) async fn remove(&self, node: NodeId) -> RedisResult<()> {
-        let (names, mut out) = (&self.cluster.names, self.out.clone());
-        let apps = out.ask_one(cmd("SMEMBERS").arg(names.apps(node)).take()).await?;
-        for app in texts(&apps) {
-            self.clear(node, &app, self.topics_of(node, &app).await?).await?;
-            out.ask_one(cmd("DEL").arg(names.topics(node, &app)).take()).await?;
-        }
-        let gone = Envelope::Gone(self.cluster.node(), node).encode();
-        out.ask(vec![
-            cmd("DEL").arg(names.apps(node)).take(),
-            cmd("ZREM").arg(names.leases()).arg(node.to_string()).take(),
-            cmd(self.scripts.publish).arg(names.control()).arg(gone).take(),
-        ])
-        .await?;
-        Ok(())
-    }
-
-    /// The topics that a node has recorded for an app.
-    async fn topics_of(&self, node: NodeId, app: &str) -> RedisResult<Vec<Topic>> {
-        let fields = self.out.clone().ask_one(cmd("HKEYS").arg(self.cluster.names.topics(node, app)).take()).await?;
-        Ok(texts(&fields).iter().filter_map(|field| names::topic_of(field)).collect())
-    }
-
-    /// Removes the users of a node from these topics.
-    async fn clear(&self, node: NodeId, app: &str, mut topics: Vec<Topic>) -> RedisResult<()> {
-        topics.retain(|topic| match topic {
-            Topic::Channel(name) => name.kind().presence,
-            Topic::User(_) => true,
-        });
-        let nobody = MemberChanges { node, members_max: 0, is_complete: true, wants_all: false, users: Vec::new() };
-        for some in topics.chunks(CLEARED_AT_ONCE) {
-            let each = some.iter().map(|topic| self.cluster.change_members(&self.scripts, app, topic, &nobody));
-            for answer in self.out.clone().ask(each.collect()).await? {
-                answer?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes records of this node that are no longer true: of a time before the last link was lost, or before Redis
-    /// was full. The registry publishes again what is true.
-    pub(super) async fn clear_outdated(&self) -> RedisResult<()> {
-        let (cluster, me) = (&self.cluster, self.cluster.node());
-        for app in cluster.apps() {
-            let mut topics = self.topics_of(me, app.id()).await?;
-            topics.retain(|topic| app.local_topic(topic).members.is_empty());
-            match self.clear(me, app.id(), topics).await {
-                // The records stay.
-                Err(error) if is_full(&error) => {
-                    cluster.note_refused();
-                    continue;
-                }
-                cleared => cleared?,
-            }
-            self.out.clone().ask_one(cmd("DEL").arg(cluster.names.topics(me, app.id())).take()).await?;
-        }
-        self.record_apps().await
-    }
-
-    /// Records which apps this node has, so that others can find its records.
-    pub(super) async fn record_apps(&self) -> RedisResult<()> {
-        self.apps_recorded.store(self.cluster.apps_added.load(Ordering::Acquire), Ordering::Relaxed);
-        let names = &self.cluster.names;
-        let record = |app: &Arc<AppState>| cmd("SADD").arg(names.apps(self.cluster.node())).arg(&**app.id()).take();
-        self.out.clone().ask(self.cluster.apps().iter().map(record).collect()).await?;
-        Ok(())
-    }
 }
 
 impl Cluster {
-    /// Redis has refused something for lack of memory, which must be published again.
+    /// Something was refused for lack of memory, which must be published again.
     pub(super) fn note_refused(&self) {
         *self.refused_at.lock() = Some(Instant::now());
     }

@@ -1,14 +1,10 @@
-//! Requests with an idempotency key, as all nodes know them: a string in Redis for each.
+//! Requests with an idempotency key, as all nodes know them: the hash of the body, and then the answer.
 //! `http::idempotency` asks here before it publishes, and stores the answer here afterwards.
 
 use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
-use redis::Cmd;
-use redis::RedisResult;
-use redis::Value;
-use redis::cmd;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
@@ -17,9 +13,9 @@ use crate::idempotency::REMEMBERED;
 use crate::protocol::idempotency::BodyHash;
 use crate::protocol::idempotency::RequestId;
 
-/// How long a request waits for Redis.
+/// How long a request waits for the other nodes' records.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// How long a request may stay without an answer in Redis: far longer than it takes. After that its node has crashed.
+/// How long a request may stay without an answer: far longer than it takes. After that its node has crashed.
 const CLAIM_TIME: Duration = Duration::from_secs(30);
 
 /// How a request stands on all nodes.
@@ -35,51 +31,40 @@ pub enum Claimed {
     OtherBody,
 }
 
-/// A request that Redis knows as one of this node.
+/// A request that all nodes know as one of this node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Claim {
-    key: String,
+    id: RequestId,
     hash: BodyHash,
     since: Instant,
 }
 
 impl Cluster {
-    /// Claims a request for this node, unless another one has it. `None` when Redis does not answer.
+    /// Claims a request for this node, unless another one has it. `None` when nobody answers.
     pub async fn claim(&self, id: &RequestId, hash: BodyHash) -> Option<Claimed> {
-        let key = self.names.request(id);
-        let since = Instant::now();
-        let claim = cmd("SET").arg(&key).arg(hash.as_bytes()).arg("NX").arg("PX").arg(milliseconds(CLAIM_TIME)).take();
-        // The other node may give the request up between the two commands; then this one asks again.
-        for _ in 0..2 {
-            let answers = self.ask_in_time(vec![claim.clone(), cmd("GET").arg(&key).take()]).await?;
-            match answers.as_slice() {
-                [Ok(Value::Okay), _] => return Some(Claimed::New(Claim { key, hash, since })),
-                [_, Ok(Value::BulkString(stored))] => return read(stored, hash),
-                [Ok(Value::Nil), Ok(Value::Nil)] => (),
-                _ => return None,
-            }
+        let (directory, since) = (self.directory()?, Instant::now());
+        let claimed = timeout(ANSWER_TIME, directory.claim(id, hash.as_bytes(), CLAIM_TIME)).await.ok()??;
+        match claimed {
+            Ok(()) => Some(Claimed::New(Claim { id: id.clone(), hash, since })),
+            Err(stored) => read(&stored, hash),
         }
-        None
     }
 
-    /// Stores the answer of a request for all nodes. False when Redis has not done it.
+    /// Stores the answer of a request for all nodes. False when that was not done.
     pub async fn store_answer(&self, claim: &Claim, answer: &[u8]) -> bool {
+        let Some(directory) = self.directory() else { return false };
         let value = [claim.hash.as_bytes(), answer].concat();
-        let store = cmd("SET").arg(&claim.key).arg(value).arg("PX").arg(milliseconds(REMEMBERED)).take();
-        matches!(self.ask_in_time(vec![store]).await.as_deref(), Some([Ok(Value::Okay)]))
+        timeout(ANSWER_TIME, directory.store_answer(&claim.id, value, REMEMBERED)).await.unwrap_or(false)
     }
 
     /// Gives up a request that was refused, so that any node may try it again.
     pub async fn release(&self, claim: &Claim) {
         // A claim that may have expired can be another node's by now.
-        if claim.since.elapsed() < CLAIM_TIME / 2 {
-            self.ask_in_time(vec![cmd("DEL").arg(&claim.key).take()]).await;
+        if claim.since.elapsed() < CLAIM_TIME / 2
+            && let Some(directory) = self.directory()
+        {
+            let _ = timeout(ANSWER_TIME, directory.release(&claim.id)).await;
         }
-    }
-
-    async fn ask_in_time(&self, commands: Vec<Cmd>) -> Option<Vec<RedisResult<Value>>> {
-        let mut connection = self.link.lock().as_ref()?.connection.clone();
-        timeout(ANSWER_TIME, connection.ask(commands)).await.ok()?.ok()
     }
 }
 
@@ -94,10 +79,6 @@ fn read(stored: &[u8], hash: BodyHash) -> Option<Claimed> {
     }
     let is_object = answer.starts_with(b"{") && serde_json::from_slice::<&RawValue>(answer).is_ok();
     is_object.then(|| Claimed::Answered(Bytes::copy_from_slice(answer)))
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

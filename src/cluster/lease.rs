@@ -6,30 +6,26 @@ use std::convert::Infallible;
 use std::time::Duration;
 use std::time::Instant;
 
-use redis::RedisResult;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::cluster::bus::Bus;
 use crate::cluster::link::ClusterLink;
-use crate::cluster::scripts::Scripts;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
-use crate::redis::connection::RedisConnection;
-use crate::redis::lease;
-use crate::redis::lease::LEASE;
 use crate::redis::lease::Leases;
 use crate::redis::lease::Suspects;
 
 /// How often a lease is renewed.
 pub(super) const RENEW: Duration = Duration::from_secs(2);
 
-impl ClusterLink {
+impl<B: Bus> ClusterLink<B> {
     /// Renews the lease, and reports who has crashed.
-    pub(super) async fn watch_leases(&self, crashed: watch::Sender<Vec<NodeId>>) -> RedisResult<Infallible> {
+    pub(super) async fn watch_leases(&self, crashed: watch::Sender<Vec<NodeId>>) -> Result<Infallible, B::Error> {
         let mut suspects = Suspects::default();
         loop {
             tokio::time::sleep(RENEW).await;
-            let leases = self.cluster.renew_lease(&self.scripts, &mut self.out.clone()).await?;
+            let leases = self.bus.renew_lease().await?;
             self.cluster.log_implausible();
             if leases.living.is_empty() {
                 self.cluster.note_refused();
@@ -40,7 +36,6 @@ impl ClusterLink {
             self.cluster.expire_peers();
             if leases.added {
                 tracing::warn!("the other nodes took this one for dead; it tells them anew what is here");
-                self.record_apps().await?;
                 self.cluster.publish_state();
             }
             crashed.send_replace(suspects.crashed(leases.ended));
@@ -49,11 +44,6 @@ impl ClusterLink {
 }
 
 impl Cluster {
-    /// Renews this node's lease. Returns the leases of all nodes.
-    pub(super) async fn renew_lease(&self, scripts: &Scripts, out: &mut RedisConnection) -> RedisResult<Leases> {
-        lease::renew(out, &scripts.lease, &self.names.leases(), (self.node(), LEASE)).await
-    }
-
     /// These nodes live, or have crashed and were not removed yet.
     pub(super) fn on_leases(&self, leases: &Leases, is_link_new: bool) {
         let me = self.node();

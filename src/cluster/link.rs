@@ -2,8 +2,8 @@
 //! `Cluster::run` runs it; `lease`, `cleanup` and `views` do their part beside the queue.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -11,12 +11,8 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use parking_lot::Mutex;
-use redis::Cmd;
-use redis::RedisResult;
-use redis::Value;
-use redis::cmd;
+use redis::RedisError;
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -24,23 +20,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::cluster::LinkHandle;
-use crate::cluster::commands::Expected;
+use crate::cluster::bus::Answer;
+use crate::cluster::bus::Bus;
+use crate::cluster::bus::Outdated;
 use crate::cluster::listener::Listener;
-use crate::cluster::listener::OpenTopic;
+use crate::cluster::over_redis::OverRedis;
 use crate::cluster::pace::Pace;
 use crate::cluster::peers::Peers;
-use crate::cluster::scripts::Scripts;
+use crate::cluster::way::Way;
+use crate::link;
+use crate::link::Purpose;
 use crate::protocol::envelope::Envelope;
-use crate::redis::connection::ANSWER_TIME;
-use crate::redis::connection::PING;
-use crate::redis::connection::RedisConnection;
-use crate::redis::error::fault;
-use crate::redis::error::is_full;
-use crate::redis::error::is_no_use;
-use crate::redis::lease::LEASE_SCRIPT;
-use crate::redis::link;
-use crate::redis::link::Purpose;
-use crate::redis::script;
+use crate::protocol::envelope::Topic;
+use crate::redis::link::warn;
 use crate::registry::remote::command::Command;
 use crate::registry::remote::command::Operation;
 
@@ -52,28 +44,27 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 const CONTROL_MAX: usize = 1024;
 
 /// One link.
-pub(super) struct ClusterLink {
+pub(super) struct ClusterLink<B> {
     pub(super) cluster: Arc<Cluster>,
-    pub(super) listener: Arc<Listener>,
-    pub(super) scripts: Scripts,
-    /// Sends commands.
-    pub(super) out: RedisConnection,
-    /// Receives what other nodes publish, on a runtime of its own: it blocks while the shards' inboxes are full.
-    pub(super) receiver: RedisConnection,
-    pub(super) receiver_runtime: Handle,
-    /// Receives events for group views, over a Redis Cluster.
-    pub(super) views_receiver: OnceCell<RedisConnection>,
+    pub(super) bus: B,
+    listener: Arc<Listener>,
     control: mpsc::Receiver<Envelope>,
     /// Commands that were sent and not answered yet, and events that wait for other nodes to listen.
     in_flight: Mutex<Vec<Command>>,
     pub(super) since: Instant,
     /// There was a link before.
     is_reconnect: bool,
-    /// `apps_added` when this node recorded its apps.
-    pub(super) apps_recorded: AtomicU64,
 }
 
-const PURPOSE: Purpose = Purpose {
+/// The end of a link.
+enum Lost<E> {
+    /// The bus has failed.
+    Failed(E),
+    /// What this node receives has ended.
+    Silent,
+}
+
+const REDIS: Purpose = Purpose {
     absent: "there is no link to Redis",
     lost: "the link to Redis is lost",
     meanwhile: "this node serves its own connections meanwhile",
@@ -82,90 +73,82 @@ const PURPOSE: Purpose = Purpose {
 
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
 pub(super) async fn run(cluster: Arc<Cluster>, stop: CancellationToken, receiver: Handle) {
-    let open = || async {
-        let _tried = cluster.tried.clone().drop_guard();
-        ClusterLink::open(&cluster, &receiver).await
-    };
-    let serve = |link| serve(link, &stop);
-    link::run(&cluster.options, &PURPOSE, &stop, open, serve).await;
+    match &cluster.way {
+        Way::Redis(way) => {
+            let warn = |event: &'static str, error: &RedisError| warn(&way.options, &REDIS, event, error);
+            keep::<OverRedis>(&cluster, way, (&REDIS, warn), &stop, &receiver).await;
+        }
+    }
 }
 
-async fn serve(mut link: ClusterLink, stop: &CancellationToken) -> RedisResult<()> {
+async fn keep<B: Bus>(
+    cluster: &Arc<Cluster>,
+    way: &Arc<B::Way>,
+    (purpose, warn): (&Purpose, impl Fn(&'static str, &B::Error)),
+    stop: &CancellationToken,
+    receiver: &Handle,
+) {
+    let open = || async {
+        let _tried = cluster.tried.clone().drop_guard();
+        ClusterLink::<B>::open(cluster, way, receiver).await.map_err(Lost::Failed)
+    };
+    let serve = |link| serve(link, stop);
+    let warn = |event: &'static str, lost: &Lost<B::Error>| match lost {
+        Lost::Failed(error) => warn(event, error),
+        Lost::Silent => tracing::warn!(error = %lost, "{event}; {}", purpose.meanwhile),
+    };
+    link::run(purpose, stop, warn, open, serve).await;
+}
+
+async fn serve<B: Bus>(mut link: ClusterLink<B>, stop: &CancellationToken) -> Result<(), Lost<B::Error>> {
     tracing::info!(node = %link.cluster.node(), "linked to the cluster");
     let outcome = link.serve(stop).await;
     link.end();
     outcome
 }
 
-impl ClusterLink {
-    /// Connects, and makes sure that this node receives what it publishes.
-    async fn open(cluster: &Arc<Cluster>, runtime: &Handle) -> RedisResult<Self> {
+impl<E: Display> Display for Lost<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => error.fmt(f),
+            Self::Silent => f.write_str("the connection, or a subscription, was ended"),
+        }
+    }
+}
+
+impl<B: Bus> ClusterLink<B> {
+    async fn open(cluster: &Arc<Cluster>, way: &Arc<B::Way>, runtime: &Handle) -> Result<Self, B::Error> {
         let listener = Arc::new(Listener::new(Arc::clone(cluster)));
-        let on_push = {
-            let listener = Arc::clone(&listener);
-            move |push| listener.on_push(push)
-        };
-        let mut receiver = RedisConnection::open_on(runtime, &cluster.options, on_push).await?;
-        let mut out = RedisConnection::open(&cluster.options, |_| ()).await?;
-        let (member, cache) = (include_str!("member.lua"), include_str!("cache.lua"));
-        let (last_events, append, places) =
-            (include_str!("last_events.lua"), include_str!("append.lua"), include_str!("places.lua"));
-        let sources = [member, cache, last_events, append, places, LEASE_SCRIPT];
-        let [member, cache, last_events, append, places, lease] = script::load(&mut out, sources).await?;
-        let scripts = Scripts { member, cache, last_events, append, places, lease, publish: out.publish() };
-        let leases = cluster.renew_lease(&scripts, &mut out).await?;
-        cluster.on_leases(&leases, true);
-        let control = cluster.names.control();
-        receiver.subscribe(std::slice::from_ref(&control)).await?;
-        // Before the others can answer the hello.
-        cluster.update_peers(Peers::relinked);
-        let hello = Envelope::Hello(cluster.node(), cluster.node()).encode();
-        out.ask_one(cmd(scripts.publish).arg(control).arg(hello).take()).await?;
-        let received = timeout(ANSWER_TIME, listener.own_hello.notified()).await;
-        received.map_err(|_| fault("what is published is not heard; does the user's ACL allow these channels?"))?;
+        let (bus, directory) = B::open(way, &listener, runtime).await?;
+        bus.clear(Outdated::Own).await?;
         let (control_sender, control) = mpsc::channel(CONTROL_MAX);
-        let mut link = Self {
-            cluster: Arc::clone(cluster),
-            listener,
-            scripts,
-            out,
-            receiver,
-            receiver_runtime: runtime.clone(),
-            views_receiver: OnceCell::new(),
-            control,
-            in_flight: Mutex::default(),
-            since: Instant::now(),
-            is_reconnect: false,
-            apps_recorded: AtomicU64::new(0),
-        };
-        link.clear_outdated().await?;
-        link.warn_of_soketi().await?;
-        *cluster.link.lock() = Some(LinkHandle { connection: link.out.clone(), control: control_sender });
+        *cluster.link.lock() = Some(LinkHandle { directory, control: control_sender });
         cluster.announce_if_draining();
         cluster.meters.connects.inc();
-        link.is_reconnect = cluster.outgoing.link();
+        let is_reconnect = cluster.outgoing.link();
         cluster.publish_state();
-        Ok(link)
+        let (cluster, in_flight, since) = (Arc::clone(cluster), Mutex::default(), Instant::now());
+        Ok(Self { cluster, bus, listener, control, in_flight, since, is_reconnect })
     }
 
     /// Ends when the link is lost, or after `stop` when everything is published.
-    async fn serve(&mut self, stop: &CancellationToken) -> RedisResult<()> {
+    async fn serve(&mut self, stop: &CancellationToken) -> Result<(), Lost<B::Error>> {
         let (_, none) = mpsc::channel(1);
         let control = std::mem::replace(&mut self.control, none);
         let (report_crashed, crashed) = watch::channel(Vec::new());
         let link = &*self;
         // Before this node announces that it listens.
-        link.subscribe_views().await?;
-        tokio::select! {
+        link.subscribe_views().await.map_err(Lost::Failed)?;
+        let lost = tokio::select! {
             lost = link.write() => lost.map(|never| match never {}),
-            lost = link.publish_control(control) => lost.map(|never| match never {}),
-            lost = link.ping() => lost.map(|never| match never {}),
+            lost = link.publish_control(control) => lost,
             lost = link.follow_views() => lost.map(|never| match never {}),
             lost = link.watch_leases(report_crashed) => lost.map(|never| match never {}),
             lost = link.clean_up(crashed) => lost.map(|never| match never {}),
-            () = link.listener.lost.cancelled() => Err(fault("Redis has ended the connection, or a subscription")),
+            () = link.listener.lost.cancelled() => return Err(Lost::Silent),
             left = link.leave(stop) => left,
-        }
+        };
+        lost.map_err(Lost::Failed)
     }
 
     /// From now on this node decides alone.
@@ -185,7 +168,7 @@ impl ClusterLink {
 
     /// Carries out the registry's commands. After a lost link the events wait until the other nodes listen again, since
     /// they may have lost it, too.
-    async fn write(&self) -> RedisResult<Infallible> {
+    async fn write(&self) -> Result<Infallible, B::Error> {
         let outgoing = &self.cluster.outgoing;
         let peers = self.peers_are_back();
         tokio::pin!(peers);
@@ -243,91 +226,31 @@ impl ClusterLink {
     }
 
     /// Carries out the commands in flight that `is_due` chooses; the others stay.
-    async fn carry_out(&self, is_due: impl Fn(&Command) -> bool) -> RedisResult<()> {
-        let (cluster, mut receiver, mut out) = (&self.cluster, self.receiver.clone(), self.out.clone());
-        let (mut open, mut close) = (Vec::new(), Vec::new());
-        for command in self.in_flight.lock().iter().filter(|command| is_due(command)) {
-            let name = || cluster.names.topic(&command.app, &command.topic);
-            match command.operation {
-                Operation::Open { .. } => {
-                    let name = name();
-                    if let Some(app) = cluster.app(&command.app) {
-                        self.listener.add(&name, OpenTopic { app, topic: command.topic.clone() });
-                    }
-                    close.retain(|other| *other != name);
-                    open.push(name);
-                }
-                Operation::Close => close.push(name()),
-                _ => (),
-            }
-        }
-        receiver.subscribe(&open).await?;
-        if self.apps_recorded.load(Ordering::Relaxed) != cluster.apps_added.load(Ordering::Acquire) {
-            self.record_apps().await?;
-        }
-        // Only now does this node receive everything that follows the state that it publishes and fetches.
-        let (mut commands, mut expected) = (Vec::new(), Vec::new());
-        for command in self.in_flight.lock().iter().filter(|command| is_due(command)) {
-            let before = commands.len();
-            let answer = cluster.encode(&self.scripts, command, &mut commands);
-            expected.push((answer, commands.len() - before));
-        }
-        let answers = out.ask(commands).await?;
-        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err().filter(|error| is_no_use(error))) {
-            // All of these are sent again over the next link. Nodes that have an event already know its number.
-            return Err(error.clone());
-        }
-        let (done, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *self.in_flight.lock()).into_iter().partition(|command| is_due(command));
+    async fn carry_out(&self, is_due: impl Fn(&Command) -> bool) -> Result<(), B::Error> {
+        let in_flight = std::mem::take(&mut *self.in_flight.lock());
+        let due = InFlight { of: &self.in_flight, commands: in_flight };
+        let commands: Vec<&Command> = due.commands.iter().filter(|command| is_due(command)).collect();
+        let answers = self.bus.carry_out(&commands).await?;
+        let (done, rest): (Vec<_>, Vec<_>) = due.take().into_iter().partition(|command| is_due(command));
         *self.in_flight.lock() = rest;
-        let after = self.conclude(&done, &expected, &answers)?;
-        out.ask(after).await?;
-        for name in &close {
-            self.listener.remove(name);
+        self.cluster.outgoing.complete(&done);
+        for (command, answer) in done.iter().zip(answers) {
+            self.cluster.pass_on(command, answer);
         }
-        receiver.unsubscribe(&close).await
-    }
-
-    /// Passes the answers on. Returns what Redis has to do now.
-    fn conclude(
-        &self,
-        commands: &[Command],
-        expected: &[(Expected, usize)],
-        answers: &[RedisResult<Value>],
-    ) -> RedisResult<Vec<Cmd>> {
-        self.cluster.outgoing.complete(commands);
-        let (mut answers, mut after) = (answers, Vec::new());
-        for (command, (expected, count)) in commands.iter().zip(expected) {
-            let (own, rest) = answers.split_at_checked(*count).ok_or(fault("Redis has left out answers"))?;
-            answers = rest;
-            after.extend(self.cluster.on_answers(command, expected, own));
-        }
-        Ok(after)
+        Ok(())
     }
 
     /// Publishes the messages for the control topic, which do not wait for the queue.
-    async fn publish_control(&self, mut messages: mpsc::Receiver<Envelope>) -> RedisResult<Infallible> {
-        let (control, mut out) = (self.cluster.names.control(), self.out.clone());
+    async fn publish_control(&self, mut messages: mpsc::Receiver<Envelope>) -> Result<(), B::Error> {
         while let Some(envelope) = messages.recv().await {
-            out.ask_one(cmd(self.scripts.publish).arg(&control).arg(envelope.encode()).take()).await?;
+            self.bus.announce(&envelope).await?;
         }
-        Err(fault("nobody has messages for the control topic any more"))
-    }
-
-    /// Pings the connections that only receive.
-    async fn ping(&self) -> RedisResult<Infallible> {
-        let mut receiver = self.receiver.clone();
-        loop {
-            tokio::time::sleep(PING).await;
-            receiver.ask_one(cmd("PING")).await?;
-            if let Some(receiver) = self.views_receiver.get() {
-                receiver.clone().ask_one(cmd("PING")).await?;
-            }
-        }
+        // Not before the link is lost.
+        std::future::pending().await
     }
 
     /// After `stop`: waits until everything is published, and leaves the cluster.
-    async fn leave(&self, stop: &CancellationToken) -> RedisResult<()> {
+    async fn leave(&self, stop: &CancellationToken) -> Result<(), B::Error> {
         stop.cancelled().await;
         let published = async {
             while self.cluster.outgoing.waiting().0 > 0 {
@@ -335,31 +258,60 @@ impl ClusterLink {
             }
         };
         if timeout(FLUSH_TIME, published).await.is_err() {
-            tracing::warn!("Redis is too slow; the other nodes do not hear the end of what happened here");
+            tracing::warn!("the link is too slow; the other nodes do not hear the end of what happened here");
         }
-        match self.remove(self.cluster.node()).await {
-            Err(error) if is_full(&error) => {
-                tracing::warn!("Redis is out of memory: what was here counts until another node can remove it");
-                Ok(())
-            }
-            removed => removed,
-        }
+        self.bus.clear(Outdated::Left).await
     }
+}
 
-    /// Warns of a Soketi server that seems to be meant as a part of this cluster.
-    async fn warn_of_soketi(&self) -> RedisResult<()> {
-        let topics = self.cluster.names.soketi();
-        let answer = self.out.clone().ask_one(cmd("PUBSUB").arg("NUMSUB").arg(&topics[..]).take()).await?;
-        let has_subscribers = |value: &Value| matches!(value, Value::Int(count) if *count > 0);
-        let is_there = match &answer {
-            Value::Array(parts) => parts.iter().any(has_subscribers),
-            // From all masters of a Redis Cluster.
-            Value::Map(topics) => topics.iter().any(|(_, count)| has_subscribers(count)),
-            _ => false,
+/// Commands that are being carried out. If that fails or is given up they are in flight as before.
+struct InFlight<'a> {
+    of: &'a Mutex<Vec<Command>>,
+    commands: Vec<Command>,
+}
+
+impl InFlight<'_> {
+    /// They are carried out.
+    fn take(mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.of.lock().append(&mut self.commands);
+    }
+}
+
+impl Cluster {
+    /// Hands the answer to a command to the registry.
+    fn pass_on(&self, command: &Command, answer: Answer) {
+        let Some(state) = self.app(&command.app) else { return };
+        let now = Instant::now();
+        let channel = match &command.topic {
+            Topic::Channel(name) => Some(name),
+            Topic::User(_) => None,
         };
-        if is_there {
-            tracing::warn!("a Soketi server uses the same Redis and prefix; it and gema do not hear each other");
+        match (answer, &command.operation, channel) {
+            (Answer::Published, ..) => self.meters.published(1),
+            (Answer::Opened(snapshot), Operation::Open { number, .. }, _) => {
+                state.on_opened(&command.topic, *number, snapshot, now);
+            }
+            (Answer::Updated(outcome), Operation::UpdateMember(update), _) => {
+                state.on_updated(&command.topic, update, outcome, now);
+            }
+            (Answer::Fetched(events), Operation::FetchEvents { number }, Some(name)) => {
+                state.on_fetched(name, *number, events, now);
+            }
+            (Answer::CaughtUp(answer), Operation::CatchUp { number }, Some(name)) => {
+                state.on_caught_up(name, *number, answer, now);
+            }
+            (Answer::Found(found), Operation::TakePlace { number, user, address, .. }, Some(name)) => {
+                state.on_found(name, (*number, user, *address), found, now);
+            }
+            (Answer::PlacesWritten(false), _, Some(name)) => state.on_places_refused(name, now),
+            (Answer::Stored(is_stored), _, Some(name)) => state.on_stored(name, is_stored, now),
+            _ => (),
         }
-        Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! Receives the messages of other nodes over one link, checks them and passes them to the registry. None is trusted.
-//! The link's connection calls it on the receiver's thread, which may block.
+//! The bus calls it on the receiver's thread, which may block.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -12,9 +12,6 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::PushInfo;
-use redis::PushKind;
-use redis::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +62,7 @@ pub(super) struct OpenTopic {
 impl Listener {
     pub(super) fn new(cluster: Arc<Cluster>) -> Self {
         Self {
-            control: cluster.names.control(),
+            control: cluster.way.control(),
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),
@@ -86,37 +83,13 @@ impl Listener {
         self.topics.lock().remove(name.as_bytes());
     }
 
-    /// Handles a push message of Redis.
-    pub(super) fn on_push(&self, push: PushInfo) {
-        if self.lost.is_cancelled() {
-            return;
-        }
-        let mut data = push.data.into_iter();
-        match (push.kind, data.next(), data.next()) {
-            (
-                PushKind::Message | PushKind::SMessage,
-                Some(Value::BulkString(topic)),
-                Some(Value::BulkString(message)),
-            ) => {
-                self.on_message(&topic, &message.into());
-            }
-            (PushKind::PMessage, _, Some(Value::BulkString(topic))) => {
-                if let Some(Value::BulkString(message)) = data.next() {
-                    self.on_mirrored(&topic, &message.into());
-                }
-            }
-            (PushKind::Disconnection, ..) => self.lost.cancel(),
-            // Redis has taken a subscription away, such as when a slot of a Redis Cluster moves.
-            (PushKind::Unsubscribe | PushKind::SUnsubscribe, Some(Value::BulkString(topic)), _)
-                if topic == self.control.as_bytes() || self.topics.lock().contains_key(&topic) =>
-            {
-                self.lost.cancel();
-            }
-            _ => (),
-        }
+    /// Whether messages on the topic of this name are accepted.
+    pub(super) fn listens_to(&self, name: &[u8]) -> bool {
+        name == self.control.as_bytes() || self.topics.lock().contains_key(name)
     }
 
-    fn on_message(&self, topic: &[u8], message: &Bytes) {
+    /// Handles a message on a topic.
+    pub(super) fn on_message(&self, topic: &[u8], message: &Bytes) {
         let open = self.topics.lock().get(topic).cloned();
         let numbered = EventNumber::taken_from(message);
         let (number, message) = match &numbered {
@@ -190,7 +163,7 @@ impl Listener {
             return;
         }
         let meters = &self.cluster.meters;
-        // Meanwhile further messages wait in Redis, or of a Redis Cluster in the library.
+        // Meanwhile further messages wait in Redis or NATS, or of a Redis Cluster in the library.
         if !self.cluster.inboxes.wait_for_capacity() {
             meters.dropped(PeerDropCause::Overloaded, 1);
             return;

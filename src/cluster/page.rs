@@ -1,5 +1,4 @@
-//! The operator's pages of the nodes among each other: a status of each node in Redis, and questions over the control
-//! topic.
+//! The operator's pages of the nodes among each other: a status of each node, and questions over the control topic.
 //! `dashboard` writes, asks and answers; without a page on any node nothing is sent.
 
 use std::collections::HashMap;
@@ -7,25 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::Cmd;
-use redis::RedisResult;
-use redis::Value;
-use redis::cmd;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::cluster::Cluster;
-use crate::cluster::answers::number;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::PageMessage;
-use crate::protocol::envelope::Topic;
-use crate::redis::names;
-use crate::redis::value::text;
 
-/// How long a status stays in Redis. A node writes it more often.
-const STATUS_TIME: Duration = Duration::from_secs(15);
 /// A longer status is not one of gema's.
 const STATUS_BYTES_MAX: usize = 256 * 1024;
 /// A longer question is not one of gema's.
@@ -46,7 +35,7 @@ pub(super) struct PageQuestions {
     received: Mutex<Option<mpsc::Sender<PageMessage>>>,
 }
 
-/// Another node as Redis knows it.
+/// Another node as all nodes know it.
 #[derive(Debug)]
 pub struct NodeStatus {
     /// Its id.
@@ -126,50 +115,42 @@ impl Cluster {
 
     /// Writes this node's status for the pages of the others.
     pub async fn write_status(&self, status: &str) {
-        let key = self.names.status(self.node());
-        let command = cmd("SET").arg(key).arg(status).arg("PX").arg(STATUS_TIME.as_millis() as u64).take();
-        self.ask_redis(vec![command]).await;
+        if let Some(directory) = self.directory() {
+            directory.write_status(self.node(), status).await;
+        }
     }
 
     /// The other nodes that live, and these that may be gone, with their status if they have a page. A node that has ended
-    /// as it should has left one behind. `None` without Redis.
+    /// as it should has left one behind. `None` without a link.
     pub async fn statuses(&self, known: &[NodeId]) -> Option<Vec<NodeStatus>> {
-        let live = self.peers();
-        let gone = known.iter().filter(|node| !live.contains(node)).map(|node| (*node, false));
-        let nodes: Vec<(NodeId, bool)> = live.iter().map(|node| (*node, true)).chain(gone).collect();
-        let ask = |(node, _): &(NodeId, bool)| cmd("GET").arg(self.names.status(*node)).take();
-        let answers = self.ask_redis(nodes.iter().map(ask).collect()).await?;
-        let status = |((node, is_live), answer)| {
-            let status = text(answer).filter(|text| text.len() <= STATUS_BYTES_MAX).map(str::to_owned);
-            NodeStatus { node, is_live, status }
+        let (directory, mut nodes) = (self.directory()?, self.peers());
+        let live = nodes.len();
+        let gone: Vec<NodeId> = known.iter().filter(|node| !nodes.contains(node)).copied().collect();
+        nodes.extend(gone);
+        let statuses = directory.statuses(&nodes).await?;
+        let status = |(place, (node, status)): (usize, (NodeId, Option<String>))| {
+            let status = status.filter(|status| status.len() <= STATUS_BYTES_MAX);
+            NodeStatus { node, is_live: place < live, status }
         };
-        Some(nodes.into_iter().zip(&answers).map(status).collect())
+        Some(nodes.into_iter().zip(statuses).enumerate().map(status).collect())
     }
 
     /// The connections of each other node on a channel.
     pub async fn subscriptions_by_node(&self, app: &str, channel: &ChannelName) -> Vec<(NodeId, usize)> {
-        let (peers, field) = (self.peers(), names::field(&Topic::Channel(channel.clone())));
-        let ask = |peer: &NodeId| cmd("HGET").arg(self.names.topics(*peer, app)).arg(&field).take();
-        let answers = self.ask_redis(peers.iter().map(ask).collect()).await.unwrap_or_default();
-        peers.into_iter().zip(answers.iter().map(|answer| number(answer).unwrap_or_default())).collect()
+        let (Some(directory), peers) = (self.directory(), self.peers()) else { return Vec::new() };
+        let connections = directory.connections(app, channel, &peers).await.unwrap_or_default();
+        peers.into_iter().zip(connections).collect()
     }
 
     /// The channels of each other node, with the connections there, for each of these apps.
     pub async fn channels_by_node(&self, apps: &[&str]) -> Vec<Vec<(NodeId, Vec<(ChannelName, usize)>)>> {
         let peers = self.peers();
-        let pairs = apps.iter().flat_map(|app| peers.iter().map(move |peer| (*peer, *app)));
-        let ask = |(peer, app)| cmd("HGETALL").arg(self.names.topics(peer, app)).take();
-        let answers = self.ask_redis(pairs.map(ask).collect()).await.unwrap_or_default();
-        let mut channels = answers.iter().map(crate::cluster::answers::channels);
-        apps.iter().map(|_| peers.iter().copied().zip(channels.by_ref()).collect()).collect()
-    }
-
-    async fn ask_redis(&self, commands: Vec<Cmd>) -> Option<Vec<Value>> {
-        let mut connection = self.link.lock().as_ref()?.connection.clone();
-        if commands.is_empty() {
-            return Some(Vec::new());
-        }
-        let answers = connection.ask(commands).await.ok()?;
-        answers.into_iter().collect::<RedisResult<_>>().ok()
+        let channels = match self.directory() {
+            Some(directory) => directory.channels(apps, &peers).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut channels = channels.into_iter();
+        let of_app = |_| peers.iter().copied().zip(channels.next().unwrap_or_default()).collect();
+        apps.iter().map(of_app).collect()
     }
 }

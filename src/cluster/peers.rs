@@ -232,8 +232,8 @@ impl Cluster {
             self.meters.dropped(PeerDropCause::Implausible, left_out);
             tracing::warn!(
                 left_out,
-                cluster = self.names.start(),
-                "numbers from Redis cannot be true and are left out; other software must not write under this name"
+                cluster = self.way.start(),
+                "numbers of other nodes cannot be true and are left out; other software must not write under this name"
             );
         }
     }

@@ -15,11 +15,11 @@ use redis::cmd;
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Ingest;
+use crate::link::Purpose;
 use crate::redis::connection::PING;
 use crate::redis::connection::open_one;
 use crate::redis::error::fault;
 use crate::redis::link;
-use crate::redis::link::Purpose;
 
 /// One subscribed connection.
 struct Subscription {

@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::link::Purpose;
 use crate::redis::connection::PING;
 use crate::redis::connection::RedisConnection;
 use crate::redis::link::CurrentLink;
-use crate::redis::link::Purpose;
 use crate::redis::names::Names;
 use crate::redis::script;
 

@@ -13,11 +13,11 @@ use redis::cmd;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::link::Purpose;
 use crate::redis::connection::PING;
 use crate::redis::connection::RedisConnection;
 use crate::redis::lease::LEASE_SCRIPT;
 use crate::redis::link::CurrentLink;
-use crate::redis::link::Purpose;
 use crate::redis::names::Names;
 use crate::redis::script;
 use crate::webhook::notification::ANNOUNCE_SCRIPT;

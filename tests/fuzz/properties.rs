@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use flow::flow_rules;
-use gema::cluster::answers;
+use gema::cluster::over_redis::answers;
 use gema::protocol::broadcast::Broadcast;
 use gema::protocol::broadcast::BroadcastError;
 use gema::protocol::channel::Access;

@@ -1,9 +1,8 @@
-//! Turns the registry's commands into commands of Redis, and hands the answers back to the registry.
-//! `link` calls it for each round.
+//! Turns the registry's commands into commands of Redis, and reads the answers.
+//! `over_redis` calls it for each round.
 
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -12,11 +11,11 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
-use crate::cluster::Cluster;
-use crate::cluster::answers;
-use crate::cluster::history;
-use crate::cluster::scripts::Encoded;
-use crate::cluster::scripts::Scripts;
+use crate::cluster::bus::Answer;
+use crate::cluster::over_redis::OverRedis;
+use crate::cluster::over_redis::answers;
+use crate::cluster::over_redis::history;
+use crate::cluster::over_redis::scripts::Encoded;
 use crate::flow::channel::StoredEvent;
 use crate::history::rule::HistoryRule;
 use crate::protocol::envelope;
@@ -71,25 +70,19 @@ pub(super) enum Expected {
     Nothing,
 }
 
-impl Cluster {
+impl OverRedis {
     /// Calls `member.lua`.
-    pub(super) fn change_members(
-        &self,
-        scripts: &Scripts,
-        app: &str,
-        topic: &Topic,
-        changes: &MemberChanges<'_>,
-    ) -> Cmd {
+    pub(super) fn change_members(&self, app: &str, topic: &Topic, changes: &MemberChanges<'_>) -> Cmd {
         let flag = |set: bool| if set { "1" } else { "" };
         let mut command = cmd("EVALSHA");
         command
-            .arg(&scripts.member)
+            .arg(&self.scripts.member)
             .arg(2)
-            .arg(self.names.members(app, topic))
-            .arg(self.names.users(app, topic))
-            .arg(self.names.topic(app, topic))
-            .arg(scripts.publish)
-            .arg(envelope::member_head(self.node()))
+            .arg(self.way.names.members(app, topic))
+            .arg(self.way.names.users(app, topic))
+            .arg(self.way.names.topic(app, topic))
+            .arg(self.scripts.publish)
+            .arg(envelope::member_head(self.cluster.node()))
             .arg(changes.node.to_string())
             // As many as a script can count.
             .arg(changes.members_max.min(1 << 50))
@@ -102,18 +95,18 @@ impl Cluster {
     }
 
     /// Appends the commands for Redis. Returns what their answers mean; each has one.
-    pub(super) fn encode(&self, scripts: &Scripts, command: &Command, commands: &mut Vec<Cmd>) -> Expected {
+    pub(super) fn encode(&self, command: &Command, commands: &mut Vec<Cmd>) -> Expected {
         let Command { app, topic, operation } = command;
         match operation {
             Operation::Publish(publish) => {
-                commands.push(self.publish(scripts, app, topic, publish));
+                commands.push(self.publish(app, topic, publish));
                 Expected::Published
             }
-            Operation::Open { number, .. } => self.open(scripts, app, (topic, *number), commands),
+            Operation::Open { number, .. } => self.open(app, (topic, *number), commands),
             Operation::Close => {
                 let is_online = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
                 // The record of a topic stays while Redis had no memory to clear it.
-                if !is_online && self.refused_at.lock().is_none() {
+                if !is_online && self.cluster.refused_at.lock().is_none() {
                     commands.push(self.erase(app, topic));
                 }
                 Expected::Nothing
@@ -122,68 +115,68 @@ impl Cluster {
                 if matches!(topic, Topic::User(_)) && update.user_info.is_some() {
                     commands.push(self.record(app, topic, 0));
                 }
-                commands.push(self.update_member(scripts, app, topic, update));
+                commands.push(self.update_member(app, topic, update));
                 Expected::Updated
             }
             Operation::StoreEvents(store) => {
-                commands.push(self.store_events(scripts, app, topic, store));
+                commands.push(self.store_events(app, topic, store));
                 Expected::Stored
             }
             Operation::FetchEvents { number } => {
                 let Topic::Channel(name) = topic else { return Expected::Nothing };
-                let Some(snapshot) = self.app(app).and_then(|app| app.snapshot_max(name)) else {
+                let Some(snapshot) = self.cluster.app(app).and_then(|app| app.snapshot_max(name)) else {
                     return Expected::Nothing;
                 };
-                commands.extend(self.fetch_events(scripts, (app, topic), snapshot, *number));
+                commands.extend(self.fetch_events((app, topic), snapshot, *number));
                 Expected::Fetched
             }
             Operation::ForgetEvents => {
                 // There may be megabytes: Redis frees them apart from what it does for others.
-                commands.push(cmd("UNLINK").arg(&self.names.last_events(app, topic)[..]).take());
+                commands.push(cmd("UNLINK").arg(&self.way.names.last_events(app, topic)[..]).take());
                 Expected::Nothing
             }
             Operation::CatchUp { number } => {
-                commands.extend(self.catch_up(scripts, (app, topic), *number).into_iter().flatten());
+                commands.extend(self.catch_up((app, topic), *number).into_iter().flatten());
                 Expected::CaughtUp
             }
             Operation::TakePlace { user, is_late, .. } => {
-                commands.extend(self.take_place(scripts, (app, topic), (user, *is_late)));
+                commands.extend(self.take_place((app, topic), (user, *is_late)));
                 Expected::Found
             }
             Operation::WritePlaces(places) => {
-                commands.extend(self.write_places(scripts, (app, topic), places));
+                commands.extend(self.write_places((app, topic), places));
                 Expected::PlacesWritten
             }
             Operation::ReportMissed { events, since, of_several } => {
-                let name = if *of_several { self.names.control() } else { self.names.topic(app, topic) };
+                let name = if *of_several { self.way.names.control() } else { self.way.names.topic(app, topic) };
                 let since_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-                let (node, of_app) = (self.node(), of_several.then(|| Arc::clone(app)));
+                let (node, of_app) = (self.cluster.node(), of_several.then(|| Arc::clone(app)));
                 let missed = Envelope::Missed(MissedEvents { node, events: *events, since_ms, of_app });
-                commands.push(cmd(scripts.publish).arg(name).arg(missed.encode()).take());
+                commands.push(cmd(self.scripts.publish).arg(name).arg(missed.encode()).take());
                 Expected::Nothing
             }
             Operation::PublishCount => {
                 let Topic::Channel(name) = topic else { return Expected::Nothing };
-                let Some(state) = self.app(app) else { return Expected::Nothing };
+                let Some(state) = self.cluster.app(app) else { return Expected::Nothing };
                 let (count, counted) = state.take_count(name);
                 let count = u32::try_from(count).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX);
                 commands.push(self.record(app, topic, count));
                 if counted {
-                    let message = Envelope::Count(self.node(), count).encode();
-                    commands.push(cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(message).take());
+                    let message = Envelope::Count(self.cluster.node(), count).encode();
+                    commands.push(cmd(self.scripts.publish).arg(self.way.names.topic(app, topic)).arg(message).take());
                 }
                 Expected::Nothing
             }
         }
     }
 
-    fn publish(&self, scripts: &Scripts, app: &str, topic: &Topic, publish: &Publish) -> Cmd {
+    fn publish(&self, app: &str, topic: &Topic, publish: &Publish) -> Cmd {
         let cached_for_ms = publish.cache_for.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let cached_for_ms = cached_for_ms.min(CACHED_MS_MAX);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let accepted = since.saturating_sub(publish.event.accepted.elapsed());
         let event = RemoteEvent {
-            node: self.node(),
+            node: self.cluster.node(),
             number: publish.number,
             accepted_micros: u64::try_from(accepted.as_micros()).unwrap_or(u64::MAX),
             except: publish.event.except,
@@ -191,21 +184,21 @@ impl Cluster {
             frame: publish.event.frame.clone(),
             partial: publish.event.partial.clone(),
         };
-        let (name, encoding) = (self.names.topic(app, topic), event.encoding());
+        let (name, encoding) = (self.way.names.topic(app, topic), event.encoding());
         if let Some(rule) = self.numbering_rule(app, topic, &event.frame) {
-            return self.append(scripts, (app, topic), (&encoding, cached_for_ms), &rule);
+            return self.append((app, topic), (&encoding, cached_for_ms), &rule);
         }
         match cached_for_ms {
             0 => {
-                let mut command = Cmd::with_capacity(3, scripts.publish.len() + name.len() + encoding.len_max());
-                command.arg(scripts.publish).arg(name).arg(Encoded(&encoding)).take()
+                let mut command = Cmd::with_capacity(3, self.scripts.publish.len() + name.len() + encoding.len_max());
+                command.arg(self.scripts.publish).arg(name).arg(Encoded(&encoding)).take()
             }
             time => cmd("EVALSHA")
-                .arg(&scripts.cache)
+                .arg(&self.scripts.cache)
                 .arg(1)
-                .arg(self.names.cached(app, topic))
+                .arg(self.way.names.cached(app, topic))
                 .arg(name)
-                .arg(scripts.publish)
+                .arg(self.scripts.publish)
                 .arg(Encoded(&encoding))
                 .arg(time)
                 .take(),
@@ -215,12 +208,12 @@ impl Cluster {
     /// The rule by which an event is stored in the history, if there is one.
     fn numbering_rule(&self, app: &str, topic: &Topic, frame: &Frame) -> Option<Arc<HistoryRule>> {
         let Topic::Channel(name) = topic else { return None };
-        self.app(app)?.numbering_rule(name).filter(|_| !event::is_client_event(frame))
+        self.cluster.app(app)?.numbering_rule(name).filter(|_| !event::is_client_event(frame))
     }
 
     /// Opens a topic: publishes its state on this node, and fetches that of the others.
-    fn open(&self, scripts: &Scripts, app: &str, (topic, number): (&Topic, u64), commands: &mut Vec<Cmd>) -> Expected {
-        let local = self.app(app).map(|state| state.local_topic(topic)).unwrap_or_default();
+    fn open(&self, app: &str, (topic, number): (&Topic, u64), commands: &mut Vec<Cmd>) -> Expected {
+        let local = self.cluster.app(app).map(|state| state.local_topic(topic)).unwrap_or_default();
         let has_members = match topic {
             Topic::Channel(name) => name.kind().presence,
             Topic::User(_) => true,
@@ -232,43 +225,37 @@ impl Cluster {
         if has_members {
             let known = |since: u64| (since > 0).then_some(since);
             let users = local.members.iter().map(|(user, since)| (&*user.user_id, &*user.user_info, known(*since)));
-            let (node, users) = (self.node(), users.collect());
+            let (node, users) = (self.cluster.node(), users.collect());
             let changes =
                 MemberChanges { node, members_max: local.members_max, is_complete: true, wants_all: true, users };
-            commands.push(self.change_members(scripts, app, topic, &changes));
+            commands.push(self.change_members(app, topic, &changes));
         }
-        let peers: Vec<NodeId> = if local.counted { self.peers() } else { Vec::new() };
+        let peers: Vec<NodeId> = if local.counted { self.cluster.peers() } else { Vec::new() };
         for peer in &peers {
-            commands.push(cmd("HGET").arg(self.names.topics(*peer, app)).arg(names::field(topic)).take());
+            commands.push(cmd("HGET").arg(self.way.names.topics(*peer, app)).arg(names::field(topic)).take());
         }
         if has_cache {
-            let key = self.names.cached(app, topic);
+            let key = self.way.names.cached(app, topic);
             commands.push(cmd("GET").arg(&key).take());
             commands.push(cmd("PTTL").arg(key).take());
         }
         if let Some(snapshot) = local.snapshot {
-            commands.extend(self.fetch_events(scripts, (app, topic), snapshot, number));
+            commands.extend(self.fetch_events((app, topic), snapshot, number));
         }
         Expected::Opened { has_members, has_cache, has_snapshot: local.snapshot.is_some(), peers }
     }
 
     /// Fetches a snapshot, and publishes its mark on the topic.
-    fn fetch_events(
-        &self,
-        scripts: &Scripts,
-        of: (&str, &Topic),
-        (time, keys_max): (Duration, usize),
-        number: u64,
-    ) -> [Cmd; 2] {
-        let mark = Envelope::Mark(self.node(), number).encode();
+    fn fetch_events(&self, of: (&str, &Topic), (time, keys_max): (Duration, usize), number: u64) -> [Cmd; 2] {
+        let mark = Envelope::Mark(self.cluster.node(), number).encode();
         [
-            self.last_events(scripts, of, (time, keys_max, SNAPSHOT_BYTES_MAX), &[]),
-            cmd(scripts.publish).arg(self.names.topic(of.0, of.1)).arg(mark).take(),
+            self.last_events(of, (time, keys_max, SNAPSHOT_BYTES_MAX), &[]),
+            cmd(self.scripts.publish).arg(self.way.names.topic(of.0, of.1)).arg(mark).take(),
         ]
     }
 
-    fn store_events(&self, scripts: &Scripts, app: &str, topic: &Topic, store: &StoreEvents) -> Cmd {
-        let mut command = self.last_events(scripts, (app, topic), (store.time, store.keys_max, 0), &store.known);
+    fn store_events(&self, app: &str, topic: &Topic, store: &StoreEvents) -> Cmd {
+        let mut command = self.last_events((app, topic), (store.time, store.keys_max, 0), &store.known);
         for StoredEvent { field, origin, since, frame } in &store.events {
             let (node, number, frame) = (origin.node, origin.number.get(), frame.clone());
             let (accepted_micros, except, cached_for_ms, partial) = (0, None, 0, None);
@@ -281,7 +268,6 @@ impl Cluster {
     /// Calls `last_events.lua`; the events to store follow.
     fn last_events(
         &self,
-        scripts: &Scripts,
         (app, topic): (&str, &Topic),
         (time, keys_max, bytes_max): (Duration, usize, usize),
         known: &[Origin],
@@ -289,9 +275,9 @@ impl Cluster {
         let known: Vec<String> = known.iter().map(|Origin { node, number }| format!("{node} {number}")).collect();
         let mut command = cmd("EVALSHA");
         command
-            .arg(&scripts.last_events)
+            .arg(&self.scripts.last_events)
             .arg(2)
-            .arg(&self.names.last_events(app, topic)[..])
+            .arg(&self.way.names.last_events(app, topic)[..])
             .arg(time.as_millis() as u64)
             .arg(keys_max)
             .arg(bytes_max)
@@ -299,95 +285,75 @@ impl Cluster {
         command
     }
 
-    fn update_member(&self, scripts: &Scripts, app: &str, topic: &Topic, update: &MemberUpdate) -> Cmd {
+    fn update_member(&self, app: &str, topic: &Topic, update: &MemberUpdate) -> Cmd {
         let info = update.user_info.as_deref().unwrap_or_default();
         // A signed-in user has no `user_info`, so nothing about it can be newer.
         let since = matches!(topic, Topic::Channel(_)).then_some(update.since);
-        let (node, members_max, users) = (self.node(), update.members_max, vec![(&*update.user_id, info, since)]);
+        let (node, members_max, users) =
+            (self.cluster.node(), update.members_max, vec![(&*update.user_id, info, since)]);
         let changes = MemberChanges { node, members_max, is_complete: false, wants_all: false, users };
-        self.change_members(scripts, app, topic, &changes)
+        self.change_members(app, topic, &changes)
     }
 
     /// Records that this node has to do with a topic, so that a survivor can clean up after a crash.
     fn record(&self, app: &str, topic: &Topic, connections: u32) -> Cmd {
-        cmd("HSET").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).arg(connections).take()
+        cmd("HSET")
+            .arg(self.way.names.topics(self.cluster.node(), app))
+            .arg(names::field(topic))
+            .arg(connections)
+            .take()
     }
 
     fn erase(&self, app: &str, topic: &Topic) -> Cmd {
-        cmd("HDEL").arg(self.names.topics(self.node(), app)).arg(names::field(topic)).take()
+        cmd("HDEL").arg(self.way.names.topics(self.cluster.node(), app)).arg(names::field(topic)).take()
     }
 
     fn is_online(&self, app: &str, user_id: &str) -> bool {
-        self.app(app).is_some_and(|state| state.is_online(user_id))
+        self.cluster.app(app).is_some_and(|state| state.is_online(user_id))
     }
 
-    /// Hands the answers to a command to the registry. Returns what Redis has to do now.
-    pub(super) fn on_answers(
-        &self,
-        command: &Command,
-        expected: &Expected,
-        answers: &[RedisResult<Value>],
-    ) -> Option<Cmd> {
+    /// Reads the answers to a command.
+    pub(super) fn read(&self, expected: &Expected, answers: &[RedisResult<Value>]) -> Answer {
         for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
-            self.meters.refused();
+            self.cluster.meters.refused();
             if is_full(error) {
-                self.note_refused();
+                self.cluster.note_refused();
             }
             tracing::warn!(%error, "Redis refuses a command; what it was for is tried again or served from here");
         }
-        let state = self.app(&command.app)?;
-        match (expected, &command.operation) {
-            (Expected::Published, _) => self.meters.published(1),
-            (Expected::Opened { has_members, has_cache, has_snapshot, peers }, Operation::Open { number, .. }) => {
+        match expected {
+            Expected::Published => Answer::Published,
+            Expected::Opened { has_members, has_cache, has_snapshot, peers } => {
                 let (answers, last) = answers.split_at(answers.len() - if *has_snapshot { 2 } else { 0 });
                 let mut snapshot = answers::snapshot(answers, *has_members, *has_cache, peers);
                 if let Some(snapshot) = &mut snapshot {
                     snapshot.last_events = fetched(last);
                 }
-                state.on_opened(&command.topic, *number, snapshot, Instant::now());
+                Answer::Opened(snapshot)
             }
-            (Expected::Fetched, Operation::FetchEvents { number }) => {
-                if let Topic::Channel(name) = &command.topic {
-                    state.on_fetched(name, *number, fetched(answers), Instant::now());
-                }
-            }
-            (Expected::CaughtUp, Operation::CatchUp { number }) => {
-                if let Topic::Channel(name) = &command.topic {
-                    state.on_caught_up(name, *number, history::caught_up(answers), Instant::now());
-                }
-            }
-            (Expected::Found, Operation::TakePlace { number, user, address, .. }) => {
-                if let Topic::Channel(name) = &command.topic {
-                    state.on_found(name, (*number, user, *address), history::found(answers), Instant::now());
-                }
-            }
-            (Expected::PlacesWritten, _) => {
-                if let Topic::Channel(name) = &command.topic
-                    && answers.iter().any(|answer| !matches!(answer, Ok(Value::Int(1))))
-                {
-                    state.on_places_refused(name, Instant::now());
-                }
-            }
-            (Expected::Stored, _) => {
-                if let Topic::Channel(name) = &command.topic {
-                    state.on_stored(name, answers.iter().all(Result::is_ok), Instant::now());
-                }
-            }
-            (Expected::Updated, Operation::UpdateMember(update)) => {
+            Expected::Updated => {
                 let outcome = answers.last().and_then(|answer| answers::update_outcome(answer.as_ref().ok()?));
-                let outcome = outcome.unwrap_or(UpdateOutcome::Failed);
-                let is_gone = update.user_info.is_none() && matches!(outcome, UpdateOutcome::Applied(_));
-                state.on_updated(&command.topic, update, outcome, Instant::now());
-                if let Topic::User(user_id) = &command.topic
-                    && is_gone
-                    && !state.is_online(user_id)
-                {
-                    return Some(self.erase(&command.app, &command.topic));
-                }
+                Answer::Updated(outcome.unwrap_or(UpdateOutcome::Failed))
             }
-            _ => (),
+            Expected::Stored => Answer::Stored(answers.iter().all(Result::is_ok)),
+            Expected::Fetched => Answer::Fetched(fetched(answers)),
+            Expected::CaughtUp => Answer::CaughtUp(history::caught_up(answers)),
+            Expected::Found => Answer::Found(history::found(answers)),
+            Expected::PlacesWritten => {
+                Answer::PlacesWritten(answers.iter().all(|answer| matches!(answer, Ok(Value::Int(1)))))
+            }
+            Expected::Nothing => Answer::Done,
         }
-        None
+    }
+
+    /// The command that an answer makes necessary.
+    pub(super) fn follow_up(&self, command: &Command, answer: &Answer) -> Option<Cmd> {
+        let Command { app, topic: topic @ Topic::User(user_id), operation: Operation::UpdateMember(update) } = command
+        else {
+            return None;
+        };
+        let is_gone = update.user_info.is_none() && matches!(answer, Answer::Updated(UpdateOutcome::Applied(_)));
+        (is_gone && !self.is_online(app, user_id)).then(|| self.erase(app, topic))
     }
 }
 

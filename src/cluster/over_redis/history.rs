@@ -11,9 +11,8 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
-use crate::cluster::Cluster;
-use crate::cluster::scripts::Encoded;
-use crate::cluster::scripts::Scripts;
+use crate::cluster::over_redis::OverRedis;
+use crate::cluster::over_redis::scripts::Encoded;
 use crate::history::numbers::Found;
 use crate::history::numbers::HistoryEvent;
 use crate::history::numbers::PlaceChange;
@@ -36,19 +35,28 @@ use crate::registry::remote::history::CaughtUp;
 /// Bytes of events that a node fetches at once; older ones are left out.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
-impl Cluster {
+impl OverRedis {
     /// Publishes an event of a channel with a history. A cache channel stores it for `cached_for_ms`.
     pub(super) fn append(
         &self,
-        scripts: &Scripts,
         (app, topic): (&str, &Topic),
         (encoding, cached_for_ms): (&Encoding<'_>, u64),
         rule: &HistoryRule,
     ) -> Cmd {
-        let [head, events] = self.names.history(app, topic);
+        let [head, events] = self.way.names.history(app, topic);
         let mut command = Cmd::with_capacity(13, 512 + encoding.len_max());
-        command.arg("EVALSHA").arg(&scripts.append).arg(3).arg(head).arg(events).arg(self.names.cached(app, topic));
-        command.arg(self.names.topic(app, topic)).arg(scripts.publish).arg(Encoded(encoding)).arg(numbered::head());
+        command
+            .arg("EVALSHA")
+            .arg(&self.scripts.append)
+            .arg(3)
+            .arg(head)
+            .arg(events)
+            .arg(self.way.names.cached(app, topic));
+        command
+            .arg(self.way.names.topic(app, topic))
+            .arg(self.scripts.publish)
+            .arg(Encoded(encoding))
+            .arg(numbered::head());
         command.arg(millis(rule.time())).arg(rule.events_max).arg(rule.bytes_max);
         match rule.last() {
             0 => command.arg(""),
@@ -62,42 +70,42 @@ impl Cluster {
     }
 
     /// Fetches the events that this node lacks, and publishes the mark of the command of this number.
-    pub(super) fn catch_up(&self, scripts: &Scripts, (app, topic): (&str, &Topic), number: u64) -> Option<[Cmd; 2]> {
+    pub(super) fn catch_up(&self, (app, topic): (&str, &Topic), number: u64) -> Option<[Cmd; 2]> {
         let Topic::Channel(name) = topic else { return None };
-        let (rule, known, last) = self.app(app)?.history_of(name)?;
-        let mut command = self.places(scripts, (app, topic), &rule, "catch_up");
+        let (rule, known, last) = self.cluster.app(app)?.history_of(name)?;
+        let mut command = self.places((app, topic), &rule, "catch_up");
         match known {
             Some(EventNumber { epoch, number }) => command.arg(epoch.to_string()).arg(number),
             None => command.arg("").arg(0),
         };
         let last = last.map(|Origin { node, number }| format!("{node} {number}"));
         command.arg(rule.bytes_max.min(BYTES_MAX)).arg(last.unwrap_or_default());
-        let mark = Envelope::Mark(self.node(), number).encode();
-        Some([command, cmd(scripts.publish).arg(self.names.topic(app, topic)).arg(mark).take()])
+        let mark = Envelope::Mark(self.cluster.node(), number).encode();
+        Some([command, cmd(self.scripts.publish).arg(self.way.names.topic(app, topic)).arg(mark).take()])
     }
 
     /// Looks for the place of a user.
-    pub(super) fn take_place(
-        &self,
-        scripts: &Scripts,
-        (app, topic): (&str, &Topic),
-        (user, is_late): (&KnownUser, bool),
-    ) -> Option<Cmd> {
+    pub(super) fn take_place(&self, (app, topic): (&str, &Topic), (user, is_late): (&KnownUser, bool)) -> Option<Cmd> {
         let Topic::Channel(name) = topic else { return None };
-        let (rule, known, _) = self.app(app)?.history_of(name)?;
-        let nodes: Vec<String> = self.peers().iter().chain([&self.node()]).map(ToString::to_string).collect();
-        let mut command = self.places(scripts, (app, topic), &rule, "take");
-        command.arg(&*user.id).arg(user.socket_id.to_string()).arg(self.node().to_string()).arg(nodes.join(" "));
+        let (rule, known, _) = self.cluster.app(app)?.history_of(name)?;
+        let nodes: Vec<String> =
+            self.cluster.peers().iter().chain([&self.cluster.node()]).map(ToString::to_string).collect();
+        let mut command = self.places((app, topic), &rule, "take");
+        command
+            .arg(&*user.id)
+            .arg(user.socket_id.to_string())
+            .arg(self.cluster.node().to_string())
+            .arg(nodes.join(" "));
         command.arg(if is_late { "1" } else { "" }).arg(known.map_or(0, |known| known.number));
         Some(command)
     }
 
     /// Writes places of users.
-    pub(super) fn write_places(&self, scripts: &Scripts, (app, topic): (&str, &Topic), places: &Places) -> Option<Cmd> {
+    pub(super) fn write_places(&self, (app, topic): (&str, &Topic), places: &Places) -> Option<Cmd> {
         let Topic::Channel(name) = topic else { return None };
-        let (rule, ..) = self.app(app)?.history_of(name)?;
-        let mut command = self.places(scripts, (app, topic), &rule, "write");
-        command.arg(self.node().to_string());
+        let (rule, ..) = self.cluster.app(app)?.history_of(name)?;
+        let mut command = self.places((app, topic), &rule, "write");
+        command.arg(self.cluster.node().to_string());
         match places.followed {
             Some(SharedPlace { number: EventNumber { epoch, number }, since }) => {
                 command.arg(number).arg(epoch.to_string()).arg(millis(since.elapsed()))
@@ -125,9 +133,9 @@ impl Cluster {
     }
 
     /// The beginning of a call of `places.lua`.
-    fn places(&self, scripts: &Scripts, (app, topic): (&str, &Topic), rule: &HistoryRule, what: &str) -> Cmd {
+    fn places(&self, (app, topic): (&str, &Topic), rule: &HistoryRule, what: &str) -> Cmd {
         let mut command = cmd("EVALSHA");
-        command.arg(&scripts.places).arg(2).arg(&self.names.history(app, topic)[..]).arg(what);
+        command.arg(&self.scripts.places).arg(2).arg(&self.way.names.history(app, topic)[..]).arg(what);
         command.arg(Epoch::random().to_string()).arg(millis(rule.remembered()));
         command
     }
