@@ -1,4 +1,4 @@
-//! Commands of the registry to the cluster. `Outgoing` queues them, and `cluster/commands.rs` carries them out.
+//! Commands of the registry to the cluster. `Outgoing` queues them, and `cluster/over_redis/commands.rs` carries them out.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
