@@ -3,13 +3,14 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::cluster::directory::Directory;
 use crate::cluster::listener::Listener;
 use crate::flow::channel::StoredEvent;
 use crate::history::numbers::Found;
+use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::pattern::ChannelPattern;
@@ -20,11 +21,13 @@ use crate::registry::remote::history::CaughtUp;
 use crate::registry::remote::message::Snapshot;
 use crate::registry::remote::message::UpdateOutcome;
 
-/// A way to the other nodes, while it is open. What comes from them goes to its [`Listener`].
+/// A way to the other nodes, while it is open. Messages from them go to its [`Listener`].
 pub(super) trait Bus: Send + Sync + Sized {
     /// The way, as it is configured.
     type Way: Send + Sync;
-    /// What closes the way.
+    /// Answers questions beside the queue.
+    type Directory;
+    /// The reason why the way is closed.
     type Error: Display + Send;
 
     /// Connects, and makes sure that this node receives what it publishes. It receives on this runtime, whose thread may
@@ -33,7 +36,7 @@ pub(super) trait Bus: Send + Sync + Sized {
         way: &Arc<Self::Way>,
         listener: &Arc<Listener>,
         runtime: &Handle,
-    ) -> impl Future<Output = Result<(Self, Directory), Self::Error>> + Send;
+    ) -> impl Future<Output = Result<(Self, Self::Directory), Self::Error>> + Send;
 
     /// Carries out commands of the registry, those of a topic in this order. Each has an answer of its own. An error means
     /// that any of them may or may not have been carried out.
@@ -51,6 +54,15 @@ pub(super) trait Bus: Send + Sync + Sized {
     /// Removes what is no longer true.
     fn clear(&self, outdated: Outdated<'_>) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
+
+/// How often a lease is renewed.
+pub(super) const RENEW: Duration = Duration::from_secs(2);
+
+/// The occupied channels of a node, with its connections on them.
+pub(super) type Occupied = Vec<(ChannelName, usize)>;
+
+/// Users that this node no longer has, of whom the others may not know that yet.
+pub(super) type Departures = Vec<Arc<str>>;
 
 /// The patterns of an app that views need.
 pub(super) type Mirrored = (Vec<ChannelPattern>, Arc<AppState>);
@@ -79,12 +91,12 @@ pub(super) enum Answer {
     Stored(bool),
     /// The events of the snapshot, if they could be fetched.
     Fetched(Option<Vec<StoredEvent>>),
-    /// What was missing of a history, if it could be fetched.
+    /// The missing events of a history, if it could be fetched.
     CaughtUp(Option<CaughtUp>),
     /// The place of a user, if there is one. The outer `None` means that nobody has answered.
     Found(Option<Option<Found>>),
     /// Whether the places are written.
     PlacesWritten(bool),
     /// Nothing to pass on.
-    Done,
+    Nothing,
 }

@@ -1,11 +1,12 @@
-//! What the nodes know together, for questions beside the queue.
+//! The records of all nodes, for questions beside the queue.
 //! `query`, `page` and `idempotency` ask it while there is a link.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::cluster::bus::Departures;
+use crate::cluster::bus::Occupied;
 use crate::cluster::over_redis::directory::RedisDirectory;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
@@ -18,11 +19,11 @@ pub(super) enum Directory {
     Redis(RedisDirectory),
 }
 
-/// The occupied channels of a node, with its connections on them.
-pub(super) type Occupied = Vec<(ChannelName, usize)>;
-
-/// Users that this node no longer has, of whom the directory may not know that yet.
-pub(super) type Departures = Vec<Arc<str>>;
+impl From<RedisDirectory> for Directory {
+    fn from(redis: RedisDirectory) -> Self {
+        Self::Redis(redis)
+    }
+}
 
 impl Directory {
     /// The connections of each of these nodes on a channel.

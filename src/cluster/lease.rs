@@ -3,21 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
 use crate::cluster::bus::Bus;
+use crate::cluster::bus::RENEW;
 use crate::cluster::link::ClusterLink;
 use crate::protocol::envelope::NODES_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::redis::lease::Leases;
 use crate::redis::lease::Suspects;
-
-/// How often a lease is renewed.
-pub(super) const RENEW: Duration = Duration::from_secs(2);
 
 impl<B: Bus> ClusterLink<B> {
     /// Renews the lease, and reports who has crashed.

@@ -23,6 +23,7 @@ use crate::cluster::LinkHandle;
 use crate::cluster::bus::Answer;
 use crate::cluster::bus::Bus;
 use crate::cluster::bus::Outdated;
+use crate::cluster::directory::Directory;
 use crate::cluster::listener::Listener;
 use crate::cluster::over_redis::OverRedis;
 use crate::cluster::pace::Pace;
@@ -60,7 +61,7 @@ pub(super) struct ClusterLink<B> {
 enum Lost<E> {
     /// The bus has failed.
     Failed(E),
-    /// What this node receives has ended.
+    /// This node receives nothing any more.
     Silent,
 }
 
@@ -76,12 +77,12 @@ pub(super) async fn run(cluster: Arc<Cluster>, stop: CancellationToken, receiver
     match &cluster.way {
         Way::Redis(way) => {
             let warn = |event: &'static str, error: &RedisError| warn(&way.options, &REDIS, event, error);
-            keep::<OverRedis>(&cluster, way, (&REDIS, warn), &stop, &receiver).await;
+            run_over::<OverRedis>(&cluster, way, (&REDIS, warn), &stop, &receiver).await;
         }
     }
 }
 
-async fn keep<B: Bus>(
+async fn run_over<B: Bus<Directory: Into<Directory>>>(
     cluster: &Arc<Cluster>,
     way: &Arc<B::Way>,
     (purpose, warn): (&Purpose, impl Fn(&'static str, &B::Error)),
@@ -116,13 +117,13 @@ impl<E: Display> Display for Lost<E> {
     }
 }
 
-impl<B: Bus> ClusterLink<B> {
+impl<B: Bus<Directory: Into<Directory>>> ClusterLink<B> {
     async fn open(cluster: &Arc<Cluster>, way: &Arc<B::Way>, runtime: &Handle) -> Result<Self, B::Error> {
         let listener = Arc::new(Listener::new(Arc::clone(cluster)));
         let (bus, directory) = B::open(way, &listener, runtime).await?;
         bus.clear(Outdated::Own).await?;
         let (control_sender, control) = mpsc::channel(CONTROL_MAX);
-        *cluster.link.lock() = Some(LinkHandle { directory, control: control_sender });
+        *cluster.link.lock() = Some(LinkHandle { directory: directory.into(), control: control_sender });
         cluster.announce_if_draining();
         cluster.meters.connects.inc();
         let is_reconnect = cluster.outgoing.link();
@@ -130,7 +131,9 @@ impl<B: Bus> ClusterLink<B> {
         let (cluster, in_flight, since) = (Arc::clone(cluster), Mutex::default(), Instant::now());
         Ok(Self { cluster, bus, listener, control, in_flight, since, is_reconnect })
     }
+}
 
+impl<B: Bus> ClusterLink<B> {
     /// Ends when the link is lost, or after `stop` when everything is published.
     async fn serve(&mut self, stop: &CancellationToken) -> Result<(), Lost<B::Error>> {
         let (_, none) = mpsc::channel(1);

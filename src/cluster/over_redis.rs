@@ -27,7 +27,6 @@ use crate::cluster::bus::Answer;
 use crate::cluster::bus::Bus;
 use crate::cluster::bus::Mirrored;
 use crate::cluster::bus::Outdated;
-use crate::cluster::directory::Directory;
 use crate::cluster::listener::Listener;
 use crate::cluster::listener::OpenTopic;
 use crate::cluster::over_redis::directory::RedisDirectory;
@@ -67,9 +66,14 @@ pub(super) struct OverRedis {
 
 impl Bus for OverRedis {
     type Way = RedisWay;
+    type Directory = RedisDirectory;
     type Error = redis::RedisError;
 
-    async fn open(way: &Arc<RedisWay>, listener: &Arc<Listener>, runtime: &Handle) -> RedisResult<(Self, Directory)> {
+    async fn open(
+        way: &Arc<RedisWay>,
+        listener: &Arc<Listener>,
+        runtime: &Handle,
+    ) -> RedisResult<(Self, RedisDirectory)> {
         let cluster = &listener.cluster;
         let on_push = {
             let (way, listener) = (Arc::clone(way), Arc::clone(listener));
@@ -106,7 +110,7 @@ impl Bus for OverRedis {
         received.map_err(|_| fault("what is published is not heard; does the user's ACL allow these channels?"))?;
         bus.warn_of_soketi().await?;
         let directory = RedisDirectory::new(bus.out.clone(), Arc::clone(way));
-        Ok((bus, Directory::Redis(directory)))
+        Ok((bus, directory))
     }
 
     async fn carry_out(&self, commands: &[&Command]) -> RedisResult<Vec<Answer>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::cluster::directory::Departures;
+use crate::cluster::bus::Departures;
 use crate::cluster::directory::Directory;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::frame::Frame;

@@ -342,7 +342,7 @@ impl OverRedis {
             Expected::PlacesWritten => {
                 Answer::PlacesWritten(answers.iter().all(|answer| matches!(answer, Ok(Value::Int(1)))))
             }
-            Expected::Nothing => Answer::Done,
+            Expected::Nothing => Answer::Nothing,
         }
     }
 

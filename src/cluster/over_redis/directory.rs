@@ -1,5 +1,5 @@
 //! The records of all nodes in Redis, and answers to repeated requests.
-//! `directory` calls it.
+//! `Directory` calls it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
-use crate::cluster::directory::Departures;
-use crate::cluster::directory::Occupied;
+use crate::cluster::bus::Departures;
+use crate::cluster::bus::Occupied;
 use crate::cluster::over_redis::answers;
 use crate::cluster::over_redis::answers::cached_event;
 use crate::cluster::over_redis::answers::number;

@@ -10,7 +10,7 @@ use redis::RedisResult;
 use redis::Value;
 use redis::cmd;
 
-use crate::cluster::lease::RENEW;
+use crate::cluster::bus::RENEW;
 use crate::cluster::over_redis::OverRedis;
 use crate::cluster::over_redis::commands::MemberChanges;
 use crate::protocol::envelope::Envelope;
