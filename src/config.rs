@@ -22,6 +22,7 @@ pub use loaded::{Faults, Loaded};
 pub use origin::Origin;
 pub use row::RowApp;
 pub use settings::apps::{App, AppEntry, KeyPair, Limits};
+pub use settings::aws::Dynamodb;
 pub use settings::cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Outage};
 pub use settings::connections::Connections;
 pub use settings::dashboard::Dashboard;
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use fault::FaultList;
 use settings::apps;
+use settings::aws::NO_AWS;
 use settings::connections::{MESSAGE_BYTES, MESSAGE_SPARE};
 use settings::flow_rules;
 use settings::history_rules;
@@ -80,6 +82,8 @@ pub struct Config {
     pub mysql: Database<Mysql>,
     /// PostgreSQL, if the apps are there.
     pub postgres: Database<Postgres>,
+    /// A table of DynamoDB, if the apps are there.
+    pub dynamodb: Dynamodb,
     /// Events of Laravel's `redis` broadcaster.
     pub ingest: Ingest,
     /// How webhooks are sent.
@@ -159,6 +163,12 @@ impl Config {
         self.app_store.check_bounds("app_store", &mut faults);
         self.mysql.validate("mysql", &mut faults);
         self.postgres.validate("postgres", &mut faults);
+        self.dynamodb.validate(&mut faults);
+        faults.add_if(
+            self.app_store.driver == StoreDriver::Dynamodb && !cfg!(feature = "aws"),
+            "app_store.driver",
+            format!("is dynamodb, but {NO_AWS}"),
+        );
         let apps = (self.app_store.driver == StoreDriver::Config).then(|| self.apps());
         self.ingest.validate(apps.as_deref(), &mut faults);
         self.webhooks.check_bounds("webhooks", &mut faults);

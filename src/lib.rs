@@ -1,7 +1,7 @@
 //! gema: a WebSocket server that speaks the Pusher protocol, in the place of Soketi.
 //!
 //! # Layers
-//! The lower ones: `protocol`, `metrics`, `tasks` · `flow`, `history`, `watch` · `config`, `refusal` · `redis` · `registry`, `limiter`,
+//! The lower ones: `protocol`, `metrics`, `tasks` · `flow`, `history`, `watch` · `config`, `refusal` · `redis`, `aws` · `registry`, `limiter`,
 //! `idempotency`, `store`, `tls` · `cluster`. The upper ones: `webhook` · `node` · `session`, `http`, `ingest` · `shard`, `dashboard` · `server`,
 //! `telemetry` · `cli`. A module uses only those before it; ARCHITECTURE.md says why.
 //!
@@ -34,6 +34,8 @@
 //! * *shard message*: one entry of an inbox. *turn*: one round of a shard's loop.
 //! * *refusal*: anything that the server does not accept, with its *cause*.
 
+#[cfg(feature = "aws")]
+mod aws;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -1,4 +1,4 @@
-//! The app store: apps that are rows of a table, as Soketi has them in MySQL and PostgreSQL.
+//! The app store: apps that are rows of a table, as Soketi has them in MySQL, PostgreSQL and DynamoDB.
 //! `node` looks apps up here, when the configuration names a database.
 //!
 //! Rows are cached for a while, and concurrent lookups of an app share one query. While the database is away, apps are
@@ -7,8 +7,11 @@
 //! [`Store`] works on any runtime. [`StoreWorker`] owns the connections and runs on one runtime, since a connection
 //! ends with the runtime that made it.
 
+#[cfg(feature = "aws")]
+mod dynamodb;
 mod mysql;
 mod outage;
+mod pool;
 mod postgres;
 mod query;
 mod worker;
@@ -170,16 +173,19 @@ impl CacheEntry {
 impl Store {
     /// The store that the configuration selects, with its worker; `None` if the configuration holds the apps.
     pub fn new(config: &Config, meters: impl FnOnce() -> StoreMeters) -> Option<(Self, StoreWorker)> {
-        let ((queries, link), table, place) = match config.app_store.driver {
+        let (options, mysql, postgres) = (&config.app_store, &config.mysql, &config.postgres);
+        let ((queries, link), table, place) = match options.driver {
             StoreDriver::Config => return None,
-            StoreDriver::Mysql => {
-                (StoreWorker::mysql(&config.app_store, &config.mysql), &config.mysql.table, config.mysql.place())
+            StoreDriver::Mysql => (StoreWorker::mysql(options, mysql), &mysql.table, mysql.place()),
+            StoreDriver::Postgres => (StoreWorker::postgres(options, postgres), &postgres.table, postgres.place()),
+            #[cfg(feature = "aws")]
+            StoreDriver::Dynamodb => {
+                let dynamodb = &config.dynamodb;
+                (StoreWorker::dynamodb(options, dynamodb), &dynamodb.table, dynamodb.place())
             }
-            StoreDriver::Postgres => (
-                StoreWorker::postgres(&config.app_store, &config.postgres),
-                &config.postgres.table,
-                config.postgres.place(),
-            ),
+            // The configuration's check refuses it.
+            #[cfg(not(feature = "aws"))]
+            StoreDriver::Dynamodb => return None,
         };
         let lifetimes = Lifetimes::new(&config.app_store);
         let cache = Cache::builder()

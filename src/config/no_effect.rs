@@ -69,6 +69,7 @@ fn because(section: &str, field: &str, config: &Config) -> Option<&'static str> 
         }
         ("mysql", _) if driver != StoreDriver::Mysql => "app_store.driver is not mysql",
         ("postgres", _) if driver != StoreDriver::Postgres => "app_store.driver is not postgres",
+        ("dynamodb", _) if driver != StoreDriver::Dynamodb => "app_store.driver is not dynamodb",
         ("mysql", "tls_verify") if !config.mysql.tls => "mysql.tls is false",
         ("postgres", "tls_verify") if !config.postgres.tls => "postgres.tls is false",
         _ => return None,

@@ -3,6 +3,7 @@
 
 pub(super) mod allowed_origins;
 pub(super) mod apps;
+pub(super) mod aws;
 pub(super) mod cluster;
 pub(super) mod connections;
 pub(super) mod dashboard;

@@ -1,5 +1,5 @@
 //! The SQL for MySQL and MariaDB.
-//! `worker` connects and queries with it.
+//! `pool` connects and queries with it.
 
 use serde_json::Value as Json;
 use sqlx::Column as _;
@@ -15,7 +15,7 @@ use sqlx::mysql::MySqlSslMode;
 use crate::config;
 use crate::config::Database;
 use crate::store::Row;
-use crate::store::query::Driver;
+use crate::store::pool::Sql;
 use crate::store::query::Query;
 
 pub(super) struct Mysql {
@@ -47,7 +47,7 @@ impl Mysql {
     }
 }
 
-impl Driver for Mysql {
+impl Sql for Mysql {
     type Connection = MySqlConnection;
 
     async fn connect(&self) -> sqlx::Result<MySqlConnection> {

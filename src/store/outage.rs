@@ -87,8 +87,8 @@ impl Outage {
             (true, false) => tracing::error!(
                 place,
                 %reason,
-                "the app store does not answer, so no app is known and nobody can connect; correct host, port, \
-                 username, password, database or table, or start the database; it is tried again"
+                "the app store does not answer, so no app is known and nobody can connect; correct its section of the \
+                 configuration by the reason, such as host, password or table, or start the database; it is tried again"
             ),
             (false, _) => (),
         }

@@ -1,5 +1,5 @@
 //! The SQL for PostgreSQL.
-//! `worker` connects and queries with it.
+//! `pool` connects and queries with it.
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
@@ -9,7 +9,7 @@ use sqlx::postgres::PgSslMode;
 use crate::config;
 use crate::config::Database;
 use crate::store::Row;
-use crate::store::query::Driver;
+use crate::store::pool::Sql;
 use crate::store::query::Query;
 
 pub(super) struct Postgres {
@@ -38,7 +38,7 @@ impl Postgres {
     }
 }
 
-impl Driver for Postgres {
+impl Sql for Postgres {
     type Connection = PgConnection;
 
     async fn connect(&self) -> sqlx::Result<PgConnection> {

@@ -1,6 +1,7 @@
 //! The queries of the store, and the trait of a database that answers them.
-//! `worker` sends queries; `mysql` and `postgres` answer them.
+//! `worker` sends queries; `pool` and `dynamodb` answer them.
 
+use std::fmt::Display;
 use std::time::Instant;
 
 use crate::store::Column;
@@ -16,15 +17,10 @@ pub(super) struct Query {
     pub(super) until: Instant,
 }
 
-/// A kind of database.
+/// A database.
 pub(super) trait Driver: Send + Sync {
-    type Connection: Send;
+    type Error: Display + Send;
 
-    fn connect(&self) -> impl Future<Output = sqlx::Result<Self::Connection>> + Send;
-
-    fn rows(
-        &self,
-        connection: &mut Self::Connection,
-        query: &Query,
-    ) -> impl Future<Output = sqlx::Result<Vec<Row>>> + Send;
+    /// Runs a query. Whoever waits no longer drops it.
+    fn rows(&self, query: &Query) -> impl Future<Output = Result<Vec<Row>, Self::Error>> + Send;
 }

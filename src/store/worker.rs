@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
@@ -19,7 +18,10 @@ use crate::config;
 use crate::config::AppStore;
 use crate::config::Database;
 use crate::store::Row;
+#[cfg(feature = "aws")]
+use crate::store::dynamodb::Dynamodb;
 use crate::store::mysql::Mysql;
+use crate::store::pool::Pool;
 use crate::store::postgres::Postgres;
 use crate::store::query::Driver;
 use crate::store::query::Query;
@@ -94,8 +96,10 @@ const ENDED: &str = "the link to it has ended";
 pub struct StoreWorker(Kind);
 
 enum Kind {
-    Mysql(Worker<Mysql>),
-    Postgres(Worker<Postgres>),
+    Mysql(Worker<Pool<Mysql>>),
+    Postgres(Worker<Pool<Postgres>>),
+    #[cfg(feature = "aws")]
+    Dynamodb(Worker<Dynamodb>),
 }
 
 impl fmt::Debug for StoreWorker {
@@ -106,13 +110,19 @@ impl fmt::Debug for StoreWorker {
 
 impl StoreWorker {
     pub(super) fn mysql(store: &AppStore, database: &Database<config::Mysql>) -> (QueryQueue, Self) {
-        let (queries, worker) = worker(store, Mysql::new(database));
+        let (queries, worker) = worker(store, Pool::new(Mysql::new(database)));
         (queries, Self(Kind::Mysql(worker)))
     }
 
     pub(super) fn postgres(store: &AppStore, database: &Database<config::Postgres>) -> (QueryQueue, Self) {
-        let (queries, worker) = worker(store, Postgres::new(database));
+        let (queries, worker) = worker(store, Pool::new(Postgres::new(database)));
         (queries, Self(Kind::Postgres(worker)))
+    }
+
+    #[cfg(feature = "aws")]
+    pub(super) fn dynamodb(store: &AppStore, options: &config::Dynamodb) -> (QueryQueue, Self) {
+        let (queries, worker) = worker(store, Dynamodb::new(options, store.timeout_seconds.duration()));
+        (queries, Self(Kind::Dynamodb(worker)))
     }
 
     /// Runs queries until `stop` is cancelled.
@@ -120,6 +130,8 @@ impl StoreWorker {
         match self.0 {
             Kind::Mysql(worker) => worker.run(stop).await,
             Kind::Postgres(worker) => worker.run(stop).await,
+            #[cfg(feature = "aws")]
+            Kind::Dynamodb(worker) => worker.run(stop).await,
         }
     }
 }
@@ -131,7 +143,7 @@ fn worker<D: Driver>(store: &AppStore, driver: D) -> (QueryQueue, Worker<D>) {
     let worker = Worker {
         known: known_receiver,
         unknown: unknown_receiver,
-        pool: Pool { driver, idle: Mutex::default() },
+        driver,
         connections_max,
         unknown_max: (connections_max - (connections_max / KNOWN_SHARE).max(1)).max(1),
     };
@@ -142,7 +154,7 @@ fn worker<D: Driver>(store: &AppStore, driver: D) -> (QueryQueue, Worker<D>) {
 struct Worker<D: Driver> {
     known: mpsc::Receiver<PendingQuery>,
     unknown: mpsc::Receiver<PendingQuery>,
-    pool: Pool<D>,
+    driver: D,
     connections_max: usize,
     unknown_max: usize,
 }
@@ -158,13 +170,13 @@ impl<D: Driver> Worker<D> {
                 () = stop.cancelled() => return,
                 Some(priority) = answering.next() => unknown -= usize::from(priority == Priority::Unknown),
                 asked = self.known.recv(), if has_room => match asked {
-                    Some(asked) => answering.push(self.pool.answer(asked, Priority::Known)),
+                    Some(asked) => answering.push(answer(&self.driver, asked, Priority::Known)),
                     None => return,
                 },
                 asked = self.unknown.recv(), if has_room && unknown < self.unknown_max => match asked {
                     Some(asked) => {
                         unknown += 1;
-                        answering.push(self.pool.answer(asked, Priority::Unknown));
+                        answering.push(answer(&self.driver, asked, Priority::Unknown));
                     }
                     None => return,
                 },
@@ -173,44 +185,23 @@ impl<D: Driver> Worker<D> {
     }
 }
 
-/// The idle connections.
-struct Pool<D: Driver> {
-    driver: D,
-    idle: Mutex<Vec<D::Connection>>,
-}
-
-impl<D: Driver> Pool<D> {
-    /// Runs a query. Returns its priority.
-    async fn answer(&self, PendingQuery { query, answer, is_sent }: PendingQuery, priority: Priority) -> Priority {
-        if answer.is_closed() {
-            return priority;
-        }
-        if Instant::now() > query.send_by {
-            let _ = answer.send(Err(QueryError::Busy));
-            return priority;
-        }
-        is_sent.store(true, Ordering::Relaxed);
-        // A connection that does not answer in time is dropped.
-        if let Ok(rows) = tokio::time::timeout_at(query.until.into(), self.rows(&query)).await {
-            // The lookup may have ended.
-            let _ = answer.send(rows.map_err(|error| QueryError::Unavailable(error.to_string().into())));
-        }
-        priority
+/// Runs a query. Returns its priority.
+async fn answer<D: Driver>(
+    driver: &D,
+    PendingQuery { query, answer, is_sent }: PendingQuery,
+    priority: Priority,
+) -> Priority {
+    if answer.is_closed() {
+        return priority;
     }
-
-    async fn rows(&self, query: &Query) -> sqlx::Result<Vec<Row>> {
-        let idle = self.idle.lock().pop();
-        if let Some(mut connection) = idle {
-            if let Ok(rows) = self.driver.rows(&mut connection, query).await {
-                self.idle.lock().push(connection);
-                return Ok(rows);
-            }
-            // The server may have closed it long ago, and all others with it.
-            self.idle.lock().clear();
-        }
-        let mut connection = self.driver.connect().await?;
-        let rows = self.driver.rows(&mut connection, query).await?;
-        self.idle.lock().push(connection);
-        Ok(rows)
+    if Instant::now() > query.send_by {
+        let _ = answer.send(Err(QueryError::Busy));
+        return priority;
     }
+    is_sent.store(true, Ordering::Relaxed);
+    if let Ok(rows) = tokio::time::timeout_at(query.until.into(), driver.rows(&query)).await {
+        // The lookup may have ended.
+        let _ = answer.send(rows.map_err(|error| QueryError::Unavailable(error.to_string().into())));
+    }
+    priority
 }

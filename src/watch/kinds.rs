@@ -105,7 +105,7 @@ const PROBLEMS: &[Problem] = &[
     (
         "the app store",
         "store_away",
-        "look at the database and at app_store.driver's section: host, port, username, password",
+        "look at reason, at the database and at app_store.driver's section: host, port, username, password, table",
     ),
     ("lines of the log are lost", "log_lost", "let the log's reader keep up, or set log.level = \"info\""),
     ("these values have changed, but take effect with a restart only", "restart_needed", "restart this node"),

@@ -44,6 +44,8 @@ pub enum StoreDriver {
     /// PostgreSQL, which `[postgres]` describes; Laravel's word is `pgsql`.
     #[serde(alias = "pgsql", alias = "postgresql")]
     Postgres,
+    /// A table of DynamoDB, which `[dynamodb]` describes. Only in builds with the feature `aws`.
+    Dynamodb,
 }
 
 /// Where a database is, and how it lets us in; with Soketi's defaults for the server `S`.

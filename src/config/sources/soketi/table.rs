@@ -73,10 +73,8 @@ const ADAPTERS: &str = "nodes meet in Redis or NATS; use redis or nats";
 const NO_QUESTIONS: &str = "gema asks no other nodes";
 const CLUSTER_ADAPTER: &str = "the adapter cluster is not selected";
 const NODES: &str = "nodes find each other";
-const APP_MANAGERS: &str =
-    "gema does not read DynamoDB; move the apps to MySQL or PostgreSQL, or into the configuration as [[apps]]";
+const APP_MANAGERS: &str = "apps are in the configuration as [[apps]], or in one of these databases";
 const APP_CACHE: &str = "apps from a database are always kept for a while, see app_store.cache_seconds";
-const DYNAMODB: &str = "the app manager dynamodb is not selected";
 const SQL_VERSION: &str = "gema speaks with every version of that server";
 const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its settings";
 const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
@@ -191,12 +189,12 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("ADAPTER_NATS_TOKEN", "adapter.nats.token", Key("nats.token")),
     ("ADAPTER_NATS_TIMEOUT", "adapter.nats.timeout", Milliseconds("nats.connect_seconds")),
     ("ADAPTER_NATS_NODES_NUMBER", "adapter.nats.nodesNumber", Parameter("", NODES)),
-    ("APP_MANAGER_DRIVER", "appManager.driver", Choice("app_store.driver", &["array", "mysql", "mariadb", "postgres"], APP_MANAGERS)),
+    ("APP_MANAGER_DRIVER", "appManager.driver", Choice("app_store.driver", &["array", "mysql", "mariadb", "postgres", "dynamodb"], APP_MANAGERS)),
     ("APP_MANAGER_CACHE_ENABLED", "appManager.cache.enabled", Parameter("false", APP_CACHE)),
     ("APP_MANAGER_CACHE_TTL", "appManager.cache.ttl", Lifetime("app_store.cache_seconds")),
-    ("APP_MANAGER_DYNAMODB_TABLE", "appManager.dynamodb.table", Parameter("apps", DYNAMODB)),
-    ("APP_MANAGER_DYNAMODB_REGION", "appManager.dynamodb.region", Parameter("us-east-1", DYNAMODB)),
-    ("APP_MANAGER_DYNAMODB_ENDPOINT", "appManager.dynamodb.endpoint", Parameter("", DYNAMODB)),
+    ("APP_MANAGER_DYNAMODB_TABLE", "appManager.dynamodb.table", Key("dynamodb.table")),
+    ("APP_MANAGER_DYNAMODB_REGION", "appManager.dynamodb.region", Key("dynamodb.region")),
+    ("APP_MANAGER_DYNAMODB_ENDPOINT", "appManager.dynamodb.endpoint", Key("dynamodb.endpoint")),
     ("APP_MANAGER_MYSQL_TABLE", "appManager.mysql.table", Key("mysql.table")),
     ("APP_MANAGER_MYSQL_VERSION", "appManager.mysql.version", Parameter("8.0", SQL_VERSION)),
     ("APP_MANAGER_MYSQL_USE_V2", "appManager.mysql.useMysql2", Parameter("false", SQL_CLIENT)),
