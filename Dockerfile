@@ -15,7 +15,7 @@ ARG GEMA_COMMIT=
 # glibc linked in statically; since 2.34 it resolves the name of Redis without loading anything at run time.
 # Kernels for aarch64 have pages of 4, 16 or 64 KiB. The allocator runs with those up to the size it was built for.
 RUN if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --features aws --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && mkdir -p /image/usr/bin /image/app \
  && cp target/*/release/gema /image/usr/bin/gema \
  && cd /image/usr/bin \

@@ -417,16 +417,31 @@ fn of_two_databases_the_one_that_is_not_selected_has_no_effect() {
 
 #[test]
 fn an_app_store_that_is_not_there_is_refused_with_what_to_do() {
-    let environment = [("SOKETI_APP_MANAGER_DRIVER", "dynamodb"), ("GEMA_APP_STORE_STALE_SECONDS", "-1")];
+    let environment = [("SOKETI_APP_MANAGER_DRIVER", "mongodb"), ("GEMA_APP_STORE_STALE_SECONDS", "-1")];
     assert_eq!(
         faults(&["check"], &environment),
         [
-            "fault: SOKETI_APP_MANAGER_DRIVER must be array or mysql or mariadb or postgres or left out: gema does not read \
-             DynamoDB; move the apps to MySQL or PostgreSQL, or into the configuration as [[apps]]",
+            "fault: SOKETI_APP_MANAGER_DRIVER must be array or mysql or mariadb or postgres or dynamodb or left out: apps \
+             are in the configuration as [[apps]], or in one of these databases",
             "fault: app_store.stale_seconds (from GEMA_APP_STORE_STALE_SECONDS) is -1; it must be between 0 and 86400 \
              seconds",
         ]
     );
+}
+
+#[test]
+fn a_build_without_aws_says_how_to_get_it() {
+    let checked = gema(&["check"], &[("SOKETI_APP_MANAGER_DRIVER", "dynamodb")]);
+    assert_eq!(checked.status.success(), cfg!(feature = "aws"));
+    if !cfg!(feature = "aws") {
+        assert_eq!(
+            faults(&["check"], &[("SOKETI_APP_MANAGER_DRIVER", "dynamodb")]),
+            [
+                "fault: app_store.driver (from SOKETI_APP_MANAGER_DRIVER) is dynamodb, but this build has no AWS; build with \
+              `cargo build --release --features aws`, or use the image"
+            ]
+        );
+    }
 }
 
 #[test]

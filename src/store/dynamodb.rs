@@ -115,7 +115,9 @@ where
 {
     let error = AwsError::new(error, REMEDIES);
     match error.code.as_deref() {
-        Some("ValidationException") if error.mentions("index") => error.with_remedy(NO_INDEX),
+        Some("ValidationException" | "ResourceNotFoundException") if error.mentions("index") => {
+            error.with_remedy(NO_INDEX)
+        }
         Some("ValidationException") => error.with_remedy(NO_TABLE_OF_APPS),
         _ => error,
     }

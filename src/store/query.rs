@@ -21,6 +21,6 @@ pub(super) struct Query {
 pub(super) trait Driver: Send + Sync {
     type Error: Display + Send;
 
-    /// Runs a query. Whoever waits no longer drops it.
+    /// Runs a query. It is dropped when its time is over.
     fn rows(&self, query: &Query) -> impl Future<Output = Result<Vec<Row>, Self::Error>> + Send;
 }

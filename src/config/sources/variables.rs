@@ -227,7 +227,7 @@ mod tests {
     fn a_feature_that_is_not_there_is_refused() {
         for (name, value) in [
             ("SOKETI_ADAPTER_DRIVER", "cluster"),
-            ("SOKETI_APP_MANAGER_DRIVER", "dynamodb"),
+            ("SOKETI_APP_MANAGER_DRIVER", "mongodb"),
             ("SOKETI_QUEUE_DRIVER", "sqs"),
             ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
             ("SOKETI_MODE", "worker"),

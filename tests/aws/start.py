@@ -1,0 +1,10 @@
+"""AWS on a free port of the loopback: prints it, and ends when nobody holds the standard input any more."""
+
+import sys
+
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
