@@ -40,6 +40,7 @@ use crate::config::StoreDriver;
 use crate::metrics::AnswerFrom;
 use crate::metrics::StoreMeters;
 use crate::store::outage::Outage;
+use crate::store::query::Column;
 use crate::store::query::Query;
 use crate::store::worker::Priority;
 use crate::store::worker::QueryError;
@@ -103,22 +104,6 @@ pub enum StoreError {
         /// The faults, each beginning with table and column.
         faults: Arc<str>,
     },
-}
-
-/// The column of a lookup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Column {
-    Id,
-    Key,
-}
-
-impl Column {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Key => "key",
-        }
-    }
 }
 
 /// An id or a key.

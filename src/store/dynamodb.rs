@@ -18,8 +18,8 @@ use crate::aws::AwsError;
 use crate::aws::BoundedAnswer;
 use crate::aws::Remedy;
 use crate::config;
-use crate::store::Column;
 use crate::store::Row;
+use crate::store::query::Column;
 use crate::store::query::Driver;
 use crate::store::query::Query;
 

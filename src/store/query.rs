@@ -4,8 +4,23 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use crate::store::Column;
 use crate::store::Row;
+
+/// The column of a lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Column {
+    Id,
+    Key,
+}
+
+impl Column {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Key => "key",
+        }
+    }
+}
 
 /// Selects the rows with one of these texts in a column.
 #[derive(Debug)]
