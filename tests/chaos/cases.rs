@@ -1,10 +1,12 @@
 //! Short histories for the judge: sound ones, and one for each fault that it has to find.
 
+use crate::check::CLIENTS;
 use crate::check::check;
 use crate::history::Entry;
 use crate::history::Event;
 use crate::history::History;
 use crate::history::How;
+use crate::history::Kind;
 use crate::history::Name;
 use crate::history::Place;
 use crate::history::SECOND;
@@ -94,7 +96,7 @@ impl Story {
     }
 
     fn window(&mut self, node: usize, from: Time, until: Time) {
-        self.history.windows.push(Window { node: Some(node), from, until, why: String::new(), events: true });
+        self.history.windows.push(Window { node: Some(node), from, until, why: String::new(), kind: Kind::Link });
     }
 
     #[track_caller]
@@ -211,7 +213,7 @@ fn a_time_in_which_only_members_change_late_explains_no_missing_event() {
     story.accepted(1);
     story.heard(1, 1);
     let (from, until) = (0, story.at);
-    story.history.windows.push(Window { node: None, from, until, why: String::new(), events: false });
+    story.history.windows.push(Window { node: None, from, until, why: String::new(), kind: Kind::Members });
     story.arrives(2);
     story.is_broken("connection 2");
 }
@@ -370,4 +372,185 @@ fn nobody_is_announced_for_nothing() {
     story.came(1, "bob");
     story.went(1, "bob");
     story.is_broken("bob came, and was not there for long");
+}
+
+/// A page, connection 1, sends events to the others on its channel; its node has confirmed them.
+fn whispers(story: &mut Story, number: u32) -> Event {
+    let event = Event { publisher: CLIENTS + 1, number };
+    story.then(What::Sent { event, app: 0, channels: vec!["orders".into()], to: Some(HERE) });
+    story.then(What::Accepted { event, by: Some(HERE) });
+    story.then(What::Heard { connection: 2, channel: "orders".into(), event });
+    event
+}
+
+fn posted(story: &mut Story, kind: &str, channel: &str, user: Option<&str>, event: Option<Event>) {
+    let (kind, channel, user) = (kind.into(), channel.into(), user.map(Name::from));
+    story.then(What::Posted { app: 0, kind, channel, user, event });
+}
+
+/// Those about Ada and Bob.
+fn all_are_posted(story: &mut Story) {
+    for channel in ["orders", "presence-room"] {
+        posted(story, "channel_occupied", channel, None, None);
+    }
+    for user in ["ada", "bob"] {
+        posted(story, "member_added", "presence-room", Some(user), None);
+    }
+}
+
+#[test]
+fn webhooks_come_at_least_once_and_in_order() {
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    let events = [1, 2, 3].map(|number| whispers(&mut story, number));
+    // A repetition.
+    for number in [0, 1, 0, 1, 2] {
+        posted(&mut story, "client_event", "orders", None, Some(events[number]));
+    }
+    story.is_sound();
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    let events = [1, 2].map(|number| whispers(&mut story, number));
+    for number in [1, 0] {
+        posted(&mut story, "client_event", "orders", None, Some(events[number]));
+    }
+    story.is_broken("came after number 2");
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    whispers(&mut story, 1);
+    story.is_broken("no webhook about Event { publisher: 1000001, number: 1 }");
+}
+
+#[test]
+fn webhooks_of_a_killed_node_or_in_a_lost_redis_may_be_lost() {
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    whispers(&mut story, 1);
+    story.history.deaths.push((HERE, story.at + SECOND));
+    story.is_sound();
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    whispers(&mut story, 1);
+    let (from, until) = (story.at, story.at + SECOND);
+    story.history.windows.push(Window { node: None, from, until, why: String::new(), kind: Kind::Loss });
+    story.is_sound();
+}
+
+#[test]
+fn webhooks_end_with_the_truth() {
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    story.closes(2);
+    story.went(1, "bob");
+    story.is_broken("webhooks end with (0, \"presence-room\", Some(\"bob\")) there: true");
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    posted(&mut story, "channel_vacated", "orders", None, None);
+    story.is_broken("webhooks end with (0, \"orders\", None) there: false");
+    let mut story = Story::begin();
+    posted(&mut story, "channel_occupied", "orders", None, None);
+    posted(&mut story, "channel_occupied", "presence-room", None, None);
+    posted(&mut story, "member_added", "presence-room", Some("ada"), None);
+    story.is_broken("no webhook says that (0, \"presence-room\", Some(\"bob\")) is there");
+}
+
+#[test]
+fn nobody_gets_a_copy_of_what_they_send() {
+    let mut story = Story::begin();
+    let event = whispers(&mut story, 1);
+    story.then(What::Heard { connection: 1, channel: "orders".into(), event });
+    story.is_broken("came back to its own sender");
+}
+
+/// A view of `orders` for ten seconds.
+fn views(story: &mut Story) -> Time {
+    let until = story.at + 10 * SECOND;
+    let channel = Name::from("private-group");
+    story.then(What::Opened { connection: 3, app: 0, place: HERE });
+    story.then(What::Asked { connection: 3, channel: channel.clone(), user: None });
+    let channels = vec!["orders".into(), "stock".into()];
+    story.then(What::Granted { connection: 3, channel: channel.clone(), channels, until });
+    story.then(What::Joined { connection: 3, channel, members: Vec::new() });
+    until
+}
+
+fn viewed(story: &mut Story, number: u32) {
+    story.then(What::Heard { connection: 3, channel: "private-group".into(), event: event(number) });
+}
+
+#[test]
+fn a_view_gets_what_it_is_granted_until_the_grant_ends() {
+    let mut story = Story::begin();
+    views(&mut story);
+    story.arrives(1);
+    viewed(&mut story, 1);
+    story.passes(20);
+    story.arrives(2);
+    story.is_sound();
+    let mut story = Story::begin();
+    views(&mut story);
+    story.passes(20);
+    story.arrives(1);
+    viewed(&mut story, 1);
+    story.is_broken("was sent after the end of the grant");
+    let mut story = Story::begin();
+    views(&mut story);
+    story.arrives(1);
+    story.arrives(2);
+    viewed(&mut story, 2);
+    story.is_broken("connection 3 at Place { node: 0, life: 1 } on private-group misses");
+}
+
+/// A known user who hears the first event, is cut off, and comes back.
+fn returns(how: How) -> Story {
+    let mut story = Story::begin();
+    let log = || Name::from("private-log");
+    let send = |story: &mut Story, number| {
+        story.then(What::Sent { event: event(number), app: 0, channels: vec![log()], to: Some(HERE) });
+        story.then(What::Accepted { event: event(number), by: Some(HERE) });
+    };
+    for connection in [3, 4] {
+        story.then(What::Opened { connection, app: 0, place: THERE });
+        story.joins(connection, "private-log", Some("eve"), &[]);
+        if connection == 3 {
+            send(&mut story, 1);
+            story.then(What::Heard { connection, channel: log(), event: event(1) });
+            story.then(What::Closed { connection, how });
+            send(&mut story, 2);
+        }
+    }
+    story
+}
+
+#[test]
+fn who_returns_gets_what_was_missed_or_a_gap() {
+    let mut story = returns(How::Dropped);
+    story.then(What::Heard { connection: 4, channel: "private-log".into(), event: event(2) });
+    story.passes(20);
+    story.is_sound();
+    let mut story = returns(How::ByServer(None));
+    story.then(What::Gap { connection: 4, channel: "private-log".into() });
+    story.passes(20);
+    story.is_sound();
+    let mut story = returns(How::ByServer(None));
+    story.passes(20);
+    story.is_broken("misses Event { publisher: 7, number: 2 }");
+    let mut story = returns(How::Clean);
+    story.passes(20);
+    story.is_sound();
+}
+
+#[test]
+fn a_node_that_stops_without_redis_decides_alone() {
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    posted(&mut story, "member_removed", "presence-room", Some("bob"), None);
+    story.history.stops.push((THERE, story.at));
+    story.is_broken("Some(\"bob\")) there: false");
+    let mut story = Story::begin();
+    all_are_posted(&mut story);
+    posted(&mut story, "member_removed", "presence-room", Some("bob"), None);
+    story.history.stops.push((THERE, story.at));
+    story.window(1, story.at, story.at + SECOND);
+    story.is_sound();
 }

@@ -1,5 +1,10 @@
 //! gema's promises as assertions over a history. Each check gives sentences about what is broken.
 
+mod events;
+mod members;
+mod returns;
+mod webhooks;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -10,11 +15,20 @@ use crate::history::Entry;
 use crate::history::Event;
 use crate::history::History;
 use crate::history::How;
+use crate::history::Kind;
 use crate::history::Name;
 use crate::history::Place;
 use crate::history::SECOND;
 use crate::history::Time;
 use crate::history::What;
+use crate::history::Window;
+
+/// Channels that begin like this have a history.
+pub const WITH_HISTORY: &str = "private-log";
+/// Client events count as those of a publisher of their own: this, and the number of the connection.
+pub const CLIENTS: u32 = 1_000_000;
+/// Stands for Laravel, which publishes in Redis, to all nodes alike.
+pub const LARAVEL: Place = Place { node: usize::MAX, life: 0 };
 
 /// An event that another node has accepted is on its way no longer than this, unless Redis is away.
 const TRANSIT: Time = 2 * SECOND;
@@ -22,12 +36,6 @@ const TRANSIT: Time = 2 * SECOND;
 const RESENT: Time = 5 * SECOND;
 /// A process that is killed may take along what it has accepted this shortly before.
 const TAKEN_ALONG: Time = SECOND;
-/// An accepted event that has not come after this time does not come any more.
-const NEVER: Time = 15 * SECOND;
-/// Events stop at the latest so long after a client has left a channel.
-const LEAVING: Time = 5 * SECOND;
-/// The members of a node that is away have left, or are back, after this time.
-const GONE: Time = 45 * SECOND;
 
 /// What became of a published event.
 #[derive(Debug, Clone)]
@@ -54,16 +62,35 @@ struct Stay {
     place: Place,
     channel: Name,
     user: Option<Name>,
+    /// Channels whose events it gets, and until when, if it is a group view.
+    grant: Option<(Vec<Name>, Time)>,
     asked: Time,
     joined: Option<Time>,
     /// When the client knows that it is over.
     ended: Option<Time>,
-    /// The client has asked for the end of this subscription, or of the connection.
-    by_client: bool,
+    /// How, unless the client has only left the channel.
+    how: Option<How>,
     heard: Vec<(Time, Event)>,
-    gaps: usize,
+    /// When it was told of missing events.
+    gaps: Vec<Time>,
     members: BTreeSet<Name>,
     settled: bool,
+}
+
+impl Stay {
+    /// The client has asked for the end.
+    fn by_client(&self) -> bool {
+        self.ended.is_some() && !matches!(self.how, Some(How::ByServer(_)))
+    }
+
+    /// The channels whose events it gets.
+    fn sources(&self) -> &[Name] {
+        self.grant.as_ref().map_or(std::slice::from_ref(&self.channel), |(channels, _)| channels)
+    }
+
+    fn at(&self, at: Time) -> String {
+        format!("at {}: connection {} at {:?} on {}", seconds(at), self.connection, self.place, self.channel)
+    }
 }
 
 struct Digest<'a> {
@@ -87,6 +114,11 @@ pub fn check(history: &History) -> Vec<String> {
         digest.without_holes(stay, &mut broken);
     }
     digest.members_are_right_in_the_end(&mut broken);
+    digest.nobody_is_announced_for_nothing(&mut broken);
+    digest.who_returns_misses_nothing(&mut broken);
+    digest.webhooks_come_in_order(&mut broken);
+    digest.no_webhook_is_missing(&mut broken);
+    digest.webhooks_are_right_in_the_end(&mut broken);
     broken
 }
 
@@ -105,7 +137,7 @@ impl<'a> Digest<'a> {
     fn take(&mut self, Entry { at, what }: &Entry, reading: &mut Reading) {
         let at = *at;
         match what {
-            What::Note(_) => (),
+            What::Note(_) | What::Posted { .. } => (),
             What::Fault(text) => self.broken.push(text.clone()),
             What::Strange { connection, text } => {
                 self.broken.push(format!("at {}: connection {connection} got {text}", seconds(at)));
@@ -124,13 +156,18 @@ impl<'a> Digest<'a> {
             }
             What::Closed { connection, how } => {
                 for channel in reading.channels_of(*connection) {
-                    self.end(*connection, &channel, (at, *how != How::ByServer(None)), reading);
+                    self.end(*connection, &channel, (at, Some(*how)), reading);
                 }
             }
-            What::Left { connection, channel } => self.end(*connection, channel, (at, true), reading),
+            What::Left { connection, channel } => self.end(*connection, channel, (at, None), reading),
             What::Asked { connection, channel, user } => {
                 reading.open.insert((*connection, Arc::clone(channel)), self.stays.len());
                 self.begin(at, *connection, channel, user.clone());
+            }
+            What::Granted { connection, channel, channels, until } => {
+                if let Some(index) = reading.open.get(&(*connection, Arc::clone(channel))) {
+                    self.stays[*index].grant = Some((channels.clone(), *until));
+                }
             }
             What::Joined { connection, channel, .. } => {
                 // Until now events of an earlier subscription may come. If it has been left again, nothing changes.
@@ -159,6 +196,13 @@ impl<'a> Digest<'a> {
         self.publications.insert(event, publication);
     }
 
+    fn answer(&mut self, event: Event, at: Time, outcome: Outcome) {
+        if let Some(publication) = self.publications.get_mut(&event) {
+            publication.answered = at;
+            publication.outcome = outcome;
+        }
+    }
+
     fn begin(&mut self, at: Time, connection: Connection, channel: &Name, user: Option<Name>) {
         let Some((app, place)) = self.places.get(&connection).copied() else { return };
         self.stays.push(Stay {
@@ -167,39 +211,34 @@ impl<'a> Digest<'a> {
             place,
             channel: Arc::clone(channel),
             user,
+            grant: None,
             asked: at,
             joined: None,
             ended: None,
-            by_client: false,
+            how: None,
             heard: Vec::new(),
-            gaps: 0,
+            gaps: Vec::new(),
             members: BTreeSet::new(),
             settled: false,
         });
     }
 
-    fn answer(&mut self, event: Event, at: Time, outcome: Outcome) {
-        if let Some(publication) = self.publications.get_mut(&event) {
-            publication.answered = at;
-            publication.outcome = outcome;
-        }
-    }
-
-    fn end(&mut self, connection: Connection, channel: &Name, (at, by_client): (Time, bool), reading: &mut Reading) {
+    fn end(&mut self, connection: Connection, channel: &Name, (at, how): (Time, Option<How>), reading: &mut Reading) {
         if let Some(index) = reading.open.remove(&(connection, Arc::clone(channel))) {
             self.stays[index].ended = Some(at);
-            self.stays[index].by_client = by_client;
+            self.stays[index].how = how;
         }
     }
 
     fn hear(&mut self, index: usize, at: Time, what: &What) {
         let stay = &mut self.stays[index];
-        let whose = format!("at {}: connection {} on {}", seconds(at), stay.connection, stay.channel);
+        let whose = stay.at(at);
         match what {
             What::Joined { members, .. } => {
                 stay.joined = Some(at);
                 stay.members = members.iter().cloned().collect();
-                if let Some(user) = stay.user.as_ref().filter(|user| !stay.members.contains(*user)) {
+                let own = stay.user.as_ref().filter(|_| is_presence(&stay.channel));
+                if let Some(user) = own.filter(|user| !stay.members.contains(*user)) {
                     self.broken.push(format!("{whose}: {user} is not in the list that it got: {members:?}"));
                 }
             }
@@ -216,172 +255,55 @@ impl<'a> Digest<'a> {
                 }
             }
             What::Heard { event, .. } => stay.heard.push((at, *event)),
-            _ => stay.gaps += 1,
+            _ => stay.gaps.push(at),
         }
     }
 
-    /// Promises 5 and 7, and that nobody hears others' apps or channels, or what was refused, or what came too late.
-    fn only_what_was_sent(&self, stay: &Stay, broken: &mut Vec<String>) {
-        for (at, event) in &stay.heard {
-            let whose = format!("at {}: connection {} on {}: {event:?}", seconds(*at), stay.connection, stay.channel);
-            let Some(publication) = self.publications.get(event) else {
-                broken.push(format!("{whose} was never sent"));
-                continue;
-            };
-            if publication.app != stay.app {
-                broken.push(format!("{whose} is of another app"));
-            }
-            if !publication.channels.contains(&stay.channel) {
-                broken.push(format!("{whose} is of other channels: {:?}", publication.channels));
-            }
-            if let Outcome::Refused(status) = publication.outcome {
-                broken.push(format!("{whose} was refused with {status}"));
-            }
-            let over = stay.ended.filter(|_| stay.by_client);
-            if over.is_some_and(|over| publication.sent > over + LEAVING && !self.disturbed(stay.place.node, over, *at))
-            {
-                broken.push(format!("{whose} was sent long after the client had left"));
-            }
-        }
+    fn outcome(&self, event: Event) -> Option<Outcome> {
+        self.publications.get(&event).map(|publication| publication.outcome)
     }
 
-    /// Promise 1.
-    fn in_order_and_once(&self, stay: &Stay, broken: &mut Vec<String>) {
-        let mut all = BTreeSet::new();
-        let mut last: BTreeMap<(u32, Place), u32> = BTreeMap::new();
-        for (at, event) in &stay.heard {
-            let whose = format!("at {}: connection {} on {}: {event:?}", seconds(*at), stay.connection, stay.channel);
-            if !all.insert(*event) {
-                broken.push(format!("{whose} came twice"));
-                continue;
-            }
-            let outcome = self.publications.get(event).map(|publication| publication.outcome);
-            let Some(Outcome::Accepted(Some(place))) = outcome else { continue };
-            let before = last.insert((event.publisher, place), event.number);
-            if before.is_some_and(|before| before > event.number) {
-                broken.push(format!("{whose} came after number {}", before.unwrap_or_default()));
-            }
-        }
+    /// Windows in which events may have been lost between nodes.
+    fn links(&self) -> impl Iterator<Item = &Window> {
+        self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Link | Kind::Loss))
     }
 
-    /// Promises 2 and 3: from the success of the subscription on everything that is accepted arrives. For a connection
-    /// that has ended, events are missing only if later ones have arrived, or if there was much time.
-    fn without_holes(&self, stay: &Stay, broken: &mut Vec<String>) {
-        let Some(joined) = stay.joined else { return };
-        let heard: BTreeSet<Event> = stay.heard.iter().map(|(_, event)| *event).collect();
-        let mut last: HashMap<(u32, Place), u32> = HashMap::new();
-        for event in &heard {
-            if let Some(Outcome::Accepted(Some(place))) = self.publications.get(event).map(|known| known.outcome) {
-                let number = last.entry((event.publisher, place)).or_default();
-                *number = event.number.max(*number);
-            }
-        }
-        let Some(published) = self.by_channel.get(&(stay.app, Arc::clone(&stay.channel))) else { return };
-        let begin = published.partition_point(|event| self.publications[event].sent <= joined);
-        for event in &published[begin..] {
-            let publication = &self.publications[event];
-            if stay.ended.is_some_and(|ended| publication.sent > ended) {
-                break;
-            }
-            let Outcome::Accepted(by) = publication.outcome else { continue };
-            if heard.contains(event) {
-                continue;
-            }
-            let overtaken = by.and_then(|by| last.get(&(event.publisher, by))).is_some_and(|last| event.number < *last);
-            let until = if stay.settled { self.settled } else { stay.ended.map(|ended| ended.saturating_sub(NEVER)) };
-            let due = until.is_some_and(|until| publication.answered < until);
-            if (overtaken || due) && !self.explained(stay, publication, by) {
-                broken.push(format!(
-                    "connection {} at {:?} on {} misses {event:?}, sent at {}, accepted by {by:?}; it joined at {}{}",
-                    stay.connection,
-                    stay.place,
-                    stay.channel,
-                    seconds(publication.sent),
-                    seconds(joined),
-                    if overtaken { " and has later ones" } else { "" }
-                ));
-            }
-        }
+    /// Redis, or the way of this node to it, was not as it should be at some time in between.
+    fn disturbed(&self, node: usize, from: Time, until: Time) -> bool {
+        let mut windows = self.history.windows.iter().filter(|window| window.kind != Kind::Clock);
+        windows.any(|window| concerns(window, Some(node)) && overlaps(window, from, until))
     }
 
-    /// A documented reason why an event of one process did not reach another one.
-    fn explained(&self, stay: &Stay, publication: &Publication, by: Option<Place>) -> bool {
-        if by == Some(stay.place) {
-            return false;
-        }
-        let (from, mut until) = (publication.sent, publication.answered + TRANSIT);
-        let nodes = |node: Option<usize>, place: Option<Place>| match (node, place) {
-            (Some(node), Some(place)) => node == place.node,
-            _ => true,
-        };
-        // The event waits while its node has no Redis.
-        let windows = || self.history.windows.iter().filter(|window| window.events);
-        for window in windows().filter(|window| nodes(window.node, by)) {
-            if window.from <= until && window.until >= from {
+    /// Until when an event may be on its way: it waits while its node has no Redis.
+    fn transit(&self, sent: Time, answered: Time, by: Option<Place>) -> Time {
+        let mut until = answered + TRANSIT;
+        for window in self.links().filter(|window| concerns(window, by.map(|place| place.node))) {
+            if overlaps(window, sent, until) {
                 until = until.max(window.until + RESENT);
             }
         }
-        let missed = windows()
-            .filter(|window| nodes(window.node, Some(stay.place)))
-            .any(|window| window.from <= until && window.until >= from);
-        let died = self.history.deaths.iter().any(|(place, at)| {
-            (by.is_none() || by == Some(*place)) && *at + TAKEN_ALONG >= from && *at <= until + TAKEN_ALONG
-        });
-        missed || died
+        until
     }
 
-    /// Promise 4: everybody who is there in the end knows who else is there, and nobody was announced for nothing.
-    fn members_are_right_in_the_end(&self, broken: &mut Vec<String>) {
-        let settled: Vec<&Stay> = self.stays.iter().filter(|stay| stay.settled && stay.user.is_some()).collect();
-        for stay in &settled {
-            let same = settled.iter().filter(|other| other.app == stay.app && other.channel == stay.channel);
-            let present: BTreeSet<Name> = same.filter_map(|other| other.user.clone()).collect();
-            if stay.members != present {
-                broken.push(format!(
-                    "connection {} at {:?} on {} ends with the members {:?}, and there are {present:?}",
-                    stay.connection, stay.place, stay.channel, stay.members
-                ));
-            }
-        }
-        let mut by_user: HashMap<(usize, &Name, &Name), Vec<&Stay>> = HashMap::new();
-        for stay in &self.stays {
-            if let Some(user) = &stay.user {
-                by_user.entry((stay.app, &stay.channel, user)).or_default().push(stay);
-            }
-        }
-        for Entry { at, what } in &self.history.entries {
-            let (What::MemberWent { connection, channel, user } | What::MemberCame { connection, channel, user }) =
-                what
-            else {
-                continue;
-            };
-            let Some((app, place)) = self.places.get(connection) else { continue };
-            let own = by_user.get(&(*app, channel, user)).map(Vec::as_slice).unwrap_or_default();
-            let whose = format!("at {}: connection {connection} on {channel}: {user}", seconds(*at));
-            if matches!(what, What::MemberCame { .. }) {
-                let long_gone = |stay: &&Stay| stay.ended.is_some_and(|ended| ended + GONE < *at) || stay.asked > *at;
-                if own.iter().all(long_gone) {
-                    broken.push(format!("{whose} came, and was not there for long"));
-                }
-            } else if own.iter().any(|stay| self.was_there(stay, *place, *at)) {
-                broken.push(format!("{whose} went, and was there all the time"));
-            }
-        }
+    /// Its process was killed before it can be sure that the event has left it.
+    fn died(&self, by: Option<Place>, from: Time, until: Time) -> bool {
+        self.history.deaths.iter().any(|(place, at)| {
+            by.is_none_or(|by| by == *place) && *at + TAKEN_ALONG >= from && *at <= until + TAKEN_ALONG
+        })
     }
+}
 
-    /// Something was wrong with this node, or with all, between these times.
-    fn disturbed(&self, node: usize, from: Time, until: Time) -> bool {
-        let mut windows = self.history.windows.iter();
-        windows.any(|window| window.node.is_none_or(|own| own == node) && window.from <= until && window.until >= from)
-    }
+/// Without a node, it is about any.
+fn concerns(window: &Window, node: Option<usize>) -> bool {
+    window.node.is_none() || node.is_none() || window.node == node
+}
 
-    /// A subscription that has stood for long, on a node that was well, as was the one that looks on.
-    fn was_there(&self, stay: &Stay, from: Place, at: Time) -> bool {
-        let began = at.saturating_sub(GONE);
-        let stood = stay.joined.is_some_and(|joined| joined < began) && stay.ended.is_none_or(|ended| ended > at);
-        let disturbed = [from.node, stay.place.node].iter().any(|node| self.disturbed(*node, began, at));
-        stood && !disturbed
-    }
+fn overlaps(window: &Window, from: Time, until: Time) -> bool {
+    window.from <= until && window.until >= from
+}
+
+fn is_presence(channel: &str) -> bool {
+    channel.starts_with("presence-")
 }
 
 /// Where the reader of a history is.

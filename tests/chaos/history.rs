@@ -65,6 +65,13 @@ pub enum What {
         channel: Name,
         user: Option<Name>,
     },
+    /// The subscription that was just asked for is a group view of these channels, until then.
+    Granted {
+        connection: Connection,
+        channel: Name,
+        channels: Vec<Name>,
+        until: Time,
+    },
     /// It succeeded, on a presence channel with these members.
     Joined {
         connection: Connection,
@@ -106,6 +113,14 @@ pub enum What {
         connection: Connection,
         how: How,
     },
+    /// A webhook came. The event is that of a client.
+    Posted {
+        app: usize,
+        kind: Name,
+        channel: Name,
+        user: Option<Name>,
+        event: Option<Event>,
+    },
     /// From here on nobody does anything, and everything that was accepted has arrived.
     Settled,
     /// An end that a limit in time was missed for, or a process that ended by itself.
@@ -125,15 +140,26 @@ pub struct Entry {
     pub what: What,
 }
 
-/// A time in which a node, or every node, may have missed what the others published.
+/// A time in which a node, or every node, may not have been what it promises to be.
 #[derive(Debug, Clone)]
 pub struct Window {
     pub node: Option<usize>,
     pub from: Time,
     pub until: Time,
     pub why: String,
-    /// Events may be missing, too, not only changes of members.
-    pub events: bool,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It may have missed what the others published.
+    Link,
+    /// The same, and Redis has lost what it knew.
+    Loss,
+    /// Changes of members may have come late; events have not.
+    Members,
+    /// Its clock was wrong.
+    Clock,
 }
 
 /// All of it.
@@ -144,18 +170,35 @@ pub struct History {
     pub windows: Vec<Window>,
     /// Processes that were killed, and when.
     pub deaths: Vec<(Place, Time)>,
+    /// Processes that were asked to stop, and when.
+    pub stops: Vec<(Place, Time)>,
 }
 
 impl History {
+    /// Nobody could know what became of what this process had: it stopped while Redis was away, so it decided alone, or
+    /// it was killed and Redis has lost what it had.
+    pub fn is_unknowable(&self, process: Place) -> bool {
+        let near = |at: Time, before: Time, after: Time, is: fn(Kind) -> bool| {
+            let concern = |window: &&Window| window.node.is_none_or(|node| node == process.node) && is(window.kind);
+            let mut windows = self.windows.iter().filter(concern);
+            windows.any(|window| window.from <= at + after && window.until + before >= at)
+        };
+        let link = |kind| matches!(kind, Kind::Link | Kind::Loss);
+        let loss = |kind| kind == Kind::Loss;
+        let of_it = |(place, at): &(Place, Time)| (*place == process).then_some(*at);
+        self.stops.iter().filter_map(of_it).any(|at| near(at, SECOND, 3 * SECOND, link))
+            || self.deaths.iter().filter_map(of_it).any(|at| near(at, 5 * SECOND, 25 * SECOND, loss))
+    }
+
     /// As text, one line each.
     pub fn write(&self, path: &Path) {
         let mut text = String::new();
         for Entry { at, what } in &self.entries {
             writeln!(text, "{:12.6} {what:?}", *at as f64 / 1e6).unwrap();
         }
-        for Window { node, from, until, why, events } in &self.windows {
+        for Window { node, from, until, why, kind } in &self.windows {
             let (from, until) = (*from as f64 / 1e6, *until as f64 / 1e6);
-            writeln!(text, "window {from:.6} to {until:.6} node {node:?} events {events}: {why}").unwrap();
+            writeln!(text, "window {from:.6} to {until:.6} node {node:?} {kind:?}: {why}").unwrap();
         }
         for (place, at) in &self.deaths {
             writeln!(text, "killed {place:?} at {:.6}", *at as f64 / 1e6).unwrap();
@@ -184,7 +227,14 @@ struct State {
 #[derive(Debug, Clone, Default)]
 pub struct Now {
     pub connections: BTreeMap<Connection, Open>,
+    /// By app, channel and user, or channel alone: webhooks have announced that it is there.
+    pub posted: BTreeMap<Occupancy, bool>,
+    /// What each process has ever had.
+    pub had: BTreeMap<Place, BTreeSet<Occupancy>>,
 }
+
+/// An app's channel that somebody is on, or a member of it: what webhooks are about.
+pub type Occupancy = (usize, Name, Option<Name>);
 
 #[derive(Debug, Clone)]
 pub struct Open {
@@ -201,6 +251,8 @@ pub struct Subscription {
     pub members: BTreeSet<Name>,
     /// The last event of each publisher.
     pub last: BTreeMap<u32, u32>,
+    /// Those of a group view.
+    pub granted: Vec<Name>,
 }
 
 impl Recorder {
@@ -212,14 +264,13 @@ impl Recorder {
         self.0.began.elapsed().as_micros().try_into().unwrap()
     }
 
-    /// Takes this down with the present time, which it returns.
-    pub fn record(&self, what: What) -> Time {
+    /// Takes this down with the present time.
+    pub fn record(&self, what: What) {
         let mut state = self.0.state.lock().unwrap();
         // Under the lock, so that the entries are in order.
         let at = self.now();
         state.now.take(&what);
         state.history.entries.push(Entry { at, what });
-        at
     }
 
     pub fn note(&self, text: impl Into<String>) {
@@ -241,6 +292,11 @@ impl Recorder {
         self.0.state.lock().unwrap().history.deaths.push((place, at));
     }
 
+    pub fn stop(&self, place: Place) {
+        let at = self.now();
+        self.0.state.lock().unwrap().history.stops.push((place, at));
+    }
+
     /// A number for a new connection.
     pub fn connection(&self) -> Connection {
         let mut state = self.0.state.lock().unwrap();
@@ -251,6 +307,13 @@ impl Recorder {
     /// Looks at the present state.
     pub fn look<T>(&self, look: impl FnOnce(&Now) -> T) -> T {
         look(&self.0.state.lock().unwrap().now)
+    }
+
+    /// What webhooks may be wrong about in the end.
+    pub fn unknowable(&self) -> BTreeSet<Occupancy> {
+        let state = self.0.state.lock().unwrap();
+        let had = state.now.had.iter().filter(|(place, _)| state.history.is_unknowable(**place));
+        had.flat_map(|(_, had)| had.iter().cloned()).collect()
     }
 
     /// The history so far.
@@ -272,6 +335,9 @@ impl Now {
             What::Asked { connection, channel, user } => {
                 let subscription = Subscription { user: user.clone(), ..Subscription::default() };
                 if let Some(open) = self.connections.get_mut(connection) {
+                    let had = self.had.entry(open.place).or_default();
+                    had.insert((open.app, Arc::clone(channel), None));
+                    had.insert((open.app, Arc::clone(channel), user.clone()));
                     open.channels.insert(Arc::clone(channel), subscription);
                 }
             }
@@ -301,12 +367,41 @@ impl Now {
                     subscription.last.insert(event.publisher, event.number);
                 }
             }
+            What::Granted { connection, channel, channels, .. } => {
+                if let Some(subscription) = self.find(*connection, channel) {
+                    subscription.granted.clone_from(channels);
+                }
+            }
+            What::Posted { app, kind, channel, user, .. } => {
+                if let Some(is_there) = is_there(kind) {
+                    self.posted.insert((*app, Arc::clone(channel), user.clone()), is_there);
+                }
+            }
             _ => (),
         }
     }
 
     fn find(&mut self, connection: Connection, channel: &Name) -> Option<&mut Subscription> {
         self.connections.get_mut(&connection)?.channels.get_mut(channel)
+    }
+
+    /// What webhooks should have announced to be there.
+    pub fn is_there(&self) -> BTreeSet<Occupancy> {
+        let mut all = BTreeSet::new();
+        for open in self.connections.values() {
+            for (channel, subscription) in &open.channels {
+                all.insert((open.app, Arc::clone(channel), None));
+                if channel.starts_with("presence-") {
+                    all.insert((open.app, Arc::clone(channel), subscription.user.clone()));
+                }
+            }
+        }
+        all
+    }
+
+    /// What they have announced to be there.
+    pub fn is_posted(&self) -> BTreeSet<Occupancy> {
+        self.posted.iter().filter(|(_, is_there)| **is_there).map(|(what, _)| what.clone()).collect()
     }
 
     /// The users who are members of a presence channel now.
@@ -323,5 +418,14 @@ impl Now {
     ) -> impl Iterator<Item = (Connection, &'a Open, &'a Subscription)> {
         let open = self.connections.iter().filter(move |(_, open)| open.app == app);
         open.filter_map(move |(connection, open)| Some((*connection, open, open.channels.get(channel)?)))
+    }
+}
+
+/// Whether a webhook of this kind says that somebody is there, or is not.
+pub fn is_there(kind: &str) -> Option<bool> {
+    match kind {
+        "channel_occupied" | "member_added" => Some(true),
+        "channel_vacated" | "member_removed" => Some(false),
+        _ => None,
     }
 }

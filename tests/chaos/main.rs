@@ -6,9 +6,11 @@
 mod cases;
 mod check;
 mod history;
+mod hooks;
 mod node;
 mod page;
 mod publisher;
+mod redis;
 mod run;
 mod schedule;
 mod world;
@@ -28,9 +30,26 @@ fn seed() -> u64 {
     seed
 }
 
+/// The kind of Redis that a variable names, or that a number stands for.
+fn redis(number: u64) -> &'static str {
+    const KINDS: [&str; 3] = ["alone", "sentinel", "cluster"];
+    match std::env::var("GEMA_TEST_REDIS") {
+        Ok(named) => {
+            KINDS.into_iter().find(|kind| *kind == named).unwrap_or_else(|| panic!("{named} is none of {KINDS:?}"))
+        }
+        Err(_) => KINDS[number as usize % KINDS.len()],
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_fails_for_half_a_minute_the_promises_hold() {
-    let plan = Plan { seed: seed(), storm: Duration::from_secs(25), longest: Duration::from_secs(6), pages: 24 };
+    let plan = Plan {
+        seed: seed(),
+        storm: Duration::from_secs(25),
+        longest: Duration::from_secs(6),
+        pages: 24,
+        redis: redis(0),
+    };
     run::run(&plan).await.assert_sound(&plan);
 }
 
@@ -39,11 +58,18 @@ async fn whatever_fails_for_half_a_minute_the_promises_hold() {
 async fn whatever_fails_for_long_the_promises_hold() {
     let minutes = number("GEMA_TEST_MINUTES").unwrap_or(10);
     let pages = number("GEMA_TEST_PAGES").unwrap_or(100);
+    let seed = seed();
     let plan = Plan {
-        seed: seed(),
+        seed,
         storm: Duration::from_secs(60 * minutes),
         longest: Duration::from_secs(20),
         pages: pages as usize,
+        redis: redis(seed),
     };
-    run::run(&plan).await.assert_sound(&plan);
+    let outcome = run::run(&plan).await;
+    if !outcome.broken.is_empty() {
+        println!("{} faults, such as {}", outcome.broken.len(), outcome.broken[0]);
+        run::shrink(&plan, number("GEMA_TEST_SHRINK").unwrap_or(0)).await;
+    }
+    outcome.assert_sound(&plan);
 }

@@ -17,12 +17,16 @@ use tokio::process::Child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::history::Kind;
 use crate::history::Place;
 use crate::history::Recorder;
 use crate::history::SECOND;
 use crate::history::Time;
 use crate::history::Window;
+use crate::schedule::Log;
 use crate::schedule::NODES;
+use crate::schedule::WITH_A_CLOCK;
+use crate::world::World;
 
 /// Longer than a process needs to end after SIGTERM.
 const STOPPED_MAX: Duration = Duration::from_secs(20);
@@ -57,6 +61,8 @@ impl Places {
 pub struct Node {
     index: usize,
     child: Option<Child>,
+    /// For a wrong clock.
+    faketime: Option<PathBuf>,
     /// With its configuration, and what it logs.
     folder: PathBuf,
 }
@@ -64,24 +70,72 @@ pub struct Node {
 impl Node {
     pub fn new(index: usize, folder: PathBuf, configuration: &str) -> Self {
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("gema.toml"), configuration).unwrap();
-        Self { index, child: None, folder }
+        let faketime = (index == WITH_A_CLOCK).then(library);
+        let node = Self { index, child: None, folder, faketime };
+        node.configure(configuration);
+        node.set_clock(0);
+        node
+    }
+
+    /// Writes its file, and returns the text that was there.
+    pub fn configure(&self, text: &str) -> String {
+        let file = self.folder.join("gema.toml");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        fs::write(file, text).unwrap();
+        before
+    }
+
+    /// From now on its clock is wrong by so many seconds. It takes a second until the process notices.
+    pub fn set_clock(&self, seconds: i32) {
+        // The file is never half written.
+        fs::write(self.folder.join("clock.new"), format!("{seconds:+}\n")).unwrap();
+        fs::rename(self.folder.join("clock.new"), self.folder.join("clock")).unwrap();
+    }
+
+    /// How many files the process may open from now on; without a number, as many as the machine lets it.
+    pub fn limit_files(&self, limit: Option<usize>) {
+        let Some(pid) = self.pid() else { return };
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+        let hard = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().nth(1));
+        let limit = limit.map(|limit| limit.to_string()).or(hard.map(str::to_owned)).unwrap_or_default();
+        let words = ["--pid".to_owned(), pid.to_string(), format!("--nofile={limit}:")];
+        // The process may have ended.
+        let _ = std::process::Command::new("prlimit").args(words).stderr(Stdio::null()).status();
     }
 
     /// Starts another process.
     pub fn start(&mut self, places: &Places) {
+        self.start_with(places, Log::File);
+    }
+
+    pub fn start_with(&mut self, places: &Places, to: Log) {
         let life = places.lives[self.index].fetch_add(1, Ordering::Relaxed) + 1;
         let log = File::create(self.folder.join(format!("{life}.log"))).unwrap();
         let errors = log.try_clone().unwrap();
-        let child = Command::new(program())
-            .args(["start", &format!("--config={}", self.folder.join("gema.toml").display())])
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .kill_on_drop(true)
-            .spawn();
+        let mut command = Command::new(program());
+        command.args(["start", &format!("--config={}", self.folder.join("gema.toml").display())]).env_clear();
+        if let Some(library) = &self.faketime {
+            let file = self.folder.join("clock");
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_CACHE_DURATION", "1");
+        }
+        command.stdin(Stdio::null()).stderr(errors).kill_on_drop(true);
+        match to {
+            Log::File => command.stdout(log),
+            Log::Full => command.stdout(File::options().write(true).open("/dev/full").unwrap()),
+            Log::Blocked => command.stdout(Stdio::piped()),
+        };
+        let child = command.spawn();
         self.child = Some(child.unwrap());
+    }
+
+    /// How many files and sockets it has open, and its memory in bytes.
+    pub fn level(&self) -> Option<(usize, u64)> {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()?));
+        let files = fs::read_dir(process.join("fd")).ok()?.count();
+        let status = fs::read_to_string(process.join("status")).ok()?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+        Some((files, kilobytes.trim().parse::<u64>().ok()? * 1024))
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -119,11 +173,19 @@ impl Node {
     }
 }
 
+/// Loaded directly: the program of that name would stay between the test and the node.
+fn library() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let mut files = folders.map(|folder| folder.join("faketime/libfaketime.so.1"));
+    files.find(|file| file.exists()).expect("tests/run installs it")
+}
+
 /// Notes the times in which a node had no link to Redis, by its metrics.
 pub struct LinkWatch {
     recorder: Recorder,
     node: usize,
     place: Place,
+    hears_laravel: bool,
     /// When all was well for the last time, and the number of links up to then.
     well: Option<(Time, f64)>,
     /// Since when it is not.
@@ -137,9 +199,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl LinkWatch {
-    pub fn new(recorder: &Recorder, node: usize, places: &Places) -> Self {
-        let since = recorder.now();
-        Self { recorder: recorder.clone(), node, place: places.now(node), well: None, since }
+    pub fn new(node: usize, world: &World) -> Self {
+        let (recorder, place) = (world.recorder.clone(), world.places.now(node));
+        let (hears_laravel, since) = (world.redis_port.is_some(), recorder.now());
+        Self { recorder, node, place, hears_laravel, well: None, since }
     }
 
     pub async fn run(mut self, places: &Places) {
@@ -161,7 +224,7 @@ impl LinkWatch {
     fn look(&mut self, figures: &Figures) {
         let now = self.recorder.now();
         let links = figures.sum("gema_redis_connects_total", "");
-        if figures.sum("gema_redis_up", "") != 1.0 {
+        if figures.sum("gema_redis_up", "") != 1.0 || self.hears_laravel && figures.sum("gema_ingest_up", "") != 1.0 {
             if let Some((at, _)) = self.well.take() {
                 self.since = at.saturating_sub(BEFORE);
             }
@@ -175,7 +238,7 @@ impl LinkWatch {
         self.well = Some((now, links));
         if let Some(from) = from {
             let why = format!("{:?} had no link to Redis", self.place);
-            self.recorder.window(Window { node: Some(self.node), from, until: now + AFTER, why, events: true });
+            self.recorder.window(Window { node: Some(self.node), from, until: now + AFTER, why, kind: Kind::Link });
         }
     }
 }
@@ -185,7 +248,7 @@ impl Drop for LinkWatch {
         if self.well.is_none() {
             let (from, until) = (self.since, Time::MAX / 2);
             let why = format!("{:?} has no link to Redis", self.place);
-            self.recorder.window(Window { node: Some(self.node), from, until, why, events: true });
+            self.recorder.window(Window { node: Some(self.node), from, until, why, kind: Kind::Link });
         }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use support::barrier::Figures;
 use support::http::try_request;
+use support::receiver::Received;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,8 +17,10 @@ use tokio::time::Instant;
 use crate::check::check;
 use crate::history::History;
 use crate::history::Name;
+use crate::history::Occupancy;
 use crate::history::Recorder;
 use crate::history::What;
+use crate::hooks;
 use crate::node::LinkWatch;
 use crate::page::Page;
 use crate::page::Phase;
@@ -33,15 +37,22 @@ use crate::world::World;
 const BACK_MAX: Duration = Duration::from_secs(45);
 /// Between two events of one publisher on average.
 const PAUSE: Duration = Duration::from_millis(160);
+/// Each may have a connection of a node that is kept for the next webhook.
+const ENDPOINTS: usize = APPS.len();
+/// A node that has seen much may have so many bytes more.
+const GROWTH_MAX: u64 = 64 * 1024 * 1024;
 /// The first number of those who publish in the end.
 const LAST: u32 = 1000;
 
+#[derive(Clone, Copy)]
 pub struct Plan {
     pub seed: u64,
     pub storm: Duration,
     /// The longest that something fails.
     pub longest: Duration,
     pub pages: usize,
+    /// `alone`, `sentinel` or `cluster`.
+    pub redis: &'static str,
 }
 
 /// What is left of a run.
@@ -52,17 +63,24 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Prints figures, and writes the history to a file if something is broken.
     #[track_caller]
     pub fn assert_sound(&self, plan: &Plan) {
-        let publications = self.history.entries.iter().filter(|entry| matches!(entry.what, What::Accepted { .. }));
-        let heard = self.history.entries.iter().filter(|entry| matches!(entry.what, What::Heard { .. }));
+        let count = |is: fn(&What) -> bool| self.history.entries.iter().filter(|entry| is(&entry.what)).count();
         println!(
-            "seed {}: {} events accepted, {} heard, {} windows, {} kills",
+            "seed {}, Redis {}: {} events accepted and {} refused, {} received by {} connections, {} changes of members, {} gaps, \
+             {} events in webhooks; {} processes killed, {} times in which something may be missed",
             plan.seed,
-            publications.count(),
-            heard.count(),
+            plan.redis,
+            count(|what| matches!(what, What::Accepted { .. })),
+            count(|what| matches!(what, What::Refused { .. })),
+            count(|what| matches!(what, What::Heard { .. })),
+            count(|what| matches!(what, What::Opened { .. })),
+            count(|what| matches!(what, What::MemberCame { .. } | What::MemberWent { .. })),
+            count(|what| matches!(what, What::Gap { .. })),
+            count(|what| matches!(what, What::Posted { .. })),
+            self.history.deaths.len(),
             self.history.windows.len(),
-            self.history.deaths.len()
         );
         if self.broken.is_empty() {
             let _ = std::fs::remove_dir_all(&self.folder);
@@ -76,14 +94,43 @@ impl Outcome {
 }
 
 pub async fn run(plan: &Plan) -> Outcome {
-    let steps = schedule(plan.seed, plan.storm, plan.longest);
-    run_steps(plan, &steps).await
+    run_steps(plan, &schedule(plan.seed, plan.storm, plan.longest)).await
 }
 
-pub async fn run_steps(plan: &Plan, steps: &[Step]) -> Outcome {
+/// Leaves out parts of the schedule as long as something is broken without them, and prints the rest. Each try is a run.
+pub async fn shrink(plan: &Plan, mut tries: u64) {
+    let mut steps = schedule(plan.seed, plan.storm, plan.longest);
+    let mut size = steps.len().div_ceil(2);
+    while size > 0 && tries > 0 {
+        let mut from = 0;
+        while from < steps.len() && tries > 0 {
+            tries -= 1;
+            let without = (from..steps.len().min(from + size)).collect::<Vec<_>>();
+            let fewer: Vec<Step> = steps
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| !without.contains(at))
+                .map(|(_, step)| step.clone())
+                .collect();
+            let storm = fewer.last().map_or(Duration::ZERO, |last| last.at) + plan.longest;
+            let outcome = run_steps(&Plan { storm: storm.min(plan.storm), ..*plan }, &fewer).await;
+            println!("{} of {} actions: {} faults", fewer.len(), steps.len(), outcome.broken.len());
+            if outcome.broken.is_empty() {
+                from += size;
+            } else {
+                steps = fewer;
+            }
+        }
+        size /= 2;
+    }
+    println!("these {} actions are enough: {steps:#?}", steps.len());
+}
+
+async fn run_steps(plan: &Plan, steps: &[Step]) -> Outcome {
     let recorder = Recorder::new();
-    let world = Arc::new(World::start(plan.seed, recorder.clone()).await);
-    let mut play = Play::start(plan, &world).await;
+    let (world, requests) = World::start(plan.seed, plan.redis, recorder.clone()).await;
+    let world = Arc::new(world);
+    let mut play = Play::start(plan, &world, requests).await;
     play.storm(plan, steps).await;
     play.settle().await;
     play.end().await;
@@ -102,13 +149,15 @@ struct Play {
     wanted: usize,
     publishers: Vec<JoinHandle<()>>,
     watchers: Vec<JoinHandle<()>>,
+    /// Files and bytes of memory of each node before anybody came.
+    level: [(usize, u64); NODES],
 }
 
 impl Play {
-    async fn start(plan: &Plan, world: &Arc<World>) -> Self {
+    async fn start(plan: &Plan, world: &Arc<World>, requests: UnboundedReceiver<Received>) -> Self {
         let watchers = (0..NODES).map(|node| {
             let world = Arc::clone(world);
-            let watch = LinkWatch::new(&world.recorder, node, &world.places);
+            let watch = LinkWatch::new(node, &world);
             tokio::spawn(async move { watch.run(&world.places).await })
         });
         let mut watchers: Vec<_> = watchers.collect();
@@ -119,13 +168,23 @@ impl Play {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }));
+        watchers.push(tokio::spawn(hooks::take(requests, world.recorder.clone())));
         let (phase, watch) = watch::channel(Phase::Calm);
         let pages: Vec<Page> = (0..plan.pages).map(|number| Page::new(number, world, &watch)).collect();
         let wanted = pages.iter().map(Page::wants).sum();
         let (stop, stopped) = watch::channel(false);
-        let mut play =
-            Self { world: Arc::clone(world), phase, stop, wanted, pages: Vec::new(), publishers: Vec::new(), watchers };
+        let mut play = Self {
+            world: Arc::clone(world),
+            phase,
+            stop,
+            wanted,
+            pages: Vec::new(),
+            publishers: Vec::new(),
+            watchers,
+            level: [(0, 0); NODES],
+        };
         play.nodes_are_together().await;
+        play.level = play.levels().await;
         play.pages = pages.into_iter().map(|page| tokio::spawn(page.run())).collect();
         play.everybody_is_there().await;
         let doors = (0..NODES).map(Door::Node).chain([Door::Nginx]);
@@ -133,6 +192,10 @@ impl Play {
         {
             let publisher = Publisher::new(id as u32, app, door, world);
             play.publishers.push(tokio::spawn(publisher.run(world.channels.clone(), PAUSE, stopped.clone())));
+        }
+        if world.redis_port.is_some() {
+            let laravel = Publisher::new(LAST - 1, 0, Door::Redis, world);
+            play.publishers.push(tokio::spawn(laravel.run(world.channels.clone(), PAUSE, stopped)));
         }
         play
     }
@@ -164,6 +227,7 @@ impl Play {
         }
         self.the_last_events_arrive().await;
         self.members_are_known().await;
+        self.webhooks_are_right().await;
         self.world.recorder.record(What::Settled);
     }
 
@@ -172,6 +236,7 @@ impl Play {
         for page in self.pages.drain(..) {
             page.await.unwrap();
         }
+        self.nothing_is_left().await;
         for watcher in self.watchers.drain(..) {
             watcher.abort();
             let _ = watcher.await;
@@ -181,6 +246,65 @@ impl Play {
                 self.world.recorder.fault(how);
             }
         }
+    }
+
+    /// Waits until webhooks have said who is there.
+    async fn webhooks_are_right(&self) {
+        self.until("webhooks have said what is so", async || {
+            let unknowable = self.world.recorder.unknowable();
+            self.world.recorder.look(|now| {
+                let (is_there, is_posted) = (now.is_there(), now.is_posted());
+                let known = |what: &&Occupancy| !unknowable.contains(*what);
+                let missing: Vec<_> = is_there.difference(&is_posted).filter(known).collect();
+                let too_much: Vec<_> = is_posted.difference(&is_there).filter(known).collect();
+                if missing.is_empty() && too_much.is_empty() {
+                    return Ok(());
+                }
+                Err(format!("they have not said that there is {missing:?}, nor that there is not {too_much:?}"))
+            })
+        })
+        .await;
+    }
+
+    /// Waits until each node is as it was before anybody came.
+    async fn nothing_is_left(&self) {
+        self.until("nothing is left of the pages", async || {
+            for metrics in self.world.places.metrics {
+                let figures = Figures::try_of(metrics, Duration::from_secs(2)).await;
+                let Some(figures) = figures else { return Err(format!("{metrics} does not answer")) };
+                for name in ["soketi_connected", "gema_channels", "gema_users", "gema_views", "gema_cluster_waiting"] {
+                    let number = figures.sum(name, "");
+                    if number != 0.0 {
+                        return Err(format!("{name} of {metrics} is {number}"));
+                    }
+                }
+                let panics = figures.sum("gema_panics_total", "");
+                if panics != 0.0 {
+                    return Err(format!("{panics} panics of {metrics}"));
+                }
+            }
+            for (node, (before, now)) in self.level.iter().zip(self.levels().await).enumerate() {
+                if now.0 > before.0 + ENDPOINTS {
+                    return Err(format!("node {node} has {} files open, and had {}", now.0, before.0));
+                }
+            }
+            Ok(())
+        })
+        .await;
+        for (node, (before, now)) in self.level.iter().zip(self.levels().await).enumerate() {
+            self.world.recorder.note(format!("node {node}: files and bytes {before:?} before, {now:?} afterwards"));
+            if now.1 > before.1 + GROWTH_MAX {
+                self.world.recorder.fault(format!("node {node} has {} bytes of memory, and had {}", now.1, before.1));
+            }
+        }
+    }
+
+    async fn levels(&self) -> [(usize, u64); NODES] {
+        let mut levels = [(0, 0); NODES];
+        for (node, level) in self.world.nodes.iter().zip(&mut levels) {
+            *level = node.lock().await.level().unwrap_or_default();
+        }
+        levels
     }
 
     async fn nodes_are_together(&self) {

@@ -7,49 +7,56 @@ use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use support::receiver::Answer;
 
 pub const NODES: usize = 3;
 
 /// Something that happens to a part of the server, and how it ends by itself.
+#[rustfmt::skip]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// SIGKILL; another process takes the place after this time.
-    Kill {
-        node: usize,
-        away: Duration,
-    },
-    /// SIGTERM, and another process at once.
-    Restart {
-        node: usize,
-    },
+    Kill { node: usize, away: Duration },
+    /// SIGTERM, and another process at once, which logs there.
+    Restart { node: usize, log: Log },
     /// SIGSTOP, and SIGCONT.
-    Stop {
-        node: usize,
-        time: Duration,
-    },
+    Stop { node: usize, time: Duration },
     /// The connections between the node and Redis end, and may be opened again.
-    Cut {
-        node: usize,
-    },
+    Cut { node: usize },
     /// Nothing passes between the node and Redis.
-    Partition {
-        node: usize,
-        time: Duration,
-    },
+    Partition { node: usize, time: Duration },
     /// What passes between the node and Redis takes longer, in each direction.
-    Slow {
-        node: usize,
-        delay: Duration,
-        time: Duration,
-    },
+    Slow { node: usize, delay: Duration, time: Duration },
     /// Redis ends, and comes back empty.
-    RedisKill {
-        away: Duration,
-    },
-    RedisStop {
-        time: Duration,
-    },
+    RedisKill { away: Duration },
+    /// It does nothing, and its connections stay.
+    RedisStop { time: Duration },
+    /// Redis has no memory left: it passes on what is published, and refuses what is written.
+    RedisFull { time: Duration },
+    /// The node reads its files anew, after a change that it may take or must not take.
+    Reload { node: usize, good: bool },
+    /// The clock of one node is wrong by so many seconds.
+    Clock { seconds: i32, time: Duration },
+    /// The node may open no more files.
+    Files { node: usize, time: Duration },
+    /// The applications answer webhooks like this.
+    Hooks { answer: Answer, time: Duration },
+    /// nginx reads its configuration anew.
+    Nginx,
 }
+
+/// Where a node logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    File,
+    /// A disk that is full.
+    Full,
+    /// Somebody who does not read.
+    Blocked,
+}
+
+/// The node whose clock can be wrong.
+pub const WITH_A_CLOCK: usize = NODES - 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -63,14 +70,24 @@ enum Part {
     Node(usize),
     Way(usize),
     Redis,
+    Clock,
+    Hooks,
+    Nginx,
 }
 
 impl Action {
     fn part(&self) -> Part {
         match self {
-            Self::Kill { node, .. } | Self::Restart { node } | Self::Stop { node, .. } => Part::Node(*node),
+            Self::Kill { node, .. }
+            | Self::Restart { node, .. }
+            | Self::Stop { node, .. }
+            | Self::Reload { node, .. }
+            | Self::Files { node, .. } => Part::Node(*node),
             Self::Cut { node } | Self::Partition { node, .. } | Self::Slow { node, .. } => Part::Way(*node),
-            Self::RedisKill { .. } | Self::RedisStop { .. } => Part::Redis,
+            Self::RedisKill { .. } | Self::RedisStop { .. } | Self::RedisFull { .. } => Part::Redis,
+            Self::Clock { .. } => Part::Clock,
+            Self::Hooks { .. } => Part::Hooks,
+            Self::Nginx => Part::Nginx,
         }
     }
 
@@ -82,8 +99,12 @@ impl Action {
             | Self::Partition { time, .. }
             | Self::Slow { time, .. }
             | Self::RedisKill { away: time }
-            | Self::RedisStop { time } => *time,
-            Self::Restart { .. } | Self::Cut { .. } => Duration::ZERO,
+            | Self::RedisStop { time }
+            | Self::RedisFull { time }
+            | Self::Clock { time, .. }
+            | Self::Files { time, .. }
+            | Self::Hooks { time, .. } => *time,
+            Self::Restart { .. } | Self::Cut { .. } | Self::Reload { .. } | Self::Nginx => Duration::ZERO,
         }
     }
 }
@@ -117,15 +138,26 @@ fn action(random: &mut StdRng, longest: Duration) -> Action {
     let node = random.random_range(0..NODES);
     let time = Duration::from_millis(random.random_range(100..longest.as_millis() as u64));
     let delay = Duration::from_millis(random.random_range(20..250));
+    let log = *[Log::File, Log::File, Log::Full, Log::Blocked].choose(random).expect("there are some");
+    let seconds = *[-300, -7, 7, 300].choose(random).expect("there are some");
+    let answers = [Answer::Status(500), Answer::Hang, Answer::Close];
+    let answer = *answers.choose(random).expect("there are some");
+    let good = random.random_bool(0.5);
     let actions = [
         (3, Action::Kill { node, away: time / 2 }),
-        (3, Action::Restart { node }),
+        (3, Action::Restart { node, log }),
         (3, Action::Stop { node, time }),
         (3, Action::Cut { node }),
         (2, Action::Partition { node, time }),
         (2, Action::Slow { node, delay, time }),
         (1, Action::RedisKill { away: time / 2 }),
         (1, Action::RedisStop { time }),
+        (1, Action::RedisFull { time }),
+        (1, Action::Reload { node, good }),
+        (1, Action::Clock { seconds, time }),
+        (1, Action::Files { node, time }),
+        (2, Action::Hooks { answer, time }),
+        (1, Action::Nginx),
     ];
     actions.choose_weighted(random, |(weight, _)| *weight).expect("there are actions").1.clone()
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use support::http::Api;
@@ -10,11 +12,16 @@ use support::nginx::MAIN;
 use support::nginx::Nginx;
 use support::nginx::temporary_paths;
 use support::proxy::Proxy;
-use support::redis_server::TestRedis;
+use support::receiver::ALL;
+use support::receiver::Answer;
+use support::receiver::Received;
+use support::receiver::Receiver;
 use support::redis_server::cluster_name;
 use support::redis_server::free_port;
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::history::Kind;
 use crate::history::Name;
 use crate::history::Recorder;
 use crate::history::SECOND;
@@ -22,8 +29,11 @@ use crate::history::Time;
 use crate::history::Window;
 use crate::node::Node;
 use crate::node::Places;
+use crate::redis::Redis;
 use crate::schedule::Action;
+use crate::schedule::Log;
 use crate::schedule::NODES;
+use crate::schedule::WITH_A_CLOCK;
 
 /// An application; all have channels of the same names.
 pub struct App {
@@ -44,6 +54,12 @@ impl App {
     }
 }
 
+/// Of each app.
+const CHANNELS: [&str; 7] =
+    ["orders", "stock", "private-desk", "presence-room", "presence-ward", "private-log", "cache-last"];
+/// Before the names of channels in Redis, for the first app.
+pub const LARAVELS: &str = "shop_";
+
 pub struct World {
     pub seed: u64,
     pub recorder: Recorder,
@@ -55,29 +71,41 @@ pub struct World {
     pub nodes: [Mutex<Node>; NODES],
     /// From each node to Redis.
     ways: [Proxy; NODES],
-    redis: Mutex<TestRedis>,
+    redis: Mutex<Redis>,
+    /// Where Laravel publishes, if there is one Redis.
+    pub redis_port: Option<u16>,
+    /// The applications' other side.
+    hooks: Receiver,
 }
 
 impl World {
-    pub async fn start(seed: u64, recorder: Recorder) -> Self {
+    /// With the requests that webhooks make.
+    pub async fn start(seed: u64, redis: &str, recorder: Recorder) -> (Self, UnboundedReceiver<Received>) {
+        let mut hooks = Receiver::start().await;
+        let requests = hooks.divert();
         let folder = folder(seed);
-        let redis = TestRedis::start().await;
+        let redis = Redis::start(redis).await;
         let places = Places::new(free_port);
         let mut ways = Vec::new();
         for _ in 0..NODES {
-            ways.push(Proxy::start(redis.port()).await);
+            // Nobody uses it where Redis is not alone.
+            ways.push(Proxy::start(redis.port().unwrap_or(1)).await);
         }
         let cluster = cluster_name();
         let nodes = std::array::from_fn(|index| {
-            let text = configuration(&places, index, ways[index].port(), &cluster);
+            let way = redis.port().map(|_| ways[index].port());
+            let text = configuration(&places, index, &redis.settings(way), &cluster, &hooks);
             let mut node = Node::new(index, folder.join(format!("node-{index}")), &text);
             node.start(&places);
             Mutex::new(node)
         });
         let nginx = nginx(&places).await;
-        let channels = ["orders", "stock", "private-desk", "presence-room", "presence-ward"].map(Name::from).to_vec();
+        let channels = CHANNELS.map(Name::from).to_vec();
+        let redis_port = redis.port();
         let ways = ways.try_into().ok().expect("one for each node");
-        Self { seed, recorder, places, nginx, channels, folder, nodes, ways, redis: Mutex::new(redis) }
+        let redis = Mutex::new(redis);
+        let world = Self { seed, recorder, places, nginx, channels, folder, nodes, ways, redis, redis_port, hooks };
+        (world, requests)
     }
 
     /// Does it, and waits until it is over.
@@ -85,57 +113,91 @@ impl World {
         self.recorder.note(format!("begins: {action:?}"));
         match action {
             Action::Kill { node, away } => self.kill(*node, *away).await,
-            Action::Restart { node } => {
-                let mut process = self.nodes[*node].lock().await;
-                if let Err(how) = process.stop().await {
-                    self.recorder.fault(how);
-                }
-                process.start(&self.places);
-            }
+            Action::Restart { node, log } => self.restart(*node, *log).await,
             Action::Stop { node, time } => {
                 let process = self.nodes[*node].lock().await;
                 let from = self.recorder.now();
                 process.signal("STOP");
                 tokio::time::sleep(*time).await;
                 process.signal("CONT");
-                self.window(Some(*node), from, &format!("{action:?}"));
+                self.window(Some(*node), from, &format!("{action:?}"), Kind::Link);
             }
             Action::Cut { node } => {
                 let from = self.recorder.now();
                 self.ways[*node].cut();
-                self.window(Some(*node), from, &format!("{action:?}"));
+                self.window(Some(*node), from, &format!("{action:?}"), Kind::Link);
             }
             Action::Partition { node, time } => {
                 let from = self.recorder.now();
                 self.ways[*node].freeze();
                 tokio::time::sleep(*time).await;
                 self.ways[*node].thaw();
-                self.window(Some(*node), from, &format!("{action:?}"));
+                self.window(Some(*node), from, &format!("{action:?}"), Kind::Link);
             }
             Action::Slow { node, delay, time } => {
                 self.ways[*node].delay(*delay);
                 tokio::time::sleep(*time).await;
                 self.ways[*node].delay(Duration::ZERO);
             }
-            Action::RedisKill { away } => {
-                let mut redis = self.redis.lock().await;
-                let from = self.recorder.now();
-                // It waits for the end of Redis.
-                tokio::task::block_in_place(|| redis.kill());
-                tokio::time::sleep(*away).await;
-                redis.restart().await;
-                self.window(None, from, &format!("{action:?}"));
+            Action::RedisKill { .. } | Action::RedisStop { .. } | Action::RedisFull { .. } => {
+                self.redis_suffers(action).await;
             }
-            Action::RedisStop { time } => {
-                let redis = self.redis.lock().await;
+            Action::Reload { node, good } => self.reload(*node, *good).await,
+            Action::Clock { seconds, time } => {
                 let from = self.recorder.now();
-                redis.pause();
+                self.nodes[WITH_A_CLOCK].lock().await.set_clock(*seconds);
                 tokio::time::sleep(*time).await;
-                redis.resume();
-                self.window(None, from, &format!("{action:?}"));
+                self.nodes[WITH_A_CLOCK].lock().await.set_clock(0);
+                // It notices a little later.
+                let (node, until, why) = (Some(WITH_A_CLOCK), self.recorder.now() + 3 * SECOND, format!("{action:?}"));
+                self.recorder.window(Window { node, from, until, why, kind: Kind::Clock });
             }
+            Action::Files { node, time } => {
+                let process = self.nodes[*node].lock().await;
+                process.limit_files(process.level().map(|(files, _)| files));
+                tokio::time::sleep(*time).await;
+                process.limit_files(None);
+            }
+            Action::Hooks { answer, time } => {
+                self.hooks.answer(*answer);
+                tokio::time::sleep(*time).await;
+                self.hooks.answer(Answer::Status(200));
+            }
+            Action::Nginx => self.nginx.reload().await,
         }
         self.recorder.note(format!("ends: {action:?}"));
+    }
+
+    async fn redis_suffers(&self, action: &Action) {
+        let mut redis = self.redis.lock().await;
+        let from = self.recorder.now();
+        let kind = redis.suffer(action).await;
+        self.window(None, from, &format!("{action:?}"), kind);
+    }
+
+    async fn restart(&self, node: usize, log: Log) {
+        let mut process = self.nodes[node].lock().await;
+        self.recorder.stop(self.places.now(node));
+        if let Err(how) = process.stop().await {
+            self.recorder.fault(how);
+        }
+        process.start_with(&self.places, log);
+    }
+
+    async fn reload(&self, node: usize, good: bool) {
+        let process = self.nodes[node].lock().await;
+        let before = process.configure("");
+        let changed = if good {
+            before.replace("max_presence_members_per_channel = 1000", "max_presence_members_per_channel = 999")
+        } else {
+            before.replace("[limits]", "[limits]\nmax_event_batch_size = \"many\"")
+        };
+        assert_ne!(changed, before);
+        process.configure(&changed);
+        process.signal("HUP");
+        // A process that starts later must find a file that it can use.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        process.configure(&before);
     }
 
     async fn kill(&self, node: usize, away: Duration) {
@@ -149,10 +211,10 @@ impl World {
     }
 
     /// From then until now, and for a moment after it.
-    fn window(&self, node: Option<usize>, from: Time, why: &str) {
-        let (until, why) = (self.recorder.now() + SECOND, why.to_owned());
+    fn window(&self, node: Option<usize>, from: Time, why: &str, kind: Kind) {
+        let (until, why) = (self.recorder.now() + 2 * SECOND, why.to_owned());
         let from = from.saturating_sub(SECOND / 10);
-        self.recorder.window(Window { node, from, until, why, events: true });
+        self.recorder.window(Window { node, from, until, why, kind });
     }
 
     /// Looks whether a process has ended by itself; another one takes its place.
@@ -170,13 +232,15 @@ impl World {
 /// Below the folder that the tests are built in.
 fn folder(seed: u64) -> PathBuf {
     let built = support::process::program();
-    let folder = built.parent().unwrap().join(format!("chaos/{seed}-{}", std::process::id()));
+    static RUNS: AtomicUsize = AtomicUsize::new(1);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let folder = built.parent().unwrap().join(format!("chaos/{seed}-{}-{run}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-fn configuration(places: &Places, node: usize, redis: u16, cluster: &str) -> String {
+fn configuration(places: &Places, node: usize, redis: &str, cluster: &str, hooks: &Receiver) -> String {
     let (port, metrics) = (places.addresses[node].port(), places.metrics[node].port());
     let mut text = format!(
         r#"
@@ -196,14 +260,20 @@ fn configuration(places: &Places, node: usize, redis: u16, cluster: &str) -> Str
         driver = "redis"
         name = "{cluster}"
         [redis]
-        host = "127.0.0.1"
-        port = {redis}
+        {redis}
         [limits]
         enable_client_messages = true
+        max_presence_members_per_channel = 1000
+        history_rules = [{{ match = "log*", seconds = 60 }}]
+        [webhooks]
+        driver = "redis"
+        leave_delay_seconds = 1
         "#
     );
     for App { id, key, secret } in &APPS {
+        let url = format!("http://{}/{id}", hooks.address);
         text += &format!("\n[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n");
+        text += &format!("webhooks = [{{ url = \"{url}\", event_types = {ALL:?} }}]\n");
     }
     text
 }

@@ -4,10 +4,10 @@ use support::client::PATIENCE;
 use support::node::Cluster;
 use support::node::Node;
 use support::node::eventually;
+use support::redis_kinds::RedisCluster;
+use support::redis_kinds::Server;
 use support::redis_server::TestRedis;
 
-use crate::servers::RedisCluster;
-use crate::servers::Server;
 use crate::told;
 
 fn at(url: &str) -> Cluster {

@@ -5,10 +5,9 @@ use std::process::Stdio;
 use serde_json::Value;
 use support::process::Process;
 use support::process::program;
+use support::redis_kinds::RedisCluster;
+use support::redis_kinds::Watched;
 use tokio::process::Command;
-
-use crate::servers::RedisCluster;
-use crate::servers::Watched;
 
 /// The step about Redis: its state, and its cause or text.
 async fn step(variables: &[(&str, &str)]) -> (String, String) {

@@ -3,8 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "tests spawn tasks of their own")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-mod servers;
-
 mod accounts;
 mod doctor;
 mod redis_cluster;
@@ -26,4 +24,9 @@ async fn told(node: &Node, message: &str, what: &str) {
         assert!(Instant::now() < until, "{message} … {what}: {}", node.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A file of this folder.
+fn fixture(name: &str) -> String {
+    format!("{}/tests/redis_kinds/{name}", env!("CARGO_MANIFEST_DIR"))
 }

@@ -16,13 +16,13 @@ use support::node::eventually;
 use support::observer::Observer;
 use support::receiver::ALL;
 use support::receiver::Receiver;
+use support::redis_kinds::RedisCluster;
 use support::redis_server::TestRedis;
 use support::redis_server::cluster_name;
 use support::sequence::Publisher;
 use support::server::APP_ID;
 use support::server::TestServer;
 
-use crate::servers::RedisCluster;
 use crate::told;
 
 const ROOM: &str = "presence-room";

@@ -5,9 +5,9 @@ use std::time::Duration;
 use support::node::Cluster;
 use support::node::Node;
 use support::observer::Observer;
+use support::redis_kinds::Watched;
 use support::redis_server::TestRedis;
 
-use crate::servers::Watched;
 use crate::told;
 
 /// Until Sentinels have promoted the replica and the nodes have followed.

@@ -2,12 +2,12 @@
 
 use support::node::Cluster;
 use support::node::Node;
+use support::redis_kinds::RedisCluster;
+use support::redis_kinds::Server;
+use support::redis_kinds::free_port;
 use support::redis_server::TestRedis;
 
-use crate::servers::RedisCluster;
-use crate::servers::Server;
-use crate::servers::fixture;
-use crate::servers::free_port;
+use crate::fixture;
 use crate::told;
 
 /// A port for TLS, and the lines of configuration that open it.

@@ -9,11 +9,11 @@ use support::client::PATIENCE;
 use support::node::Cluster;
 use support::node::Node;
 use support::node::eventually;
+use support::redis_kinds::RedisCluster;
+use support::redis_kinds::Server;
 use support::redis_server::TestRedis;
 use support::server::APP_ID;
 
-use crate::servers::RedisCluster;
-use crate::servers::Server;
 use crate::told;
 
 const GROUP: &str = "private-gudang.A";

@@ -14,6 +14,7 @@ pub mod pace;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
+pub mod redis_kinds;
 pub mod redis_server;
 pub mod sequence;
 pub mod server;

@@ -115,6 +115,13 @@ impl Receiver {
         });
     }
 
+    /// Whatever comes from now on comes there instead.
+    pub fn divert(&mut self) -> mpsc::UnboundedReceiver<Received> {
+        #[expect(clippy::disallowed_methods, reason = "a test sees few requests")]
+        let (_, nothing) = mpsc::unbounded_channel();
+        std::mem::replace(&mut self.received, nothing)
+    }
+
     /// From now on every request is answered like this.
     pub fn answer(&self, then: Answer) {
         *self.answers.lock().unwrap() = Answers { next: VecDeque::new(), then };

@@ -1,4 +1,4 @@
-//! Redis in the ways that [`support::redis_server`] has not: several servers together, Sentinels, and any settings.
+//! Redis in the ways that [`crate::redis_server`] has not: several servers together, Sentinels, and any settings.
 //! Everything ends with the test.
 
 use std::fs;
@@ -13,6 +13,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
+
+use crate::process::signal;
 
 /// Below the ports that Linux gives to outgoing connections, and not those of the other tests' Redis.
 const PORTS: std::ops::Range<u16> = 10_000..20_000;
@@ -87,7 +89,16 @@ impl Server {
 
     /// Ends it at once, as SIGKILL does.
     pub fn kill(&self) {
-        support::process::signal(self.pid, "KILL");
+        signal(self.pid, "KILL");
+    }
+
+    /// It answers nobody any more, but its connections stay.
+    pub fn pause(&self) {
+        signal(self.pid, "STOP");
+    }
+
+    pub fn resume(&self) {
+        signal(self.pid, "CONT");
     }
 }
 
@@ -260,11 +271,6 @@ impl Server {
         }
         self
     }
-}
-
-/// A file of this folder.
-pub fn fixture(name: &str) -> String {
-    format!("{}/tests/redis_kinds/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn cli(port: u16, login: &[String], command: &[&str]) -> String {
