@@ -143,7 +143,7 @@ impl<B: Bus> ClusterLink<B> {
         // Before this node announces that it listens.
         link.subscribe_views().await.map_err(Lost::Failed)?;
         let lost = tokio::select! {
-            lost = link.write() => lost.map(|never| match never {}),
+            lost = link.write(stop) => lost.map(|never| match never {}),
             lost = link.publish_control(control) => lost,
             lost = link.follow_views() => lost.map(|never| match never {}),
             lost = link.watch_leases(report_crashed) => lost.map(|never| match never {}),
@@ -170,10 +170,10 @@ impl<B: Bus> ClusterLink<B> {
     }
 
     /// Carries out the registry's commands. After a lost link the events wait until the other nodes listen again, since
-    /// they may have lost it, too.
-    async fn write(&self) -> Result<Infallible, B::Error> {
+    /// they may have lost it, too. A node that stops has no time to wait.
+    async fn write(&self, stop: &CancellationToken) -> Result<Infallible, B::Error> {
         let outgoing = &self.cluster.outgoing;
-        let peers = self.peers_are_back();
+        let peers = stop.run_until_cancelled(self.peers_are_back());
         tokio::pin!(peers);
         let mut events_wait = self.is_reconnect;
         // Commands that waited when the link was opened. After them this node listens to all that matters to it.
@@ -184,7 +184,7 @@ impl<B: Bus> ClusterLink<B> {
                 self.announce_listening();
             }
             tokio::select! {
-                () = &mut peers, if events_wait => {
+                _ = &mut peers, if events_wait => {
                     events_wait = false;
                     let events = std::mem::take(&mut *self.in_flight.lock());
                     first += events.len();

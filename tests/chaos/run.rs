@@ -251,6 +251,13 @@ impl Play {
     /// Waits until webhooks have said who is there.
     async fn webhooks_are_right(&self) {
         self.until("webhooks have said what is so", async || {
+            for metrics in self.world.places.metrics {
+                let figures = Figures::try_of(metrics, Duration::from_secs(2)).await;
+                let waiting = figures.map_or(-1.0, |figures| figures.sum("gema_webhook_events_waiting", ""));
+                if waiting != 0.0 {
+                    return Err(format!("{waiting} events wait on {metrics}"));
+                }
+            }
             let unknowable = self.world.recorder.unknowable();
             self.world.recorder.look(|now| {
                 let (is_there, is_posted) = (now.is_there(), now.is_posted());

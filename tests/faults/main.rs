@@ -40,7 +40,8 @@ fn tests() -> Vec<Trial> {
             a_killed_node_is_gone_everywhere_and_its_members_leave_once,
             a_node_that_was_stopped_comes_back_with_its_members,
             a_large_node_is_buried_by_one_that_still_lives,
-            a_node_without_subscribers_stops_listening_after_a_while;
+            a_node_without_subscribers_stops_listening_after_a_while,
+            a_node_that_stops_while_it_waits_for_others_sends_what_it_has_accepted;
         outages:
             when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were,
             what_changes_while_redis_is_away_is_told_when_it_is_back,

@@ -9,6 +9,7 @@ use support::node::ANSWERED_MAX;
 use support::node::BACK_MAX;
 use support::node::Cluster;
 use support::node::GONE_MAX;
+use support::node::NOTICED_MAX;
 use support::node::Node;
 use support::node::eventually;
 use support::node::in_time;
@@ -220,4 +221,28 @@ pub async fn a_node_without_subscribers_stops_listening_after_a_while() {
     clients[0].subscribe("news").await;
     other.api().publish("news", "e", "1").await;
     clients[0].next_event("e").await;
+}
+
+/// It waits for a node that was there before the link was lost, and will not come back.
+pub async fn a_node_that_stops_while_it_waits_for_others_sends_what_it_has_accepted() {
+    const EVENTS: usize = 5;
+    let mut redis = TestRedis::start().await;
+    let [dying, stopping, here] = Cluster::on(&redis).nodes().await;
+    let mut reader = here.subscribed("news").await;
+    dying.kill().await;
+    redis.kill();
+    for node in [&stopping, &here] {
+        node.redis_is(false, NOTICED_MAX).await;
+    }
+    redis.restart().await;
+    for node in [&stopping, &here] {
+        node.redis_is(true, BACK_MAX).await;
+    }
+    for number in 0..EVENTS {
+        stopping.api().publish("news", "e", &number.to_string()).await;
+    }
+    stopping.stop().await;
+    for number in 0..EVENTS {
+        assert_eq!(reader.next_event("e").await, number);
+    }
 }
