@@ -11,6 +11,8 @@ pub mod idempotency;
 mod lease;
 mod link;
 mod listener;
+mod member_changes;
+mod over_nats;
 pub mod over_redis;
 mod pace;
 mod page;
@@ -95,14 +97,19 @@ impl std::fmt::Debug for Cluster {
 
 impl Cluster {
     /// A node of the configured cluster, without a link yet.
-    pub fn new(cluster: &config::Cluster, redis: &config::Redis, inboxes: Arc<Inboxes>, meters: ClusterMeters) -> Self {
+    pub fn new(
+        cluster: &config::Cluster,
+        (redis, nats): (&config::Redis, &config::Nats),
+        inboxes: Arc<Inboxes>,
+        meters: ClusterMeters,
+    ) -> Self {
         let limits = BufferLimits { bytes_max: cluster.buffer_bytes_max, time: cluster.buffer_seconds.duration() };
         let mut outgoing = Outgoing::new(NodeId::random(), limits);
         if cluster.outage == config::Outage::Local {
             outgoing = outgoing.never_full();
         }
         Self {
-            way: Way::new(cluster, redis),
+            way: Way::new(cluster, redis, nats),
             strict: cluster.strict,
             tried: CancellationToken::new(),
             outgoing: Arc::new(outgoing),

@@ -48,6 +48,7 @@ pub mod ingest;
 pub mod limiter;
 pub mod link;
 pub mod metrics;
+pub mod nats;
 pub mod node;
 pub mod protocol;
 pub mod redis;

@@ -87,10 +87,9 @@ impl Node {
         store: Option<Store>,
         sockets_max: usize,
     ) -> Self {
-        let cluster = metrics
-            .cluster
-            .clone()
-            .map(|meters| Arc::new(Cluster::new(&config.cluster, &config.redis, Arc::clone(&inboxes), meters)));
+        let cluster = metrics.cluster.clone().map(|meters| {
+            Arc::new(Cluster::new(&config.cluster, (&config.redis, &config.nats), Arc::clone(&inboxes), meters))
+        });
         let shared = config.limiter.driver == LimiterDriver::Redis;
         let rates = shared.then(|| Arc::new(Rates::new(&config.cluster, &config.redis, metrics.limiter_local.clone())));
         let store = store.map(Arc::new);

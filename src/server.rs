@@ -142,7 +142,7 @@ impl Server {
         let metrics_address = metrics_listener.local_addr()?;
 
         let inboxes = Arc::new(Inboxes::new(workers).compressing(config.connections.compressed_bytes_min()));
-        let clustered = is_clustered(config)?;
+        let clustered = config.cluster.driver != ClusterDriver::Local;
         let metrics = Arc::new(Metrics::new(&config.metrics.prefix, address.port(), clustered));
         let certificate_end = certificates.as_ref().map(|certificates| {
             let end = metrics.certificate_end();
@@ -327,15 +327,6 @@ impl Server {
         for shard in 0..inboxes.shards() {
             inboxes.send(shard, ShardMessage::Drain(over, Close::new(code, REASON)));
         }
-    }
-}
-
-/// Whether this is one of several nodes.
-fn is_clustered(config: &Config) -> Result<bool, StartError> {
-    match config.cluster.driver {
-        ClusterDriver::Local => Ok(false),
-        ClusterDriver::Redis => Ok(true),
-        ClusterDriver::Nats => Err(io::Error::other("cluster.driver \"nats\" is not built yet").into()),
     }
 }
 

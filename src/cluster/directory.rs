@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::cluster::bus::Departures;
 use crate::cluster::bus::Occupied;
+use crate::cluster::over_nats::directory::NatsDirectory;
 use crate::cluster::over_redis::directory::RedisDirectory;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::envelope::NodeId;
@@ -17,6 +18,7 @@ use crate::protocol::idempotency::RequestId;
 #[derive(Clone)]
 pub(super) enum Directory {
     Redis(RedisDirectory),
+    Nats(NatsDirectory),
 }
 
 impl From<RedisDirectory> for Directory {
@@ -25,11 +27,18 @@ impl From<RedisDirectory> for Directory {
     }
 }
 
+impl From<NatsDirectory> for Directory {
+    fn from(nats: NatsDirectory) -> Self {
+        Self::Nats(nats)
+    }
+}
+
 impl Directory {
     /// The connections of each of these nodes on a channel.
     pub(super) async fn connections(&self, app: &str, channel: &ChannelName, nodes: &[NodeId]) -> Option<Vec<usize>> {
         match self {
             Self::Redis(redis) => redis.connections(app, channel, nodes).await,
+            Self::Nats(nats) => nats.connections(app, channel, nodes).await,
         }
     }
 
@@ -37,6 +46,7 @@ impl Directory {
     pub(super) async fn channels(&self, apps: &[&str], nodes: &[NodeId]) -> Option<Vec<Vec<Occupied>>> {
         match self {
             Self::Redis(redis) => redis.channels(apps, nodes).await,
+            Self::Nats(nats) => nats.channels(apps, nodes).await,
         }
     }
 
@@ -44,6 +54,7 @@ impl Directory {
     pub(super) async fn user_counts(&self, app: &str, of: &[(&ChannelName, Departures)]) -> Option<Vec<usize>> {
         match self {
             Self::Redis(redis) => redis.user_counts(app, of).await,
+            Self::Nats(nats) => nats.user_counts(app, of).await,
         }
     }
 
@@ -51,6 +62,7 @@ impl Directory {
     pub(super) async fn users(&self, app: &str, channel: &ChannelName, departures: &Departures) -> Option<Vec<String>> {
         match self {
             Self::Redis(redis) => redis.users(app, channel, departures).await,
+            Self::Nats(nats) => nats.users(app, channel, departures).await,
         }
     }
 
@@ -58,6 +70,7 @@ impl Directory {
     pub(super) async fn cached(&self, app: &str, channel: &ChannelName) -> Option<Option<(RemoteEvent, Duration)>> {
         match self {
             Self::Redis(redis) => redis.cached(app, channel).await,
+            Self::Nats(nats) => nats.cached(app, channel).await,
         }
     }
 
@@ -65,6 +78,7 @@ impl Directory {
     pub(super) async fn write_status(&self, node: NodeId, status: &str) {
         match self {
             Self::Redis(redis) => redis.write_status(node, status).await,
+            Self::Nats(nats) => nats.write_status(node, status).await,
         }
     }
 
@@ -72,6 +86,7 @@ impl Directory {
     pub(super) async fn statuses(&self, nodes: &[NodeId]) -> Option<Vec<Option<String>>> {
         match self {
             Self::Redis(redis) => redis.statuses(nodes).await,
+            Self::Nats(nats) => nats.statuses(nodes).await,
         }
     }
 
@@ -79,6 +94,7 @@ impl Directory {
     pub(super) async fn claim(&self, id: &RequestId, hash: &[u8], time: Duration) -> Option<Result<(), Bytes>> {
         match self {
             Self::Redis(redis) => redis.claim(id, hash, time).await,
+            Self::Nats(nats) => nats.claim(id, hash, time).await,
         }
     }
 
@@ -86,6 +102,7 @@ impl Directory {
     pub(super) async fn store_answer(&self, id: &RequestId, value: Vec<u8>, time: Duration) -> bool {
         match self {
             Self::Redis(redis) => redis.store_answer(id, value, time).await,
+            Self::Nats(nats) => nats.store_answer(id, value, time).await,
         }
     }
 
@@ -93,6 +110,7 @@ impl Directory {
     pub(super) async fn release(&self, id: &RequestId) {
         match self {
             Self::Redis(redis) => redis.release(id).await,
+            Self::Nats(nats) => nats.release(id).await,
         }
     }
 }

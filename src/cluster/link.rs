@@ -25,12 +25,14 @@ use crate::cluster::bus::Bus;
 use crate::cluster::bus::Outdated;
 use crate::cluster::directory::Directory;
 use crate::cluster::listener::Listener;
+use crate::cluster::over_nats::OverNats;
 use crate::cluster::over_redis::OverRedis;
 use crate::cluster::pace::Pace;
 use crate::cluster::peers::Peers;
 use crate::cluster::way::Way;
 use crate::link;
 use crate::link::Purpose;
+use crate::nats::error::NatsError;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::Topic;
 use crate::redis::link::warn;
@@ -72,12 +74,21 @@ const REDIS: Purpose = Purpose {
     acl_advice: None,
 };
 
+const NATS: Purpose = Purpose { absent: "there is no link to NATS", lost: "the link to NATS is lost", ..REDIS };
+
 /// Keeps a link until `stop` is cancelled, then leaves the cluster.
 pub(super) async fn run(cluster: Arc<Cluster>, stop: CancellationToken, receiver: Handle) {
     match &cluster.way {
         Way::Redis(way) => {
             let warn = |event: &'static str, error: &RedisError| warn(&way.options, &REDIS, event, error);
             run_over::<OverRedis>(&cluster, way, (&REDIS, warn), &stop, &receiver).await;
+        }
+        Way::Nats(way) => {
+            let place = way.options.place();
+            let warn = |event: &'static str, error: &NatsError| {
+                tracing::warn!(place, %error, advice = error.advice(), "{event}; {}", NATS.meanwhile);
+            };
+            run_over::<OverNats>(&cluster, way, (&NATS, warn), &stop, &receiver).await;
         }
     }
 }

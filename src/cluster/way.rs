@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use crate::config;
+use crate::config::ClusterDriver;
+use crate::nats::subjects::Subjects;
 use crate::redis::names::Names;
 
 /// A way to the other nodes.
 #[derive(Debug)]
 pub(super) enum Way {
     Redis(Arc<RedisWay>),
+    Nats(Arc<NatsWay>),
 }
 
 /// A Redis that the nodes share.
@@ -18,8 +21,19 @@ pub(super) struct RedisWay {
     pub(super) names: Names,
 }
 
+/// A NATS that the nodes share.
+#[derive(Debug)]
+pub(super) struct NatsWay {
+    pub(super) options: config::Nats,
+    pub(super) names: Subjects,
+}
+
 impl Way {
-    pub(super) fn new(cluster: &config::Cluster, redis: &config::Redis) -> Self {
+    pub(super) fn new(cluster: &config::Cluster, redis: &config::Redis, nats: &config::Nats) -> Self {
+        if cluster.driver == ClusterDriver::Nats {
+            let names = Subjects::new(&cluster.name, &nats.prefix);
+            return Self::Nats(Arc::new(NatsWay { options: nats.clone(), names }));
+        }
         let names = Names::new(&cluster.name, &redis.key_prefix);
         Self::Redis(Arc::new(RedisWay { options: redis.clone(), names }))
     }
@@ -28,6 +42,7 @@ impl Way {
     pub(super) fn control(&self) -> String {
         match self {
             Self::Redis(way) => way.names.control(),
+            Self::Nats(way) => way.names.control(),
         }
     }
 
@@ -35,6 +50,7 @@ impl Way {
     pub(super) fn start(&self) -> &str {
         match self {
             Self::Redis(way) => way.names.start(),
+            Self::Nats(way) => way.names.start(),
         }
     }
 
@@ -42,6 +58,7 @@ impl Way {
     pub(super) fn has_patterns(&self) -> bool {
         match self {
             Self::Redis(way) => way.has_patterns(),
+            Self::Nats(_) => true,
         }
     }
 }

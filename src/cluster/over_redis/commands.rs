@@ -12,6 +12,7 @@ use redis::Value;
 use redis::cmd;
 
 use crate::cluster::bus::Answer;
+use crate::cluster::member_changes::MemberChanges;
 use crate::cluster::over_redis::OverRedis;
 use crate::cluster::over_redis::answers;
 use crate::cluster::over_redis::history;
@@ -32,7 +33,6 @@ use crate::protocol::frame::Frame;
 use crate::redis::error::is_full;
 use crate::redis::names;
 use crate::registry::remote::command::Command;
-use crate::registry::remote::command::MemberUpdate;
 use crate::registry::remote::command::Operation;
 use crate::registry::remote::command::Publish;
 use crate::registry::remote::command::StoreEvents;
@@ -40,21 +40,6 @@ use crate::registry::remote::message::UpdateOutcome;
 
 /// Bytes of events that the snapshot of a channel brings along when it is fetched; the oldest are left out.
 const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// Changes of one node's users on a topic, made at once.
-pub(super) struct MemberChanges<'a> {
-    pub(super) node: NodeId,
-    pub(super) members_max: usize,
-    /// All other users of the node have left.
-    pub(super) is_complete: bool,
-    /// Whether to answer with all members of the topic.
-    pub(super) wants_all: bool,
-    pub(super) users: Vec<UserChange<'a>>,
-}
-
-/// A user, its `user_info`, which is empty for one that leaves, and the version since when it counts: 0 for a new one,
-/// `None` when Redis may have it already.
-pub(super) type UserChange<'a> = (&'a str, &'a str, Option<u64>);
 
 /// The answers that a command of the registry gets.
 #[derive(Debug)]
@@ -115,7 +100,8 @@ impl OverRedis {
                 if matches!(topic, Topic::User(_)) && update.user_info.is_some() {
                     commands.push(self.record(app, topic, 0));
                 }
-                commands.push(self.update_member(app, topic, update));
+                let changes = MemberChanges::updates(self.cluster.node(), topic, &[update]);
+                commands.push(self.change_members(app, topic, &changes));
                 Expected::Updated
             }
             Operation::StoreEvents(store) => {
@@ -223,11 +209,7 @@ impl OverRedis {
             commands.push(self.record(app, topic, 0));
         }
         if has_members {
-            let known = |since: u64| (since > 0).then_some(since);
-            let users = local.members.iter().map(|(user, since)| (&*user.user_id, &*user.user_info, known(*since)));
-            let (node, users) = (self.cluster.node(), users.collect());
-            let changes =
-                MemberChanges { node, members_max: local.members_max, is_complete: true, wants_all: true, users };
+            let changes = MemberChanges::all(self.cluster.node(), &local);
             commands.push(self.change_members(app, topic, &changes));
         }
         let peers: Vec<NodeId> = if local.counted { self.cluster.peers() } else { Vec::new() };
@@ -283,16 +265,6 @@ impl OverRedis {
             .arg(bytes_max)
             .arg(known.join(" "));
         command
-    }
-
-    fn update_member(&self, app: &str, topic: &Topic, update: &MemberUpdate) -> Cmd {
-        let info = update.user_info.as_deref().unwrap_or_default();
-        // A signed-in user has no `user_info`, so nothing about it can be newer.
-        let since = matches!(topic, Topic::Channel(_)).then_some(update.since);
-        let (node, members_max, users) =
-            (self.cluster.node(), update.members_max, vec![(&*update.user_id, info, since)]);
-        let changes = MemberChanges { node, members_max, is_complete: false, wants_all: false, users };
-        self.change_members(app, topic, &changes)
     }
 
     /// Records that this node has to do with a topic, so that a survivor can clean up after a crash.

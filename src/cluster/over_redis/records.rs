@@ -11,8 +11,8 @@ use redis::Value;
 use redis::cmd;
 
 use crate::cluster::bus::RENEW;
+use crate::cluster::member_changes::MemberChanges;
 use crate::cluster::over_redis::OverRedis;
-use crate::cluster::over_redis::commands::MemberChanges;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
@@ -91,7 +91,7 @@ impl OverRedis {
             Topic::Channel(name) => name.kind().presence,
             Topic::User(_) => true,
         });
-        let nobody = MemberChanges { node, members_max: 0, is_complete: true, wants_all: false, users: Vec::new() };
+        let nobody = MemberChanges::nobody(node);
         for some in topics.chunks(CLEARED_AT_ONCE) {
             let each = some.iter().map(|topic| self.change_members(app, topic, &nobody));
             for answer in self.out.clone().ask(each.collect()).await? {

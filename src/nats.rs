@@ -1,0 +1,6 @@
+//! Connections to NATS, and the names of subjects and buckets there.
+
+pub mod connection;
+pub mod error;
+pub mod subjects;
+mod tls;
