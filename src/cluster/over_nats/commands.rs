@@ -157,7 +157,7 @@ impl OverNats {
         let (records, names) = (&self.records, &self.records.way.names);
         let message = Bytes::from(event.encode());
         if message.len() > records.connection.bytes_max() {
-            self.note_lost(format!("an event has {} bytes with its head", message.len()));
+            self.note_lost(message.len());
             return Ok(());
         }
         if cached_for_ms > 0 {
@@ -271,10 +271,10 @@ impl OverNats {
     }
 
     /// An event is larger than NATS takes.
-    fn note_lost(&self, reason: String) {
+    fn note_lost(&self, bytes: usize) {
         self.cluster.meters.refused();
         let bytes_max = self.records.connection.bytes_max();
-        tracing::warn!(reason, bytes_max, "the other nodes miss an event: raise max_payload of nats-server");
+        tracing::warn!(bytes, bytes_max, "the other nodes miss an event: raise max_payload of nats-server");
     }
 }
 

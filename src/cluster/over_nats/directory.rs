@@ -36,11 +36,11 @@ impl NatsDirectory {
         channel: &ChannelName,
         nodes: &[NodeId],
     ) -> Option<Vec<usize>> {
-        told(self.0.connections(app, channel, nodes).await)
+        answered(self.0.connections(app, channel, nodes).await)
     }
 
     pub(in crate::cluster) async fn channels(&self, apps: &[&str], nodes: &[NodeId]) -> Option<Vec<Vec<Occupied>>> {
-        told(try_join_all(apps.iter().map(|app| self.channels_of(app, nodes))).await)
+        answered(try_join_all(apps.iter().map(|app| self.channels_of(app, nodes))).await)
     }
 
     async fn channels_of(&self, app: &str, nodes: &[NodeId]) -> Result<Vec<Occupied>, NatsError> {
@@ -65,7 +65,7 @@ impl NatsDirectory {
             let (topic, departures) = (Topic::Channel((*channel).clone()), departures.clone());
             async move { Ok(self.0.members(app, &topic).await?.0.users(&departures).len()) }
         };
-        told(try_join_all(of.iter().map(count)).await)
+        answered(try_join_all(of.iter().map(count)).await)
     }
 
     pub(in crate::cluster) async fn users(
@@ -74,7 +74,7 @@ impl NatsDirectory {
         channel: &ChannelName,
         departures: &Departures,
     ) -> Option<Vec<String>> {
-        let (members, _) = told(self.0.members(app, &Topic::Channel(channel.clone())).await)?;
+        let (members, _) = answered(self.0.members(app, &Topic::Channel(channel.clone())).await)?;
         Some(members.users(departures).iter().map(|user_id| user_id.to_string()).collect())
     }
 
@@ -83,12 +83,12 @@ impl NatsDirectory {
         app: &str,
         channel: &ChannelName,
     ) -> Option<Option<(RemoteEvent, Duration)>> {
-        told(self.0.cached(app, channel).await)
+        answered(self.0.cached(app, channel).await)
     }
 
     pub(in crate::cluster) async fn write_status(&self, node: NodeId, status: &str) {
         let subject = self.0.way.names.status(node);
-        told(self.0.put(subject, Bytes::copy_from_slice(status.as_bytes())).await);
+        answered(self.0.put(subject, Bytes::copy_from_slice(status.as_bytes())).await);
     }
 
     pub(in crate::cluster) async fn statuses(&self, nodes: &[NodeId]) -> Option<Vec<Option<String>>> {
@@ -96,7 +96,7 @@ impl NatsDirectory {
             let subject = self.0.way.names.status(*node);
             async move { self.0.get(Bucket::Leases, &subject).await }
         };
-        let records = told(try_join_all(nodes.iter().map(ask)).await)?;
+        let records = answered(try_join_all(nodes.iter().map(ask)).await)?;
         let text = |record: Record| String::from_utf8(record.payload.into()).ok();
         Some(records.into_iter().map(|record| record.and_then(text)).collect())
     }
@@ -111,12 +111,12 @@ impl NatsDirectory {
         let (mut before, payload) = (0, Bytes::copy_from_slice(hash));
         // The other node may give the request up between the two; then this one tries again.
         for _ in 0..3 {
-            match told(self.0.replace(subject.clone(), payload.clone(), before).await)? {
+            match answered(self.0.replace(subject.clone(), payload.clone(), before).await)? {
                 Stored::At(_) => return Some(Ok(())),
                 Stored::Full(_) => return None,
                 Stored::Conflict => (),
             }
-            let Some(record) = told(self.0.get(Bucket::Requests, &subject).await)? else {
+            let Some(record) = answered(self.0.get(Bucket::Requests, &subject).await)? else {
                 before = 0;
                 continue;
             };
@@ -182,6 +182,6 @@ fn number(record: &Record) -> Option<usize> {
     usize::try_from(count).ok().filter(|_| count <= CONNECTIONS_MAX)
 }
 
-fn told<T>(answer: Result<T, NatsError>) -> Option<T> {
+fn answered<T>(answer: Result<T, NatsError>) -> Option<T> {
     answer.inspect_err(|error| tracing::warn!(%error, "NATS does not tell what is on the other nodes")).ok()
 }

@@ -36,7 +36,7 @@ struct Entry {
 /// The effect of some changes.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    /// What the other nodes have to know.
+    /// The changes that the other nodes have to know.
     pub(super) changes: Vec<Change>,
     /// Users that do not fit.
     pub(super) refused: Vec<Arc<str>>,

@@ -23,11 +23,14 @@ use crate::cluster::way::NatsWay;
 use crate::nats::connection::NatsConnection;
 use crate::nats::error::NatsError;
 
+/// New subscriptions that may wait.
+const NEW_MAX: usize = 1024;
+
 /// The connection that receives.
 pub(super) struct Receiver {
     connection: NatsConnection,
     /// Takes new subscriptions. The task that receives ends with it.
-    new: mpsc::UnboundedSender<(Abortable<Subscriber>, Purpose)>,
+    new: mpsc::Sender<(Abortable<Subscriber>, Purpose)>,
     /// The subscriptions, by subject.
     topics: Mutex<HashMap<String, AbortHandle>>,
     mirrored: Mutex<HashMap<String, AbortHandle>>,
@@ -48,7 +51,7 @@ impl Receiver {
         runtime: &Handle,
     ) -> Result<Self, NatsError> {
         let connection = NatsConnection::open_on(runtime, &way.options, "receiver", listener.lost.clone()).await?;
-        let (new, subscriptions) = mpsc::unbounded_channel();
+        let (new, subscriptions) = mpsc::channel(NEW_MAX);
         runtime.spawn(receive(Arc::clone(way), Arc::clone(listener), subscriptions));
         Ok(Self { connection, new, topics: Mutex::default(), mirrored: Mutex::default() })
     }
@@ -96,7 +99,7 @@ impl Receiver {
     async fn subscribe(&self, subject: &str, purpose: Purpose) -> Result<AbortHandle, NatsError> {
         let subscriber = self.connection.subscribe(subject.to_owned()).await?;
         let (subscriber, handle) = abortable(subscriber);
-        let sent = self.new.send((subscriber, purpose));
+        let sent = self.new.send((subscriber, purpose)).await;
         sent.map_err(|_| NatsError("nobody receives any more".to_owned()))?;
         Ok(handle)
     }
@@ -106,7 +109,7 @@ impl Receiver {
 async fn receive(
     way: Arc<NatsWay>,
     listener: Arc<Listener>,
-    mut subscriptions: mpsc::UnboundedReceiver<(Abortable<Subscriber>, Purpose)>,
+    mut subscriptions: mpsc::Receiver<(Abortable<Subscriber>, Purpose)>,
 ) {
     let mut all = SelectAll::new();
     loop {

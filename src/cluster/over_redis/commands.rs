@@ -89,9 +89,8 @@ impl OverRedis {
             }
             Operation::Open { number, .. } => self.open(app, (topic, *number), commands),
             Operation::Close => {
-                let is_online = matches!(topic, Topic::User(user_id) if self.is_online(app, user_id));
                 // The record of a topic stays while Redis had no memory to clear it.
-                if !is_online && self.cluster.refused_at.lock().is_none() {
+                if !self.is_online(app, topic) && self.cluster.refused_at.lock().is_none() {
                     commands.push(self.erase(app, topic));
                 }
                 Expected::Nothing
@@ -280,7 +279,9 @@ impl OverRedis {
         cmd("HDEL").arg(self.way.names.topics(self.cluster.node(), app)).arg(names::field(topic)).take()
     }
 
-    fn is_online(&self, app: &str, user_id: &str) -> bool {
+    /// Whether a topic is that of a signed-in user of this node.
+    fn is_online(&self, app: &str, topic: &Topic) -> bool {
+        let Topic::User(user_id) = topic else { return false };
         self.cluster.app(app).is_some_and(|state| state.is_online(user_id))
     }
 
@@ -320,12 +321,11 @@ impl OverRedis {
 
     /// The command that an answer makes necessary.
     pub(super) fn follow_up(&self, command: &Command, answer: &Answer) -> Option<Cmd> {
-        let Command { app, topic: topic @ Topic::User(user_id), operation: Operation::UpdateMember(update) } = command
-        else {
+        let Command { app, topic: topic @ Topic::User(_), operation: Operation::UpdateMember(update) } = command else {
             return None;
         };
         let is_gone = update.user_info.is_none() && matches!(answer, Answer::Updated(UpdateOutcome::Applied(_)));
-        (is_gone && !self.is_online(app, user_id)).then(|| self.erase(app, topic))
+        (is_gone && !self.is_online(app, topic)).then(|| self.erase(app, topic))
     }
 }
 
