@@ -79,13 +79,13 @@ impl NatsConnection {
             .ignore_discovered_servers()
             .max_reconnects(urls.len())
             .event_callback(move |event| {
-                let is_end = !matches!(event, Event::Connected | Event::ServerError(_));
-                if let Event::ServerError(error) = event {
-                    let error = NatsError::of("NATS refuses something", error);
-                    tracing::warn!(%error, advice = error.advice());
-                }
-                if is_end {
-                    lost.cancel();
+                match event {
+                    Event::Connected => (),
+                    Event::ServerError(error) => {
+                        let error = NatsError(error.to_string());
+                        tracing::warn!(%error, advice = error.advice(), "NATS refuses a command");
+                    }
+                    _ => lost.cancel(),
                 }
                 async {}
             });

@@ -48,6 +48,7 @@ pub(super) fn is_full(code: ErrorCode) -> bool {
         ErrorCode::INSUFFICIENT_RESOURCES,
         ErrorCode::MEMORY_RESOURCES_EXCEEDED,
         ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM,
         ErrorCode::STREAM_LIMITS,
         ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED,
         ErrorCode::STREAM_STORE_FAILED,

@@ -58,9 +58,9 @@ impl Receiver {
 
     /// Receives the messages of a subject from now on.
     pub(super) async fn listen(&self, subject: String) -> Result<(), NatsError> {
-        let handle = self.subscribe(&subject, Purpose::Topic).await?;
-        if let Some(before) = self.topics.lock().insert(subject, handle) {
-            before.abort();
+        if !self.topics.lock().contains_key(&subject) {
+            let handle = self.subscribe(&subject, Purpose::Topic).await?;
+            self.topics.lock().insert(subject, handle);
         }
         Ok(())
     }

@@ -44,9 +44,9 @@ use crate::redis::lease::LEASE;
 /// the headers of what is stored to them, in the order in which it is stored.
 pub(super) const CHANGE: &str = "Gema-Change";
 /// Bytes of changes in the headers of one message. JetStream takes 64 KiB of headers, and escapes take some.
-const CHANGES_BYTES_MAX: usize = 16 * 1024;
-/// Characters that a header cannot have, and the escape.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+const CHANGES_BYTES_MAX: usize = 8 * 1024;
+/// Characters that a header cannot have everywhere, and the escape.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 /// How long an event of a cache channel is stored at least. A bucket has one time for all.
 const CACHED_MIN: Duration = Duration::from_secs(3600);
 /// Attempts to change members while other nodes change them, too.
