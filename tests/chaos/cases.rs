@@ -102,14 +102,14 @@ impl Story {
     #[track_caller]
     fn is_sound(&mut self) {
         self.then(What::Settled);
-        assert_eq!(check(&self.history), Vec::<String>::new());
+        assert_eq!(check(&self.history).broken, Vec::<String>::new());
     }
 
     /// The judge says this, and nothing else.
     #[track_caller]
     fn is_broken(&mut self, words: &str) {
         self.then(What::Settled);
-        let broken = check(&self.history);
+        let broken = check(&self.history).broken;
         assert!(broken.len() == 1 && broken[0].contains(words), "{broken:#?} instead of {words:?}");
     }
 }

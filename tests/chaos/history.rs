@@ -316,9 +316,9 @@ impl Recorder {
         had.flat_map(|(_, had)| had.iter().cloned()).collect()
     }
 
-    /// The history so far.
-    pub fn history(&self) -> History {
-        self.0.state.lock().unwrap().history.clone()
+    /// The history, of which nothing is left here.
+    pub fn take_history(&self) -> History {
+        std::mem::take(&mut self.0.state.lock().unwrap().history)
     }
 }
 

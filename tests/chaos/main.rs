@@ -67,8 +67,8 @@ async fn whatever_fails_for_long_the_promises_hold() {
         redis: redis(seed),
     };
     let outcome = run::run(&plan).await;
-    if !outcome.broken.is_empty() {
-        println!("{} faults, such as {}", outcome.broken.len(), outcome.broken[0]);
+    if !outcome.broken().is_empty() {
+        println!("{} faults, such as {}", outcome.broken().len(), outcome.broken()[0]);
         run::shrink(&plan, number("GEMA_TEST_SHRINK").unwrap_or(0)).await;
     }
     outcome.assert_sound(&plan);

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::check::Verdict;
 use crate::check::check;
 use crate::history::History;
 use crate::history::Name;
@@ -59,37 +60,48 @@ pub struct Plan {
 pub struct Outcome {
     history: History,
     folder: PathBuf,
-    pub broken: Vec<String>,
+    verdict: Verdict,
 }
 
 impl Outcome {
+    /// Everything that is broken.
+    pub fn broken(&self) -> &[String] {
+        &self.verdict.broken
+    }
+
     /// Prints figures, and writes the history to a file if something is broken.
     #[track_caller]
     pub fn assert_sound(&self, plan: &Plan) {
         let count = |is: fn(&What) -> bool| self.history.entries.iter().filter(|entry| is(&entry.what)).count();
         println!(
-            "seed {}, Redis {}: {} events accepted and {} refused, {} received by {} connections, {} changes of members, {} gaps, \
-             {} events in webhooks; {} processes killed, {} times in which something may be missed",
+            "seed {}, Redis {}: {} events accepted and {} refused, {} received by {} connections and {} missed for \
+             reasons, {} changes of members, {} gaps, {} events in webhooks; {} processes killed, {} times in which something may be missed",
             plan.seed,
             plan.redis,
             count(|what| matches!(what, What::Accepted { .. })),
             count(|what| matches!(what, What::Refused { .. })),
             count(|what| matches!(what, What::Heard { .. })),
             count(|what| matches!(what, What::Opened { .. })),
+            self.verdict.missed,
             count(|what| matches!(what, What::MemberCame { .. } | What::MemberWent { .. })),
             count(|what| matches!(what, What::Gap { .. })),
             count(|what| matches!(what, What::Posted { .. })),
             self.history.deaths.len(),
             self.history.windows.len(),
         );
-        if self.broken.is_empty() {
+        if self.verdict.broken.is_empty() {
             let _ = std::fs::remove_dir_all(&self.folder);
             return;
         }
         let file = self.folder.join("history.txt");
         self.history.write(&file);
-        let some: Vec<&String> = self.broken.iter().take(30).collect();
-        panic!("GEMA_TEST_SEED={}: {} faults, such as {some:#?}; see {}", plan.seed, self.broken.len(), file.display());
+        let some: Vec<&String> = self.verdict.broken.iter().take(30).collect();
+        panic!(
+            "GEMA_TEST_SEED={}: {} faults, such as {some:#?}; see {}",
+            plan.seed,
+            self.verdict.broken.len(),
+            file.display()
+        );
     }
 }
 
@@ -114,8 +126,8 @@ pub async fn shrink(plan: &Plan, mut tries: u64) {
                 .collect();
             let storm = fewer.last().map_or(Duration::ZERO, |last| last.at) + plan.longest;
             let outcome = run_steps(&Plan { storm: storm.min(plan.storm), ..*plan }, &fewer).await;
-            println!("{} of {} actions: {} faults", fewer.len(), steps.len(), outcome.broken.len());
-            if outcome.broken.is_empty() {
+            println!("{} of {} actions: {} faults", fewer.len(), steps.len(), outcome.verdict.broken.len());
+            if outcome.verdict.broken.is_empty() {
                 from += size;
             } else {
                 steps = fewer;
@@ -134,9 +146,9 @@ async fn run_steps(plan: &Plan, steps: &[Step]) -> Outcome {
     play.storm(plan, steps).await;
     play.settle().await;
     play.end().await;
-    let history = recorder.history();
-    let broken = check(&history);
-    Outcome { history, folder: world.folder.clone(), broken }
+    let history = recorder.take_history();
+    let verdict = check(&history);
+    Outcome { history, folder: world.folder.clone(), verdict }
 }
 
 /// Who takes part in a run.

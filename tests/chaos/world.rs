@@ -259,6 +259,7 @@ fn configuration(places: &Places, node: usize, redis: &str, cluster: &str, hooks
         [cluster]
         driver = "redis"
         name = "{cluster}"
+        buffer_seconds = 3
         [redis]
         {redis}
         [limits]

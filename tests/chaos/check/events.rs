@@ -117,7 +117,12 @@ impl Digest<'_> {
             let overtaken = latest.is_some_and(|latest| event.number < *latest);
             let until = if stay.settled { self.settled } else { stay.ended.map(|ended| ended.saturating_sub(NEVER)) };
             let late = until.is_some_and(|until| publication.answered < until);
-            if (overtaken || late) && !self.explained(stay, publication, by) {
+            if !overtaken && !late {
+                continue;
+            }
+            if self.explained(stay, publication, by) {
+                self.missed.set(self.missed.get() + 1);
+            } else {
                 broken.push(format!(
                     "connection {} at {:?} on {} misses {event:?}, sent at {}, accepted by {by:?}; it joined at {}{}",
                     stay.connection,
