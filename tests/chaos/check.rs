@@ -276,7 +276,7 @@ impl<'a> Digest<'a> {
 
     /// Windows in which events may have been lost between nodes.
     fn links(&self) -> impl Iterator<Item = &Window> {
-        self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Link | Kind::Loss))
+        self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Link | Kind::Loss | Kind::Split))
     }
 
     /// Redis, or the way of this node to it, was not as it should be at some time in between.

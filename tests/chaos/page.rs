@@ -98,7 +98,7 @@ struct Session {
     number: u32,
     /// A channel that it has left for a while.
     away: Option<Name>,
-    /// It must come back for a longer grant.
+    /// Its grant ends soon.
     short: bool,
 }
 
@@ -169,7 +169,8 @@ impl Page {
         let mut next = self.later();
         loop {
             let phase = *self.phase.borrow_and_update();
-            if phase == Phase::Over || (phase == Phase::Calm && session.short) {
+            // A view needs another grant in the other phase.
+            if phase == Phase::Over || self.kind == Kind::Viewing && session.short != (phase == Phase::Restless) {
                 return Ok(How::Clean);
             }
             let acts = session.away.is_some()
@@ -321,7 +322,7 @@ impl Page {
             "pusher:cache_miss" => return,
             // An expired grant, by the node's clock. The page comes back with another one.
             "pusher:subscription_error" if &*channel == VIEW => {
-                session.short = true;
+                session.short = false;
                 return recorder.note(format!("connection {connection} got {text}"));
             }
             _ => return strange(),

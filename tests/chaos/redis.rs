@@ -1,6 +1,7 @@
 //! Redis alone, behind Sentinels, or as a Redis Cluster, and what can happen to each.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use support::redis_kinds::RedisCluster;
 use support::redis_kinds::Server;
@@ -13,6 +14,8 @@ use crate::world::LARAVELS;
 
 /// What Sentinels call the master.
 const MASTER: &str = "shop";
+/// Sentinels take a master that is back for one that they know nothing of, until they make it a replica.
+const AGREED_MAX: Duration = Duration::from_secs(60);
 
 pub enum Redis {
     Alone(TestRedis),
@@ -90,7 +93,12 @@ impl Redis {
                 master.pause();
                 tokio::time::sleep(time).await;
                 master.resume();
-                Kind::Loss
+                // Until then some nodes may be linked to the one, and some to the other.
+                let began = Instant::now();
+                while is_master(&redis.master) == is_master(&redis.replica) && began.elapsed() < AGREED_MAX {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Kind::Split
             }
             Self::Cluster(redis) => {
                 let master = &redis.masters[time.as_millis() as usize % redis.masters.len()];

@@ -69,6 +69,7 @@ pub struct Step {
 enum Part {
     Node(usize),
     Way(usize),
+    Speed(usize),
     Redis,
     Clock,
     Hooks,
@@ -83,7 +84,9 @@ impl Action {
             | Self::Stop { node, .. }
             | Self::Reload { node, .. }
             | Self::Files { node, .. } => Part::Node(*node),
-            Self::Cut { node } | Self::Partition { node, .. } | Self::Slow { node, .. } => Part::Way(*node),
+            Self::Cut { node } | Self::Partition { node, .. } => Part::Way(*node),
+            // What was on its way when a link is cut is sent again.
+            Self::Slow { node, .. } => Part::Speed(*node),
             Self::RedisKill { .. } | Self::RedisStop { .. } | Self::RedisFull { .. } => Part::Redis,
             Self::Clock { .. } => Part::Clock,
             Self::Hooks { .. } => Part::Hooks,
@@ -147,9 +150,9 @@ fn action(random: &mut StdRng, longest: Duration) -> Action {
         (3, Action::Kill { node, away: time / 2 }),
         (3, Action::Restart { node, log }),
         (3, Action::Stop { node, time }),
-        (3, Action::Cut { node }),
+        (4, Action::Cut { node }),
         (2, Action::Partition { node, time }),
-        (2, Action::Slow { node, delay, time }),
+        (3, Action::Slow { node, delay, time }),
         (1, Action::RedisKill { away: time / 2 }),
         (1, Action::RedisStop { time }),
         (1, Action::RedisFull { time }),

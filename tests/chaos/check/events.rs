@@ -17,6 +17,7 @@ use super::overlaps;
 use super::seconds;
 use crate::history::Event;
 use crate::history::Kind;
+use crate::history::Name;
 use crate::history::Place;
 use crate::history::SECOND;
 use crate::history::Time;
@@ -72,22 +73,19 @@ impl Digest<'_> {
     /// Promise 1.
     pub(super) fn in_order_and_once(&self, stay: &Stay, broken: &mut Vec<String>) {
         let mut times: HashMap<Event, usize> = HashMap::new();
-        let mut last: BTreeMap<(u32, Place), u32> = BTreeMap::new();
+        let mut last: BTreeMap<(u32, Place, &Name), u32> = BTreeMap::new();
         for (at, event) in &stay.heard {
             let whose = || format!("{}: {event:?}", stay.at(*at));
             let before = times.entry(*event).or_default();
             *before += 1;
-            if *before > 1 {
-                // A group view gets it once for each of its channels.
-                let channels = self.publications.get(event).map(|publication| &publication.channels);
-                let allowed = channels.into_iter().flatten().filter(|channel| stay.sources().contains(channel));
-                if *before > allowed.count().max(1) {
-                    broken.push(format!("{} came twice", whose()));
-                }
-                continue;
+            // A group view gets it once for each of its channels, among which there is no order.
+            let channels = self.publications.get(event).map(|publication| &publication.channels).into_iter().flatten();
+            let own: Vec<&Name> = channels.filter(|channel| stay.sources().contains(channel)).collect();
+            if *before > own.len().max(1) {
+                broken.push(format!("{} came twice", whose()));
             }
-            let Some(Outcome::Accepted(Some(place))) = self.outcome(*event) else { continue };
-            let before = last.insert((event.publisher, place), event.number);
+            let (Some(Outcome::Accepted(Some(place))), [channel]) = (self.outcome(*event), &own[..]) else { continue };
+            let before = last.insert((event.publisher, place, channel), event.number);
             if before.is_some_and(|before| before > event.number) {
                 broken.push(format!("{} came after number {}", whose(), before.unwrap_or_default()));
             }

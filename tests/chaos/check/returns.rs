@@ -49,7 +49,8 @@ impl Digest<'_> {
         }
         // With the data of Redis and the node itself nobody knows the user any more.
         let lost = self.history.windows.iter().any(|window| {
-            window.kind == Kind::Loss && overlaps(window, joined.saturating_sub(REPLAYED), back + REPLAYED)
+            matches!(window.kind, Kind::Loss | Kind::Split)
+                && overlaps(window, joined.saturating_sub(REPLAYED), back + REPLAYED)
         });
         if lost {
             return;

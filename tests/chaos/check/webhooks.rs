@@ -67,7 +67,7 @@ impl Digest<'_> {
             let ends = self.history.deaths.iter().chain(&self.history.stops);
             let taken_along =
                 ends.filter(|(place, _)| by == Some(*place)).any(|(_, at)| *at >= sent && *at <= until + TAKEN_ALONG);
-            let lost = self.history.windows.iter().filter(|window| window.kind == Kind::Loss);
+            let lost = self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Loss | Kind::Split));
             let lost = lost
                 .filter(|window| concerns(window, None))
                 .any(|window| overlaps(window, sent, publication.answered + WAITING));
