@@ -37,7 +37,8 @@ impl<'a> MemberChanges<'a> {
             // A signed-in user has no `user_info`, so nothing about it can be newer.
             (&*update.user_id, info, matches!(topic, Topic::Channel(_)).then_some(update.since))
         };
-        let members_max = updates.first().map_or(0, |update| update.members_max);
+        // A user that leaves names no bound.
+        let members_max = updates.iter().map(|update| update.members_max).max().unwrap_or_default();
         Self { node, members_max, is_complete: false, wants_all: false, users: updates.iter().map(user).collect() }
     }
 

@@ -59,6 +59,11 @@ impl Members {
         self.entries.iter().any(|entry| entry.node == node)
     }
 
+    /// Whether a node has this user here.
+    pub(super) fn has_user(&self, node: NodeId, user_id: &str) -> bool {
+        self.entries.iter().any(|entry| entry.node == node && *entry.user_id == *user_id)
+    }
+
     /// The members as the registry knows them.
     pub(super) fn roster(&self) -> Vec<RosterEntry> {
         let entry = |Entry { node, user_id, since, user_info }: &Entry| {
