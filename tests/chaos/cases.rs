@@ -554,3 +554,18 @@ fn a_node_that_stops_without_redis_decides_alone() {
     story.window(1, story.at, story.at + SECOND);
     story.is_sound();
 }
+
+#[test]
+fn a_subscription_may_succeed_after_the_client_has_left() {
+    let mut story = Story::begin();
+    let stock = || Name::from("stock");
+    story.then(What::Asked { connection: 1, channel: stock(), user: None });
+    story.leaves(1, "stock");
+    story.then(What::Sent { event: event(1), app: 0, channels: vec![stock()], to: Some(HERE) });
+    story.then(What::Joined { connection: 1, channel: stock(), members: Vec::new() });
+    story.then(What::Heard { connection: 1, channel: stock(), event: event(1) });
+    story.is_sound();
+    let mut story = Story::begin();
+    story.then(What::Joined { connection: 1, channel: stock(), members: Vec::new() });
+    story.is_broken("nobody has asked for");
+}

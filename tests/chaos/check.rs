@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::history::Connection;
@@ -172,7 +173,9 @@ impl<'a> Digest<'a> {
             }
             What::Left { connection, channel } => self.end(*connection, channel, (at, None), reading),
             What::Asked { connection, channel, user } => {
-                reading.open.insert((*connection, Arc::clone(channel)), self.stays.len());
+                let key = (*connection, Arc::clone(channel));
+                reading.asked.entry(key.clone()).or_default().push_back(self.stays.len());
+                reading.open.insert(key, self.stays.len());
                 self.begin(at, *connection, channel, user.clone());
             }
             What::Granted { connection, channel, channels, until } => {
@@ -181,11 +184,14 @@ impl<'a> Digest<'a> {
                 }
             }
             What::Joined { connection, channel, .. } => {
-                // Until now events of an earlier subscription may come. If it has been left again, nothing changes.
+                // Until now events of an earlier subscription may come. It may have been left again.
                 let key = (*connection, Arc::clone(channel));
-                if let Some(index) = reading.open.get(&key).copied() {
-                    reading.last.insert(key, index);
-                    self.hear(index, at, what);
+                match reading.asked.get_mut(&key).and_then(VecDeque::pop_front) {
+                    Some(index) => {
+                        reading.last.insert(key, index);
+                        self.hear(index, at, what);
+                    }
+                    None => self.broken.push(format!("at {}: nobody has asked for {what:?}", seconds(at))),
                 }
             }
             What::MemberCame { connection, channel, .. }
@@ -322,6 +328,8 @@ fn is_presence(channel: &str) -> bool {
 struct Reading {
     /// The subscription that is open, by its number.
     open: BTreeMap<(Connection, Name), usize>,
+    /// Those that have not succeeded so far.
+    asked: HashMap<(Connection, Name), VecDeque<usize>>,
     /// The last one that has succeeded, open or not.
     last: HashMap<(Connection, Name), usize>,
 }

@@ -93,6 +93,7 @@ impl Outcome {
             let _ = std::fs::remove_dir_all(&self.folder);
             return;
         }
+        std::fs::write(self.folder.join("faults.txt"), self.verdict.broken.join("\n")).unwrap();
         let file = self.folder.join("history.txt");
         self.history.write(&file);
         let some: Vec<&String> = self.verdict.broken.iter().take(30).collect();
@@ -135,7 +136,10 @@ pub async fn shrink(plan: &Plan, mut tries: u64) {
         }
         size /= 2;
     }
-    println!("these {} actions are enough: {steps:#?}", steps.len());
+    println!("these {} actions are enough:", steps.len());
+    for Step { at, action } in steps {
+        println!("{at:?} {action:?}");
+    }
 }
 
 async fn run_steps(plan: &Plan, steps: &[Step]) -> Outcome {
