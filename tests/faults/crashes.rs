@@ -8,6 +8,7 @@ use futures_util::stream;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use support::bus::TestBus;
 use support::client::Client;
 use support::node::BACK_MAX;
 use support::node::Cluster;
@@ -17,7 +18,6 @@ use support::node::becomes;
 use support::node::eventually;
 use support::node::know_each_other;
 use support::observer::Observer;
-use support::redis_server::TestRedis;
 
 pub const NODES: usize = 3;
 const USERS: u8 = 6;
@@ -162,8 +162,8 @@ pub fn seeds(runs: usize) -> (u64, u64) {
 pub async fn however_nodes_crash_every_observer_ends_with_the_truth() {
     let (seed, count) = seeds(RUNS);
     let mut random = StdRng::seed_from_u64(seed);
-    let redis = TestRedis::start().await;
-    let cluster = Cluster::on(&redis);
+    let bus = TestBus::start().await;
+    let cluster = Cluster::on(&bus);
     let mut nodes: Vec<Option<Node>> = cluster.nodes::<NODES>().await.into_iter().map(Some).collect();
     let mut runs = side_by_side((seed..seed + count).map(|seed| Run::start(seed, &nodes))).await;
     for crash in 1..=CRASHES {

@@ -7,6 +7,7 @@ use crate::crashes::NODES;
 use crate::crashes::Run;
 use crate::crashes::seeds;
 use crate::crashes::side_by_side;
+use support::bus::TestBus;
 use support::node::BACK_MAX;
 use support::node::Cluster;
 use support::node::NOTICED_MAX;
@@ -14,7 +15,6 @@ use support::node::Node;
 use support::node::know_each_other;
 use support::node::outlast;
 use support::proxy::Proxy;
-use support::redis_server::TestRedis;
 
 /// Channels of each test without a number of them in the environment.
 const RUNS: usize = 40;
@@ -24,7 +24,7 @@ const ASLEEP: Duration = Duration::from_secs(20);
 
 /// Nodes with some channels; all reach Redis through one proxy.
 struct World {
-    redis: TestRedis,
+    bus: TestBus,
     proxy: Proxy,
     nodes: Vec<Option<Node>>,
     runs: Vec<Run>,
@@ -33,12 +33,12 @@ struct World {
 impl World {
     async fn start() -> Self {
         let (seed, count) = seeds(RUNS);
-        let redis = TestRedis::start().await;
-        let proxy = Proxy::start(redis.port()).await;
-        let nodes = Cluster::on(&redis).over(proxy.port()).nodes::<NODES>().await;
+        let bus = TestBus::start().await;
+        let proxy = Proxy::start(bus.port()).await;
+        let nodes = Cluster::on(&bus).over(proxy.port()).nodes::<NODES>().await;
         let nodes: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
         let runs = side_by_side((seed..seed + count).map(|seed| Run::start(seed, &nodes))).await;
-        let mut world = Self { redis, proxy, nodes, runs };
+        let mut world = Self { bus, proxy, nodes, runs };
         world.changes().await;
         world
     }
@@ -49,7 +49,7 @@ impl World {
 
     async fn all_know(&self, up: bool) {
         for node in self.nodes.iter().flatten() {
-            node.redis_is(up, if up { BACK_MAX } else { NOTICED_MAX }).await;
+            node.bus_is(up, if up { BACK_MAX } else { NOTICED_MAX }).await;
         }
     }
 
@@ -63,23 +63,23 @@ impl World {
     }
 }
 
-pub async fn however_redis_fails_every_observer_ends_with_the_truth() {
+pub async fn however_the_bus_fails_every_observer_ends_with_the_truth() {
     let mut world = World::start().await;
-    world.redis.kill();
+    world.bus.kill();
     world.changes().await;
-    world.redis.restart().await;
+    world.bus.restart().await;
     world.is_right().await;
 
     // It has kept what it knew.
-    world.redis.pause();
+    world.bus.pause();
     world.changes().await;
     world.all_know(false).await;
     world.changes().await;
-    world.redis.resume();
+    world.bus.resume();
     world.is_right().await;
 }
 
-pub async fn however_the_way_to_redis_fails_every_observer_ends_with_the_truth() {
+pub async fn however_the_way_to_the_bus_fails_every_observer_ends_with_the_truth() {
     const CUTS: usize = 5;
     let mut world = World::start().await;
     for _ in 0..CUTS {

@@ -8,6 +8,8 @@ use std::time::UNIX_EPOCH;
 use futures_util::StreamExt;
 use serde_json::Value;
 use serde_json::json;
+use support::bus::Bus;
+use support::bus::TestBus;
 use support::client::Client;
 use support::node::BACK_MAX;
 use support::node::Cluster;
@@ -28,8 +30,8 @@ use crate::traffic::together_again;
 const KEPT: Duration = Duration::from_secs(1);
 const KEPT_SECONDS: &str = "1";
 
-fn local(redis: &TestRedis) -> Cluster {
-    Cluster::on(redis).with("GEMA_CLUSTER_OUTAGE", "local").with("GEMA_CLUSTER_BUFFER_SECONDS", KEPT_SECONDS)
+fn local<'a>(bus: impl Into<Bus<'a>>) -> Cluster {
+    Cluster::on(bus).with("GEMA_CLUSTER_OUTAGE", "local").with("GEMA_CLUSTER_BUFFER_SECONDS", KEPT_SECONDS)
 }
 
 /// Events that this node has dropped for the others.
@@ -50,8 +52,8 @@ fn warnings(node: &Node) -> Vec<Option<u64>> {
 }
 
 pub async fn beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped_is_counted() {
-    let mut redis = TestRedis::start().await;
-    let nodes: [Node; 2] = local(&redis).with("GEMA_CLUSTER_STRICT", "true").nodes().await;
+    let mut bus = TestBus::start().await;
+    let nodes: [Node; 2] = local(&bus).with("GEMA_CLUSTER_STRICT", "true").nodes().await;
     let [here, there] = &nodes;
     assert_eq!(dropped(here).await, 0);
     let listeners = [here.listener(NUMBERS, 1).await, there.listener(NUMBERS, 1).await];
@@ -60,9 +62,9 @@ pub async fn beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped
         assert!(publisher.publish().await);
     }
     is_idle(here).await;
-    redis.kill();
+    bus.kill();
     for node in &nodes {
-        node.redis_is(false, NOTICED_MAX).await;
+        node.bus_is(false, NOTICED_MAX).await;
     }
     let (away, flow) = (Instant::now(), publisher.flow(PAUSE));
     outlast(away, KEPT * 4).await;
@@ -73,9 +75,9 @@ pub async fn beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped
     assert_eq!(warnings(here), [None], "the beginning");
     // The pages of a strict node may go elsewhere; publishers are served all the same.
     assert_eq!(here.ready().await.status, 503);
-    redis.restart().await;
+    bus.restart().await;
     for node in &nodes {
-        node.redis_is(true, BACK_MAX).await;
+        node.bus_is(true, BACK_MAX).await;
     }
     together_again(&nodes).await;
     flow.goes_on(20).await;
@@ -96,15 +98,15 @@ pub async fn beyond_the_bytes_of_the_buffer_the_oldest_events_give_way() {
     const EVENT_BYTES: usize = 50_000;
     /// Twice what there is room for.
     const EVENTS: usize = 40;
-    let mut redis = TestRedis::start().await;
-    let cluster = local(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "600");
+    let mut bus = TestBus::start().await;
+    let cluster = local(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", "600");
     let cluster = cluster.with("GEMA_CLUSTER_BUFFER_BYTES_MAX", "1048576");
     let nodes: [Node; 2] = cluster.with("GEMA_LIMITS_ENABLE_CLIENT_MESSAGES", "true").nodes().await;
     let [here, there] = &nodes;
     let mut readers = [here.subscribed("private-large").await, there.subscribed("private-large").await];
     let mut sender = here.subscribed("private-large").await;
-    redis.kill();
-    here.redis_is(false, NOTICED_MAX).await;
+    bus.kill();
+    here.bus_is(false, NOTICED_MAX).await;
     let large = "x".repeat(EVENT_BYTES);
     for number in 0..EVENTS {
         let event = json!({ "name": "e", "channel": "private-large", "data": format!("{number} {large}") });
@@ -120,9 +122,9 @@ pub async fn beyond_the_bytes_of_the_buffer_the_oldest_events_give_way() {
         assert!(frame["data"].as_str().unwrap().starts_with(&format!("{number} ")), "{number}");
     }
     assert_eq!(local.next().await["event"], "client-last", "events of clients are not refused either");
-    redis.restart().await;
+    bus.restart().await;
     for node in &nodes {
-        node.redis_is(true, BACK_MAX).await;
+        node.bus_is(true, BACK_MAX).await;
     }
     let dropped = dropped(here).await;
     for number in dropped..EVENTS {
@@ -147,7 +149,7 @@ pub async fn a_node_reports_what_the_others_miss_before_the_rest_comes() {
     let mut messages = topic.into_on_message();
     is_idle(&cut_off).await;
     proxy.freeze();
-    cut_off.redis_is(false, NOTICED_MAX).await;
+    cut_off.bus_is(false, NOTICED_MAX).await;
     let publish = async |name: &str| {
         let event = json!({ "name": name, "channel": "orders", "data": "" });
         cut_off.api().post("/events", &event.to_string()).await.ok();
@@ -158,7 +160,7 @@ pub async fn a_node_reports_what_the_others_miss_before_the_rest_comes() {
     outlast(Instant::now(), KEPT * 2).await;
     publish("new").await;
     proxy.thaw();
-    cut_off.redis_is(true, BACK_MAX).await;
+    cut_off.bus_is(true, BACK_MAX).await;
     let mut next = async || {
         let message: Vec<u8> = messages.next().await.unwrap().get_payload().unwrap();
         String::from_utf8_lossy(&message).into_owned()
@@ -220,7 +222,7 @@ pub async fn pages_of_other_nodes_get_a_gap_where_a_rule_keeps_track() {
     let mut local = cut_off.subscribed("orders").await;
     is_idle(&cut_off).await;
     proxy.freeze();
-    cut_off.redis_is(false, NOTICED_MAX).await;
+    cut_off.bus_is(false, NOTICED_MAX).await;
     let began = since_1970();
     for _ in 0..3 {
         publish(&cut_off, "old", &channels).await;
@@ -229,7 +231,7 @@ pub async fn pages_of_other_nodes_get_a_gap_where_a_rule_keeps_track() {
     let ended = since_1970();
     publish(&cut_off, "new", &channels).await;
     proxy.thaw();
-    cut_off.redis_is(true, BACK_MAX).await;
+    cut_off.bus_is(true, BACK_MAX).await;
     let gap = gap(&mut readers[0]).await;
     // On a slow machine the last event may be too old, too.
     let missed = gap["missed"].as_u64().unwrap();
@@ -256,7 +258,7 @@ pub async fn beyond_a_thousand_channels_a_gap_has_no_number() {
     let mut reader = other.subscribed("orders").await;
     is_idle(&cut_off).await;
     proxy.freeze();
-    cut_off.redis_is(false, NOTICED_MAX).await;
+    cut_off.bus_is(false, NOTICED_MAX).await;
     for request in 0..10 {
         let channels: Vec<String> = (0..100).map(|number| format!("{request}-{number}")).collect();
         publish(&cut_off, "old", &channels).await;
@@ -264,7 +266,7 @@ pub async fn beyond_a_thousand_channels_a_gap_has_no_number() {
     publish(&cut_off, "old", &names(&["orders"])).await;
     outlast(Instant::now(), KEPT * 2).await;
     proxy.thaw();
-    cut_off.redis_is(true, BACK_MAX).await;
+    cut_off.bus_is(true, BACK_MAX).await;
     let gap = gap(&mut reader).await;
     assert!(gap["channel"] == "orders" && gap["missed"].is_null(), "{gap}");
     reader.nothing_came().await;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use support::bus::TestBus;
+use support::bus::figure;
 use support::node::ANSWERED_MAX;
 use support::node::BACK_MAX;
 use support::node::Cluster;
@@ -13,20 +15,19 @@ use support::node::in_time;
 use support::node::know_each_other;
 use support::observer::Observer;
 use support::proxy::Proxy;
-use support::redis_server::TestRedis;
 
 use crate::traffic::NUMBERS;
 use crate::traffic::PAUSE;
 use crate::traffic::ROOM;
 use crate::traffic::names;
 
-pub async fn a_slow_redis_does_not_slow_local_delivery() {
+pub async fn a_slow_bus_does_not_slow_local_delivery() {
     /// In each direction, so 500 ms for a question and its answer.
     const DELAY: Duration = Duration::from_millis(250);
     const EVENTS: usize = 200;
-    let redis = TestRedis::start().await;
-    let proxy = Proxy::start(redis.port()).await;
-    let [here, there] = Cluster::on(&redis).over(proxy.port()).nodes().await;
+    let bus = TestBus::start().await;
+    let proxy = Proxy::start(bus.port()).await;
+    let [here, there] = Cluster::on(&bus).over(proxy.port()).nodes().await;
     proxy.delay(DELAY);
     let listeners = [here.listener(NUMBERS, 1).await, there.listener(NUMBERS, 1).await];
     let mut local = in_time("a subscription", ANSWERED_MAX, here.subscribed("local")).await;
@@ -50,7 +51,7 @@ pub async fn a_slow_redis_does_not_slow_local_delivery() {
         observer.sees(&names(&["here", "there", "ada"]), BACK_MAX).await;
     }
     for node in [&here, &there] {
-        assert_eq!(node.figures().await.sum("gema_redis_up", ""), 1.0, "slow is not away");
+        assert_eq!(node.figures().await.sum(&figure("up"), ""), 1.0, "slow is not away");
         let mut users = names(&["ada", "here", "there"]);
         users.sort();
         assert_eq!(node.users(ROOM).await, users);
@@ -64,9 +65,9 @@ pub async fn a_slow_redis_does_not_slow_local_delivery() {
 }
 
 pub async fn a_half_open_link_is_noticed_and_replaced() {
-    let redis = TestRedis::start().await;
-    let proxy = Proxy::start(redis.port()).await;
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
+    let bus = TestBus::start().await;
+    let proxy = Proxy::start(bus.port()).await;
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
     let (cut_off, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
     know_each_other([&cut_off, &other]).await;
     let listeners = [cut_off.listener(NUMBERS, 2).await, other.listener(NUMBERS, 2).await];
@@ -87,14 +88,14 @@ pub async fn a_half_open_link_is_noticed_and_replaced() {
     let connections = proxy.connections();
     let window_begins = listeners[0].at("other");
     proxy.freeze();
-    cut_off.redis_is(false, NOTICED_MAX).await;
+    cut_off.bus_is(false, NOTICED_MAX).await;
     cut_off.serves_locally("local").await;
-    other.redis_is(true, ANSWERED_MAX).await;
+    other.bus_is(true, ANSWERED_MAX).await;
     let comer = in_time("a join", ANSWERED_MAX, cut_off.member(ROOM, "comer")).await;
     // It tries again and again.
     eventually("a new connection is tried", BACK_MAX, async || proxy.connections() > connections).await;
     proxy.thaw();
-    cut_off.redis_is(true, BACK_MAX).await;
+    cut_off.bus_is(true, BACK_MAX).await;
     know_each_other([&cut_off, &other]).await;
     other.reaches(&cut_off, "x").await;
     let window_ends = flows[1].at();
@@ -128,9 +129,9 @@ pub async fn a_half_open_link_is_noticed_and_replaced() {
 
 pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing_that_was_published_over_them() {
     const CUTS: usize = 5;
-    let redis = TestRedis::start().await;
-    let proxy = Proxy::start(redis.port()).await;
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
+    let bus = TestBus::start().await;
+    let proxy = Proxy::start(bus.port()).await;
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
     let (shaky, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
     know_each_other([&shaky, &other]).await;
     // So that the cuts meet something on its way.
@@ -142,15 +143,15 @@ pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing
     let mut expected = names(&["here", "there"]);
     for cut in 0..CUTS {
         flow.goes_on(40).await;
-        let connects = shaky.figures().await.sum("gema_redis_connects_total", "");
+        let connects = shaky.figures().await.sum(&figure("connects_total"), "");
         proxy.cut();
         for (node, name) in [(&shaky, "a"), (&other, "b")] {
             let user = format!("{name}{cut}");
             members.push(in_time("a join", ANSWERED_MAX, node.member(ROOM, &user)).await);
             expected.push(user);
         }
-        shaky.becomes("gema_redis_connects_total", "", BACK_MAX, |now| now > connects).await;
-        shaky.redis_is(true, BACK_MAX).await;
+        shaky.becomes(&figure("connects_total"), "", BACK_MAX, |now| now > connects).await;
+        shaky.bus_is(true, BACK_MAX).await;
     }
     for observer in &observers {
         observer.sees(&expected, BACK_MAX).await;
@@ -164,9 +165,9 @@ pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing
 
 pub async fn a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_when_it_is_back() {
     const RECEIVED: (&str, &str) = ("gema_cluster_messages_total", r#"direction="in""#);
-    let redis = TestRedis::start().await;
-    let proxy = Proxy::start(redis.port()).await;
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
+    let bus = TestBus::start().await;
+    let proxy = Proxy::start(bus.port()).await;
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", "60");
     let (cut_off, other) = (cluster.over(proxy.port()).node().await, cluster.node().await);
     know_each_other([&cut_off, &other]).await;
     let listener = other.listener(NUMBERS, 1).await;
@@ -181,7 +182,7 @@ pub async fn a_node_that_is_cut_off_for_longer_than_its_lease_doubles_nothing_wh
     other.becomes("gema_cluster_nodes", "", GONE_MAX, |nodes| nodes == 1.0).await;
     proxy.delay(Duration::ZERO);
     proxy.thaw();
-    cut_off.redis_is(true, BACK_MAX).await;
+    cut_off.bus_is(true, BACK_MAX).await;
     let mut publisher = flow.stop().await;
     publisher.end().await;
     assert!(publisher.refused.is_empty(), "{:?}", publisher.refused);

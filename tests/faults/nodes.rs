@@ -4,6 +4,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::bus::TestBus;
 use support::client::Client;
 use support::node::ANSWERED_MAX;
 use support::node::BACK_MAX;
@@ -36,8 +37,8 @@ async fn members(node: &Node, users: &[&str]) -> Vec<Client> {
 
 // G-183, G-275
 pub async fn a_killed_node_is_gone_everywhere_and_its_members_leave_once() {
-    let redis = TestRedis::start().await;
-    let cluster = Cluster::on(&redis);
+    let bus = TestBus::start().await;
+    let cluster = Cluster::on(&bus);
     let [dying, here, there] = cluster.nodes().await;
     let observers = [Observer::start(&here, ROOM, "here").await, Observer::start(&there, ROOM, "there").await];
     let own = ["ada", "bob", "eve"];
@@ -89,8 +90,8 @@ pub async fn a_killed_node_is_gone_everywhere_and_its_members_leave_once() {
 }
 
 pub async fn a_node_that_was_stopped_comes_back_with_its_members() {
-    let redis = TestRedis::start().await;
-    let [sleeper, here, there] = Cluster::on(&redis).nodes().await;
+    let bus = TestBus::start().await;
+    let [sleeper, here, there] = Cluster::on(&bus).nodes().await;
     let mut observers = vec![
         Observer::start(&here, ROOM, "here").await,
         Observer::start(&there, ROOM, "there").await,

@@ -4,6 +4,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::bus::TestBus;
+use support::bus::figure;
+use support::bus::is_nats;
 use support::client::Client;
 use support::node::ANSWERED_MAX;
 use support::node::BACK_MAX;
@@ -28,38 +31,38 @@ use crate::traffic::together_again;
 /// Longer than any outage here, where nothing is to be refused.
 const BUFFER_SECONDS: &str = "60";
 
-pub async fn when_redis_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were() {
+pub async fn when_the_bus_comes_back_empty_nothing_is_lost_and_everybody_is_where_they_were() {
     const AWAY: Duration = Duration::from_secs(3);
-    let mut redis = TestRedis::start().await;
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let mut bus = TestBus::start().await;
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
     let nodes: [Node; 2] = cluster.nodes().await;
     let traffic = Traffic::start(&nodes).await;
     let mut room = Room::start(&nodes).await;
-    let lost = nodes[0].figures().await.sum("gema_redis_last_lost_timestamp_seconds", "");
+    let lost = nodes[0].figures().await.sum(&figure("last_lost_timestamp_seconds"), "");
 
-    redis.kill();
+    bus.kill();
     let killed = Instant::now();
     all_know(&nodes, false, NOTICED_MAX).await;
     nodes[0].serves_locally("local").await;
     room.changes(&nodes).await;
     outlast(killed, AWAY).await;
-    redis.restart().await;
+    bus.restart().await;
 
     all_know(&nodes, true, BACK_MAX).await;
     room.is_right(&nodes).await;
     together_again(&nodes).await;
     assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
     let figures = nodes[0].figures().await;
-    assert!(figures.sum("gema_redis_last_lost_timestamp_seconds", "") > lost);
-    assert!(figures.sum("gema_redis_connects_total", "") >= 2.0);
+    assert!(figures.sum(&figure("last_lost_timestamp_seconds"), "") > lost);
+    assert!(figures.sum(&figure("connects_total"), "") >= 2.0);
     for node in &nodes {
         eventually("its listener is counted", BACK_MAX, async || node.subscriptions("local").await == 0).await;
     }
 }
 
-pub async fn what_changes_while_redis_is_away_is_told_when_it_is_back() {
-    let mut redis = TestRedis::start().await;
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+pub async fn what_changes_while_the_bus_is_away_is_told_when_it_is_back() {
+    let mut bus = TestBus::start().await;
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
     let nodes: [Node; 2] = cluster.with("GEMA_LIMITS_ENABLE_SUBSCRIPTION_COUNT", "true").nodes().await;
     let [here, there] = &nodes;
     let user = async |id: &str| {
@@ -82,7 +85,7 @@ pub async fn what_changes_while_redis_is_away_is_told_when_it_is_back() {
     }
     hears_count(&mut counted, 2, BACK_MAX).await;
 
-    redis.kill();
+    bus.kill();
     all_know(&nodes, false, NOTICED_MAX).await;
     leaver.close().await;
     let _comer = user("comer").await;
@@ -93,7 +96,7 @@ pub async fn what_changes_while_redis_is_away_is_told_when_it_is_back() {
         let answer = node.api().post("/users/stays/terminate_connections", "{}").await;
         assert!(answer.refused(503).len() > 10, "{answer:?}");
     }
-    redis.restart().await;
+    bus.restart().await;
     all_know(&nodes, true, BACK_MAX).await;
 
     let mut news = vec![("comer", "online"), ("leaver", "offline")];
@@ -121,24 +124,25 @@ async fn hears_count(client: &mut Client, count: usize, patience: Duration) {
     while client.next_within(patience).await["data"] != expected {}
 }
 
-pub async fn a_redis_with_another_password_is_one_that_is_away() {
+pub async fn a_bus_with_another_password_is_one_that_is_away() {
     const PASSWORD: &str = "the-right-one";
     const OTHER: &str = "another-one";
-    let mut redis = TestRedis::start_with(PASSWORD).await;
-    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+    let mut bus = TestBus::start_with(PASSWORD).await;
+    let nodes: [Node; 2] = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
     let traffic = Traffic::start(&nodes).await;
     let mut room = Room::start(&nodes).await;
-    redis.kill();
-    redis.restart_with(OTHER).await;
+    bus.kill();
+    bus.restart_with(OTHER).await;
     all_know(&nodes, false, NOTICED_MAX).await;
     nodes[0].serves_locally("local").await;
     room.changes(&nodes).await;
     for node in &nodes {
-        let tells = |line: &str| line.contains("WARN") && line.contains("WRONGPASS");
+        let refusal = if is_nats() { "authorization violation" } else { "WRONGPASS" };
+        let tells = |line: &str| line.contains("WARN") && line.contains(refusal);
         eventually("the cause is logged", NOTICED_MAX, async || node.log().lines().any(tells)).await;
     }
-    redis.kill();
-    redis.restart_with(PASSWORD).await;
+    bus.kill();
+    bus.restart_with(PASSWORD).await;
     all_know(&nodes, true, BACK_MAX).await;
     room.is_right(&nodes).await;
     together_again(&nodes).await;
@@ -153,8 +157,8 @@ pub async fn however_many_channels_a_node_listens_to_it_misses_nothing_that_was_
     const CHANNELS: usize = 8000;
     /// Those of one connection, and of one request.
     const TOGETHER: usize = 100;
-    let mut redis = TestRedis::start().await;
-    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+    let mut bus = TestBus::start().await;
+    let nodes: [Node; 2] = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
     let channels: Vec<String> = (0..CHANNELS).map(|number| format!("news-{number}")).collect();
     let mut clients = Vec::new();
     for some in channels.chunks(TOGETHER) {
@@ -167,13 +171,13 @@ pub async fn however_many_channels_a_node_listens_to_it_misses_nothing_that_was_
         }
         clients.push(client);
     }
-    redis.kill();
+    bus.kill();
     all_know(&nodes, false, NOTICED_MAX).await;
     for some in channels.chunks(TOGETHER) {
         let event = json!({ "name": "e", "channels": some, "data": "1" }).to_string();
         nodes[0].api().post("/events", &event).await.ok();
     }
-    redis.restart().await;
+    bus.restart().await;
     for client in &mut clients {
         for _ in 0..TOGETHER {
             client.next_event("e").await;
@@ -181,29 +185,29 @@ pub async fn however_many_channels_a_node_listens_to_it_misses_nothing_that_was_
     }
 }
 
-pub async fn a_node_that_was_there_before_redis_keeps_nobody_waiting() {
+pub async fn a_node_that_was_there_before_the_bus_keeps_nobody_waiting() {
     const NODES: usize = 4;
     /// Cuts that the quickest event counts of: of the others the machine may be the cause.
     const CUTS: usize = 3;
     /// So long an event waits for nodes that say nothing.
     const OTHERS_WAIT: Duration = Duration::from_secs(3);
-    let mut redis = TestRedis::absent("");
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let mut bus = TestBus::absent();
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
     let (mut first, mut clients) = (Vec::new(), Vec::new());
     for _ in 0..NODES {
         let node = cluster.node().await;
         clients.push(node.subscribed("news").await);
         first.push(node);
     }
-    redis.restart().await;
-    let proxy = Proxy::start(redis.port()).await;
+    bus.restart().await;
+    let proxy = Proxy::start(bus.port()).await;
     let publisher = cluster.over(proxy.port()).node().await;
     know_each_other(first.iter().chain([&publisher])).await;
     let mut took = Vec::new();
     for _ in 0..CUTS {
         publisher.reaches(&first[0], "x").await;
         proxy.cut();
-        publisher.redis_is(false, NOTICED_MAX).await;
+        publisher.bus_is(false, NOTICED_MAX).await;
         let began = Instant::now();
         publisher.api().publish("news", "e", "1").await;
         for client in &mut clients {
@@ -214,18 +218,18 @@ pub async fn a_node_that_was_there_before_redis_keeps_nobody_waiting() {
     assert!(took.iter().min() < Some(&OTHERS_WAIT), "events wait: {took:?}");
 }
 
-pub async fn a_redis_that_does_not_answer_is_noticed_and_holds_nobody_up() {
-    let redis = TestRedis::start().await;
-    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
+pub async fn a_bus_that_does_not_answer_is_noticed_and_holds_nobody_up() {
+    let bus = TestBus::start().await;
+    let nodes: [Node; 2] = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS).nodes().await;
     let traffic = Traffic::start(&nodes).await;
     let mut room = Room::start(&nodes).await;
-    redis.pause();
+    bus.pause();
     // Nobody knows it yet.
     nodes[0].serves_locally("local").await;
     room.changes(&nodes).await;
     all_know(&nodes, false, NOTICED_MAX).await;
     nodes[1].serves_locally("local").await;
-    redis.resume();
+    bus.resume();
     all_know(&nodes, true, BACK_MAX).await;
     room.is_right(&nodes).await;
     together_again(&nodes).await;
@@ -252,9 +256,9 @@ pub async fn a_redis_without_memory_harms_nobody_and_the_lists_are_right_afterwa
     assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
 }
 
-pub async fn a_server_starts_without_redis_and_becomes_one_when_it_comes() {
-    let mut redis = TestRedis::absent("");
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+pub async fn a_server_starts_without_the_bus_and_becomes_one_when_it_comes() {
+    let mut bus = TestBus::absent();
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
     let nodes = [cluster.node().await, cluster.node().await];
     all_know(&nodes, false, NOTICED_MAX).await;
     for node in &nodes {
@@ -265,7 +269,7 @@ pub async fn a_server_starts_without_redis_and_becomes_one_when_it_comes() {
     let _both = [nodes[0].member(ROOM, "both").await, nodes[1].member(ROOM, "both").await];
     observers[0].sees(&names(&["here", "ada", "both"]), ANSWERED_MAX).await;
     observers[1].sees(&names(&["there", "bob", "both"]), ANSWERED_MAX).await;
-    redis.restart().await;
+    bus.restart().await;
     all_know(&nodes, true, BACK_MAX).await;
     let everybody = names(&["ada", "bob", "both", "here", "there"]);
     for (observer, node) in observers.iter().zip(&nodes) {
@@ -281,16 +285,16 @@ pub async fn a_server_starts_without_redis_and_becomes_one_when_it_comes() {
 
 pub async fn beyond_the_time_of_the_buffer_publishers_are_told_to_come_back() {
     const KEPT: Duration = Duration::from_secs(1);
-    let mut redis = TestRedis::start().await;
-    let nodes: [Node; 2] = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", "1").nodes().await;
+    let mut bus = TestBus::start().await;
+    let nodes: [Node; 2] = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", "1").nodes().await;
     let traffic = Traffic::start(&nodes).await;
     let killed = Instant::now();
-    redis.kill();
+    bus.kill();
     refuses(&nodes[0], KEPT * 2 + NOTICED_MAX).await;
     assert!(killed.elapsed() >= KEPT, "refused after {:?}", killed.elapsed());
     // Clients come and go, and are told what does not need the other nodes.
     nodes[0].connect().await.join(ROOM, "ada").await;
-    redis.restart().await;
+    bus.restart().await;
     all_know(&nodes, true, BACK_MAX).await;
     together_again(&nodes).await;
     assert!(traffic.arrives().await > 0, "nothing was refused");
@@ -298,12 +302,12 @@ pub async fn beyond_the_time_of_the_buffer_publishers_are_told_to_come_back() {
 
 pub async fn beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back() {
     const EVENT_BYTES: usize = 50_000;
-    let mut redis = TestRedis::start().await;
-    let cluster = Cluster::on(&redis).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
+    let mut bus = TestBus::start().await;
+    let cluster = Cluster::on(&bus).with("GEMA_CLUSTER_BUFFER_SECONDS", BUFFER_SECONDS);
     let nodes: [Node; 2] = cluster.with("GEMA_CLUSTER_BUFFER_BYTES_MAX", "1048576").nodes().await;
     let mut readers = [nodes[0].subscribed("large").await, nodes[1].subscribed("large").await];
-    redis.kill();
-    nodes[0].redis_is(false, NOTICED_MAX).await;
+    bus.kill();
+    nodes[0].bus_is(false, NOTICED_MAX).await;
     let large = "x".repeat(EVENT_BYTES);
     let mut accepted = Vec::new();
     // Some more than there is room for.
@@ -317,7 +321,7 @@ pub async fn beyond_the_bytes_of_the_buffer_publishers_are_told_to_come_back() {
     assert!((15..=25).contains(&accepted.len()), "{accepted:?}");
     assert!(nodes[0].figures().await.sum("gema_cluster_waiting_bytes", "") >= (EVENT_BYTES * accepted.len()) as f64);
     refuses(&nodes[0], ANSWERED_MAX).await;
-    redis.restart().await;
+    bus.restart().await;
     all_know(&nodes, true, BACK_MAX).await;
     for reader in &mut readers {
         for number in &accepted {
@@ -344,15 +348,15 @@ async fn refuses(node: &Node, patience: Duration) {
     client.nothing_came().await;
 }
 
-pub async fn a_strict_node_is_not_ready_without_redis() {
-    let mut redis = TestRedis::absent("");
-    let node = Cluster::on(&redis).with("GEMA_CLUSTER_STRICT", "true").node().await;
+pub async fn a_strict_node_is_not_ready_without_the_bus() {
+    let mut bus = TestBus::absent();
+    let node = Cluster::on(&bus).with("GEMA_CLUSTER_STRICT", "true").node().await;
     assert_eq!(node.ready().await.status, 503);
-    redis.restart().await;
-    node.redis_is(true, BACK_MAX).await;
+    bus.restart().await;
+    node.bus_is(true, BACK_MAX).await;
     assert_eq!(node.ready().await.status, 200);
-    redis.kill();
-    node.redis_is(false, NOTICED_MAX).await;
+    bus.kill();
+    node.bus_is(false, NOTICED_MAX).await;
     assert_eq!(node.ready().await.status, 503);
     // What it has is served all the same.
     node.serves_locally("local").await;

@@ -126,7 +126,7 @@ impl Room {
 
 pub async fn all_know(nodes: &[Node; 2], up: bool, patience: Duration) {
     for node in nodes {
-        node.redis_is(up, patience).await;
+        node.bus_is(up, patience).await;
         let ready = node.ready().await;
         assert_eq!((ready.status, ready.body.contains("degraded")), (200, !up), "{}", ready.body);
     }

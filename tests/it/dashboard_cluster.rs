@@ -1,4 +1,4 @@
-//! The operator's page of several nodes over Redis.
+//! The operator's page of several nodes.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use serde_json::Value;
 use serde_json::json;
+use support::bus::Bus;
 use support::client::PATIENCE;
 use support::node::Cluster;
 use support::process::Process;
@@ -17,8 +18,8 @@ use crate::dashboard::VIEWER;
 use crate::dashboard::get;
 use crate::dashboard::post;
 
-fn cluster(redis: &TestRedis) -> Cluster {
-    Cluster::on(redis).with("GEMA_DASHBOARD_TOKEN", VIEWER).with("GEMA_DASHBOARD_OPERATOR_TOKEN", OPERATOR)
+fn cluster<'a>(bus: impl Into<Bus<'a>>) -> Cluster {
+    Cluster::on(bus).with("GEMA_DASHBOARD_TOKEN", VIEWER).with("GEMA_DASHBOARD_OPERATOR_TOKEN", OPERATOR)
 }
 
 /// Waits until an answer is like this.
@@ -43,8 +44,8 @@ fn states(state: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn each_node_shows_all_and_finds_everybody() {
-    let redis = TestRedis::shared().await;
-    let [one, other] = cluster(redis).nodes().await;
+    let bus = Bus::shared().await;
+    let [one, other] = cluster(bus).nodes().await;
     let mut here = one.connect().await;
     let mut there = other.member("presence-warehouse", "siti").await;
     here.join("presence-warehouse", "budi").await;
@@ -85,8 +86,8 @@ async fn each_node_shows_all_and_finds_everybody() {
 
 #[tokio::test]
 async fn a_node_that_hangs_or_dies_is_lost_and_the_sentence_says_so() {
-    let redis = TestRedis::shared().await;
-    let [one, hangs, dies] = cluster(redis).nodes().await;
+    let bus = Bus::shared().await;
+    let [one, hangs, dies] = cluster(bus).nodes().await;
     let (one, hangs) = (one.process(), hangs.process());
     becomes(one, "/dashboard/api/state", |state| states(state) == ["up", "up", "up"]).await;
     let began = Instant::now();
@@ -103,8 +104,8 @@ async fn a_node_that_hangs_or_dies_is_lost_and_the_sentence_says_so() {
 
 #[tokio::test]
 async fn a_node_that_is_back_takes_the_place_of_the_one_that_was_killed() {
-    let redis = TestRedis::shared().await;
-    let cluster = cluster(redis);
+    let bus = Bus::shared().await;
+    let cluster = cluster(bus);
     let [one, dies] = cluster.nodes().await;
     let one = one.process();
     let two_are_up = |state: &Value| states(state) == ["up", "up"];
@@ -121,8 +122,8 @@ async fn a_node_that_is_back_takes_the_place_of_the_one_that_was_killed() {
 
 #[tokio::test]
 async fn a_node_without_an_operators_token_lets_no_operator_of_another_act() {
-    let redis = TestRedis::shared().await;
-    let looks = Cluster::on(redis).with("GEMA_DASHBOARD_TOKEN", VIEWER);
+    let bus = Bus::shared().await;
+    let looks = Cluster::on(bus).with("GEMA_DASHBOARD_TOKEN", VIEWER);
     let (acts, looks) = (looks.with("GEMA_DASHBOARD_OPERATOR_TOKEN", OPERATOR).node().await, looks.node().await);
     let mut client = looks.member("presence-warehouse", "siti").await;
     let (acts, looks) = (acts.process(), looks.process());
@@ -187,8 +188,8 @@ async fn an_answer_of_another_node_is_bounded() {
 
 #[tokio::test]
 async fn a_problem_of_one_node_is_on_the_page_of_the_other() {
-    let redis = TestRedis::shared().await;
-    let [one, other] = cluster(redis).nodes().await;
+    let bus = Bus::shared().await;
+    let [one, other] = cluster(bus).nodes().await;
     let mut events = Events::open(one.process(), "").await;
     let mut client = other.connect().await;
     client.send(r#"{"event":"pusher:subscribe","data":{"channel":"private-orders"}}"#).await;
@@ -226,7 +227,7 @@ async fn what_other_nodes_miss_is_a_problem_that_stays_after_redis_is_back() {
     let [one, _other] = cluster.nodes().await;
     let mut events = Events::open(one.process(), "").await;
     redis.kill();
-    one.redis_is(false, PATIENCE).await;
+    one.bus_is(false, PATIENCE).await;
     one.api().publish("orders", "e", "1").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     one.api().publish("orders", "e", "2").await;

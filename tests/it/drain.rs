@@ -11,11 +11,11 @@ use gema::config::Seconds;
 use gema::server::Drained;
 use support::attempts::in_time;
 use support::attempts::within;
+use support::bus::TestBus;
 use support::client::Client;
 use support::client::PATIENCE;
 use support::http;
 use support::process::Process;
-use support::redis_server::TestRedis;
 use support::server::TestServer;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -309,10 +309,10 @@ async fn nodes_that_leave_together_are_each_as_good_as_alone() {
 }
 
 #[tokio::test]
-async fn a_node_that_loses_redis_while_it_leaves_no_longer_counts_on_others() {
+async fn a_node_that_loses_the_bus_while_it_leaves_no_longer_counts_on_others() {
     const CLIENTS: usize = 20;
-    let mut redis = TestRedis::start().await;
-    let mut server = TestServer::start_cluster_on(&redis, 2, |config| leave_within(config, 60.0)).await;
+    let mut bus = TestBus::start().await;
+    let mut server = TestServer::start_cluster_on(&bus, 2, |config| leave_within(config, 60.0)).await;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(server.connect_at(0).await);
@@ -321,7 +321,7 @@ async fn a_node_that_loses_redis_while_it_leaves_no_longer_counts_on_others() {
         let all = clients.iter_mut().map(|client| Box::pin(client.next_close()));
         let ((code, _), _, left) = futures_util::future::select_all(all).await;
         assert_eq!(code, 4200);
-        redis.kill();
+        bus.kill();
         join_all(left).await
     };
     let (_, drained) = tokio::join!(closes, server.drain_at(0));

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
+use support::nats_server::TestNats;
 use support::process::program;
 use support::proxy::Proxy;
 use support::redis_server::TestRedis;
@@ -60,4 +61,28 @@ async fn a_proxy_is_as_slow_and_as_deaf_as_it_is_told_to_be() {
     assert!(cut.is_err(), "the connection has not been cut");
     assert_eq!(proxy.connections(), 1);
     assert!(proxy.bytes() > 0);
+}
+
+#[tokio::test]
+async fn a_private_nats_does_what_a_test_asks_of_it() {
+    let mut nats = TestNats::start().await;
+    let mut connection = nats.connection().await;
+    connection.publish("a", b"1").await.unwrap();
+    nats.pause();
+    let published = tokio::time::timeout(Duration::from_millis(100), connection.publish("a", b"2")).await;
+    assert!(published.is_err(), "a paused NATS answers");
+    nats.resume();
+    connection = nats.connection().await;
+    let port = nats.port();
+    nats.stop();
+    assert!(connection.publish("a", b"3").await.is_err(), "the connection has not ended");
+    assert!(nats.try_connection().await.is_err());
+    nats.restart_as_it_was().await;
+    nats.crash();
+    nats.restart_with("secret").await;
+    assert_eq!(nats.port(), port);
+    nats.connection().await.publish("a", b"4").await.unwrap();
+    nats.token = "wrong".to_owned();
+    let refused = nats.try_connection().await.unwrap_err().to_string();
+    assert!(refused.contains("Authorization Violation"), "{refused}");
 }

@@ -13,6 +13,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use serde_json::json;
+use support::bus::TestBus;
 use support::client::Client;
 use support::client::PATIENCE;
 use support::http::Answer;
@@ -220,13 +221,13 @@ async fn requests_that_are_repeated_at_the_same_time_deliver_once() {
 
 #[tokio::test]
 async fn a_request_whose_publisher_has_gone_is_remembered_too() {
-    let redis = TestRedis::start().await;
-    let server = TestServer::start_cluster_on(&redis, 2, |config| config.cluster.buffer_seconds = Seconds(600.0)).await;
+    let bus = TestBus::start().await;
+    let server = TestServer::start_cluster_on(&bus, 2, |config| config.cluster.buffer_seconds = Seconds(600.0)).await;
     let api = server.api_at(0);
     let mut client = server.connect_at(0).await;
     client.subscribe("c").await;
-    // The number of connections elsewhere comes from Redis, which does not answer.
-    redis.pause();
+    // The number of connections elsewhere comes from the bus, which does not answer.
+    bus.pause();
     let mut body = event("c", "e");
     body["info"] = json!("subscription_count");
     body["idempotency_key"] = json!("k");
@@ -235,13 +236,13 @@ async fn a_request_whose_publisher_has_gone_is_remembered_too() {
     connection.send(api.post_bytes("/events", &body)).await;
     assert_eq!(client.next().await["event"], "e");
     drop(connection);
-    // This takes as long as the server waits for Redis. By then it knows that the publisher has gone.
+    // This takes as long as the server waits for the bus. By then it knows that the publisher has gone.
     post(&api, "later", &event("c", "later")).await.ok();
     assert_eq!(client.next().await["event"], "later");
     let repeat = api.post("/events", &body);
     let resume = async {
         tokio::task::yield_now().await;
-        redis.resume();
+        bus.resume();
     };
     let (repeated, ()) = tokio::join!(repeat, resume);
     assert_eq!(repeated.ok(), json!({ "channels": { "c": { "subscription_count": 1 } } }));
@@ -250,12 +251,12 @@ async fn a_request_whose_publisher_has_gone_is_remembered_too() {
 }
 
 #[tokio::test]
-async fn without_redis_a_node_decides_alone() {
-    let mut redis = TestRedis::start().await;
-    let server = TestServer::start_cluster_on(&redis, 1, |config| config.cluster.buffer_seconds = Seconds(600.0)).await;
+async fn without_the_bus_a_node_decides_alone() {
+    let mut bus = TestBus::start().await;
+    let server = TestServer::start_cluster_on(&bus, 1, |config| config.cluster.buffer_seconds = Seconds(600.0)).await;
     let api = server.api_at(0);
     let mut client = subscribed(&server, "c").await;
-    redis.kill();
+    bus.kill();
     for _ in 0..3 {
         post(&api, "k", &event("c", "e")).await.ok();
     }

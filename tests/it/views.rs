@@ -8,6 +8,8 @@ use std::time::UNIX_EPOCH;
 use gema::config::AppEntry;
 use serde_json::Value;
 use serde_json::json;
+use support::bus::TestBus;
+use support::bus::figure;
 use support::client::Client;
 use support::client::PATIENCE;
 use support::redis_server::TestRedis;
@@ -489,23 +491,23 @@ async fn nodes_listen_for_views_as_long_as_there_are_any() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_while_redis_was_away_is_seen_when_it_is_back() {
-    let mut redis = TestRedis::start().await;
-    let server = TestServer::start_cluster_on(&redis, 2, |_| ()).await;
+async fn what_was_accepted_while_the_bus_was_away_is_seen_when_it_is_back() {
+    let mut bus = TestBus::start().await;
+    let server = TestServer::start_cluster_on(&bus, 2, |_| ()).await;
     let mut before = server.connect_at(0).await;
     view(&mut before, GROUP, &grant(&["stok.*"])).await;
-    redis.kill();
+    bus.kill();
     for node in 0..2 {
-        server.figure_becomes(node, "gema_redis_up", "", 0.0).await;
+        server.figure_becomes(node, &figure("up"), "", 0.0).await;
     }
-    // The tests' own link to Redis is gone, too.
+    // The tests' own link to the bus is gone, too.
     let mut meanwhile = Client::open(server.address_at(0), "/app/app-key?protocol=7", &[]).await;
     meanwhile.established().await;
     view(&mut meanwhile, GROUP, &grant(&["*.7"])).await;
     for number in 0..3 {
         server.api_at(1).publish("stok.7", "e", &number.to_string()).await;
     }
-    redis.restart().await;
+    bus.restart().await;
     for viewer in [&mut before, &mut meanwhile] {
         for number in 0..3 {
             assert_eq!(viewer.next_text().await, event("e", &number.to_string(), GROUP));

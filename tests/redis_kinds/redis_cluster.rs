@@ -357,13 +357,13 @@ async fn when_a_master_dies_the_nodes_follow_to_its_replica() {
 
     redis.masters[0].kill();
     for node in &nodes {
-        node.redis_is(false, FOUND_MAX).await;
+        node.bus_is(false, FOUND_MAX).await;
     }
     // What is here is served from here.
     nodes[0].api().publish(&numbers, "e", "1").await;
     assert_eq!(clients[0].next_event("e").await, 1);
     for node in &nodes {
-        node.redis_is(true, FOUND_MAX).await;
+        node.bus_is(true, FOUND_MAX).await;
     }
     assert_eq!(clients[1].next_event("e").await, 1);
     let _eve = nodes[1].member(&room, "eve").await;

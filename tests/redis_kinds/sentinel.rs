@@ -30,11 +30,11 @@ async fn when_sentinels_promote_a_replica_the_nodes_follow() {
 
     redis.master.kill();
     for node in &nodes {
-        node.redis_is(false, FOLLOWED_MAX).await;
+        node.bus_is(false, FOLLOWED_MAX).await;
     }
     nodes[0].api().publish("orders", "e", "1").await;
     for node in &nodes {
-        node.redis_is(true, FOLLOWED_MAX).await;
+        node.bus_is(true, FOLLOWED_MAX).await;
     }
     assert_eq!(client.next_event("e").await, 1);
     assert!(redis.replica.cli(&["INFO", "replication"]).contains("role:master"));

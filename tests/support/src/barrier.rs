@@ -6,16 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+use crate::bus::Bus;
+use crate::bus::Voice;
 use crate::client::PATIENCE;
 use crate::http::request;
 use crate::http::try_request;
 use crate::pace;
-use crate::redis_server::TestRedis;
-use crate::redis_server::run;
 
 /// No message of any version of gema.
 const JUNK: &str = "not an envelope";
@@ -34,18 +33,18 @@ pub struct Barrier {
 
 #[derive(Debug)]
 struct Round {
-    redis: MultiplexedConnection,
+    voice: Voice,
     /// The last one that has ended.
     ended: u64,
 }
 
 impl Barrier {
-    pub async fn new(nodes: Vec<SocketAddr>, redis: &TestRedis, cluster: &str) -> Self {
-        let round = Round { redis: redis.connection().await, ended: 0 };
+    pub async fn new(nodes: Vec<SocketAddr>, bus: Bus<'_>, cluster: &str) -> Self {
+        let round = Round { voice: bus.connection().await, ended: 0 };
         Self { nodes, cluster: cluster.to_owned(), begun: AtomicU64::new(0), round: Mutex::new(round) }
     }
 
-    /// Waits until every node has handed everything to Redis, and then until every node has read something that
+    /// Waits until every node has handed everything to Redis or NATS, and then until every node has read something that
     /// was sent after that. A node reads in order, on one connection.
     pub async fn pass(&self) {
         let came = self.begun.load(Ordering::SeqCst);
@@ -55,11 +54,11 @@ impl Barrier {
             return;
         }
         let own = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        self.go_round(&mut round.redis).await;
+        self.go_round(&mut round.voice).await;
         round.ended = own;
     }
 
-    async fn go_round(&self, redis: &mut MultiplexedConnection) {
+    async fn go_round(&self, voice: &mut Voice) {
         let until = Instant::now() + PATIENCE;
         let mut read = Vec::new();
         for node in &self.nodes {
@@ -69,14 +68,14 @@ impl Barrier {
                     read.push(malformed(&figures));
                     break;
                 }
-                assert!(Instant::now() < until, "a node has something left for Redis");
+                assert!(Instant::now() < until, "a node has something left for the others");
                 sleep(Duration::from_millis(2)).await;
             }
         }
-        run::<u64>(redis, &["PUBLISH", &format!("{}:nodes", self.cluster), JUNK]).await;
+        voice.speak(&self.cluster, JUNK).await;
         for (node, before) in self.nodes.iter().zip(read) {
             while malformed(&Figures::of(*node).await) <= before {
-                assert!(Instant::now() < until, "a node does not hear Redis");
+                assert!(Instant::now() < until, "a node hears nothing");
                 sleep(Duration::from_millis(2)).await;
             }
         }

@@ -4,9 +4,11 @@
 
 pub mod attempts;
 pub mod barrier;
+pub mod bus;
 pub mod certificates;
 pub mod client;
 pub mod http;
+pub mod nats_server;
 pub mod nginx;
 pub mod node;
 pub mod observer;

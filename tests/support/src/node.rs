@@ -5,6 +5,8 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::barrier::Figures;
+use crate::bus;
+use crate::bus::Bus;
 use crate::client::Client;
 use crate::client::PATIENCE;
 use crate::http;
@@ -12,7 +14,6 @@ use crate::http::Answer;
 use crate::http::Api;
 use crate::pace;
 use crate::process::Process;
-use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
 use crate::sequence::Listener;
 use crate::sequence::Publisher;
@@ -22,11 +23,11 @@ use crate::server::APP_SECRET;
 
 /// A dead node's members have left everywhere after this time at the latest.
 pub const GONE_MAX: Duration = Duration::from_secs(30);
-/// A node has noticed after this time that Redis is away, however it went.
+/// A node has noticed after this time that the bus is away, however it went.
 pub const NOTICED_MAX: Duration = Duration::from_secs(10);
-/// A client gets its answer within this time, with Redis or without.
+/// A client gets its answer within this time, with the bus or without.
 pub const ANSWERED_MAX: Duration = Duration::from_secs(2);
-/// After this time everything is as it should be again once Redis, or a node, has come back.
+/// After this time everything is as it should be again once the bus, or a node, has come back.
 pub const BACK_MAX: Duration = Duration::from_secs(10);
 /// Takes the time of a debug build and of everything else that runs here into account; locally there is nothing to
 /// wait for.
@@ -39,20 +40,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn on(redis: &TestRedis) -> Self {
-        let variables = vec![
-            ("GEMA_CLUSTER_DRIVER", "redis".to_owned()),
+    pub fn on<'a>(bus: impl Into<Bus<'a>>) -> Self {
+        let mut variables = bus.into().variables();
+        variables.extend([
             ("GEMA_CLUSTER_NAME", cluster_name()),
-            ("GEMA_REDIS_HOST", "127.0.0.1".to_owned()),
-            ("GEMA_REDIS_PORT", redis.port().to_string()),
-            ("GEMA_REDIS_PASSWORD", redis.password.clone()),
             ("GEMA_METRICS_ENABLED", "true".to_owned()),
             ("GEMA_SERVER_WORKERS", "2".to_owned()),
             ("GEMA_SERVER_DRAIN_SECONDS", "1".to_owned()),
             ("GEMA_LOG_LEVEL", "debug".to_owned()),
             // Most clients of a test read nothing for long, so they answer no ping.
             ("GEMA_CONNECTIONS_PING_SECONDS", "86400".to_owned()),
-        ];
+        ]);
         Self { variables }
     }
 
@@ -66,10 +64,17 @@ impl Cluster {
 
     /// The same by another way, such as a proxy.
     pub fn over(&self, port: u16) -> Self {
-        self.with("GEMA_REDIS_PORT", &port.to_string())
+        match self.is_nats() {
+            true => self.with("GEMA_NATS_SERVERS", &format!("127.0.0.1:{port}")),
+            false => self.with("GEMA_REDIS_PORT", &port.to_string()),
+        }
     }
 
-    /// Where the events of a channel are told.
+    fn is_nats(&self) -> bool {
+        self.variables.iter().any(|(name, _)| *name == "GEMA_NATS_SERVERS")
+    }
+
+    /// Where Redis tells the events of a channel.
     pub fn topic(&self, channel: &str) -> String {
         self.key(&format!("{{{APP_ID}:{channel}}}"))
     }
@@ -83,7 +88,7 @@ impl Cluster {
     /// Starts one node.
     pub async fn node(&self) -> Node {
         let variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        Node(Process::start(&variables).await)
+        Node { process: Process::start(&variables).await, is_nats: self.is_nats() }
     }
 
     /// Starts so many; each knows of all others.
@@ -106,17 +111,20 @@ pub async fn know_each_other(nodes: impl IntoIterator<Item = &Node>) {
 }
 
 /// A running node. Ends with the test.
-pub struct Node(Process);
+pub struct Node {
+    process: Process,
+    is_nats: bool,
+}
 
 impl Node {
     /// The process itself.
     pub fn process(&self) -> &Process {
-        &self.0
+        &self.process
     }
 
     /// An established connection.
     pub async fn connect(&self) -> Client {
-        let mut client = Client::open(self.0.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
+        let mut client = Client::open(self.process.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
         client.established().await;
         client
     }
@@ -136,11 +144,11 @@ impl Node {
     }
 
     pub fn api(&self) -> Api {
-        Api::new(self.0.address, APP_ID, APP_KEY, APP_SECRET)
+        Api::new(self.process.address, APP_ID, APP_KEY, APP_SECRET)
     }
 
     pub async fn publisher(&self, channel: &str, source: &str) -> Publisher {
-        Publisher::new(self.0.address, self.api(), channel, source).await
+        Publisher::new(self.process.address, self.api(), channel, source).await
     }
 
     pub async fn listener(&self, channel: &str, sources: usize) -> Listener {
@@ -148,20 +156,20 @@ impl Node {
     }
 
     pub async fn figures(&self) -> Figures {
-        Figures::of(self.0.metrics_address).await
+        Figures::of(self.process.metrics_address).await
     }
 
     pub async fn becomes(&self, name: &str, label: &str, patience: Duration, so: impl Fn(f64) -> bool) -> f64 {
-        Figures::become_so(self.0.metrics_address, name, label, patience, so).await
+        Figures::become_so(self.process.metrics_address, name, label, patience, so).await
     }
 
-    /// Waits until it knows that Redis is there, or that it is not.
-    pub async fn redis_is(&self, up: bool, patience: Duration) {
-        self.becomes("gema_redis_up", "", patience, |now| now == f64::from(u8::from(up))).await;
+    /// Waits until it knows that the bus is there, or that it is not.
+    pub async fn bus_is(&self, up: bool, patience: Duration) {
+        self.becomes(bus::up(self.is_nats), "", patience, |now| now == f64::from(u8::from(up))).await;
     }
 
     pub async fn ready(&self) -> Answer {
-        http::request(self.0.address, "GET", "/ready", &[], b"").await
+        http::request(self.process.address, "GET", "/ready", &[], b"").await
     }
 
     /// Users of a presence channel by id, sorted, as the back end is told.
@@ -180,7 +188,7 @@ impl Node {
         answer["subscription_count"].as_u64().unwrap()
     }
 
-    /// A connection on one channel, and an event on it: both take no longer than they may, whatever Redis does. Of
+    /// A connection on one channel, and an event on it: both take no longer than they may, whatever the bus does. Of
     /// some events the quickest counts: of the others the machine may be the cause.
     pub async fn serves_locally(&self, channel: &str) {
         const EVENTS: usize = 5;
@@ -205,27 +213,27 @@ impl Node {
 
     /// As SIGSTOP does: it does nothing any more, but its connections stay.
     pub fn pause(&self) {
-        self.0.signal("STOP");
+        self.process.signal("STOP");
     }
 
     pub fn resume(&self) {
-        self.0.signal("CONT");
+        self.process.signal("CONT");
     }
 
     /// As SIGTERM does.
     pub async fn stop(self) {
-        self.0.terminate();
-        self.0.stopped().await;
+        self.process.terminate();
+        self.process.stopped().await;
     }
 
     /// As SIGKILL does.
     pub async fn kill(mut self) {
-        self.0.child.kill().await.unwrap();
+        self.process.child.kill().await.unwrap();
     }
 
     /// What it has logged, as one text.
     pub fn log(&self) -> String {
-        self.0.log.lines().iter().map(|line| format!("{line}\n")).collect()
+        self.process.log.lines().iter().map(|line| format!("{line}\n")).collect()
     }
 }
 

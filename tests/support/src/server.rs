@@ -18,11 +18,11 @@ use gema::server::Server;
 
 use crate::barrier::Barrier;
 use crate::barrier::Figures;
+use crate::bus::Bus;
 use crate::certificates::Authority;
 use crate::client::Client;
 use crate::client::PATIENCE;
 use crate::http::Api;
-use crate::redis_server::TestRedis;
 use crate::redis_server::cluster_name;
 use crate::tunnel::Tunnel;
 
@@ -33,7 +33,7 @@ pub const APP_SECRET: &str = "app-secret";
 /// A server on free ports of the loopback. Ends with the test.
 ///
 /// With `GEMA_TEST_NODES=2` in the environment it consists of two nodes, and connections and API calls go to one
-/// after the other, so that every test is one of several nodes, too. With `GEMA_TEST_TLS=1` its main port speaks TLS,
+/// after the other, so that every test is one of several nodes, too; with `GEMA_TEST_BUS=nats` they meet in NATS. With `GEMA_TEST_TLS=1` its main port speaks TLS,
 /// and everybody gets there through a tunnel.
 pub struct TestServer {
     config: Config,
@@ -83,25 +83,25 @@ impl TestServer {
         }
     }
 
-    /// So many nodes on the Redis that all tests share.
+    /// So many nodes on the bus that all tests share.
     pub async fn start_cluster(nodes: usize) -> Self {
         Self::start_cluster_with(nodes, |_| ()).await
     }
 
     /// The same with changes to the configuration.
     pub async fn start_cluster_with(nodes: usize, change: impl FnOnce(&mut Config)) -> Self {
-        Self::start_cluster_on(TestRedis::shared().await, nodes, change).await
+        Self::start_cluster_on(Bus::shared().await, nodes, change).await
     }
 
-    /// The same on a Redis of the test's own.
-    pub async fn start_cluster_on(redis: &TestRedis, count: usize, change: impl FnOnce(&mut Config)) -> Self {
-        let cluster = cluster_name();
+    /// The same on a bus of the test's own.
+    pub async fn start_cluster_on<'a>(bus: impl Into<Bus<'a>>, count: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let (bus, cluster) = (bus.into(), cluster_name());
         let mut config = configuration();
-        redis.configure(&mut config, &cluster);
+        bus.configure(&mut config, &cluster);
         change(&mut config);
         let nodes = join_all((0..count).map(|_| start(&config))).await;
         let server = Self {
-            barrier: Some(Arc::new(Barrier::new(metrics_ports(&nodes), redis, &cluster).await)),
+            barrier: Some(Arc::new(Barrier::new(metrics_ports(&nodes), bus, &cluster).await)),
             tunnels: tunnels(&nodes, &config),
             config,
             nodes,
@@ -154,7 +154,7 @@ impl TestServer {
         self.nodes[0].address()
     }
 
-    /// What the nodes of this server have in common on Redis.
+    /// The name that the nodes of this server have in common.
     pub fn cluster(&self) -> &str {
         &self.cluster
     }
@@ -278,7 +278,7 @@ impl TestServer {
 }
 
 impl Drop for TestServer {
-    /// A server by itself is idle after its test. Nodes would go on to tell Redis and each other that they live.
+    /// A server by itself is idle after its test. Nodes would go on to tell each other that they live.
     fn drop(&mut self) {
         if self.barrier.is_some() && !self.nodes.is_empty() {
             let nodes = std::mem::take(&mut self.nodes);
