@@ -64,6 +64,8 @@ pub struct Node {
     /// The deadlines of flows.
     deadlines: Arc<Deadlines>,
     cluster: Option<Arc<Cluster>>,
+    /// The program in which the nodes of a cluster meet.
+    meets_in: Option<&'static str>,
     rates: Option<Arc<Rates>>,
     /// Requests that may be repeated.
     recent_requests: Arc<RecentRequests>,
@@ -112,6 +114,7 @@ impl Node {
             event_cache: Arc::new(EventCache::new(config.server.cached_events_bytes_max)),
             deadlines: Arc::default(),
             cluster,
+            meets_in: config.cluster.driver.program(),
             rates,
             recent_requests: Arc::new(RecentRequests::new(metrics.idempotency.clone())),
             store,
@@ -163,6 +166,11 @@ impl Node {
     /// The other nodes, in a cluster.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
+    }
+
+    /// The program in which the nodes of a cluster meet, for people.
+    pub fn meets_in(&self) -> Option<&'static str> {
+        self.meets_in
     }
 
     /// The database with the apps, if there is one.

@@ -440,27 +440,44 @@ fn the_quick_tests_leave_out_whatever_needs_other_programs() {
     let (_, list) = script.split_once("QUICK_SKIPS=(").unwrap();
     let skips: Vec<&str> = list.split(')').next().unwrap().split_whitespace().collect();
     assert!(skips.len() > 5, "{skips:?}");
-    let mut needy = Vec::new();
-    let mut names = Vec::new();
+    let tests = tests_of_it();
+    let needs = |body: &str| {
+        ["start_cluster", "TestRedis::", "TestNats::", "Bus::", "Nginx::"].iter().any(|need| body.contains(need))
+    };
+    let needy: Vec<&String> = tests.iter().filter(|(_, body)| needs(body)).map(|(name, _)| name).collect();
+    assert!(needy.len() > 50, "{needy:?}");
+    for name in needy {
+        assert!(skips.iter().any(|skip| name.contains(skip)), "{name} needs another program: add it in tests/run");
+    }
+    for skip in skips {
+        assert!(tests.iter().any(|(name, _)| name.contains(skip)), "{skip} is no test any more");
+    }
+}
+
+/// The names and the bodies of the asynchronous tests of the suite `it`.
+fn tests_of_it() -> Vec<(String, String)> {
+    let mut tests = Vec::new();
     for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")).unwrap() {
         let path = file.unwrap().path();
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let module = path.file_stem().unwrap().to_string_lossy().into_owned();
         for test in text.split("#[tokio::test").skip(1) {
             let name = test.split("fn ").nth(1).unwrap().split('(').next().unwrap();
-            let name = format!("{module}::{name}");
-            let body = test.split("\n}\n").next().unwrap();
-            if ["start_cluster", "TestRedis::", "Nginx::"].iter().any(|need| body.contains(need)) {
-                needy.push(name.clone());
-            }
-            names.push(name);
+            tests.push((format!("{module}::{name}"), test.split("\n}\n").next().unwrap().to_owned()));
         }
     }
-    assert!(needy.len() > 50, "{needy:?}");
-    for name in needy {
-        assert!(skips.iter().any(|skip| name.contains(skip)), "{name} needs another program: add it in tests/run");
-    }
-    for skip in skips {
-        assert!(names.iter().any(|name| name.contains(skip)), "{skip} is no test any more");
+    tests
+}
+
+#[test]
+fn each_test_that_is_left_out_over_nats_is_there_and_has_a_reason() {
+    let tests = tests_of_it();
+    let list = shipped("tests/it/not_over_nats.txt");
+    let lines: Vec<&str> = list.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(lines.len() > 5, "{lines:?}");
+    for line in lines {
+        let (start, reason) = line.split_once(' ').expect(line);
+        assert!(tests.iter().any(|(name, _)| name.starts_with(start)), "{start} is no test any more");
+        assert!(reason.len() > 10, "{line}");
     }
 }

@@ -25,11 +25,11 @@ use crate::watch::problems::Refused;
 
 /// Seconds of refusals that the sentence looks at.
 const REFUSALS_SECONDS: usize = 60;
-/// The codes of problems that last while Redis is away.
-const REDIS_CODES: [&str; 2] = ["redis_absent", "redis_lost"];
-/// The code of a problem that lasts as long, and that Redis does not resolve when it is back: events are lost.
+/// The codes of problems that last while Redis or NATS is away.
+const AWAY_CODES: [&str; 4] = ["redis_absent", "redis_lost", "nats_absent", "nats_lost"];
+/// The code of a problem that lasts as long, and that nobody resolves when it is back: events are lost.
 const OUTAGE_CODE: &str = "outage_drops";
-/// Like `REDIS_CODES`, for the database with the apps.
+/// Like `AWAY_CODES`, for the database with the apps.
 const STORE_CODES: [&str; 1] = ["store_away"];
 
 /// The result of the last look.
@@ -153,8 +153,8 @@ impl Sampler {
         self.refused.add(new, &mut problems, at_ms);
         let mut lasting = Vec::new();
         match self.redis.is_used && !self.redis.is_linked {
-            true => lasting.extend(REDIS_CODES.into_iter().chain([OUTAGE_CODE])),
-            false => problems.resolve(&REDIS_CODES),
+            true => lasting.extend(AWAY_CODES.into_iter().chain([OUTAGE_CODE])),
+            false => problems.resolve(&AWAY_CODES),
         }
         match is_store_away(dashboard) {
             true => lasting.extend(STORE_CODES),
@@ -175,6 +175,7 @@ impl Sampler {
             connections_max: node.sockets_max() as u64,
             connections_here: own.connections,
             events: now.events,
+            meets_in: node.meets_in().unwrap_or_default(),
             redis_away: is_away.then(|| now.at_ms.saturating_sub(self.redis.since_ms) / 1000),
             buffer: self.redis.buffer,
             missed: node.cluster().and_then(|cluster| cluster.outgoing().missed()),

@@ -27,11 +27,14 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
         let message = "The database with the apps has not answered yet. Choose another server.";
         return response::text(StatusCode::SERVICE_UNAVAILABLE, message);
     }
+    let meets_in = api.0.node.meets_in().unwrap_or_default();
     match api.0.node.cluster() {
         Some(cluster) if !cluster.is_linked() && cluster.is_strict() => {
-            response::text(StatusCode::SERVICE_UNAVAILABLE, "Redis is away. Choose another server.")
+            response::text(StatusCode::SERVICE_UNAVAILABLE, format!("{meets_in} is away. Choose another server."))
         }
-        Some(cluster) if !cluster.is_linked() => response::text(StatusCode::OK, "OK, degraded: Redis is away"),
+        Some(cluster) if !cluster.is_linked() => {
+            response::text(StatusCode::OK, format!("OK, degraded: {meets_in} is away"))
+        }
         _ if store == Some(StoreState::Away) => {
             response::text(StatusCode::OK, "OK, degraded: the database with the apps is away")
         }

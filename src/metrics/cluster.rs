@@ -94,15 +94,15 @@ impl ClusterMeters {
         )
         .buckets(vec![0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
         Self {
-            up: gauge("redis_up", "Whether there is a link to Redis"),
-            connects: counter("redis_connects_total", "Links to Redis made"),
+            up: gauge("redis_up", "Whether there is a link to Redis, or to NATS"),
+            connects: counter("redis_connects_total", "Links to Redis, or to NATS, made"),
             last_lost: own.register(Gauge::new(
                 "gema_redis_last_lost_timestamp_seconds",
-                "When the link to Redis was last lost; 0 for never",
+                "When the link to Redis, or to NATS, was last lost; 0 for never",
             )),
-            errors: counter("redis_errors_total", "Commands that Redis has refused"),
+            errors: counter("redis_errors_total", "Commands that Redis, or NATS, has refused"),
             nodes: gauge("cluster_nodes", "Nodes of the cluster, this one included"),
-            waiting: gauge("cluster_waiting", "Orders for the other nodes that Redis has not taken yet"),
+            waiting: gauge("cluster_waiting", "Orders for the other nodes that Redis, or NATS, has not taken yet"),
             waiting_bytes: gauge("cluster_waiting_bytes", "Bytes of memory for the events among them"),
             latency: own.register(Histogram::with_opts(latency)),
             messages: own.counter("cluster_messages_total", "Events from and to other nodes", &["direction"]),

@@ -48,7 +48,7 @@ pub enum PublishError {
     #[error("The server cannot keep up with what is published, try again")]
     Overloaded,
     /// The other nodes cannot be reached, or too much waits for them.
-    #[error("The other nodes cannot be reached now, because Redis is away or too slow; try again")]
+    #[error("The other nodes cannot be reached now, because the way to them is closed or too slow; try again")]
     CutOff,
     /// The app exceeds its rate of events.
     #[error("{}", too_fast(*.0))]

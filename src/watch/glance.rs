@@ -58,11 +58,13 @@ pub struct Situation {
     pub connections_here: u64,
     /// Events accepted each second, on all nodes.
     pub events: f64,
-    /// For how many seconds Redis has been away, if it is needed.
+    /// The program in which the nodes meet, for people.
+    pub meets_in: &'static str,
+    /// For how many seconds it has been away, if it is needed.
     pub redis_away: Option<u64>,
     /// How much of the buffer for other nodes is used, from 0 to 1.
     pub buffer: f64,
-    /// Events that the other nodes miss since Redis is away. `None` where publishers are refused instead.
+    /// Events that the other nodes miss since it is away. `None` where publishers are refused instead.
     pub missed: Option<u64>,
     /// The database with the apps does not answer.
     pub is_store_away: bool,
@@ -108,20 +110,27 @@ fn glance_of(level: Level, code: &'static str, values: Value, text: String) -> G
 fn buffer_full(situation: &Situation) -> Option<Glance> {
     let seconds = situation.redis_away.filter(|_| situation.buffer >= 1.0 && situation.missed.is_none())?;
     let text = format!(
-        "Redis has been away for {}. The buffer is full, so publishers are refused until it is back.",
+        "{} has been away for {}. The buffer is full, so publishers are refused until it is back.",
+        situation.meets_in,
         time(seconds)
     );
-    Some(glance_of(Level::Bad, "buffer_full", json!({ "seconds": seconds }), text))
+    Some(glance_of(Level::Bad, "buffer_full", json!({ "seconds": seconds, "program": situation.meets_in }), text))
 }
 
 fn missed(situation: &Situation) -> Option<Glance> {
     let (seconds, events) = (situation.redis_away?, situation.missed.filter(|&events| events > 0)?);
     let text = format!(
-        "Redis has been away for {}. Each node serves its own pages; those on other nodes miss {} events of this one.",
+        "{} has been away for {}. Each node serves its own pages; those on other nodes miss {} events of this one.",
+        situation.meets_in,
         time(seconds),
         grouped(events)
     );
-    Some(glance_of(Level::Bad, "outage_local", json!({ "seconds": seconds, "events": events }), text))
+    Some(glance_of(
+        Level::Bad,
+        "outage_local",
+        json!({ "seconds": seconds, "program": situation.meets_in, "events": events }),
+        text,
+    ))
 }
 
 fn server_full(situation: &Situation) -> Option<Glance> {
@@ -144,11 +153,17 @@ fn redis_away(situation: &Situation) -> Option<Glance> {
     let seconds = situation.redis_away?;
     let percent = (situation.buffer * 100.0).ceil();
     let text = format!(
-        "Redis has been away for {}. Events don't cross between nodes; nothing is lost yet ({percent} % of the buffer \
+        "{} has been away for {}. Events don't cross between nodes; nothing is lost yet ({percent} % of the buffer \
          used).",
+        situation.meets_in,
         time(seconds)
     );
-    Some(glance_of(Level::Bad, "redis_away", json!({ "seconds": seconds, "percent": percent }), text))
+    Some(glance_of(
+        Level::Bad,
+        "redis_away",
+        json!({ "seconds": seconds, "program": situation.meets_in, "percent": percent }),
+        text,
+    ))
 }
 
 fn lost_nodes(situation: &Situation) -> Option<Glance> {
@@ -248,6 +263,7 @@ mod tests {
 
     fn said(change: impl FnOnce(&mut Situation)) -> (&'static str, &'static str, String) {
         let mut situation = Situation {
+            meets_in: "Redis",
             nodes: 2,
             connections: 1204,
             connections_here: 600,
@@ -385,5 +401,7 @@ mod tests {
         assert!(said(everything).2.starts_with("Redis has been away for 83 min."));
         let text = said(|situation| situation.redis_away = Some(7200)).2;
         assert!(text.starts_with("Redis has been away for 2 h."), "{text}");
+        let text = said(|situation| (situation.redis_away, situation.meets_in) = (Some(7200), "NATS")).2;
+        assert!(text.starts_with("NATS has been away for 2 h."), "{text}");
     }
 }

@@ -44,12 +44,23 @@ type Problem = (&'static str, &'static str, &'static str);
 const PROBLEMS: &[Problem] = &[
     ("there is no link to Redis", "redis_absent", REDIS),
     ("the link to Redis is lost", "redis_lost", REDIS),
+    ("there is no link to NATS", "nats_absent", NATS),
+    ("the link to NATS is lost", "nats_lost", NATS),
+    ("the other nodes miss an event", "nats_payload", "raise max_payload in the configuration of nats-server"),
     ("the other nodes miss", "outage_drops", OUTAGE),
+    (
+        "NATS refuses something",
+        "nats_refuses",
+        "look at error; the user of NATS needs the rights in docs/several-nodes.md",
+    ),
+    ("NATS stores nothing more", "nats_memory", JETSTREAM),
+    ("JetStream has no memory left", "nats_memory", JETSTREAM),
+    ("NATS does not tell what is on the other nodes", "nats_query", NATS),
     ("Redis is out of memory", "redis_memory", "raise Redis' maxmemory, or give gema a Redis of its own"),
     (
         "Redis refuses a command",
         "redis_refuses",
-        "look at error; the user of redis.username needs the rights in docs/several-servers.md",
+        "look at error; the user of redis.username needs the rights in docs/several-nodes.md",
     ),
     (
         "Redis refuses something that webhooks need",
@@ -129,7 +140,11 @@ const PROBLEMS: &[Problem] = &[
 
 const REDIS: &str = "look whether Redis runs and whether redis.host, redis.port and redis.password are right";
 
-const OUTAGE: &str = "look at Redis; a greater cluster.buffer_seconds keeps more, cluster.outage = \"buffer\" drops \
+const NATS: &str = "look whether NATS runs with JetStream, and whether nats.servers and its credentials are right";
+
+const JETSTREAM: &str = "raise max_memory_store in the configuration of nats-server, or find out who fills it";
+
+const OUTAGE: &str = "look at Redis or NATS; a greater cluster.buffer_seconds keeps more, cluster.outage = \"buffer\" drops \
                       nothing and refuses publishers";
 
 /// The code and the remedy of a warning that is no refusal. Warnings that are not listed share the code of their module,

@@ -4,7 +4,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use support::bus::TestBus;
-use support::bus::figure;
 use support::node::ANSWERED_MAX;
 use support::node::BACK_MAX;
 use support::node::Cluster;
@@ -51,7 +50,7 @@ pub async fn a_slow_bus_does_not_slow_local_delivery() {
         observer.sees(&names(&["here", "there", "ada"]), BACK_MAX).await;
     }
     for node in [&here, &there] {
-        assert_eq!(node.figures().await.sum(&figure("up"), ""), 1.0, "slow is not away");
+        assert_eq!(node.figures().await.sum("gema_redis_up", ""), 1.0, "slow is not away");
         let mut users = names(&["ada", "here", "there"]);
         users.sort();
         assert_eq!(node.users(ROOM).await, users);
@@ -143,14 +142,14 @@ pub async fn links_that_are_cut_again_and_again_lose_doubles_and_reorder_nothing
     let mut expected = names(&["here", "there"]);
     for cut in 0..CUTS {
         flow.goes_on(40).await;
-        let connects = shaky.figures().await.sum(&figure("connects_total"), "");
+        let connects = shaky.figures().await.sum("gema_redis_connects_total", "");
         proxy.cut();
         for (node, name) in [(&shaky, "a"), (&other, "b")] {
             let user = format!("{name}{cut}");
             members.push(in_time("a join", ANSWERED_MAX, node.member(ROOM, &user)).await);
             expected.push(user);
         }
-        shaky.becomes(&figure("connects_total"), "", BACK_MAX, |now| now > connects).await;
+        shaky.becomes("gema_redis_connects_total", "", BACK_MAX, |now| now > connects).await;
         shaky.bus_is(true, BACK_MAX).await;
     }
     for observer in &observers {

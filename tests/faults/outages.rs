@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use serde_json::json;
 use support::bus::TestBus;
-use support::bus::figure;
 use support::bus::is_nats;
 use support::client::Client;
 use support::node::ANSWERED_MAX;
@@ -38,7 +37,7 @@ pub async fn when_the_bus_comes_back_empty_nothing_is_lost_and_everybody_is_wher
     let nodes: [Node; 2] = cluster.nodes().await;
     let traffic = Traffic::start(&nodes).await;
     let mut room = Room::start(&nodes).await;
-    let lost = nodes[0].figures().await.sum(&figure("last_lost_timestamp_seconds"), "");
+    let lost = nodes[0].figures().await.sum("gema_redis_last_lost_timestamp_seconds", "");
 
     bus.kill();
     let killed = Instant::now();
@@ -53,8 +52,8 @@ pub async fn when_the_bus_comes_back_empty_nothing_is_lost_and_everybody_is_wher
     together_again(&nodes).await;
     assert_eq!(traffic.arrives().await, 0, "the buffer was not full");
     let figures = nodes[0].figures().await;
-    assert!(figures.sum(&figure("last_lost_timestamp_seconds"), "") > lost);
-    assert!(figures.sum(&figure("connects_total"), "") >= 2.0);
+    assert!(figures.sum("gema_redis_last_lost_timestamp_seconds", "") > lost);
+    assert!(figures.sum("gema_redis_connects_total", "") >= 2.0);
     for node in &nodes {
         eventually("its listener is counted", BACK_MAX, async || node.subscriptions("local").await == 0).await;
     }

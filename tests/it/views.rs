@@ -9,7 +9,6 @@ use gema::config::AppEntry;
 use serde_json::Value;
 use serde_json::json;
 use support::bus::TestBus;
-use support::bus::figure;
 use support::client::Client;
 use support::client::PATIENCE;
 use support::redis_server::TestRedis;
@@ -498,7 +497,7 @@ async fn what_was_accepted_while_the_bus_was_away_is_seen_when_it_is_back() {
     view(&mut before, GROUP, &grant(&["stok.*"])).await;
     bus.kill();
     for node in 0..2 {
-        server.figure_becomes(node, &figure("up"), "", 0.0).await;
+        server.figure_becomes(node, "gema_redis_up", "", 0.0).await;
     }
     // The tests' own link to the bus is gone, too.
     let mut meanwhile = Client::open(server.address_at(0), "/app/app-key?protocol=7", &[]).await;

@@ -1,11 +1,11 @@
 // Kalimat di atas halaman, dan sebab dengan langkahnya.
 
-const AWAY = 'Redis terputus selama {seconds}.';
+const AWAY = '{program} terputus selama {seconds}.';
 
 /** @type {Record<string, string | undefined>} */
 export const glances = {
 	all_well: 'Semua baik: {nodes} node, {connections} halaman tersambung, {events} event/detik.',
-	buffer_full: `${AWAY} Penyangga penuh, jadi pengirim ditolak sampai Redis kembali.`,
+	buffer_full: `${AWAY} Penyangga penuh, jadi pengirim ditolak sampai {program} kembali.`,
 	outage_local: `${AWAY} Node lain kehilangan {events} event.`,
 	server_full: 'Node ini penuh: {connections} dari {max} koneksi. Halaman berikutnya ditolak.',
 	store_away: 'Database aplikasi tidak menjawab. Aplikasi yang dipakai tetap jalan; yang lain tidak bisa tersambung.',
@@ -24,6 +24,7 @@ const PROXY = 'di belakang proxy isi server.trusted_proxies';
 const SECRET = 'isi aplikasi dengan secret yang benar: PUSHER_APP_SECRET';
 const STORE = 'periksa database dan bagian app_store';
 const REDIS = 'periksa Redis, dan redis.host, redis.port, redis.password';
+const NATS = 'periksa apakah NATS berjalan dengan JetStream, dan isi nats.servers';
 
 /** Sebab dan langkah. Tanpa langkah: `raise …` dari server. @type {Record<string, string | undefined>} */
 export const causes = {
@@ -80,6 +81,8 @@ export const causes = {
 	api_cut_off: 'permintaan memerlukan node lain, yang tidak terjangkau|periksa Redis; lihat cluster.buffer_seconds',
 	redis_absent: `tidak ada sambungan ke Redis|${REDIS}`,
 	redis_lost: `sambungan ke Redis terputus|${REDIS}`,
+	nats_absent: `tidak ada sambungan ke NATS|${NATS}`,
+	nats_lost: `sambungan ke NATS terputus|${NATS}`,
 	outage_drops: `node lain kehilangan event|${REDIS}`,
 	redis_memory: 'memori Redis penuh|naikkan maxmemory Redis, atau beri gema Redis sendiri',
 	redis_refuses: 'Redis menolak perintah|lihat rincian; beri pengguna redis.username hak yang diperlukan',

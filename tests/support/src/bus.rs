@@ -20,16 +20,6 @@ pub fn is_nats() -> bool {
     }
 }
 
-/// The name of a metric of the nodes' links: `gema_redis_up` for `up`.
-pub fn figure(name: &str) -> String {
-    format!("gema_{}_{name}", if is_nats() { "nats" } else { "redis" })
-}
-
-/// The metric that is 1 while a node has a link.
-pub(crate) fn up(is_nats: bool) -> &'static str {
-    if is_nats { "gema_nats_up" } else { "gema_redis_up" }
-}
-
 /// One of a test's own. It can be killed, paused, locked and emptied without harming anybody else.
 pub enum TestBus {
     Redis(TestRedis),
@@ -190,7 +180,9 @@ impl Voice {
         match self {
             Self::Redis(redis) => drop(run::<u64>(redis, &["PUBLISH", &format!("{cluster}:nodes"), message]).await),
             Self::Nats(nats) => {
-                nats.publish(&format!("{cluster}.nodes"), message.as_bytes()).await.expect("NATS takes a message");
+                nats.publish(&format!("{}.nodes", cluster.replace('-', "-2d")), message.as_bytes())
+                    .await
+                    .expect("NATS takes a message");
             }
         }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::barrier::Figures;
-use crate::bus;
 use crate::bus::Bus;
 use crate::client::Client;
 use crate::client::PATIENCE;
@@ -64,14 +63,10 @@ impl Cluster {
 
     /// The same by another way, such as a proxy.
     pub fn over(&self, port: u16) -> Self {
-        match self.is_nats() {
+        match self.variables.iter().any(|(name, _)| *name == "GEMA_NATS_SERVERS") {
             true => self.with("GEMA_NATS_SERVERS", &format!("127.0.0.1:{port}")),
             false => self.with("GEMA_REDIS_PORT", &port.to_string()),
         }
-    }
-
-    fn is_nats(&self) -> bool {
-        self.variables.iter().any(|(name, _)| *name == "GEMA_NATS_SERVERS")
     }
 
     /// Where Redis tells the events of a channel.
@@ -88,7 +83,7 @@ impl Cluster {
     /// Starts one node.
     pub async fn node(&self) -> Node {
         let variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        Node { process: Process::start(&variables).await, is_nats: self.is_nats() }
+        Node(Process::start(&variables).await)
     }
 
     /// Starts so many; each knows of all others.
@@ -111,20 +106,17 @@ pub async fn know_each_other(nodes: impl IntoIterator<Item = &Node>) {
 }
 
 /// A running node. Ends with the test.
-pub struct Node {
-    process: Process,
-    is_nats: bool,
-}
+pub struct Node(Process);
 
 impl Node {
     /// The process itself.
     pub fn process(&self) -> &Process {
-        &self.process
+        &self.0
     }
 
     /// An established connection.
     pub async fn connect(&self) -> Client {
-        let mut client = Client::open(self.process.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
+        let mut client = Client::open(self.0.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
         client.established().await;
         client
     }
@@ -144,11 +136,11 @@ impl Node {
     }
 
     pub fn api(&self) -> Api {
-        Api::new(self.process.address, APP_ID, APP_KEY, APP_SECRET)
+        Api::new(self.0.address, APP_ID, APP_KEY, APP_SECRET)
     }
 
     pub async fn publisher(&self, channel: &str, source: &str) -> Publisher {
-        Publisher::new(self.process.address, self.api(), channel, source).await
+        Publisher::new(self.0.address, self.api(), channel, source).await
     }
 
     pub async fn listener(&self, channel: &str, sources: usize) -> Listener {
@@ -156,20 +148,20 @@ impl Node {
     }
 
     pub async fn figures(&self) -> Figures {
-        Figures::of(self.process.metrics_address).await
+        Figures::of(self.0.metrics_address).await
     }
 
     pub async fn becomes(&self, name: &str, label: &str, patience: Duration, so: impl Fn(f64) -> bool) -> f64 {
-        Figures::become_so(self.process.metrics_address, name, label, patience, so).await
+        Figures::become_so(self.0.metrics_address, name, label, patience, so).await
     }
 
     /// Waits until it knows that the bus is there, or that it is not.
     pub async fn bus_is(&self, up: bool, patience: Duration) {
-        self.becomes(bus::up(self.is_nats), "", patience, |now| now == f64::from(u8::from(up))).await;
+        self.becomes("gema_redis_up", "", patience, |now| now == f64::from(u8::from(up))).await;
     }
 
     pub async fn ready(&self) -> Answer {
-        http::request(self.process.address, "GET", "/ready", &[], b"").await
+        http::request(self.0.address, "GET", "/ready", &[], b"").await
     }
 
     /// Users of a presence channel by id, sorted, as the back end is told.
@@ -213,27 +205,27 @@ impl Node {
 
     /// As SIGSTOP does: it does nothing any more, but its connections stay.
     pub fn pause(&self) {
-        self.process.signal("STOP");
+        self.0.signal("STOP");
     }
 
     pub fn resume(&self) {
-        self.process.signal("CONT");
+        self.0.signal("CONT");
     }
 
     /// As SIGTERM does.
     pub async fn stop(self) {
-        self.process.terminate();
-        self.process.stopped().await;
+        self.0.terminate();
+        self.0.stopped().await;
     }
 
     /// As SIGKILL does.
     pub async fn kill(mut self) {
-        self.process.child.kill().await.unwrap();
+        self.0.child.kill().await.unwrap();
     }
 
     /// What it has logged, as one text.
     pub fn log(&self) -> String {
-        self.process.log.lines().iter().map(|line| format!("{line}\n")).collect()
+        self.0.log.lines().iter().map(|line| format!("{line}\n")).collect()
     }
 }
 
