@@ -29,13 +29,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- default (.Values.secrets | empty | ternary "" (include "gema.fullname" .)) .Values.existingSecret }}
 {{- end }}
 
-{{- /* Whether pods meet in Redis: a text, or none. */ -}}
+{{- /* Whether pods meet in Redis or NATS: a text, or none. */ -}}
 {{- define "gema.meets" -}}
 {{- $by_variable := false }}
 {{- range .Values.app.extraEnv }}
 {{- if has .name (list "SOKETI_ADAPTER_DRIVER" "GEMA_CLUSTER_DRIVER") }}{{ $by_variable = true }}{{ end }}
 {{- end }}
-{{- if or $by_variable (eq "redis" (dig "cluster" "driver" "" .Values.config)) }}yes{{ end }}
+{{- if or $by_variable (has (dig "cluster" "driver" "" .Values.config) (list "redis" "nats")) }}yes{{ end }}
 {{- end }}
 
 {{- /* Ends the installation with a sentence where pods would start, but not do what they are for. */ -}}
@@ -44,7 +44,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- fail "there is no app: set secrets.PUSHER_APP_ID, secrets.PUSHER_APP_KEY and secrets.PUSHER_APP_SECRET, or existingSecret" }}
 {{- end }}
 {{- if and (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) (not (include "gema.meets" .)) }}
-{{- fail "several pods need Redis: set config.cluster.driver to redis and config.redis.host to its host" }}
+{{- fail "several pods need Redis or NATS: set config.cluster.driver to redis and config.redis.host to its host, or to nats and config.nats.servers to its servers" }}
 {{- end }}
 {{- $drain := dig "server" "drain_seconds" 3 .Values.config }}
 {{- if le (float64 .Values.terminationGracePeriodSeconds) (float64 $drain) }}
