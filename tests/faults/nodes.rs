@@ -227,17 +227,17 @@ pub async fn a_node_without_subscribers_stops_listening_after_a_while() {
 /// It waits for a node that was there before the link was lost, and will not come back.
 pub async fn a_node_that_stops_while_it_waits_for_others_sends_what_it_has_accepted() {
     const EVENTS: usize = 5;
-    let mut redis = TestRedis::start().await;
-    let [dying, stopping, here] = Cluster::on(&redis).nodes().await;
+    let mut bus = TestBus::start().await;
+    let [dying, stopping, here] = Cluster::on(&bus).nodes().await;
     let mut reader = here.subscribed("news").await;
     dying.kill().await;
-    redis.kill();
+    bus.kill();
     for node in [&stopping, &here] {
-        node.redis_is(false, NOTICED_MAX).await;
+        node.bus_is(false, NOTICED_MAX).await;
     }
-    redis.restart().await;
+    bus.restart().await;
     for node in [&stopping, &here] {
-        node.redis_is(true, BACK_MAX).await;
+        node.bus_is(true, BACK_MAX).await;
     }
     for number in 0..EVENTS {
         stopping.api().publish("news", "e", &number.to_string()).await;

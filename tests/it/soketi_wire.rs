@@ -30,7 +30,7 @@ const RECORDED: &str = include_str!("soketi/wire.txt");
 
 /// Differences on purpose: the name in the recording, Soketi's behaviour, gema's behaviour. The table of
 /// docs/from-soketi.md is the same.
-const DIFFERENCES: [(&str, &str, &str); 40] = [
+const DIFFERENCES: [(&str, &str, &str); 41] = [
     (
         "status",
         "status 200 for a request that it refuses, so Laravel loses events without noticing",
@@ -171,6 +171,11 @@ const DIFFERENCES: [(&str, &str, &str); 40] = [
         "it counts those of each node, so a connection never waits for Redis. Give each node its share",
     ),
     (
+        "nats",
+        "the adapter `nats` needs a NATS, and its system account unless `nodesNumber` says how many nodes there are",
+        "needs a NATS with JetStream (`nats-server -js`): [several-nodes.md](several-nodes.md#nats). Nodes find each other",
+    ),
+    (
         "ports",
         "opens UDP port 11002; two servers may share a port by accident",
         "opens two ports, and refuses to start if one is taken",
@@ -179,7 +184,7 @@ const DIFFERENCES: [(&str, &str, &str); 40] = [
 
 /// Those of them that frames and answers do not show. `tests/config.rs`, `tests/soketi.rs`, `bad_input`, `cluster`, `metrics`
 /// and `restart` do.
-const ELSEWHERE: [&str; 12] = [
+const ELSEWHERE: [&str; 13] = [
     "file",
     "groups",
     "unknown",
@@ -188,6 +193,7 @@ const ELSEWHERE: [&str; 12] = [
     "hosts",
     "colon",
     "quota",
+    "nats",
     "ports",
     "braces",
     "joins",
