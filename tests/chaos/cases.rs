@@ -569,3 +569,44 @@ fn a_subscription_may_succeed_after_the_client_has_left() {
     story.then(What::Joined { connection: 1, channel: stock(), members: Vec::new() });
     story.is_broken("nobody has asked for");
 }
+
+#[test]
+fn a_node_that_stops_without_redis_sends_webhooks_past_what_waits_there() {
+    for sound in [true, false] {
+        let mut story = Story::begin();
+        all_are_posted(&mut story);
+        let events = [1, 2].map(|number| whispers(&mut story, number));
+        let (from, until) = (0, story.at + SECOND);
+        if sound {
+            story.history.windows.push(Window { node: None, from, until, why: String::new(), kind: Kind::Members });
+        }
+        story.history.stops.push((HERE, story.at));
+        for number in [1, 0] {
+            posted(&mut story, "client_event", "orders", None, Some(events[number]));
+        }
+        if sound { story.is_sound() } else { story.is_broken("came after number 2") }
+    }
+}
+
+#[test]
+fn what_redis_could_not_store_may_be_replayed_behind_later_events() {
+    for (kind, sound) in [(Kind::Members, true), (Kind::Clock, false)] {
+        let mut story = Story::begin();
+        let log = || Name::from("private-log");
+        story.then(What::Opened { connection: 3, app: 0, place: HERE });
+        let from = story.at;
+        for number in [1, 2] {
+            story.then(What::Sent { event: event(number), app: 0, channels: vec![log()], to: Some(HERE) });
+            story.then(What::Accepted { event: event(number), by: Some(HERE) });
+            story.history.windows.push(Window { node: None, from, until: from, why: String::new(), kind });
+            if number == 1 {
+                story.history.windows[0].until = story.at;
+            }
+        }
+        story.joins(3, "private-log", Some("eve"), &[]);
+        for number in [2, 1] {
+            story.then(What::Heard { connection: 3, channel: log(), event: event(number) });
+        }
+        if sound { story.is_sound() } else { story.is_broken("came after number 2") }
+    }
+}

@@ -229,7 +229,8 @@ impl OverNats {
             }
         };
         // A later update of a user may have found room.
-        let is_refused = |user_id: &std::sync::Arc<str>| changed.refused.contains(user_id) && !changed.members.has_user(me, user_id);
+        let is_refused =
+            |user_id: &std::sync::Arc<str>| changed.refused.contains(user_id) && !changed.members.has_user(me, user_id);
         let outcome = |update: &&MemberUpdate| match is_refused(&update.user_id) {
             true => UpdateOutcome::Full,
             false => UpdateOutcome::Applied(changed.members.version),
