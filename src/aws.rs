@@ -8,7 +8,6 @@ use std::fmt;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
-use aws_config::ConfigLoader;
 use aws_config::Region;
 use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
@@ -20,34 +19,36 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 pub(crate) use answer::BoundedAnswer;
 
-/// Attempts at one request, within its time: a throttled one is repeated after a pause that grows.
-const ATTEMPTS_MAX: u32 = 3;
-/// The pause before the second attempt, at most.
+/// The pause before the second attempt at a request, at most.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The longest time for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Characters of an error that AWS answers.
 const MESSAGE_CHARS_MAX: usize = 300;
 
-/// The settings of a client. Credentials come from AWS' own variables, profiles and roles, at the first request.
-pub(crate) async fn settings(region: &str, endpoint: &str, time_max: Duration) -> SdkConfig {
-    let endpoint = Some(endpoint).filter(|endpoint| !endpoint.is_empty());
-    let loader = loader(time_max).region(Region::new(region.to_owned()));
-    match endpoint {
-        Some(endpoint) => loader.endpoint_url(endpoint).load().await,
-        None => loader.load().await,
-    }
+/// Where a service is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) region: &'a str,
+    /// Empty for AWS' own.
+    pub(crate) endpoint: &'a str,
 }
 
-fn loader(time_max: Duration) -> ConfigLoader {
+/// The settings of a client that makes so many attempts at a request; one that is throttled is repeated after a pause.
+/// Credentials come from AWS' own variables, profiles and roles, at the first request.
+pub(crate) async fn settings(place: Place<'_>, attempt: Duration, attempts: u32) -> SdkConfig {
     let tls = Provider::Rustls(CryptoMode::Ring);
-    // An attempt that hangs leaves time for another one, over a new connection.
-    let times = TimeoutConfig::builder()
-        .connect_timeout(time_max.mul_f64(0.45))
-        .operation_attempt_timeout(time_max.mul_f64(0.45))
-        .operation_timeout(time_max);
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
+    let times =
+        TimeoutConfig::builder().connect_timeout(attempt.min(CONNECT_MAX)).operation_attempt_timeout(attempt).build();
+    let settings = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(Region::new(place.region.to_owned()))
         .http_client(aws_smithy_http_client::Builder::new().tls_provider(tls).build_https())
-        .timeout_config(times.build())
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_initial_backoff(PAUSE))
+        .timeout_config(times)
+        .retry_config(RetryConfig::standard().with_max_attempts(attempts).with_initial_backoff(PAUSE));
+    match place.endpoint {
+        "" => settings.load().await,
+        endpoint => settings.endpoint_url(endpoint).load().await,
+    }
 }
 
 /// Why a request has no result, with a remedy if the error is known.

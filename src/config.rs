@@ -22,7 +22,7 @@ pub use loaded::{Faults, Loaded};
 pub use origin::Origin;
 pub use row::RowApp;
 pub use settings::apps::{App, AppEntry, KeyPair, Limits};
-pub use settings::aws::Dynamodb;
+pub use settings::aws::{Credentials, Dynamodb, Function, Sqs};
 pub use settings::cluster::{Cluster, ClusterDriver, Limiter, LimiterDriver, Outage};
 pub use settings::connections::Connections;
 pub use settings::dashboard::Dashboard;
@@ -88,6 +88,8 @@ pub struct Config {
     pub ingest: Ingest,
     /// How webhooks are sent.
     pub webhooks: Webhooks,
+    /// A queue of SQS, if webhooks go through one.
+    pub sqs: Sqs,
     /// The limits of every app that has none of its own.
     pub limits: Limits,
     /// The apps, unless a database has them; without any, Soketi's default app.
@@ -172,6 +174,9 @@ impl Config {
         let apps = (self.app_store.driver == StoreDriver::Config).then(|| self.apps());
         self.ingest.validate(apps.as_deref(), &mut faults);
         self.webhooks.check_bounds("webhooks", &mut faults);
+        let has_queue = self.webhooks.driver == WebhooksDriver::Sqs;
+        faults.add_if(has_queue && !cfg!(feature = "aws"), "webhooks.driver", format!("is sqs, but {NO_AWS}"));
+        self.sqs.validate(has_queue, &mut faults);
         self.limits.validate(&mut faults);
         apps::validate(&self.apps, &mut faults);
         flow_rules::validate(&self.limits, &self.apps, &mut faults);

@@ -13,9 +13,13 @@ mod directory;
 mod dispatch;
 mod endpoint;
 mod guard;
+#[cfg(feature = "aws")]
+mod lambda;
 mod link;
 mod notification;
 mod report;
+#[cfg(feature = "aws")]
+mod sqs;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -53,6 +57,8 @@ use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Target;
 use crate::webhook::link::WebhookRedis;
 use crate::webhook::notification::Bounds;
+#[cfg(feature = "aws")]
+use crate::webhook::sqs::SqsQueue;
 use crate::webhook::stream::Streams;
 
 /// How long an app is kept that is not in use here. In this time the lease of a crashed node ends.
@@ -76,6 +82,9 @@ pub struct Webhooks {
     redis: Option<Arc<WebhookRedis>>,
     /// The queues in Redis, which outlive this node.
     streams: Option<Streams>,
+    /// The queue in SQS, which outlives all nodes.
+    #[cfg(feature = "aws")]
+    sqs: Option<SqsQueue>,
     events: Arc<WebhookQueue>,
     /// Notifications that no endpoint has yet.
     backlog: Mutex<Backlog>,
@@ -116,7 +125,23 @@ impl Webhooks {
         let streams = redis.clone().filter(|_| stored).map(Streams::new);
         let (apps, client, backlog) = (RwLock::default(), OnceLock::new(), Mutex::default());
         let changed = Notify::new();
-        Self { options, cluster, store, redis, streams, events: Arc::default(), backlog, changed, apps, meters, client }
+        #[cfg(feature = "aws")]
+        let sqs = (options.driver == WebhooksDriver::Sqs).then(|| SqsQueue::new(&config.sqs, &options));
+        Self {
+            options,
+            cluster,
+            store,
+            redis,
+            streams,
+            #[cfg(feature = "aws")]
+            sqs,
+            events: Arc::default(),
+            backlog,
+            changed,
+            apps,
+            meters,
+            client,
+        }
     }
 
     /// The queue that the registry fills.
@@ -216,6 +241,8 @@ impl Webhooks {
     /// Delivers events until `stop` is cancelled, then the rest.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (tasks, redis, over) = (Tasks::new(stop), self.redis.clone(), CancellationToken::new());
+        #[cfg(feature = "aws")]
+        tasks.spawn(sqs::consume(Arc::clone(&self), tasks.clone()));
         let deliver = async {
             Dispatcher::new(self, tasks.clone()).run().await;
             tasks.finish(Duration::MAX).await;
@@ -263,6 +290,16 @@ impl Webhooks {
         self.apps.read().get(app_id).map_or_else(Vec::new, |webhooks| webhooks.endpoints.clone())
     }
 
+    /// The endpoints of an app, which the database may know if nobody uses it here.
+    #[cfg(feature = "aws")]
+    async fn known_endpoints(&self, app_id: &str) -> Vec<Arc<Endpoint>> {
+        let is_known = self.apps.read().contains_key(app_id);
+        if !is_known {
+            self.look_up(BTreeSet::from([app_id.into()])).await;
+        }
+        self.endpoints_of(app_id)
+    }
+
     fn client(&self) -> &WebhookClient {
         self.client.get_or_init(|| WebhookClient::new(&self.options))
     }
@@ -279,7 +316,8 @@ impl AppWebhooks {
         self.retired.append(&mut self.endpoints);
         for (index, webhook) in settings.webhooks.iter().enumerate() {
             let target = Target { webhook: webhook.clone(), key: settings.keys[0].clone() };
-            let before = settings.webhooks[..index].iter().filter(|before| before.url == webhook.url).count();
+            let before =
+                settings.webhooks[..index].iter().filter(|before| before.identity() == webhook.identity()).count();
             let stream = target.stream_name(app, before);
             self.endpoints.push(match self.retired.iter().position(|known| known.stream_name() == stream) {
                 Some(known) => {

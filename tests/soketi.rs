@@ -560,6 +560,7 @@ fn a_webhook_that_can_never_be_sent_is_refused() {
     }
 }
 
+#[cfg(not(feature = "aws"))]
 #[test]
 fn an_app_that_wants_what_is_not_there_is_refused() {
     let webhook = r#"{"lambda_function": "hush", "event_types": ["channel_occupied"]}"#;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::ClusterDriver;
 use super::Config;
 use super::StoreDriver;
+use super::WebhooksDriver;
 use super::fault::{Fault, Subject};
 use super::loaded;
 use super::origin::Origin;
@@ -70,6 +71,7 @@ fn because(section: &str, field: &str, config: &Config) -> Option<&'static str> 
         ("mysql", _) if driver != StoreDriver::Mysql => "app_store.driver is not mysql",
         ("postgres", _) if driver != StoreDriver::Postgres => "app_store.driver is not postgres",
         ("dynamodb", _) if driver != StoreDriver::Dynamodb => "app_store.driver is not dynamodb",
+        ("sqs", _) if config.webhooks.driver != WebhooksDriver::Sqs => "webhooks.driver is not sqs",
         ("mysql", "tls_verify") if !config.mysql.tls => "mysql.tls is false",
         ("postgres", "tls_verify") if !config.postgres.tls => "postgres.tls is false",
         _ => return None,

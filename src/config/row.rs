@@ -479,7 +479,7 @@ mod tests {
             (json!({ "url": "https://y.example:8443/hush" }), "event_types is missing; list the events"),
             (json!({ "url": "hush", "event_types": [] }), "url must be a whole URL"),
             (json!({ "event_types": [] }), "url is missing"),
-            (json!({ "lambda_function": "f", "event_types": [] }), "lambda_function is not there"),
+            (json!({ "lambda_function": "f g", "event_types": [] }), "lambda_function "),
             (json!({ "url": "http://z", "event_types": [], "filter": ["zzz"] }), "filter must be a group"),
             (json!({ "url": "http://z", "event_types": [], "headers": { "X Y": "hush" } }), "headers has \"X Y\""),
         ] {

@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::aws;
 use crate::aws::AwsError;
 use crate::aws::BoundedAnswer;
+use crate::aws::Place;
 use crate::aws::Remedy;
 use crate::config;
 use crate::store::Row;
@@ -30,6 +31,8 @@ const IDENTITY: [(&str, &str); 3] = [("AppId", "id"), ("AppKey", "key"), ("AppSe
 /// Requests of one query at once: the service answers each in milliseconds, and reads of single items are all that
 /// Soketi's policy allows.
 const REQUESTS_AT_ONCE: usize = 8;
+/// Attempts at one request, within the time of a lookup.
+const ATTEMPTS: u32 = 3;
 /// No app has this id or key, and DynamoDB takes no empty one.
 const NOBODY: &str = " ";
 
@@ -43,19 +46,21 @@ const NO_TABLE_OF_APPS: &str = "the table needs the partition key AppId, a strin
 
 pub(super) struct Dynamodb {
     options: config::Dynamodb,
-    time_max: Duration,
+    attempt_max: Duration,
     /// Made at the first query, on the runtime of the worker.
     client: OnceCell<Client>,
 }
 
 impl Dynamodb {
     pub(super) fn new(options: &config::Dynamodb, time_max: Duration) -> Self {
-        Self { options: options.clone(), time_max, client: OnceCell::new() }
+        // An attempt that hangs leaves time for another one, over a new connection.
+        Self { options: options.clone(), attempt_max: time_max.mul_f64(0.45), client: OnceCell::new() }
     }
 
     async fn client(&self) -> &Client {
         let client = async || {
-            let settings = aws::settings(&self.options.region, &self.options.endpoint, self.time_max).await;
+            let place = Place { region: &self.options.region, endpoint: &self.options.endpoint };
+            let settings = aws::settings(place, self.attempt_max, ATTEMPTS).await;
             let settings = aws_sdk_dynamodb::config::Builder::from(&settings).interceptor(BoundedAnswer);
             Client::from_conf(settings.build())
         };

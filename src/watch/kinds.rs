@@ -93,6 +93,17 @@ const PROBLEMS: &[Problem] = &[
         "correct the endpoint; raise webhooks.retry_seconds to keep events for longer",
     ),
     (
+        "SQS does not take webhooks",
+        "sqs_put",
+        "look at error; the account needs sqs:SendMessage on the queue of sqs.queue_url",
+    ),
+    (
+        "SQS does not give webhooks back",
+        "sqs_take",
+        "look at error; the account needs sqs:ReceiveMessage, DeleteMessage and ChangeMessageVisibility",
+    ),
+    ("a message in SQS is no webhook", "sqs_foreign", "give gema a queue of its own in sqs.queue_url"),
+    (
         "no time is left to send these events to webhooks",
         "webhook_left",
         "raise server.drain_seconds, or set webhooks.driver = \"redis\" so that events outlive a restart",

@@ -10,15 +10,14 @@ use reqwest::Client;
 use reqwest::Response;
 use reqwest::StatusCode;
 use reqwest::Url;
-use reqwest::header::ACCEPT;
-use reqwest::header::CONTENT_TYPE;
 use reqwest::header::HeaderMap;
 use reqwest::header::HeaderName;
 use reqwest::header::HeaderValue;
-use reqwest::header::USER_AGENT;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 
+#[cfg(feature = "aws")]
+use crate::aws::AwsError;
 use crate::config;
 use crate::protocol::webhook::KEY_HEADER;
 use crate::protocol::webhook::SIGNATURE_HEADER;
@@ -26,6 +25,8 @@ use crate::webhook::endpoint::Request;
 use crate::webhook::endpoint::Target;
 use crate::webhook::guard;
 use crate::webhook::guard::PublicOnly;
+#[cfg(feature = "aws")]
+use crate::webhook::lambda::Functions;
 
 /// How long a connection is kept for the next request.
 const IDLE: Duration = Duration::from_secs(30);
@@ -39,6 +40,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 pub(super) struct WebhookClient {
     client: Client,
     public_only: bool,
+    #[cfg(feature = "aws")]
+    functions: Functions,
 }
 
 /// Why an endpoint did not accept a request.
@@ -53,6 +56,14 @@ pub(super) enum SendError {
     /// The request can never be sent.
     #[error("its URL or a header cannot be sent")]
     Malformed,
+    /// AWS Lambda does not take it.
+    #[cfg(feature = "aws")]
+    #[error("{error}")]
+    Aws { error: AwsError, is_final: bool },
+    /// The function itself fails.
+    #[cfg(feature = "aws")]
+    #[error("the function fails: {0}")]
+    Function(String),
 }
 
 impl SendError {
@@ -61,6 +72,16 @@ impl SendError {
         match self {
             Self::Status(status) => Some(status.as_u16()),
             _ => None,
+        }
+    }
+
+    /// Whether the same request fails again, however often it is sent.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Malformed => true,
+            #[cfg(feature = "aws")]
+            Self::Aws { is_final, .. } => *is_final,
+            _ => false,
         }
     }
 
@@ -85,16 +106,26 @@ impl WebhookClient {
             client = client.dns_resolver(Arc::new(PublicOnly));
         }
         let client = client.build().expect("a client that is told everything needs nothing that may be missing");
-        Self { client, public_only }
+        Self {
+            client,
+            public_only,
+            #[cfg(feature = "aws")]
+            functions: Functions::new(options.timeout_seconds.duration(), public_only),
+        }
     }
 
     /// Sends a request once, and returns the status. Every 2xx is a success, whatever the body.
     pub(super) async fn send(&self, request: &Request, target: &Target) -> Result<u16, SendError> {
+        let headers = headers(target, &target.signature(&request.body));
+        #[cfg(feature = "aws")]
+        if let Some(function) = &target.webhook.lambda {
+            return self.functions.invoke(function, &headers, request).await;
+        }
         let url = Url::parse(target.webhook.url.expose_text()).map_err(|_| SendError::Malformed)?;
         if self.public_only && address(&url).is_some_and(|address| !guard::is_public(address)) {
             return Err(guard::PrivateAddress.into());
         }
-        let headers = headers(target, &target.signature(&request.body)).ok_or(SendError::Malformed)?;
+        let headers = header_map(&headers).ok_or(SendError::Malformed)?;
         let sent = self.client.post(url).headers(headers).body(request.body.clone()).send().await;
         let answer = sent.map_err(SendError::of)?;
         let status = answer.status();
@@ -122,20 +153,26 @@ fn address(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-fn headers(target: &Target, signature: &str) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("gema/", env!("CARGO_PKG_VERSION"))));
-    for (name, value) in target.webhook.further_headers() {
-        let mut value = HeaderValue::from_bytes(value.expose()).ok()?;
+/// The headers of a request, each once. The operator's replace `Accept` and `User-Agent`.
+fn headers(target: &Target, signature: &str) -> Vec<(String, String)> {
+    let of_operator = target.webhook.further_headers().map(|(name, value)| (name, value.expose_text()));
+    let of_operator: Vec<_> = of_operator.collect();
+    let defaults = [("Accept", "application/json"), ("User-Agent", concat!("gema/", env!("CARGO_PKG_VERSION")))];
+    let is_free = |name: &str| !of_operator.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    let fixed =
+        [("Content-Type", "application/json"), (KEY_HEADER, target.key.key.as_str()), (SIGNATURE_HEADER, signature)];
+    let all = defaults.into_iter().filter(|(name, _)| is_free(name)).chain(of_operator.iter().copied()).chain(fixed);
+    all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn header_map(headers: &[(String, String)]) -> Option<HeaderMap> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);
-        headers.insert(HeaderName::from_bytes(name.as_bytes()).ok()?, value);
+        map.insert(HeaderName::from_bytes(name.as_bytes()).ok()?, value);
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(HeaderName::from_bytes(KEY_HEADER.as_bytes()).ok()?, HeaderValue::from_str(&target.key.key).ok()?);
-    let name = HeaderName::from_bytes(SIGNATURE_HEADER.as_bytes()).ok()?;
-    headers.insert(name, HeaderValue::from_str(signature).ok()?);
-    Some(headers)
+    Some(map)
 }
 
 fn tls() -> ClientConfig {

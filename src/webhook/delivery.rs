@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::config::WebhooksDriver;
 use crate::watch::source::PAGE_ONLY;
 use crate::webhook::Webhooks;
 use crate::webhook::batch::Batch;
-use crate::webhook::client::SendError;
 use crate::webhook::endpoint::Endpoint;
 use crate::webhook::endpoint::Request;
 use crate::webhook::stream::LEASE;
 use crate::webhook::stream::Streams;
 
+/// Bytes of the events in one request.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// The same in a message of SQS, which has room for 256 KiB.
+const MESSAGE_BYTES_MAX: usize = 192 * 1024;
 /// The pause before the next attempt: after the first failure, and at most.
 const RETRY_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 /// How often a node looks for events that other nodes put into Redis.
@@ -25,11 +29,21 @@ const LAST_RESPONSE_TIME: Duration = Duration::from_millis(300);
 /// Delivers the queue in memory until it is empty. Does not wait for more events after `stop`.
 pub(super) async fn deliver(endpoint: Arc<Endpoint>, webhooks: Arc<Webhooks>, stop: CancellationToken) {
     let events_max = webhooks.options.request_events_max();
+    let bytes_max = match webhooks.options.driver {
+        WebhooksDriver::Sqs => MESSAGE_BYTES_MAX,
+        WebhooksDriver::Local | WebhooksDriver::Redis => REQUEST_BYTES_MAX,
+    };
     loop {
         if endpoint.queued() < events_max {
             stop.run_until_cancelled(tokio::time::sleep(webhooks.options.gather_time())).await;
         }
-        let Some(request) = endpoint.next_request(events_max) else { return };
+        let Some(request) = endpoint.next_request(events_max, bytes_max) else { return };
+        #[cfg(feature = "aws")]
+        if let Some(sqs) = &webhooks.sqs
+            && sqs.put(&endpoint, &request, &stop).await
+        {
+            continue;
+        }
         send(&endpoint, &request, &webhooks, None, &stop).await;
     }
 }
@@ -105,37 +119,9 @@ async fn send(
     streams: Option<&Streams>,
     stop: &CancellationToken,
 ) -> bool {
-    let (app, meters) = (&endpoint.app, &endpoint.meters);
     let mut pause = *RETRY_PAUSE.start();
     loop {
-        // The operator may have corrected it.
-        let target = endpoint.target();
-        let host = target.host();
-        let error = match webhooks.client().send(request, &target).await {
-            Ok(status) => {
-                endpoint.attempts.lock().note_delivered(status);
-                tracing::debug!(target: PAGE_ONLY, %app, host, events = request.events, status, "webhook delivered");
-                meters.delivered.inc();
-                meters.delivered_events.inc_by(request.events);
-                return true;
-            }
-            Err(error) => error,
-        };
-        meters.failed.inc();
-        let wait = pause.mul_f64(rand::random_range(0.8..1.2));
-        endpoint.attempts.lock().note_failed(error.status(), &error, wait);
-        tracing::debug!(target: PAGE_ONLY, %app, host, events = request.events, %error, ?wait, "webhook not accepted");
-        let is_late = request.created.elapsed() + wait > webhooks.options.retry_seconds.duration();
-        if is_late || matches!(error, SendError::Malformed) {
-            let events = request.events;
-            tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
-            endpoint.attempts.lock().note_given_up(events);
-            meters.expired_events.inc_by(events);
-            return true;
-        }
-        if pause == *RETRY_PAUSE.start() {
-            tracing::warn!(%app, host, %error, "a webhook is not delivered, and is tried again");
-        }
+        let Attempt::Again(wait) = attempt(endpoint, request, webhooks, pause).await else { return true };
         // A draining node tries once more at once.
         match stop.is_cancelled() {
             true => tokio::time::sleep(wait).await,
@@ -148,6 +134,55 @@ async fn send(
             return false;
         }
         pause = (pause * 2).min(*RETRY_PAUSE.end());
-        meters.retries.inc();
+        endpoint.meters.retries.inc();
     }
+}
+
+/// The result of one attempt.
+pub(super) enum Attempt {
+    /// The endpoint has accepted the request, or it is given up.
+    Over,
+    /// It is to be sent again after this time.
+    Again(Duration),
+}
+
+/// Sends a request once. `pause` is about the time before the next attempt.
+pub(super) async fn attempt(endpoint: &Endpoint, request: &Request, webhooks: &Webhooks, pause: Duration) -> Attempt {
+    let (app, meters) = (&endpoint.app, &endpoint.meters);
+    // The operator may have corrected it.
+    let target = endpoint.target();
+    let host = target.host();
+    let error = match webhooks.client().send(request, &target).await {
+        Ok(status) => {
+            endpoint.attempts.lock().note_delivered(status);
+            tracing::debug!(target: PAGE_ONLY, %app, host, events = request.events, status, "webhook delivered");
+            meters.delivered.inc();
+            meters.delivered_events.inc_by(request.events);
+            return Attempt::Over;
+        }
+        Err(error) => error,
+    };
+    meters.failed.inc();
+    let wait = pause.mul_f64(rand::random_range(0.8..1.2));
+    endpoint.attempts.lock().note_failed(error.status(), &error, wait);
+    tracing::debug!(target: PAGE_ONLY, %app, host, events = request.events, %error, ?wait, "webhook not accepted");
+    let is_late = request.created.elapsed() + wait > webhooks.options.retry_seconds.duration();
+    if is_late || error.is_final() {
+        let events = request.events;
+        tracing::warn!(%app, host, events, %error, "a webhook is given up, and its events are lost");
+        endpoint.attempts.lock().note_given_up(events);
+        meters.expired_events.inc_by(events);
+        return Attempt::Over;
+    }
+    if pause == *RETRY_PAUSE.start() {
+        tracing::warn!(%app, host, %error, "a webhook is not delivered, and is tried again");
+    }
+    Attempt::Again(wait)
+}
+
+/// The pause after so many failures.
+#[cfg(feature = "aws")]
+pub(super) fn pause_after(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(16);
+    (*RETRY_PAUSE.start() * 2_u32.pow(doublings)).min(*RETRY_PAUSE.end())
 }

@@ -25,8 +25,6 @@ use crate::protocol::webhook::Kind;
 use crate::webhook::attempts::Attempts;
 use crate::webhook::batch::Batch;
 
-/// Bytes of one request; a single event may exceed it.
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Memory of a waiting event besides its text: a place in a queue that grows by doubling, and an allocation.
 const OVERHEAD: usize = 2 * size_of::<QueuedEvent>() + 32;
 
@@ -176,13 +174,14 @@ impl Endpoint {
         !queue.is_delivering && queue.stored.is_none() && queue.known_puts == queue.puts
     }
 
-    /// The next request, with at most `events_max` events. `None` ends the delivering task.
-    pub(super) fn next_request(&self, events_max: usize) -> Option<Request> {
+    /// The next request, with at most `events_max` events of `bytes_max` bytes; a single event may exceed them. `None`
+    /// ends the delivering task.
+    pub(super) fn next_request(&self, events_max: usize, bytes_max: usize) -> Option<Request> {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         let fits = |waiting: &&QueuedEvent| {
             bytes += waiting.bytes();
-            bytes <= BATCH_BYTES_MAX
+            bytes <= bytes_max
         };
         let count = queue.events.iter().take(events_max).take_while(fits).count().max(1).min(queue.events.len());
         let events: Vec<QueuedEvent> = queue.events.drain(..count).collect();
@@ -239,17 +238,20 @@ impl Endpoint {
 }
 
 impl Target {
-    /// The host, for the log: the rest of the URL may hold a token.
+    /// The host, for the log: the rest of the URL may hold a token. Of a function its name.
     pub(super) fn host(&self) -> &str {
+        if let Some(function) = &self.webhook.lambda {
+            return &function.name;
+        }
         let (_, rest) = self.webhook.url.expose_text().split_once("://").unwrap_or_default();
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         authority.rsplit_once('@').map_or(authority, |(_, host)| host)
     }
 
-    /// The name of the endpoint's stream; `before` counts earlier endpoints with the same URL. Only the URL identifies
-    /// it, so that other settings may change while events wait.
+    /// The name of the endpoint's stream; `before` counts earlier endpoints with the same URL. Only the URL, or the
+    /// function, identifies it, so that other settings may change while events wait.
     pub(super) fn stream_name(&self, app: &str, before: usize) -> String {
-        body_md5(serde_json::json!([app, self.webhook.url.expose_text(), before]).to_string().as_bytes())
+        body_md5(serde_json::json!([app, self.webhook.identity(), before]).to_string().as_bytes())
     }
 
     /// The signature of a body.

@@ -13,7 +13,7 @@ const SEGMENT_MAX: usize = 20;
 pub struct EndpointReport {
     /// The app's id.
     pub app: String,
-    /// The URL without what may be a token.
+    /// The URL without what may be a token, or the function.
     pub url: String,
     /// Events that wait.
     pub waiting: usize,
@@ -34,12 +34,17 @@ pub struct EndpointReport {
 }
 
 impl Endpoint {
+    fn shown(&self) -> String {
+        let webhook = &self.target().webhook;
+        if webhook.lambda.is_some() { webhook.identity().into_owned() } else { shown(webhook.url.expose_text()) }
+    }
+
     fn report(&self) -> EndpointReport {
         let Attempts { last_status, last_ms, next_try_ms, delivered, failed, given_up, error } =
             self.attempts.lock().clone();
         EndpointReport {
             app: self.app.to_string(),
-            url: shown(self.target().webhook.url.expose_text()),
+            url: self.shown(),
             waiting: self.backlog().events,
             last_status,
             last_ms,

@@ -1,5 +1,6 @@
 //! A server in front of moto that hangs, throttles, or answers anything, when a test wants it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -23,6 +24,8 @@ pub enum Manner {
     Close,
     /// This error of AWS: status, code and message.
     Error(u16, &'static str, &'static str),
+    /// A function that fails like this.
+    Function(&'static str),
     /// This body, as a success.
     Body(Arc<str>),
     /// The beginning of an answer, and then so many bytes in it.
@@ -31,50 +34,87 @@ pub enum Manner {
 
 pub struct Front {
     pub address: SocketAddr,
-    manner: Arc<Mutex<Manner>>,
-    operations: Arc<Mutex<Vec<String>>>,
+    manners: Arc<Mutex<Manners>>,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+#[derive(Debug)]
+struct Manners {
+    /// For operations of this name.
+    of: HashMap<String, Manner>,
+    /// For all others.
+    then: Manner,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub head: String,
+    pub body: String,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (own, value) = line.split_once(": ")?;
+            own.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    /// Such as `GetItem`; empty for Lambda.
+    fn operation(&self) -> &str {
+        self.header("x-amz-target").and_then(|target| target.rsplit('.').next()).unwrap_or_default()
+    }
 }
 
 impl Front {
     pub async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (manner, operations) = (Arc::new(Mutex::new(manner)), Arc::default());
-        let (shared, seen) = (Arc::clone(&manner), Arc::clone(&operations));
+        let manners = Arc::new(Mutex::new(Manners { of: HashMap::new(), then: manner }));
+        let requests = Arc::default();
+        let (shared, seen) = (Arc::clone(&manners), Arc::clone(&requests));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, Arc::clone(&shared), Arc::clone(&seen)));
             }
         });
-        Self { address, manner, operations }
+        Self { address, manners, requests }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn behave(&self, manner: Manner) {
-        *self.manner.lock().unwrap() = manner;
+    /// Every request is answered like this.
+    pub fn behave(&self, then: Manner) {
+        *self.manners.lock().unwrap() = Manners { of: HashMap::new(), then };
+    }
+
+    /// Requests for this operation are answered like this.
+    pub fn behave_for(&self, operation: &str, manner: Manner) {
+        self.manners.lock().unwrap().of.insert(operation.to_owned(), manner);
     }
 
     /// How often this was asked for, such as `GetItem`.
     pub fn count(&self, operation: &str) -> usize {
-        let end = format!(".{operation}");
-        self.operations.lock().unwrap().iter().filter(|target| target.ends_with(&end)).count()
+        self.requests.lock().unwrap().iter().filter(|request| request.operation() == operation).count()
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
-async fn serve(mut stream: TcpStream, manner: Arc<Mutex<Manner>>, operations: Arc<Mutex<Vec<String>>>) {
+async fn serve(mut stream: TcpStream, manners: Arc<Mutex<Manners>>, requests: Arc<Mutex<Vec<Request>>>) {
     let mut buffer = Vec::new();
     while let Some((head, body)) = read(&mut stream, &mut buffer).await {
-        let header = |name: &str| {
-            head.lines().find_map(|line| {
-                let (own, value) = line.split_once(": ")?;
-                own.eq_ignore_ascii_case(name).then(|| value.to_owned())
-            })
+        let request = Request { head: head.clone(), body: String::from_utf8_lossy(&body).into_owned() };
+        let now = {
+            let manners = manners.lock().unwrap();
+            manners.of.get(request.operation()).unwrap_or(&manners.then).clone()
         };
-        operations.lock().unwrap().extend(header("x-amz-target"));
-        let now = manner.lock().unwrap().clone();
+        requests.lock().unwrap().push(request);
         let answer = |status: u16, body: &str| {
             let kind = "application/x-amz-json-1.0";
             format!("HTTP/1.1 {status} So\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
@@ -84,7 +124,12 @@ async fn serve(mut stream: TcpStream, manner: Arc<Mutex<Manner>>, operations: Ar
             Manner::Hang => std::future::pending().await,
             Manner::Close => return,
             Manner::Error(status, code, message) => {
-                answer(status, &serde_json::json!({ "__type": code, "message": message }).to_string())
+                let body = serde_json::json!({ "__type": code, "message": message }).to_string();
+                // Lambda has the code in a header.
+                answer(status, &body).replacen("\r\n", &format!("\r\nX-Amzn-ErrorType: {}\r\n", code.trim()), 1)
+            }
+            Manner::Function(error) => {
+                answer(200, "{}").replacen("\r\n", &format!("\r\nX-Amz-Function-Error: {error}\r\n"), 1)
             }
             Manner::Body(body) => answer(200, &body),
             Manner::Long(bytes) => {

@@ -7,7 +7,9 @@
 mod dynamodb;
 mod faults;
 mod front;
+mod lambda;
 mod moto;
+mod sqs;
 
 use std::time::Duration;
 use std::time::Instant;

@@ -248,7 +248,7 @@ const ODD_WEBHOOKS: [(&str, u64); 14] = [
     (r#"{"url":"x.example","event_types":["cache_miss"]}"#, 1),
     (r#"{"url":"https://x.example","event_types":["cache_miss"],"filter":["zzz"]}"#, 1),
     (r#"{"url":"https://x.example","event_types":["cache_miss"],"headers":["zzz"]}"#, 1),
-    (r#"{"lambda_function":"f","event_types":["cache_miss"]}"#, 1),
+    (r#"{"lambda_function":"","event_types":["cache_miss"]}"#, 1),
     ("7", 1),
 ];
 

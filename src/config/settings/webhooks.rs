@@ -2,6 +2,7 @@
 
 mod read;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::Value as Json;
 pub(in crate::config) use read::{Written, items, read};
 
 use crate::config::fault::{Fault, FaultList};
+use crate::config::settings::aws::Function;
 use crate::config::settings::is_token;
 use crate::config::settings::section;
 use crate::config::settings::values::{Seconds, Secret};
@@ -59,14 +61,19 @@ pub enum WebhooksDriver {
     Local,
     /// In Redis, which `[redis]` describes.
     Redis,
+    /// In SQS, which `[sqs]` describes. Only in builds with the feature `aws`.
+    Sqs,
 }
 
 /// One endpoint of an app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
-    /// `http://` or `https://`. May hold a token.
+    /// `http://` or `https://`. May hold a token. Empty for a function.
     pub url: Secret,
+    /// A function of AWS Lambda in place of a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<Function>,
     /// The events that are sent; none if empty.
     pub event_types: Vec<Kind>,
     /// The channels that it hears of.
@@ -113,7 +120,7 @@ const ALL_KINDS: [Kind; 7] = [
 /// A webhook that cannot be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Host and port that it is for, as far as it names one: the rest of the URL may hold a token.
+    /// Host and port, or the function, as far as it names one: the rest of the URL may hold a token.
     pub endpoint: String,
     /// A sentence that begins with the place.
     pub why: String,
@@ -124,7 +131,8 @@ impl LeftOut {
     pub(in crate::config) fn new(item: &Json, why: String) -> Self {
         let url =
             ["url", "URL"].iter().find_map(|name| item.get(name)?.as_str()).and_then(|url| Url::parse(url.trim()).ok());
-        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let function = item.get("lambda_function").and_then(Json::as_str).unwrap_or_default();
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or(function);
         let port = url.as_ref().and_then(Url::port).map(|port| format!(":{port}")).unwrap_or_default();
         Self { endpoint: format!("{host}{port}"), why }
     }
@@ -136,8 +144,35 @@ impl Webhook {
         self.headers.iter().map(|(name, value)| (&**name, value)).filter(|(name, _)| !is_own(name))
     }
 
+    /// What tells it from the app's other webhooks: the URL, or the function with its region.
+    pub fn identity(&self) -> Cow<'_, str> {
+        match &self.lambda {
+            Some(function) => format!("lambda:{}:{}", function.region, function.name).into(),
+            None => self.url.expose_text().into(),
+        }
+    }
+
     /// Adds a fault for each thing that no request can have.
     pub(in crate::config) fn validate(&self, place: &str, faults: &mut FaultList) {
+        match &self.lambda {
+            Some(function) => function.validate(place, faults),
+            None => self.validate_url(place, faults),
+        }
+        for (name, value) in &self.headers {
+            faults.add_if(
+                !is_token(name),
+                format!("{place}.headers"),
+                format!("has {name:?}; a name has only letters, digits and - between"),
+            );
+            faults.add_if(
+                !value.expose().iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')),
+                format!("{place}.headers.{name}"),
+                "must be printable ASCII text on one line",
+            );
+        }
+    }
+
+    fn validate_url(&self, place: &str, faults: &mut FaultList) {
         let url = self.url.expose_text();
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let plausible = |host: &str| {
@@ -153,18 +188,6 @@ impl Webhook {
             "must be a whole URL, such as https://example.com/webhooks, without white space and accents, \
                  with a host and a port that there can be",
         );
-        for (name, value) in &self.headers {
-            faults.add_if(
-                !is_token(name),
-                format!("{place}.headers"),
-                format!("has {name:?}; a name has only letters, digits and - between"),
-            );
-            faults.add_if(
-                !value.expose().iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')),
-                format!("{place}.headers.{name}"),
-                "must be printable ASCII text on one line",
-            );
-        }
     }
 }
 
@@ -207,12 +230,16 @@ mod tests {
     use super::*;
     use crate::config::fault::sentences;
 
+    fn webhook(url: &str, headers: BTreeMap<String, Secret>) -> Webhook {
+        let (url, filter) = (Secret::new(url), ChannelFilter::default());
+        Webhook { url, lambda: None, event_types: vec![], filter, headers }
+    }
+
     #[test]
     fn a_url_or_header_that_no_request_can_have_is_refused_and_not_shown() {
         for url in ["", "hush", "ftp://hush", "https://", "http:///hush", "http://a b/hush", "http://hush:99999/"] {
             let headers = BTreeMap::from([("x y".to_owned(), Secret::new("a\nhush"))]);
-            let webhook =
-                Webhook { url: Secret::new(url), event_types: vec![], filter: ChannelFilter::default(), headers };
+            let webhook = webhook(url, headers);
             let mut faults = FaultList::default();
             validate("apps.0", &[webhook], &mut faults);
             assert!(faults.0.len() == 3 && !sentences(&faults.0).concat().contains("hush"), "{faults:?}");
@@ -223,7 +250,7 @@ mod tests {
     fn what_makes_a_webhook_is_not_replaced() {
         let headers = ["X-Custom", "Content-type", "x-pusher-key", "X-PUSHER-SIGNATURE", "Host"];
         let headers = headers.map(|name| (name.to_owned(), Secret::new("v"))).into();
-        let webhook = Webhook { url: Secret::new(""), event_types: vec![], filter: ChannelFilter::default(), headers };
+        let webhook = webhook("", headers);
         assert_eq!(webhook.further_headers().map(|(name, _)| name).collect::<Vec<_>>(), ["X-Custom"]);
         assert_eq!(warnings("a", &[webhook]).len(), 4);
     }

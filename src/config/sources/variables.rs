@@ -228,7 +228,7 @@ mod tests {
         for (name, value) in [
             ("SOKETI_ADAPTER_DRIVER", "cluster"),
             ("SOKETI_APP_MANAGER_DRIVER", "mongodb"),
-            ("SOKETI_QUEUE_DRIVER", "sqs"),
+            ("SOKETI_QUEUE_DRIVER", "beanstalkd"),
             ("SOKETI_RATE_LIMITER_DRIVER", "cluster"),
             ("SOKETI_MODE", "worker"),
         ] {

@@ -131,6 +131,7 @@ impl Receiver {
     pub fn webhook(&self, path: &str, kinds: &[&str]) -> Webhook {
         Webhook {
             url: Secret::new(format!("http://{}{path}", self.address)),
+            lambda: None,
             event_types: kinds.iter().map(|kind| serde_json::from_value(json!(kind)).unwrap()).collect(),
             filter: ChannelFilter::default(),
             headers: [].into(),

@@ -3,11 +3,15 @@
 //! PHP writes an empty group as `[]`, and a list from which something was removed as `{"1": …}`; panels write `null`
 //! for what is empty, and add fields of their own.
 
+use std::collections::BTreeMap;
+
 use serde_json::Map;
 use serde_json::Value as Json;
 use serde_json::json;
 
 use crate::config::fault::{Fault, Subject};
+use crate::config::settings::aws::NO_AWS;
+use crate::config::settings::values::boolean;
 use crate::config::settings::webhooks::{ALL_KINDS, FIELDS};
 use crate::config::suggest::{did_you_mean, snake_case};
 use crate::protocol::webhook::Kind;
@@ -54,28 +58,37 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn webhook(mut self, fields: Map<String, Json>) -> Result<Written, Fault> {
-        let (mut known, mut lambda) = (Map::new(), None);
+        let (mut known, mut of_function) = (Map::new(), BTreeMap::new());
         for (name, value) in fields {
             let field = snake_case(&name);
             // As with Soketi, empty is not set.
             if value.is_null() {
                 continue;
             }
-            if field.starts_with("lambda") {
-                lambda = Some(name).filter(|_| !is_empty(&value)).or(lambda);
+            // Soketi's documents have the region of a function beside it.
+            if field.starts_with("lambda") || field == "region" {
+                if !is_empty(&value) {
+                    of_function.insert(field, (name, value));
+                }
             } else if FIELDS.contains(&&*field) {
                 known.insert(field, value);
             } else {
                 self.unknown("", &name, &FIELDS, "of a webhook");
             }
         }
-        if let Some(name) = lambda {
-            let field = self.field(&name);
-            if !known.contains_key("url") {
-                return Err(field.fault("is not there: webhooks go out over HTTP; give the function a URL and set url"));
+        let function = match of_function.remove("lambda_function") {
+            Some((name, value)) if !known.contains_key("url") => {
+                known.insert("url".to_owned(), "".into());
+                self.function(&name, &value, of_function)?
             }
-            self.foreign.push(field.fault("has no effect, because url is set"));
-        }
+            function => {
+                for (name, _) in function.into_iter().chain(of_function.into_values()) {
+                    let because = if name == "region" { "there is no function" } else { "url is set" };
+                    self.foreign.push(self.field(&name).fault(format!("has no effect, because {because}")));
+                }
+                Json::Null
+            }
+        };
         let mut take = |field: &str, why: &str| {
             let missing = || self.field(field).fault(format!("is missing; {why}"));
             known.remove(field).ok_or_else(missing)
@@ -85,11 +98,80 @@ impl Reader<'_> {
         let url = url.as_str().ok_or_else(|| self.must("url", "text in quotes"))?.trim();
         let webhook = json!({
             "url": url,
+            "lambda": function,
             "event_types": self.event_types(event_types)?,
             "filter": self.filter(known.remove("filter").unwrap_or_default())?,
             "headers": self.headers(known.remove("headers").unwrap_or_default())?,
         });
         Ok(Written { webhook, typos: self.typos, foreign: self.foreign })
+    }
+
+    /// A function of AWS Lambda, with the settings for it.
+    fn function(
+        &mut self,
+        name: &str,
+        value: &Json,
+        mut others: BTreeMap<String, (String, Json)>,
+    ) -> Result<Json, Fault> {
+        const NAMES: [&str; 3] = ["async", "region", "client_options"];
+        let field = self.field(name);
+        if !cfg!(feature = "aws") {
+            return Err(field.fault(format!("is not there: {NO_AWS}; or give the function a URL and set url")));
+        }
+        let function = value.as_str().ok_or_else(|| self.must(name, "text in quotes"))?.trim();
+        let region = others.remove("region").map_or(Json::Null, |(_, region)| region);
+        let mut known = json!({ "region": region }).as_object().cloned().unwrap_or_default();
+        let (_, lambda) = others.remove("lambda").unwrap_or_default();
+        for (name, value) in self.group("lambda", lambda, "{ \"region\": \"us-east-1\" }")? {
+            match snake_case(&name) {
+                field if !NAMES.contains(&&*field) => self.unknown("lambda.", &name, &NAMES, "of a function"),
+                _ if is_empty(&value) => (),
+                field => drop(known.insert(field, value)),
+            }
+        }
+        for (name, _) in others.into_values() {
+            self.unknown("", &name, &["lambda_function", "lambda"], "of a webhook");
+        }
+        let options = self.client_options(known.remove("client_options").unwrap_or_default())?;
+        let asynchronous = known.get("async").map_or(Some(false), |word| boolean(&text(word)?));
+        let asynchronous = asynchronous.ok_or_else(|| self.must("lambda.async", "true or false"))?;
+        let word = |name: &str, otherwise: &str| match options.get(name).or_else(|| known.get(name)) {
+            None | Some(Json::Null) => Ok(otherwise.to_owned()),
+            Some(value) => text(value).ok_or_else(|| self.must(&format!("lambda.{name}"), "text in quotes")),
+        };
+        let keys = ["access_key_id", "secret_access_key"];
+        let given = keys.iter().filter(|name| options.contains_key(**name)).count();
+        if given == 1 {
+            let must = "must have both of accessKeyId and secretAccessKey, or none for the server's credentials";
+            return Err(self.field("lambda.client_options").fault(must));
+        }
+        let [id, secret] = keys.map(|name| word(name, ""));
+        let credentials =
+            json!({ "access_key_id": id?, "secret_access_key": secret?, "session_token": word("session_token", "")? });
+        Ok(json!({
+            "name": function,
+            "asynchronous": asynchronous,
+            "region": word("region", "us-east-1")?,
+            "endpoint": word("endpoint", "")?,
+            "credentials": (given == 2).then_some(credentials),
+        }))
+    }
+
+    /// The options of AWS' client that gema has, too. Credentials may be in a group of their own.
+    fn client_options(&mut self, options: Json) -> Result<Map<String, Json>, Fault> {
+        const NAMES: [&str; 5] = ["region", "endpoint", "access_key_id", "secret_access_key", "session_token"];
+        let mut known = Map::new();
+        for (name, value) in self.group("lambda.client_options", options, "{ \"region\": \"us-east-1\" }")? {
+            let field = snake_case(&name);
+            if field == "credentials" {
+                known.extend(self.client_options(value)?);
+            } else if !NAMES.contains(&&*field) {
+                self.unknown("lambda.client_options.", &name, &NAMES, "that gema has for a function");
+            } else if !is_empty(&value) {
+                known.insert(field, value);
+            }
+        }
+        Ok(known)
     }
 
     fn event_types(&mut self, list: Json) -> Result<Vec<Kind>, Fault> {
@@ -241,8 +323,56 @@ mod tests {
         ] {
             assert_eq!(written(item).unwrap_err(), format!("apps.0.webhooks.0{says}"));
         }
+    }
+
+    #[cfg(not(feature = "aws"))]
+    #[test]
+    fn a_function_needs_a_build_with_aws() {
         let lambda = written(json!({ "lambda_function": "f", "event_types": [] })).unwrap_err().to_string();
+        assert!(lambda.contains("build with `cargo build --release --features aws`"), "{lambda}");
         assert!(lambda.contains("give the function a URL"), "{lambda}");
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn a_function_comes_with_soketis_settings() {
+        let item = json!({ "lambda_function": " f ", "event_types": [], "lambda": { "async": "true", "region": "eu-west-1",
+            "clientOptions": { "endpoint": "http://x:1", "maxRetries": 3,
+                "credentials": { "accessKeyId": "i", "secretAccessKey": "hush" } } } });
+        let Written { webhook, foreign, .. } = written(item).unwrap();
+        let function = serde_json::from_value::<Webhook>(webhook).unwrap().lambda.unwrap();
+        assert_eq!((function.name.as_str(), function.asynchronous, function.region.as_str()), ("f", true, "eu-west-1"));
+        let keys = function.credentials.unwrap();
+        assert_eq!((keys.access_key_id.as_str(), keys.secret_access_key.expose()), ("i", &b"hush"[..]));
+        assert_eq!(function.endpoint, "http://x:1");
+        assert_eq!(foreign.len(), 1, "{foreign:?}");
+        assert!(foreign[0].subject.key.ends_with("lambda.client_options.maxRetries"), "{foreign:?}");
+        // As Soketi's documents have it.
+        let function = webhook_of(json!({ "region": "eu-west-1" })).lambda.unwrap();
+        assert_eq!((function.region.as_str(), function.asynchronous, function.credentials), ("eu-west-1", false, None));
+        for (more, says) in [
+            (json!({ "lambda": { "async": "perhaps" } }), "lambda.async (from f:1) must be true or false"),
+            (json!({ "lambda": "hush" }), "lambda (from f:1) must be a group"),
+            (
+                json!({ "lambda": { "client_options": { "accessKeyId": "hush" } } }),
+                "lambda.client_options (from f:1) must have both",
+            ),
+        ] {
+            let fault = written(function_with(more)).unwrap_err().to_string();
+            assert!(fault.contains(says) && !fault.contains("hush"), "{fault}");
+        }
+    }
+
+    #[cfg(feature = "aws")]
+    fn function_with(more: Json) -> Json {
+        let mut item = json!({ "lambda_function": "f", "event_types": [] });
+        item.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        item
+    }
+
+    #[cfg(feature = "aws")]
+    fn webhook_of(more: Json) -> Webhook {
+        webhook(function_with(more))
     }
 
     #[test]

@@ -80,9 +80,11 @@ const SQL_CLIENT: &str = "gema has a client of its own, see app_store.* for its 
 const SQL_POOL: &str = "connections are made when they are needed, and kept, see app_store.connections_max";
 const CACHES: &str = "nodes remember cached events where they meet, and one by itself in its memory";
 const WORKERS: &str = "every node sends its webhooks itself, so none is left to a worker; leave the worker out";
-const SQS: &str = "the queue driver sqs is not selected";
+const SQS_CLIENT: &str = "credentials come from AWS_ACCESS_KEY_ID and its like, and sqs.* has the rest";
+const SQS_CONSUMER: &str = "gema takes messages out of the queue in its own way, see sqs.* for its settings";
+const SQS_BATCH: &str = "messages that are taken out together are delivered together anyway";
 const LIMITERS: &str = "nodes share limits by way of Redis; use redis";
-const QUEUES: &str = "webhooks wait in gema's memory or in Redis";
+const QUEUES: &str = "webhooks wait in gema's memory, in Redis or in SQS";
 const ENDPOINTS: &str = "each endpoint gets one request after the other";
 
 const METRICS: &str = "metrics are Prometheus', on metrics.port";
@@ -256,17 +258,17 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("PATH_PREFIX", "pathPrefix", Key("server.path_prefix")),
     ("PRESENCE_MAX_MEMBERS", "presence.maxMembersPerChannel", Key("limits.max_presence_members_per_channel")),
     ("PRESENCE_MAX_MEMBER_SIZE", "presence.maxMemberSizeInKb", Key("limits.max_presence_member_size_in_kb")),
-    ("QUEUE_DRIVER", "queue.driver", Choice("webhooks.driver", &["sync", "redis"], QUEUES)),
+    ("QUEUE_DRIVER", "queue.driver", Choice("webhooks.driver", &["sync", "redis", "sqs"], QUEUES)),
     ("QUEUE_REDIS_CONCURRENCY", "queue.redis.concurrency", Parameter("1", ENDPOINTS)),
     ("QUEUE_REDIS_OPTIONS", "queue.redis.redisOptions", Options),
     ("QUEUE_REDIS_CLUSTER_MODE", "queue.redis.clusterMode", ClusterMode),
-    ("QUEUE_SQS_REGION", "queue.sqs.region", Parameter("us-east-1", SQS)),
-    ("QUEUE_SQS_ENDPOINT", "queue.sqs.endpoint", Parameter("", SQS)),
-    ("QUEUE_SQS_CLIENT_OPTIONS", "queue.sqs.clientOptions", Parameter("{}", SQS)),
-    ("QUEUE_SQS_URL", "queue.sqs.queueUrl", Parameter("", SQS)),
-    ("QUEUE_SQS_PROCESS_BATCH", "queue.sqs.processBatch", Parameter("false", SQS)),
-    ("QUEUE_SQS_BATCH_SIZE", "queue.sqs.batchSize", Parameter("1", SQS)),
-    ("QUEUE_SQS_POLLING_WAIT_TIME_MS", "queue.sqs.pollingWaitTimeMs", Parameter("0", SQS)),
+    ("QUEUE_SQS_REGION", "queue.sqs.region", Key("sqs.region")),
+    ("QUEUE_SQS_ENDPOINT", "queue.sqs.endpoint", Key("sqs.endpoint")),
+    ("QUEUE_SQS_CLIENT_OPTIONS", "queue.sqs.clientOptions", Parameter("{}", SQS_CLIENT)),
+    ("QUEUE_SQS_URL", "queue.sqs.queueUrl", Key("sqs.queue_url")),
+    ("QUEUE_SQS_PROCESS_BATCH", "queue.sqs.processBatch", Parameter("false", SQS_BATCH)),
+    ("QUEUE_SQS_BATCH_SIZE", "queue.sqs.batchSize", Key("sqs.batch_size")),
+    ("QUEUE_SQS_POLLING_WAIT_TIME_MS", "queue.sqs.pollingWaitTimeMs", Milliseconds("sqs.polling_wait_seconds")),
     ("RATE_LIMITER_DRIVER", "rateLimiter.driver", Choice("limiter.driver", &["local", "redis"], LIMITERS)),
     ("RATE_LIMITER_REDIS_OPTIONS", "rateLimiter.redis.redisOptions", Options),
     ("RATE_LIMITER_REDIS_CLUSTER_MODE", "rateLimiter.redis.clusterMode", ClusterMode),
@@ -284,7 +286,7 @@ pub(in crate::config) const TABLE: [(&str, &str, Means<'static>); 122] = [
     ("", "cors.allowedHeaders", Key("http.cors_headers")),
     ("", "httpApi.requestLimitInMb", Mebibytes("http.request_bytes_max")),
     ("", "instance.process_id", Parameter("", "the system gives each process its number")),
-    ("", "queue.sqs.consumerOptions", Parameter("{}", SQS)),
+    ("", "queue.sqs.consumerOptions", Parameter("{}", SQS_CONSUMER)),
     ("DEFAULT_APP_ID", "appManager.array.apps.0.id", Key("apps.0.id")),
     ("DEFAULT_APP_KEY", "appManager.array.apps.0.key", Key("apps.0.key")),
     ("DEFAULT_APP_SECRET", "appManager.array.apps.0.secret", Key("apps.0.secret")),
