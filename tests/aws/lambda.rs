@@ -1,5 +1,6 @@
 //! Webhooks to functions of AWS Lambda.
 
+use futures_util::future::join_all;
 use gema::protocol::signature::Signer;
 use serde_json::Value;
 use serde_json::json;
@@ -65,13 +66,14 @@ async fn a_function_gets_the_body_and_the_headers_of_a_webhook() {
 
 #[tokio::test]
 async fn a_function_that_fails_or_is_throttled_gets_the_same_event_again() {
-    for manner in [
+    let manners = [
         Manner::Function("Unhandled"),
         Manner::Error(429, "TooManyRequestsException", "Rate Exceeded."),
         Manner::Error(500, "ServiceException", "odd"),
         Manner::Close,
         Manner::Hang,
-    ] {
+    ];
+    join_all(manners.into_iter().map(async |manner| {
         let front = Front::start(manner.clone()).await;
         let more = [("GEMA_WEBHOOKS_TIMEOUT_SECONDS", "1")];
         let process = gema_with(function(&front, &json!({})), &more).await;
@@ -82,7 +84,8 @@ async fn a_function_that_fails_or_is_throttled_gets_the_same_event_again() {
         let before = invocations(&front, 1).await.len();
         let requests = invocations(&front, before + 1).await;
         assert_eq!(requests[0].body, requests.last().unwrap().body, "{manner:?}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

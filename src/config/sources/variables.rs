@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn a_parameter_of_what_is_not_selected_is_warned_of() {
-        let environment = read_all(&[("SOKETI_QUEUE_SQS_URL", "hush"), ("SOKETI_QUEUE_SQS_REGION", "us-east-1")]);
+        let environment = read_all(&[("SOKETI_CLUSTER_PREFIX", "hush"), ("SOKETI_CLUSTER_PORT", "11002")]);
         assert_eq!(
             environment.warnings,
-            ["SOKETI_QUEUE_SQS_URL has no effect, because the queue driver sqs is not selected"]
+            ["SOKETI_CLUSTER_PREFIX has no effect, because the adapter cluster is not selected"]
         );
     }
 

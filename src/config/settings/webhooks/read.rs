@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(foreign.len(), 1, "{foreign:?}");
         assert!(foreign[0].subject.key.ends_with("lambda.client_options.maxRetries"), "{foreign:?}");
         // As Soketi's documents have it.
-        let function = webhook_of(json!({ "region": "eu-west-1" })).lambda.unwrap();
+        let function = webhook_of(&json!({ "region": "eu-west-1" })).lambda.unwrap();
         assert_eq!((function.region.as_str(), function.asynchronous, function.credentials), ("eu-west-1", false, None));
         for (more, says) in [
             (json!({ "lambda": { "async": "perhaps" } }), "lambda.async (from f:1) must be true or false"),
@@ -358,20 +358,20 @@ mod tests {
                 "lambda.client_options (from f:1) must have both",
             ),
         ] {
-            let fault = written(function_with(more)).unwrap_err().to_string();
+            let fault = written(function_with(&more)).unwrap_err().to_string();
             assert!(fault.contains(says) && !fault.contains("hush"), "{fault}");
         }
     }
 
     #[cfg(feature = "aws")]
-    fn function_with(more: Json) -> Json {
+    fn function_with(more: &Json) -> Json {
         let mut item = json!({ "lambda_function": "f", "event_types": [] });
         item.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         item
     }
 
     #[cfg(feature = "aws")]
-    fn webhook_of(more: Json) -> Webhook {
+    fn webhook_of(more: &Json) -> Webhook {
         webhook(function_with(more))
     }
 
