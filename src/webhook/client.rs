@@ -16,8 +16,6 @@ use reqwest::header::HeaderValue;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 
-#[cfg(feature = "aws")]
-use crate::aws::AwsError;
 use crate::config;
 use crate::protocol::webhook::KEY_HEADER;
 use crate::protocol::webhook::SIGNATURE_HEADER;
@@ -27,6 +25,8 @@ use crate::webhook::guard;
 use crate::webhook::guard::PublicOnly;
 #[cfg(feature = "aws")]
 use crate::webhook::lambda::Functions;
+#[cfg(feature = "aws")]
+use crate::webhook::lambda::InvokeError;
 
 /// How long a connection is kept for the next request.
 const IDLE: Duration = Duration::from_secs(30);
@@ -56,14 +56,9 @@ pub(super) enum SendError {
     /// The request can never be sent.
     #[error("its URL or a header cannot be sent")]
     Malformed,
-    /// AWS Lambda does not take it.
     #[cfg(feature = "aws")]
-    #[error("{error}")]
-    Aws { error: AwsError, is_final: bool },
-    /// The function itself fails.
-    #[cfg(feature = "aws")]
-    #[error("the function fails: {0}")]
-    Function(String),
+    #[error(transparent)]
+    Function(#[from] InvokeError),
 }
 
 impl SendError {
@@ -80,7 +75,7 @@ impl SendError {
         match self {
             Self::Malformed => true,
             #[cfg(feature = "aws")]
-            Self::Aws { is_final, .. } => *is_final,
+            Self::Function(error) => error.is_final(),
             _ => false,
         }
     }
@@ -119,7 +114,7 @@ impl WebhookClient {
         let headers = headers(target, &target.signature(&request.body));
         #[cfg(feature = "aws")]
         if let Some(function) = &target.webhook.lambda {
-            return self.functions.invoke(function, &headers, request).await;
+            return Ok(self.functions.invoke(function, &headers, request).await?);
         }
         let url = Url::parse(target.webhook.url.expose_text()).map_err(|_| SendError::Malformed)?;
         if self.public_only && address(&url).is_some_and(|address| !guard::is_public(address)) {

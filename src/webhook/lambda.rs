@@ -19,7 +19,6 @@ use crate::aws::Place;
 use crate::aws::Remedy;
 use crate::config::Function;
 use crate::config::Secret;
-use crate::webhook::client::SendError;
 use crate::webhook::endpoint::Request;
 use crate::webhook::guard;
 
@@ -31,6 +30,25 @@ const REMEDIES: &[Remedy] = &[
 const ANY: Place<'_> = Place { region: "us-east-1", endpoint: "" };
 /// Errors that the same request meets again.
 const FINAL: [&str; 3] = ["RequestTooLarge", "InvalidRequestContent", "UnsupportedMediaType"];
+
+/// Why a function did not accept a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvokeError {
+    #[error("{0}")]
+    Refused(AwsError),
+    #[error("the function fails: {0}")]
+    Failed(String),
+    #[error(transparent)]
+    Private(#[from] guard::PrivateAddress),
+}
+
+impl InvokeError {
+    /// Whether the same request fails again, however often it is sent.
+    pub(super) fn is_final(&self) -> bool {
+        let code = if let Self::Refused(error) = self { error.code.as_deref() } else { None };
+        code.is_some_and(|code| FINAL.iter().any(|known| code.starts_with(known)))
+    }
+}
 
 /// Invokes functions.
 #[derive(Debug)]
@@ -52,20 +70,16 @@ impl Functions {
         function: &Function,
         headers: &[(String, String)],
         request: &Request,
-    ) -> Result<u16, SendError> {
+    ) -> Result<u16, InvokeError> {
         if self.public_only && !function.endpoint.is_empty() {
             return Err(guard::PrivateAddress.into());
         }
         let kind = if function.asynchronous { InvocationType::Event } else { InvocationType::RequestResponse };
         let invoke = self.client(function).await.invoke().function_name(&function.name).invocation_type(kind);
         let answer = invoke.payload(Blob::new(payload(&request.body, headers))).send().await;
-        let answer = answer.map_err(|error| {
-            let error = AwsError::new(&error, REMEDIES);
-            let is_final = error.code.as_ref().is_some_and(|code| FINAL.iter().any(|known| code.starts_with(known)));
-            SendError::Aws { error, is_final }
-        })?;
+        let answer = answer.map_err(|error| InvokeError::Refused(AwsError::new(&error, REMEDIES)))?;
         match answer.function_error() {
-            Some(error) => Err(SendError::Function(error.chars().take(64).collect())),
+            Some(error) => Err(InvokeError::Failed(error.chars().take(64).collect())),
             None => Ok(u16::try_from(answer.status_code()).unwrap_or(200)),
         }
     }

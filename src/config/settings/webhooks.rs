@@ -144,7 +144,7 @@ impl Webhook {
         self.headers.iter().map(|(name, value)| (&**name, value)).filter(|(name, _)| !is_own(name))
     }
 
-    /// What tells it from the app's other webhooks: the URL, or the function with its region.
+    /// The URL, or the function with its region: no other webhook of the app has it, as a rule.
     pub fn identity(&self) -> Cow<'_, str> {
         match &self.lambda {
             Some(function) => format!("lambda:{}:{}", function.region, function.name).into(),
