@@ -123,8 +123,10 @@ pub fn schedule(seed: u64, length: Duration, longest: Duration) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut busy: HashMap<Part, Duration> = HashMap::new();
     let mut at = Duration::ZERO;
+    // Where little happens, little excuses what is missing.
+    let pace = random.random_range(1..=4);
     loop {
-        at += Duration::from_millis(random.random_range(BETWEEN));
+        at += Duration::from_millis(random.random_range(BETWEEN) * pace);
         if at >= length {
             return steps;
         }
@@ -171,6 +173,6 @@ fn the_same_seed_gives_the_same_schedule() {
     let plan = |seed| schedule(seed, minute, Duration::from_secs(5));
     assert_eq!(plan(7), plan(7));
     assert_ne!(plan(7), plan(8));
-    assert!(plan(7).len() > 10, "{:#?}", plan(7));
+    assert!(plan(7).len() > 4, "{:#?}", plan(7));
     assert!(plan(7).windows(2).all(|two| two[0].at <= two[1].at));
 }
