@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_nats::Message;
 use async_nats::Subscriber;
+use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::stream::AbortHandle;
 use futures_util::stream::Abortable;
@@ -23,22 +24,27 @@ use crate::cluster::way::NatsWay;
 use crate::nats::connection::NatsConnection;
 use crate::nats::error::NatsError;
 
+/// Messages that are passed on before one between nodes, however fast they come.
+const PASSED_MAX: usize = 100_000;
 /// New subscriptions that may wait.
 const NEW_MAX: usize = 1024;
 
 /// The connection that receives.
 pub(super) struct Receiver {
     connection: NatsConnection,
+    control: String,
     /// Takes new subscriptions. The task that receives ends with it.
     new: mpsc::Sender<(Abortable<Subscriber>, Purpose)>,
     /// The subscriptions, by subject.
     topics: Mutex<HashMap<String, AbortHandle>>,
+    /// The subscriptions for views, by subject.
     mirrored: Mutex<HashMap<String, AbortHandle>>,
 }
 
-/// Whether a subscription is for the subscribers of one channel, or for views.
+/// The messages of a subscription are between nodes, for the subscribers of one channel, or for views.
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
+    Control,
     Topic,
     View,
 }
@@ -53,13 +59,15 @@ impl Receiver {
         let connection = NatsConnection::open_on(runtime, &way.options, "receiver", listener.lost.clone()).await?;
         let (new, subscriptions) = mpsc::channel(NEW_MAX);
         runtime.spawn(receive(Arc::clone(way), Arc::clone(listener), subscriptions));
-        Ok(Self { connection, new, topics: Mutex::default(), mirrored: Mutex::default() })
+        let (control, topics, mirrored) = (way.names.control(), Mutex::default(), Mutex::default());
+        Ok(Self { connection, control, new, topics, mirrored })
     }
 
     /// Receives the messages of a subject from now on.
     pub(super) async fn listen(&self, subject: String) -> Result<(), NatsError> {
         if !self.topics.lock().contains_key(&subject) {
-            let handle = self.subscribe(&subject, Purpose::Topic).await?;
+            let purpose = if subject == self.control { Purpose::Control } else { Purpose::Topic };
+            let handle = self.subscribe(&subject, purpose).await?;
             self.topics.lock().insert(subject, handle);
         }
         Ok(())
@@ -105,24 +113,37 @@ impl Receiver {
     }
 }
 
-/// Passes messages on until the receiver is dropped.
+/// Passes messages on until the receiver is dropped. The library has a queue for each subscription. So a message between
+/// nodes waits until all others are passed on: those that came before it are among them.
 async fn receive(
     way: Arc<NatsWay>,
     listener: Arc<Listener>,
     mut subscriptions: mpsc::Receiver<(Abortable<Subscriber>, Purpose)>,
 ) {
-    let mut all = SelectAll::new();
+    let (mut control, mut others) = (SelectAll::new(), SelectAll::new());
+    let mut passed = 0;
+    let pass_on = |(message, purpose): (Message, Purpose)| {
+        if !listener.lost.is_cancelled() {
+            pass_on(&way, &listener, &message, purpose);
+        }
+    };
     loop {
         tokio::select! {
-            new = subscriptions.recv() => match new {
-                Some((subscriber, purpose)) => all.push(subscriber.map(move |message| (message, purpose))),
-                None => return,
-            },
-            Some((message, purpose)) = all.next() => {
-                if !listener.lost.is_cancelled() {
-                    pass_on(&way, &listener, &message, purpose);
-                }
+            biased;
+            new = subscriptions.recv() => {
+                let Some((subscriber, purpose)) = new else { return };
+                let all = if matches!(purpose, Purpose::Control) { &mut control } else { &mut others };
+                all.push(subscriber.map(move |message| (message, purpose)));
             }
+            Some(next) = others.next() => {
+                pass_on(next);
+                passed += 1;
+            }
+            Some(next) = control.next() => pass_on(next),
+        }
+        if passed == PASSED_MAX {
+            passed = 0;
+            control.next().now_or_never().flatten().map(pass_on);
         }
     }
 }
@@ -131,7 +152,7 @@ fn pass_on(way: &NatsWay, listener: &Listener, message: &Message, purpose: Purpo
     let name = message.subject.as_bytes();
     let changes = message.headers.iter().flat_map(|headers| headers.get_all(CHANGE));
     match purpose {
-        Purpose::Topic => {
+        Purpose::Control | Purpose::Topic => {
             let mut changes = changes.peekable();
             if changes.peek().is_none() {
                 return listener.on_message(name, &message.payload);
