@@ -61,6 +61,15 @@ impl Way {
             Self::Nats(_) => true,
         }
     }
+
+    /// Whether messages of all topics that match a pattern come in the order in which their node has sent them. NATS' client
+    /// has a queue for each subscription.
+    pub(super) fn is_in_order(&self) -> bool {
+        match self {
+            Self::Redis(way) => way.has_patterns(),
+            Self::Nats(_) => false,
+        }
+    }
 }
 
 impl RedisWay {

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use indexmap::IndexSet;
+
 use crate::cluster::member_changes::MemberChanges;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::MAGIC;
@@ -73,12 +75,12 @@ impl Members {
         self.entries.iter().map(entry).collect()
     }
 
-    /// Distinct users, without those of `departures` that are on one node only.
-    pub(super) fn users(&self, departures: &[Arc<str>]) -> HashSet<Arc<str>> {
-        let mut users: HashSet<Arc<str>> = self.entries.iter().map(|entry| Arc::clone(&entry.user_id)).collect();
+    /// Distinct users in the order in which they came, without those of `departures` that are on one node only.
+    pub(super) fn users(&self, departures: &[Arc<str>]) -> IndexSet<Arc<str>> {
+        let mut users: IndexSet<Arc<str>> = self.entries.iter().map(|entry| Arc::clone(&entry.user_id)).collect();
         for user_id in departures {
             if self.entries.iter().filter(|entry| entry.user_id == *user_id).count() == 1 {
-                users.remove(user_id);
+                users.shift_remove(user_id);
             }
         }
         users
@@ -228,7 +230,7 @@ mod tests {
         let changes = MemberChanges { is_complete: true, ..join(a, vec![("v", "{}", None)]) };
         assert_eq!(apply(&mut members, &changes).changes.len(), 1);
         assert_eq!(apply(&mut members, &MemberChanges::nobody(b)).changes.len(), 1);
-        assert_eq!(members.users(&[]), HashSet::from(["v".into()]));
+        assert_eq!(members.users(&[]), IndexSet::from(["v".into()]));
         assert!(members.users(&["v".into()]).is_empty());
     }
 
