@@ -48,7 +48,7 @@ impl Listener {
                 cluster.meters.dropped(PeerDropCause::Overloaded, 1)
             }
             Ok(Envelope::Event(event)) => {
-                if app.on_mirrored_event(&channel, event, cluster.way.is_in_order(), Instant::now()) {
+                if app.on_mirrored_event(&channel, event, cluster.way.delivers_in_sequence(), Instant::now()) {
                     cluster.meters.received(1);
                 }
             }

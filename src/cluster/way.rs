@@ -64,7 +64,7 @@ impl Way {
 
     /// Whether messages of all topics that match a pattern come in the order in which their node has sent them. NATS' client
     /// has a queue for each subscription.
-    pub(super) fn is_in_order(&self) -> bool {
+    pub(super) fn delivers_in_sequence(&self) -> bool {
         match self {
             Self::Redis(way) => way.has_patterns(),
             Self::Nats(_) => false,

@@ -30,7 +30,6 @@ use crate::registry::inbox::Event;
 use crate::registry::inbox::InboxWriter;
 use crate::registry::inbox::ShardMessage;
 use crate::registry::remote::dedup::Arrival;
-use crate::registry::remote::dedup::Dedup;
 use crate::registry::scope::Scope;
 use crate::registry::views::table::Expired;
 use crate::registry::views::table::ViewTable;
@@ -234,8 +233,7 @@ impl AppState {
     /// An event of another node has come for the views. `in_order` means that the events of all channels of a node come in
     /// one order. Returns false for a duplicate.
     pub fn on_mirrored_event(&self, channel: &ChannelName, event: RemoteEvent, in_order: bool, now: Instant) -> bool {
-        let check = |dedup: &mut Dedup| dedup.check(event.node, event.number);
-        let arrival = self.views.table.write().dedup(channel, in_order).map_or(Arrival::Duplicate, check);
+        let arrival = self.views.table.write().dedup(channel, in_order).check(event.node, event.number);
         if arrival == Arrival::Duplicate {
             return false;
         }

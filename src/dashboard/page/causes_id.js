@@ -24,7 +24,7 @@ const PROXY = 'di belakang proxy isi server.trusted_proxies';
 const SECRET = 'isi aplikasi dengan secret yang benar: PUSHER_APP_SECRET';
 const STORE = 'periksa database dan bagian app_store';
 const REDIS = 'periksa Redis, dan redis.host, redis.port, redis.password';
-const NATS = 'periksa apakah NATS berjalan dengan JetStream, dan isi nats.servers';
+const NATS = 'jalankan nats-server -js; periksa nats.servers';
 
 /** Sebab dan langkah. Tanpa langkah: `raise …` dari server. @type {Record<string, string | undefined>} */
 export const causes = {

@@ -6,7 +6,7 @@ import { addNow, loadHistory } from './history.js';
 
 /** Waits between attempts, in seconds. */
 const WAITS = [1, 2, 3, 5, 8, 15];
-/** The server says something each second; a stream that is silent for so long is broken. */
+/** The server speaks each second; a stream silent for so long is broken. */
 const SILENT_MS = 20_000;
 /** After so long in the background the stream is closed. */
 const HIDDEN_MS = 60_000;
@@ -53,7 +53,7 @@ export function state() {
 
 export const isOperator = () => store.state?.role === 'operator';
 
-/** Asks for everything and opens the stream. A failure is shown and tried again. */
+/** Opens the stream. A failure is shown and tried again. */
 export async function start() {
 	closeStream();
 	const own = (runs += 1);
@@ -141,7 +141,7 @@ function takeGlance(glance) {
 	if (situationOf(glance) !== before) refresh();
 }
 
-/** With another one, other things have changed, too. @param {Glance} glance */
+/** @param {Glance} glance */
 const situationOf = (glance) => `${glance.code} ${glance.values.nodes} ${glance.values.lost}`;
 
 /** @param {Problem[]} changed */

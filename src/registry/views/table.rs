@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use hashlink::LinkedHashMap;
+
 use crate::protocol::channel::ChannelName;
 use crate::protocol::pattern::ChannelPattern;
 use crate::protocol::pattern::base;
@@ -25,6 +27,9 @@ const LASTS_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// A subscription: a connection and the channel that it has joined.
 pub(super) type Key = (Address, ChannelName);
 
+/// Channels whose repeated events are recognized.
+const CHANNELS_MAX: usize = 65_536;
+
 /// Views by their ids, by what is granted, and by their patterns.
 #[derive(Debug, Default)]
 pub(super) struct ViewTable {
@@ -36,6 +41,9 @@ pub(super) struct ViewTable {
     starred: Vec<ChannelPattern>,
     /// An event of another node comes once for each pattern that matches.
     dedup: Dedup,
+    /// The same for each channel, where the events of different channels have no common order. The channel that has been
+    /// quiet for longest is forgotten first.
+    by_channel: LinkedHashMap<ChannelName, Dedup>,
     /// No active subscription expires before.
     earliest_end: Option<Instant>,
 }
@@ -50,8 +58,6 @@ struct Pattern {
     views: Vec<ChannelId>,
     /// Events of other nodes come.
     is_subscribed: bool,
-    /// One for each channel, on a Redis Cluster: there the events of different channels have no common order.
-    by_channel: HashMap<ChannelName, Dedup>,
 }
 
 /// A subscription with a view.
@@ -224,11 +230,14 @@ impl ViewTable {
     }
 
     /// The deduplication of events of other nodes: for all channels if those come `in_order`, or for this one.
-    pub(super) fn dedup(&mut self, channel: &ChannelName, in_order: bool) -> Option<&mut Dedup> {
+    pub(super) fn dedup(&mut self, channel: &ChannelName, in_order: bool) -> &mut Dedup {
         if in_order {
-            return Some(&mut self.dedup);
+            return &mut self.dedup;
         }
-        let known = self.patterns.get_mut(base(channel.as_str()))?;
-        Some(known.by_channel.entry(channel.clone()).or_default())
+        let known = self.by_channel.remove(channel).unwrap_or_default();
+        if self.by_channel.len() >= CHANNELS_MAX {
+            self.by_channel.pop_front();
+        }
+        self.by_channel.entry(channel.clone()).or_insert(known)
     }
 }
