@@ -122,16 +122,12 @@ async fn receive(
 ) {
     let (mut control, mut others) = (SelectAll::new(), SelectAll::new());
     let mut passed = 0;
-    let pass_on = |(message, purpose): (Message, Purpose)| {
-        if !listener.lost.is_cancelled() {
-            pass_on(&way, &listener, &message, purpose);
-        }
-    };
+    let pass_on = |(message, purpose): (Message, Purpose)| pass_on(&way, &listener, &message, purpose);
     loop {
         tokio::select! {
             biased;
             new = subscriptions.recv() => {
-                let Some((subscriber, purpose)) = new else { return };
+                let Some((subscriber, purpose)) = new else { break };
                 let all = if matches!(purpose, Purpose::Control) { &mut control } else { &mut others };
                 all.push(subscriber.map(move |message| (message, purpose)));
             }
@@ -146,16 +142,25 @@ async fn receive(
             control.next().now_or_never().flatten().map(pass_on);
         }
     }
+    // Nobody sends again what had come before the link was lost.
+    while let Some(next) = others.next().now_or_never().flatten() {
+        pass_on(next);
+    }
 }
 
 fn pass_on(way: &NatsWay, listener: &Listener, message: &Message, purpose: Purpose) {
-    let name = message.subject.as_bytes();
+    let (name, is_lost) = (message.subject.as_bytes(), listener.lost.is_cancelled());
     let changes = message.headers.iter().flat_map(|headers| headers.get_all(CHANGE));
     match purpose {
+        // The next link asks for all else.
+        Purpose::Control if is_lost => (),
         Purpose::Control | Purpose::Topic => {
             let mut changes = changes.peekable();
             if changes.peek().is_none() {
                 return listener.on_message(name, &message.payload);
+            }
+            if is_lost {
+                return;
             }
             changes.for_each(|change| listener.on_message(name, &read_change(change.as_str())));
         }
