@@ -107,7 +107,7 @@ impl AwsError {
         Self { code, text: text.chars().take(MESSAGE_CHARS_MAX).collect(), remedy }
     }
 
-    /// The same error with this remedy.
+    /// Gives the error a remedy, in place of its own.
     pub(crate) fn with_remedy(self, remedy: &'static str) -> Self {
         Self { remedy: Some(remedy), ..self }
     }

@@ -17,7 +17,7 @@ use crate::webhook::stream::Streams;
 
 /// Bytes of the events in one request.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
-/// The same in a message of SQS, which has room for 256 KiB.
+/// Bytes of the events in one message of SQS, which has room for 256 KiB.
 const MESSAGE_BYTES_MAX: usize = 192 * 1024;
 /// The pause before the next attempt: after the first failure, and at most.
 const RETRY_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);

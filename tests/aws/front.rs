@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::moto;
 
-/// What becomes of a request.
+/// How the front answers a request.
 #[derive(Debug, Clone)]
 pub enum Manner {
     /// Moto answers.

@@ -51,7 +51,7 @@ async fn a_function_gets_the_body_and_the_headers_of_a_webhook() {
         assert!(authorization.contains("Credential=test/") && authorization.contains("/ap-southeast-3/lambda/"));
         let event: Value = serde_json::from_str(&request.body).unwrap();
         assert_eq!(event["payload"]["events"], json!([{ "name": "channel_occupied", "channel": "news" }]));
-        // What is signed is the payload as it is written.
+        // The signature is of the payload as it is written.
         let body = request.body.strip_prefix("{\"payload\":").unwrap().split(",\"headers\":").next().unwrap();
         let headers = &event["headers"];
         assert_eq!(headers["X-Pusher-Signature"], Signer::new(b"app-secret").sign(&[body.as_bytes()]));

@@ -20,7 +20,7 @@ const TICK: Time = SECOND / 10;
 const HERE: Place = Place { node: 0, life: 1 };
 const THERE: Place = Place { node: 1, life: 1 };
 
-/// What is written down as it happens.
+/// A history that a test writes by hand.
 struct Story {
     history: History,
     at: Time,

@@ -41,7 +41,7 @@ pub(super) struct ViewTable {
     starred: Vec<ChannelPattern>,
     /// An event of another node comes once for each pattern that matches.
     dedup: Dedup,
-    /// The same for each channel, where the events of different channels have no common order. The channel that has been
+    /// One for each channel, where the events of different channels have no common order. The channel that has been
     /// quiet for longest is forgotten first.
     by_channel: LinkedHashMap<ChannelName, Dedup>,
     /// No active subscription expires before.
