@@ -541,6 +541,17 @@ fn who_returns_gets_what_was_missed_or_a_gap() {
 }
 
 #[test]
+fn a_disaster_excuses_a_missed_event_only_shortly_after_the_return() {
+    for (seconds, sound) in [(1, true), (20, false)] {
+        let mut story = returns(How::Dropped);
+        story.passes(seconds);
+        story.window(1, story.at, story.at + SECOND);
+        story.passes(40);
+        if sound { story.is_sound() } else { story.is_broken("misses Event { publisher: 7, number: 2 }") }
+    }
+}
+
+#[test]
 fn a_node_that_stops_without_redis_decides_alone() {
     let mut story = Story::begin();
     all_are_posted(&mut story);

@@ -42,7 +42,8 @@ impl Digest<'_> {
         let cut_off = matches!(before.how, Some(How::Dropped | How::ByServer(_)));
         let until = if after.settled { self.settled } else { after.ended };
         let long_enough = until.is_some_and(|until| {
-            until > back + REPLAYED && !self.disturbed(after.place.node, back, until.saturating_sub(REPLAYED))
+            let quiet = until.saturating_sub(REPLAYED).min(back + REPLAYED);
+            until > back + REPLAYED && !self.disturbed(after.place.node, back, quiet)
         });
         if !cut_off || !long_enough || !after.gaps.is_empty() || back > ended + RETURN_MAX {
             return;
