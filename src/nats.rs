@@ -3,4 +3,6 @@
 pub mod connection;
 pub mod error;
 pub mod subjects;
+pub mod subscriber;
 mod tls;
+pub mod wire;

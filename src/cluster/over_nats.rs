@@ -58,7 +58,7 @@ impl Bus for OverNats {
         let receiver = Receiver::open(way, listener, runtime).await?;
         let bus = Self { cluster: Arc::clone(cluster), listener: Arc::clone(listener), records, receiver };
         cluster.on_leases(&bus.renew_lease().await?, true);
-        bus.receiver.listen(way.names.control()).await?;
+        bus.receiver.listen(&way.names.control());
         bus.receiver.settled().await?;
         // Before the others can answer the hello.
         cluster.update_peers(Peers::relinked);
@@ -84,7 +84,7 @@ impl Bus for OverNats {
         let subjects = patterns
             .iter()
             .flat_map(|(patterns, app)| patterns.iter().flat_map(|pattern| names.matching(app.id(), pattern)));
-        self.receiver.mirror(subjects.collect()).await
+        self.receiver.mirror(&subjects.collect()).await
     }
 
     async fn renew_lease(&self) -> Result<Leases, NatsError> {

@@ -1,5 +1,5 @@
 //! A connection to NATS, which ends with the first fault: whoever opened it opens another one then.
-//! Each link opens two.
+//! It sends and asks; `subscriber` receives.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,7 +15,6 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -23,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::nats::error::NatsError;
 use crate::nats::error::is_full;
+use crate::nats::tls;
 
 /// How long an answer may take. A connection without one counts as lost.
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How often a quiet connection is asked whether it still lives. The third question without an answer ends it.
 const PING: Duration = Duration::from_secs(2);
-/// Messages of one subscription that may wait. The connection reads no more while this node is busy, so that far fewer do.
+/// Messages of an answer that may wait; a list of all records has one for each.
 const WAITING_MAX: usize = 1 << 20;
 /// Commands for the connection that may wait.
 const COMMANDS_MAX: usize = 4096;
@@ -90,10 +90,7 @@ impl NatsConnection {
                 async {}
             });
         if options.speaks_tls() {
-            connect = connect.require_tls(true);
-            if !options.tls_verify {
-                connect = connect.tls_client_config(crate::nats::tls::unverified());
-            }
+            connect = connect.require_tls(true).tls_client_config(tls::client(options.tls_verify));
         }
         if !options.token.is_empty() {
             connect = connect.token(options.token.expose_text().to_owned());
@@ -111,18 +108,6 @@ impl NatsConnection {
         Ok(Self { client, context, marks: Mutex::new(Marks { subject, subscriber, number: 0 }) })
     }
 
-    /// Same as [`NatsConnection::open`], but the connection's task runs on this runtime.
-    pub async fn open_on(
-        runtime: &Handle,
-        options: &config::Nats,
-        purpose: &'static str,
-        lost: CancellationToken,
-    ) -> Result<Self, NatsError> {
-        let options = options.clone();
-        let opened = runtime.spawn(async move { Self::open(&options, purpose, lost).await });
-        opened.await.map_err(|error| NatsError::of("connecting", error))?
-    }
-
     /// The most bytes of a message with its headers.
     pub fn bytes_max(&self) -> usize {
         self.client.max_payload()
@@ -136,11 +121,6 @@ impl NatsConnection {
     /// A subject that nobody else uses.
     pub fn new_inbox(&self) -> String {
         self.client.new_inbox()
-    }
-
-    /// Subscribes to a subject. [`NatsConnection::settled`] tells when the server knows it.
-    pub async fn subscribe(&self, subject: String) -> Result<Subscriber, NatsError> {
-        self.client.subscribe(subject).await.map_err(|error| NatsError::of("subscribing", error))
     }
 
     /// Publishes a message. [`NatsConnection::settled`] tells when the server has it.

@@ -1,11 +1,12 @@
-//! TLS with servers whose certificates nobody vouches for (nats.tls_verify).
-//! `connection` calls it.
+//! TLS with NATS, also with servers whose certificates nobody vouches for (nats.tls_verify).
+//! `connection` and `subscriber` call it.
 
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::DigitallySignedStruct;
 use rustls::Error;
+use rustls::RootCertStore;
 use rustls::SignatureScheme;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::danger::ServerCertVerified;
@@ -21,13 +22,18 @@ use rustls::pki_types::UnixTime;
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 
-/// A client that takes any certificate.
-pub(super) fn unverified() -> ClientConfig {
+/// A client. If it verifies, the server needs a certificate of an authority that this machine trusts, for its name.
+pub(super) fn client(verifies: bool) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Anybody(Arc::clone(&provider)));
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.expect("ring has the ciphers of both versions").dangerous();
-    builder.with_custom_certificate_verifier(verifier).with_no_client_auth()
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let builder = builder.expect("ring has the ciphers of both versions");
+    if !verifies {
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+        return builder.with_no_client_auth();
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    builder.with_root_certificates(roots).with_no_client_auth()
 }
 
 impl ServerCertVerifier for Anybody {

@@ -35,21 +35,45 @@ use crate::registry::remote::message::UpdateOutcome;
 /// Topics that are carried out at the same time.
 const AT_ONCE: usize = 256;
 
+/// An app and a topic.
+type Of<'a> = (&'a str, &'a Topic);
+
 impl OverNats {
     pub(super) async fn carry_out_all(&self, commands: &[&Command]) -> Result<Vec<Answer>, NatsError> {
         self.listen(commands).await?;
-        let mut topics: IndexMap<(&str, &Topic), Vec<usize>> = IndexMap::new();
+        let mut topics: IndexMap<Of<'_>, Vec<usize>> = IndexMap::new();
+        let (mut events, mut answers) = (Vec::new(), Vec::new());
         for (place, command) in commands.iter().enumerate() {
-            topics.entry((&command.app, &command.topic)).or_default().push(place);
+            let of = (&*command.app, &command.topic);
+            match &command.operation {
+                // Unless something else of its topic comes before it.
+                Operation::Publish(publish) if !topics.contains_key(&of) => {
+                    events.push((of, publish));
+                    answers.push((place, Answer::Published));
+                }
+                _ => topics.entry(of).or_default().push(place),
+            }
         }
+        self.publish_in_order(&events).await?;
         // Not an iterator that is held while they run: the compiler cannot prove that it is `Send`.
         let topics: Vec<_> =
             topics.into_iter().map(|(of, places)| self.carry_out_topic(of, places, commands)).collect();
-        let answers: Vec<_> = stream::iter(topics).buffer_unordered(AT_ONCE).try_collect().await?;
+        let of_topics: Vec<_> = stream::iter(topics).buffer_unordered(AT_ONCE).try_collect().await?;
+        answers.extend(of_topics.into_iter().flatten());
         self.records.connection.settled().await?;
-        let mut answers: Vec<(usize, Answer)> = answers.into_iter().flatten().collect();
         answers.sort_unstable_by_key(|(place, _)| *place);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    /// Publishes events of any topics. The bucket of cached events gives them to the topics a moment after they are stored;
+    /// so the next event waits for that.
+    async fn publish_in_order(&self, events: &[(Of<'_>, &Publish)]) -> Result<(), NatsError> {
+        for run in events.chunk_by(|(_, one), (_, next)| one.cache_for.is_some() == next.cache_for.is_some()) {
+            // The connection sends in the order in which they begin.
+            let published: Vec<_> = run.iter().map(|(of, publish)| self.publish_event(*of, publish)).collect();
+            stream::iter(published).buffered(AT_ONCE).try_collect::<()>().await?;
+        }
+        Ok(())
     }
 
     /// Subscribes to the topics that are opened. Only then does this node receive everything that follows the state that it
@@ -62,7 +86,7 @@ impl OverNats {
             if let Some(app) = self.cluster.app(app) {
                 self.listener.add(&subject, OpenTopic { app, topic: topic.clone() });
             }
-            self.receiver.listen(subject).await?;
+            self.receiver.listen(&subject);
             is_settled = false;
         }
         if is_settled { Ok(()) } else { self.receiver.settled().await }

@@ -1,52 +1,37 @@
-//! Subscribes to subjects, and passes their messages to the listener.
+//! Subscribes to subjects, and passes their messages to the listener in the order in which they come.
 //! The bus owns it.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_nats::Message;
-use async_nats::Subscriber;
-use futures_util::FutureExt;
-use futures_util::StreamExt;
-use futures_util::stream::AbortHandle;
-use futures_util::stream::Abortable;
-use futures_util::stream::SelectAll;
-use futures_util::stream::abortable;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
 use crate::cluster::listener::Listener;
 use crate::cluster::over_nats::records::CHANGE;
 use crate::cluster::over_nats::records::read_change;
 use crate::cluster::way::NatsWay;
-use crate::nats::connection::NatsConnection;
 use crate::nats::error::NatsError;
-
-/// Messages that are passed on before one between nodes, however fast they come.
-const PASSED_MAX: usize = 100_000;
-/// New subscriptions that may wait.
-const NEW_MAX: usize = 1024;
+use crate::nats::subscriber::Subscriber;
+use crate::nats::wire::Message;
 
 /// The connection that receives.
 pub(super) struct Receiver {
-    connection: NatsConnection,
-    control: String,
-    /// Takes new subscriptions. The task that receives ends with it.
-    new: mpsc::Sender<(Abortable<Subscriber>, Purpose)>,
-    /// The subscriptions, by subject.
-    topics: Mutex<HashMap<String, AbortHandle>>,
-    /// The subscriptions for views, by subject.
-    mirrored: Mutex<HashMap<String, AbortHandle>>,
+    subscriber: Subscriber,
+    subscriptions: Mutex<Subscriptions>,
 }
 
-/// The messages of a subscription are between nodes, for the subscribers of one channel, or for views.
-#[derive(Debug, Clone, Copy)]
-enum Purpose {
-    Control,
-    Topic,
-    View,
+/// The numbers of subscriptions, by subject.
+#[derive(Debug, Default)]
+struct Subscriptions {
+    /// Even numbers: messages between nodes, and for the subscribers of a channel.
+    topics: HashMap<String, u64>,
+    /// Odd numbers: messages for views.
+    mirrored: HashMap<String, u64>,
+    /// How many there have been.
+    made: u64,
 }
 
 impl Receiver {
@@ -56,116 +41,86 @@ impl Receiver {
         listener: &Arc<Listener>,
         runtime: &Handle,
     ) -> Result<Self, NatsError> {
-        let connection = NatsConnection::open_on(runtime, &way.options, "receiver", listener.lost.clone()).await?;
-        let (new, subscriptions) = mpsc::channel(NEW_MAX);
-        runtime.spawn(receive(Arc::clone(way), Arc::clone(listener), subscriptions));
-        let (control, topics, mirrored) = (way.names.control(), Mutex::default(), Mutex::default());
-        Ok(Self { connection, control, new, topics, mirrored })
+        let (names, listener) = (Arc::clone(way), Arc::clone(listener));
+        let (control, lost) = (way.names.control(), listener.lost.clone());
+        let pass_on = move |message: &Message<'_>| match message.subscription % 2 {
+            0 => pass_on(&listener, &control, message),
+            _ => mirror(&names, &listener, message),
+        };
+        let subscriber = Subscriber::open_on(runtime, &way.options, "receiver", lost, pass_on).await?;
+        Ok(Self { subscriber, subscriptions: Mutex::default() })
     }
 
-    /// Receives the messages of a subject from now on.
-    pub(super) async fn listen(&self, subject: String) -> Result<(), NatsError> {
-        if !self.topics.lock().contains_key(&subject) {
-            let purpose = if subject == self.control { Purpose::Control } else { Purpose::Topic };
-            let handle = self.subscribe(&subject, purpose).await?;
-            self.topics.lock().insert(subject, handle);
+    /// Receives the messages of a subject from the next [`Receiver::settled`] on.
+    pub(super) fn listen(&self, subject: &str) {
+        let mut subscriptions = self.subscriptions.lock();
+        if !subscriptions.topics.contains_key(subject) {
+            let number = 2 * subscriptions.next();
+            subscriptions.topics.insert(subject.to_owned(), number);
+            self.subscriber.subscribe(subject, number);
         }
-        Ok(())
     }
 
     /// Receives the messages of a subject no longer.
     pub(super) fn leave(&self, subject: &str) {
-        if let Some(handle) = self.topics.lock().remove(subject) {
-            handle.abort();
+        if let Some(number) = self.subscriptions.lock().topics.remove(subject) {
+            self.subscriber.unsubscribe(number);
         }
     }
 
     /// Receives the messages of these subjects for views, and of no others.
-    pub(super) async fn mirror(&self, subjects: BTreeSet<String>) -> Result<(), NatsError> {
-        for subject in &subjects {
-            if !self.mirrored.lock().contains_key(subject) {
-                let handle = self.subscribe(subject, Purpose::View).await?;
-                self.mirrored.lock().insert(subject.clone(), handle);
+    pub(super) async fn mirror(&self, subjects: &BTreeSet<String>) -> Result<(), NatsError> {
+        {
+            let mut subscriptions = self.subscriptions.lock();
+            for subject in subjects {
+                if !subscriptions.mirrored.contains_key(subject) {
+                    let number = 2 * subscriptions.next() + 1;
+                    subscriptions.mirrored.insert(subject.clone(), number);
+                    self.subscriber.subscribe(subject, number);
+                }
             }
+            subscriptions.mirrored.retain(|subject, number| {
+                let is_wanted = subjects.contains(subject);
+                if !is_wanted {
+                    self.subscriber.unsubscribe(*number);
+                }
+                is_wanted
+            });
         }
-        self.settled().await?;
-        self.mirrored.lock().retain(|subject, handle| {
-            let is_wanted = subjects.contains(subject);
-            if !is_wanted {
-                handle.abort();
-            }
-            is_wanted
-        });
-        Ok(())
+        self.settled().await
     }
 
     /// Waits until the server knows all subscriptions.
     pub(super) async fn settled(&self) -> Result<(), NatsError> {
-        self.connection.settled().await
-    }
-
-    async fn subscribe(&self, subject: &str, purpose: Purpose) -> Result<AbortHandle, NatsError> {
-        let subscriber = self.connection.subscribe(subject.to_owned()).await?;
-        let (subscriber, handle) = abortable(subscriber);
-        let sent = self.new.send((subscriber, purpose)).await;
-        sent.map_err(|_| NatsError("nobody receives any more".to_owned()))?;
-        Ok(handle)
+        self.subscriber.settled().await
     }
 }
 
-/// Passes messages on until the receiver is dropped. The library has a queue for each subscription. So a message between
-/// nodes waits until all others are passed on: those that came before it are among them.
-async fn receive(
-    way: Arc<NatsWay>,
-    listener: Arc<Listener>,
-    mut subscriptions: mpsc::Receiver<(Abortable<Subscriber>, Purpose)>,
-) {
-    let (mut control, mut others) = (SelectAll::new(), SelectAll::new());
-    let mut passed = 0;
-    let pass_on = |(message, purpose): (Message, Purpose)| pass_on(&way, &listener, &message, purpose);
-    loop {
-        tokio::select! {
-            biased;
-            new = subscriptions.recv() => {
-                let Some((subscriber, purpose)) = new else { break };
-                let all = if matches!(purpose, Purpose::Control) { &mut control } else { &mut others };
-                all.push(subscriber.map(move |message| (message, purpose)));
-            }
-            Some(next) = others.next() => {
-                pass_on(next);
-                passed += 1;
-            }
-            Some(next) = control.next() => pass_on(next),
-        }
-        if passed == PASSED_MAX {
-            passed = 0;
-            control.next().now_or_never().flatten().map(pass_on);
-        }
-    }
-    // Nobody sends again what had come before the link was lost.
-    while let Some(next) = others.next().now_or_never().flatten() {
-        pass_on(next);
+impl Subscriptions {
+    fn next(&mut self) -> u64 {
+        self.made += 1;
+        self.made
     }
 }
 
-fn pass_on(way: &NatsWay, listener: &Listener, message: &Message, purpose: Purpose) {
+fn pass_on(listener: &Listener, control: &str, message: &Message<'_>) {
     let (name, is_lost) = (message.subject.as_bytes(), listener.lost.is_cancelled());
-    let changes = message.headers.iter().flat_map(|headers| headers.get_all(CHANGE));
-    match purpose {
-        // The next link asks for all else.
-        Purpose::Control if is_lost => (),
-        Purpose::Control | Purpose::Topic => {
-            let mut changes = changes.peekable();
-            if changes.peek().is_none() {
-                return listener.on_message(name, &message.payload);
-            }
-            if is_lost {
-                return;
-            }
-            changes.for_each(|change| listener.on_message(name, &read_change(change.as_str())));
-        }
-        // Views have no members.
-        Purpose::View if changes.count() > 0 => (),
-        Purpose::View => listener.on_mirrored(way.names.read(&message.subject), name, &message.payload),
+    let mut changes = message.headers(CHANGE).peekable();
+    let is_event = changes.peek().is_none() && message.subject != control;
+    // Nobody sends events again that had come before; the next link asks for all else.
+    if is_lost && !is_event {
+        return;
+    }
+    if changes.peek().is_none() {
+        listener.on_message(name, &Bytes::copy_from_slice(message.payload));
+    }
+    changes.for_each(|change| listener.on_message(name, &read_change(change)));
+}
+
+fn mirror(way: &NatsWay, listener: &Listener, message: &Message<'_>) {
+    // Views have no members.
+    if message.headers(CHANGE).next().is_none() {
+        let payload = Bytes::copy_from_slice(message.payload);
+        listener.on_mirrored(way.names.read(message.subject), message.subject.as_bytes(), &payload);
     }
 }

@@ -68,7 +68,8 @@ impl Nats {
         self.tls || self.servers.iter().any(|server| server.starts_with("tls://"))
     }
 
-    fn places(&self) -> impl Iterator<Item = String> {
+    /// The servers, each `HOST:PORT`.
+    pub fn places(&self) -> impl Iterator<Item = String> {
         self.servers.iter().filter_map(|server| host_with_port(server))
     }
 
