@@ -10,6 +10,7 @@ use async_nats::Event;
 use async_nats::HeaderMap;
 use async_nats::Subscriber;
 use async_nats::jetstream;
+use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
@@ -47,6 +48,10 @@ struct Marks {
     subscriber: Subscriber,
     number: u64,
 }
+
+/// An attempt to store something.
+#[derive(Debug)]
+pub struct Storing(Result<PublishAckFuture, PublishError>);
 
 /// The end of an attempt to store something.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,8 +163,20 @@ impl NatsConnection {
         if let Some(expected) = expected {
             message = message.expected_last_subject_sequence(expected);
         }
-        let sent = self.context.send_publish(subject, message).await;
-        let acknowledged = match sent {
+        Storing(self.context.send_publish(subject, message).await).end().await
+    }
+
+    /// Sends a message that is to be stored under a subject of a bucket, whatever is there. It is sent before whatever is
+    /// sent afterwards.
+    pub async fn begin_to_store(&self, subject: String, payload: Bytes) -> Storing {
+        Storing(self.context.send_publish(subject, PublishMessage::build().payload(payload)).await)
+    }
+}
+
+impl Storing {
+    /// Waits for the end of the attempt.
+    pub async fn end(self) -> Result<Stored, NatsError> {
+        let acknowledged = match self.0 {
             Ok(sent) => sent.await,
             Err(error) => Err(error),
         };

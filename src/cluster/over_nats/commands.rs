@@ -15,6 +15,7 @@ use crate::cluster::listener::OpenTopic;
 use crate::cluster::member_changes::MemberChanges;
 use crate::cluster::over_nats::OverNats;
 use crate::nats::connection::Stored;
+use crate::nats::connection::Storing;
 use crate::nats::error::NatsError;
 use crate::nats::subjects::Bucket;
 use crate::protocol::channel::ChannelName;
@@ -37,6 +38,13 @@ const AT_ONCE: usize = 256;
 
 /// An app and a topic.
 type Of<'a> = (&'a str, &'a Topic);
+
+/// An event that is being stored.
+struct Begun {
+    storing: Storing,
+    subject: String,
+    message: Bytes,
+}
 
 impl OverNats {
     pub(super) async fn carry_out_all(&self, commands: &[&Command]) -> Result<Vec<Answer>, NatsError> {
@@ -68,12 +76,14 @@ impl OverNats {
     /// Publishes events of any topics. The bucket of cached events gives them to the topics a moment after they are stored;
     /// so the next event waits for that.
     async fn publish_in_order(&self, events: &[(Of<'_>, &Publish)]) -> Result<(), NatsError> {
-        for run in events.chunk_by(|(_, one), (_, next)| one.cache_for.is_some() == next.cache_for.is_some()) {
-            // The connection sends in the order in which they begin.
-            let published: Vec<_> = run.iter().map(|(of, publish)| self.publish_event(*of, publish)).collect();
-            stream::iter(published).buffered(AT_ONCE).try_collect::<()>().await?;
+        let mut begun = Vec::new();
+        for (of, publish) in events {
+            if publish.cache_for.is_none() || begun.len() == AT_ONCE {
+                self.end_events(std::mem::take(&mut begun)).await?;
+            }
+            begun.extend(self.begin_event(*of, publish).await?);
         }
-        Ok(())
+        self.end_events(begun).await
     }
 
     /// Subscribes to the topics that are opened. Only then does this node receive everything that follows the state that it
@@ -126,7 +136,7 @@ impl OverNats {
     ) -> Result<Answer, NatsError> {
         match operation {
             Operation::Publish(publish) => {
-                self.publish_event((app, topic), publish).await?;
+                self.publish_in_order(&[((app, topic), publish)]).await?;
                 return Ok(Answer::Published);
             }
             Operation::Open { number, .. } => return self.open_topic((app, topic), *number).await,
@@ -164,7 +174,8 @@ impl OverNats {
         Ok(Answer::Nothing)
     }
 
-    async fn publish_event(&self, (app, topic): (&str, &Topic), publish: &Publish) -> Result<(), NatsError> {
+    /// Publishes an event, or begins to store it where its bucket publishes it.
+    async fn begin_event(&self, (app, topic): Of<'_>, publish: &Publish) -> Result<Option<Begun>, NatsError> {
         let cached_for = publish.cache_for.unwrap_or_default();
         let cached_for_ms = u64::try_from(cached_for.as_millis()).unwrap_or(u64::MAX).min(CACHED_MS_MAX);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -182,17 +193,27 @@ impl OverNats {
         let message = Bytes::from(event.encode());
         if message.len() > records.connection.bytes_max() {
             self.note_lost(message.len());
-            return Ok(());
+            return Ok(None);
         }
-        if cached_for_ms > 0 {
-            records.cache_for(cached_for).await?;
-            match records.put(names.record(Bucket::Cached, app, topic), message.clone()).await? {
-                Stored::Full(error) => self.note_refusal(&error),
-                // The bucket publishes it.
-                Stored::At(_) | Stored::Conflict => return Ok(()),
+        if cached_for_ms == 0 {
+            records.connection.publish(names.topic(app, topic), message).await?;
+            return Ok(None);
+        }
+        records.cache_for(cached_for).await?;
+        let record = names.record(Bucket::Cached, app, topic);
+        let storing = records.connection.begin_to_store(record, message.clone()).await;
+        Ok(Some(Begun { storing, subject: names.topic(app, topic), message }))
+    }
+
+    /// Waits until events are stored.
+    async fn end_events(&self, begun: Vec<Begun>) -> Result<(), NatsError> {
+        for Begun { storing, subject, message } in begun {
+            if let Stored::Full(error) = storing.end().await? {
+                self.note_refusal(&error);
+                self.records.connection.publish(subject, message).await?;
             }
         }
-        records.connection.publish(names.topic(app, topic), message).await
+        Ok(())
     }
 
     /// Opens a topic: stores its state on this node, and fetches that of the others.
