@@ -36,6 +36,7 @@ use crate::nats::error::NatsError;
 use crate::nats::subjects::Bucket;
 use crate::protocol::envelope::Change;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NUMBER_MAX;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
 use crate::redis::lease::LEASE;
@@ -45,6 +46,8 @@ use crate::redis::lease::LEASE;
 pub(super) const CHANGE: &str = "Gema-Change";
 /// Bytes of changes in the headers of one message. JetStream takes 64 KiB of headers, and escapes take some.
 const CHANGES_BYTES_MAX: usize = 8 * 1024;
+/// More changes than these bytes can hold.
+const CHANGES_MAX: u64 = 1 << 10;
 /// Characters that a header cannot have everywhere, and the escape.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 /// How long an event of a cache channel is stored at least. A bucket has one time for all.
@@ -222,14 +225,22 @@ impl Records {
         Ok(())
     }
 
-    /// The members of a topic, and the number of their record.
+    /// The members of a topic, and the number of their record. Without a record their version is 0.
     pub(super) async fn members(&self, app: &str, topic: &Topic) -> Result<(Members, u64), NatsError> {
         let record = self.get(Bucket::Directory, &self.way.names.record(Bucket::Directory, app, topic)).await?;
         let number = record.as_ref().map_or(0, |record| record.number);
         let members = record.and_then(|record| Members::decode(&record.payload));
-        // Nobody: the next version is greater than any that was here before.
-        let now = u64::try_from(self.now_micros()).unwrap_or_default();
-        Ok((members.unwrap_or_else(|| Members::nobody(now)), number))
+        Ok((members.unwrap_or_else(|| Members::nobody(0)), number))
+    }
+
+    /// A version before that of the first change of a topic without a record. It is greater than all that the topic had
+    /// before: the bucket has numbered their records, and none has more changes than this leaves. A new bucket, which
+    /// numbers from 1 again, is younger.
+    async fn first_version(&self) -> Result<u64, NatsError> {
+        let info = self.directory.get_info().await;
+        let info = info.map_err(|error| NatsError::of("reading the state of a bucket", with_causes(&error)))?;
+        let created = u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default();
+        Ok(created.saturating_add((info.state.last_sequence + 1).saturating_mul(CHANGES_MAX)).min(NUMBER_MAX / 2))
     }
 
     /// Changes the members of a topic. The bucket publishes the changes. An error of the inner result means that there is no
@@ -245,8 +256,14 @@ impl Records {
         let mut attempts = 0;
         loop {
             let (mut members, number) = self.members(app, topic).await?;
+            if members.version == 0 && !changes.users.is_empty() {
+                members.version = self.first_version().await?;
+            }
             let Applied { changes: made, refused: now_refused, is_partial } =
                 members.apply(&changes, by, CHANGES_BYTES_MAX);
+            if made.is_empty() && number == 0 {
+                members.version = 0;
+            }
             if !made.is_empty() {
                 let stored = self.store_members(&subject, &members, &made, number).await?;
                 match stored {

@@ -49,7 +49,7 @@ impl Event {
 /// The state of a topic on all nodes at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// The version of the members.
+    /// The version of the members; 0 if the next change may have any.
     pub version: u64,
     /// The members on all nodes.
     pub entries: Vec<RosterEntry>,

@@ -17,6 +17,7 @@ const BEHIND_MAX: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     present: IndexMap<Arc<str>, UserEntry>,
+    /// That of the last change; 0 if the next change may have any.
     version: u64,
     /// Users that the last snapshot lacks although no change has removed them. Their node may not be back yet.
     unconfirmed: Vec<(NodeId, Arc<str>)>,
@@ -176,11 +177,13 @@ impl Roster {
 
     /// Applies a change; an old one has no effect.
     pub(crate) fn apply(&mut self, change: &Change) -> Result<Option<Effect>, Gap> {
-        if change.version <= self.version && self.version - change.version < BEHIND_MAX {
-            return Ok(None);
-        }
-        if change.version != self.version + 1 {
-            return Err(Gap);
+        if self.version > 0 {
+            if change.version <= self.version && self.version - change.version < BEHIND_MAX {
+                return Ok(None);
+            }
+            if change.version != self.version + 1 {
+                return Err(Gap);
+            }
         }
         self.version = change.version;
         self.unconfirmed.retain(|(node, user_id)| *node != change.node || *user_id != change.user_id);
@@ -249,6 +252,18 @@ mod tests {
         assert_eq!((roster.remove(two, "ada"), info(&roster)), (Some(Effect::Changed), Some("2")));
         assert_eq!((roster.remove(three, "ada"), info(&roster)), (Some(Effect::Changed), Some("1")));
         assert_eq!((roster.remove(one, "ada"), info(&roster)), (Some(Effect::Removed("ada".into())), None));
+    }
+
+    #[test]
+    fn whichever_change_is_the_first_of_a_topic_counts() {
+        let (mut roster, node) = (Roster::default(), NodeId::random());
+        roster.add(node, 1, &member("1"));
+        // Nobody has a record of the topic.
+        assert_eq!(roster.merge(0, &[], NodeId::random()), []);
+        let user_info = Some("1".into());
+        let change = Change { by: node, version: 1 << 40, node, since: 1, user_id: "ada".into(), user_info };
+        assert_eq!((roster.apply(&change), roster.has_unconfirmed()), (Ok(None), false));
+        assert_eq!(roster.apply(&Change { version: (1 << 40) + 2, ..change }), Err(Gap));
     }
 
     #[test]
