@@ -123,11 +123,6 @@ impl NatsConnection {
         &self.context
     }
 
-    /// A subject that nobody else uses.
-    pub fn new_inbox(&self) -> String {
-        self.client.new_inbox()
-    }
-
     /// Publishes a message. [`NatsConnection::settled`] tells when the server has it.
     pub async fn publish(&self, subject: String, payload: Bytes) -> Result<(), NatsError> {
         self.client.publish(subject, payload).await.map_err(|error| NatsError::of("publishing", error))

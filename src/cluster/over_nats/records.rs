@@ -1,6 +1,7 @@
 //! The records of all nodes in buckets of JetStream: opens the buckets, reads, and changes by compare-and-set.
 //! The bus and its directory use it.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
@@ -10,8 +11,9 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::push;
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::stream::Republish;
@@ -23,12 +25,14 @@ use percent_encoding::AsciiSet;
 use percent_encoding::CONTROLS;
 use percent_encoding::percent_decode;
 use percent_encoding::utf8_percent_encode;
+use tokio::time::timeout;
 
 use crate::cluster::member_changes::MemberChanges;
 use crate::cluster::over_nats::members::Applied;
 use crate::cluster::over_nats::members::Members;
 use crate::cluster::way::NatsWay;
 use crate::idempotency::REMEMBERED;
+use crate::nats::connection::ANSWER_TIME;
 use crate::nats::connection::NatsConnection;
 use crate::nats::connection::Stored;
 use crate::nats::connection::with_causes;
@@ -50,6 +54,8 @@ const CHANGES_BYTES_MAX: usize = 8 * 1024;
 const CHANGES_MAX: u64 = 1 << 10;
 /// Characters that a header cannot have everywhere, and the escape.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
+/// Records that are read at once.
+const READ_AT_ONCE: usize = 1000;
 /// How long an event of a cache channel is stored at least. A bucket has one time for all.
 const CACHED_MIN: Duration = Duration::from_secs(3600);
 /// Attempts to change members while other nodes change them, too.
@@ -155,31 +161,34 @@ impl Records {
 
     /// The last records of all subjects that match.
     pub(super) async fn all(&self, bucket: Bucket, subjects: String) -> Result<Vec<Record>, NatsError> {
-        let config = push::OrderedConfig {
-            deliver_subject: self.connection.new_inbox(),
+        let config = pull::Config {
             filter_subject: subjects,
             deliver_policy: DeliverPolicy::All,
-            ..push::OrderedConfig::default()
+            ack_policy: AckPolicy::None,
+            inactive_threshold: ANSWER_TIME,
+            memory_storage: true,
+            ..pull::Config::default()
         };
-        let consumer = self.stream(bucket).create_consumer(config).await;
-        let consumer = consumer.map_err(|error| NatsError::of("reading all", with_causes(&error)))?;
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(Vec::new());
-        }
-        let mut messages = consumer.messages().await.map_err(|error| NatsError::of("reading all", error))?;
+        let of = |error: &dyn Error| NatsError::of("reading all", with_causes(error));
+        let consumer = self.stream(bucket).create_consumer(config).await.map_err(|error| of(&error))?;
         let mut records = Vec::new();
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(|error| NatsError::of("reading all", with_causes(&error)))?;
-            let info = message.info().map_err(|error| NatsError::of("reading all", error))?;
-            let (number, is_last) = (info.stream_sequence, info.pending == 0);
-            let stored_micros = i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or_default();
-            let (subject, payload) = (message.subject.to_string(), message.payload.clone());
-            records.push(Record { subject, number, payload, stored_micros });
-            if is_last {
-                break;
+        // Not by the number of those that are still to come: some may be removed meanwhile.
+        loop {
+            let mut batch =
+                consumer.fetch().max_messages(READ_AT_ONCE).messages().await.map_err(|error| of(&error))?;
+            let before = records.len();
+            while let Some(message) = timeout(ANSWER_TIME, batch.next()).await.map_err(|error| of(&error))? {
+                let message = message.map_err(|error| NatsError::of("reading all", error))?;
+                let info = message.info().map_err(|error| NatsError::of("reading all", error))?;
+                let number = info.stream_sequence;
+                let stored_micros = i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or_default();
+                let (subject, payload) = (message.subject.to_string(), message.payload.clone());
+                records.push(Record { subject, number, payload, stored_micros });
+            }
+            if records.len() == before {
+                return Ok(records);
             }
         }
-        Ok(records)
     }
 
     /// The subjects that match and have a record.
