@@ -62,8 +62,8 @@ impl Way {
         }
     }
 
-    /// Whether messages of all topics that match a pattern come in the order in which their node has sent them. NATS' client
-    /// has a queue for each subscription.
+    /// Whether messages of all topics that match a pattern come in the order in which their node has accepted them. Over
+    /// NATS an event may wait for something else of its channel.
     pub(super) fn delivers_in_sequence(&self) -> bool {
         match self {
             Self::Redis(way) => way.has_patterns(),

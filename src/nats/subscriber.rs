@@ -80,13 +80,11 @@ impl Subscriber {
         pass_on: impl FnMut(&Message<'_>) + Send + 'static,
     ) -> Result<Self, NatsError> {
         let options = options.clone();
-        let opened = runtime.spawn(async move {
-            let (writer, receiving) = connect_to_any(&options, purpose).await?;
-            let (open, answered) = (CancellationToken::new(), receiving.answered.subscribe());
-            tokio::spawn(receive(receiving, pass_on, open.clone(), lost));
-            Ok(Self { waiting: Mutex::default(), writer, answered, _open: open.drop_guard() })
-        });
-        opened.await.map_err(|error| NatsError::of("connecting", error))?
+        let connected = runtime.spawn(async move { connect_to_any(&options, purpose).await }).await;
+        let (writer, receiving) = connected.map_err(|error| NatsError::of("connecting", error))??;
+        let (open, answered) = (CancellationToken::new(), receiving.answered.subscribe());
+        runtime.spawn(receive(receiving, pass_on, open.clone(), lost));
+        Ok(Self { waiting: Mutex::default(), writer, answered, _open: open.drop_guard() })
     }
 
     /// Subscribes to a subject, by a number that no other subscription has. Takes effect with [`Subscriber::settled`].

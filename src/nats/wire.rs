@@ -13,7 +13,7 @@ const HEADERS: &str = "NATS/1.0";
 /// An operation of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Operation<'a> {
-    /// What the server is, in JSON.
+    /// The server introduces itself, in JSON.
     Info(&'a str),
     Message(Message<'a>),
     Ping,
@@ -66,11 +66,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<(Operation<'_>, usize)>, NatsE
 }
 
 /// `<subject> <subscription> [<reply to>] [<bytes of the headers>] <bytes in all>`, then the headers and the payload.
-fn message<'a>(
-    line: &'a str,
-    after: &'a [u8],
-    has_headers: bool,
-) -> Result<Option<(Operation<'a>, usize)>, NatsError> {
+fn message<'a>(line: &'a str, after: &'a [u8], has_headers: bool) -> Result<Option<(Operation<'a>, usize)>, NatsError> {
     let malformed = || foreign("a message with a malformed first line");
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let sizes = 1 + usize::from(has_headers);

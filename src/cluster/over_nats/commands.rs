@@ -62,7 +62,7 @@ impl OverNats {
                 _ => topics.entry(of).or_default().push(place),
             }
         }
-        self.publish_in_order(&events).await?;
+        self.publish_events(&events).await?;
         // Not an iterator that is held while they run: the compiler cannot prove that it is `Send`.
         let topics: Vec<_> =
             topics.into_iter().map(|(of, places)| self.carry_out_topic(of, places, commands)).collect();
@@ -75,7 +75,7 @@ impl OverNats {
 
     /// Publishes events of any topics. The bucket of cached events gives them to the topics a moment after they are stored;
     /// so the next event waits for that.
-    async fn publish_in_order(&self, events: &[(Of<'_>, &Publish)]) -> Result<(), NatsError> {
+    async fn publish_events(&self, events: &[(Of<'_>, &Publish)]) -> Result<(), NatsError> {
         let mut begun = Vec::new();
         for (of, publish) in events {
             if publish.cache_for.is_none() || begun.len() == AT_ONCE {
@@ -136,7 +136,7 @@ impl OverNats {
     ) -> Result<Answer, NatsError> {
         match operation {
             Operation::Publish(publish) => {
-                self.publish_in_order(&[((app, topic), publish)]).await?;
+                self.publish_events(&[((app, topic), publish)]).await?;
                 return Ok(Answer::Published);
             }
             Operation::Open { number, .. } => return self.open_topic((app, topic), *number).await,

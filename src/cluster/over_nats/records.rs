@@ -174,8 +174,7 @@ impl Records {
         let mut records = Vec::new();
         // Not by the number of those that are still to come: some may be removed meanwhile.
         loop {
-            let mut batch =
-                consumer.fetch().max_messages(READ_AT_ONCE).messages().await.map_err(|error| of(&error))?;
+            let mut batch = consumer.fetch().max_messages(READ_AT_ONCE).messages().await.map_err(|error| of(&error))?;
             let before = records.len();
             while let Some(message) = timeout(ANSWER_TIME, batch.next()).await.map_err(|error| of(&error))? {
                 let message = message.map_err(|error| NatsError::of("reading all", error))?;

@@ -157,10 +157,15 @@ impl Node {
 
     /// Waits until it knows that the bus is there, or that it is not.
     pub async fn bus_is(&self, up: bool, patience: Duration) {
-        let is_so = async || Figures::of(self.0.metrics_address).await.sum("gema_redis_up", "") == f64::from(u8::from(up));
+        let is_so =
+            async || Figures::of(self.0.metrics_address).await.sum("gema_redis_up", "") == f64::from(u8::from(up));
         let until = pace::now() + patience;
         while !is_so().await {
-            assert!(pace::now() < until, "the bus is not {up} after {patience:?}; the node has logged:\n{}", self.log());
+            assert!(
+                pace::now() < until,
+                "the bus is not {up} after {patience:?}; the node has logged:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
