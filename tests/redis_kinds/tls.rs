@@ -4,8 +4,8 @@ use support::node::Cluster;
 use support::node::Node;
 use support::redis_kinds::RedisCluster;
 use support::redis_kinds::Server;
-use support::redis_kinds::free_port;
 use support::redis_server::TestRedis;
+use support::redis_server::free_port;
 
 use crate::fixture;
 use crate::told;

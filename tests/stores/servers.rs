@@ -3,8 +3,6 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
-use std::net::Ipv4Addr;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -25,14 +23,11 @@ use sqlx::mysql::MySqlConnectOptions;
 use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::postgres::PgConnection;
+use support::redis_server::free_port;
 use tokio::sync::OnceCell;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Ports below those that Linux gives to outgoing connections: nobody else can come to sit on one while its
-/// server is away.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Starts a server and ends it, and removes its folder, as soon as the test process is gone, however it went: then
 /// nobody holds the other end of the standard input any more.
@@ -403,10 +398,4 @@ fn folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("gema-stores-{}-{number}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     folder
-}
-
-fn free_port() -> u16 {
-    std::iter::repeat_with(|| rand::random_range(PORTS))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .unwrap()
 }

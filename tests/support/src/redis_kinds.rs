@@ -4,8 +4,6 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
-use std::net::Ipv4Addr;
-use std::net::TcpListener;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -15,9 +13,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::process::signal;
-
-/// Below the ports that Linux gives to outgoing connections, and not those of the other tests' Redis.
-const PORTS: std::ops::Range<u16> = 10_000..20_000;
+use crate::redis_server::free_port;
 
 /// Longer than any of these programs needs to begin, or to agree with others.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -285,15 +281,4 @@ fn until(what: &str, so: impl Fn() -> bool) {
         assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A port that no other test of this process gets.
-pub fn free_port() -> u16 {
-    static TAKEN: std::sync::Mutex<Vec<u16>> = std::sync::Mutex::new(Vec::new());
-    let mut taken = TAKEN.lock().unwrap();
-    let port = std::iter::repeat_with(|| rand::random_range(PORTS))
-        .find(|port| !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .unwrap();
-    taken.push(port);
-    port
 }

@@ -1,5 +1,6 @@
 //! A Redis of the tests' own: it can be killed, paused, locked and emptied without harming anybody else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::io::BufRead;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +33,7 @@ use crate::process::signal;
 
 /// Ports below those that Linux gives to outgoing connections. While Redis is away nobody else can come to sit on
 /// its port, and a client that tries to connect to it cannot get that very port as its own end.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// Starts Redis and ends it, and removes its folder, as soon as the test process is gone, however it went: then
 /// nobody holds the other end of the standard input any more.
@@ -250,9 +252,13 @@ pub fn cluster_name() -> String {
     format!("test-{}", NAMES.fetch_add(1, Ordering::Relaxed))
 }
 
-/// One of these ports that nobody has at the moment.
+/// One of these ports that nobody has at the moment, and that no other test of this process gets.
 pub fn free_port() -> u16 {
-    std::iter::repeat_with(|| rand::random_range(PORTS))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .unwrap()
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut taken = TAKEN.lock().unwrap();
+    let port = std::iter::repeat_with(|| rand::random_range(PORTS))
+        .find(|port| !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .unwrap();
+    taken.insert(port);
+    port
 }
