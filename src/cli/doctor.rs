@@ -10,6 +10,7 @@ mod files;
 mod ingest;
 mod laravel;
 mod names;
+mod nats;
 mod redis;
 mod report;
 mod route;
@@ -104,6 +105,7 @@ async fn examine(options: &Options, files: &[PathBuf]) -> anyhow::Result<bool> {
     report.begin(Subject::default())?;
     if case.has_config {
         report.add(redis::check(&case.config, &case.apps).await)?;
+        report.add(nats::check(&case.config).await)?;
         report.add(ingest::check(&case.config, case.laravel.as_ref()).await)?;
         report.add([files::check(&case.config)])?;
     } else {

@@ -21,7 +21,7 @@ impl NatsError {
         let text = self.0.to_lowercase();
         let has = |part: &str| text.contains(part);
         match () {
-            () if has("jetstream not enabled") || has("no responders") => {
+            () if has("jetstream not enabled") || has("jetstream resource does not exist") || has("no responders") => {
                 Some("gema needs JetStream: start nats-server with -js, or with jetstream {} in its configuration")
             }
             () if has("authorization") || has("authentication") => {
@@ -32,7 +32,7 @@ impl NatsError {
                 "SSL_CERT_FILE may name a file with the authority's certificate; nats.tls_verify = false takes any, which \
                  is safe on a network of your own only",
             ),
-            () if has("insufficient") || has("resource") => {
+            () if has("insufficient") || has("exceeded") => {
                 Some("JetStream has no memory left: raise max_memory_store in the configuration of nats-server")
             }
             () if has("replicas") => Some("a single nats-server has one copy: set nats.replicas = 1"),

@@ -5,6 +5,7 @@
 
 mod api;
 mod environment;
+mod nats;
 mod network;
 mod nginx;
 mod page;

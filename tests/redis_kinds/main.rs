@@ -5,6 +5,7 @@
 
 mod accounts;
 mod doctor;
+mod nats;
 mod redis_cluster;
 mod sentinel;
 mod tls;

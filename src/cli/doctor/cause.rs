@@ -144,7 +144,7 @@ cause_table! {
         "raise connections.handshakes_per_address_per_second; behind a proxy set server.trusted_proxies";
     ServerUnavailable "server_unavailable"
         "the server cannot answer now"
-        "look at its log, at Redis and at the database with the apps";
+        "look at its log, at Redis or NATS, and at the database with the apps";
     NoAnswer "no_answer"
         "the connection opens, but nothing comes over it"
         "let the proxy pass WebSockets without buffering";
@@ -166,7 +166,7 @@ cause_table! {
         "set both clocks, for example by NTP; timedatectl shows whether it runs";
     ServerDegraded "server_degraded"
         "the server runs, but not with everything"
-        "look at its log, and at Redis and the database as the server reaches them";
+        "look at its log, and at Redis, NATS and the database as the server reaches them";
     // Redis.
     RedisUnreachable "redis_unreachable"
         "Redis does not answer"
@@ -195,6 +195,23 @@ cause_table! {
     RedisFailed "redis_failed"
         "Redis refuses what gema needs"
         "look at the error and at the log of Redis";
+    // NATS.
+    NatsUnreachable "nats_unreachable"
+        "NATS does not answer"
+        "start nats-server, or correct nats.servers";
+    NatsPassword "nats_password"
+        "NATS does not let gema in"
+        "correct nats.user and nats.password, or nats.token";
+    NatsNoJetStream "nats_no_jetstream"
+        "NATS runs without JetStream"
+        "start nats-server with -js, or with jetstream {} in its configuration";
+    NatsRights "nats_rights"
+        "the user of NATS lacks rights"
+        "give the user the subjects of docs/several-nodes.md, with this cluster.name and nats.prefix";
+    NatsFailed "nats_failed"
+        "NATS refuses what gema needs"
+        "look at the error and at the log of nats-server";
+    // Laravel's events.
     IngestPrefix "ingest_prefix"
         "Laravel publishes under another prefix than gema listens to"
         "set ingest.prefixes to Laravel's prefix and the app's id; redis-cli monitor shows the prefix";

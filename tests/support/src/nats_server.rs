@@ -53,6 +53,8 @@ pub struct TestNats {
     /// The token that lets in; empty for none.
     pub token: String,
     folder: PathBuf,
+    /// Further words of its command line.
+    words: Vec<String>,
     running: Option<Running>,
 }
 
@@ -82,9 +84,15 @@ impl TestNats {
 
     /// The same with a token.
     pub async fn start_with(token: &str) -> Self {
+        Self::start_like(token, &[]).await
+    }
+
+    /// The same with further words of its command line.
+    pub async fn start_like(token: &str, words: &[&str]) -> Self {
         const TRIES: usize = 5;
         for _ in 0..TRIES {
             let mut nats = Self::absent(token);
+            nats.words = words.iter().map(|&word| word.to_owned()).collect();
             // Somebody else may have taken the port in between.
             if nats.try_start().await {
                 return nats;
@@ -98,7 +106,7 @@ impl TestNats {
         static FOLDERS: AtomicUsize = AtomicUsize::new(0);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("gema-nats-{}-{number}", std::process::id()));
-        Self { port: free_port(), token: token.to_owned(), folder, running: None }
+        Self { port: free_port(), token: token.to_owned(), folder, words: Vec::new(), running: None }
     }
 
     /// The one that all tests of this process share.
@@ -183,8 +191,8 @@ impl TestNats {
         let (running, name) = self.spawn();
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if let Ok(client) = self.try_connection().await {
-                let is_own = client.info["server_name"] == *name && client.info["jetstream"] == true;
+            if let Ok(client) = NatsClient::connect(self.port).await {
+                let is_own = client.info["server_name"] == *name;
                 self.running = Some(running).filter(|_| is_own);
                 return is_own;
             }
@@ -201,7 +209,7 @@ impl TestNats {
         let mut command = Command::new("sh");
         command.args(["-c", GUARD, "sh"]).arg(&self.folder);
         command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--name", &name]);
-        command.arg("--jetstream").arg("--store_dir").arg(&self.folder);
+        command.arg("--jetstream").arg("--store_dir").arg(&self.folder).args(&self.words);
         if !self.token.is_empty() {
             command.args(["--auth", &self.token]);
         }
@@ -223,14 +231,19 @@ pub struct NatsClient {
 
 impl NatsClient {
     async fn open(port: u16, token: &str) -> io::Result<Self> {
+        let mut client = Self::connect(port).await?;
+        let options = json!({ "verbose": false, "pedantic": false, "name": "test", "auth_token": token });
+        client.stream.write_all(format!("CONNECT {options}\r\n").as_bytes()).await?;
+        client.round_trip().await?;
+        Ok(client)
+    }
+
+    async fn connect(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
         let mut client = Self { stream: BufReader::new(stream), info: Value::Null };
         let line = client.line().await?;
         let info = line.strip_prefix("INFO ").ok_or_else(|| io::Error::other(line.clone()))?;
         client.info = serde_json::from_str(info)?;
-        let options = json!({ "verbose": false, "pedantic": false, "name": "test", "auth_token": token });
-        client.stream.write_all(format!("CONNECT {options}\r\n").as_bytes()).await?;
-        client.round_trip().await?;
         Ok(client)
     }
 
