@@ -253,7 +253,7 @@ cause_table! {
         "raise max_client_events_per_second";
     ClientEventOverload "client_event_overload" [0]
         "a client event was not taken, since the server cannot keep up"
-        "look at its CPU, and at Redis where there are several nodes";
+        "look at its CPU, and at Redis or NATS where there are several nodes";
     // The API.
     ApiUnknownApp "api_unknown_app" [404]
         "a request was for an app that is not there"
@@ -320,5 +320,5 @@ cause_table! {
         "look at its CPU, and at clients that do not read";
     ApiCutOff "api_cut_off" [503]
         "a request needs the other nodes, which cannot be reached"
-        "look at Redis; see cluster.buffer_seconds and cluster.buffer_bytes_max";
+        "look at Redis or NATS; see cluster.buffer_seconds and cluster.buffer_bytes_max";
 }

@@ -49,7 +49,7 @@ const PROBLEMS: &[Problem] = &[
     ("the other nodes miss an event", "nats_payload", "raise max_payload in the configuration of nats-server"),
     ("the other nodes miss", "outage_drops", OUTAGE),
     (
-        "NATS refuses something",
+        "NATS refuses a command",
         "nats_refuses",
         "look at error; the user of NATS needs the rights in docs/several-nodes.md",
     ),
