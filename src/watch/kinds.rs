@@ -68,7 +68,7 @@ const PROBLEMS: &[Problem] = &[
         "look at error; give the user of redis.username the rights for streams",
     ),
     ("Redis does not tell what is on the other nodes", "redis_query", REDIS),
-    ("Redis is too slow", "redis_slow", "look at Redis' latency and at the network between"),
+    ("the link is too slow", "redis_slow", "look at the latency of Redis or NATS, and at the network between"),
     (
         "a Soketi server uses the same Redis",
         "soketi_in_redis",
@@ -142,11 +142,11 @@ const PROBLEMS: &[Problem] = &[
         "raise the limit of open files, or lower connections.connections_max",
     ),
     (
-        "a WebSocket handshake came without",
+        "a WebSocket handshake came over HTTP/1.0 or without",
         "bare_handshake",
         "let the proxy pass Upgrade and Connection over HTTP/1.1: proxy_http_version 1.1; and the two headers",
     ),
-    ("Redis was away", "limiter_local", REDIS),
+    ("the link to Redis for limits per second is lost", "limiter_local", REDIS),
 ];
 
 const REDIS: &str = "look whether Redis runs and whether redis.host, redis.port and redis.password are right";
@@ -169,4 +169,34 @@ pub(super) fn problem(record: &Record) -> (String, &'static str) {
         },
         |(_, code, remedy)| ((*code).to_owned(), remedy),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// All source of a folder, with the texts that go over several lines as one.
+    fn read_all(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read_all(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("watch/kinds.rs") {
+                let source = fs::read_to_string(&path).unwrap();
+                text.extend(source.split("\\\n").map(|part| part.trim_start()));
+            }
+        }
+    }
+
+    #[test]
+    fn each_sentence_is_one_that_the_log_has() {
+        let mut source = String::new();
+        read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut source);
+        let sentences = KINDS.iter().map(|(text, _)| *text).chain(PROBLEMS.iter().map(|(text, ..)| *text));
+        let unknown: Vec<_> = sentences.filter(|text| !source.contains(&format!("\"{text}"))).collect();
+        assert_eq!(unknown, [""; 0]);
+    }
 }
