@@ -42,3 +42,11 @@ async fn missing_rights_are_named() {
         with(nats.port(), USER).await.names(&[("nats", "nats_rights")]);
     }
 }
+
+#[tokio::test]
+async fn a_nats_whose_certificate_nobody_vouches_for_is_named() {
+    let of = |name| format!("{}/tests/redis_kinds/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let nats = TestNats::start_like("", &["--tls", "--tlscert", &of("redis.pem"), "--tlskey", &of("redis.key")]).await;
+    with(nats.port(), "tls = true").await.names(&[("nats", "nats_failed")]).says("SSL_CERT_FILE may name a file");
+    with(nats.port(), "tls = true\ntls_verify = false").await.names(&[]).passes(&["nats"]);
+}
