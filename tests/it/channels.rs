@@ -585,8 +585,10 @@ async fn numbers_wait_for_five_seconds() -> Result<(), String> {
     assert_eq!(numbers, (1..=100).map(|number| count("news", number)).collect::<Vec<_>>());
     assert_eq!(first.next_text().await, count("news", 108));
     assert!(before_the_hundredth.elapsed() >= PAUSE, "{:?}", before_the_hundredth.elapsed());
-    let numbers = others.last_mut().unwrap().settle().await;
-    assert_eq!(numbers, [count("news", 108)], "who came too late for a number hears the next one");
+    // It may be on another node, which has a clock of its own.
+    let last = others.last_mut().unwrap();
+    assert_eq!(last.next_text().await, count("news", 108), "who came too late for a number hears the next one");
+    last.nothing_came().await;
     first.nothing_came().await;
     Ok(())
 }
