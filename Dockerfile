@@ -13,8 +13,10 @@ COPY tests/support tests/support
 # For `gema --version`: docker build --build-arg GEMA_COMMIT=$(git rev-parse HEAD) .
 ARG GEMA_COMMIT=
 # glibc linked in statically; since 2.34 it resolves the name of Redis without loading anything at run time.
+# Without names for debuggers, which nobody starts in this image; a panic names its file and line all the same.
 # Kernels for aarch64 have pages of 4, 16 or 64 KiB. The allocator runs with those up to the size it was built for.
 RUN if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi \
+ && export CARGO_PROFILE_RELEASE_STRIP=symbols \
  && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --features aws --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && mkdir -p /image/usr/bin /image/app \
  && cp target/*/release/gema /image/usr/bin/gema \
