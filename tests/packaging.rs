@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use gema::config::ClusterDriver;
 use gema::config::load;
 use ipnet::IpNet;
 use serde_json::Value as Json;
@@ -236,6 +237,26 @@ fn compose_gives_nginx_and_the_nodes_addresses_that_stay_and_trusts_nginx_alone(
     }
     let trusted = text_of(&file["x-gema"]["environment"]["GEMA_SERVER_TRUSTED_PROXIES"]);
     assert_eq!(trusted, own[0].to_string());
+}
+
+/// Compose puts the variables of its second file over those of the first.
+#[test]
+fn compose_with_nats_gives_the_nodes_the_nats_that_it_starts() {
+    let [base, over] =
+        ["compose.yaml", "compose.nats.yaml"].map(|name| YamlLoader::load_from_str(&shipped(name)).unwrap().remove(0));
+    let pairs = |environment: &Yaml| -> Vec<(String, String)> {
+        environment.as_hash().unwrap().iter().map(|(name, value)| (text_of(name), text_of(value))).collect()
+    };
+    for name in ["gema-1", "gema-2"] {
+        let mut environment: HashMap<_, _> = pairs(&base["x-gema"]["environment"]).into_iter().collect();
+        environment.extend(pairs(&over["services"][name]["environment"]));
+        let loaded = load(&[], environment).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(loaded.warnings, []);
+        assert_eq!(loaded.config.cluster.driver, ClusterDriver::Nats);
+        assert_eq!(loaded.config.nats.servers, ["nats:4222"]);
+        assert_eq!(over["services"][name]["depends_on"][0].as_str(), Some("nats"));
+    }
+    assert_eq!(over["services"]["nats"]["command"][0].as_str(), Some("-js"));
 }
 
 /// A service that takes over what several have in common.
