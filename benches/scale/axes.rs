@@ -47,6 +47,11 @@ pub(crate) async fn run(kind: Kind, axis: Axis, sizes: &[usize]) -> Result<()> {
     Ok(())
 }
 
+/// Channels that nobody has.
+fn new_channels() -> Vec<String> {
+    (0..20).map(|channel| format!("new-{channel}")).collect()
+}
+
 async fn by_nodes(servers: Servers, nodes: usize, table: &mut Table) -> Result<()> {
     let mut fleet = Fleet::start(servers, (nodes, 1), false).await?;
     let narrow = (0..FEW).map(|node| (node, NARROW.to_owned(), String::new()));
@@ -61,8 +66,7 @@ async fn by_nodes(servers: Servers, nodes: usize, table: &mut Table) -> Result<(
     laboratory.publish("publish, all nodes listen", WIDE, &all).await?;
     laboratory.join_and_leave(("join", "leave"), NARROW).await?;
     laboratory.join_and_leave(("join of a presence channel", "leave of a presence channel"), ROOM).await?;
-    let new: Vec<String> = (0..20).map(|channel| format!("new-{channel}")).collect();
-    laboratory.open_and_close(("first join on a node", "last leave on a node"), (0, &new)).await?;
+    laboratory.open_and_close(("first join on a node", "last leave on a node"), (0, &new_channels())).await?;
     laboratory.ask_counts(NARROW, ROOM).await?;
     laboratory.ask_channels().await?;
     laboratory.ask_nodes().await?;
@@ -82,9 +86,8 @@ async fn counted(servers: Servers, nodes: usize, table: &mut Table) -> Result<()
     fleet.join((0..FEW).map(|node| (node, NARROW.to_owned(), String::new()))).await?;
     let mut laboratory = Laboratory::new(fleet, table, nodes).await?;
     laboratory.join_and_leave(("join, subscribers are counted", "leave, subscribers are counted"), NARROW).await?;
-    let new: Vec<String> = (0..20).map(|channel| format!("new-{channel}")).collect();
     let names = ("first join on a node, subscribers are counted", "last leave on a node, subscribers are counted");
-    laboratory.open_and_close(names, (0, &new)).await?;
+    laboratory.open_and_close(names, (0, &new_channels())).await?;
     laboratory.fleet.end().await;
     Ok(())
 }
@@ -102,8 +105,7 @@ async fn by_channels(servers: Servers, channels: usize, table: &mut Table) -> Re
     laboratory.add_quiet_second();
     laboratory.publish("publish, two nodes listen", NARROW, &[0, 1]).await?;
     laboratory.join_and_leave(("join", "leave"), NARROW).await?;
-    let new: Vec<String> = (0..20).map(|channel| format!("new-{channel}")).collect();
-    laboratory.open_and_close(("first join on a node", "last leave on a node"), (0, &new)).await?;
+    laboratory.open_and_close(("first join on a node", "last leave on a node"), (0, &new_channels())).await?;
     laboratory.ask_counts(NARROW, ROOM).await?;
     laboratory.ask_channels().await?;
     laboratory.start_and_stop().await?;

@@ -104,8 +104,10 @@ impl Meter {
     /// Waits until nodes publish nothing for a while.
     pub(crate) async fn quiet(&mut self) -> Result<()> {
         const QUIET: Duration = Duration::from_millis(100);
-        let mut before = self.read()?;
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let (mut before, end) = (self.read()?, Instant::now() + PATIENCE);
         loop {
+            ensure!(Instant::now() < end, "nodes still publish after {PATIENCE:?}");
             tokio::time::sleep(QUIET).await;
             let after = self.read()?;
             if after.published_since(&before) == 0 {

@@ -1,4 +1,4 @@
-//! What is measured: a number of equal events on a fleet, each step with its cost in Redis.
+//! Takes the steps of a measurement. Each is a number of equal events on a fleet, with its cost in Redis.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -52,32 +52,33 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<(Operation<'_>, usize)>, NatsE
     let line = line.ok_or_else(|| foreign("a line that is no text"))?;
     let (name, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     let after = &bytes[end + 1..];
-    let operation = match name.to_ascii_uppercase().as_str() {
-        "MSG" => return Ok(message(rest, after, false)?.map(|(read, length)| (read, end + 1 + length))),
-        "HMSG" => return Ok(message(rest, after, true)?.map(|(read, length)| (read, end + 1 + length))),
-        "INFO" => Operation::Info(rest),
-        "PING" => Operation::Ping,
-        "PONG" => Operation::Pong,
-        "+OK" => Operation::Ok,
-        "-ERR" => Operation::Error(rest.trim_matches([' ', '\''])),
-        _ => return Err(foreign("an operation that NATS does not have")),
+    let is = |operation: &str| name.eq_ignore_ascii_case(operation);
+    let operation = match () {
+        () if is("MSG") || is("HMSG") => {
+            let read = message(rest, after, is("HMSG"))?;
+            return Ok(read.map(|(message, length)| (Operation::Message(message), end + 1 + length)));
+        }
+        () if is("INFO") => Operation::Info(rest),
+        () if is("PING") => Operation::Ping,
+        () if is("PONG") => Operation::Pong,
+        () if is("+OK") => Operation::Ok,
+        () if is("-ERR") => Operation::Error(rest.trim_matches([' ', '\''])),
+        () => return Err(foreign("an operation that NATS does not have")),
     };
     Ok(Some((operation, end + 1)))
 }
 
 /// `<subject> <subscription> [<reply to>] [<bytes of the headers>] <bytes in all>`, then the headers and the payload.
-fn message<'a>(line: &'a str, after: &'a [u8], has_headers: bool) -> Result<Option<(Operation<'a>, usize)>, NatsError> {
+fn message<'a>(line: &'a str, after: &'a [u8], has_headers: bool) -> Result<Option<(Message<'a>, usize)>, NatsError> {
     let malformed = || foreign("a message with a malformed first line");
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let sizes = 1 + usize::from(has_headers);
-    let number = |place: usize| fields.get(place).and_then(|field| field.parse::<usize>().ok()).ok_or_else(malformed);
-    if fields.len() != 2 + sizes && fields.len() != 3 + sizes {
-        return Err(malformed());
-    }
-    let subscription = fields[1].parse().map_err(|_| malformed())?;
-    let bytes = number(fields.len() - 1)?;
-    let headers_bytes = if has_headers { number(fields.len() - 2)? } else { 0 };
-    if bytes > MESSAGE_MAX || headers_bytes > bytes {
+    let mut fields = line.split_ascii_whitespace();
+    let subject = fields.next().ok_or_else(malformed)?;
+    let subscription = fields.next().and_then(|field| field.parse().ok()).ok_or_else(malformed)?;
+    let mut size = || fields.next_back()?.parse::<usize>().ok();
+    let bytes = size().ok_or_else(malformed)?;
+    let headers_bytes = if has_headers { size().ok_or_else(malformed)? } else { 0 };
+    // There may be a subject for the reply.
+    if fields.nth(1).is_some() || bytes > MESSAGE_MAX || headers_bytes > bytes {
         return Err(malformed());
     }
     let length = bytes + 2;
@@ -86,7 +87,7 @@ fn message<'a>(line: &'a str, after: &'a [u8], has_headers: bool) -> Result<Opti
     let (headers, payload) = content.split_at(headers_bytes);
     let headers = std::str::from_utf8(headers).ok().filter(|text| text.is_empty() || text.starts_with(HEADERS));
     let headers = headers.ok_or_else(|| foreign("headers that are none"))?;
-    Ok(Some((Operation::Message(Message { subscription, subject: fields[0], payload, headers }), length)))
+    Ok(Some((Message { subscription, subject, payload, headers }, length)))
 }
 
 fn foreign(of: &str) -> NatsError {

@@ -78,7 +78,7 @@ const PROBLEMS: &[Problem] = &[
     (
         "the other nodes took this one for dead",
         "node_taken_for_dead",
-        "look whether this machine was suspended, or Redis too slow",
+        "look whether this machine was suspended, or Redis or NATS too slow",
     ),
     ("not every node", "node_silent", "look whether one of the nodes hangs: Status shows when each was last seen"),
     ("views see what is published on this node only", "views_local", "look at advice"),

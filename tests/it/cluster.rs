@@ -3,6 +3,8 @@
 use serde_json::Value;
 use serde_json::json;
 use support::client::Client;
+use support::client::PATIENCE;
+use support::node::becomes;
 use support::server::TestServer;
 
 const ROOM: &str = "presence-room";
@@ -337,6 +339,31 @@ async fn every_count_and_list_covers_all_nodes() {
             })
         );
     }
+}
+
+#[tokio::test]
+async fn thousands_of_channels_are_listed_once_each_while_their_counts_change() {
+    const CHANNELS: usize = 2_500;
+    let server = TestServer::start_cluster_with(2, |config| config.connections.subscriptions_per_second = 0).await;
+    let subscribe = |number| json!({ "event": "pusher:subscribe", "data": { "channel": format!("c-{number}") } });
+    let all: Vec<String> = (0..CHANNELS).map(|number| subscribe(number).to_string()).collect();
+    let counts = async || -> Vec<u64> {
+        let answer = server.api_at(1).get("/channels", &[("info", "subscription_count")]).await.ok();
+        let channels = answer["channels"].as_object().unwrap().values();
+        channels.map(|channel| channel["subscription_count"].as_u64().unwrap()).collect()
+    };
+    let mut one = server.connect_at(0).await;
+    one.send_together(&all).await;
+    assert_eq!(one.settle().await.len(), CHANNELS);
+    becomes("channels", PATIENCE, async || counts().await.len(), CHANNELS).await;
+    let mut two = server.connect_at(0).await;
+    two.send_together(&all).await;
+    let twice = async || {
+        let counts = counts().await;
+        assert!(counts.len() == CHANNELS && counts.iter().all(|count| (1..=2).contains(count)), "{counts:?}");
+        counts.iter().filter(|count| **count == 2).count()
+    };
+    becomes("channels with two subscribers", PATIENCE, twice, CHANNELS).await;
 }
 
 // G-275

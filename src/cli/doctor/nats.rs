@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::nats::connection::NatsConnection;
 use crate::nats::connection::with_causes;
 use crate::nats::error::NatsError;
+use crate::nats::error::NatsErrorKind;
 use crate::nats::subjects::Subjects;
 use crate::nats::subscriber::Subscriber;
 use crate::nats::wire::Message;
@@ -62,16 +63,14 @@ async fn try_all(config: &Config) -> Result<Option<Cause>, NatsError> {
 }
 
 fn failed(error: &NatsError, place: &str) -> Step {
-    let text = error.0.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let cause = match () {
-        () if has(&["authorization", "authentication"]) => Cause::NatsPassword,
-        () if has(&["jetstream not enabled", "jetstream resource does not exist", "no responders"]) => {
-            Cause::NatsNoJetStream
+    let cause = match error.kind() {
+        Some(NatsErrorKind::NoJetStream) => Cause::NatsNoJetStream,
+        Some(NatsErrorKind::Password) => Cause::NatsPassword,
+        Some(NatsErrorKind::Rights) => Cause::NatsRights,
+        Some(NatsErrorKind::Unreachable) => Cause::NatsUnreachable,
+        Some(NatsErrorKind::Certificate | NatsErrorKind::Full | NatsErrorKind::TooManyCopies) | None => {
+            Cause::NatsFailed
         }
-        () if has(&["permissions violation"]) => Cause::NatsRights,
-        () if has(&["refused", "does not answer", "lookup", "unreachable", "timed out"]) => Cause::NatsUnreachable,
-        () => Cause::NatsFailed,
     };
     let advice = error.advice().map_or(String::new(), |advice| format!("; {advice}"));
     Step::failed(STEP, cause, format!("{place}: {}{advice}", error.0.replace(char::is_control, " ")))

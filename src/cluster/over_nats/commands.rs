@@ -1,4 +1,5 @@
-//! Carries out the registry's commands: those of a topic one after the other, those of several topics at the same time.
+//! Carries out the registry's commands: first events, then the rest; those of a topic one after the other, those of
+//! several topics at the same time.
 //! The bus calls it for each round.
 
 use std::time::SystemTime;
@@ -54,7 +55,7 @@ impl OverNats {
         for (place, command) in commands.iter().enumerate() {
             let of = (&*command.app, &command.topic);
             match &command.operation {
-                // Unless something else of its topic comes before it.
+                // Events go first, unless something else of their topic comes before them.
                 Operation::Publish(publish) if !topics.contains_key(&of) => {
                     events.push((of, publish));
                     answers.push((place, Answer::Published));

@@ -21,6 +21,7 @@ use async_nats::jetstream::stream::StorageType;
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use indexmap::IndexMap;
 use percent_encoding::AsciiSet;
 use percent_encoding::CONTROLS;
 use percent_encoding::percent_decode;
@@ -171,21 +172,24 @@ impl Records {
         };
         let of = |error: &dyn Error| NatsError::of("reading all", with_causes(error));
         let consumer = self.stream(bucket).create_consumer(config).await.map_err(|error| of(&error))?;
-        let mut records = Vec::new();
-        // Not by the number of those that are still to come: some may be removed meanwhile.
+        // A record that is replaced meanwhile comes twice.
+        let mut records = IndexMap::new();
+        // Those that are still to come may be removed meanwhile, so their number says nothing. A batch with room left ends
+        // the list, however fast others store further ones.
         loop {
             let mut batch = consumer.fetch().max_messages(READ_AT_ONCE).messages().await.map_err(|error| of(&error))?;
-            let before = records.len();
+            let mut count = 0;
             while let Some(message) = timeout(ANSWER_TIME, batch.next()).await.map_err(|error| of(&error))? {
                 let message = message.map_err(|error| NatsError::of("reading all", error))?;
                 let info = message.info().map_err(|error| NatsError::of("reading all", error))?;
                 let number = info.stream_sequence;
                 let stored_micros = i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or_default();
                 let (subject, payload) = (message.subject.to_string(), message.payload.clone());
-                records.push(Record { subject, number, payload, stored_micros });
+                records.insert(subject.clone(), Record { subject, number, payload, stored_micros });
+                count += 1;
             }
-            if records.len() == before {
-                return Ok(records);
+            if count < READ_AT_ONCE {
+                return Ok(records.into_values().collect());
             }
         }
     }

@@ -49,7 +49,7 @@ impl Event {
 /// The state of a topic on all nodes at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// The version of the members; 0 if the next change may have any.
+    /// The version of the members; 0 if nobody is there, and the next change may have any version.
     pub version: u64,
     /// The members on all nodes.
     pub entries: Vec<RosterEntry>,

@@ -17,8 +17,9 @@ const BEHIND_MAX: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     present: IndexMap<Arc<str>, UserEntry>,
-    /// That of the last change; 0 if the next change may have any.
     version: u64,
+    /// The last snapshot says that nobody was there: the next change may have any version.
+    takes_any_version: bool,
     /// Users that the last snapshot lacks although no change has removed them. Their node may not be back yet.
     unconfirmed: Vec<(NodeId, Arc<str>)>,
 }
@@ -177,7 +178,7 @@ impl Roster {
 
     /// Applies a change; an old one has no effect.
     pub(crate) fn apply(&mut self, change: &Change) -> Result<Option<Effect>, Gap> {
-        if self.version > 0 {
+        if !self.takes_any_version {
             if change.version <= self.version && self.version - change.version < BEHIND_MAX {
                 return Ok(None);
             }
@@ -185,7 +186,7 @@ impl Roster {
                 return Err(Gap);
             }
         }
-        self.version = change.version;
+        (self.version, self.takes_any_version) = (change.version, false);
         self.unconfirmed.retain(|(node, user_id)| *node != change.node || *user_id != change.user_id);
         Ok(match &change.user_info {
             Some(user_info) => {
@@ -211,7 +212,7 @@ impl Roster {
         let (own, others): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(node, _)| *node == local);
         effects.extend(own.iter().filter_map(|(node, user_id)| self.remove(*node, user_id)));
         self.unconfirmed = others;
-        self.version = version;
+        (self.version, self.takes_any_version) = (version, version == 0);
         effects
     }
 
@@ -258,10 +259,12 @@ mod tests {
     fn whichever_change_is_the_first_of_a_topic_counts() {
         let (mut roster, node) = (Roster::default(), NodeId::random());
         roster.add(node, 1, &member("1"));
-        // Nobody has a record of the topic.
-        assert_eq!(roster.merge(0, &[], NodeId::random()), []);
         let user_info = Some("1".into());
         let change = Change { by: node, version: 1 << 40, node, since: 1, user_id: "ada".into(), user_info };
+        // There was no snapshot yet.
+        assert_eq!(roster.apply(&change), Err(Gap));
+        // Nobody has a record of the topic.
+        assert_eq!(roster.merge(0, &[], NodeId::random()), []);
         assert_eq!((roster.apply(&change), roster.has_unconfirmed()), (Ok(None), false));
         assert_eq!(roster.apply(&Change { version: (1 << 40) + 2, ..change }), Err(Gap));
     }

@@ -53,7 +53,7 @@ pub struct TestNats {
     /// The token that lets in; empty for none.
     pub token: String,
     folder: PathBuf,
-    /// Further words of its command line.
+    /// Further words on its command line.
     words: Vec<String>,
     running: Option<Running>,
 }
@@ -87,7 +87,7 @@ impl TestNats {
         Self::start_like(token, &[]).await
     }
 
-    /// The same with further words of its command line.
+    /// One with a token, and with these words on its command line.
     pub async fn start_like(token: &str, words: &[&str]) -> Self {
         const TRIES: usize = 5;
         for _ in 0..TRIES {

@@ -163,7 +163,8 @@ impl Node {
         while !is_so().await {
             assert!(
                 pace::now() < until,
-                "the bus is not {up} after {patience:?}; the node has logged:\n{}",
+                "gema_redis_up is not {} after {patience:?}; the node has logged:\n{}",
+                u8::from(up),
                 self.log()
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
