@@ -93,8 +93,7 @@ pub async fn what_was_refused_is_told_when_there_is_room_again() {
     let leaver = user("leaver").await;
     let mut watcher = there.connect().await;
     watcher.sign_in(&json!({ "id": "watcher", "watchlist": ["leaver", "comer"] })).await;
-    let state = watcher.next_event("pusher_internal:watchlist_events").await;
-    assert_eq!(state["events"][0], json!({ "name": "online", "user_ids": ["leaver"] }));
+    watcher.sees_online(&["leaver"]).await;
     let observer = Observer::start(there, ROOM, "there").await;
     let only = here.member(ROOM, "only").await;
     observer.sees(&names(&["there", "only"]), BACK_MAX).await;

@@ -49,8 +49,7 @@ pub async fn a_killed_node_is_gone_everywhere_and_its_members_leave_once() {
     user.sign_in(&json!({ "id": "7" })).await;
     let mut watcher = there.connect().await;
     watcher.sign_in(&json!({ "id": "watcher", "watchlist": ["7"] })).await;
-    let state = watcher.next_event("pusher_internal:watchlist_events").await;
-    assert_eq!(state["events"][0]["name"], "online");
+    watcher.sees_online(&["7"]).await;
     for observer in &observers {
         observer.sees(&names(&["here", "there", "both", "ada", "bob", "eve"]), BACK_MAX).await;
     }

@@ -1,5 +1,6 @@
 //! A WebSocket client that sees every frame as it came.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -281,5 +282,20 @@ impl Client {
     pub async fn send_sign_in(&mut self, user_data: &str) {
         let auth = user_auth(&self.socket_id, user_data);
         self.send_json(json!({ "event": "pusher:signin", "data": { "auth": auth, "user_data": user_data } })).await;
+    }
+
+    /// Reads the states of a watchlist until all these users were said to be online. A node hears of the users of
+    /// another one a moment after their sign-in, so that some may be offline at first.
+    pub async fn sees_online(&mut self, ids: &[&str]) {
+        let mut waited_for: BTreeSet<&str> = ids.iter().copied().collect();
+        while !waited_for.is_empty() {
+            let state = self.next_event("pusher_internal:watchlist_events").await;
+            for change in state["events"].as_array().unwrap() {
+                let said = change["user_ids"].as_array().unwrap();
+                if change["name"] == "online" {
+                    waited_for.retain(|id| !said.contains(&json!(id)));
+                }
+            }
+        }
     }
 }
