@@ -7,4 +7,5 @@ pub mod lease;
 pub mod link;
 pub mod names;
 pub mod script;
+pub mod sentinel;
 pub mod value;

@@ -81,6 +81,9 @@ impl Bus for OverRedis {
         };
         let receiver = RedisConnection::open_on(runtime, &way.options, on_push).await?;
         let mut out = RedisConnection::open(&way.options, |_| ()).await?;
+        if !out.is_with(&receiver) {
+            return Err(fault("the Sentinels have made another server the master meanwhile"));
+        }
         let (member, cache) = (include_str!("over_redis/member.lua"), include_str!("over_redis/cache.lua"));
         let (last_events, append, places) = (
             include_str!("over_redis/last_events.lua"),
@@ -183,6 +186,10 @@ impl Bus for OverRedis {
             self.record_apps().await?;
         }
         Ok(leases)
+    }
+
+    async fn superseded(&self) -> redis::RedisError {
+        self.out.superseded(&self.way.options).await
     }
 
     async fn clear(&self, outdated: Outdated<'_>) -> RedisResult<()> {

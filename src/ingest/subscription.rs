@@ -14,16 +14,21 @@ use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio_util::sync::CancellationToken;
 
+use crate::config;
 use crate::ingest::Ingest;
 use crate::link::Purpose;
 use crate::redis::connection::PING;
 use crate::redis::connection::open_one;
+use crate::redis::connection::superseded;
 use crate::redis::error::fault;
 use crate::redis::link;
+use crate::redis::sentinel::Master;
 
 /// One subscribed connection.
 struct Subscription {
     redis: MultiplexedConnection,
+    /// There if Sentinels have named it.
+    master: Option<Master>,
     state: Arc<SubscriptionState>,
 }
 
@@ -55,7 +60,7 @@ pub(super) async fn run(ingest: &Arc<Ingest>, stop: &CancellationToken) {
 
 async fn serve(ingest: &Ingest, subscription: Subscription, stop: &CancellationToken) -> RedisResult<()> {
     tracing::info!("listening to Laravel's redis broadcaster");
-    let outcome = stop.run_until_cancelled(subscription.serve()).await.unwrap_or(Ok(()));
+    let outcome = stop.run_until_cancelled(subscription.serve(&ingest.redis)).await.unwrap_or(Ok(()));
     subscription.state.lost.cancel();
     ingest.meters.up.set(0);
     outcome
@@ -65,16 +70,17 @@ impl Subscription {
     async fn open(ingest: &Arc<Ingest>) -> RedisResult<Self> {
         let state = Arc::new(SubscriptionState::default());
         let (receiver, own_state) = (Arc::clone(ingest), Arc::clone(&state));
-        let mut redis = open_one(&ingest.redis, move |push| own_state.on_push(push, &receiver)).await?;
+        let (mut redis, master) = open_one(&ingest.redis, move |push| own_state.on_push(push, &receiver)).await?;
         redis.psubscribe(ingest.patterns()).await?;
         ingest.meters.up.set(1);
-        Ok(Self { redis, state })
+        Ok(Self { redis, master, state })
     }
 
     /// Waits until the connection is lost.
-    async fn serve(&self) -> RedisResult<()> {
+    async fn serve(&self, options: &config::Redis) -> RedisResult<()> {
         tokio::select! {
             lost = self.watch() => lost.map(|never| match never {}),
+            error = superseded(options, self.master.as_ref()) => Err(error),
             () = self.state.lost.cancelled() => Err(fault("Redis has ended it, or a subscription")),
         }
     }

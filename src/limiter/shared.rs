@@ -118,11 +118,17 @@ impl Rates {
     /// Probes a link until a probe fails.
     async fn failed_probe(&self, link: Arc<RateLink>) -> RedisError {
         tracing::info!("limits per second hold for all nodes together");
-        loop {
-            sleep(PING).await;
-            if let Err(error) = self.probe(&link).await {
-                return error;
+        let probes = async {
+            loop {
+                sleep(PING).await;
+                if let Err(error) = self.probe(&link).await {
+                    return error;
+                }
             }
+        };
+        tokio::select! {
+            error = probes => error,
+            error = link.connection.superseded(&self.options) => error,
         }
     }
 

@@ -13,6 +13,7 @@ use redis::IntoConnectionInfo;
 use redis::ProtocolVersion;
 use redis::PushInfo;
 use redis::RedisConnectionInfo;
+use redis::RedisError;
 use redis::RedisResult;
 use redis::TlsMode;
 use redis::Value;
@@ -24,8 +25,6 @@ use redis::cluster_routing::Route;
 use redis::cluster_routing::SingleNodeRoutingInfo;
 use redis::cluster_routing::Slot;
 use redis::cluster_routing::SlotAddr;
-use redis::sentinel::SentinelClientBuilder;
-use redis::sentinel::SentinelServerType;
 use tokio::runtime::Handle;
 
 use crate::config;
@@ -33,6 +32,8 @@ use crate::config::host_and_port;
 use crate::redis::error::is_of_a_moving_slot;
 use crate::redis::error::is_of_one_command;
 use crate::redis::error::is_of_the_link;
+use crate::redis::sentinel;
+use crate::redis::sentinel::Master;
 
 /// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
@@ -50,8 +51,8 @@ const ARRIVAL_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that sends commands and receives topics. Clones share it.
 #[derive(Clone)]
 pub enum RedisConnection {
-    /// To one server.
-    One(MultiplexedConnection),
+    /// To one server, which Sentinels may have named.
+    One(MultiplexedConnection, Option<Master>),
     /// To the masters of a Redis Cluster.
     Cluster(ClusterConnection),
 }
@@ -69,7 +70,7 @@ impl RedisConnection {
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<Self> {
         if options.cluster_nodes.is_empty() {
-            return open_one(options, on_push).await.map(Self::One);
+            return open_one(options, on_push).await.map(|(connection, master)| Self::One(connection, master));
         }
         let client = cluster_client(options)?.push_sender(sender(on_push)).build()?;
         Ok(Self::Cluster(client.get_async_connection().await?))
@@ -94,7 +95,7 @@ impl RedisConnection {
             return Ok(Vec::new());
         }
         match self {
-            Self::One(connection) => {
+            Self::One(connection, _) => {
                 let mut pipeline = redis::Pipeline::with_capacity(commands.len());
                 for command in commands {
                     pipeline.add_command(command);
@@ -127,7 +128,7 @@ impl RedisConnection {
             return Ok(());
         }
         match self {
-            Self::One(connection) => connection.subscribe(topics).await,
+            Self::One(connection, _) => connection.subscribe(topics).await,
             Self::Cluster(connection) => {
                 let each = topics.iter().map(|topic| {
                     let mut connection = connection.clone();
@@ -144,7 +145,7 @@ impl RedisConnection {
             return Ok(());
         }
         match self {
-            Self::One(connection) => connection.unsubscribe(topics).await,
+            Self::One(connection, _) => connection.unsubscribe(topics).await,
             Self::Cluster(connection) => {
                 for topic in topics {
                     connection.sunsubscribe(topic).await?;
@@ -161,7 +162,7 @@ impl RedisConnection {
             return Ok(());
         }
         match self {
-            Self::One(connection) => connection.psubscribe(globs).await,
+            Self::One(connection, _) => connection.psubscribe(globs).await,
             Self::Cluster(connection) => connection.psubscribe(globs).await,
         }
     }
@@ -172,32 +173,60 @@ impl RedisConnection {
             return Ok(());
         }
         match self {
-            Self::One(connection) => connection.punsubscribe(globs).await,
+            Self::One(connection, _) => connection.punsubscribe(globs).await,
             Self::Cluster(connection) => connection.punsubscribe(globs).await,
+        }
+    }
+
+    /// Whether both lead to the same server, as far as Sentinels name it.
+    pub fn is_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::One(_, master), Self::One(_, other)) => master == other,
+            _ => true,
+        }
+    }
+
+    /// Ends when the Sentinels have made another server the master. Never without Sentinels.
+    pub async fn superseded(&self, options: &config::Redis) -> RedisError {
+        match self {
+            Self::One(_, master) => superseded(options, master.as_ref()).await,
+            Self::Cluster(_) => std::future::pending().await,
         }
     }
 
     /// The command that publishes on a topic.
     pub fn publish(&self) -> &'static str {
         match self {
-            Self::One(_) => "PUBLISH",
+            Self::One(..) => "PUBLISH",
             Self::Cluster(_) => "SPUBLISH",
         }
     }
 }
 
+/// Ends when the Sentinels have made another server the master. Never if they have not named this one.
+pub async fn superseded(options: &config::Redis, master: Option<&Master>) -> RedisError {
+    match master {
+        Some(master) => sentinel::superseded(options, master).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Connects to one server: to that of a Redis Cluster which answers first, where plain pub/sub reaches all of them.
+/// Returns it with the master if Sentinels have named it.
 pub async fn open_one(
     options: &config::Redis,
     on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-) -> RedisResult<MultiplexedConnection> {
+) -> RedisResult<(MultiplexedConnection, Option<Master>)> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIME))
         .set_response_timeout(Some(ANSWER_TIME))
         .set_push_sender(sender(on_push));
+    let mut master = None;
     let clients = match () {
         () if !options.sentinels.is_empty() => {
-            vec![tokio::time::timeout(ANSWER_TIME, master(options)).await.map_err(std::io::Error::from)??]
+            let Master { host, port, .. } = master.insert(sentinel::master(options).await?);
+            let info = address(host, *port, tls_mode(options)).into_connection_info()?;
+            vec![Client::open(login(info, options))?]
         }
         () if !options.cluster_nodes.is_empty() => {
             let mut nodes = addresses(&options.cluster_nodes, tls_mode(options));
@@ -216,7 +245,7 @@ pub async fn open_one(
             break;
         }
     }
-    outcome
+    Ok((outcome?, master))
 }
 
 /// Calls `on_push` in the form that the library needs.
@@ -351,28 +380,6 @@ fn login(info: ConnectionInfo, options: &config::Redis) -> ConnectionInfo {
         }
     }
     info.set_redis_settings(settings)
-}
-
-/// The server that the Sentinels name.
-async fn master(options: &config::Redis) -> RedisResult<Client> {
-    let sentinels = addresses(&options.sentinels, None);
-    let mut builder = SentinelClientBuilder::new(sentinels, &options.sentinel_master, SentinelServerType::Master)?
-        .set_client_to_redis_protocol(ProtocolVersion::RESP3)
-        .set_client_to_redis_db(options.db);
-    if let Some(mode) = tls_mode(options) {
-        builder = builder.set_client_to_redis_tls_mode(mode);
-    }
-    if !options.sentinel_password.is_empty() {
-        builder = builder.set_client_to_sentinel_password(options.sentinel_password.expose_text());
-    }
-    if !options.password.is_empty() {
-        builder = builder.set_client_to_redis_password(options.password.expose_text());
-        if !options.username.is_empty() {
-            builder = builder.set_client_to_redis_username(&options.username);
-        }
-    }
-    let named = builder.build()?.async_get_client().await;
-    named.map_err(|error| std::io::Error::other(format!("no Sentinel names the master: {error}")).into())
 }
 
 fn cluster_client(options: &config::Redis) -> RedisResult<redis::cluster::ClusterClientBuilder> {

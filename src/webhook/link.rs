@@ -89,12 +89,18 @@ impl WebhookRedis {
     async fn failed_probe(&self, link: Arc<WebhookLink>) -> RedisError {
         tracing::info!("webhooks are linked to Redis");
         let mut connection = link.connection.clone();
-        loop {
-            tokio::time::sleep(PING).await;
-            let probe = cmd("EXISTS").arg(self.names.webhook_leases()).take();
-            if let Err(error) = connection.ask_one(probe).await {
-                return error;
+        let probes = async {
+            loop {
+                tokio::time::sleep(PING).await;
+                let probe = cmd("EXISTS").arg(self.names.webhook_leases()).take();
+                if let Err(error) = connection.ask_one(probe).await {
+                    return error;
+                }
             }
+        };
+        tokio::select! {
+            error = probes => error,
+            error = link.connection.superseded(&self.options) => error,
         }
     }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use support::node::Cluster;
 use support::node::Node;
+use support::node::becomes;
 use support::observer::Observer;
+use support::receiver::Receiver;
+use support::redis_kinds::Server;
 use support::redis_kinds::Watched;
 use support::redis_server::TestRedis;
 
@@ -12,6 +15,10 @@ use crate::told;
 
 /// Until Sentinels have promoted the replica and the nodes have followed.
 const FOLLOWED_MAX: Duration = Duration::from_secs(20);
+/// Until the nodes have left a master that still answers. Sentinels make it a replica after eight seconds.
+const MOVED_MAX: Duration = Duration::from_secs(3);
+/// Connections of a node: two of the cluster, and those for limits, webhooks and Laravel's events.
+const LINKS: usize = 5;
 
 #[tokio::test]
 async fn when_sentinels_promote_a_replica_the_nodes_follow() {
@@ -46,6 +53,49 @@ async fn when_sentinels_promote_a_replica_the_nodes_follow() {
         assert_eq!(node.users("presence-room").await, all);
         assert!(!node.log().contains("hush"), "{}", node.log());
     }
+}
+
+/// The connections of nodes to a server.
+fn of_nodes(server: &Server) -> usize {
+    let others = ["name=sentinel-", "flags=S", "flags=M", "cmd=client"];
+    let list = server.cli(&["CLIENT", "LIST"]);
+    list.lines().filter(|line| line.contains("addr=") && !others.iter().any(|other| line.contains(other))).count()
+}
+
+#[tokio::test]
+async fn a_master_that_is_back_after_a_failover_keeps_no_node() {
+    let redis = Watched::start("hush-redis", "hush-sentinel");
+    let mut hooks = Receiver::start().await;
+    let webhooks = format!(r#"[{{"url":"http://{}/","event_types":["channel_occupied"]}}]"#, hooks.address);
+    let cluster = Cluster::on(&TestRedis::absent("hush-redis"))
+        .with("GEMA_REDIS_SENTINELS", &redis.sentinel.address())
+        .with("GEMA_REDIS_SENTINEL_MASTER", "shop")
+        .with("GEMA_REDIS_SENTINEL_PASSWORD", "hush-sentinel")
+        .with("GEMA_LIMITER_DRIVER", "redis")
+        .with("GEMA_INGEST_PREFIXES", "laravel_=app-id")
+        .with("GEMA_WEBHOOKS_DRIVER", "redis")
+        .with("SOKETI_DEFAULT_APP_WEBHOOKS", &webhooks);
+    let nodes: [Node; 2] = cluster.nodes().await;
+    let mut client = nodes[1].subscribed("orders").await;
+    hooks.next().await;
+    assert_eq!(of_nodes(&redis.master), LINKS * nodes.len());
+
+    redis.master.pause();
+    becomes("the replica is the master", FOLLOWED_MAX, async || redis.named() == redis.replica.port, true).await;
+    redis.master.resume();
+    for (server, links) in [(&redis.master, 0), (&redis.replica, LINKS * nodes.len())] {
+        becomes("connections of nodes", MOVED_MAX, async || of_nodes(server), links).await;
+    }
+    assert!(redis.master.cli(&["INFO", "replication"]).contains("role:master"), "it has not noticed so far");
+    for number in 0..10 {
+        nodes[0].api().publish("orders", "e", &number.to_string()).await;
+        assert_eq!(client.next_event("e").await, number);
+    }
+    let message = r#"{"event":"e","data":"10"}"#;
+    redis.replica.cli(&["PUBLISH", "laravel_orders", message]);
+    assert_eq!(client.next_event("e").await, 10);
+    let _stock = nodes[0].subscribed("stock").await;
+    assert!(hooks.next().await.body.contains("stock"));
 }
 
 #[tokio::test]

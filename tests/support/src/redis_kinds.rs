@@ -257,6 +257,12 @@ impl Watched {
         });
         Self { master, replica, sentinel }
     }
+
+    /// The port of the master by the Sentinel's word.
+    pub fn named(&self) -> u16 {
+        let named = self.sentinel.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]);
+        named.lines().nth(1).and_then(|port| port.trim().parse().ok()).unwrap_or_else(|| panic!("{named}"))
+    }
 }
 
 impl Server {
