@@ -8,6 +8,7 @@ mod check;
 mod history;
 mod hooks;
 mod node;
+mod official;
 mod page;
 mod publisher;
 mod redis;
@@ -51,6 +52,7 @@ async fn whatever_fails_for_half_a_minute_the_promises_hold() {
         storm: Duration::from_secs(25),
         longest: Duration::from_secs(6),
         pages: 24,
+        official: number("GEMA_TEST_OFFICIAL").unwrap_or(0) as usize,
         redis: redis(0),
     };
     run::run(&plan).await.assert_sound(&plan);
@@ -61,12 +63,14 @@ async fn whatever_fails_for_half_a_minute_the_promises_hold() {
 async fn whatever_fails_for_long_the_promises_hold() {
     let minutes = number("GEMA_TEST_MINUTES").unwrap_or(10);
     let pages = number("GEMA_TEST_PAGES").unwrap_or(100);
+    let official = number("GEMA_TEST_OFFICIAL").unwrap_or(pages / 20);
     let seed = seed();
     let plan = Plan {
         seed,
         storm: Duration::from_secs(60 * minutes),
         longest: Duration::from_secs(20),
         pages: pages as usize,
+        official: official as usize,
         redis: redis(seed),
     };
     let outcome = run::run(&plan).await;

@@ -23,6 +23,7 @@ use crate::history::Recorder;
 use crate::history::What;
 use crate::hooks;
 use crate::node::LinkWatch;
+use crate::official::Official;
 use crate::page::Page;
 use crate::page::Phase;
 use crate::publisher::Door;
@@ -52,6 +53,8 @@ pub struct Plan {
     /// The longest that something fails.
     pub longest: Duration,
     pub pages: usize,
+    /// How many more have official libraries.
+    pub official: usize,
     /// `alone`, `sentinel` or `cluster`.
     pub redis: &'static str,
 }
@@ -187,7 +190,8 @@ impl Play {
         watchers.push(tokio::spawn(hooks::take(requests, world.recorder.clone())));
         let (phase, watch) = watch::channel(Phase::Calm);
         let pages: Vec<Page> = (0..plan.pages).map(|number| Page::new(number, world, &watch)).collect();
-        let wanted = pages.iter().map(Page::wants).sum();
+        let official = Official::all(plan.official, world, &watch);
+        let wanted = pages.iter().map(Page::wants).chain(official.iter().map(Official::wants)).sum();
         let (stop, stopped) = watch::channel(false);
         let mut play = Self {
             world: Arc::clone(world),
@@ -202,6 +206,7 @@ impl Play {
         play.nodes_are_together().await;
         play.level = play.levels().await;
         play.pages = pages.into_iter().map(|page| tokio::spawn(page.run())).collect();
+        play.pages.extend(official.into_iter().map(|pages| tokio::spawn(pages.run())));
         play.everybody_is_there().await;
         let doors = (0..NODES).map(Door::Node).chain([Door::Nginx]);
         for (id, (app, door)) in (0..APPS.len()).flat_map(|app| doors.clone().map(move |door| (app, door))).enumerate()

@@ -42,7 +42,9 @@ pub enum Action {
     /// The applications answer webhooks like this.
     Hooks { answer: Answer, time: Duration },
     /// nginx reads its configuration anew.
-    Nginx,
+    NginxReload,
+    /// SIGKILL to nginx and its workers; another one takes the place after this time.
+    NginxKill { away: Duration },
 }
 
 /// Where a node logs.
@@ -90,7 +92,7 @@ impl Action {
             Self::RedisKill { .. } | Self::RedisStop { .. } | Self::RedisFull { .. } => Part::Redis,
             Self::Clock { .. } => Part::Clock,
             Self::Hooks { .. } => Part::Hooks,
-            Self::Nginx => Part::Nginx,
+            Self::NginxReload | Self::NginxKill { .. } => Part::Nginx,
         }
     }
 
@@ -102,12 +104,13 @@ impl Action {
             | Self::Partition { time, .. }
             | Self::Slow { time, .. }
             | Self::RedisKill { away: time }
+            | Self::NginxKill { away: time }
             | Self::RedisStop { time }
             | Self::RedisFull { time }
             | Self::Clock { time, .. }
             | Self::Files { time, .. }
             | Self::Hooks { time, .. } => *time,
-            Self::Restart { .. } | Self::Cut { .. } | Self::Reload { .. } | Self::Nginx => Duration::ZERO,
+            Self::Restart { .. } | Self::Cut { .. } | Self::Reload { .. } | Self::NginxReload => Duration::ZERO,
         }
     }
 }
@@ -162,7 +165,8 @@ fn action(random: &mut StdRng, longest: Duration) -> Action {
         (1, Action::Clock { seconds, time }),
         (1, Action::Files { node, time }),
         (2, Action::Hooks { answer, time }),
-        (1, Action::Nginx),
+        (1, Action::NginxReload),
+        (1, Action::NginxKill { away: time / 4 }),
     ];
     actions.choose_weighted(random, |(weight, _)| *weight).expect("there are actions").1.clone()
 }

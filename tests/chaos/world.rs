@@ -163,7 +163,12 @@ impl World {
                 tokio::time::sleep(*time).await;
                 self.hooks.answer(Answer::Status(200));
             }
-            Action::Nginx => self.nginx.reload().await,
+            Action::NginxReload => self.nginx.reload().await,
+            Action::NginxKill { away } => {
+                self.nginx.kill();
+                tokio::time::sleep(*away).await;
+                self.nginx.restart().await;
+            }
         }
         self.recorder.note(format!("ends: {action:?}"));
     }

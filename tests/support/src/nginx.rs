@@ -3,11 +3,13 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -15,6 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::client::PATIENCE;
 use crate::process::signal;
+use crate::process::signal_group;
 use crate::redis_server::free_port;
 
 /// The lines that each configuration has at its top.
@@ -28,7 +31,7 @@ pub fn temporary_paths(folder: &Path) -> String {
 
 /// A running nginx. Ends with the test.
 pub struct Nginx {
-    child: Child,
+    child: Mutex<Child>,
     /// Where it listens.
     pub address: SocketAddr,
     folder: PathBuf,
@@ -53,33 +56,52 @@ impl Nginx {
         let folder = std::env::temp_dir().join(format!("gema-nginx-{}-{}", std::process::id(), address.port()));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("nginx.conf"), configure(&folder, address)).unwrap();
-        let child = Command::new("nginx")
-            .args(["-p", folder.to_str().unwrap(), "-c", "nginx.conf", "-e", "error.log", "-g", "daemon off;"])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("tests/run installs nginx");
-        let nginx = Self { child, address, folder };
+        let nginx = Self { child: Mutex::new(spawn(&folder)), address, folder };
+        nginx.serves(0).await.then_some(nginx)
+    }
+
+    /// Waits until it has more workers than those of before, and listens; it does not if another has its port.
+    async fn serves(&self, before: usize) -> bool {
         let until = Instant::now() + PATIENCE;
-        // This is logged before its workers serve.
-        while !nginx.log().contains("start worker process ") || TcpStream::connect(address).await.is_err() {
-            if nginx.log().contains("bind() to") {
-                return None;
+        // A worker is logged before it serves.
+        while self.workers() <= before || TcpStream::connect(self.address).await.is_err() {
+            if self.log().contains("bind() to") {
+                return false;
             }
-            assert!(Instant::now() < until, "nginx does not listen: {}", nginx.log());
+            assert!(Instant::now() < until, "nginx does not listen: {}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Some(nginx)
+        true
+    }
+
+    /// How many workers have ever been started.
+    fn workers(&self) -> usize {
+        self.log().matches("start worker process ").count()
     }
 
     /// Reads its configuration anew; returns when another worker has taken over.
     pub async fn reload(&self) {
-        let before = self.log().matches("start worker process ").count();
-        signal(self.child.id(), "HUP");
+        let before = self.workers();
+        signal(self.child.lock().unwrap().id(), "HUP");
         let until = Instant::now() + PATIENCE;
-        while self.log().matches("start worker process ").count() == before {
+        while self.workers() == before {
             assert!(Instant::now() < until, "nginx does not reload: {}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// SIGKILL to all its processes, as if its machine had ended.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().unwrap();
+        signal_group(child.id(), "KILL");
+        child.wait().unwrap();
+    }
+
+    /// Another one at the same address, after it was killed.
+    pub async fn restart(&self) {
+        let before = self.workers();
+        *self.child.lock().unwrap() = spawn(&self.folder);
+        assert!(self.serves(before).await, "nginx does not start again: {}", self.log());
     }
 
     /// Its log of errors and notices.
@@ -90,11 +112,22 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap();
         // Killed, it would leave its workers behind. It ends by itself if it has no port.
-        if matches!(self.child.try_wait(), Ok(None)) {
-            signal(self.child.id(), "TERM");
+        if matches!(child.try_wait(), Ok(None)) {
+            signal(child.id(), "TERM");
         }
-        let _ = self.child.wait();
+        let _ = child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// With its workers in a group of processes of its own.
+fn spawn(folder: &Path) -> Child {
+    Command::new("nginx")
+        .args(["-p", folder.to_str().unwrap(), "-c", "nginx.conf", "-e", "error.log", "-g", "daemon off;"])
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("tests/run installs nginx")
 }

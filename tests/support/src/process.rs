@@ -100,6 +100,13 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.success(), "{name} cannot be sent to {pid}");
 }
 
+/// The same to a whole group of processes, by the number of its first one.
+pub fn signal_group(group: u32, name: &str) {
+    let words = [&format!("-{name}"), "--", &format!("-{group}")];
+    let status = std::process::Command::new("kill").args(words).status().unwrap();
+    assert!(status.success(), "{name} cannot be sent to the group {group}");
+}
+
 /// What a process has logged. It is read at once, so that nobody waits for room in the pipe.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<Value>>>);
