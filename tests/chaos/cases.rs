@@ -233,6 +233,33 @@ fn a_killed_node_takes_along_what_it_has_just_accepted() {
 }
 
 #[test]
+fn a_node_that_stops_without_redis_takes_along_what_waits() {
+    for (seconds, sound) in [(0, true), (10, false)] {
+        let mut story = Story::begin();
+        story.accepted(1);
+        story.heard(1, 1);
+        story.history.stops.push((HERE, story.at));
+        let from = story.at + seconds * SECOND;
+        story.window(HERE.node, from, from + SECOND);
+        if sound { story.is_sound() } else { story.is_broken("connection 2") }
+    }
+}
+
+#[test]
+fn what_waits_for_redis_is_not_missed_by_a_connection_that_ends_before_it_is_back() {
+    for (seconds, sound) in [(30, true), (3, false)] {
+        let mut story = Story::begin();
+        story.accepted(1);
+        story.heard(1, 1);
+        story.window(HERE.node, story.at, story.at + seconds * SECOND);
+        story.passes(29);
+        story.closes(2);
+        story.went(1, "bob");
+        if sound { story.is_sound() } else { story.is_broken("connection 2") }
+    }
+}
+
+#[test]
 fn nothing_comes_twice_or_out_of_order() {
     let mut story = Story::begin();
     story.arrives(1);

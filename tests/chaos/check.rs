@@ -302,11 +302,15 @@ impl<'a> Digest<'a> {
         until
     }
 
-    /// Its process was killed before it can be sure that the event has left it.
+    /// Its process was killed before it can be sure that the event has left it, or stopped while it had no Redis.
     fn died(&self, by: Option<Place>, from: Time, until: Time) -> bool {
-        self.history.deaths.iter().any(|(place, at)| {
+        let ended = |(place, at): &&(Place, Time)| {
             by.is_none_or(|by| by == *place) && *at + TAKEN_ALONG >= from && *at <= until + TAKEN_ALONG
-        })
+        };
+        let alone = |(place, at): &(Place, Time)| {
+            self.links().any(|window| concerns(window, Some(place.node)) && overlaps(window, *at, *at + TAKEN_ALONG))
+        };
+        self.history.deaths.iter().any(|death| ended(&death)) || self.history.stops.iter().filter(ended).any(alone)
     }
 }
 

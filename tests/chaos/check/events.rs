@@ -123,7 +123,12 @@ impl Digest<'_> {
             let latest = by.and_then(|by| last.get(&(event.publisher, by)));
             let overtaken = latest.is_some_and(|latest| event.number < *latest);
             let until = if stay.settled { self.settled } else { stay.ended.map(|ended| ended.saturating_sub(NEVER)) };
-            let late = until.is_some_and(|until| publication.answered < until);
+            // On a connection that ends it may still have been on its way.
+            let arrived = match stay.settled {
+                true => publication.answered,
+                false => self.transit(publication.sent, publication.answered, by),
+            };
+            let late = until.is_some_and(|until| arrived < until);
             if !overtaken && !late {
                 continue;
             }
