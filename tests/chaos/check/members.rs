@@ -16,6 +16,8 @@ use crate::history::What;
 
 /// The members of a node that is away have left, or are back, after this time.
 const GONE: Time = 45 * SECOND;
+/// What official clients do is known so much later at most: it comes through a pipe.
+const LATE: Time = SECOND / 2;
 
 impl Digest<'_> {
     /// Everybody who is there in the end knows who else is there.
@@ -51,7 +53,8 @@ impl Digest<'_> {
             let own = by_user.get(&(*app, channel, user)).map(Vec::as_slice).unwrap_or_default();
             let whose = format!("at {}: connection {connection} at {place:?} on {channel}: {user}", seconds(*at));
             if matches!(what, What::MemberCame { .. }) {
-                let long_gone = |stay: &&Stay| stay.ended.is_some_and(|ended| ended + GONE < *at) || stay.asked > *at;
+                let long_gone =
+                    |stay: &&Stay| stay.ended.is_some_and(|ended| ended + GONE < *at) || stay.asked > *at + LATE;
                 if own.iter().all(long_gone) {
                     broken.push(format!("{whose} came, and was not there for long"));
                 }
