@@ -80,6 +80,9 @@ pub struct Entering<'a> {
     pub at: Instant,
 }
 
+/// An event that is taken out of the log.
+pub(super) type Taken = (Frame, Option<SocketId>, Numbering, Instant);
+
 impl Entry {
     /// Whether it comes after a shared number.
     fn is_after(&self, number: u64) -> bool {
@@ -207,10 +210,24 @@ impl EventLog {
         first.map_or(self.last, |index| self.first() - 1 + index as u64)
     }
 
-    /// Takes all events out, the first one first.
-    pub(super) fn take_all(&mut self) -> Vec<(Frame, Option<SocketId>, Numbering, Instant)> {
-        let all =
-            self.entries.iter().map(|entry| (entry.frame.clone(), entry.except, entry.shared, entry.at)).collect();
+    /// Takes all events out, the first one first. Each of this node comes with its number here, and has its shared one if
+    /// `number_of` knows that. Earlier ones without get the same.
+    pub(super) fn take_numbered(&mut self, number_of: impl Fn(u64) -> Option<u64>) -> Vec<(Option<u64>, Taken)> {
+        let mut next = None;
+        let mut all = Vec::with_capacity(self.entries.len());
+        for entry in self.entries.iter().rev() {
+            let (mut shared, mut own) = (entry.shared, None);
+            if let Numbering::Own(number) = shared {
+                own = Some(number);
+                next = number_of(number).or(next);
+                shared = next.map_or(shared, Numbering::Number);
+            } else if let Numbering::Number(_) = shared {
+                // Redis has stored it.
+                continue;
+            }
+            all.push((own, (entry.frame.clone(), entry.except, shared, entry.at)));
+        }
+        all.reverse();
         self.unnumbered.clear();
         self.clear();
         all

@@ -26,6 +26,8 @@ pub(super) struct SharedHistory {
     pub(super) tick: u64,
     /// Of each node the last event that has come with a number.
     pub(super) last_of: HashMap<NodeId, u64>,
+    /// Events of other nodes that came without a number. Their nodes may send them again, with one.
+    pub(super) unnumbered: VecDeque<Origin>,
     /// The event with the number `received`, if this node has heard it.
     pub(super) last: Option<Origin>,
     /// The last gap that was announced to everybody, and the epoch of places before it: none that is.
@@ -120,8 +122,8 @@ pub enum Arrival {
 impl SharedHistory {
     /// Begins at this number.
     pub(super) fn begin(epoch: Epoch, received: u64) -> Self {
-        let (ticks, taken, last_of) = (VecDeque::new(), Vec::new(), HashMap::new());
-        Self { epoch, received, last_of, last: None, ticks, tick: 0, gap: None, taken, followed: None }
+        let (ticks, taken, last_of, unnumbered) = (VecDeque::new(), Vec::new(), HashMap::new(), VecDeque::new());
+        Self { epoch, received, last_of, unnumbered, last: None, ticks, tick: 0, gap: None, taken, followed: None }
     }
 
     /// Whether an event with a number is new. A node that has lost its link may send it twice.
@@ -130,8 +132,13 @@ impl SharedHistory {
             self.last_of.clear();
         }
         let last = self.last_of.entry(node).or_default();
-        let is_new = number > *last;
+        let mut is_new = number > *last;
         *last = number.max(*last);
+        // A node sends none again that is before this one.
+        self.unnumbered.retain(|origin| {
+            is_new &= origin.node != node || origin.number.get() != number;
+            origin.node != node || origin.number.get() > number
+        });
         is_new
     }
 

@@ -2,6 +2,7 @@
 //! come back to any node. This is the view of one node.
 //! `registry` calls it under the lock of the channel.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,7 @@ use crate::history::reader::Reader;
 use crate::history::reader::Written;
 use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Origin;
+use crate::protocol::envelope::RemoteEvent;
 use crate::protocol::frame::Frame;
 use crate::protocol::identity::KnownUser;
 use crate::protocol::numbered::Epoch;
@@ -41,6 +43,8 @@ const TICKS_MAX: usize = 64;
 const SLOW_TICKS: u64 = 4;
 /// Places that were taken while Redis was away, and that Redis has to forget. Those beyond are found again.
 const TAKEN_MAX: usize = 65_536;
+/// Events without a number that are remembered: a node sends at most so many again after a lost link.
+const UNNUMBERED_MAX: usize = 4096;
 /// After this part of the time of a rule what Redis knows is written again, so that it does not expire.
 const REFRESHES: u32 = 2;
 
@@ -51,27 +55,24 @@ impl ChannelHistory {
     }
 
     /// Follows the numbers from here on. `stored` is everything that Redis has stored up to then. Events of this node that
-    /// are in the log came after those, or are among them.
+    /// are in the log came after those, or are among them. They stay in the order in which they went out here, also those
+    /// that Redis could not store.
     pub fn begin_shared(&mut self, number: EventNumber, stored: &[HistoryEvent], node: NodeId, now: Instant) {
         let before = self.log.last();
-        let own = self.log.take_all();
-        let of_node = |stored: &&HistoryEvent| stored.event.node == node;
-        let known: HashSet<u64> = stored.iter().filter(of_node).map(|stored| stored.event.number).collect();
+        let of_node = stored.iter().filter(|stored| stored.event.node == node);
+        let numbers: HashMap<u64, u64> = of_node.map(|stored| (stored.event.number, stored.number)).collect();
+        let own = self.log.take_numbered(|own| numbers.get(&own).copied());
+        let here: HashSet<u64> = own.iter().filter_map(|(number, _)| *number).collect();
         self.log.begin_after(stored.first().map_or(number.number, |first| first.number.saturating_sub(1)));
-        for HistoryEvent { number, at, event } in stored {
+        let is_here = |event: &RemoteEvent| event.node == node && here.contains(&event.number);
+        let others = stored.iter().filter(|stored| !is_here(&stored.event));
+        for HistoryEvent { number, at, event } in others {
             let (frame, except, shared, at) = (&event.frame, event.except, Numbering::Number(*number), *at);
             self.log.push(&Entering { frame, except, shared, at }, &self.rule, now);
         }
-        for (frame, except, shared, at) in &own {
-            let is_stored = match shared {
-                Numbering::None | Numbering::Gap => false,
-                Numbering::Own(number) => known.contains(number),
-                Numbering::Number(_) => true,
-            };
-            if !is_stored {
-                let (except, shared, at) = (*except, *shared, *at);
-                self.log.push(&Entering { frame, except, shared, at }, &self.rule, now);
-            }
+        for (_, (frame, except, shared, at)) in &own {
+            let (except, shared, at) = (*except, *shared, *at);
+            self.log.push(&Entering { frame, except, shared, at }, &self.rule, now);
         }
         self.readers.shift(self.log.last() - before);
         let mut shared = SharedHistory::begin(number.epoch, number.number);
@@ -93,8 +94,8 @@ impl ChannelHistory {
         self.readers.forget_written();
         let is_lost = shared.epoch != number.epoch;
         if is_lost {
-            let last_of = std::mem::take(&mut shared.last_of);
-            **shared = SharedHistory { last_of, last, ..SharedHistory::begin(number.epoch, number.number) };
+            let (last_of, unnumbered) = (std::mem::take(&mut shared.last_of), std::mem::take(&mut shared.unnumbered));
+            **shared = SharedHistory { last_of, unnumbered, last, ..SharedHistory::begin(number.epoch, number.number) };
         }
         is_lost
     }
@@ -125,6 +126,16 @@ impl ChannelHistory {
         }
         (shared.received, shared.last) = (number.number, origin);
         Arrival::Next
+    }
+
+    /// An event of another node has come without a number, since Redis could not store it.
+    pub fn note_unnumbered(&mut self, origin: Origin) {
+        if let Some(shared) = &mut self.shared {
+            if shared.unnumbered.len() >= UNNUMBERED_MAX {
+                shared.unnumbered.pop_front();
+            }
+            shared.unnumbered.push_back(origin);
+        }
     }
 
     /// Redis has given a number to an event of this node.
@@ -284,4 +295,59 @@ impl ChannelHistory {
 /// The origin of an event.
 fn origin_of(event: Option<&HistoryEvent>) -> Option<Origin> {
     event.and_then(|HistoryEvent { event, .. }| Origin::new(event.node, event.number))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::history::rule::HistoryRule;
+    use crate::history::totals::HistoryTotals;
+    use crate::protocol::event;
+
+    fn history() -> ChannelHistory {
+        let rule: HistoryRule = serde_json::from_str(r#"{"match":"*","seconds":600,"replay":{"last":100}}"#).unwrap();
+        let totals = Arc::new(HistoryTotals::default());
+        totals.set_bytes_max(1 << 20);
+        ChannelHistory::new(Arc::new(rule), &totals)
+    }
+
+    fn frame(name: &str) -> Frame {
+        event::published("orders", name, "\"1\"")
+    }
+
+    fn stored(number: u64, node: NodeId, of_node: u64, name: &str) -> HistoryEvent {
+        let (accepted_micros, except, cached_for_ms, partial) = (0, None, 0, None);
+        let frame = frame(name);
+        let event = RemoteEvent { node, number: of_node, accepted_micros, except, cached_for_ms, frame, partial };
+        HistoryEvent { number, at: Instant::now(), event }
+    }
+
+    #[test]
+    fn events_that_redis_could_not_store_stay_in_the_order_of_their_node() {
+        let (mut history, now) = (history(), Instant::now());
+        let (here, there, epoch) = (NodeId::random(), NodeId::random(), Epoch::random());
+        for (number, name) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+            history.push_shared(&frame(name), None, Numbering::Own(number), now);
+        }
+        let both = [stored(7, there, 1, "x"), stored(8, here, 3, "c"), stored(9, there, 2, "y")];
+        history.begin_shared(EventNumber { epoch, number: 9 }, &both, here, now);
+        let all = |names: &str| names.chars().map(|name| frame(&name.to_string())).collect::<Vec<_>>();
+        assert_eq!(history.log.after_shared(6, None), all("xyabcd"));
+        assert_eq!(history.log.after_shared(8, None), all("yd"), "c has the number 8, and with it all before");
+        assert_eq!(history.log.after(6 + 1, None), (0, all("bcd")), "who has confirmed the first one");
+    }
+
+    #[test]
+    fn an_event_that_has_come_without_a_number_does_not_come_again_with_one() {
+        let (mut history, node) = (history(), NodeId::random());
+        history.begin_shared(EventNumber { epoch: Epoch::random(), number: 1 }, &[], NodeId::random(), Instant::now());
+        let origin = |number| Origin { node, number: NonZeroU64::new(number).unwrap() };
+        for number in [4, 6] {
+            history.note_unnumbered(origin(number));
+        }
+        let is_new = [3, 4, 5, 6, 7].map(|number| history.is_new(origin(number)));
+        assert_eq!(is_new, [Some(true), Some(false), Some(true), Some(false), Some(true)]);
+    }
 }

@@ -464,6 +464,23 @@ fn webhooks_of_a_killed_node_or_in_a_lost_redis_may_be_lost() {
 }
 
 #[test]
+fn webhooks_wait_in_memory_while_redis_takes_nothing() {
+    for sound in [true, false] {
+        let mut story = Story::begin();
+        all_are_posted(&mut story);
+        let from = story.at;
+        whispers(&mut story, 1);
+        story.passes(20);
+        if sound {
+            let (node, until) = (None, story.at);
+            story.history.windows.push(Window { node, from, until, why: String::new(), kind: Kind::Members });
+        }
+        story.history.deaths.push((HERE, story.at));
+        if sound { story.is_sound() } else { story.is_broken("no webhook about") }
+    }
+}
+
+#[test]
 fn webhooks_end_with_the_truth() {
     let mut story = Story::begin();
     all_are_posted(&mut story);
@@ -549,6 +566,115 @@ fn returns(how: How) -> Story {
     story
 }
 
+fn gap(story: &mut Story, connection: u32, missed: Option<u64>) {
+    story.then(What::Gap { connection, channel: "private-log".into(), missed });
+}
+
+/// Events that are published on the channel with a history, and heard by nobody so far.
+fn logged(story: &mut Story, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        story.then(What::Sent { event: event(number), app: 0, channels: vec!["private-log".into()], to: Some(HERE) });
+        story.then(What::Accepted { event: event(number), by: Some(HERE) });
+    }
+}
+
+fn hears_logged(story: &mut Story, connection: u32, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        story.then(What::Heard { connection, channel: "private-log".into(), event: event(number) });
+    }
+}
+
+/// The user of `returns` connects once more.
+fn is_back(story: &mut Story, connection: u32) {
+    story.then(What::Opened { connection, app: 0, place: THERE });
+    story.joins(connection, "private-log", Some("eve"), &[]);
+}
+
+/// The user of `returns` is cut off, and misses these events.
+fn is_cut_off(story: &mut Story, connection: u32, missed: std::ops::Range<u32>) {
+    story.then(What::Closed { connection, how: How::Dropped });
+    logged(story, missed);
+}
+
+#[test]
+fn a_replay_has_its_last_event_unless_a_gap_counts_it() {
+    for (told, heard, sound) in [
+        (None, 3..6, true),
+        (None, 3..5, false),
+        (Some(Some(1)), 3..5, true),
+        (Some(Some(1)), 3..4, false),
+        (Some(None), 3..4, true),
+    ] {
+        let mut story = returns(How::Dropped);
+        hears_logged(&mut story, 4, 2..3);
+        story.passes(20);
+        is_cut_off(&mut story, 4, 3..6);
+        is_back(&mut story, 5);
+        if let Some(missed) = told {
+            gap(&mut story, 5, missed);
+        }
+        hears_logged(&mut story, 5, heard);
+        story.passes(20);
+        if sound { story.is_sound() } else { story.is_broken("misses Event { publisher: 7, number: ") }
+    }
+}
+
+#[test]
+fn a_later_gap_tells_nothing_of_an_earlier_replay() {
+    let mut story = returns(How::Dropped);
+    story.passes(20);
+    gap(&mut story, 4, None);
+    story.passes(20);
+    story.is_broken("misses Event { publisher: 7, number: 2 }");
+}
+
+#[test]
+fn who_is_cut_off_again_at_once_is_owed_the_same() {
+    for (heard, sound) in [(2..5, true), (3..5, false)] {
+        let mut story = returns(How::Dropped);
+        is_cut_off(&mut story, 4, 3..4);
+        // Neither this answer nor the connection arrives.
+        story.then(What::Opened { connection: 5, app: 0, place: HERE });
+        story.then(What::Asked { connection: 5, channel: "private-log".into(), user: Some("eve".into()) });
+        is_cut_off(&mut story, 5, 4..5);
+        is_back(&mut story, 6);
+        hears_logged(&mut story, 6, heard);
+        story.passes(20);
+        if sound { story.is_sound() } else { story.is_broken("misses Event { publisher: 7, number: 2 }") }
+    }
+}
+
+#[test]
+fn a_gap_explains_what_was_missed_around_a_disaster_and_nothing_else() {
+    for (is_disaster, later, sound) in [(true, 1, true), (false, 1, false), (true, 40, false)] {
+        let mut story = returns(How::Clean);
+        let from = story.at;
+        logged(&mut story, 3..4);
+        if is_disaster {
+            story.window(1, from, story.at);
+        }
+        story.passes(later);
+        gap(&mut story, 4, None);
+        logged(&mut story, 4..5);
+        hears_logged(&mut story, 4, 4..5);
+        if sound { story.is_sound() } else { story.is_broken("misses Event { publisher: 7, number: 3 }") }
+    }
+}
+
+#[test]
+fn a_node_that_stops_brings_its_webhooks_to_redis() {
+    for sound in [true, false] {
+        let mut story = Story::begin();
+        all_are_posted(&mut story);
+        whispers(&mut story, 1);
+        story.history.stops.push((HERE, story.at));
+        if sound {
+            story.window(0, story.at, story.at);
+        }
+        if sound { story.is_sound() } else { story.is_broken("no webhook about") }
+    }
+}
+
 #[test]
 fn who_returns_gets_what_was_missed_or_a_gap() {
     let mut story = returns(How::Dropped);
@@ -556,7 +682,7 @@ fn who_returns_gets_what_was_missed_or_a_gap() {
     story.passes(20);
     story.is_sound();
     let mut story = returns(How::ByServer(None));
-    story.then(What::Gap { connection: 4, channel: "private-log".into() });
+    gap(&mut story, 4, Some(1));
     story.passes(20);
     story.is_sound();
     let mut story = returns(How::ByServer(None));
@@ -610,40 +736,18 @@ fn a_subscription_may_succeed_after_the_client_has_left() {
 
 #[test]
 fn a_node_that_stops_without_redis_sends_webhooks_past_what_waits_there() {
-    for sound in [true, false] {
+    for (sound, is_full, later) in [(true, true, 0), (false, false, 0), (false, true, 20)] {
         let mut story = Story::begin();
         all_are_posted(&mut story);
         let events = [1, 2].map(|number| whispers(&mut story, number));
         let (from, until) = (0, story.at + SECOND);
-        if sound {
+        if is_full {
             story.history.windows.push(Window { node: None, from, until, why: String::new(), kind: Kind::Members });
         }
         story.history.stops.push((HERE, story.at));
+        story.passes(later);
         for number in [1, 0] {
             posted(&mut story, "client_event", "orders", None, Some(events[number]));
-        }
-        if sound { story.is_sound() } else { story.is_broken("came after number 2") }
-    }
-}
-
-#[test]
-fn what_redis_could_not_store_may_be_replayed_behind_later_events() {
-    for (kind, sound) in [(Kind::Members, true), (Kind::Clock, false)] {
-        let mut story = Story::begin();
-        let log = || Name::from("private-log");
-        story.then(What::Opened { connection: 3, app: 0, place: HERE });
-        let from = story.at;
-        for number in [1, 2] {
-            story.then(What::Sent { event: event(number), app: 0, channels: vec![log()], to: Some(HERE) });
-            story.then(What::Accepted { event: event(number), by: Some(HERE) });
-            story.history.windows.push(Window { node: None, from, until: from, why: String::new(), kind });
-            if number == 1 {
-                story.history.windows[0].until = story.at;
-            }
-        }
-        story.joins(3, "private-log", Some("eve"), &[]);
-        for number in [2, 1] {
-            story.then(What::Heard { connection: 3, channel: log(), event: event(number) });
         }
         if sound { story.is_sound() } else { story.is_broken("came after number 2") }
     }

@@ -73,8 +73,8 @@ struct Stay {
     /// How, unless the client has only left the channel.
     how: Option<How>,
     heard: Vec<(Time, Event)>,
-    /// When it was told of missing events.
-    gaps: Vec<Time>,
+    /// When it was told of missing events, and of how many if that is known.
+    gaps: Vec<(Time, Option<u64>)>,
     members: BTreeSet<Name>,
     settled: bool,
 }
@@ -197,7 +197,7 @@ impl<'a> Digest<'a> {
             What::MemberCame { connection, channel, .. }
             | What::MemberWent { connection, channel, .. }
             | What::Heard { connection, channel, .. }
-            | What::Gap { connection, channel } => match reading.last.get(&(*connection, Arc::clone(channel))) {
+            | What::Gap { connection, channel, .. } => match reading.last.get(&(*connection, Arc::clone(channel))) {
                 Some(index) => self.hear(*index, at, what),
                 None => self.broken.push(format!("at {}: before its subscription: {what:?}", seconds(at))),
             },
@@ -272,7 +272,8 @@ impl<'a> Digest<'a> {
                 }
             }
             What::Heard { event, .. } => stay.heard.push((at, *event)),
-            _ => stay.gaps.push(at),
+            What::Gap { missed, .. } => stay.gaps.push((at, *missed)),
+            _ => unreachable!("{what:?} is not of a subscription"),
         }
     }
 
@@ -282,7 +283,7 @@ impl<'a> Digest<'a> {
 
     /// Windows in which events may have been lost between nodes.
     fn links(&self) -> impl Iterator<Item = &Window> {
-        self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Link | Kind::Loss | Kind::Split))
+        self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Link | Kind::Loss))
     }
 
     /// Redis, or the way of this node to it, was not as it should be at some time in between.
@@ -295,7 +296,8 @@ impl<'a> Digest<'a> {
     fn transit(&self, sent: Time, answered: Time, by: Option<Place>) -> Time {
         let mut until = answered + TRANSIT;
         for window in self.links().filter(|window| concerns(window, by.map(|place| place.node))) {
-            if overlaps(window, sent, until) {
+            // It waits behind what has waited.
+            if overlaps(window, sent.saturating_sub(RESENT), until) {
                 until = until.max(window.until + RESENT);
             }
         }

@@ -98,10 +98,11 @@ pub enum What {
         channel: Name,
         event: Event,
     },
-    /// `gema:history_gap`.
+    /// `gema:history_gap`, with the number of missed events if the server knows it.
     Gap {
         connection: Connection,
         channel: Name,
+        missed: Option<u64>,
     },
     /// Something that nobody has sent, or not like this.
     Strange {
@@ -156,8 +157,6 @@ pub enum Kind {
     Link,
     /// The same, and Redis has lost what it knew.
     Loss,
-    /// The same, and some nodes may have used one master and some another.
-    Split,
     /// Changes of members may have come late; events have not.
     Members,
     /// Its clock was wrong.
@@ -178,18 +177,15 @@ pub struct History {
 
 impl History {
     /// Nobody could know what became of what this process had: it stopped while Redis was away, so it decided alone, or
-    /// it was killed and Redis has lost what it had, or there were two masters.
+    /// it was killed and Redis has lost what it had.
     pub fn is_unknowable(&self, process: Place) -> bool {
         let near = |at: Time, before: Time, after: Time, is: fn(Kind) -> bool| {
             let concern = |window: &&Window| window.node.is_none_or(|node| node == process.node) && is(window.kind);
             let mut windows = self.windows.iter().filter(concern);
             windows.any(|window| window.from <= at + after && window.until + before >= at)
         };
-        let link = |kind| matches!(kind, Kind::Link | Kind::Loss | Kind::Split);
-        let loss = |kind| matches!(kind, Kind::Loss | Kind::Split);
-        if self.windows.iter().any(|window| window.kind == Kind::Split) {
-            return true;
-        }
+        let link = |kind| matches!(kind, Kind::Link | Kind::Loss);
+        let loss = |kind| kind == Kind::Loss;
         let of_it = |(place, at): &(Place, Time)| (*place == process).then_some(*at);
         self.stops.iter().filter_map(of_it).any(|at| near(at, SECOND, 3 * SECOND, link))
             || self.deaths.iter().filter_map(of_it).any(|at| near(at, 5 * SECOND, 25 * SECOND, loss))

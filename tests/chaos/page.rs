@@ -318,7 +318,7 @@ impl Page {
             }
             "pusher_internal:member_added" => What::MemberCame { connection, channel, user: user() },
             "pusher_internal:member_removed" => What::MemberWent { connection, channel, user: user() },
-            "gema:history_gap" => What::Gap { connection, channel },
+            "gema:history_gap" => What::Gap { connection, channel, missed: inner()["missed"].as_u64() },
             "pusher:cache_miss" => return,
             // An expired grant, by the node's clock. The page comes back with another one.
             "pusher:subscription_error" if &*channel == VIEW => {

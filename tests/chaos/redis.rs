@@ -4,7 +4,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use support::redis_kinds::RedisCluster;
-use support::redis_kinds::Server;
 use support::redis_kinds::Watched;
 use support::redis_server::TestRedis;
 
@@ -14,8 +13,8 @@ use crate::world::LARAVELS;
 
 /// What Sentinels call the master.
 const MASTER: &str = "shop";
-/// Sentinels take a master that is back for one that they know nothing of, until they make it a replica.
-const AGREED_MAX: Duration = Duration::from_secs(60);
+/// Until Sentinels have ended a failover, or do not begin one.
+const SETTLED_MAX: Duration = Duration::from_secs(20);
 
 pub enum Redis {
     Alone(TestRedis),
@@ -89,16 +88,17 @@ impl Redis {
                 Kind::Link
             }
             Self::Sentinels(redis) => {
-                let master = if is_master(&redis.master) { &redis.master } else { &redis.replica };
+                let named = redis.named();
+                let master = if named == redis.master.port { &redis.master } else { &redis.replica };
                 master.pause();
                 tokio::time::sleep(time).await;
                 master.resume();
-                // Until then some nodes may be linked to the one, and some to the other.
+                // Sentinels finish what they have begun. It answers all the while, and calls itself the master.
                 let began = Instant::now();
-                while is_master(&redis.master) == is_master(&redis.replica) && began.elapsed() < AGREED_MAX {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                while !redis.is_settled() && began.elapsed() < SETTLED_MAX {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Kind::Split
+                if redis.named() == named { Kind::Link } else { Kind::Loss }
             }
             Self::Cluster(redis) => {
                 let master = &redis.masters[time.as_millis() as usize % redis.masters.len()];
@@ -121,8 +121,4 @@ impl Redis {
             }
         }
     }
-}
-
-fn is_master(server: &Server) -> bool {
-    server.cli(&["INFO", "replication"]).contains("role:master")
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use support::client::Client;
 use support::node::ANSWERED_MAX;
 use support::node::BACK_MAX;
 use support::node::Cluster;
@@ -13,6 +14,7 @@ use support::node::eventually;
 use support::node::know_each_other;
 use support::node::outlast;
 use support::observer::Observer;
+use support::proxy::Proxy;
 use support::redis_server::TestRedis;
 
 use crate::traffic::ROOM;
@@ -127,4 +129,40 @@ pub async fn what_was_refused_is_told_when_there_is_room_again() {
     }
     assert_eq!(here.users(ROOM).await, ["there"]);
     together_again(&nodes).await;
+}
+
+/// The next events of a page have these names.
+async fn gets(client: &mut Client, names: &[&str]) {
+    for name in names {
+        assert_eq!(client.next().await["event"], *name);
+    }
+}
+
+pub async fn who_has_found_redis_again_gets_what_it_has_stored_before_what_it_cannot_store() {
+    let redis = TestRedis::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let cluster = Cluster::on(&redis).with("GEMA_LIMITS_HISTORY_RULES", r#"[{"match":"orders","seconds":600}]"#);
+    let nodes = [cluster.node().await, cluster.over(proxy.port()).node().await];
+    know_each_other(&nodes).await;
+    let mut client = nodes[1].connect().await;
+    client.send_subscribe("private-orders", Some(r#"{"user_id":"7"}"#)).await;
+    gets(&mut client, &["pusher_internal:subscription_succeeded"]).await;
+    nodes[0].api().publish("private-orders", "heard", "1").await;
+    gets(&mut client, &["heard"]).await;
+
+    proxy.freeze();
+    nodes[1].bus_is(false, GONE_MAX).await;
+    nodes[0].api().publish("private-orders", "stored", "2").await;
+    fill(&redis).await;
+    nodes[0].api().publish("private-orders", "unstored", "3").await;
+    proxy.thaw();
+    nodes[1].bus_is(true, BACK_MAX).await;
+    know_each_other(&nodes).await;
+    gets(&mut client, &["stored"]).await;
+    nodes[0].api().publish("private-orders", "live", "4").await;
+    gets(&mut client, &["live"]).await;
+    relieve(&redis).await;
+    gets(&mut client, &["gema:history_gap"]).await;
+    nodes[0].api().publish("private-orders", "last", "5").await;
+    gets(&mut client, &["last"]).await;
 }

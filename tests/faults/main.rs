@@ -70,7 +70,8 @@ fn tests() -> Vec<Trial> {
         full:
             nodes_that_could_not_renew_their_leases_do_not_take_each_other_for_dead,
             a_node_that_stops_meanwhile_leaves_nobody_behind,
-            what_was_refused_is_told_when_there_is_room_again;
+            what_was_refused_is_told_when_there_is_room_again,
+            who_has_found_redis_again_gets_what_it_has_stored_before_what_it_cannot_store;
         local:
             beyond_the_time_of_the_buffer_nobody_is_refused_and_what_is_dropped_is_counted,
             beyond_the_bytes_of_the_buffer_the_oldest_events_give_way,

@@ -50,12 +50,18 @@ if not (number and epoch and #epoch == 16 and epoch:match('^%x+$')) then
   epoch = nil
 end
 
--- A new epoch, whose numbers are greater than all before it.
-local function begin(least)
+-- A new epoch, whose numbers are greater than all before it. Without memory for it the epoch that a node knows goes on for
+-- that node alone, so that it gets what is stored now, and not behind later events. The next epoch says that some are
+-- missing.
+local function begin(least, known)
   local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
   number = math.max(least, number or 0, last and tonumber(last[1]:match('^%d+')) or 0)
   epoch = fresh
-  redis.call('HSET', head, 'epoch', epoch, 'number', whole(number))
+  local set = known == '' and redis.call or redis.pcall
+  local begun = set('HSET', head, 'epoch', epoch, 'number', whole(number))
+  if type(begun) == 'table' and begun.err then
+    epoch = known
+  end
 end
 
 -- The places of a user, each "<connection>:<node>:<kind>:<epoch>:<number>:<time>:<time when it was cut off>".
@@ -133,10 +139,10 @@ if what == 'catch_up' then
   local known, received, bytes = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
   local from = received
   if not epoch then
-    begin(received)
+    begin(received, known)
   elseif number < received or (known == epoch and ARGV[7] ~= '' and not is_last(received, ARGV[7])) then
     -- Redis has come back with an older state, or somebody has cleared it.
-    begin(received)
+    begin(received, known)
     from = 0
   elseif known ~= epoch then
     from = 0
@@ -169,7 +175,7 @@ end
 if what == 'take' then
   local user, socket, node, alive, is_late = ARGV[4], ARGV[5], ARGV[6], ' ' .. ARGV[7] .. ' ', ARGV[8] == '1'
   if not epoch then
-    begin(tonumber(ARGV[9]))
+    begin(tonumber(ARGV[9]), '')
   end
   local _, _, written = followed(node)
   if not written or written < now - keep then

@@ -27,6 +27,7 @@ use crate::registry::remote::message::LocalTopic;
 use crate::registry::remote::message::NodeMessage;
 use crate::registry::remote::message::Snapshot;
 use crate::registry::scope::Scope;
+use crate::registry::subscription::Joiner;
 
 impl Channel {
     pub(super) fn remote_mut(&mut self) -> &mut RemoteChannel {
@@ -140,14 +141,31 @@ impl Channel {
         self.opened(state, scope);
     }
 
-    /// The topic does not open: this node decides alone, and tries again later.
+    /// The topic does not open: this node decides alone, and tries again later. The history is another matter.
     fn not_opened(&mut self, scope: &mut Scope<'_>) {
-        self.on_unlinked(scope);
+        for joiner in self.leave_topic(scope) {
+            self.let_in(&joiner, Known::Alone, scope);
+        }
         self.remote_mut().topic.reopen_later(scope);
     }
 
     /// The link is lost: this node decides alone.
     pub(crate) fn on_unlinked(&mut self, scope: &mut Scope<'_>) {
+        let joiners = self.leave_topic(scope);
+        self.stop_catching_up(scope);
+        let remote = self.remote_mut();
+        remote.history.on_unlinked(scope.now);
+        let asked = remote.history.take_all();
+        for joiner in joiners {
+            self.let_in(&joiner, Known::Alone, scope);
+        }
+        for joiner in asked {
+            self.let_in_unsure(&joiner, scope);
+        }
+    }
+
+    /// From now on this node decides alone about members and counts. Returns those that wait to join.
+    fn leave_topic(&mut self, scope: &mut Scope<'_>) -> Vec<Joiner> {
         let remote = self.remote_mut();
         remote.topic.reset();
         remote.counts.is_publishing = false;
@@ -165,16 +183,7 @@ impl Channel {
                 self.add_local_user(&user_id, scope);
             }
         }
-        self.stop_catching_up(scope);
-        let remote = self.remote_mut();
-        remote.history.on_unlinked(scope.now);
-        let asked = remote.history.take_all();
-        for joiner in joiners {
-            self.let_in(&joiner, Known::Alone, scope);
-        }
-        for joiner in asked {
-            self.let_in_unsure(&joiner, scope);
-        }
+        joiners
     }
 
     /// Reconciles the channel with the other nodes when it is time.
@@ -277,6 +286,9 @@ impl Channel {
                 Arrival::Duplicate => return false,
                 Arrival::Implausible => scope.report_implausible(),
             },
+        }
+        if let (Source::Elsewhere(Numbering::None), Some(history), Some(origin)) = (source, &mut self.history, origin) {
+            history.note_unnumbered(origin);
         }
         let cache_for = cache_for(&event);
         self.accept((&Event::of_node(event, scope.now), source), cache_for, false, scope);

@@ -152,7 +152,7 @@ impl Channel {
     }
 
     /// Everything up to a number has come, or is in the answer.
-    pub(super) fn caught_up(&mut self, answer: CaughtUp, waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
+    pub(super) fn caught_up(&mut self, answer: CaughtUp, mut waiting: Vec<Waiting>, scope: &mut Scope<'_>) {
         let CaughtUp { number, stored } = answer;
         let Some(history) = &mut self.history else {
             self.deliver_waiting(waiting, scope);
@@ -162,7 +162,7 @@ impl Channel {
         if is_first {
             history.begin_shared(number, &stored, scope.node(), scope.now);
         } else {
-            self.deliver_missed(number, stored, scope);
+            self.deliver_missed((number, stored), &mut waiting, scope);
         }
         let remote = self.remote_mut();
         (remote.history.lost_at, remote.history.is_behind) = (None, false);
@@ -188,7 +188,13 @@ impl Channel {
     }
 
     /// Delivers the events that this node has missed without the link, and announces how many are not stored any more.
-    fn deliver_missed(&mut self, until: EventNumber, stored: Vec<HistoryEvent>, scope: &mut Scope<'_>) {
+    /// Of those that wait, events of the same node come before that Redis could not store.
+    fn deliver_missed(
+        &mut self,
+        (until, stored): (EventNumber, Vec<HistoryEvent>),
+        waiting: &mut Vec<Waiting>,
+        scope: &mut Scope<'_>,
+    ) {
         let Some(received) = self.history.as_ref().and_then(|history| history.shared()) else { return };
         let is_new = |one: &HistoryEvent| received.epoch != until.epoch || one.number > received.number;
         let stored: Vec<_> = stored.into_iter().filter(is_new).collect();
@@ -203,9 +209,12 @@ impl Channel {
                 if let Some(history) = &mut self.history {
                     history.number_own(event.number, number);
                 }
-            } else {
-                self.receive(event, Source::Elsewhere(Numbering::Number(number)), scope);
+                continue;
             }
+            for earlier in Waiting::take_unnumbered_before(waiting, &event) {
+                self.receive(earlier, Source::Elsewhere(Numbering::None), scope);
+            }
+            self.receive(event, Source::Elsewhere(Numbering::Number(number)), scope);
         }
         if self.history.as_mut().is_some_and(|history| history.resume_shared(until, last)) {
             self.announce_gap(Missed::Unknown, scope);

@@ -58,6 +58,15 @@ pub(crate) enum Waiting {
     Own(u64, EventNumber),
 }
 
+impl Waiting {
+    /// Takes the events without a number that the node of this event has published before it.
+    pub(crate) fn take_unnumbered_before(waiting: &mut Vec<Self>, later: &RemoteEvent) -> Vec<RemoteEvent> {
+        let is_before = |message: &mut Self| matches!(message, Self::Event(event, None) if event.node == later.node && event.number < later.number);
+        let taken = waiting.extract_if(.., is_before);
+        taken.filter_map(|message| if let Self::Event(event, _) = message { Some(event) } else { None }).collect()
+    }
+}
+
 /// The events that Redis has stored, up to a number.
 #[derive(Debug)]
 pub struct CaughtUp {

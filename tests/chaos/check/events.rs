@@ -51,7 +51,7 @@ impl Digest<'_> {
                 broken.push(format!("{whose} came back to its own sender"));
             }
             let over = stay.ended.filter(|_| stay.by_client());
-            let late = |over| publication.sent > over + LEAVING && !self.disturbed(stay.place.node, over, *at);
+            let late = |over| publication.sent > over + LEAVING && !self.was_away(stay.place.node, over, *at);
             if over.is_some_and(late) {
                 broken.push(format!("{whose} was sent long after the client had left"));
             }
@@ -62,6 +62,11 @@ impl Digest<'_> {
                 broken.push(format!("{whose} was sent after the end of the grant at {}", seconds(*until)));
             }
         }
+    }
+
+    /// The node, or its way to Redis, did nothing at some time in between. What clients ask for waits then.
+    fn was_away(&self, node: usize, from: Time, until: Time) -> bool {
+        self.links().any(|window| concerns(window, Some(node)) && overlaps(window, from, until))
     }
 
     /// A node counts the time of a grant from the subscription on.
@@ -85,20 +90,11 @@ impl Digest<'_> {
                 broken.push(format!("{} came twice", whose()));
             }
             let (Some(Outcome::Accepted(Some(place))), [channel]) = (self.outcome(*event), &own[..]) else { continue };
-            if stay.channel.starts_with(WITH_HISTORY) && self.is_unstored(*event) {
-                continue;
-            }
             let before = last.insert((event.publisher, place, channel), event.number);
             if before.is_some_and(|before| before > event.number) {
                 broken.push(format!("{} came after number {}", whose(), before.unwrap_or_default()));
             }
         }
-    }
-
-    /// It has no number in Redis, which had no memory. So the node that has it may replay it behind later ones.
-    fn is_unstored(&self, event: Event) -> bool {
-        let sent = self.publications.get(&event).map_or(0, |publication| publication.sent);
-        self.history.windows.iter().any(|window| window.kind == Kind::Members && overlaps(window, sent, sent))
     }
 
     /// Promises 2 and 3: from the success of the subscription on everything that is accepted arrives. For a connection
@@ -172,13 +168,20 @@ impl Digest<'_> {
         if self.died(by, from, until) {
             return true;
         }
-        let windows = self.links().filter(|window| concerns(window, Some(stay.place.node)));
-        let mut missed = windows.filter(|window| overlaps(window, from, until));
         if stay.channel.starts_with(WITH_HISTORY) && by != Some(LARAVEL) {
             // It comes late, or a gap comes, unless the connection ends before that.
-            let told = stay.gaps.iter().any(|gap| *gap > from);
-            return told || missed.any(|window| stay.ended.is_some_and(|ended| ended < window.until + NEVER));
+            let mut missed = self.history.windows.iter().filter(|window| {
+                let concerned = concerns(window, Some(stay.place.node)) || concerns(window, by.map(|by| by.node));
+                window.kind != Kind::Clock && concerned && overlaps(window, from, until)
+            });
+            return missed.any(|window| {
+                let latest = window.until + NEVER;
+                let told = stay.gaps.iter().any(|(at, _)| *at > from && *at < latest);
+                told || window.kind != Kind::Members && stay.ended.is_some_and(|ended| ended < latest)
+            });
         }
+        let windows = self.links().filter(|window| concerns(window, Some(stay.place.node)));
+        let mut missed = windows.filter(|window| overlaps(window, from, until));
         missed.next().is_some()
     }
 }

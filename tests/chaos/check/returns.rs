@@ -31,47 +31,74 @@ impl Digest<'_> {
             }
         }
         for stays in by_user.values() {
-            for two in stays.windows(2) {
-                self.misses_nothing(two[0], two[1], broken);
+            self.chain_misses_nothing(stays, broken);
+        }
+    }
+
+    /// One after the other: whoever was cut off is owed everything since, until a return lasts long enough to judge it.
+    fn chain_misses_nothing(&self, stays: &[&Stay], broken: &mut Vec<String>) {
+        let mut owed: Vec<&Stay> = Vec::new();
+        for stay in stays {
+            let is_cut_off = matches!(stay.how, Some(How::Dropped | How::ByServer(_)));
+            if stay.joined.is_some() && self.is_calm(stay) {
+                self.misses_nothing(&owed, stay, broken);
+                owed.clear();
+            }
+            // It may have been cut off before the answer came, and nothing is owed to those who leave.
+            if !is_cut_off {
+                owed.clear();
+            } else if stay.joined.is_some() {
+                owed.push(stay);
             }
         }
     }
 
-    fn misses_nothing(&self, before: &Stay, after: &Stay, broken: &mut Vec<String>) {
-        let (Some(ended), Some(joined), Some(back)) = (before.ended, before.joined, after.joined) else { return };
-        let cut_off = matches!(before.how, Some(How::Dropped | How::ByServer(_)));
-        let until = if after.settled { self.settled } else { after.ended };
-        let long_enough = until.is_some_and(|until| {
-            let quiet = until.saturating_sub(REPLAYED).min(back + REPLAYED);
-            until > back + REPLAYED && !self.disturbed(after.place.node, back, quiet)
-        });
-        if !cut_off || !long_enough || !after.gaps.is_empty() || back > ended + RETURN_MAX {
-            return;
-        }
+    /// It lasts until everything that was missed must have come, or a gap, and Redis was there meanwhile.
+    fn is_calm(&self, after: &Stay) -> bool {
+        let (Some(back), Some(until)) = (after.joined, if after.settled { self.settled } else { after.ended }) else {
+            return false;
+        };
+        let quiet = until.saturating_sub(REPLAYED).min(back + REPLAYED);
+        until > back + REPLAYED && !self.disturbed(after.place.node, back, quiet)
+    }
+
+    fn misses_nothing(&self, before: &[&Stay], after: &Stay, broken: &mut Vec<String>) {
+        let ([first, ..], Some(back)) = (before, after.joined) else { return };
+        let Some(ended) = first.ended.filter(|ended| back <= ended + RETURN_MAX) else { return };
         // With the data of Redis and the node itself nobody knows the user any more.
         let lost = self.history.windows.iter().any(|window| {
-            matches!(window.kind, Kind::Loss | Kind::Split)
-                && overlaps(window, joined.saturating_sub(REPLAYED), back + REPLAYED)
+            window.kind == Kind::Loss && overlaps(window, ended.saturating_sub(REPLAYED), back + REPLAYED)
         });
-        if lost {
-            return;
-        }
-        let heard: BTreeSet<Event> = before.heard.iter().chain(&after.heard).map(|(_, event)| *event).collect();
-        for (event, publication) in self.due(&Stay { ended: Some(back), ..Stay::like(before) }) {
+        let now = after.gaps.iter().filter(|(at, _)| *at <= back + REPLAYED);
+        // `None` if the server cannot know how many.
+        let told = now.map(|(_, missed)| *missed).sum::<Option<u64>>();
+        let (Some(told), false) = (told, lost) else { return };
+        let told_before = before.iter().flat_map(|stay| &stay.gaps).map(|(at, _)| *at).max().unwrap_or_default();
+        let all = before.iter().copied().chain([after]).flat_map(|stay| &stay.heard);
+        let heard: BTreeSet<Event> = all.map(|(_, event)| *event).collect();
+        let mut missing = Vec::new();
+        for (event, publication) in self.due(&Stay { ended: Some(back), ..Stay::like(first) }) {
             let Outcome::Accepted(by) = publication.outcome else { continue };
             let until = self.transit(publication.sent, publication.answered, by);
-            if by == Some(LARAVEL) || heard.contains(&event) || self.died(by, publication.sent, until) {
-                continue;
+            let is_explained = by == Some(LARAVEL) || self.died(by, publication.sent, until);
+            if !is_explained && !heard.contains(&event) && publication.sent > told_before {
+                missing.push((event, publication.sent));
             }
+        }
+        if missing.len() as u64 > told {
             broken.push(format!(
-                "{:?} was cut off on {} at {} on connection {} and back at {} on {}, and misses {event:?}, sent at {}",
-                before.user,
-                before.channel,
+                "{:?} was cut off on {} at {} on connection {} and back at {} on {}, was told of {told}, and misses {}",
+                first.user,
+                first.channel,
                 seconds(ended),
-                before.connection,
+                first.connection,
                 seconds(back),
                 after.connection,
-                seconds(publication.sent)
+                missing
+                    .iter()
+                    .map(|(event, at)| format!("{event:?}, sent at {}", seconds(*at)))
+                    .collect::<Vec<_>>()
+                    .join("; ")
             ));
         }
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::CLIENTS;
 use super::Digest;
 use super::Outcome;
+use super::RESENT;
 use super::concerns;
 use super::is_presence;
 use super::overlaps;
@@ -15,6 +16,7 @@ use crate::history::Entry;
 use crate::history::Event;
 use crate::history::Kind;
 use crate::history::Name;
+use crate::history::Place;
 use crate::history::SECOND;
 use crate::history::Time;
 use crate::history::What;
@@ -24,12 +26,14 @@ use crate::history::is_there;
 const WAITING: Time = 90 * SECOND;
 /// A node that is killed or stopped may have lost what it could not bring to Redis.
 const TAKEN_ALONG: Time = 2 * SECOND;
+/// A node that stops has sent what it can within this time.
+const LAST_WORDS: Time = 10 * SECOND;
 
 impl Digest<'_> {
     /// What a client has sent comes in its order. A repetition may come later.
     pub(super) fn webhooks_come_in_order(&self, broken: &mut Vec<String>) {
         let mut posted: BTreeSet<Event> = BTreeSet::new();
-        let mut last: HashMap<(u32, &Name), u32> = HashMap::new();
+        let mut last: HashMap<(u32, &Name), (u32, Time)> = HashMap::new();
         for Entry { at, what } in &self.history.entries {
             let What::Posted { app, channel, event: Some(event), .. } = what else { continue };
             let whose = format!("at {}: a webhook about {event:?} on {channel} of app {app}", seconds(*at));
@@ -41,18 +45,31 @@ impl Digest<'_> {
             if !posted.insert(*event) {
                 continue;
             }
-            let before = last.insert((event.publisher, channel), event.number).unwrap_or_default();
-            if before > event.number && !self.went_around_redis(*event) {
+            let (before, then) = last.insert((event.publisher, channel), (event.number, *at)).unwrap_or_default();
+            if before > event.number && !self.went_around_redis(*event, then) {
                 broken.push(format!("{whose} came after number {before}"));
             }
         }
     }
 
-    /// Its node stopped while Redis took nothing, and sent what it had past what waits there.
-    fn went_around_redis(&self, event: Event) -> bool {
+    /// Its node stopped while Redis took nothing, and then sent what it had, such as a later event, past what waits there.
+    fn went_around_redis(&self, event: Event, later: Time) -> bool {
         let Some(Outcome::Accepted(Some(place))) = self.outcome(event) else { return false };
         let mut stops = self.history.stops.iter().filter(|(stopped, _)| *stopped == place);
-        stops.any(|(_, at)| self.disturbed(place.node, at.saturating_sub(SECOND), at + TAKEN_ALONG))
+        stops.any(|(_, at)| self.is_without_redis(place, *at) && later >= *at && later <= at + LAST_WORDS)
+    }
+
+    /// Redis is away, or takes nothing, when this process stops.
+    fn is_without_redis(&self, place: Place, stopped: Time) -> bool {
+        self.disturbed(place.node, stopped.saturating_sub(SECOND), stopped + TAKEN_ALONG)
+    }
+
+    /// Until when it may be in the memory of its process alone: while Redis takes nothing, too.
+    fn in_memory(&self, by: Option<Place>, sent: Time, transit: Time) -> Time {
+        let full = self.history.windows.iter().filter(|window| window.kind == Kind::Members);
+        let full =
+            full.filter(|window| concerns(window, by.map(|place| place.node)) && overlaps(window, sent, transit));
+        full.map(|window| window.until + RESENT).max().unwrap_or_default().max(transit)
     }
 
     pub(super) fn no_webhook_is_missing(&self, broken: &mut Vec<String>) {
@@ -70,11 +87,16 @@ impl Digest<'_> {
             if posted.contains(event) || publication.answered > settled {
                 continue;
             }
-            let (sent, until) = (publication.sent, self.transit(publication.sent, publication.answered, by));
-            let ends = self.history.deaths.iter().chain(&self.history.stops);
-            let taken_along =
-                ends.filter(|(place, _)| by == Some(*place)).any(|(_, at)| *at >= sent && *at <= until + TAKEN_ALONG);
-            let lost = self.history.windows.iter().filter(|window| matches!(window.kind, Kind::Loss | Kind::Split));
+            let sent = publication.sent;
+            let until = self.in_memory(by, sent, self.transit(sent, publication.answered, by));
+            let ends = |all: &[(Place, Time)], is: &dyn Fn(Time) -> bool| {
+                let mut own = all.iter().filter(|(place, at)| by == Some(*place) && *at >= sent);
+                own.any(|(_, at)| *at <= until + TAKEN_ALONG && is(*at))
+            };
+            let taken_along = ends(&self.history.deaths, &|_| true)
+                // It brings everything to Redis first, if that takes it.
+                || ends(&self.history.stops, &|at| by.is_some_and(|by| self.is_without_redis(by, at)));
+            let lost = self.history.windows.iter().filter(|window| window.kind == Kind::Loss);
             let lost = lost
                 .filter(|window| concerns(window, None))
                 .any(|window| overlaps(window, sent, publication.answered + WAITING));

@@ -258,6 +258,12 @@ impl Watched {
         Self { master, replica, sentinel }
     }
 
+    /// Whether the Sentinel takes the master for well, and no failover is under way.
+    pub fn is_settled(&self) -> bool {
+        let state = self.sentinel.cli(&["SENTINEL", "MASTER", "shop"]);
+        !["_down", "failover_in_progress"].iter().any(|flag| state.contains(flag))
+    }
+
     /// The port of the master by the Sentinel's word.
     pub fn named(&self) -> u16 {
         let named = self.sentinel.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]);
