@@ -114,6 +114,11 @@ impl Node {
         &self.0
     }
 
+    /// The same, for those who need nothing else.
+    pub fn into_process(self) -> Process {
+        self.0
+    }
+
     /// An established connection.
     pub async fn connect(&self) -> Client {
         let mut client = Client::open(self.0.address, &format!("/app/{APP_KEY}?protocol=7"), &[]).await;
