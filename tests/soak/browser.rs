@@ -1,8 +1,9 @@
 //! Browsers that come, look, and go: most of them in order, some without a goodbye.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::SinkExt;
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::connect_async_with_config;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::office::Office;
@@ -35,12 +37,16 @@ const VISIT: Duration = Duration::from_secs(40 * 60);
 const AWAY: Duration = Duration::from_secs(10 * 60);
 /// A connection is established, or a message written, within this time.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Of a hundred browsers, those of the control room; those of the main warehouse; those whose node is restarted.
+/// A browser that sleeps for so long has been closed meanwhile.
+const ASLEEP: Duration = Duration::from_secs(60);
+/// As pusher-js does after so long without a message.
+const PING: Duration = Duration::from_secs(30);
+/// Of a hundred browsers, those of the control room; those of the main warehouse.
 const DASHBOARDS: usize = 6;
 const WAREHOUSE: usize = 2;
-const AT_THE_RESTARTED: usize = 40;
-/// Of a hundred visits, those that end without a goodbye.
+/// Of a hundred visits, those that end without a goodbye; those whose browser reads nothing any more.
 const DROPPED: u32 = 30;
+const FALLS_ASLEEP: u32 = 3;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -52,6 +58,17 @@ pub struct Browser {
     speed: f64,
     stop: watch::Receiver<bool>,
 }
+
+/// A browser's place on a channel.
+#[derive(Debug)]
+struct Place {
+    /// The number of the last event that was sent by the time it joined.
+    since: u64,
+    /// The number of the last event that came.
+    last: Option<u64>,
+}
+
+type Joined = HashMap<String, Place>;
 
 /// How a visit ended.
 enum End {
@@ -81,18 +98,14 @@ impl Browser {
         // They do not all come at once.
         let mut pause = AWAY.mul_f64(self.random.random_range(0.0..1.0));
         while self.waits(pause.div_f64(self.speed)).await {
-            let address = self.address().await;
-            let Some((mut socket, socket_id)) = self.connect(address).await else {
+            let Some((mut socket, socket_id)) = self.connect().await else {
                 count(&self.office.tally.turned_away);
                 pause = Duration::from_secs(10);
                 continue;
             };
             count(&self.office.tally.opened);
             match self.visit(&mut socket, &socket_id).await {
-                End::Own if self.random.random_range(0..100) >= DROPPED => {
-                    drop(timeout(PATIENCE, socket.close(None)).await)
-                }
-                End::Own => (),
+                End::Own => self.leave(socket).await,
                 End::Close => {
                     pause = Duration::from_secs(10);
                     continue;
@@ -108,18 +121,27 @@ impl Browser {
         timeout(time, self.stop.wait_for(|stop| *stop)).await.is_err()
     }
 
-    /// As a balancer would choose: the browser's node, or the other one while that is away.
-    async fn address(&self) -> SocketAddr {
-        let restarted = self.office.restarted_address;
-        let is_there = || async { TcpStream::connect(restarted).await.is_ok() };
-        if self.number % 100 >= 100 - AT_THE_RESTARTED && is_there().await {
-            restarted
-        } else {
-            self.office.lasting.address
+    /// With a goodbye, without one, or by falling asleep.
+    async fn leave(&mut self, mut socket: Socket) {
+        match self.random.random_range(0..100) {
+            chance if chance < FALLS_ASLEEP => {
+                count(&self.office.tally.asleep);
+                if !self.waits(ASLEEP).await {
+                    return;
+                }
+                // What came before the end may have been much.
+                let ended = async { while let Some(Ok(_)) = socket.next().await {} };
+                if timeout(PATIENCE, ended).await.is_err() {
+                    self.fault("slept, and was not closed");
+                }
+            }
+            chance if chance < FALLS_ASLEEP + DROPPED => (),
+            _ => drop(timeout(PATIENCE, socket.close(None)).await),
         }
     }
 
-    async fn connect(&self, address: SocketAddr) -> Option<(Socket, String)> {
+    async fn connect(&self) -> Option<(Socket, String)> {
+        let address = self.office.nginx.address;
         let url = format!("ws://{address}/app/{APP_KEY}?protocol=7&client=js&version=8.4.0&flash=false");
         let connecting = connect_async_with_config(&url, None, true);
         let (mut socket, _) = timeout(PATIENCE, connecting).await.ok()?.ok()?;
@@ -137,35 +159,47 @@ impl Browser {
         }
         let end = Instant::now() + VISIT.div_f64(self.speed).mul_f64(self.random.random_range(0.0..2.0));
         let mut stop = self.stop.clone();
-        // The number of the last event of each channel, and the channels that are joined.
-        let mut last: HashMap<String, Option<u64>> = HashMap::new();
+        let mut joined = Joined::new();
+        let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
         loop {
             let message = tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return End::Own,
-                () = tokio::time::sleep_until(end) => {
-                    if last.len() < self.channels.len() && VISIT.div_f64(self.speed) > PATIENCE {
-                        self.fault("has not joined all its channels by the end of its visit");
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = tokio::time::sleep_until(end) => break,
+                _ = ping.tick() => None,
+                message = socket.next() => Some(message),
+            };
+            if let Some(message) = message {
+                if let Some(end) = self.take(message, &mut joined) {
+                    return end;
+                }
+            } else if !send(socket, &json!({ "event": "pusher:ping", "data": {} })).await {
+                return End::Broken;
+            }
+        }
+        self.settle(socket, &mut joined).await
+    }
+
+    /// Waits for what must still come: answers to subscriptions, and events that were accepted by now.
+    async fn settle(&self, socket: &mut Socket, joined: &mut Joined) -> End {
+        let should: Vec<(&String, u64)> =
+            self.channels.iter().map(|channel| (channel, self.office.published(channel).1)).collect();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let missing = should.iter().find(|(channel, accepted)| {
+                joined.get(&**channel).is_none_or(|place| *accepted > place.since && place.last < Some(*accepted))
+            });
+            let Some((channel, accepted)) = missing else { return End::Own };
+            match tokio::time::timeout_at(until, socket.next()).await {
+                Ok(message) => {
+                    if let Some(end) = self.take(message, joined) {
+                        return end;
                     }
+                }
+                Err(_) => {
+                    count(&self.office.tally.lost);
+                    self.fault(&format!("waits for number {accepted} of {channel}, at {:?}", joined.get(&**channel)));
                     return End::Own;
                 }
-                message = socket.next() => message,
-            };
-            match message {
-                Some(Ok(Message::Text(text))) => {
-                    self.take(&text, &mut last);
-                    if text.starts_with(r#"{"event":"pusher:ping""#)
-                        && !send(socket, &json!({ "event": "pusher:pong" })).await
-                    {
-                        return End::Broken;
-                    }
-                }
-                Some(Ok(Message::Close(Some(close)))) if u16::from(close.code) == 4200 => return End::Close,
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => (),
-                Some(Ok(other)) => {
-                    self.fault(&format!("got {other:?}"));
-                    return End::Close;
-                }
-                _ => return End::Broken,
             }
         }
     }
@@ -184,26 +218,52 @@ impl Browser {
         json!({ "event": "pusher:subscribe", "data": data })
     }
 
-    /// Each event must follow the one before it.
-    fn take(&self, text: &str, last: &mut HashMap<String, Option<u64>>) {
+    /// An end if the connection has one.
+    fn take(&self, message: Option<Result<Message, Error>>, joined: &mut Joined) -> Option<End> {
+        match message {
+            Some(Ok(Message::Text(text))) => self.read(&text, joined),
+            Some(Ok(Message::Close(Some(close)))) if u16::from(close.code) == 4200 => return Some(End::Close),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => (),
+            Some(Ok(other)) => {
+                self.fault(&format!("got {other:?}"));
+                return Some(End::Close);
+            }
+            _ => return Some(End::Broken),
+        }
+        None
+    }
+
+    fn read(&self, text: &str, joined: &mut Joined) {
         if let Some(number) = number_in(text) {
             count(&self.office.tally.delivered);
             let channel = channel_of(text);
-            match last.get_mut(channel) {
+            match joined.get_mut(channel) {
                 None => self.fault(&format!("got number {number} of {channel}, which it has not joined")),
-                Some(before) => {
-                    if before.is_some_and(|before| before + 1 != number) {
-                        self.fault(&format!("got number {number} of {channel} after {before:?}"));
-                    }
-                    *before = Some(number);
-                }
+                Some(place) => self.follow(channel, place, number),
             }
         } else if text.contains(r#""event":"pusher_internal:subscription_succeeded""#) {
-            last.insert(channel_of(text).to_owned(), None);
+            let channel = channel_of(text).to_owned();
+            let (since, _) = self.office.published(&channel);
+            joined.insert(channel, Place { since, last: None });
         } else if text.contains(r#""event":"pusher_internal:member_"#) {
             count(&self.office.tally.member_changes);
-        } else if !text.starts_with(r#"{"event":"pusher:ping""#) {
+        } else if !text.starts_with(r#"{"event":"pusher:pong""#) {
             self.fault(&format!("got {text}"));
+        }
+    }
+
+    /// Each event must follow the one before it.
+    fn follow(&self, channel: &str, place: &mut Place, number: u64) {
+        if let Some(before) = place.last.replace(number)
+            && before + 1 != number
+        {
+            let (counter, many) = match number.cmp(&before) {
+                Ordering::Greater => (&self.office.tally.lost, number - before - 1),
+                Ordering::Equal => (&self.office.tally.doubled, 1),
+                Ordering::Less => (&self.office.tally.late, 1),
+            };
+            counter.fetch_add(many, Relaxed);
+            self.fault(&format!("got number {number} of {channel} after {before}"));
         }
     }
 

@@ -10,7 +10,7 @@ pub struct Tolerance {
 }
 
 /// Hours that count: in the first ones caches and pools fill.
-const WARM_UP: usize = 3;
+pub const WARM_UP: usize = 3;
 /// With fewer hours a line says nothing.
 pub const HOURS_MIN: usize = WARM_UP + 5;
 
@@ -22,6 +22,11 @@ pub fn median(mut numbers: Vec<f64>) -> f64 {
         count if count % 2 == 1 => numbers[count / 2],
         count => f64::midpoint(numbers[count / 2 - 1], numbers[count / 2]),
     }
+}
+
+/// The median of the hours that count.
+pub fn usual(hours: &[f64]) -> f64 {
+    median(hours.iter().skip(WARM_UP).copied().collect())
 }
 
 /// By how much the median of an hour has grown from the first hour that counts to the last one. The slope is the median
@@ -40,7 +45,7 @@ pub fn judge(name: &str, hours: &[f64], tolerance: Tolerance) -> Option<String> 
     if hours.len() < HOURS_MIN {
         return None;
     }
-    let (usual, growth) = (median(hours[WARM_UP..].to_vec()), growth(hours));
+    let (usual, growth) = (usual(hours), growth(hours));
     let most = (usual * tolerance.part).max(tolerance.least);
     (growth > most)
         .then(|| format!("{name} has grown by {growth:.3} over {} hours, from about {usual:.3}", hours.len() - WARM_UP))

@@ -27,7 +27,7 @@ fn seed() -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_some_quick_hours_nothing_is_left_and_nothing_was_lost() {
-    let plan = Plan { seed: seed(), browsers: 60, speed: 40.0, hour: Duration::from_secs(4), hours: 3, burst: 100 };
+    let plan = Plan { seed: seed(), browsers: 60, speed: 40.0, hour: Duration::from_secs(4), hours: 2, burst: 100 };
     run::run(&plan).await.assert_sound(&plan);
 }
 

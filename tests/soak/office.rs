@@ -1,9 +1,15 @@
 //! Two nodes over one Redis, and the back ends of the clinics and of the control room.
 
 use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -13,6 +19,9 @@ use serde_json::Value;
 use serde_json::json;
 use support::http::Api;
 use support::http::Connection;
+use support::nginx::MAIN;
+use support::nginx::Nginx;
+use support::nginx::temporary_paths;
 use support::node::Cluster;
 use support::process::Process;
 use support::receiver::Received;
@@ -37,10 +46,14 @@ const READINGS_PER_SECOND: f64 = 5.0;
 /// Between two goods requests of a clinic on the real day.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(600);
 /// Events of one batch.
-const BATCH: usize = 10;
+const BATCH: u64 = 10;
 /// As many bytes as a reading of the control room has.
 const READING: &str =
     "suhu=71.25;tekanan=3.104;aliran=12.80;level=0.47;status=normal;batch=6f1c0f5e;sumber=plc-04;satuan=SI";
+
+/// Settings of the nodes: a page that sleeps is found soon.
+const PING_SECONDS: &str = "30";
+const PONG_SECONDS: &str = "10";
 
 /// The channel of a clinic's goods requests.
 pub fn requests(clinic: usize) -> String {
@@ -50,13 +63,16 @@ pub fn requests(clinic: usize) -> String {
 /// Everything that browsers come to.
 pub struct Office {
     pub tally: Tally,
+    /// Where browsers and back ends go.
+    pub nginx: Nginx,
+    published: HashMap<String, Published>,
     pub clinics: usize,
     pub redis: TestRedis,
     /// It runs from the beginning to the end.
     pub lasting: Process,
     /// It is restarted each hour, on the same port.
     pub restarted: Mutex<Process>,
-    pub restarted_address: SocketAddr,
+    restarted_port: u16,
     cluster: Cluster,
     _hooks: Receiver,
 }
@@ -71,14 +87,37 @@ impl Office {
         let webhooks = json!([{ "url": format!("http://{}/", hooks.address), "event_types": kinds }]).to_string();
         let cluster = Cluster::on(&redis)
             .with("GEMA_LOG_LEVEL", "info")
-            .with("GEMA_CONNECTIONS_PING_SECONDS", "30")
+            .with("GEMA_CONNECTIONS_PING_SECONDS", PING_SECONDS)
+            .with("GEMA_CONNECTIONS_PONG_SECONDS", PONG_SECONDS)
+            .with("GEMA_SERVER_TRUSTED_PROXIES", "127.0.0.1")
             .with("SOKETI_DEFAULT_APP_WEBHOOKS", &webhooks);
-        let restarted_address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let lasting = start(&cluster, 0).await;
-        let restarted = Mutex::new(start(&cluster, restarted_address.port()).await);
+        let restarted_port = free_port();
+        let restarted = Mutex::new(start(&cluster, restarted_port).await);
+        let nginx = nginx([lasting.address, SocketAddr::from((Ipv4Addr::LOCALHOST, restarted_port))]).await;
+        let channels = (0..clinics).map(requests).chain([READINGS.to_owned()]);
+        let published = channels.map(|channel| (channel, Published::default())).collect();
         let tally = Tally::default();
-        let office = Self { tally, clinics, redis, lasting, restarted, restarted_address, cluster, _hooks: hooks };
+        let office = Self {
+            tally,
+            nginx,
+            published,
+            clinics,
+            redis,
+            lasting,
+            restarted,
+            restarted_port,
+            cluster,
+            _hooks: hooks,
+        };
         (office, received)
+    }
+
+    /// The numbers of the events of a channel that were sent and that were accepted, if back ends publish on it.
+    pub fn published(&self, channel: &str) -> (u64, u64) {
+        self.published.get(channel).map_or((0, 0), |published| {
+            (published.sent.load(Ordering::SeqCst), published.accepted.load(Ordering::SeqCst))
+        })
     }
 
     /// Stops one node in order, and starts another one in its place.
@@ -90,7 +129,7 @@ impl Office {
         if !ended.success() {
             self.tally.fault(format!("the node that was stopped ended with {ended}"));
         }
-        *node = start(&self.cluster, self.restarted_address.port()).await;
+        *node = start(&self.cluster, self.restarted_port).await;
         count(&self.tally.restarts);
     }
 
@@ -101,11 +140,45 @@ impl Office {
     }
 }
 
+/// The number of the last event of a channel.
+#[derive(Default)]
+struct Published {
+    sent: AtomicU64,
+    accepted: AtomicU64,
+}
+
+/// With the project's configuration, in front of these nodes: publishers use the first one.
+async fn nginx([first, second]: [SocketAddr; 2]) -> Nginx {
+    let shipped = |name: &str, words: [(&str, String); 3]| {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)).unwrap();
+        words.into_iter().fold(text, |text, (word, own)| {
+            assert!(text.contains(word), "{name} has no {word}");
+            text.replace(word, &own)
+        })
+    };
+    Nginx::start(|folder, address| {
+        fs::create_dir_all(folder.join("conf.d")).unwrap();
+        let words = [
+            ("listen 80;", format!("listen {address};")),
+            ("gema-1:6001", first.to_string()),
+            ("gema-2:6001", second.to_string()),
+        ];
+        fs::write(folder.join("conf.d/gema.conf"), shipped("nginx.conf", words)).unwrap();
+        let words = [
+            ("worker_processes auto;", format!("worker_processes 1;\n{MAIN}")),
+            ("http {", format!("http {{\n{}", temporary_paths(folder))),
+            ("/etc/nginx/", format!("{}/", folder.display())),
+        ];
+        shipped("nginx-main.conf", words)
+    })
+    .await
+}
+
 async fn start(cluster: &Cluster, port: u16) -> Process {
     cluster.with("GEMA_SERVER_PORT", &port.to_string()).node().await.into_process()
 }
 
-/// A back end that publishes over one connection.
+/// A back end: a worker of Laravel's queue with a connection that stays open, and requests of PHP with one each.
 pub struct BackEnd {
     office: Arc<Office>,
     api: Api,
@@ -114,50 +187,58 @@ pub struct BackEnd {
 
 impl BackEnd {
     pub async fn new(office: &Arc<Office>) -> Self {
-        let address = office.lasting.address;
+        let address = office.nginx.address;
         let api = Api::new(address, APP_ID, APP_KEY, APP_SECRET);
         Self { office: Arc::clone(office), api, connection: Connection::open(address).await }
     }
 
-    async fn post(&mut self, rest: &str, body: &Value, events: usize) {
-        self.connection.send(self.api.post_bytes(rest, &body.to_string())).await;
-        let answer = self.connection.answer().await;
+    /// Publishes events of one channel, the last of which has this number.
+    async fn post(&mut self, channel: &str, numbers: Range<u64>, text: &str, anew: bool) {
+        let published = &self.office.published[channel];
+        published.sent.store(numbers.end - 1, Ordering::SeqCst);
+        let count = numbers.end - numbers.start;
+        let mut events: Vec<Value> = numbers.clone().map(|number| event(channel, number, text)).collect();
+        // As Laravel does with its library for PHP.
+        let (rest, body) = match count {
+            1 => ("/events", events.remove(0)),
+            _ => ("/batch_events", json!({ "batch": events })),
+        };
+        let answer = if anew {
+            self.api.post(rest, &body.to_string()).await
+        } else {
+            self.connection.send(self.api.post_bytes(rest, &body.to_string())).await;
+            let answer = self.connection.answer().await;
+            // nginx ends it after a thousand requests.
+            if answer.header("connection") == Some("close") {
+                self.connection = Connection::open(self.office.nginx.address).await;
+            }
+            answer
+        };
         if answer.status == 200 {
-            self.office.tally.published.fetch_add(events as u64, std::sync::atomic::Ordering::Relaxed);
+            published.accepted.store(numbers.end - 1, Ordering::SeqCst);
+            self.office.tally.published.fetch_add(count, Ordering::Relaxed);
         } else {
             self.office.tally.fault(format!("a publisher was answered with {answer:?}"));
         }
     }
 
     /// Publishes readings until the end, and a burst of so many when asked.
-    pub async fn control_room(
-        mut self,
-        speed: f64,
-        mut bursts: watch::Receiver<usize>,
-        mut stop: watch::Receiver<bool>,
-    ) {
+    pub async fn control_room(mut self, speed: f64, mut bursts: watch::Receiver<u64>, mut stop: watch::Receiver<bool>) {
         let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / (READINGS_PER_SECOND * speed)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         bursts.mark_unchanged();
-        let mut number = 0;
+        let mut number = 0_u64;
         loop {
             let count = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
                 _ = bursts.changed() => *bursts.borrow_and_update(),
                 _ = tick.tick() => 1,
             };
-            let mut events = (0..count).map(|_| {
-                number += 1;
-                json!({ "name": "scada.data.received", "channel": READINGS, "data": data(number, READING) })
-            });
-            if count == 1 {
-                let event = events.next().expect("there is one");
-                self.post("/events", &event, 1).await;
-                continue;
-            }
-            let events: Vec<Value> = events.collect();
-            for batch in events.chunks(BATCH) {
-                self.post("/batch_events", &json!({ "batch": batch }), batch.len()).await;
+            let end = number + count;
+            while number < end {
+                let batch = (end - number).min(BATCH);
+                self.post(READINGS, number + 1..number + batch + 1, READING, false).await;
+                number += batch;
             }
         }
     }
@@ -165,7 +246,7 @@ impl BackEnd {
     /// Publishes goods requests of all clinics until the end.
     pub async fn clinics(mut self, speed: f64, seed: u64, mut stop: watch::Receiver<bool>) {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut numbers = vec![0; self.office.clinics];
+        let mut numbers = vec![0_u64; self.office.clinics];
         let between = BETWEEN_REQUESTS.div_f64(speed * numbers.len() as f64);
         loop {
             let pause = tokio::time::sleep(between.mul_f64(random.random_range(0.0..2.0)));
@@ -175,16 +256,17 @@ impl BackEnd {
             }
             let clinic = random.random_range(0..numbers.len());
             numbers[clinic] += 1;
-            let data = data(numbers[clinic], "status=diminta");
-            let event = json!({ "name": "permintaan.created", "channel": requests(clinic), "data": data });
-            self.post("/events", &event, 1).await;
+            let number = numbers[clinic];
+            self.post(&requests(clinic), number..number + 1, "status=diminta", true).await;
         }
     }
 }
 
-/// The data of the event of this number on its channel.
-fn data(number: u64, text: &str) -> String {
-    json!({ "number": number, "text": text }).to_string()
+/// The event of this number on its channel.
+fn event(channel: &str, number: u64, text: &str) -> Value {
+    let name = if channel == READINGS { "scada.data.received" } else { "permintaan.created" };
+    let data = json!({ "number": number, "text": text }).to_string();
+    json!({ "name": name, "channel": channel, "data": data })
 }
 
 /// The number in the text of a message, if it is an event of a back end.

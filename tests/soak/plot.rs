@@ -43,8 +43,11 @@ pub fn plot(samples: &[Sample], hour: Duration) -> String {
 /// Minutes and values, few enough to be drawn.
 fn points(samples: &[Sample], measure: usize) -> Vec<(f64, f64)> {
     let size = samples.len().div_ceil(POINTS_MAX).max(1);
-    let point =
-        |some: &[Sample]| (some[0].at / 60.0, median(some.iter().map(|sample| sample.values[measure]).collect()));
+    let point = |some: &[Sample]| {
+        let values = some.iter().map(|sample| sample.values[measure]).filter(|value| value.is_finite());
+        let values: Vec<f64> = values.collect();
+        (some[0].at / 60.0, if values.is_empty() { f64::NAN } else { median(values) })
+    };
     samples.chunks(size).map(point).collect()
 }
 
@@ -67,9 +70,12 @@ fn chart(points: &[(f64, f64)]) -> String {
     }
     writeln!(chart, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">minutes</text>", LEFT + INNER_WIDTH, HEIGHT - 2.0)
         .unwrap();
-    let line: Vec<String> =
-        points.iter().map(|(minutes, value)| format!("{:.1} {:.1}", x(*minutes), y(*value))).collect();
-    writeln!(chart, "<path class=\"line\" d=\"M{}\"/>", line.join("L")).unwrap();
+    // It has a gap where nothing was measured.
+    for line in points.split(|(_, value)| value.is_nan()).filter(|line| !line.is_empty()) {
+        let line: Vec<String> =
+            line.iter().map(|(minutes, value)| format!("{:.1} {:.1}", x(*minutes), y(*value))).collect();
+        writeln!(chart, "<path class=\"line\" d=\"M{}\"/>", line.join("L")).unwrap();
+    }
     chart
 }
 

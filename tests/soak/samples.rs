@@ -13,14 +13,21 @@ use crate::drift::median;
 /// CPU times of `/proc` are in hundredths of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What is measured, in the order in which a sample has it.
-pub const MEASURES: [Measure; 8] = [
-    Measure { name: "memory of the lasting node", unit: "MiB", tolerance: Some(grown(0.03, 3.0)) },
-    Measure { name: "its open files that are no connections", unit: "", tolerance: Some(grown(0.0, 3.0)) },
-    Measure { name: "its threads", unit: "", tolerance: Some(grown(0.0, 1.0)) },
-    Measure { name: "its CPU", unit: "ms/s", tolerance: Some(grown(0.15, 3.0)) },
-    Measure { name: "connections of both nodes", unit: "", tolerance: None },
-    Measure { name: "memory of the node that is restarted", unit: "MiB", tolerance: None },
+/// What is measured, in the order in which a sample has it. The node that is restarted begins a new series each hour:
+/// it is not judged.
+pub const MEASURES: [Measure; 14] = [
+    Measure { name: "lasting node: memory", unit: "MiB", tolerance: Some(grown(0.05, 3.0)) },
+    Measure { name: "restarted node: memory", unit: "MiB", tolerance: None },
+    Measure { name: "lasting node: open files that are no clients", unit: "", tolerance: Some(grown(0.0, 3.0)) },
+    Measure { name: "restarted node: open files that are no clients", unit: "", tolerance: None },
+    Measure { name: "lasting node: threads", unit: "", tolerance: Some(grown(0.0, 0.5)) },
+    Measure { name: "restarted node: threads", unit: "", tolerance: None },
+    Measure { name: "lasting node: CPU", unit: "ms in a second", tolerance: None },
+    Measure { name: "restarted node: CPU", unit: "ms in a second", tolerance: None },
+    Measure { name: "lasting node: CPU for a message", unit: "µs", tolerance: Some(grown(0.25, 3.0)) },
+    Measure { name: "connections, as both nodes say", unit: "", tolerance: None },
+    Measure { name: "events that browsers got", unit: "in a second", tolerance: None },
+    Measure { name: "events lost, doubled or out of order so far", unit: "", tolerance: None },
     Measure { name: "keys of Redis", unit: "", tolerance: Some(grown(0.05, 5.0)) },
     Measure { name: "memory of Redis", unit: "MiB", tolerance: Some(grown(0.05, 0.5)) },
 ];
@@ -42,6 +49,7 @@ const fn grown(part: f64, least: f64) -> Tolerance {
 pub struct Sample {
     /// Seconds since the beginning.
     pub at: f64,
+    /// NaN where there was nothing to measure.
     pub values: [f64; MEASURES.len()],
 }
 
@@ -51,7 +59,7 @@ pub fn hours(samples: &[Sample], measure: usize, hour: Duration) -> Vec<f64> {
     for sample in samples {
         let number = (sample.at / hour.as_secs_f64()) as usize;
         hours.resize_with(hours.len().max(number + 1), Vec::new);
-        hours[number].push(sample.values[measure]);
+        hours[number].extend(Some(sample.values[measure]).filter(|value| value.is_finite()));
     }
     hours.into_iter().filter(|hour| !hour.is_empty()).map(median).collect()
 }
@@ -86,10 +94,28 @@ impl Usage {
     }
 }
 
-/// The connections that a node says it has.
-pub async fn connections(node: &Process) -> f64 {
-    let figures = Figures::try_of(node.metrics_address, Duration::from_secs(5)).await;
-    figures.map_or(0.0, |figures| figures.sum("soketi_connected", ""))
+/// What a node is at one moment, by Linux and by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeUsage {
+    pub process: Usage,
+    pub connections: f64,
+    /// To clients, since its start.
+    pub messages: f64,
+}
+
+impl NodeUsage {
+    /// Of a node that may have ended.
+    pub async fn of(node: &Process) -> Option<Self> {
+        let figures = Figures::try_of(node.metrics_address, Duration::from_secs(5)).await?;
+        let process = Usage::of(node.child.id()?)?;
+        let connections = figures.sum("soketi_connected", "");
+        Some(Self { process, connections, messages: figures.sum("soketi_ws_messages_sent_total", "") })
+    }
+
+    /// Files that are no connections of clients.
+    pub fn own_files(&self) -> f64 {
+        self.process.files as f64 - self.connections
+    }
 }
 
 /// What Redis says of itself.

@@ -18,6 +18,12 @@ pub struct Tally {
     pub published: AtomicU64,
     pub webhook_events: AtomicU64,
     pub restarts: AtomicU64,
+    /// Visits that ended by falling asleep.
+    pub asleep: AtomicU64,
+    /// Events that browsers did not get, got twice, or got after a later one.
+    pub lost: AtomicU64,
+    pub doubled: AtomicU64,
+    pub late: AtomicU64,
     faults: AtomicU64,
     written: Mutex<Vec<String>>,
 }
@@ -32,9 +38,34 @@ impl Tally {
         }
     }
 
-    /// How many things happened that must not, and the first ones.
-    pub fn faults(&self) -> (u64, Vec<String>) {
-        (self.faults.load(Ordering::Relaxed), self.written.lock().unwrap().clone())
+    /// Events lost, doubled or out of order so far.
+    pub fn wrong_events(&self) -> u64 {
+        [&self.lost, &self.doubled, &self.late].iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What happened that must not.
+    pub fn sentence(&self) -> Option<String> {
+        let faults = self.faults.load(Ordering::Relaxed);
+        (faults > 0).then(|| format!("{faults} faults, such as {:#?}", self.written.lock().unwrap()))
+    }
+
+    /// All counts with their names.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let counts = [
+            ("visits", &self.opened),
+            ("visits that ended asleep", &self.asleep),
+            ("turned away", &self.turned_away),
+            ("events published", &self.published),
+            ("delivered", &self.delivered),
+            ("lost", &self.lost),
+            ("doubled", &self.doubled),
+            ("out of order", &self.late),
+            ("changes of members", &self.member_changes),
+            ("events in webhooks", &self.webhook_events),
+            ("restarts", &self.restarts),
+            ("faults", &self.faults),
+        ];
+        counts.into_iter().map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).collect()
     }
 }
 
