@@ -54,7 +54,8 @@ fn points(samples: &[Sample], measure: usize) -> Vec<(f64, f64)> {
 /// A grid with numbers, and the line.
 fn chart(points: &[(f64, f64)]) -> String {
     let end = points.last().map_or(1.0, |point| point.0).max(f64::MIN_POSITIVE);
-    let most = round_up(points.iter().map(|point| point.1).fold(0.0, f64::max));
+    let highest = points.iter().map(|point| point.1).fold(0.0, f64::max);
+    let most = if highest > 0.0 { round_up(highest) } else { 1.0 };
     let x = |minutes: f64| LEFT + INNER_WIDTH * minutes / end;
     let y = |value: f64| TOP + INNER_HEIGHT * (1.0 - value / most);
     let mut chart = String::new();
@@ -87,5 +88,5 @@ fn round_up(value: f64) -> f64 {
 }
 
 fn short(value: f64) -> String {
-    if value >= 10.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+    if value >= 100.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
