@@ -85,17 +85,16 @@ fn value<'a>(text: &'a str, known: &dyn Fn(&str) -> Option<String>) -> (Result<S
     });
     let Some(end) = end else { return (Err(OPEN), text) };
     let (inner, rest) = (&text[1..=end], &text[end + 2..]);
-    let value = if quote == '"' { expand(&unescape(inner), known) } else { inner.to_owned() };
+    let value = if quote == '"' { unescape(inner, known) } else { inner.to_owned() };
     (Ok(value), rest)
 }
 
-fn unescape(text: &str) -> String {
-    let (mut plain, mut letters) = (String::new(), text.chars());
-    while let Some(letter) = letters.next() {
-        if letter != '\\' {
-            plain.push(letter);
-            continue;
-        }
+/// A text without its escapes, and with values in the place of their `${NAME}`, unless the `$` is escaped.
+fn unescape(text: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
+    let (mut plain, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(&expand(before, known));
+        let mut letters = after.chars();
         match letters.next() {
             Some('n') => plain.push('\n'),
             Some('r') => plain.push('\r'),
@@ -103,8 +102,9 @@ fn unescape(text: &str) -> String {
             Some(letter @ ('"' | '\\' | '$')) => plain.push(letter),
             other => plain.extend(std::iter::once('\\').chain(other)),
         }
+        rest = letters.as_str();
     }
-    plain
+    plain + &expand(rest, known)
 }
 
 /// Puts values in the place of their `${NAME}`; what nobody knows stays.
@@ -148,6 +148,7 @@ mod tests {
             ("A=${OUTSIDE}-${NOBODY}-${", "o-${NOBODY}-${"),
             ("A='${OUTSIDE}'", "${OUTSIDE}"),
             ("A=\"x${OUTSIDE}\"", "xo"),
+            ("A=\"\\${OUTSIDE} \\\\${OUTSIDE}\"", "${OUTSIDE} \\o"),
         ] {
             assert_eq!(values(text)[0].2, value, "{text:?}");
         }
