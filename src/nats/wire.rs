@@ -12,14 +12,18 @@ const HEADERS: &str = "NATS/1.0";
 
 /// An operation of the server.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Operation<'a> {
+pub enum Operation<'a> {
     /// The server introduces itself, in JSON.
     Info(&'a str),
+    /// Something that was published.
     Message(Message<'a>),
+    /// The server asks whether this client is there.
     Ping,
+    /// The answer to a ping.
     Pong,
     /// Nothing to do.
     Ok,
+    /// The server refuses something, or this client.
     Error(&'a str),
 }
 
@@ -44,7 +48,7 @@ impl<'a> Message<'a> {
 }
 
 /// Reads the first operation, and returns the number of its bytes, too; `None` if it is not there whole.
-pub(super) fn read(bytes: &[u8]) -> Result<Option<(Operation<'_>, usize)>, NatsError> {
+pub fn read(bytes: &[u8]) -> Result<Option<(Operation<'_>, usize)>, NatsError> {
     let Some(end) = bytes.iter().take(LINE_MAX).position(|&byte| byte == b'\n') else {
         return if bytes.len() < LINE_MAX { Ok(None) } else { Err(foreign("a line without an end")) };
     };
@@ -73,8 +77,8 @@ fn message<'a>(line: &'a str, after: &'a [u8], has_headers: bool) -> Result<Opti
     let malformed = || foreign("a message with a malformed first line");
     let mut fields = line.split_ascii_whitespace();
     let subject = fields.next().ok_or_else(malformed)?;
-    let subscription = fields.next().and_then(|field| field.parse().ok()).ok_or_else(malformed)?;
-    let mut size = || fields.next_back()?.parse::<usize>().ok();
+    let subscription = fields.next().and_then(number).ok_or_else(malformed)?;
+    let mut size = || usize::try_from(number(fields.next_back()?)?).ok();
     let bytes = size().ok_or_else(malformed)?;
     let headers_bytes = if has_headers { size().ok_or_else(malformed)? } else { 0 };
     // There may be a subject for the reply.
@@ -88,6 +92,11 @@ fn message<'a>(line: &'a str, after: &'a [u8], has_headers: bool) -> Result<Opti
     let headers = std::str::from_utf8(headers).ok().filter(|text| text.is_empty() || text.starts_with(HEADERS));
     let headers = headers.ok_or_else(|| foreign("headers that are none"))?;
     Ok(Some((Message { subscription, subject, payload, headers }, length)))
+}
+
+/// A number in digits alone: no sign.
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|_| !digits.starts_with('+'))
 }
 
 fn foreign(of: &str) -> NatsError {
@@ -166,6 +175,8 @@ mod tests {
             "MSG a b c d e\r\n",
             "MSG a x 2\r\n",
             "MSG a 1 -2\r\n",
+            "MSG a 1 +2\r\nab\r\n",
+            "MSG a +1 2\r\nab\r\n",
             "MSG a 1 99999999999\r\n",
             "MSG a 1 2\r\nabc\r\n",
             "HMSG a 1 5 3\r\n",

@@ -85,7 +85,7 @@ impl ProxyHeader {
         }
         let mut address = || words.next()?.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv4() == (family == "TCP4"));
         let (source, target) = (address().ok_or(Invalid)?, address());
-        let mut port = || words.next()?.parse::<u16>().ok();
+        let mut port = || words.next().filter(|word| !word.starts_with('+'))?.parse::<u16>().ok();
         let (source_port, target_port) = (port().ok_or(Invalid)?, port());
         let is_whole = target.is_some() && target_port.is_some() && words.next().is_none();
         if !is_whole || !["TCP4", "TCP6"].contains(&family) {
@@ -188,6 +188,8 @@ mod tests {
         }
         for line in [
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 +2\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n",
             "PROXY TCP4 ::1 ::1 1 2\r\n",
