@@ -39,6 +39,7 @@ pub use settings::tls::Tls;
 pub use settings::values::{Seconds, Secret};
 pub use settings::webhooks::{ChannelFilter, LeftOut, Webhook, Webhooks, WebhooksDriver};
 pub use sources::dotenv::variables as dotenv_variables;
+pub use sources::file::settings as settings_of_file;
 pub use sources::variables::process as process_environment;
 
 use serde::{Deserialize, Serialize};

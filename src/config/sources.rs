@@ -2,7 +2,7 @@
 //! `load` merges the layers.
 
 pub(super) mod dotenv;
-mod file;
+pub(super) mod file;
 mod javascript;
 pub(super) mod laravel;
 pub(super) mod reverb;

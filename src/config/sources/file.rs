@@ -14,6 +14,9 @@ use crate::config::sources::javascript;
 use crate::config::sources::toml;
 use crate::config::sources::yaml;
 
+/// More parts than any name has, and far from the end of the stack.
+const NAME_PARTS_MAX: usize = 64;
+
 /// The settings of a file; each value knows its file and line. `variables` are for `process.env`.
 pub(in crate::config) fn read(file: &Path, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, Fault> {
     let name = file.display().to_string();
@@ -22,6 +25,12 @@ pub(in crate::config) fn read(file: &Path, variables: &BTreeMap<String, String>)
         return Err(Fault::new("--config", "must name a file; write into one what stands there"));
     }
     let text = fs::read_to_string(file).map_err(|error| unreadable(&name, &error))?;
+    settings(file, &text, variables)
+}
+
+/// The settings in a file's text, by the extension of its name: each value with its line, and names with dots as groups.
+pub fn settings(file: &Path, text: &str, variables: &BTreeMap<String, String>) -> Result<Map<String, Value>, Fault> {
+    let name = file.display().to_string();
     // Some editors begin a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
     let settings = match file.extension().and_then(|extension| extension.to_str()) {
@@ -53,6 +62,9 @@ fn regroup(settings: Map<String, Value>) -> Result<Map<String, Value>, String> {
     // Always in the same order, so that the same fault is told.
     let settings: BTreeMap<String, Value> = settings.into_iter().collect();
     for (name, mut value) in settings {
+        if name.matches('.').count() >= NAME_PARTS_MAX {
+            return Err(format!("a name has more than {NAME_PARTS_MAX} parts"));
+        }
         let names: Vec<&str> = if name.split('.').any(str::is_empty) { vec![&name] } else { name.split('.').collect() };
         value.kind = match value.kind {
             ValueKind::Table(table) => ValueKind::Table(regroup(table)?),
@@ -169,6 +181,12 @@ mod tests {
         let twice = regrouped("{\"a\": {\"b\": 1},\n\"a.b\": 2}").unwrap_err();
         assert_eq!(twice, "a.b is given twice (in f:1 and f:2); keep one");
         assert_eq!(regrouped("{\"a\": 1,\n\"a.b\": 2}").unwrap_err(), "a is given twice (in f:1 and f:2); keep one");
+    }
+
+    #[test]
+    fn a_name_without_end_is_refused() {
+        let far = regrouped(&format!("{{\"a{}\": 1}}", ".a".repeat(100_000))).unwrap_err();
+        assert_eq!(far, "a name has more than 64 parts");
     }
 
     #[test]

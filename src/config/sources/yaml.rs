@@ -13,11 +13,13 @@ use crate::config::origin::Origin;
 
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
+/// More values than any configuration has, those of aliases included.
+const VALUES_MAX: usize = 100_000;
 
 /// The settings of `text`. Messages quote nothing of it, since that may be a secret.
 pub(in crate::config) fn read(name: &str, text: &str) -> Result<Map<String, Value>, String> {
     let parser = Parser::new_from_str(text);
-    let mut file = File { name, parser, anchors: HashMap::new(), depth: 0, documents: 0 };
+    let mut file = File { name, parser, anchors: HashMap::new(), depth: 0, values: 0, documents: 0 };
     match file.document()?.map(|value| value.kind) {
         Some(ValueKind::Table(settings)) => Ok(settings),
         None | Some(ValueKind::Nil) => Ok(Map::new()),
@@ -28,8 +30,10 @@ pub(in crate::config) fn read(name: &str, text: &str) -> Result<Map<String, Valu
 struct File<'a> {
     name: &'a str,
     parser: Parser<Chars<'a>>,
-    anchors: HashMap<usize, Value>,
+    /// Each with the number of its values.
+    anchors: HashMap<usize, (Value, usize)>,
     depth: usize,
+    values: usize,
     documents: usize,
 }
 
@@ -60,11 +64,18 @@ impl File<'_> {
 
     fn value(&mut self, event: Event, origin: &Origin) -> Result<Value, String> {
         if let Event::Alias(anchor) = event {
-            let value = self.anchors.get(&anchor).cloned();
-            return value.ok_or_else(|| format!("{origin}: this alias has no anchor before it"));
+            let found = self.anchors.get(&anchor);
+            let (value, count) = found.ok_or_else(|| format!("{origin}: this alias has no anchor before it"))?;
+            self.values += count;
+            return if self.values > VALUES_MAX { Err(too_many(origin)) } else { Ok(value.clone()) };
         }
         if self.depth == DEPTH_MAX {
             return Err(format!("{origin}: more than {DEPTH_MAX} levels are open"));
+        }
+        let before = self.values;
+        self.values += 1;
+        if self.values > VALUES_MAX {
+            return Err(too_many(origin));
         }
         self.depth += 1;
         let (kind, anchor) = match event {
@@ -77,7 +88,7 @@ impl File<'_> {
         self.depth -= 1;
         let value = origin.value(kind);
         if anchor != 0 {
-            self.anchors.insert(anchor, value.clone());
+            self.anchors.insert(anchor, (value.clone(), self.values - before));
         }
         Ok(value)
     }
@@ -109,6 +120,10 @@ impl File<'_> {
             }
         }
     }
+}
+
+fn too_many(origin: &Origin) -> String {
+    format!("{origin}: more than {VALUES_MAX} values stand before this")
 }
 
 /// A value without quotes. A number in an unusual form, such as 007, may be an id or a secret and stays text.
