@@ -2,7 +2,9 @@
 //! the same functions.
 
 mod flow;
+mod readers;
 
+use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -50,6 +52,10 @@ use gema::protocol::signature::body_md5;
 use gema::protocol::socket_id::SocketId;
 use gema::protocol::view::View;
 use gema::protocol::view::ViewLimits;
+pub use readers::dotenv;
+pub use readers::nats_wire;
+pub use readers::proxy_headers;
+pub use readers::settings;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -216,7 +222,16 @@ pub fn compressed_messages(input: &[u8]) {
     }
     assert_eq!(inflater.inflate(input, INFLATED_BYTES_MAX), found, "nothing is left of an earlier message");
     // The input as a message that is compressed.
-    if let Some(payload) = Compressor::new().compress(input) {
+    COMPRESSOR.with_borrow_mut(|compressor| is_inflated_again(compressor, &mut inflater, input));
+}
+
+thread_local! {
+    /// Far slower to make than to use.
+    static COMPRESSOR: RefCell<Compressor> = RefCell::new(Compressor::new());
+}
+
+fn is_inflated_again(compressor: &mut Compressor, inflater: &mut Inflater, input: &[u8]) {
+    if let Some(payload) = compressor.compress(input) {
         assert!(payload.len() < input.len());
         assert_eq!(inflater.inflate(payload, input.len()).as_deref(), Ok(input));
         assert_eq!(inflate_by_zlib(payload).as_deref(), Some(input));
@@ -287,7 +302,8 @@ fn plain_offers(list: &str) -> Option<bool> {
             if !is_token(key) || !value.is_none_or(is_token) {
                 return None;
             }
-            let number = value.filter(|value| !value.starts_with('0')).and_then(|value| value.parse::<u8>().ok());
+            let number =
+                value.filter(|value| !value.starts_with(['0', '+'])).and_then(|value| value.parse::<u8>().ok());
             is_fine &= !names.contains(&key)
                 && match key {
                     "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),

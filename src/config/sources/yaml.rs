@@ -13,13 +13,13 @@ use crate::config::origin::Origin;
 
 /// Deeper than any configuration, and far from the end of the stack.
 const DEPTH_MAX: usize = 64;
-/// More values than any configuration has, those of aliases included.
-const VALUES_MAX: usize = 100_000;
+/// More values than any configuration repeats by aliases: nine lines may stand for a thousand million.
+const ALIASED_MAX: usize = 100_000;
 
 /// The settings of `text`. Messages quote nothing of it, since that may be a secret.
 pub(in crate::config) fn read(name: &str, text: &str) -> Result<Map<String, Value>, String> {
     let parser = Parser::new_from_str(text);
-    let mut file = File { name, parser, anchors: HashMap::new(), depth: 0, values: 0, documents: 0 };
+    let mut file = File { name, parser, anchors: HashMap::new(), depth: 0, values: 0, aliased: 0, documents: 0 };
     match file.document()?.map(|value| value.kind) {
         Some(ValueKind::Table(settings)) => Ok(settings),
         None | Some(ValueKind::Nil) => Ok(Map::new()),
@@ -33,7 +33,9 @@ struct File<'a> {
     /// Each with the number of its values.
     anchors: HashMap<usize, (Value, usize)>,
     depth: usize,
+    /// Those of aliases included.
     values: usize,
+    aliased: usize,
     documents: usize,
 }
 
@@ -67,16 +69,17 @@ impl File<'_> {
             let found = self.anchors.get(&anchor);
             let (value, count) = found.ok_or_else(|| format!("{origin}: this alias has no anchor before it"))?;
             self.values += count;
-            return if self.values > VALUES_MAX { Err(too_many(origin)) } else { Ok(value.clone()) };
+            self.aliased += count;
+            if self.aliased > ALIASED_MAX {
+                return Err(format!("{origin}: aliases stand for more than {ALIASED_MAX} values"));
+            }
+            return Ok(value.clone());
         }
         if self.depth == DEPTH_MAX {
             return Err(format!("{origin}: more than {DEPTH_MAX} levels are open"));
         }
         let before = self.values;
         self.values += 1;
-        if self.values > VALUES_MAX {
-            return Err(too_many(origin));
-        }
         self.depth += 1;
         let (kind, anchor) = match event {
             Event::Scalar(text, TScalarStyle::Plain, anchor, None) => (plain(text), anchor),
@@ -120,10 +123,6 @@ impl File<'_> {
             }
         }
     }
-}
-
-fn too_many(origin: &Origin) -> String {
-    format!("{origin}: more than {VALUES_MAX} values stand before this")
 }
 
 /// A value without quotes. A number in an unusual form, such as 007, may be an id or a secret and stays text.
