@@ -172,7 +172,7 @@ fn seen(connection: Connection, app: usize, what: &str, line: &Value) -> Option<
         }
         "came" => What::MemberCame { connection, channel, user: user? },
         "went" => What::MemberWent { connection, channel, user: user? },
-        "gap" => What::Gap { connection, channel },
+        "gap" => What::Gap { connection, channel, missed: line["missed"].as_u64() },
         "heard" => match publisher::event(app, line["data"].as_str()?) {
             Some(event) => What::Heard { connection, channel, event },
             None => What::Strange { connection, text: line.to_string() },

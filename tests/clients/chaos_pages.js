@@ -147,7 +147,7 @@ class Page {
       case 'pusher:member_removed':
         return print({ what: 'went', ...line, user: data.id });
       case 'gema:history_gap':
-        return print({ what: 'gap', ...line });
+        return print({ what: 'gap', ...line, missed: data.missed });
       case 'pusher:cache_miss':
         return undefined;
       default:
