@@ -51,9 +51,6 @@ pub(super) trait Bus: Send + Sync + Sized {
     /// Renews this node's lease, and makes sure that the way is open in both directions. Returns the leases of all nodes.
     fn renew_lease(&self) -> impl Future<Output = Result<Leases, Self::Error>> + Send;
 
-    /// Ends when the way leads to the wrong server from now on, although it is open.
-    fn superseded(&self) -> impl Future<Output = Self::Error> + Send;
-
     /// Removes what is no longer true.
     fn clear(&self, outdated: Outdated<'_>) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }

@@ -159,7 +159,6 @@ impl<B: Bus> ClusterLink<B> {
             lost = link.follow_views() => lost.map(|never| match never {}),
             lost = link.watch_leases(report_crashed) => lost.map(|never| match never {}),
             lost = link.clean_up(crashed) => lost.map(|never| match never {}),
-            error = link.bus.superseded() => Err(error),
             () = link.listener.lost.cancelled() => return Err(Lost::Silent),
             left = link.leave(stop) => left,
         };

@@ -92,10 +92,6 @@ impl Bus for OverNats {
         self.renew().await
     }
 
-    async fn superseded(&self) -> NatsError {
-        std::future::pending().await
-    }
-
     async fn clear(&self, outdated: Outdated<'_>) -> Result<(), NatsError> {
         match outdated {
             Outdated::Crashed(nodes) => self.remove_crashed(nodes).await,

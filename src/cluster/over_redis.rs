@@ -112,6 +112,7 @@ impl Bus for OverRedis {
         let received = timeout(ANSWER_TIME, listener.own_hello.notified()).await;
         received.map_err(|_| fault("what is published is not heard; does the user's ACL allow these channels?"))?;
         bus.warn_of_soketi().await?;
+        bus.leave_an_old_master();
         let directory = RedisDirectory::new(bus.out.clone(), Arc::clone(way));
         Ok((bus, directory))
     }
@@ -188,10 +189,6 @@ impl Bus for OverRedis {
         Ok(leases)
     }
 
-    async fn superseded(&self) -> redis::RedisError {
-        self.out.superseded(&self.way.options).await
-    }
-
     async fn clear(&self, outdated: Outdated<'_>) -> RedisResult<()> {
         match outdated {
             Outdated::Crashed(nodes) => self.remove_crashed(nodes).await,
@@ -208,6 +205,20 @@ impl Bus for OverRedis {
 }
 
 impl OverRedis {
+    /// Ends the link when the Sentinels have made another server the master, although this one may still answer.
+    fn leave_an_old_master(&self) {
+        let (way, listener, out) = (Arc::clone(&self.way), Arc::clone(&self.listener), self.out.clone());
+        self.runtime.spawn(async move {
+            tokio::select! {
+                error = out.superseded(&way.options) => {
+                    tracing::warn!(%error, "this node leaves the old master");
+                    listener.lost.cancel();
+                }
+                () = listener.lost.cancelled() => (),
+            }
+        });
+    }
+
     async fn renew(&self) -> RedisResult<Leases> {
         let (mut out, leases) = (self.out.clone(), self.way.names.leases());
         lease::renew(&mut out, &self.scripts.lease, &leases, (self.cluster.node(), LEASE)).await
