@@ -54,6 +54,7 @@ mod restart;
 mod slow_link;
 mod slow_readers;
 mod smoke;
+mod smuggling;
 mod soketi_wire;
 mod tls;
 mod users;

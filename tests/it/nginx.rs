@@ -40,7 +40,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 const PATH: &str = "/app/app-key?protocol=7&client=js&version=8.6.0&flash=false";
 
 /// nginx with `config/nginx-main.conf` and `config/nginx.conf`, in front of the server's nodes.
-async fn start(server: &TestServer) -> Nginx {
+pub async fn start(server: &TestServer) -> Nginx {
     start_for([server.address_at(0), server.address_at(1)], None).await
 }
 
