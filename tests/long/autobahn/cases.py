@@ -71,7 +71,9 @@ for name, case in cases.items():
 for group, counts in sorted(groups.items()):
     print "%d: %s" % (group, ", ".join("%d %s" % (count, verdict) for verdict, count in counts.most_common()))
 behaviours = [(name, case["behavior"], case["behaviorClose"]) for name, case in sorted(cases.items())]
-faults = [case for case in behaviours if case[1] not in FINE or case[2] not in CLOSED]
+# 13.3 and 13.5 demand that the server compresses within 512 bytes, which gema declines.
+declined = lambda name: name.startswith(("13.3.", "13.5.")) and cases[name]["behavior"] == "UNIMPLEMENTED"
+faults = [case for case in behaviours if case[1] not in FINE and not declined(case[0]) or case[2] not in CLOSED]
 for case in faults:
     print "%s: %s, closing: %s" % case
 print "%d cases, %d with a fault" % (len(cases), len(faults))
