@@ -1,5 +1,6 @@
 //! The nodes as processes that come back on the same ports.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -141,6 +142,21 @@ impl Node {
         let status = fs::read_to_string(process.join("status")).ok()?;
         let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
         Some((files, kilobytes.trim().parse::<u64>().ok()? * 1024))
+    }
+
+    /// The other ends' ports of its connections.
+    pub fn peers(&self) -> Vec<u16> {
+        let Some(process) = self.pid().map(|pid| PathBuf::from(format!("/proc/{pid}"))) else { return Vec::new() };
+        let Ok(files) = fs::read_dir(process.join("fd")) else { return Vec::new() };
+        let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        let own: BTreeSet<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+        let table = fs::read_to_string(process.join("net/tcp")).unwrap_or_default();
+        let peer = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_own = own.contains(&format!("socket:[{}]", fields.get(9)?));
+            u16::from_str_radix(fields.get(2)?.rsplit_once(':')?.1, 16).ok().filter(|port| is_own && *port > 0)
+        };
+        table.lines().filter_map(peer).collect()
     }
 
     pub fn pid(&self) -> Option<u32> {

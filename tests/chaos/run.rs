@@ -39,8 +39,9 @@ use crate::world::World;
 const BACK_MAX: Duration = Duration::from_secs(45);
 /// Between two events of one publisher on average.
 const PAUSE: Duration = Duration::from_millis(160);
-/// Each may have a connection of a node that is kept for the next webhook.
-const ENDPOINTS: usize = APPS.len();
+/// Each app's endpoint may have a connection of a node that is kept for the next webhook, and another one after an answer
+/// that came too late.
+const KEPT: usize = 2 * APPS.len();
 /// A node that has seen much may have so many bytes more.
 const GROWTH_MAX: u64 = 64 * 1024 * 1024;
 /// The first number of those who publish in the end.
@@ -312,15 +313,22 @@ impl Play {
                 }
             }
             for (node, (before, now)) in self.level.iter().zip(self.levels().await).enumerate() {
-                if now.0 > before.0 + ENDPOINTS {
-                    return Err(format!("node {node} has {} files open, and had {}", now.0, before.0));
+                if now.0 > before.0 + KEPT {
+                    let peers = self.world.nodes[node].lock().await.peers();
+                    return Err(format!(
+                        "node {node} has {} files open, and had {}; TCP to {peers:?}",
+                        now.0, before.0
+                    ));
                 }
             }
             Ok(())
         })
         .await;
         for (node, (before, now)) in self.level.iter().zip(self.levels().await).enumerate() {
-            self.world.recorder.note(format!("node {node}: files and bytes {before:?} before, {now:?} afterwards"));
+            let peers = self.world.nodes[node].lock().await.peers();
+            self.world
+                .recorder
+                .note(format!("node {node}: files and bytes {before:?} before, {now:?} afterwards; TCP to {peers:?}"));
             if now.1 > before.1 + GROWTH_MAX {
                 self.world.recorder.fault(format!("node {node} has {} bytes of memory, and had {}", now.1, before.1));
             }
