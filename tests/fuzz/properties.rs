@@ -1,15 +1,14 @@
 //! What must hold for every input, however strange. The fuzz targets and `cargo test` (tests/it/fuzz.rs) check
 //! the same functions.
 
-mod flow;
-mod readers;
+pub mod flow;
+pub mod readers;
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use flow::flow_rules;
 use gema::cluster::over_redis::answers;
 use gema::protocol::broadcast::Broadcast;
 use gema::protocol::broadcast::BroadcastError;
@@ -52,10 +51,6 @@ use gema::protocol::signature::body_md5;
 use gema::protocol::socket_id::SocketId;
 use gema::protocol::view::View;
 use gema::protocol::view::ViewLimits;
-pub use readers::dotenv;
-pub use readers::nats_wire;
-pub use readers::proxy_headers;
-pub use readers::settings;
 use serde_json::Value;
 use serde_json::value::RawValue;
 

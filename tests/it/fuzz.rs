@@ -62,27 +62,27 @@ fn offers_of_extensions_are_read_as_a_second_reader_reads_them() {
 
 #[test]
 fn flow_rules_do_with_strange_data_what_a_second_reader_expects() {
-    holds("flow_rules", |input| properties::flow_rules(input, |_| true));
+    holds("flow_rules", |input| properties::flow::flow_rules(input, |_| true));
 }
 
 #[test]
 fn a_proxy_header_names_the_client_that_stands_in_it() {
-    holds("proxy_headers", properties::proxy_headers);
+    holds("proxy_headers", properties::readers::proxy_headers);
 }
 
 #[test]
 fn the_variables_of_an_env_file_can_be_written_again() {
-    holds("dotenv", properties::dotenv);
+    holds("dotenv", properties::readers::dotenv);
 }
 
 #[test]
 fn however_they_arrive_the_operations_of_nats_are_the_same() {
-    holds("nats_wire", properties::nats_wire);
+    holds("nats_wire", properties::readers::nats_wire);
 }
 
 #[test]
 fn settings_of_any_format_are_the_same_as_json() {
-    holds("settings", properties::settings);
+    holds("settings", properties::readers::settings);
 }
 
 fn holds(target: &str, property: fn(&[u8])) {

@@ -4,4 +4,4 @@
 #[allow(dead_code)]
 mod properties;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::proxy_headers(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::readers::proxy_headers(input));

@@ -4,4 +4,4 @@
 #[allow(dead_code)]
 mod properties;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::settings(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::readers::settings(input));
