@@ -63,8 +63,8 @@ pub(super) struct ClusterLink<B> {
 enum Lost<E> {
     /// The bus has failed.
     Failed(E),
-    /// This node receives nothing any more.
-    Silent,
+    /// This node receives nothing any more, for this reason.
+    Silent(String),
 }
 
 const REDIS: Purpose = Purpose {
@@ -107,7 +107,7 @@ async fn run_over<B: Bus<Directory: Into<Directory>>>(
     let serve = |link| serve(link, stop);
     let warn = |event: &'static str, lost: &Lost<B::Error>| match lost {
         Lost::Failed(error) => warn(event, error),
-        Lost::Silent => tracing::warn!(error = %lost, "{event}; {}", purpose.meanwhile),
+        Lost::Silent(_) => tracing::warn!(error = %lost, "{event}; {}", purpose.meanwhile),
     };
     link::run(purpose, stop, warn, open, serve).await;
 }
@@ -123,7 +123,7 @@ impl<E: Display> Display for Lost<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Failed(error) => error.fmt(f),
-            Self::Silent => f.write_str("the connection, or a subscription, was ended"),
+            Self::Silent(reason) => f.write_str(reason),
         }
     }
 }
@@ -159,7 +159,7 @@ impl<B: Bus> ClusterLink<B> {
             lost = link.follow_views() => lost.map(|never| match never {}),
             lost = link.watch_leases(report_crashed) => lost.map(|never| match never {}),
             lost = link.clean_up(crashed) => lost.map(|never| match never {}),
-            () = link.listener.lost.cancelled() => return Err(Lost::Silent),
+            () = link.listener.lost.cancelled() => return Err(Lost::Silent(link.listener.reason())),
             left = link.leave(stop) => left,
         };
         lost.map_err(Lost::Failed)

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -46,6 +47,8 @@ pub(super) struct Listener {
     pub(super) mirrored: Mutex<BTreeSet<String>>,
     /// Cancelled when the link is lost.
     pub(super) lost: CancellationToken,
+    /// The reason, if it is another than the end of a connection or subscription.
+    reason: OnceLock<String>,
     /// Notified when this node has received its own hello.
     pub(super) own_hello: Notify,
     /// When malformed messages were last logged, and how many have come since.
@@ -68,9 +71,21 @@ impl Listener {
             topics: Mutex::default(),
             mirrored: Mutex::default(),
             lost: CancellationToken::new(),
+            reason: OnceLock::new(),
             own_hello: Notify::new(),
             malformed: Mutex::default(),
         }
+    }
+
+    /// Ends the link for this reason.
+    pub(super) fn lose(&self, reason: String) {
+        let _ = self.reason.set(reason);
+        self.lost.cancel();
+    }
+
+    /// Why the link has ended.
+    pub(super) fn reason(&self) -> String {
+        self.reason.get().cloned().unwrap_or_else(|| "the connection, or a subscription, was ended".to_owned())
     }
 
     /// Accepts messages on a topic from now on.

@@ -21,6 +21,7 @@ use redis::cmd;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 
 use crate::cluster::Cluster;
 use crate::cluster::bus::Answer;
@@ -62,6 +63,8 @@ pub(super) struct OverRedis {
     views_receiver: OnceCell<RedisConnection>,
     /// `apps_added` when this node recorded its apps.
     apps_recorded: AtomicU64,
+    /// What follows the link ends with it, also if it never served.
+    _ends: DropGuard,
 }
 
 impl Bus for OverRedis {
@@ -103,6 +106,7 @@ impl Bus for OverRedis {
             runtime: runtime.clone(),
             views_receiver: OnceCell::new(),
             apps_recorded: AtomicU64::new(0),
+            _ends: listener.lost.clone().drop_guard(),
         };
         cluster.on_leases(&bus.renew().await?, true);
         bus.receiver.clone().subscribe(&[way.names.control()]).await?;
@@ -210,10 +214,7 @@ impl OverRedis {
         let (way, listener, out) = (Arc::clone(&self.way), Arc::clone(&self.listener), self.out.clone());
         self.runtime.spawn(async move {
             tokio::select! {
-                error = out.superseded(&way.options) => {
-                    tracing::warn!(%error, "this node leaves the old master");
-                    listener.lost.cancel();
-                }
+                error = out.superseded(&way.options) => listener.lose(error.to_string()),
                 () = listener.lost.cancelled() => (),
             }
         });

@@ -15,6 +15,9 @@ use crate::protocol::numbered::Epoch;
 use crate::protocol::numbered::EventNumber;
 use crate::protocol::socket_id::SocketId;
 
+/// Events of a node without a number that are remembered: it sends at most so many again after a lost link.
+const UNNUMBERED_MAX: usize = 4096;
+
 /// The numbers of a channel, as this node knows them.
 #[derive(Debug)]
 pub(super) struct SharedHistory {
@@ -24,10 +27,8 @@ pub(super) struct SharedHistory {
     /// For each of the last ticks the last event on this node, and `received`.
     pub(super) ticks: VecDeque<(Position, u64)>,
     pub(super) tick: u64,
-    /// Of each node the last event that has come with a number.
-    pub(super) last_of: HashMap<NodeId, u64>,
-    /// Events of other nodes that came without a number. Their nodes may send them again, with one.
-    pub(super) unnumbered: VecDeque<Origin>,
+    /// Which events of each other node have come.
+    pub(super) come_of: HashMap<NodeId, Come>,
     /// The event with the number `received`, if this node has heard it.
     pub(super) last: Option<Origin>,
     /// The last gap that was announced to everybody, and the epoch of places before it: none that is.
@@ -36,6 +37,15 @@ pub(super) struct SharedHistory {
     pub(super) taken: Vec<(Arc<str>, SocketId)>,
     /// The number that is written for all connections that follow this node, and when.
     pub(super) followed: Option<(u64, Instant)>,
+}
+
+/// Events of a node that have come.
+#[derive(Debug, Default)]
+pub(super) struct Come {
+    /// The last one with a number.
+    last: u64,
+    /// Later ones without a number, in their order. The node may send them again, with one.
+    unnumbered: VecDeque<u64>,
 }
 
 /// A place as Redis knows it.
@@ -122,24 +132,36 @@ pub enum Arrival {
 impl SharedHistory {
     /// Begins at this number.
     pub(super) fn begin(epoch: Epoch, received: u64) -> Self {
-        let (ticks, taken, last_of, unnumbered) = (VecDeque::new(), Vec::new(), HashMap::new(), VecDeque::new());
-        Self { epoch, received, last_of, unnumbered, last: None, ticks, tick: 0, gap: None, taken, followed: None }
+        let (ticks, taken, come_of) = (VecDeque::new(), Vec::new(), HashMap::new());
+        Self { epoch, received, come_of, last: None, ticks, tick: 0, gap: None, taken, followed: None }
     }
 
     /// Whether an event with a number is new. A node that has lost its link may send it twice.
     pub(super) fn is_new(&mut self, node: NodeId, number: u64) -> bool {
-        if self.last_of.len() >= NODES_MAX && !self.last_of.contains_key(&node) {
-            self.last_of.clear();
-        }
-        let last = self.last_of.entry(node).or_default();
-        let mut is_new = number > *last;
+        let Come { last, unnumbered } = self.come_of(node);
+        let is_new = number > *last && !unnumbered.contains(&number);
         *last = number.max(*last);
-        // A node sends none again that is before this one.
-        self.unnumbered.retain(|origin| {
-            is_new &= origin.node != node || origin.number.get() != number;
-            origin.node != node || origin.number.get() > number
-        });
+        // The node sends none again that is before this one.
+        while unnumbered.front().is_some_and(|earlier| *earlier <= number) {
+            unnumbered.pop_front();
+        }
         is_new
+    }
+
+    /// An event has come without a number.
+    pub(super) fn note_unnumbered(&mut self, Origin { node, number }: Origin) {
+        let unnumbered = &mut self.come_of(node).unnumbered;
+        if unnumbered.len() >= UNNUMBERED_MAX {
+            unnumbered.pop_front();
+        }
+        unnumbered.push_back(number.get());
+    }
+
+    fn come_of(&mut self, node: NodeId) -> &mut Come {
+        if self.come_of.len() >= NODES_MAX && !self.come_of.contains_key(&node) {
+            self.come_of.clear();
+        }
+        self.come_of.entry(node).or_default()
     }
 
     /// A number of the present epoch.

@@ -43,8 +43,6 @@ const TICKS_MAX: usize = 64;
 const SLOW_TICKS: u64 = 4;
 /// Places that were taken while Redis was away, and that Redis has to forget. Those beyond are found again.
 const TAKEN_MAX: usize = 65_536;
-/// Events without a number that are remembered: a node sends at most so many again after a lost link.
-const UNNUMBERED_MAX: usize = 4096;
 /// After this part of the time of a rule what Redis knows is written again, so that it does not expire.
 const REFRESHES: u32 = 2;
 
@@ -94,8 +92,8 @@ impl ChannelHistory {
         self.readers.forget_written();
         let is_lost = shared.epoch != number.epoch;
         if is_lost {
-            let (last_of, unnumbered) = (std::mem::take(&mut shared.last_of), std::mem::take(&mut shared.unnumbered));
-            **shared = SharedHistory { last_of, unnumbered, last, ..SharedHistory::begin(number.epoch, number.number) };
+            let come_of = std::mem::take(&mut shared.come_of);
+            **shared = SharedHistory { come_of, last, ..SharedHistory::begin(number.epoch, number.number) };
         }
         is_lost
     }
@@ -131,10 +129,7 @@ impl ChannelHistory {
     /// An event of another node has come without a number, since Redis could not store it.
     pub fn note_unnumbered(&mut self, origin: Origin) {
         if let Some(shared) = &mut self.shared {
-            if shared.unnumbered.len() >= UNNUMBERED_MAX {
-                shared.unnumbered.pop_front();
-            }
-            shared.unnumbered.push_back(origin);
+            shared.note_unnumbered(origin);
         }
     }
 

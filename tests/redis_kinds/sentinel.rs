@@ -78,7 +78,7 @@ async fn a_master_that_is_back_after_a_failover_keeps_no_node() {
     let nodes: [Node; 2] = cluster.nodes().await;
     let mut client = nodes[1].subscribed("orders").await;
     hooks.next().await;
-    assert_eq!(of_nodes(&redis.master), LINKS * nodes.len());
+    becomes("connections of nodes", FOLLOWED_MAX, async || of_nodes(&redis.master), LINKS * nodes.len()).await;
 
     redis.master.pause();
     becomes("the replica is the master", FOLLOWED_MAX, async || redis.named() == redis.replica.port, true).await;
