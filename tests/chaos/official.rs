@@ -158,7 +158,7 @@ impl Reader {
     }
 }
 
-/// What a client has seen or done on a channel.
+/// Something that a client has seen or done on a channel.
 fn seen(connection: Connection, app: usize, what: &str, line: &Value) -> Option<What> {
     let name = |value: &Value| value.as_str().map(Name::from);
     let channel = name(&line["channel"])?;

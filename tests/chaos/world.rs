@@ -1,16 +1,13 @@
 //! Three nodes behind nginx with their Redis, and whatever may befall them.
 
 use std::fs;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use support::http::Api;
-use support::nginx::MAIN;
 use support::nginx::Nginx;
-use support::nginx::temporary_paths;
 use support::proxy::Proxy;
 use support::receiver::ALL;
 use support::receiver::Answer;
@@ -287,18 +284,9 @@ fn configuration(places: &Places, node: usize, redis: &str, cluster: &str, hooks
 /// nginx with the shipped configuration, which says of each answer whose it is.
 async fn nginx(places: &Places) -> Nginx {
     let [first, second, third] = places.addresses;
-    let exchange = |text: String, words: &[(&str, String)]| {
-        words.iter().fold(text, |text, (word, own)| {
-            assert!(text.contains(word), "the configuration of nginx has no {word}");
-            text.replace(word, own)
-        })
-    };
-    let shipped =
-        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)).unwrap();
-    Nginx::start(|folder, address| {
-        fs::create_dir_all(folder.join("conf.d")).unwrap();
+    Nginx::shipped(1, |address| {
         let others = |rest: &str| format!("server {second} {rest};\n    server {third} {rest};");
-        let words = [
+        vec![
             ("listen 80;", format!("listen {address};")),
             ("gema-1:6001", first.to_string()),
             ("server gema-2:6001 max_fails=0;", others("max_fails=0")),
@@ -307,14 +295,7 @@ async fn nginx(places: &Places) -> Nginx {
                 "proxy_connect_timeout 1s;",
                 "proxy_connect_timeout 1s;\n    add_header X-Upstream $upstream_addr always;".to_owned(),
             ),
-        ];
-        fs::write(folder.join("conf.d/gema.conf"), exchange(shipped("nginx.conf"), &words)).unwrap();
-        let words = [
-            ("worker_processes auto;", format!("worker_processes 1;\n{MAIN}")),
-            ("http {", format!("http {{\n{}", temporary_paths(folder))),
-            ("/etc/nginx/", format!("{}/", folder.display())),
-        ];
-        exchange(shipped("nginx-main.conf"), &words)
+        ]
     })
     .await
 }

@@ -1,5 +1,4 @@
-//! What must hold for what operators, proxies and NATS write: files of settings, `.env`, headers of the PROXY protocol
-//! and operations.
+//! Properties of the readers of files of settings, of `.env`, of headers of the PROXY protocol, and of NATS' operations.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! Two nodes behind the nginx of the machine, with the configuration that is shipped. `tests/clients/proxies.test.js` has
 //! what holds for every proxy.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,9 +19,7 @@ use support::client::Client;
 use support::client::PATIENCE;
 use support::http;
 use support::http::Api;
-use support::nginx::MAIN;
 use support::nginx::Nginx;
-use support::nginx::temporary_paths;
 use support::server::APP_ID;
 use support::server::APP_KEY;
 use support::server::APP_SECRET;
@@ -46,38 +43,20 @@ pub async fn start(server: &TestServer) -> Nginx {
 
 /// The same in front of these nodes; with a certificate it speaks TLS.
 async fn start_for(nodes: [SocketAddr; 2], tls: Option<&Tls>) -> Nginx {
-    Nginx::start(|folder, address| {
-        fs::create_dir_all(folder.join("conf.d")).unwrap();
+    Nginx::shipped(2, |address| {
         let listen = match tls {
             None => format!("listen {address};"),
             Some(Tls { cert_path, key_path, .. }) => {
                 format!("listen {address} ssl; ssl_certificate {cert_path}; ssl_certificate_key {key_path};")
             }
         };
-        let own =
-            [("listen 80;", listen), ("gema-1:6001", nodes[0].to_string()), ("gema-2:6001", nodes[1].to_string())];
-        fs::write(folder.join("conf.d/gema.conf"), shipped("config/nginx.conf", own)).unwrap();
-        let own = [
-            ("worker_processes auto;", format!("worker_processes 2;\n{MAIN}")),
-            ("http {", format!("http {{\n{}", temporary_paths(folder))),
-            ("/etc/nginx/", format!("{}/", folder.display())),
-        ];
-        shipped("config/nginx-main.conf", own)
+        vec![("listen 80;", listen), ("gema-1:6001", nodes[0].to_string()), ("gema-2:6001", nodes[1].to_string())]
     })
     .await
 }
 
 fn api(nginx: &Nginx) -> Api {
     Api::new(nginx.address, APP_ID, APP_KEY, APP_SECRET)
-}
-
-/// A file of the project with some of its words exchanged, each of which must be there.
-fn shipped(name: &str, words: [(&str, String); 3]) -> String {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
-    words.into_iter().fold(text, |text, (word, own)| {
-        assert!(text.contains(word), "{name} has no {word}");
-        text.replace(word, &own)
-    })
 }
 
 #[tokio::test]

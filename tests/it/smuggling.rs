@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::nginx;
 
-/// What becomes of a request with another one behind it.
+/// How a request with another one behind it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// The request is refused with this status, and the connection ends.
@@ -55,7 +55,7 @@ impl Event {
         format!("POST {} HTTP/1.1\r\nHost: a\r\n{lines}\r\n{body}", self.target)
     }
 
-    /// The same with its own body, whose length this header gives.
+    /// The same with its own body. This header has the body's length.
     fn with_length(&self, header: &str) -> String {
         self.request(&header.replace("LENGTH", &self.body.len().to_string()), &self.body)
     }
@@ -71,7 +71,7 @@ impl Event {
     }
 }
 
-/// Names, requests with another one behind them, and what becomes of them. Both publish on this channel.
+/// Names, requests with another one behind them, and the verdict on them. Both publish on this channel.
 fn cases(channel: &str) -> Vec<(&'static str, String, Verdict)> {
     const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
     let (first, hidden) = (Event::new("first", channel), Event::new("hidden", channel).usual());
@@ -143,23 +143,41 @@ fn cases(channel: &str) -> Vec<(&'static str, String, Verdict)> {
     ]
 }
 
-/// Sends all at once; returns the statuses of the answers, and whether the connection has ended.
-async fn exchange(address: SocketAddr, request: &str) -> (Vec<u16>, bool) {
-    /// Nothing comes any more after that, on this machine.
-    const SILENCE: Duration = Duration::from_millis(700);
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let (mut answers, mut patience, mut ended) = (Vec::new(), PATIENCE, false);
-    while let Ok(read) = timeout(patience, stream.read_buf(&mut answers)).await {
-        ended = !matches!(read, Ok(bytes) if bytes > 0);
-        if ended {
-            break;
-        }
-        patience = SILENCE;
+/// The answers to requests that were sent all at once.
+struct Answers {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+impl Answers {
+    async fn to(address: SocketAddr, request: &str) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Self { stream, bytes: Vec::new(), ended: false }
     }
-    let text = String::from_utf8_lossy(&answers);
-    let statuses = text.split("HTTP/1.").skip(1).filter_map(|answer| answer.get(2..5)?.parse().ok());
-    (statuses.collect(), ended)
+
+    fn statuses(&self) -> Vec<u16> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        text.split("HTTP/1.").skip(1).filter_map(|answer| answer.get(2..5)?.parse().ok()).collect()
+    }
+
+    /// Waits until there are so many, or the connection has ended.
+    async fn become_so_many(&mut self, count: usize) {
+        while self.statuses().len() < count && !self.ended {
+            timeout(PATIENCE, self.read()).await.expect("there are fewer answers");
+        }
+    }
+
+    /// Reads until nothing comes for a moment. What comes later would be missed, but nothing is taken for missing.
+    async fn become_silent(&mut self) {
+        const SILENCE: Duration = Duration::from_millis(700);
+        while !self.ended && timeout(SILENCE, self.read()).await.is_ok() {}
+    }
+
+    async fn read(&mut self) {
+        self.ended = !matches!(self.stream.read_buf(&mut self.bytes).await, Ok(bytes) if bytes > 0);
+    }
 }
 
 /// All cases at once, each on a channel of its own; none may be wrong.
@@ -179,11 +197,14 @@ async fn no_request_is_found_where_there_is_none() {
     none_is_wrong(async |channel, (name, request, verdict)| {
         let mut client = server.connect().await;
         client.subscribe(&channel).await;
-        let (statuses, ended) = exchange(server.address(), &request).await;
         let expected = match verdict {
             Refused(status) | Alone(status) => vec![status],
             Both(status) => vec![status, 200],
         };
+        let mut answers = Answers::to(server.address(), &request).await;
+        answers.become_so_many(expected.len()).await;
+        answers.become_silent().await;
+        let (statuses, ended) = (answers.statuses(), answers.ended);
         let hidden = client.settle().await.iter().any(|text| text.contains("hidden"));
         let is_right =
             statuses == expected && hidden == matches!(verdict, Both(_)) && (ended || !matches!(verdict, Refused(_)));
@@ -199,14 +220,20 @@ async fn behind_nginx_nobody_publishes_what_nginx_has_not_seen() {
     none_is_wrong(async |channel, (name, request, _)| {
         let mut client = server.connect().await;
         client.subscribe(&channel).await;
-        let (statuses, _) = exchange(nginx.address, &request).await;
-        let hidden = client.settle().await.iter().filter(|text| text.contains("hidden")).count();
+        let mut answers = Answers::to(nginx.address, &request).await;
+        answers.become_so_many(1).await;
+        answers.become_silent().await;
         // Each request that nginx sees has an answer.
-        if hidden > 0 && statuses.len() < 2 {
-            return Some(format!("{name}: {statuses:?}, and the hidden event was published"));
+        if client.settle().await.iter().any(|text| text.contains("hidden")) {
+            answers.become_so_many(2).await;
+            if answers.statuses().len() < 2 {
+                return Some(format!("{name}: {:?}, and the hidden event was published", answers.statuses()));
+            }
         }
         // Others get their own answers over the connections that nginx keeps.
-        let (statuses, _) = exchange(nginx.address, &Event::new("another", &channel).usual()).await;
+        let mut another = Answers::to(nginx.address, &Event::new("another", &channel).usual()).await;
+        another.become_so_many(1).await;
+        let statuses = another.statuses();
         (statuses != [200]).then(|| format!("{name}: the next one was answered with {statuses:?}"))
     })
     .await;

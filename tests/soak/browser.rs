@@ -129,7 +129,7 @@ impl Browser {
                 if !self.waits(ASLEEP).await {
                     return;
                 }
-                // What came before the end may have been much.
+                // Much may have come before the end.
                 let ended = async { while let Some(Ok(_)) = socket.next().await {} };
                 if timeout(PATIENCE, ended).await.is_err() {
                     self.fault("slept, and was not closed");

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -19,9 +17,7 @@ use serde_json::Value;
 use serde_json::json;
 use support::http::Api;
 use support::http::Connection;
-use support::nginx::MAIN;
 use support::nginx::Nginx;
-use support::nginx::temporary_paths;
 use support::node::Cluster;
 use support::process::Process;
 use support::receiver::Received;
@@ -149,27 +145,12 @@ struct Published {
 
 /// With the project's configuration, in front of these nodes: publishers use the first one.
 async fn nginx([first, second]: [SocketAddr; 2]) -> Nginx {
-    let shipped = |name: &str, words: [(&str, String); 3]| {
-        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)).unwrap();
-        words.into_iter().fold(text, |text, (word, own)| {
-            assert!(text.contains(word), "{name} has no {word}");
-            text.replace(word, &own)
-        })
-    };
-    Nginx::start(|folder, address| {
-        fs::create_dir_all(folder.join("conf.d")).unwrap();
-        let words = [
+    Nginx::shipped(1, |address| {
+        vec![
             ("listen 80;", format!("listen {address};")),
             ("gema-1:6001", first.to_string()),
             ("gema-2:6001", second.to_string()),
-        ];
-        fs::write(folder.join("conf.d/gema.conf"), shipped("nginx.conf", words)).unwrap();
-        let words = [
-            ("worker_processes auto;", format!("worker_processes 1;\n{MAIN}")),
-            ("http {", format!("http {{\n{}", temporary_paths(folder))),
-            ("/etc/nginx/", format!("{}/", folder.display())),
-        ];
-        shipped("nginx-main.conf", words)
+        ]
     })
     .await
 }

@@ -16,7 +16,7 @@ use crate::history::What;
 
 /// The members of a node that is away have left, or are back, after this time.
 const GONE: Time = 45 * SECOND;
-/// What official clients do is known so much later at most: it comes through a pipe.
+/// So much later at most it is known that an official client has done something: that comes through a pipe.
 const LATE: Time = SECOND / 2;
 
 impl Digest<'_> {

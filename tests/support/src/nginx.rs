@@ -51,6 +51,21 @@ impl Nginx {
         panic!("nginx does not start on any of {TRIES} ports");
     }
 
+    /// One with the project's configuration and so many workers. `words` for its address are exchanged in `nginx.conf`.
+    pub async fn shipped(workers: usize, words: impl Fn(SocketAddr) -> Vec<(&'static str, String)>) -> Self {
+        Self::start(|folder, address| {
+            fs::create_dir_all(folder.join("conf.d")).unwrap();
+            fs::write(folder.join("conf.d/gema.conf"), shipped("nginx.conf", &words(address))).unwrap();
+            let own = [
+                ("worker_processes auto;", format!("worker_processes {workers};\n{MAIN}")),
+                ("http {", format!("http {{\n{}", temporary_paths(folder))),
+                ("/etc/nginx/", format!("{}/", folder.display())),
+            ];
+            shipped("nginx-main.conf", &own)
+        })
+        .await
+    }
+
     async fn try_start(configure: &impl Fn(&Path, SocketAddr) -> String) -> Option<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let folder = std::env::temp_dir().join(format!("gema-nginx-{}-{}", std::process::id(), address.port()));
@@ -130,4 +145,13 @@ fn spawn(folder: &Path) -> Child {
         .process_group(0)
         .spawn()
         .expect("tests/run installs nginx")
+}
+
+/// A file of the project's `config` with some of its words exchanged, each of which must be there.
+fn shipped(name: &str, words: &[(&str, String)]) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(name);
+    words.iter().fold(fs::read_to_string(file).unwrap(), |text, (word, own)| {
+        assert!(text.contains(word), "{name} has no {word}");
+        text.replace(word, own)
+    })
 }
