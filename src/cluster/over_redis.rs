@@ -63,7 +63,7 @@ pub(super) struct OverRedis {
     views_receiver: OnceCell<RedisConnection>,
     /// `apps_added` when this node recorded its apps.
     apps_recorded: AtomicU64,
-    /// What follows the link ends with it, also if it never served.
+    /// Ends the tasks of this link, also of one that never served.
     _ends: DropGuard,
 }
 
