@@ -135,3 +135,22 @@ fn plain(text: String) -> ValueKind {
         _ => ValueKind::String(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_lines_do_not_stand_for_endless_values() {
+        let mut text = "l0: &l0 [1]\n".to_owned();
+        for level in 1..=9 {
+            let below = format!("*l{},", level - 1).repeat(9);
+            text += &format!("l{level}: &l{level} [{below}]\n");
+        }
+        assert_eq!(read("f", &text).unwrap_err(), "f:6: aliases stand for more than 100000 values");
+        let four: String = text.lines().take(4).collect::<Vec<_>>().join("\n");
+        assert_eq!(read("f", &four).unwrap().len(), 4);
+        let plain = format!("a: [{}]\nb: &b [1]\nc: *b\n", "1,".repeat(200_000));
+        assert_eq!(read("f", &plain).unwrap().len(), 3, "only what aliases repeat is bounded");
+    }
+}
