@@ -204,6 +204,7 @@ impl Channel {
         }
         let last = stored.last().filter(|last| last.number == until.number);
         let last = last.and_then(|last| Origin::new(last.event.node, last.event.number));
+        let lacking = waiting.iter().any(Waiting::is_unnumbered);
         for HistoryEvent { number, event, .. } in stored {
             if event.node == scope.node() {
                 if let Some(history) = &mut self.history {
@@ -211,7 +212,7 @@ impl Channel {
                 }
                 continue;
             }
-            for earlier in Waiting::take_unnumbered_before(waiting, &event) {
+            for earlier in lacking.then(|| Waiting::take_unnumbered_before(waiting, &event)).into_iter().flatten() {
                 self.receive(earlier, Source::Elsewhere(Numbering::None), scope);
             }
             self.receive(event, Source::Elsewhere(Numbering::Number(number)), scope);

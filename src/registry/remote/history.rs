@@ -59,6 +59,11 @@ pub(crate) enum Waiting {
 }
 
 impl Waiting {
+    /// An event that Redis could not store.
+    pub(crate) fn is_unnumbered(&self) -> bool {
+        matches!(self, Self::Event(_, None))
+    }
+
     /// Takes the events without a number that the node of this event has published before it.
     pub(crate) fn take_unnumbered_before(waiting: &mut Vec<Self>, later: &RemoteEvent) -> Vec<RemoteEvent> {
         let is_before = |message: &mut Self| matches!(message, Self::Event(event, None) if event.node == later.node && event.number < later.number);
