@@ -74,6 +74,23 @@ async fn a_user_of_redis_with_what_is_needed_is_enough() {
 }
 
 #[tokio::test]
+async fn links_that_do_not_open_leave_no_connection_behind() {
+    const TRIES: u32 = 5;
+    // The last step before a link is open needs DEL.
+    let redis = Server::start(&["user gema on >hush ~* &* +@all -del"]);
+    let node = at(&format!("redis://gema:hush@{}", redis.address())).node().await;
+    eventually("the node has tried some times", PATIENCE, async || {
+        let refused = redis.cli(&["ACL", "LOG"]);
+        let count = refused.split_once("count\n").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+        count.is_some_and(|count: u32| count >= TRIES)
+    })
+    .await;
+    let clients = redis.cli(&["CLIENT", "LIST"]);
+    let own = clients.lines().filter(|line| line.contains("user=gema")).count();
+    assert!(own <= 2, "{own} connections: {clients}{}", node.log());
+}
+
+#[tokio::test]
 async fn a_user_who_may_not_is_told_of() {
     let redis =
         Server::start(&["user deaf on >hush ~* +@all resetchannels", "user weak on >hush ~* &* -@all +@connection"]);
