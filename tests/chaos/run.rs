@@ -39,8 +39,7 @@ use crate::world::World;
 const BACK_MAX: Duration = Duration::from_secs(45);
 /// Between two events of one publisher on average.
 const PAUSE: Duration = Duration::from_millis(160);
-/// Each app's endpoint may have a connection of a node that is kept for the next webhook, and another one after an answer
-/// that came too late.
+/// Each app's endpoint may have two connections of a node that are kept for the next webhook.
 const KEPT: usize = 2 * APPS.len();
 /// A node that has seen much may have so many bytes more.
 const GROWTH_MAX: u64 = 64 * 1024 * 1024;

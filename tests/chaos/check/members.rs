@@ -16,7 +16,7 @@ use crate::history::What;
 
 /// The members of a node that is away have left, or are back, after this time.
 const GONE: Time = 45 * SECOND;
-/// So much later at most it is known that an official client has done something: that comes through a pipe.
+/// Official clients report through a pipe, so their reports may be this late.
 const LATE: Time = SECOND / 2;
 
 impl Digest<'_> {
