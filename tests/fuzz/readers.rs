@@ -1,9 +1,13 @@
-//! Properties of the readers of files of settings, of `.env`, of headers of the PROXY protocol, and of NATS' operations.
+//! Properties of the readers of files of settings, of `.env`, of apps in databases, of headers of the PROXY protocol, and
+//! of NATS' operations.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use gema::config;
+use gema::config::App;
+use gema::config::Limits;
+use gema::config::RowApp;
 use gema::nats::wire;
 use gema::nats::wire::Operation;
 use gema::protocol::proxy;
@@ -156,6 +160,34 @@ pub fn settings(input: &[u8]) {
             Err(error) => assert!(is_known(&error), "{error} {found}"),
         }
     }
+}
+
+/// A row of a database makes an app with its own id, or faults of its columns, and no text about it shows its secret. The
+/// input: the columns, in JSON.
+pub fn app_rows(input: &[u8]) {
+    const SECRET: &str = "hush-8f1c";
+    let Ok(Value::Object(mut row)) = serde_json::from_slice(input) else { return };
+    if row.values().any(|value| value.to_string().contains("hush")) || row.contains_key("keys") {
+        return;
+    }
+    row.insert("secret".to_owned(), SECRET.into());
+    let limits = Limits::default();
+    let read = |row: &serde_json::Map<String, Value>| App::from_row("apps", row, &limits);
+    let texts: Vec<String> = match read(&row) {
+        Ok(RowApp { app, warnings, left_out }) => {
+            assert!(!app.id.is_empty() && app.keys.iter().all(|pair| pair.secret.expose_text() == SECRET), "{app:?}");
+            let mut with_more = row.clone();
+            with_more.insert("created_at".to_owned(), "2026-12-01".into());
+            with_more.insert("max_connections_of_yesterday".to_owned(), 7.into());
+            assert_eq!(read(&with_more).unwrap().app, app, "columns of others change nothing");
+            warnings.iter().map(ToString::to_string).chain(left_out.into_iter().map(|left| left.why)).collect()
+        }
+        Err(faults) => {
+            assert!(!faults.is_empty() && faults.iter().all(|fault| fault.to_string().contains("apps")), "{faults:?}");
+            faults.iter().map(ToString::to_string).collect()
+        }
+    };
+    assert!(texts.iter().all(|text| !text.contains(SECRET)), "{texts:?}");
 }
 
 fn settings_of(file: &str, text: &str) -> Result<Value, String> {

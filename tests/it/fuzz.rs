@@ -85,6 +85,11 @@ fn settings_of_any_format_are_the_same_as_json() {
     holds("settings", properties::readers::settings);
 }
 
+#[test]
+fn a_row_of_a_database_makes_an_app_and_no_text_about_it_shows_its_secret() {
+    holds("app_rows", properties::readers::app_rows);
+}
+
 fn holds(target: &str, property: fn(&[u8])) {
     let seeds = seeds(target);
     for seed in &seeds {
