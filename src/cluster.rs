@@ -85,8 +85,8 @@ pub struct Cluster {
 struct LinkHandle {
     /// For questions.
     directory: Directory,
-    /// Takes messages for the control topic, which do not wait for the queue.
-    control: mpsc::Sender<Envelope>,
+    /// Takes messages for all nodes, or for one, which do not wait for the queue.
+    control: mpsc::Sender<(Envelope, Option<NodeId>)>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -187,6 +187,18 @@ impl Cluster {
         }
     }
 
+    /// Another node has joined, or is back: this one answers.
+    fn on_hello(&self, node: NodeId) {
+        let me = self.node();
+        self.update_peers(|peers| peers.joined(node));
+        if self.is_listening.load(Ordering::Acquire) {
+            self.send_to(node, Envelope::Here(me, node));
+        }
+        if self.is_draining.load(Ordering::Acquire) {
+            self.send_to(node, Envelope::Draining(me, me));
+        }
+    }
+
     /// Whether the operator wants no traffic here without a link.
     pub fn is_strict(&self) -> bool {
         self.strict
@@ -212,7 +224,16 @@ impl Cluster {
 
     /// Announces something to the other nodes, past the queue. False without a link, or when too much waits already.
     fn announce(&self, envelope: Envelope) -> bool {
-        self.link.lock().as_ref().is_some_and(|link| link.control.try_send(envelope).is_ok())
+        self.send((envelope, None))
+    }
+
+    /// Like [`Self::announce`], for one other node.
+    fn send_to(&self, node: NodeId, envelope: Envelope) -> bool {
+        self.send((envelope, Some(node)))
+    }
+
+    fn send(&self, message: (Envelope, Option<NodeId>)) -> bool {
+        self.link.lock().as_ref().is_some_and(|link| link.control.try_send(message).is_ok())
     }
 
     /// How many apps have been added.

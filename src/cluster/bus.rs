@@ -42,8 +42,9 @@ pub(super) trait Bus: Send + Sync + Sized {
     /// that any of them may or may not have been carried out.
     fn carry_out(&self, commands: &[&Command]) -> impl Future<Output = Result<Vec<Answer>, Self::Error>> + Send;
 
-    /// Publishes a message to all nodes.
-    fn announce(&self, envelope: &Envelope) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Publishes a message to all nodes, or to one.
+    fn announce(&self, envelope: &Envelope, to: Option<NodeId>)
+    -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Receives the events of all channels that match, for views; and of no others from now on. Ends when that is so.
     fn mirror(&self, patterns: &[Mirrored]) -> impl Future<Output = Result<(), Self::Error>> + Send;

@@ -34,6 +34,7 @@ use crate::link;
 use crate::link::Purpose;
 use crate::nats::error::NatsError;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
 use crate::protocol::envelope::Topic;
 use crate::redis::link::warn;
 use crate::registry::remote::command::Command;
@@ -43,7 +44,7 @@ use crate::registry::remote::command::Operation;
 const PEERS_WAIT: Duration = Duration::from_secs(3);
 /// How long a node that stops may take to publish the rest.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
-/// Messages for the control topic that may wait.
+/// Messages between nodes that may wait.
 const CONTROL_MAX: usize = 1024;
 
 /// One link.
@@ -51,7 +52,7 @@ pub(super) struct ClusterLink<B> {
     pub(super) cluster: Arc<Cluster>,
     pub(super) bus: B,
     listener: Arc<Listener>,
-    control: mpsc::Receiver<Envelope>,
+    control: mpsc::Receiver<(Envelope, Option<NodeId>)>,
     /// Commands that were sent and not answered yet, and events that wait for other nodes to listen.
     in_flight: Mutex<Vec<Command>>,
     pub(super) since: Instant,
@@ -254,10 +255,10 @@ impl<B: Bus> ClusterLink<B> {
         Ok(())
     }
 
-    /// Publishes the messages for the control topic, which do not wait for the queue.
-    async fn publish_control(&self, mut messages: mpsc::Receiver<Envelope>) -> Result<(), B::Error> {
-        while let Some(envelope) = messages.recv().await {
-            self.bus.announce(&envelope).await?;
+    /// Publishes the messages for all nodes, or for one, which do not wait for the queue.
+    async fn publish_control(&self, mut messages: mpsc::Receiver<(Envelope, Option<NodeId>)>) -> Result<(), B::Error> {
+        while let Some((envelope, to)) = messages.recv().await {
+            self.bus.announce(&envelope, to).await?;
         }
         // Not before the link is lost.
         std::future::pending().await

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -39,7 +38,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) cluster: Arc<Cluster>,
-    control: String,
+    /// The topics of messages between nodes: for all, and for this one.
+    control: [String; 2],
     /// The beginning of this node's own events, which come back from the topics that it listens to.
     pub(super) own_event: String,
     topics: Mutex<HashMap<Vec<u8>, OpenTopic>>,
@@ -65,7 +65,7 @@ pub(super) struct OpenTopic {
 impl Listener {
     pub(super) fn new(cluster: Arc<Cluster>) -> Self {
         Self {
-            control: cluster.way.control(),
+            control: cluster.way.control(cluster.node()),
             own_event: format!("{MAGIC}event {} ", cluster.node()),
             cluster,
             topics: Mutex::default(),
@@ -100,7 +100,12 @@ impl Listener {
 
     /// Whether messages on the topic of this name are accepted.
     pub(super) fn listens_to(&self, name: &[u8]) -> bool {
-        name == self.control.as_bytes() || self.topics.lock().contains_key(name)
+        self.is_control(name) || self.topics.lock().contains_key(name)
+    }
+
+    /// Whether messages between nodes come on the topic of this name.
+    pub(super) fn is_control(&self, name: &[u8]) -> bool {
+        self.control.iter().any(|control| control.as_bytes() == name)
     }
 
     /// Handles a message on a topic.
@@ -145,7 +150,7 @@ impl Listener {
                     app.on_message(&topic, NodeMessage::Missed { missed: events, since: since(&missed, now) }, now);
                 }
             }
-            (envelope, None) if topic == self.control.as_bytes() => self.on_control(envelope),
+            (envelope, None) if self.is_control(topic) => self.on_control(envelope),
             // The topic was closed.
             (_, None) => (),
             _ => self.reject(topic, EnvelopeError::Malformed),
@@ -202,13 +207,7 @@ impl Listener {
         let me = cluster.node();
         match envelope {
             Envelope::Hello(node, _) if node == me => self.own_hello.notify_one(),
-            Envelope::Hello(node, _) => {
-                cluster.update_peers(|peers| peers.joined(node));
-                if cluster.is_listening.load(Ordering::Acquire) {
-                    cluster.announce(Envelope::Here(me, node));
-                }
-                cluster.announce_if_draining();
-            }
+            Envelope::Hello(node, _) => cluster.on_hello(node),
             Envelope::Here(node, of) if node != me && (of == me || of == node) => {
                 cluster.update_peers(|peers| {
                     peers.joined(node);

@@ -29,6 +29,7 @@ use crate::nats::connection::ANSWER_TIME;
 use crate::nats::connection::NatsConnection;
 use crate::nats::error::NatsError;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
 use crate::redis::lease::Leases;
 use crate::registry::remote::command::Command;
 
@@ -58,11 +59,13 @@ impl Bus for OverNats {
         let receiver = Receiver::open(way, listener, runtime).await?;
         let bus = Self { cluster: Arc::clone(cluster), listener: Arc::clone(listener), records, receiver };
         cluster.on_leases(&bus.renew_lease().await?, true);
-        bus.receiver.listen(&way.names.control());
+        for node in [None, Some(cluster.node())] {
+            bus.receiver.listen(&way.names.control(node));
+        }
         bus.receiver.settled().await?;
         // Before the others can answer the hello.
         cluster.update_peers(Peers::relinked);
-        bus.announce(&Envelope::Hello(cluster.node(), cluster.node())).await?;
+        bus.announce(&Envelope::Hello(cluster.node(), cluster.node()), None).await?;
         let received = timeout(ANSWER_TIME, listener.own_hello.notified()).await;
         received.map_err(|_| NatsError("what is published is not heard; may the user subscribe to it?".to_owned()))?;
         let directory = NatsDirectory(Arc::clone(&bus.records));
@@ -73,8 +76,8 @@ impl Bus for OverNats {
         self.carry_out_all(commands).await
     }
 
-    async fn announce(&self, envelope: &Envelope) -> Result<(), NatsError> {
-        let (connection, control) = (&self.records.connection, self.records.way.names.control());
+    async fn announce(&self, envelope: &Envelope, to: Option<NodeId>) -> Result<(), NatsError> {
+        let (connection, control) = (&self.records.connection, self.records.way.names.control(to));
         connection.publish(control, envelope.encode().into()).await?;
         connection.settled().await
     }

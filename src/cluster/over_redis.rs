@@ -35,6 +35,7 @@ use crate::cluster::over_redis::scripts::Scripts;
 use crate::cluster::peers::Peers;
 use crate::cluster::way::RedisWay;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::envelope::NodeId;
 use crate::redis::connection::ANSWER_TIME;
 use crate::redis::connection::RedisConnection;
 use crate::redis::error::fault;
@@ -109,10 +110,10 @@ impl Bus for OverRedis {
             _ends: listener.lost.clone().drop_guard(),
         };
         cluster.on_leases(&bus.renew().await?, true);
-        bus.receiver.clone().subscribe(&[way.names.control()]).await?;
+        bus.receiver.clone().subscribe(&[None, Some(cluster.node())].map(|node| way.names.control(node))).await?;
         // Before the others can answer the hello.
         cluster.update_peers(Peers::relinked);
-        bus.announce(&Envelope::Hello(cluster.node(), cluster.node())).await?;
+        bus.announce(&Envelope::Hello(cluster.node(), cluster.node()), None).await?;
         let received = timeout(ANSWER_TIME, listener.own_hello.notified()).await;
         received.map_err(|_| fault("what is published is not heard; does the user's ACL allow these channels?"))?;
         bus.warn_of_soketi().await?;
@@ -171,8 +172,8 @@ impl Bus for OverRedis {
         Ok(read)
     }
 
-    async fn announce(&self, envelope: &Envelope) -> RedisResult<()> {
-        let command = cmd(self.scripts.publish).arg(self.way.names.control()).arg(envelope.encode()).take();
+    async fn announce(&self, envelope: &Envelope, to: Option<NodeId>) -> RedisResult<()> {
+        let command = cmd(self.scripts.publish).arg(self.way.names.control(to)).arg(envelope.encode()).take();
         self.out.clone().ask_one(command).await.map(|_| ())
     }
 

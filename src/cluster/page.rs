@@ -1,4 +1,4 @@
-//! The operator's pages of the nodes among each other: a status of each node, and questions over the control topic.
+//! The operator's pages of the nodes among each other: a status of each node, and questions to one node.
 //! `dashboard` writes, asks and answers; without a page on any node nothing is sent.
 
 use std::collections::HashMap;
@@ -72,11 +72,11 @@ impl Cluster {
             return None;
         }
         let (answer, answered) = oneshot::channel();
-        // All nodes receive all answers, so no two nodes may use the same number.
+        // An answer to an earlier process, or of one that makes it up, fits none.
         let asked = Asked { all: &self.page, number: rand::random() };
         self.page.asked.lock().insert(asked.number, answer);
         let message = PageMessage { node: self.node(), to, request: asked.number, text: question.into() };
-        if !self.announce(Envelope::Ask(message)) {
+        if !self.send_to(to, Envelope::Ask(message)) {
             return None;
         }
         tokio::time::timeout(ANSWER_TIME, answered).await.ok()?.ok()
@@ -89,7 +89,7 @@ impl Cluster {
         }
         let message =
             PageMessage { node: self.node(), to: question.node, request: question.request, text: answer.into() };
-        self.announce(Envelope::Answer(message));
+        self.send_to(question.node, Envelope::Answer(message));
     }
 
     /// A page of another node asks.

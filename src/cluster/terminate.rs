@@ -28,7 +28,7 @@ struct Question<'a> {
 
 impl<'a> Question<'a> {
     fn new(all: &'a Questions, answers: mpsc::Sender<u64>) -> Self {
-        // All nodes receive all answers, so no two nodes may use the same number.
+        // An answer to an earlier process, or of one that makes it up, fits none.
         let number = rand::random();
         all.lock().insert(number, answers);
         Self { all, number }
@@ -78,10 +78,10 @@ impl Cluster {
         let Some(app) = self.app(&request.app) else { return };
         self.meters.query_received(&request.app);
         let closed = app.terminate(&request.user_id) as u64;
-        self.announce(Envelope::Terminated(Termination { node: self.node(), closed, ..request }));
+        self.send_to(request.node, Envelope::Terminated(Termination { node: self.node(), closed, ..request }));
     }
 
-    /// Another node answers, which may be the answer to a third node.
+    /// Another node answers.
     pub(super) fn on_terminated(&self, answer: &Termination) {
         if let Some(answers) = self.questions.lock().get(&answer.request) {
             self.meters.answer_received(&answer.app);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::config::ClusterDriver;
 use crate::nats::subjects::Subjects;
+use crate::protocol::envelope::NodeId;
 use crate::redis::names::Names;
 
 /// A way to the other nodes.
@@ -38,11 +39,12 @@ impl Way {
         Self::Redis(Arc::new(RedisWay { options: redis.clone(), names }))
     }
 
-    /// The topic of messages between nodes.
-    pub(super) fn control(&self) -> String {
+    /// The topics of messages between nodes: for all, and for this one.
+    pub(super) fn control(&self, node: NodeId) -> [String; 2] {
+        let both = [None, Some(node)];
         match self {
-            Self::Redis(way) => way.names.control(),
-            Self::Nats(way) => way.names.control(),
+            Self::Redis(way) => both.map(|node| way.names.control(node)),
+            Self::Nats(way) => both.map(|node| way.names.control(node)),
         }
     }
 

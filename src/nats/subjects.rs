@@ -51,9 +51,10 @@ impl Subjects {
         &self.start
     }
 
-    /// `<cluster>.nodes`: the subject of messages between nodes.
-    pub fn control(&self) -> String {
-        format!("{}.nodes", self.start)
+    /// `<cluster>.nodes`: the subject of messages for all nodes; `<cluster>.nodes.<node>` of those for one.
+    pub fn control(&self, node: Option<NodeId>) -> String {
+        let all = format!("{}.nodes", self.start);
+        node.map_or(all.clone(), |node| format!("{all}.{node}"))
     }
 
     /// `<cluster>.topic.<app>.channel.<channel>`, or `user` and the user.

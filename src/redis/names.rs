@@ -47,9 +47,10 @@ impl Names {
         &self.start
     }
 
-    /// `<cluster>:nodes`: the topic of messages between nodes.
-    pub fn control(&self) -> String {
-        format!("{}:nodes", self.start)
+    /// `<cluster>:nodes`: the topic of messages for all nodes; `<cluster>:nodes:<node>` of those for one.
+    pub fn control(&self, node: Option<NodeId>) -> String {
+        let all = format!("{}:nodes", self.start);
+        node.map_or(all.clone(), |node| format!("{all}:{node}"))
     }
 
     /// `<cluster>:{<app>:<channel>}`, or `~` and the user.

@@ -10,6 +10,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::json;
 use support::client::Client;
 use support::client::PATIENCE;
+use support::node::becomes;
 use support::redis_server::TestRedis;
 use support::redis_server::run;
 use support::sequence::Listener;
@@ -162,6 +163,46 @@ async fn a_node_without_subscribers_of_a_channel_receives_none_of_its_events() {
     assert_eq!(listening(&mut redis, &quiet_topic).await, 0);
 }
 
+#[tokio::test]
+async fn an_answer_for_one_node_goes_to_that_node_alone() {
+    let redis = TestRedis::shared().await;
+    let server = TestServer::start_cluster(3).await;
+    let mut clients = Vec::new();
+    for node in 0..3 {
+        let mut client = server.connect_at(node).await;
+        client.sign_in(&json!({ "id": "7" })).await;
+        clients.push(client);
+    }
+    server.quiet().await;
+    let mut ear = listen(redis, &format!("{}:nodes*", server.cluster())).await;
+    server.api_at(0).post("/users/7/terminate_connections", "{}").await.ok();
+    let (mut asked, mut answered) = (Vec::new(), Vec::new());
+    while answered.len() < 2 {
+        let message = timeout(PATIENCE, ear.next()).await.expect("an answer comes").unwrap();
+        let (topic, text) = (message.get_channel_name(), message.get_payload::<String>().unwrap());
+        match text.split(' ').nth(1) {
+            Some("terminate") => asked.push(topic.to_owned()),
+            Some("terminated") => answered.push(topic.to_owned()),
+            _ => (),
+        }
+    }
+    assert_eq!(asked, [format!("{}:nodes", server.cluster())]);
+    let mut redis = redis.connection().await;
+    assert!(answered[0] != asked[0] && answered[0] == answered[1], "{answered:?}");
+    assert_eq!(listening(&mut redis, &answered[0]).await, 1);
+    for client in &mut clients {
+        client.ended().await;
+    }
+}
+
+/// The topics of messages between nodes: for all, and for each of these nodes.
+async fn topics_of_nodes(server: &TestServer, redis: &mut MultiplexedConnection) -> Vec<String> {
+    let all = format!("{}:nodes", server.cluster());
+    let mut topics: Vec<String> = run(redis, &["PUBSUB", "CHANNELS", &format!("{all}:*")]).await;
+    topics.push(all);
+    topics
+}
+
 /// Nodes that listen to a topic.
 async fn listening(redis: &mut MultiplexedConnection, topic: &str) -> u64 {
     let (_, count): (String, u64) = run(redis, &["PUBSUB", "NUMSUB", topic]).await;
@@ -214,10 +255,13 @@ async fn messages_that_are_not_ours_are_counted_by_what_is_wrong_with_them() {
         client.subscribe("news").await;
     }
     server.quiet().await;
-    let dropped = async |node, cause: &str| {
-        server.figure(node, "gema_cluster_dropped_total", &format!("cause=\"{cause}\"")).await
+    let dropped = async |cause: &str| {
+        let (name, label) = ("gema_cluster_dropped_total", format!("cause=\"{cause}\""));
+        server.figure(0, name, &label).await + server.figure(1, name, &label).await
     };
-    let topics = [topic(&server, "news"), format!("{}:nodes", server.cluster())];
+    let mut topics = topics_of_nodes(&server, &mut redis).await;
+    assert_eq!(topics.len(), 3);
+    topics.push(topic(&server, "news"));
     let messages = [
         ("version", "gema/2 whatever comes then\n"),
         ("version", "gema/2\nx"),
@@ -229,12 +273,10 @@ async fn messages_that_are_not_ours_are_counted_by_what_is_wrong_with_them() {
     ];
     for topic in &topics {
         for (cause, message) in messages {
-            let before = [dropped(0, cause).await, dropped(1, cause).await];
-            assert_eq!(run::<u64>(&mut redis, &["PUBLISH", topic, message]).await, 2, "{topic}");
-            for (node, before) in before.into_iter().enumerate() {
-                let (name, label) = ("gema_cluster_dropped_total", format!("cause=\"{cause}\""));
-                server.figure_becomes(node, name, &label, before + 1.0).await;
-            }
+            let before = dropped(cause).await;
+            let listening: u32 = run(&mut redis, &["PUBLISH", topic, message]).await;
+            assert_eq!(listening, if topic.contains(":nodes:") { 1 } else { 2 }, "{topic}");
+            becomes(cause, PATIENCE, async || dropped(cause).await, before + f64::from(listening)).await;
         }
     }
     for client in &mut clients {
@@ -301,7 +343,7 @@ async fn random_messages_on_our_topics_harm_nobody() {
     let samples = overheard(&redis, &server, &mut members).await;
     let channels = [NUMBERS, "presence-room", "cache-x", "#server-to-user-ada"];
     let mut topics: Vec<String> = channels.iter().map(|channel| topic(&server, channel)).collect();
-    topics.push(format!("{}:nodes", server.cluster()));
+    topics.extend(topics_of_nodes(&server, &mut redis.connection().await).await);
     let pouring = pour(redis.connection().await, topics, samples);
 
     let mut publishers = [publisher(&server, 0, NUMBERS, "one").await, publisher(&server, 1, NUMBERS, "two").await];

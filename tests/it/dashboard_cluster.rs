@@ -11,6 +11,7 @@ use support::client::PATIENCE;
 use support::node::Cluster;
 use support::process::Process;
 use support::redis_server::TestRedis;
+use tokio::time::timeout;
 
 use crate::dashboard::Events;
 use crate::dashboard::OPERATOR;
@@ -152,7 +153,7 @@ async fn an_answer_of_another_node_is_bounded() {
     other.signal("STOP");
     let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port())).unwrap();
     let mut control = client.get_async_pubsub().await.unwrap();
-    control.subscribe(cluster.key("nodes")).await.unwrap();
+    control.subscribe(cluster.key(&format!("nodes:{id}"))).await.unwrap();
     let mut messages = control.into_on_message();
     let path = format!("/dashboard/api/history?node={id}");
     let answers = [
@@ -166,13 +167,14 @@ async fn an_answer_of_another_node_is_bounded() {
         loop {
             let answer = async {
                 loop {
-                    let message: Vec<u8> = messages.next().await.unwrap().get_payload().unwrap();
+                    let message = timeout(PATIENCE, messages.next()).await.expect("a question comes").unwrap();
+                    let message: Vec<u8> = message.get_payload().unwrap();
                     let text = String::from_utf8_lossy(&message).into_owned();
                     let Some(ask) = text.strip_prefix("gema/1 ask ") else { continue };
                     let fields: Vec<&str> = ask.split(' ').collect();
                     let (asker, request) = (fields[0], fields[2]);
                     let answer = format!("gema/1 answer {id} {asker} {request} {}\n{body}", body.len());
-                    return redis.run::<()>(&["PUBLISH", &cluster.key("nodes"), &answer]).await;
+                    return redis.run::<()>(&["PUBLISH", &cluster.key(&format!("nodes:{asker}")), &answer]).await;
                 }
             };
             let (asked, ()) = tokio::join!(get(one, &path, VIEWER), answer);

@@ -162,7 +162,7 @@ impl OverNats {
                 let (node, of_app) = (self.cluster.node(), of_several.then(|| app.into()));
                 let missed = Envelope::Missed(MissedEvents { node, events: *events, since_ms, of_app });
                 let names = &self.records.way.names;
-                let subject = if *of_several { names.control() } else { names.topic(app, topic) };
+                let subject = if *of_several { names.control(None) } else { names.topic(app, topic) };
                 self.records.connection.publish(subject, missed.encode().into()).await?;
             }
             Operation::PublishCount => self.publish_count((app, topic)).await?,

@@ -95,7 +95,7 @@ impl OverNats {
         records.remove(Bucket::Directory, names.all_connections(Some(node), None), None).await?;
         records.remove(Bucket::Directory, names.node(node), None).await?;
         records.remove(Bucket::Leases, names.lease(node), None).await?;
-        self.announce(&Envelope::Gone(self.cluster.node(), node)).await
+        self.announce(&Envelope::Gone(self.cluster.node(), node), None).await
     }
 
     /// Removes records of this node that are no longer true.

@@ -42,9 +42,9 @@ impl Receiver {
         runtime: &Handle,
     ) -> Result<Self, NatsError> {
         let (names, listener) = (Arc::clone(way), Arc::clone(listener));
-        let (control, lost) = (way.names.control(), listener.lost.clone());
+        let lost = listener.lost.clone();
         let pass_on = move |message: &Message<'_>| match message.subscription % 2 {
-            0 => pass_on(&listener, &control, message),
+            0 => pass_on(&listener, message),
             _ => mirror(&names, &listener, message),
         };
         let subscriber = Subscriber::open_on(runtime, &way.options, "receiver", lost, pass_on).await?;
@@ -103,10 +103,10 @@ impl Subscriptions {
     }
 }
 
-fn pass_on(listener: &Listener, control: &str, message: &Message<'_>) {
+fn pass_on(listener: &Listener, message: &Message<'_>) {
     let (name, is_lost) = (message.subject.as_bytes(), listener.lost.is_cancelled());
     let mut changes = message.headers(CHANGE).peekable();
-    let is_event = changes.peek().is_none() && message.subject != control;
+    let is_event = changes.peek().is_none() && !listener.is_control(name);
     // Nobody sends events again that had come before; the next link asks for all else.
     if is_lost && !is_event {
         return;

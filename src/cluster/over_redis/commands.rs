@@ -133,7 +133,7 @@ impl OverRedis {
                 Expected::PlacesWritten
             }
             Operation::ReportMissed { events, since, of_several } => {
-                let name = if *of_several { self.way.names.control() } else { self.way.names.topic(app, topic) };
+                let name = if *of_several { self.way.names.control(None) } else { self.way.names.topic(app, topic) };
                 let since_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let (node, of_app) = (self.cluster.node(), of_several.then(|| Arc::clone(app)));
                 let missed = Envelope::Missed(MissedEvents { node, events: *events, since_ms, of_app });

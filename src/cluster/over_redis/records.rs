@@ -73,7 +73,7 @@ impl OverRedis {
         out.ask(vec![
             cmd("DEL").arg(names.apps(node)).take(),
             cmd("ZREM").arg(names.leases()).arg(node.to_string()).take(),
-            cmd(self.scripts.publish).arg(names.control()).arg(gone).take(),
+            cmd(self.scripts.publish).arg(names.control(None)).arg(gone).take(),
         ])
         .await?;
         Ok(())
