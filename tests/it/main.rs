@@ -39,6 +39,7 @@ mod history;
 mod idempotency;
 mod ingest;
 mod isolation;
+mod libraries;
 mod limits;
 mod liveness;
 mod memory;
