@@ -361,6 +361,16 @@ fn each_coming_and_going_is_announced_once() {
 }
 
 #[test]
+fn who_sees_the_others_leave_in_the_end_was_right_before() {
+    let mut story = Story::begin();
+    story.then(What::Settled);
+    story.closes(2);
+    story.went(1, "bob");
+    story.closes(1);
+    assert_eq!(check(&story.history).broken, Vec::<String>::new());
+}
+
+#[test]
 fn nobody_is_forgotten_or_seen_for_ever() {
     let mut story = Story::begin();
     story.closes(2);

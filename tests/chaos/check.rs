@@ -150,6 +150,8 @@ impl<'a> Digest<'a> {
         let at = *at;
         match what {
             What::Note(_) | What::Posted { .. } => (),
+            // Everybody leaves then, one sooner than the other.
+            What::MemberCame { .. } | What::MemberWent { .. } if self.settled.is_some() => (),
             What::Fault(text) => self.broken.push(text.clone()),
             What::Strange { connection, text } => {
                 self.broken.push(format!("at {}: connection {connection} got {text}", seconds(at)));

@@ -9,12 +9,15 @@ use support::server::channel_auth;
 use support::server::user_auth;
 use tokio_tungstenite::tungstenite::Message;
 
+/// A field of a message, if it is there.
+type Field<'a> = (&'a str, Option<&'a str>);
+
 /// How a library writes what it asks for.
 struct Library {
     query: &'static str,
     sub_protocol: Option<&'static str>,
     /// `data` in the library's own order of keys.
-    ask: fn(event: &str, data: &[(&str, Option<&str>)]) -> String,
+    ask: fn(event: &str, data: &[Field<'_>]) -> String,
     /// A client event, with its data.
     trigger: fn(channel: &str) -> (String, String),
     /// The event that asks whether the server is there. Without one it pings by frames.
@@ -22,7 +25,7 @@ struct Library {
 }
 
 /// What is there, as an object.
-fn object(data: &[(&str, Option<&str>)]) -> String {
+fn object(data: &[Field<'_>]) -> String {
     let present = data.iter().filter_map(|(key, value)| value.map(|value| format!("\"{key}\":{}", json!(value))));
     format!("{{{}}}", present.collect::<Vec<_>>().join(","))
 }
